@@ -73,7 +73,13 @@ impl Machine {
     }
 
     /// Decides the state. Returns what became of a reset request.
-    pub(super) fn decide(&mut self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation, events: &mut Events) -> Option<ResetOutcome> {
+    pub(super) fn decide(
+        &mut self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &Situation,
+        events: &mut Events,
+    ) -> Option<ResetOutcome> {
         match (at.complaint, self.clear_since) {
             (Some(_), _) => self.clear_since = None,
             (None, None) => self.clear_since = Some(at.now),
@@ -82,10 +88,15 @@ impl Machine {
         if inputs.requests.estop {
             self.latch(at.now, Cause::plain(Reason::Estop), events);
         }
-        if inputs.lifecycle == Lifecycle::Active && (at.not_finite || inputs.policy_failure == Some(PolicyFailure::NotFinite)) {
+        if inputs.lifecycle == Lifecycle::Active
+            && (at.not_finite || inputs.policy_failure == Some(PolicyFailure::NotFinite))
+        {
             self.latch(at.now, Cause::plain(Reason::NotFinite), events);
         }
-        let reset = inputs.requests.reset.then(|| self.reset(config, inputs, at));
+        let reset = inputs
+            .requests
+            .reset
+            .then(|| self.reset(config, inputs, at));
         if let Some(outcome) = reset {
             events.push(Event::Reset(outcome));
         }
@@ -101,13 +112,24 @@ impl Machine {
     }
 
     /// Where the machine belongs now.
-    fn place(&mut self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> (State, Cause) {
+    fn place(
+        &mut self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &Situation,
+    ) -> (State, Cause) {
         if let Some(latch) = self.latch {
-            let state = if latch.cause.reason == Reason::Estop { State::Estopped } else { State::Fault };
+            let state = if latch.cause.reason == Reason::Estop {
+                State::Estopped
+            } else {
+                State::Fault
+            };
             return (state, latch.cause);
         }
         match inputs.lifecycle {
-            _ if inputs.lifecycle != Lifecycle::Active && !at.at_rest => (State::Holding, Cause::plain(Reason::Deactivating)),
+            _ if inputs.lifecycle != Lifecycle::Active && !at.at_rest => {
+                (State::Holding, Cause::plain(Reason::Deactivating))
+            }
             Lifecycle::Unconfigured => (State::Unconfigured, Cause::plain(Reason::NotConfigured)),
             Lifecycle::Inactive => (State::Inactive, Cause::plain(Reason::NotActive)),
             Lifecycle::Active if !self.enabled => (State::Idle, Cause::plain(Reason::NotEnabled)),
@@ -115,7 +137,12 @@ impl Machine {
         }
     }
 
-    fn place_enabled(&self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> (State, Cause) {
+    fn place_enabled(
+        &self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &Situation,
+    ) -> (State, Cause) {
         if let Some(complaint) = at.complaint {
             return (State::Holding, complaint);
         }
@@ -123,30 +150,61 @@ impl Machine {
             return (State::Holding, Cause::plain(Reason::NoInstruction));
         }
         if self.recovering {
-            let clear = self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get());
+            let clear = self
+                .clear_since
+                .map_or(Duration::ZERO, |since| at.now.since(since).get());
             if !at.at_rest || clear < config.clear {
-                return (State::Holding, Cause::seconds(Reason::Recovering, clear.as_secs_f64(), config.clear.as_secs_f64()));
+                return (
+                    State::Holding,
+                    Cause::seconds(
+                        Reason::Recovering,
+                        clear.as_secs_f64(),
+                        config.clear.as_secs_f64(),
+                    ),
+                );
             }
         }
-        (State::Running, if config.dry_run { Cause::plain(Reason::DryRun) } else { Cause::NONE })
+        (
+            State::Running,
+            if config.dry_run {
+                Cause::plain(Reason::DryRun)
+            } else {
+                Cause::NONE
+            },
+        )
     }
 
     /// A complaint while running is a fault; enough of them within the window latch.
     fn count_fault(&mut self, config: &ControlConfig, at: &Situation, events: &mut Events) {
         let Some(cause) = at.complaint else { return };
-        if self.state != State::Running || self.latch.is_some() || !self.enabled || cause.reason.class() != Class::Fault {
+        if self.state != State::Running
+            || self.latch.is_some()
+            || !self.enabled
+            || cause.reason.class() != Class::Fault
+        {
             return;
         }
         self.faults[self.next_fault] = Some(at.now);
         self.next_fault = (self.next_fault + 1) % self.faults.len();
         self.last_fault = cause;
         self.recovering = true;
-        let recent = |fault: &&Option<Instant>| fault.is_some_and(|when| !at.now.since(when).exceeds(config.fault_window));
+        let recent = |fault: &&Option<Instant>| {
+            fault.is_some_and(|when| !at.now.since(when).exceeds(config.fault_window))
+        };
         let count = self.faults.iter().filter(recent).count() as u32;
         events.push(Event::FaultRaised { cause, count });
         if config.faults_to_latch <= count {
             let limit = f64::from(config.faults_to_latch);
-            self.latch(at.now, Cause { reason: Reason::RepeatedFaults, value: f64::from(count), limit, unit: "faults" }, events);
+            self.latch(
+                at.now,
+                Cause {
+                    reason: Reason::RepeatedFaults,
+                    value: f64::from(count),
+                    limit,
+                    unit: "faults",
+                },
+                events,
+            );
         }
     }
 
@@ -164,8 +222,15 @@ impl Machine {
         }
     }
 
-    fn reset(&mut self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> ResetOutcome {
-        let Some(latch) = self.latch else { return ResetOutcome::NotLatched };
+    fn reset(
+        &mut self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &Situation,
+    ) -> ResetOutcome {
+        let Some(latch) = self.latch else {
+            return ResetOutcome::NotLatched;
+        };
         if latch.seen == at.now {
             return ResetOutcome::CauseRemains(latch.cause);
         }
@@ -175,13 +240,18 @@ impl Machine {
             if let Some(complaint) = at.complaint {
                 return ResetOutcome::CauseRemains(complaint);
             }
-            waited = waited.min(self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get()));
+            waited = waited.min(
+                self.clear_since
+                    .map_or(Duration::ZERO, |since| at.now.since(since).get()),
+            );
         }
         if !at.at_rest {
             return ResetOutcome::StillMoving;
         }
         if waited < config.clear {
-            return ResetOutcome::TooSoon { remaining_s: (config.clear - waited).as_secs_f64() };
+            return ResetOutcome::TooSoon {
+                remaining_s: (config.clear - waited).as_secs_f64(),
+            };
         }
         self.latch = None;
         self.recovering = false;
@@ -202,7 +272,11 @@ impl Machine {
             }
         }
         if state != self.state {
-            events.push(Event::StateChanged { from: self.state, to: state, cause });
+            events.push(Event::StateChanged {
+                from: self.state,
+                to: state,
+                cause,
+            });
         }
         self.state = state;
         self.cause = cause;
