@@ -1,1 +1,2 @@
 //! openvla_tt.
+pub mod checkpoint;
