@@ -4,4 +4,9 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod cli;
+pub mod golden;
+pub mod models;
+pub mod observation;
+pub mod policy;
 pub mod tensor;
