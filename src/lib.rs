@@ -4,4 +4,7 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod models;
+pub mod observation;
+pub mod policy;
 pub mod tensor;
