@@ -9,17 +9,23 @@
 //! | [`SafetensorsFile`] | one such file alone (golden tensors): `open(path)`, `.tensor(name)` |
 //! | [`OpenVlaConfig`], [`LlamaConfig`], [`TowerConfig`], [`ProjectorConfig`], [`PromptStyle`] | config.json |
 //! | [`NormStats`], [`ActionStats`] | un-normalisation statistics: `.select(unnorm_key)` |
+//! | [`PreprocessorConfig`], [`TowerPixels`] | preprocessor_config.json: size, mean and std per tower |
+//! | [`ExpectedTensor`], [`Inventory`] | `config.expected_tensors()`, and the weights held against it |
 //! | [`Tokenizer`] | tokenizer.json: `.encode(text)` |
 //! | [`CheckpointError`] | every way in which this fails, one line each |
 
 mod config;
 mod error;
+mod expected;
 mod fields;
+mod folder;
 mod header;
 mod index;
+mod inventory;
 mod llama_config;
 mod map;
 mod norm_stats;
+mod preprocessor;
 mod read;
 mod shard;
 mod tokenizer;
@@ -28,11 +34,15 @@ mod weights;
 
 pub use config::{OpenVlaConfig, ProjectorConfig, PromptStyle};
 pub use error::CheckpointError;
+pub use expected::ExpectedTensor;
+pub use folder::Checkpoint;
 pub use header::{HeaderProblem, MAX_HEADER_BYTES, StoredType, TensorEntry, header_length, parse_header};
 pub use index::WeightIndex;
+pub use inventory::{Group, Inventory, Misshapen};
 pub use llama_config::LlamaConfig;
 pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
+pub use preprocessor::{PreprocessorConfig, TowerPixels};
 pub use shard::{MappedTensor, SafetensorsFile};
-pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
+pub use tokenizer::{EMPTY_WORD, MAX_TEXT_BYTES, Tokenizer};
 pub use tower_config::{TowerConfig, TowerFamily};
 pub use weights::WeightFiles;

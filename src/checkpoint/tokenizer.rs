@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::config::OpenVlaConfig;
 use super::error::{CheckpointError, one_line};
 use super::read::read_bounded;
 
@@ -9,6 +10,9 @@ use super::read::read_bounded;
 const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 /// Longest text encoded, bytes: four bytes for each of the 2048 positions of the model, and more than any instruction.
 pub const MAX_TEXT_BYTES: usize = 8192;
+
+/// Llama-2's id of the empty word `▁`, after which OpenVLA answers.
+pub const EMPTY_WORD: u32 = 29_871;
 
 /// The text encoder of a checkpoint.
 #[derive(Debug, Clone)]
@@ -81,5 +85,35 @@ impl Tokenizer {
     /// One more than the highest token id: what the embedding must have rows for.
     pub fn id_end(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Checks that every id has a row in the embedding, that texts get their BOS, and that token 29871 is the empty word that
+    /// the prompt must end with. A tokenizer of another model would otherwise feed the policy plausible nonsense.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub(super) fn check_fits(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
+        let fail = |detail: String| CheckpointError::Tokenizer {
+            path: self.path.clone(),
+            detail,
+            remedy: "use the tokenizer.json of the same checkpoint",
+        };
+        let (end, rows) = (self.id_end(), config.llama.vocab_size);
+        if end > rows {
+            return Err(fail(format!("token ids go up to {}, the embedding has {rows} rows", end - 1)));
+        }
+        let empty = self.token(EMPTY_WORD);
+        if empty.as_deref() != Some("▁") {
+            return Err(fail(format!(
+                "token {EMPTY_WORD} is {:?}, not the empty word \"▁\" of Llama-2",
+                empty.unwrap_or_default()
+            )));
+        }
+        let bos = self.id("<s>");
+        let first = self.encode("a")?.first().copied();
+        if bos.is_none() || first != bos {
+            return Err(fail(format!("a text begins with token {first:?}, not with <s> ({bos:?})")));
+        }
+        Ok(())
     }
 }

@@ -133,10 +133,8 @@ impl CpuCache {
 
     pub(super) fn read(&self, layer: usize) -> Result<(HostTensor, HostTensor), BackendError> {
         let CacheSpec { kv_heads, head_dim, capacity, layers, .. } = self.spec;
-        let layer = self
-            .layers
-            .get(layer)
-            .ok_or_else(|| shape_error("read_cache", format!("layer {layer} of {layers}")))?;
+        let layer =
+            self.layers.get(layer).ok_or_else(|| shape_error("read_cache", format!("layer {layer} of {layers}")))?;
         let filled = |all: &[f32]| {
             let heads = all.chunks_exact(capacity * head_dim).flat_map(|head| &head[..layer.filled * head_dim]);
             HostTensor::from_f32(&[kv_heads, layer.filled, head_dim], heads.copied().collect())
@@ -144,12 +142,7 @@ impl CpuCache {
         Ok((filled(&layer.keys)?, filled(&layer.values)?))
     }
 
-    pub(super) fn attend(
-        &mut self,
-        qkv: &CpuTensor,
-        layer: usize,
-        position: usize,
-    ) -> Result<CpuTensor, BackendError> {
+    pub(super) fn attend(&mut self, qkv: &CpuTensor, layer: usize, position: usize) -> Result<CpuTensor, BackendError> {
         const OPERATION: &str = "causal_attention";
         let CacheSpec { heads, kv_heads, head_dim, capacity, layers, .. } = self.spec;
         if qkv.columns != (heads + 2 * kv_heads) * head_dim || qkv.rows == 0 {

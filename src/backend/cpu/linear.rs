@@ -71,7 +71,10 @@ impl CpuLinear {
         let mut inputs = None;
         for weight in source.weights {
             let [rows, columns] = *weight.shape() else {
-                return Err(shape_error("load_linear", format!("weight {:?} is not [outputs, inputs]", weight.shape())));
+                return Err(shape_error(
+                    "load_linear",
+                    format!("weight {:?} is not [outputs, inputs]", weight.shape()),
+                ));
             };
             if *inputs.get_or_insert(columns) != columns {
                 return Err(shape_error("load_linear", format!("{columns} inputs after {inputs:?}")));
@@ -81,8 +84,7 @@ impl CpuLinear {
                 DType::Bf16 => weight.as_bf16().is_some(),
                 DType::F32 => weight.as_f32().is_some(),
             };
-            let weight =
-                if aligned { weight } else { HostTensor::from_f32(&[rows, columns], weight.to_f32())? };
+            let weight = if aligned { weight } else { HostTensor::from_f32(&[rows, columns], weight.to_f32())? };
             parts.push(Part { weight, first_output: outputs, outputs: rows });
             outputs += rows;
         }

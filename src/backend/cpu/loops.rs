@@ -35,15 +35,8 @@ fn exp(x: f32) -> f32 {
 /// within float32. Coefficients: weighted rational least squares (Lawson), relative error 1.8e-9 before rounding.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    const P: [f32; 7] = [
-        1.128_379_2,
-        0.185_135_26,
-        0.054_244_01,
-        0.003_838_625_5,
-        0.000_376_760_3,
-        4.609_271_4e-6,
-        -1.279_999e-8,
-    ];
+    const P: [f32; 7] =
+        [1.128_379_2, 0.185_135_26, 0.054_244_01, 0.003_838_625_5, 0.000_376_760_3, 4.609_271_4e-6, -1.279_999e-8];
     const Q: [f32; 6] = [1.0, 0.497_405_26, 0.113_873_78, 0.015_430_058, 0.001_301_527_4, 6.239_953e-5];
     let x = x.clamp(-3.92, 3.92);
     let t = x * x;
@@ -229,8 +222,18 @@ mod tests {
             let n = 2000;
             let h = x / f64::from(n);
             let f = |t: f64| (-t * t).exp();
-            let sum: f64 =
-                (0..=n).map(|i| f(f64::from(i) * h) * if i == 0 || i == n { 1. } else if i % 2 == 1 { 4. } else { 2. }).sum();
+            let sum: f64 = (0..=n)
+                .map(|i| {
+                    f(f64::from(i) * h)
+                        * if i == 0 || i == n {
+                            1.
+                        } else if i % 2 == 1 {
+                            4.
+                        } else {
+                            2.
+                        }
+                })
+                .sum();
             sum * h / 3. * 2. / std::f64::consts::PI.sqrt()
         };
         for i in -800..=800 {
@@ -257,8 +260,7 @@ mod tests {
         let mut out = [0.0; 3];
         rows_dot(&mut out, &w, &x);
         for (row, out) in out.iter().enumerate() {
-            let want: f64 =
-                x.iter().zip(&w[row * 203..]).map(|(x, w)| f64::from(*x) * f64::from(w.to_f32())).sum();
+            let want: f64 = x.iter().zip(&w[row * 203..]).map(|(x, w)| f64::from(*x) * f64::from(w.to_f32())).sum();
             assert!((f64::from(*out) - want).abs() < 1e-4);
             let wide: Vec<f32> = w[row * 203..(row + 1) * 203].iter().map(|w| w.to_f32()).collect();
             assert!((f64::from(dot(&x, &wide)) - want).abs() < 1e-4);

@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{
-    Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo,
-};
+use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo};
 use crate::tensor::HostTensor;
 pub use attention::CpuCache;
 pub use linear::CpuLinear;
@@ -168,12 +166,10 @@ impl Backend for CpuBackend {
         let half = x.columns / 2;
         let mut out = CpuTensor::zeros(x.rows, half);
         self.scope(|| {
-            out.values.par_chunks_mut(half.max(1)).zip(x.values.par_chunks(x.columns.max(1))).for_each(
-                |(out, row)| {
-                    let (gate, up) = row.split_at(half);
-                    loops::silu_mul(out, gate, up);
-                },
-            );
+            out.values.par_chunks_mut(half.max(1)).zip(x.values.par_chunks(x.columns.max(1))).for_each(|(out, row)| {
+                let (gate, up) = row.split_at(half);
+                loops::silu_mul(out, gate, up);
+            });
         });
         Ok(out)
     }
