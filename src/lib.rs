@@ -1,1 +1,3 @@
 //! openvla_tt.
+
+pub mod bag;
