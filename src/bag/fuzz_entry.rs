@@ -44,6 +44,8 @@ pub fn cdr_messages(payload: &[u8]) -> usize {
         cdr::decode::<messages::Float64MultiArray>(payload).is_ok(),
         cdr::decode::<messages::TwistStamped>(payload).is_ok(),
         cdr::decode::<messages::PoseStamped>(payload).is_ok(),
+        cdr::decode::<messages::Action>(payload).is_ok(),
+        cdr::decode::<messages::Status>(payload).is_ok(),
     ]
     .into_iter()
     .filter(|fits| *fits)

@@ -216,7 +216,10 @@ pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, Stri
         return Ok(Err("it names no channels".to_owned()));
     }
     let mut found = Found::new();
-    for (id, channel) in &summary.channels {
+    // The map has no order of its own; a topic's place must not change from one opening to the next.
+    let mut channels: Vec<_> = summary.channels.iter().collect();
+    channels.sort_by_key(|(id, _)| **id);
+    for (id, channel) in channels {
         let channel = Channel {
             topic: channel.topic.clone(),
             type_name: channel.schema.as_ref().map(|schema| schema.name.clone()).unwrap_or_default(),
@@ -240,6 +243,8 @@ pub(super) fn scan(path: &Path, limits: &Limits) -> Result<(Found, Option<BagWar
             Err(error) => return Err(error),
         }
     }
-    let found = file.channels.iter().map(|(id, channel)| (channel.clone(), Some(counts.get(id).copied().unwrap_or(0))));
+    let mut channels: Vec<_> = file.channels.into_iter().collect();
+    channels.sort_by_key(|(id, _)| *id);
+    let found = channels.into_iter().map(|(id, channel)| (channel, Some(counts.get(&id).copied().unwrap_or(0))));
     Ok((found.collect(), file.warning))
 }

@@ -227,3 +227,87 @@ pub fn canonical_type(name: &str) -> Cow<'_, str> {
         _ => name.into(),
     }
 }
+
+/// `openvla_tt_msgs/msg/Action`: one inference of a policy.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Action {
+    /// Stamp of the image that the decision was taken from; frame of `action`.
+    pub header: Header,
+    /// Counts the inferences of one node.
+    pub generation: u64,
+    /// The instruction as it went into the prompt.
+    pub instruction: String,
+    /// The entry of the dataset statistics that made `action` of `normalized`.
+    pub unnorm_key: String,
+    /// Steps of the chunk.
+    pub horizon: u32,
+    /// Numbers per step.
+    pub dimension: u32,
+    /// Tokens in decoding order; empty for policies without action tokens.
+    pub token_ids: Vec<u32>,
+    /// Logit of the chosen token minus that of the runner-up.
+    pub margins: Vec<f32>,
+    /// `horizon * dimension` numbers, -1 to 1 between the statistics' q01 and q99.
+    pub normalized: Vec<f64>,
+    /// `horizon * dimension` numbers in physical units per policy period.
+    pub action: Vec<f64>,
+    /// Rate of the steps, hertz.
+    pub policy_hz: f64,
+    /// Where it was computed.
+    pub device: String,
+    /// In which number formats.
+    pub precision: String,
+    /// Seconds from the image's stamp to the end of the inference.
+    pub latency_s: f64,
+    /// Names of the stages.
+    pub stage_names: Vec<String>,
+    /// Milliseconds of each stage.
+    pub stage_ms: Vec<f32>,
+}
+
+/// `openvla_tt_msgs/msg/Status`: what the node does and why.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Status {
+    /// Stamp of publication.
+    pub header: Header,
+    /// State, by the constants of the message.
+    pub state: u8,
+    /// Reason, by the constants of the message.
+    pub reason: u16,
+    /// The reason in words.
+    pub detail: String,
+    /// Only a reset leads out.
+    pub latched: bool,
+    /// The enabling gate.
+    pub enabled: bool,
+    /// Commands are silent.
+    pub dry_run: bool,
+    /// The instruction in force.
+    pub instruction: String,
+    /// Seconds.
+    pub image_age_s: f64,
+    /// Milliseconds.
+    pub inference_ms: f64,
+    /// Hertz.
+    pub command_hz: f64,
+    /// Newest decision in control.
+    pub generation: u64,
+    /// Images that arrived.
+    pub images_received: u64,
+    /// Images never looked at.
+    pub images_dropped: u64,
+    /// Images refused.
+    pub images_rejected: u64,
+    /// Finished inferences.
+    pub inferences: u64,
+    /// Results that came too late.
+    pub late_results: u64,
+    /// Faults of any kind.
+    pub faults: u64,
+    /// Late control periods.
+    pub overruns: u64,
+    /// How often each limit changed a command.
+    pub interventions: Vec<u64>,
+    /// The limits' names.
+    pub intervention_names: Vec<String>,
+}

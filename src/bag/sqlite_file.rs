@@ -1,5 +1,6 @@
 //! One sqlite3 file of rosbag2.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -40,6 +41,7 @@ impl Database {
         if size == 0 {
             return Err(BagError::Empty { path: shown.to_owned(), what: "0 bytes" });
         }
+        check_pages(path, shown, size)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         // `immutable` reads bags on read-only media; a recorder's write-ahead log must be honoured, though.
         let mut log = path.as_os_str().to_owned();
@@ -106,18 +108,20 @@ impl Database {
             ids.push(row.get(0)?);
             found.push((channel, None));
         }
-        if count {
-            let mut statement = self.connection.prepare("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")?;
-            let mut rows = statement.query([])?;
-            found.iter_mut().for_each(|topic| topic.1 = Some(0));
-            while let Some(row) = rows.next()? {
-                let id: i64 = row.get(0)?;
-                if let Some(at) = ids.iter().position(|known| *known == id) {
-                    found[at].1 = u64::try_from(row.get::<_, i64>(1)?).ok();
-                }
+        // A broken page in the messages leaves the topics known and the messages before it readable.
+        if count && let Ok(counts) = self.count() {
+            for (topic, id) in found.iter_mut().zip(&ids) {
+                topic.1 = Some(counts.get(id).copied().unwrap_or(0));
             }
         }
         Ok((found, ids))
+    }
+
+    /// Messages by the row identifier of their topic.
+    fn count(&self) -> rusqlite::Result<HashMap<i64, u64>> {
+        let mut statement = self.connection.prepare("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+        rows.collect()
     }
 
     /// Hands the messages of `topics` to `send` in the order of their time, until it returns false.
@@ -152,6 +156,30 @@ impl Database {
 
     fn damaged(&self, messages: u64, error: &rusqlite::Error) -> BagError {
         damaged(&self.shown, messages, error, &self.limits)
+    }
+}
+
+/// Refuses a file that ends inside a page. sqlite notices missing pages by itself, but takes the missing part of the
+/// last one for zeros: half an image would turn black without a word.
+fn check_pages(path: &Path, shown: &Path, size: u64) -> Result<(), BagError> {
+    use std::io::Read;
+    let mut header = [0; 18];
+    let mut file = std::fs::File::open(path).map_err(BagError::io("open", shown))?;
+    if file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3") {
+        // Not a database at all: sqlite's own answer says so.
+        return Ok(());
+    }
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        bytes => u64::from(bytes.max(512)),
+    };
+    match size % page {
+        0 => Ok(()),
+        rest => Err(BagError::Damaged {
+            path: shown.to_owned(),
+            messages: 0,
+            what: format!("it was cut {rest} bytes into a page of {page}"),
+        }),
     }
 }
 
