@@ -192,6 +192,8 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// As [`Backend::load_linear`].
     fn upload(&self, tensor: &HostTensor) -> Result<Self::Tensor, BackendError>;
+    /// Rows and columns.
+    fn shape(&self, tensor: &Self::Tensor) -> [usize; 2];
     /// Brings a matrix back, as float32.
     ///
     /// # Errors

@@ -118,6 +118,10 @@ impl Backend for CpuBackend {
         }
     }
 
+    fn shape(&self, tensor: &CpuTensor) -> [usize; 2] {
+        [tensor.rows, tensor.columns]
+    }
+
     fn download(&self, tensor: &CpuTensor) -> Result<HostTensor, BackendError> {
         Ok(HostTensor::from_f32(&[tensor.rows, tensor.columns], tensor.values.clone())?)
     }
