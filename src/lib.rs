@@ -5,9 +5,14 @@
 pub mod backend;
 pub mod bag;
 pub mod checkpoint;
+pub mod chunk;
 pub mod cli;
+pub mod control;
 pub mod eval;
+pub mod golden;
 pub mod models;
 pub mod observation;
 pub mod policy;
 pub mod tensor;
+pub mod time;
+pub mod units;

@@ -133,17 +133,6 @@ pub enum CheckpointError {
         /// Needed alignment, bytes.
         align: usize,
     },
-    /// A tensor cannot be viewed as the model asks, although its file is in order.
-    #[error(
-        "tensor {}: {detail}: this is a defect of this program, report it with the checkpoint's name",
-        quoted(tensor)
-    )]
-    Inconsistent {
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        detail: String,
-    },
     /// A shard was rewritten after it was opened.
     #[error(
         "{}: changed on disk while in use ({detail}): restart, and replace checkpoints by renaming a new folder into place",
@@ -222,11 +211,6 @@ impl CheckpointError {
         Self::Json { path: path.to_owned(), detail: one_line(&error.to_string()) }
     }
 
-    /// A tensor whose bytes and shape disagree behind this module's checks, which a correct program never sees.
-    pub(crate) fn inconsistent(tensor: &str, detail: &dyn fmt::Display) -> Self {
-        Self::Inconsistent { tensor: tensor.to_owned(), detail: one_line(&detail.to_string()) }
-    }
-
     /// A field with a value that breaks a rule.
     pub(super) fn field(
         path: &Path,
@@ -276,10 +260,12 @@ fn show(path: &Path) -> String {
 /// Key names, quoted and separated by commas; a long list is cut with the number left out.
 pub(super) fn list(names: &[String]) -> String {
     const SHOWN: usize = 64;
+    const MAX_KEY: usize = 80;
     if names.is_empty() {
         return "(there are none)".to_owned();
     }
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| quoted(name)).collect();
+    let short = |name: &String| quoted(&name.chars().take(MAX_KEY).collect::<String>());
+    let shown: Vec<String> = names.iter().take(SHOWN).map(short).collect();
     let mut line = shown.join(", ");
     if names.len() > SHOWN {
         line.push_str(&format!(" and {} more", names.len() - SHOWN));
