@@ -40,11 +40,6 @@ impl Progress {
         }
     }
 
-    /// Frames done, earlier runs included.
-    pub fn done(&self) -> u64 {
-        self.done
-    }
-
     /// The end: the bar goes.
     pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
@@ -90,7 +85,6 @@ mod tests {
         progress.step("go");
         let line = progress.line();
         assert!(line.starts_with("5 of 10 frames") && line.ends_with("left"), "{line}");
-        assert_eq!(progress.done(), 5);
         assert!(Progress::new(None, 0, true).line().starts_with("0 frames"));
     }
 }
