@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `openvla_tt_msgs/Action` | the first step of the chunk as it is, with its tokens |
 //! | `std_msgs/Float64MultiArray` | the numbers as they are: physical units per policy period |
-//! | `geometry_msgs/TwistStamped` | velocities divided by the policy rate; the gripper from a `std_msgs/Float64` topic |
+//! | `geometry_msgs/TwistStamped` | velocities divided by the policy rate; the gripper from a `std_msgs/Float64` topic: the value nearest to the twist within the tolerance, else the last one before it |
 
 use serde::{Deserialize, Serialize};
 
@@ -220,10 +220,11 @@ impl Track {
             let width = self.actions.width;
             let mut action: Vec<Option<f64>> = self.actions.values[row * width..][..width].iter().map(|&v| Some(v)).collect();
             if self.kind == ActionKind::Twist {
-                // A gripper command holds until the next one.
-                let held = self.gripper.find(&gripper_clocks, (frame.0, None), ActionMatch::Latest, i64::MAX);
-                let next = || self.gripper.find(&gripper_clocks, (frame.0, None), how, tolerance);
-                action.push(next().or(held).map(|(row, _)| self.gripper.values[row]));
+                // The command given together with the twist; a gripper that is told once holds until it is told again.
+                let at = (self.actions.log_times[row], None);
+                let near = self.gripper.find(&gripper_clocks, at, ActionMatch::Nearest, tolerance);
+                let held = || self.gripper.find(&gripper_clocks, at, ActionMatch::Latest, i64::MAX);
+                action.push(near.or_else(held).map(|(row, _)| self.gripper.values[row]));
             }
             Some(self.record(row, time, action, tokens))
         };
