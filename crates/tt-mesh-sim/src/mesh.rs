@@ -344,17 +344,12 @@ impl Mesh {
             match op.need(index) {
                 Need::Nothing => {}
                 Need::Written => require_all(tensor, *handle, op.name())?,
+                Need::Rows(first, end) => require_rows(tensor, *handle, op.name(), first..end)?,
                 Need::RowsUpTo(at) => {
                     let position = self.stored(inputs[at])?;
                     require_all(position, inputs[at], op.name())?;
                     let last = position.chips.first().and_then(|values| values.words().first().copied()).unwrap_or(0) as usize;
-                    if let Written::Rows(rows) = &tensor.written {
-                        if let Some(row) = rows.iter().take(last + 1).position(|written| !written) {
-                            return Err(unwritten(*handle, op.name(), &format!("row {row} of the cache (position is {last})")));
-                        }
-                    } else {
-                        require_all(tensor, *handle, op.name())?;
-                    }
+                    require_rows(tensor, *handle, op.name(), 0..last.saturating_add(1))?;
                 }
             }
         }
@@ -379,6 +374,15 @@ fn mark(target: &mut Tensor, rows: Option<Range<usize>>) {
 
 fn unwritten(handle: u64, who: &str, what: &str) -> Refusal {
     refusal(abi::TTP_UNWRITTEN, format!("{who} reads {what} of tensor {handle:#x}, which nothing has written: on silicon this is whatever lay there before"))
+}
+
+/// The rows of dimension 2 that an operation reads; a tensor that was never written row by row is asked as a whole.
+fn require_rows(tensor: &Tensor, handle: u64, who: &str, range: Range<usize>) -> Result<()> {
+    let Written::Rows(rows) = &tensor.written else { return require_all(tensor, handle, who) };
+    match rows.iter().take(range.end).skip(range.start).position(|written| !written) {
+        Some(at) => Err(unwritten(handle, who, &format!("row {}", range.start + at))),
+        None => Ok(()),
+    }
 }
 
 fn require_all(tensor: &Tensor, handle: u64, who: &str) -> Result<()> {

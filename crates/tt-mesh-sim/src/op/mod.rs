@@ -96,6 +96,8 @@ pub enum Need {
     Written,
     /// Rows 0..=position have been written; the position is in this input.
     RowsUpTo(usize),
+    /// These rows of dimension 2 have been written.
+    Rows(usize, usize),
     /// Nothing: it is written here.
     Nothing,
 }
@@ -151,6 +153,7 @@ impl Op {
         match (self, index) {
             (Self::CacheFill | Self::CacheUpdate | Self::Copy, 0) => Need::Nothing,
             (Self::AttentionDecode { .. }, 1 | 2) => Need::RowsUpTo(3),
+            (Self::Slice { begin, end }, _) => Need::Rows(begin[2], end[2]),
             _ => Need::Written,
         }
     }
