@@ -36,7 +36,10 @@ impl Split {
     /// Shape of one chip's part.
     pub fn shard_dims(self, mut dims: [usize; 4], chips: usize) -> Result<[usize; 4]> {
         if let Self::Shard(dim) = self {
-            ensure!(chips > 0 && dims[dim].is_multiple_of(chips), "dimension {dim} of {dims:?} does not split over {chips} chips; pad it");
+            ensure!(
+                chips > 0 && dims[dim].is_multiple_of(chips),
+                "dimension {dim} of {dims:?} does not split over {chips} chips; pad it"
+            );
             dims[dim] /= chips;
         }
         Ok(dims)
@@ -64,26 +67,46 @@ impl HostArray<'_> {
     /// Whether it can become `spec`.
     pub fn check(&self, spec: &Spec, split: Split, chips: usize) -> Result<()> {
         let expected = if self.layout == Layout::Tile {
-            ensure!(self.format == spec.format && spec.layout == Layout::Tile, "a packed array of {:?} cannot become {spec}: pack it for that format", self.format);
+            ensure!(
+                self.format == spec.format && spec.layout == Layout::Tile,
+                "a packed array of {:?} cannot become {spec}: pack it for that format",
+                self.format
+            );
             let (pages, page_bytes) = spec.pages();
             (pages * page_bytes * split.parts(chips)) as u64
         } else {
-            let kinds = self.format == spec.format || (matches!(self.format, Format::F32 | Format::Bf16) && spec.format.is_float());
+            let kinds = self.format == spec.format
+                || (matches!(self.format, Format::F32 | Format::Bf16) && spec.format.is_float());
             ensure!(kinds, "a host array of {:?} cannot become {spec}", self.format);
-            let element = self.format.element_bytes().ok_or_else(|| invalid(format!("a row-major host array cannot hold {:?}", self.format)))?;
+            let element = self
+                .format
+                .element_bytes()
+                .ok_or_else(|| invalid(format!("a row-major host array cannot hold {:?}", self.format)))?;
             // `Spec::new` has bounded the product of a shard; the whole is at most `chips` times that.
             Spec::new(self.dims, self.format, Layout::RowMajor)?.elements() as u64 * element as u64
         };
-        ensure!(self.bytes.len() as u64 == expected, "a host array of {:?} {:?} has {expected} bytes, not {}", self.dims, self.format, self.bytes.len());
+        ensure!(
+            self.bytes.len() as u64 == expected,
+            "a host array of {:?} {:?} has {expected} bytes, not {}",
+            self.dims,
+            self.format,
+            self.bytes.len()
+        );
         Ok(())
     }
 
     fn values(&self) -> Values {
         match self.format {
             Format::U8 => Values::Byte(self.bytes.to_vec()),
-            Format::U32 | Format::I32 => Values::Word(self.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-            Format::Bf16 => Values::Float(self.bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            _ => Values::Float(self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+            Format::U32 | Format::I32 => {
+                Values::Word(self.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            }
+            Format::Bf16 => {
+                Values::Float(self.bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
+            }
+            _ => Values::Float(
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            ),
         }
     }
 }
@@ -100,7 +123,10 @@ pub fn shards(array: &HostArray<'_>, split: Split, spec: &Spec, chips: usize) ->
     } else {
         let values = array.values();
         if let Values::Float(floats) = &values {
-            ensure!(!spec.format.is_block() || floats.iter().all(|value| value.is_finite()), "an array with NaN or infinity cannot become {spec}: block formats have neither");
+            ensure!(
+                !spec.format.is_block() || floats.iter().all(|value| value.is_finite()),
+                "an array with NaN or infinity cannot become {spec}: block formats have neither"
+            );
         }
         let whole = Spec::new(array.dims, array.format, Layout::RowMajor)?;
         for part in 0..parts {
@@ -126,17 +152,25 @@ pub fn shards(array: &HostArray<'_>, split: Split, spec: &Spec, chips: usize) ->
 
 /// Elements as row-major bytes of `format`.
 pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Result<()> {
-    let element = format.element_bytes().ok_or_else(|| invalid(format!("a read gives row-major elements; {format:?} has none")))?;
+    let element = format
+        .element_bytes()
+        .ok_or_else(|| invalid(format!("a read gives row-major elements; {format:?} has none")))?;
     let kinds = spec.format == format || (spec.format.is_float() && format.is_float());
     ensure!(kinds, "{spec} cannot be read as {format:?}");
     let needed = spec.elements() * element;
     ensure!(out.len() == needed, "reading {spec} as {format:?} takes {needed} bytes, not {}", out.len());
     match values {
         Values::Float(floats) if format == Format::Bf16 => {
-            out.chunks_exact_mut(2).zip(floats).for_each(|(out, value)| out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()));
+            out.chunks_exact_mut(2)
+                .zip(floats)
+                .for_each(|(out, value)| out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()));
         }
-        Values::Float(floats) => out.chunks_exact_mut(4).zip(floats).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes())),
-        Values::Word(words) => out.chunks_exact_mut(4).zip(words).for_each(|(out, word)| out.copy_from_slice(&word.to_le_bytes())),
+        Values::Float(floats) => {
+            out.chunks_exact_mut(4).zip(floats).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()))
+        }
+        Values::Word(words) => {
+            out.chunks_exact_mut(4).zip(words).for_each(|(out, word)| out.copy_from_slice(&word.to_le_bytes()))
+        }
         Values::Byte(bytes) => out.copy_from_slice(bytes),
     }
     Ok(())

@@ -65,7 +65,9 @@ impl Allocator {
     /// A block for a tensor, or the numbers that say why not.
     pub fn allocate(&mut self, spec: &Spec) -> Result<Block> {
         let bytes = bytes_per_bank(spec);
-        let Some((start, length)) = self.free.iter().find(|(_, length)| **length >= bytes).map(|(start, length)| (*start, *length)) else {
+        let Some((start, length)) =
+            self.free.iter().find(|(_, length)| **length >= bytes).map(|(start, length)| (*start, *length))
+        else {
             let largest = self.free.values().max().copied().unwrap_or(0);
             return Err(refusal(
                 abi::TTP_OUT_OF_MEMORY,

@@ -75,11 +75,19 @@ impl Mesh {
             config.struct_size,
             size_of::<abi::MeshConfig>()
         );
-        ensure!(matches!(config.command_queues, 1 | 2), "{} command queues: Wormhole has 1 or 2", config.command_queues);
+        ensure!(
+            matches!(config.command_queues, 1 | 2),
+            "{} command queues: Wormhole has 1 or 2",
+            config.command_queues
+        );
         let board = Board::from_abi(config.board)?;
         let limit = (config.dram_limit_bytes > 0).then_some(config.dram_limit_bytes);
         let memory = Allocator::new(limit, config.trace_region_bytes);
-        ensure!(memory.stats().total > 0, "a trace region of {} B in each bank leaves no DRAM for tensors", config.trace_region_bytes);
+        ensure!(
+            memory.stats().total > 0,
+            "a trace region of {} B in each bank leaves no DRAM for tensors",
+            config.trace_region_bytes
+        );
         Ok(Self {
             id,
             board,
@@ -158,7 +166,12 @@ impl Mesh {
     /// Refuses what touches the host or the allocator while operations are recorded.
     pub(crate) fn not_while_capturing(&self, what: &str) -> Result<()> {
         match self.capture {
-            Some(_) => Err(refusal(abi::TTP_TRACE_RULE, format!("{what} is not possible while a trace is captured: do it before ttp_trace_begin or after ttp_trace_end"))),
+            Some(_) => Err(refusal(
+                abi::TTP_TRACE_RULE,
+                format!(
+                    "{what} is not possible while a trace is captured: do it before ttp_trace_begin or after ttp_trace_end"
+                ),
+            )),
             None => Ok(()),
         }
     }
@@ -238,8 +251,13 @@ impl Mesh {
     /// Gives memory back. What a trace has recorded keeps its elements, not its memory.
     pub fn free(&mut self, handle: u64) -> Result<()> {
         self.tensor(handle)?;
-        let recorded = self.capture.as_ref().is_some_and(|capture| capture.owned.contains(&handle)) || self.traces.values().any(|trace| trace.owned.contains(&handle));
-        let block = if recorded { self.tensors.get_mut(&handle).and_then(|tensor| tensor.block.take()) } else { self.tensors.remove(&handle).and_then(|tensor| tensor.block) };
+        let recorded = self.capture.as_ref().is_some_and(|capture| capture.owned.contains(&handle))
+            || self.traces.values().any(|trace| trace.owned.contains(&handle));
+        let block = if recorded {
+            self.tensors.get_mut(&handle).and_then(|tensor| tensor.block.take())
+        } else {
+            self.tensors.remove(&handle).and_then(|tensor| tensor.block)
+        };
         if let Some(block) = block {
             self.memory.release(block);
         }
@@ -248,7 +266,8 @@ impl Mesh {
 
     /// Runs an operation, or records it while a trace is captured. Gives out the handles of its outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
-        let specs: Vec<Spec> = inputs.iter().map(|handle| self.tensor(*handle).map(|tensor| tensor.spec)).collect::<Result<_>>()?;
+        let specs: Vec<Spec> =
+            inputs.iter().map(|handle| self.tensor(*handle).map(|tensor| tensor.spec)).collect::<Result<_>>()?;
         if op.in_place() {
             ensure!(!inputs[1..].contains(&inputs[0]), "{}: the target is also an input", op.name());
         }
@@ -258,13 +277,23 @@ impl Mesh {
             if !self.programs.contains(&program) {
                 return Err(refusal(
                     abi::TTP_TRACE_RULE,
-                    format!("{} of {} was not compiled before the capture: run the same sequence once outside a trace", op.name(), program.1.iter().map(Spec::to_string).collect::<Vec<_>>().join(", ")),
+                    format!(
+                        "{} of {} was not compiled before the capture: run the same sequence once outside a trace",
+                        op.name(),
+                        program.1.iter().map(Spec::to_string).collect::<Vec<_>>().join(", ")
+                    ),
                 ));
             }
             let handles = self.reserve(&outputs)?;
             if let Some(capture) = &mut self.capture {
                 capture.owned.extend(&handles);
-                capture.commands.push(Command { op, inputs: inputs.to_vec(), outputs: handles.clone(), specs: program.1, output_specs: outputs });
+                capture.commands.push(Command {
+                    op,
+                    inputs: inputs.to_vec(),
+                    outputs: handles.clone(),
+                    specs: program.1,
+                    output_specs: outputs,
+                });
             }
             self.note_blocks();
             return Ok(handles);
@@ -293,12 +322,22 @@ impl Mesh {
     }
 
     /// Runs an operation on tensors that exist, whether or not their memory was given back (a trace replays so).
-    pub(crate) fn execute(&mut self, op: Op, inputs: &[u64], specs: &[Spec], outputs: &[u64], output_specs: &[Spec]) -> Result<()> {
+    pub(crate) fn execute(
+        &mut self,
+        op: Op,
+        inputs: &[u64],
+        specs: &[Spec],
+        outputs: &[u64],
+        output_specs: &[Spec],
+    ) -> Result<()> {
         self.require_written(op, inputs)?;
         if op.in_place() {
             return self.execute_in_place(op, inputs, specs);
         }
-        let shards: Vec<Shards> = inputs.iter().map(|handle| self.stored(*handle).map(|tensor| tensor.chips.clone())).collect::<Result<_>>()?;
+        let shards: Vec<Shards> = inputs
+            .iter()
+            .map(|handle| self.stored(*handle).map(|tensor| tensor.chips.clone()))
+            .collect::<Result<_>>()?;
         for (handle, chips) in outputs.iter().zip(op.run(specs, &shards, output_specs)?) {
             if let Some(tensor) = self.tensors.get_mut(handle) {
                 tensor.chips = chips;
@@ -313,14 +352,20 @@ impl Mesh {
     }
 
     fn execute_in_place(&mut self, op: Op, inputs: &[u64], specs: &[Spec]) -> Result<()> {
-        let others: Vec<Shards> = inputs[1..].iter().map(|handle| self.stored(*handle).map(|tensor| tensor.chips.clone())).collect::<Result<_>>()?;
+        let others: Vec<Shards> = inputs[1..]
+            .iter()
+            .map(|handle| self.stored(*handle).map(|tensor| tensor.chips.clone()))
+            .collect::<Result<_>>()?;
         let Some(target) = self.tensors.get_mut(&inputs[0]) else { return Err(self.bad_handle(inputs[0], "tensor")) };
         if target.chips.is_empty() {
             let values = Values::zeros(target.spec.format, target.spec.elements());
             target.chips = replicated(values, self.board.columns as usize);
         }
         // Chips with the very same data are changed once; a lone reference is changed without a copy.
-        let same = (1..target.chips.len()).all(|chip| Arc::ptr_eq(&target.chips[chip], &target.chips[0]) && others.iter().all(|other| Arc::ptr_eq(&other[chip], &other[0])));
+        let same = (1..target.chips.len()).all(|chip| {
+            Arc::ptr_eq(&target.chips[chip], &target.chips[0])
+                && others.iter().all(|other| Arc::ptr_eq(&other[chip], &other[0]))
+        });
         let count = target.chips.len();
         if same {
             target.chips.truncate(1);
@@ -348,7 +393,8 @@ impl Mesh {
                 Need::RowsUpTo(at) => {
                     let position = self.stored(inputs[at])?;
                     require_all(position, inputs[at], op.name())?;
-                    let last = position.chips.first().and_then(|values| values.words().first().copied()).unwrap_or(0) as usize;
+                    let last =
+                        position.chips.first().and_then(|values| values.words().first().copied()).unwrap_or(0) as usize;
                     require_rows(tensor, *handle, op.name(), 0..last.saturating_add(1))?;
                 }
             }
@@ -373,7 +419,12 @@ fn mark(target: &mut Tensor, rows: Option<Range<usize>>) {
 }
 
 fn unwritten(handle: u64, who: &str, what: &str) -> Refusal {
-    refusal(abi::TTP_UNWRITTEN, format!("{who} reads {what} of tensor {handle:#x}, which nothing has written: on silicon this is whatever lay there before"))
+    refusal(
+        abi::TTP_UNWRITTEN,
+        format!(
+            "{who} reads {what} of tensor {handle:#x}, which nothing has written: on silicon this is whatever lay there before"
+        ),
+    )
 }
 
 /// The rows of dimension 2 that an operation reads; a tensor that was never written row by row is asked as a whole.
@@ -395,7 +446,9 @@ fn require_all(tensor: &Tensor, handle: u64, who: &str) -> Result<()> {
         }
         Written::Overwritten(trace) => Err(refusal(
             abi::TTP_UNWRITTEN,
-            format!("{who} reads tensor {handle:#x}, but trace {trace:#x} has run since and writes the same addresses: allocate what must stay before the trace is captured"),
+            format!(
+                "{who} reads tensor {handle:#x}, but trace {trace:#x} has run since and writes the same addresses: allocate what must stay before the trace is captured"
+            ),
         )),
     }
 }

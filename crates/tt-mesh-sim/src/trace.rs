@@ -51,7 +51,10 @@ impl Mesh {
     pub fn trace_begin(&mut self) -> Result<()> {
         self.not_while_capturing("capturing another trace")?;
         if self.trace_region() == 0 {
-            return Err(refusal(abi::TTP_TRACE_RULE, "the mesh was opened without a trace region: set trace_region_bytes"));
+            return Err(refusal(
+                abi::TTP_TRACE_RULE,
+                "the mesh was opened without a trace region: set trace_region_bytes",
+            ));
         }
         self.capture = Some(Capture::default());
         Ok(())
@@ -61,7 +64,9 @@ impl Mesh {
     pub(crate) fn note_blocks(&mut self) {
         let Some(capture) = &mut self.capture else { return };
         let Some(command) = capture.commands.last() else { return };
-        capture.blocks.extend(command.outputs.iter().filter_map(|handle| self.tensors.get(handle).and_then(|tensor| tensor.block)));
+        capture.blocks.extend(
+            command.outputs.iter().filter_map(|handle| self.tensors.get(handle).and_then(|tensor| tensor.block)),
+        );
     }
 
     /// Ends recording.
@@ -89,18 +94,25 @@ impl Mesh {
                 if !trace.owned.contains(input) && self.tensor(*input).is_err() {
                     return Err(refusal(
                         abi::TTP_TRACE_RULE,
-                        format!("trace {handle:#x} is stale: {} reads tensor {input:#x}, which was freed after the capture; keep a trace's inputs alive and renew them with ttp_tensor_write", command.op.name()),
+                        format!(
+                            "trace {handle:#x} is stale: {} reads tensor {input:#x}, which was freed after the capture; keep a trace's inputs alive and renew them with ttp_tensor_write",
+                            command.op.name()
+                        ),
                     ));
                 }
             }
         }
         for (other, tensor) in &mut self.tensors {
-            let lost = tensor.block.is_some_and(|block| !trace.owned.contains(other) && trace.blocks.iter().any(|written| written.overlaps(block)));
+            let lost = tensor.block.is_some_and(|block| {
+                !trace.owned.contains(other) && trace.blocks.iter().any(|written| written.overlaps(block))
+            });
             if lost {
                 tensor.written = Written::Overwritten(handle);
             }
         }
-        trace.commands.iter().try_for_each(|command| self.execute(command.op, &command.inputs, &command.specs, &command.outputs, &command.output_specs))
+        trace.commands.iter().try_for_each(|command| {
+            self.execute(command.op, &command.inputs, &command.specs, &command.outputs, &command.output_specs)
+        })
     }
 
     /// Forgets a recording and what only it kept.

@@ -4,7 +4,9 @@
 
 mod common;
 use common::*;
-use tt_metal::{Activation, Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, LinearOptions, RopeOrder, Tensor};
+use tt_metal::{
+    Activation, Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, LinearOptions, RopeOrder, Tensor,
+};
 
 fn erf_gelu(x: f64) -> f64 {
     // 1 + erf by numerical integration: another path than the implementation's.
@@ -94,9 +96,14 @@ fn matmul_errors_are_those_of_the_hardware() {
     for (format, fidelity, fp32_dest, percent) in rows {
         let weights = upload(&mesh, &w_bf16.read_f32(0).unwrap(), [1, 1, 4096, 64], format);
         let compute = Compute { fidelity, fp32_dest, approximate: false };
-        let y = exact_x.linear(&weights, None, LinearOptions { compute, format: Format::F32, ..Default::default() }).unwrap();
+        let y = exact_x
+            .linear(&weights, None, LinearOptions { compute, format: Format::F32, ..Default::default() })
+            .unwrap();
         let found = 100.0 * distance(&y.read_f32(0).unwrap(), &reference);
-        assert!((found - percent).abs() <= 0.12 * percent + 2e-4, "{format} {fidelity} fp32_dest={fp32_dest}: {found:.3} %, the table says {percent} %");
+        assert!(
+            (found - percent).abs() <= 0.12 * percent + 2e-4,
+            "{format} {fidelity} fp32_dest={fp32_dest}: {found:.3} %, the table says {percent} %"
+        );
     }
 }
 
@@ -106,7 +113,8 @@ fn norms_in_every_format() {
         let mesh = mesh(board);
         for format in FLOATS {
             let x = random(&mesh, [1, 1, 37, 72], format, 7);
-            let (weight, bias) = (random(&mesh, [1, 1, 1, 72], Format::Bf16, 8), random(&mesh, [1, 1, 1, 72], Format::Bf16, 9));
+            let (weight, bias) =
+                (random(&mesh, [1, 1, 1, 72], Format::Bf16, 8), random(&mesh, [1, 1, 1, 72], Format::Bf16, 9));
             let (xs, ws, bs) = (held(&x), held(&weight), held(&bias));
             let (mut layer, mut rms) = (Vec::new(), Vec::new());
             for row in xs.chunks(72) {
@@ -155,25 +163,46 @@ fn rope_in_both_orders() {
                     xs[at] * cs[table] + turned * ss[table]
                 })
                 .collect();
-            close("rope", &x.rope(&cosine, &sine, order, Compute::default()).unwrap(), &reference, 2.0 * tolerance(Format::Bf16));
+            close(
+                "rope",
+                &x.rope(&cosine, &sine, order, Compute::default()).unwrap(),
+                &reference,
+                2.0 * tolerance(Format::Bf16),
+            );
         }
     }
 }
 
 /// softmax(scale q k^T + mask) v in double precision; `seen(row, key)` says which keys a row sees.
-fn attend(q: &[f64], k: &[f64], v: &[f64], [heads, groups, rows, keys, dim]: [usize; 5], scale: f64, seen: impl Fn(usize, usize) -> bool) -> Vec<f64> {
+fn attend(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    [heads, groups, rows, keys, dim]: [usize; 5],
+    scale: f64,
+    seen: impl Fn(usize, usize) -> bool,
+) -> Vec<f64> {
     let mut out = Vec::new();
     for head in 0..heads {
         let group = head / (heads / groups);
         for row in 0..rows {
             let query = &q[(head * rows + row) * dim..][..dim];
             let scores: Vec<f64> = (0..keys)
-                .map(|key| if seen(row, key) { scale * query.iter().zip(&k[(group * keys + key) * dim..]).map(|(a, b)| a * b).sum::<f64>() } else { f64::NEG_INFINITY })
+                .map(|key| {
+                    if seen(row, key) {
+                        scale * query.iter().zip(&k[(group * keys + key) * dim..]).map(|(a, b)| a * b).sum::<f64>()
+                    } else {
+                        f64::NEG_INFINITY
+                    }
+                })
                 .collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let sum: f64 = weights.iter().sum();
-            out.extend((0..dim).map(|i| (0..keys).map(|key| weights[key] / sum * v[(group * keys + key) * dim + i]).sum::<f64>()));
+            out.extend(
+                (0..dim)
+                    .map(|i| (0..keys).map(|key| weights[key] / sum * v[(group * keys + key) * dim + i]).sum::<f64>()),
+            );
         }
     }
     out
@@ -187,22 +216,46 @@ fn attention_full_causal_masked_and_decode() {
         let scale = 1.0 / (dim as f64).sqrt();
         for format in [Format::Bf16, Format::Bfp8B] {
             let q = random(&mesh, [1, heads, rows, dim], format, 11);
-            let (k, v) = (random(&mesh, [1, groups, keys, dim], format, 12), random(&mesh, [1, groups, keys, dim], format, 13));
+            let (k, v) =
+                (random(&mesh, [1, groups, keys, dim], format, 12), random(&mesh, [1, groups, keys, dim], format, 13));
             let (qs, ks, vs) = (held(&q), held(&k), held(&v));
             // Scores and probabilities are bf16: a relative 2^-9 of scores up to about 4 is the larger part.
             let bound = 6e-3 + tolerance(format);
             let compute = Compute::default();
-            close("attention", &q.attention(&k, &v, None, false, scale as f32, compute).unwrap(), &attend(&qs, &ks, &vs, shape, scale, |_, _| true), bound);
-            close("causal", &q.attention(&k, &v, None, true, scale as f32, compute).unwrap(), &attend(&qs, &ks, &vs, shape, scale, |row, key| key <= row), bound);
+            close(
+                "attention",
+                &q.attention(&k, &v, None, false, scale as f32, compute).unwrap(),
+                &attend(&qs, &ks, &vs, shape, scale, |_, _| true),
+                bound,
+            );
+            close(
+                "causal",
+                &q.attention(&k, &v, None, true, scale as f32, compute).unwrap(),
+                &attend(&qs, &ks, &vs, shape, scale, |row, key| key <= row),
+                bound,
+            );
             let seen = |row: usize, key: usize| !(row + 2 * key).is_multiple_of(3) || key == 0;
-            let mask: Vec<f32> = (0..rows * keys).map(|at| if seen(at / keys, at % keys) { 0.0 } else { -1e9 }).collect();
+            let mask: Vec<f32> =
+                (0..rows * keys).map(|at| if seen(at / keys, at % keys) { 0.0 } else { -1e9 }).collect();
             let mask = upload(&mesh, &mask, [1, 1, rows, keys], Format::Bf16);
-            close("masked", &q.attention(&k, &v, Some(&mask), false, scale as f32, compute).unwrap(), &attend(&qs, &ks, &vs, shape, scale, seen), bound);
+            close(
+                "masked",
+                &q.attention(&k, &v, Some(&mask), false, scale as f32, compute).unwrap(),
+                &attend(&qs, &ks, &vs, shape, scale, seen),
+                bound,
+            );
 
             let one = random(&mesh, [1, heads, 1, dim], format, 14);
-            let position = mesh.upload(HostArray::i32(&[30], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap();
+            let position = mesh
+                .upload(HostArray::i32(&[30], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor)
+                .unwrap();
             let reference = attend(&held(&one), &ks, &vs, [heads, groups, 1, keys, dim], scale, |_, key| key <= 30);
-            close("decode", &one.attention_decode(&k, &v, &position, scale as f32, compute).unwrap(), &reference, bound);
+            close(
+                "decode",
+                &one.attention_decode(&k, &v, &position, scale as f32, compute).unwrap(),
+                &reference,
+                bound,
+            );
         }
     }
 }
@@ -241,7 +294,12 @@ fn elementwise_in_every_format() {
             let map = |f: &dyn Fn(usize) -> f64| (0..xs.len()).map(f).collect::<Vec<f64>>();
             let bound = tolerance(format);
             close("add", &a.add(&b).unwrap(), &map(&|i| xs[i] + ys[i]), bound);
-            close("sub", &a.combine(&b, Combine::Sub, Activation::None, format).unwrap(), &map(&|i| xs[i] - ys[i]), bound);
+            close(
+                "sub",
+                &a.combine(&b, Combine::Sub, Activation::None, format).unwrap(),
+                &map(&|i| xs[i] - ys[i]),
+                bound,
+            );
             close("mul", &a.mul(&b).unwrap(), &map(&|i| xs[i] * ys[i]), bound);
             close("silu_mul", &a.silu_mul(&b).unwrap(), &map(&|i| silu(xs[i]) * ys[i]), bound);
             close("row", &a.mul(&row).unwrap(), &map(&|i| xs[i] * rs[i % 40]), bound);
@@ -249,7 +307,8 @@ fn elementwise_in_every_format() {
             close("gelu", &a.activate(Activation::Gelu).unwrap(), &map(&|i| erf_gelu(xs[i])), bound);
             close("silu", &a.activate(Activation::Silu).unwrap(), &map(&|i| silu(xs[i])), bound);
             close("relu", &a.activate(Activation::Relu).unwrap(), &map(&|i| xs[i].max(0.0)), bound);
-            let tanh = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+            let tanh =
+                |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
             close("gelu_tanh", &a.activate(Activation::GeluTanh).unwrap(), &map(&|i| tanh(xs[i])), bound);
         }
     }
@@ -266,9 +325,17 @@ fn movement_keeps_every_element() {
             let part = a.slice([0, 1, 5, 7], [1, 3, 19, 41]).unwrap();
             assert_eq!(part.dims(), [1, 2, 14, 34]);
             assert_eq!(same_everywhere(&part)[(14 + 3) * 34 + 2], at(2, 8, 9));
-            let back = Tensor::concat(&[&a.slice([0; 4], [1, 3, 20, 5]).unwrap(), &a.slice([0, 0, 0, 5], [1, 3, 20, 48]).unwrap()], 3).unwrap();
+            let back = Tensor::concat(
+                &[&a.slice([0; 4], [1, 3, 20, 5]).unwrap(), &a.slice([0, 0, 0, 5], [1, 3, 20, 48]).unwrap()],
+                3,
+            )
+            .unwrap();
             assert_eq!(same_everywhere(&back), xs);
-            let back = Tensor::concat(&[&a.slice([0; 4], [1, 1, 20, 48]).unwrap(), &a.slice([0, 1, 0, 0], [1, 3, 20, 48]).unwrap()], 1).unwrap();
+            let back = Tensor::concat(
+                &[&a.slice([0; 4], [1, 1, 20, 48]).unwrap(), &a.slice([0, 1, 0, 0], [1, 3, 20, 48]).unwrap()],
+                1,
+            )
+            .unwrap();
             assert_eq!(same_everywhere(&back), xs);
             assert_eq!(same_everywhere(&a.reshape([1, 1, 60, 48]).unwrap()), xs);
             let turned = a.transpose().unwrap();
@@ -289,9 +356,18 @@ fn ids_rows_and_counters() {
         let mesh = mesh(board);
         let (rows, width) = (300, 48);
         let table = gaussian(rows * width, 22);
-        let table = mesh.upload(HostArray::f32(&table, [1, 1, rows, width]), Distribution::Replicate, Format::Bf16, Layout::RowMajor).unwrap();
+        let table = mesh
+            .upload(
+                HostArray::f32(&table, [1, 1, rows, width]),
+                Distribution::Replicate,
+                Format::Bf16,
+                Layout::RowMajor,
+            )
+            .unwrap();
         let ids: Vec<u32> = (0..32).map(|i| (i * 37) % rows as u32).collect();
-        let on_device = mesh.upload(HostArray::u32(&ids, [1, 1, 1, 32]), Distribution::Replicate, Format::U32, Layout::RowMajor).unwrap();
+        let on_device = mesh
+            .upload(HostArray::u32(&ids, [1, 1, 1, 32]), Distribution::Replicate, Format::U32, Layout::RowMajor)
+            .unwrap();
         let embedded = table.embedding(&on_device, Layout::Tile).unwrap();
         let (values, whole) = (same_everywhere(&embedded), table.read_f32(0).unwrap());
         for (i, id) in ids.iter().enumerate() {
@@ -300,13 +376,17 @@ fn ids_rows_and_counters() {
         // From logits back to the ids: each row's own embedding is made its largest.
         let mut logits = gaussian(32 * rows, 23);
         ids.iter().enumerate().for_each(|(row, id)| logits[row * rows + *id as usize] = 50.0);
-        let logits = mesh.upload(HostArray::f32(&logits, [1, 1, 32, rows]), Distribution::Replicate, Format::F32, Layout::Tile).unwrap();
+        let logits = mesh
+            .upload(HostArray::f32(&logits, [1, 1, 32, rows]), Distribution::Replicate, Format::F32, Layout::Tile)
+            .unwrap();
         let found = logits.argmax(0..rows).unwrap();
         assert_eq!((found.dims(), found.read_u32(0).unwrap()), ([1, 1, 1, 32], ids.clone()));
         // Only columns 100..200 count, and the index is still that of the whole row; ties go to the lowest.
         let mut tied = vec![0.0; rows];
         (tied[50], tied[150], tied[170]) = (9.0, 3.0, 3.0);
-        let tied = mesh.upload(HostArray::f32(&tied, [1, 1, 1, rows]), Distribution::Replicate, Format::Bf16, Layout::Tile).unwrap();
+        let tied = mesh
+            .upload(HostArray::f32(&tied, [1, 1, 1, rows]), Distribution::Replicate, Format::Bf16, Layout::Tile)
+            .unwrap();
         let found = tied.argmax(100..200).unwrap();
         assert_eq!(found.read_u32(0).unwrap(), [150]);
         found.increment(-100).unwrap();
@@ -320,14 +400,21 @@ fn caches_are_filled_updated_and_read() {
         let mesh = mesh(board);
         for format in [Format::Bf16, Format::Bfp8B] {
             let cache = mesh.empty([1, 2, 64, 32], format, Layout::Tile).unwrap();
-            let (prefix, row) = (random(&mesh, [1, 2, 10, 32], Format::Bf16, 24), random(&mesh, [1, 2, 1, 32], Format::Bf16, 25));
+            let (prefix, row) =
+                (random(&mesh, [1, 2, 10, 32], Format::Bf16, 24), random(&mesh, [1, 2, 1, 32], Format::Bf16, 25));
             cache.cache_fill(&prefix).unwrap();
-            let position = mesh.upload(HostArray::i32(&[9], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap();
+            let position = mesh
+                .upload(HostArray::i32(&[9], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor)
+                .unwrap();
             position.increment(1).unwrap();
             cache.cache_update(&row, &position).unwrap();
             let found = cache.slice([0; 4], [1, 2, 11, 32]).unwrap();
             let (ps, rs) = (held(&prefix), held(&row));
-            let reference: Vec<f64> = (0..2).flat_map(|head| ps[head * 320..][..320].iter().chain(&rs[head * 32..][..32]).copied().collect::<Vec<_>>()).collect();
+            let reference: Vec<f64> = (0..2)
+                .flat_map(|head| {
+                    ps[head * 320..][..320].iter().chain(&rs[head * 32..][..32]).copied().collect::<Vec<_>>()
+                })
+                .collect();
             close("cache", &found, &reference, tolerance(format));
             // What is read through the cache is what was put in.
             let q = random(&mesh, [1, 2, 1, 32], Format::Bf16, 26);

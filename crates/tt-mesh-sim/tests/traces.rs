@@ -4,7 +4,9 @@
 
 mod common;
 use common::*;
-use tt_metal::{Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh, MeshOptions, Tensor};
+use tt_metal::{
+    Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh, MeshOptions, Tensor,
+};
 
 #[track_caller]
 fn refused<T>(result: Result<T, Error>, kind: Kind, words: &str) {
@@ -91,16 +93,23 @@ fn what_a_capture_forbids() {
     let array = HostArray::f32(&data, [1, 1, 32, 64]);
     forbidden(mesh.capture(|| network.x.read_f32(0)).map(drop), "reading a tensor");
     forbidden(mesh.capture(|| network.x.write(array, Distribution::Replicate)).map(drop), "writing a tensor");
-    forbidden(mesh.capture(|| mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)).map(drop), "uploading a tensor");
+    forbidden(
+        mesh.capture(|| mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)).map(drop),
+        "uploading a tensor",
+    );
     forbidden(mesh.capture(|| mesh.zeros([1, 1, 32, 32], Format::Bf16, Layout::Tile)).map(drop), "creating a tensor");
     forbidden(mesh.capture(|| mesh.synchronize()).map(drop), "synchronizing");
     forbidden(mesh.capture(|| mesh.capture(|| Ok(())).map(drop)).map(drop), "capturing another trace");
     // Another shape is another program.
     let longer = random(&mesh, [1, 1, 64, 64], Format::Bf16, 4);
-    forbidden(mesh.capture(|| longer.linear(&network.w, None, LinearOptions::default())).map(drop), "linear of [1, 1, 64, 64]");
+    forbidden(
+        mesh.capture(|| longer.linear(&network.w, None, LinearOptions::default())).map(drop),
+        "linear of [1, 1, 64, 64]",
+    );
     // After every one of these the mesh is out of the capture and works.
     network.run().unwrap().read_f32(0).unwrap();
-    let without = Mesh::open(&provider(), Board::N150, MeshOptions { trace_region_bytes: 0, ..MeshOptions::default() }).unwrap();
+    let without =
+        Mesh::open(&provider(), Board::N150, MeshOptions { trace_region_bytes: 0, ..MeshOptions::default() }).unwrap();
     forbidden(without.capture(|| Ok(())).map(drop), "set trace_region_bytes");
 }
 
@@ -140,7 +149,14 @@ fn a_stale_trace_is_refused_and_the_floor_prevents_it() {
     assert_eq!(mesh.memory(0).unwrap().allocated, 0);
     // Through the ABI, the freed input is named.
     let api = tt_mesh_sim::api();
-    let config = tt_metal_sys::MeshConfig { struct_size: size_of::<tt_metal_sys::MeshConfig>() as u32, board: 1, trace_region_bytes: 1, dram_limit_bytes: 0, command_queues: 1, reserved: 0 };
+    let config = tt_metal_sys::MeshConfig {
+        struct_size: size_of::<tt_metal_sys::MeshConfig>() as u32,
+        board: 1,
+        trace_region_bytes: 1,
+        dram_limit_bytes: 0,
+        command_queues: 1,
+        reserved: 0,
+    };
     let spec = tt_metal_sys::Spec { dims: [1, 1, 32, 32], format: 1, layout: 1 };
     let [mut mesh, mut x, mut y, mut trace] = [0u64; 4];
     unsafe {
@@ -153,7 +169,9 @@ fn a_stale_trace_is_refused_and_the_floor_prevents_it() {
         assert_eq!((api.ttp_trace_run)(trace, 1), 0);
         assert_eq!((api.ttp_tensor_free)(x), 0);
         assert_eq!((api.ttp_trace_run)(trace, 1), tt_metal_sys::TTP_TRACE_RULE);
-        assert!(std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_str().unwrap().contains("is stale: unary reads tensor"));
+        assert!(
+            std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_str().unwrap().contains("is stale: unary reads tensor")
+        );
         assert_eq!((api.ttp_trace_free)(trace), 0);
         assert_eq!((api.ttp_trace_run)(trace, 1), tt_metal_sys::TTP_BAD_HANDLE);
         assert_eq!((api.ttp_mesh_close)(mesh), 0);

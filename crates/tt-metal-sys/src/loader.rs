@@ -29,7 +29,9 @@ pub enum LoadError {
         reason: String,
     },
     /// A library, but without (all of) our functions.
-    #[error("{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, the first is {first}; rebuild it from this source tree's tt_provider.h")]
+    #[error(
+        "{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, the first is {first}; rebuild it from this source tree's tt_provider.h"
+    )]
     Incomplete {
         /// Which file.
         path: PathBuf,
@@ -41,7 +43,9 @@ pub enum LoadError {
         first: &'static str,
     },
     /// A provider of another ABI version.
-    #[error("{path} speaks version {found} of the provider ABI, this program version {expected}; rebuild the older of the two from one source tree")]
+    #[error(
+        "{path} speaks version {found} of the provider ABI, this program version {expected}; rebuild the older of the two from one source tree"
+    )]
     Version {
         /// Which file.
         path: PathBuf,
@@ -134,7 +138,9 @@ fn refuse_truncated(path: &Path, bytes: u64) -> Result<(), LoadError> {
     if header[4] != 2 || header[5] != 1 {
         return Err(unloadable("not a 64-bit little-endian library".into()));
     }
-    let word = |at: usize, length: usize| header[at..at + length].iter().rev().fold(0u64, |value, byte| (value << 8) | u64::from(*byte));
+    let word = |at: usize, length: usize| {
+        header[at..at + length].iter().rev().fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
+    };
     // Section headers come last in what linkers write: their end is the file's end.
     let (table, size, count) = (word(0x28, 8), word(0x3a, 2), word(0x3c, 2));
     let end = table.saturating_add(size * count);

@@ -56,7 +56,8 @@ fn comparison() -> String {
         }
     }
     for signature in signatures() {
-        let parameters: Vec<String> = signature.parameters.iter().map(|(name, ty)| format!("{} {name}", c_type(ty))).collect();
+        let parameters: Vec<String> =
+            signature.parameters.iter().map(|(name, ty)| format!("{} {name}", c_type(ty))).collect();
         let parameters = if parameters.is_empty() { "void".into() } else { parameters.join(", ") };
         // A second declaration with another type is an error in C.
         writeln!(c, "{} {}({parameters});", c_type(signature.result), signature.name).unwrap();
@@ -123,10 +124,16 @@ fn both_have_the_same_functions_and_constants() {
 fn a_changed_header_is_noticed() {
     let changes = [
         ("TTP_TRACE_RULE = 6,", "TTP_TRACE_RULE = 16,"),
-        ("ttp_status ttp_trace_run(ttp_trace trace, uint32_t blocking);", "ttp_status ttp_trace_run(ttp_trace trace, uint64_t blocking);"),
+        (
+            "ttp_status ttp_trace_run(ttp_trace trace, uint32_t blocking);",
+            "ttp_status ttp_trace_run(ttp_trace trace, uint64_t blocking);",
+        ),
         ("uint64_t dram_limit_bytes;", "int64_t dram_limit_bytes;"),
         ("uint32_t command_queues;", "uint64_t command_queues;"),
-        ("float eps, const ttp_compute* compute, ttp_tensor* out);", "double eps, const ttp_compute* compute, ttp_tensor* out);"),
+        (
+            "float eps, const ttp_compute* compute, ttp_tensor* out);",
+            "double eps, const ttp_compute* compute, ttp_tensor* out);",
+        ),
     ];
     for (from, to) in changes {
         assert!(HEADER.contains(from), "{from}");

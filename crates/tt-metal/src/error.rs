@@ -99,7 +99,11 @@ impl Error {
         // SAFETY: takes no arguments; the header promises zero-terminated text valid until this thread's next call.
         let text = unsafe {
             let pointer = (api.ttp_last_error)();
-            if pointer.is_null() { String::new() } else { std::ffi::CStr::from_ptr(pointer).to_string_lossy().into_owned() }
+            if pointer.is_null() {
+                String::new()
+            } else {
+                std::ffi::CStr::from_ptr(pointer).to_string_lossy().into_owned()
+            }
         };
         let text = if text.is_empty() { format!("the provider gave status {status} and no reason") } else { text };
         Self::Provider { kind: Kind::from_abi(status), call, text }

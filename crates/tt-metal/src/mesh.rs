@@ -196,10 +196,21 @@ impl Mesh {
             l1_bytes: raw.l1_bytes,
             simulated: raw.simulated != 0,
         };
-        let inner = Inner { provider: provider.clone(), handle, info, closed: AtomicBool::new(false), deferred: Mutex::default(), capturing: Mutex::default() };
+        let inner = Inner {
+            provider: provider.clone(),
+            handle,
+            info,
+            closed: AtomicBool::new(false),
+            deferred: Mutex::default(),
+            capturing: Mutex::default(),
+        };
         inner.checked("ttp_mesh_describe", status)?;
         if info.chips != board.chips() {
-            return Err(Error::Host(format!("the provider opened {} chips for {board}, which has {}", info.chips, board.chips())));
+            return Err(Error::Host(format!(
+                "the provider opened {} chips for {board}, which has {}",
+                info.chips,
+                board.chips()
+            )));
         }
         Ok(Self(Arc::new(inner)))
     }
@@ -233,7 +244,13 @@ impl Mesh {
         // SAFETY: the pointer is valid for the call.
         let status = unsafe { (self.0.api().ttp_mesh_memory)(self.0.handle, chip, &raw mut raw) };
         self.0.checked("ttp_mesh_memory", status)?;
-        Ok(Memory { total: raw.total, allocated: raw.allocated, free: raw.free, largest_free: raw.largest_free, peak: raw.peak })
+        Ok(Memory {
+            total: raw.total,
+            allocated: raw.allocated,
+            free: raw.free,
+            largest_free: raw.largest_free,
+            peak: raw.peak,
+        })
     }
 
     /// Waits until all work is done.
@@ -259,18 +276,35 @@ impl Mesh {
         let raw = spec.to_abi()?;
         let mut handle = 0;
         // SAFETY: both pointers are valid for the call.
-        let status = unsafe { (self.0.api().ttp_tensor_create)(self.0.handle, &raw const raw, u32::from(zeroed), &raw mut handle) };
+        let status = unsafe {
+            (self.0.api().ttp_tensor_create)(self.0.handle, &raw const raw, u32::from(zeroed), &raw mut handle)
+        };
         self.0.checked("ttp_tensor_create", status)?;
         Tensor::adopt(self.0.clone(), handle)
     }
 
     /// Copies a host array to the chips, with the host's rounding into `format`. A packed array keeps its bits.
-    pub fn upload(&self, array: HostArray<'_>, distribution: Distribution, format: Format, layout: Layout) -> Result<Tensor> {
+    pub fn upload(
+        &self,
+        array: HostArray<'_>,
+        distribution: Distribution,
+        format: Format,
+        layout: Layout,
+    ) -> Result<Tensor> {
         self.0.settle()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         let mut handle = 0;
         // SAFETY: all pointers are valid for the call; `host` borrows `array`, which outlives it.
-        let status = unsafe { (self.0.api().ttp_tensor_upload)(self.0.handle, &raw const host, &raw const distribution, format.to_abi(), layout.to_abi(), &raw mut handle) };
+        let status = unsafe {
+            (self.0.api().ttp_tensor_upload)(
+                self.0.handle,
+                &raw const host,
+                &raw const distribution,
+                format.to_abi(),
+                layout.to_abi(),
+                &raw mut handle,
+            )
+        };
         self.0.checked("ttp_tensor_upload", status)?;
         Tensor::adopt(self.0.clone(), handle)
     }

@@ -63,7 +63,17 @@ impl Tensor {
     /// `activation(x w + bias)`: x [a,b,M,K], w [1,1,K,N], bias [1,1,1,N] -> [a,b,M,N].
     pub fn linear(&self, w: &Tensor, bias: Option<&Tensor>, options: LinearOptions) -> Result<Tensor> {
         let compute = options.compute.to_abi();
-        call!(self.inner(), ttp_linear(self.input(), w.input(), optional(bias), options.activation.to_abi(), &raw const compute, options.format.to_abi()))
+        call!(
+            self.inner(),
+            ttp_linear(
+                self.input(),
+                w.input(),
+                optional(bias),
+                options.activation.to_abi(),
+                &raw const compute,
+                options.format.to_abi()
+            )
+        )
     }
 
     /// Layer norm over the last dimension; weight and bias [1,1,1,W].
@@ -91,7 +101,9 @@ impl Tensor {
         let (q_heads, kv_heads) = (word(q_heads, "query heads")?, word(kv_heads, "key heads")?);
         let [mut q, mut k, mut v] = [0; 3];
         // SAFETY: the handle is a number that the provider checks; the pointers are valid for the call.
-        let status = unsafe { (mesh.api().ttp_split_heads)(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v) };
+        let status = unsafe {
+            (mesh.api().ttp_split_heads)(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v)
+        };
         mesh.checked("ttp_split_heads", status)?;
         // All three are adopted before the first failure returns, so that none leaks.
         let [q, k, v] = [q, k, v].map(|handle| Tensor::adopt(mesh.clone(), handle));
@@ -104,15 +116,51 @@ impl Tensor {
     }
 
     /// Attention of query [1,H,S,D] over key and value [1,G,T,D]; causal needs S = T and no mask.
-    pub fn attention(&self, key: &Tensor, value: &Tensor, mask: Option<&Tensor>, causal: bool, scale: f32, compute: Compute) -> Result<Tensor> {
+    pub fn attention(
+        &self,
+        key: &Tensor,
+        value: &Tensor,
+        mask: Option<&Tensor>,
+        causal: bool,
+        scale: f32,
+        compute: Compute,
+    ) -> Result<Tensor> {
         let compute = compute.to_abi();
-        call!(self.inner(), ttp_attention(self.input(), key.input(), value.input(), optional(mask), u32::from(causal), scale, &raw const compute))
+        call!(
+            self.inner(),
+            ttp_attention(
+                self.input(),
+                key.input(),
+                value.input(),
+                optional(mask),
+                u32::from(causal),
+                scale,
+                &raw const compute
+            )
+        )
     }
 
     /// Attention of one query row [1,H,1,D] over rows 0..=position of caches [1,G,T,D]; position I32 [1,1,1,1].
-    pub fn attention_decode(&self, key_cache: &Tensor, value_cache: &Tensor, position: &Tensor, scale: f32, compute: Compute) -> Result<Tensor> {
+    pub fn attention_decode(
+        &self,
+        key_cache: &Tensor,
+        value_cache: &Tensor,
+        position: &Tensor,
+        scale: f32,
+        compute: Compute,
+    ) -> Result<Tensor> {
         let compute = compute.to_abi();
-        call!(self.inner(), ttp_attention_decode(self.input(), key_cache.input(), value_cache.input(), position.input(), scale, &raw const compute))
+        call!(
+            self.inner(),
+            ttp_attention_decode(
+                self.input(),
+                key_cache.input(),
+                value_cache.input(),
+                position.input(),
+                scale,
+                &raw const compute
+            )
+        )
     }
 
     /// In place: writes rows [1,G,S,D] to rows 0..S of this cache.

@@ -105,10 +105,19 @@ impl Mesh {
         let mut texts = Vec::with_capacity(program.kernels.len());
         for kernel in &program.kernels {
             let count = kernel.runtime_args.first().map_or(0, Vec::len);
-            if kernel.runtime_args.len() != kernel.cores.count() || kernel.runtime_args.iter().any(|args| args.len() != count) {
-                return Err(Error::Host(format!("kernel {} runs on {} cores but has runtime arguments for {} (all must have equally many)", kernel.name, kernel.cores.count(), kernel.runtime_args.len())));
+            if kernel.runtime_args.len() != kernel.cores.count()
+                || kernel.runtime_args.iter().any(|args| args.len() != count)
+            {
+                return Err(Error::Host(format!(
+                    "kernel {} runs on {} cores but has runtime arguments for {} (all must have equally many)",
+                    kernel.name,
+                    kernel.cores.count(),
+                    kernel.runtime_args.len()
+                )));
             }
-            let text = |text: &str| CString::new(text).map_err(|_| Error::Host(format!("kernel {} contains a zero byte", kernel.name)));
+            let text = |text: &str| {
+                CString::new(text).map_err(|_| Error::Host(format!("kernel {} contains a zero byte", kernel.name)))
+            };
             texts.push((text(&kernel.name)?, text(&kernel.source)?, kernel.runtime_args.concat(), count as u32));
         }
         let kernels: Vec<abi::Kernel> = program
@@ -137,10 +146,23 @@ impl Mesh {
         let buffers: Vec<abi::CircularBuffer> = program
             .buffers
             .iter()
-            .map(|buffer| abi::CircularBuffer { index: buffer.index, format: buffer.format.to_abi(), page_bytes: buffer.page_bytes, pages: buffer.pages, cores: buffer.cores.to_abi() })
+            .map(|buffer| abi::CircularBuffer {
+                index: buffer.index,
+                format: buffer.format.to_abi(),
+                page_bytes: buffer.page_bytes,
+                pages: buffer.pages,
+                cores: buffer.cores.to_abi(),
+            })
             .collect();
-        let semaphores: Vec<abi::Semaphore> =
-            program.semaphores.iter().map(|semaphore| abi::Semaphore { id: semaphore.id, initial: semaphore.initial, cores: semaphore.cores.to_abi() }).collect();
+        let semaphores: Vec<abi::Semaphore> = program
+            .semaphores
+            .iter()
+            .map(|semaphore| abi::Semaphore {
+                id: semaphore.id,
+                initial: semaphore.initial,
+                cores: semaphore.cores.to_abi(),
+            })
+            .collect();
         let raw = abi::Program {
             kernels: kernels.as_ptr(),
             buffers: buffers.as_ptr(),

@@ -60,8 +60,15 @@ impl ProviderKind {
     /// Kind, file, remedy and variable, for searching and for the error text.
     fn facts(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
-            Self::Simulated => ("simulated", "libtt_mesh_sim.so", "run `cargo build -p tt-mesh-sim`", "TT_MESH_SIM_LIBRARY"),
-            Self::Silicon => ("silicon", "libtt_provider_ttnn.so", "build crates/tt-metal-sys/shim where tt-metal is installed", "TT_PROVIDER_LIBRARY"),
+            Self::Simulated => {
+                ("simulated", "libtt_mesh_sim.so", "run `cargo build -p tt-mesh-sim`", "TT_MESH_SIM_LIBRARY")
+            }
+            Self::Silicon => (
+                "silicon",
+                "libtt_provider_ttnn.so",
+                "build crates/tt-metal-sys/shim where tt-metal is installed",
+                "TT_PROVIDER_LIBRARY",
+            ),
         }
     }
 }
@@ -75,7 +82,13 @@ pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
     }
     let program = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from));
     let folders: Vec<PathBuf> = program.map_or_else(Vec::new, |folder| {
-        vec![folder.clone(), folder.join("deps"), folder.join("../deps"), folder.join("../lib"), folder.join("../../lib")]
+        vec![
+            folder.clone(),
+            folder.join("deps"),
+            folder.join("../deps"),
+            folder.join("../lib"),
+            folder.join("../../lib"),
+        ]
     });
     match folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file()) {
         Some(path) => Ok(Provider::open(&path)?),

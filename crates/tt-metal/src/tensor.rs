@@ -69,7 +69,14 @@ unsafe impl Sync for HostArray<'_> {}
 
 impl<'a> HostArray<'a> {
     fn new<T>(data: &'a [T], dims: [usize; 4], format: Format, layout: Layout) -> Self {
-        Self { data: data.as_ptr().cast(), length: size_of_val(data), dims, format, layout, borrowed: std::marker::PhantomData }
+        Self {
+            data: data.as_ptr().cast(),
+            length: size_of_val(data),
+            dims,
+            format,
+            layout,
+            borrowed: std::marker::PhantomData,
+        }
     }
 
     /// float32 elements of the whole array.
@@ -108,19 +115,41 @@ impl<'a> HostArray<'a> {
     }
 
     pub(crate) fn to_abi(self) -> Result<abi::Host> {
-        Ok(abi::Host { data: self.data.cast(), bytes: self.length as u64, dims: words(self.dims)?, format: self.format.to_abi(), layout: self.layout.to_abi() })
+        Ok(abi::Host {
+            data: self.data.cast(),
+            bytes: self.length as u64,
+            dims: words(self.dims)?,
+            format: self.format.to_abi(),
+            layout: self.layout.to_abi(),
+        })
     }
 }
 
 /// Packs a row-major array into tiles of `format`, shard after shard, as a cache on disk keeps them.
-pub fn pack(provider: &Provider, array: HostArray<'_>, distribution: Distribution, chips: usize, format: Format) -> Result<Vec<u8>> {
+pub fn pack(
+    provider: &Provider,
+    array: HostArray<'_>,
+    distribution: Distribution,
+    chips: usize,
+    format: Format,
+) -> Result<Vec<u8>> {
     let (host, distribution) = (array.to_abi()?, distribution.to_abi());
     let chips = u32::try_from(chips).unwrap_or(u32::MAX);
     let call = |data: *mut u8, length: u64| -> Result<u64> {
         let mut needed = 0;
         let api = provider.api();
         // SAFETY: `host` borrows `array`; `data` is NULL or has room for `length` bytes.
-        let status = unsafe { (api.ttp_pack)(&raw const host, &raw const distribution, chips, format.to_abi(), data.cast(), length, &raw mut needed) };
+        let status = unsafe {
+            (api.ttp_pack)(
+                &raw const host,
+                &raw const distribution,
+                chips,
+                format.to_abi(),
+                data.cast(),
+                length,
+                &raw mut needed,
+            )
+        };
         if status == abi::TTP_OK { Ok(needed) } else { Err(Error::provider(api, "ttp_pack", status)) }
     };
     let length = call(std::ptr::null_mut(), 0)?;
@@ -165,7 +194,11 @@ impl Tensor {
         // SAFETY: the pointer is valid for the call.
         let status = unsafe { (mesh.api().ttp_tensor_describe)(handle, &raw mut raw) };
         let (format, layout) = (Format::from_abi(raw.format), Layout::from_abi(raw.layout));
-        let spec = Spec { dims: raw.dims.map(|dim| dim as usize), format: format.unwrap_or(Format::F32), layout: layout.unwrap_or(Layout::RowMajor) };
+        let spec = Spec {
+            dims: raw.dims.map(|dim| dim as usize),
+            format: format.unwrap_or(Format::F32),
+            layout: layout.unwrap_or(Layout::RowMajor),
+        };
         if let Some(capturing) = mesh.capturing().as_mut() {
             capturing.made.insert(handle);
         }
@@ -173,7 +206,10 @@ impl Tensor {
         let tensor = Self(Arc::new(Owned { mesh: mesh.clone(), handle, spec }));
         mesh.checked("ttp_tensor_describe", status)?;
         if format.is_none() || layout.is_none() {
-            return Err(Error::Host(format!("the provider described a tensor of format {} and layout {}, which the ABI does not have", raw.format, raw.layout)));
+            return Err(Error::Host(format!(
+                "the provider described a tensor of format {} and layout {}, which the ABI does not have",
+                raw.format, raw.layout
+            )));
         }
         Ok(tensor)
     }
@@ -227,7 +263,8 @@ impl Tensor {
         self.0.mesh.settle()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         // SAFETY: both pointers are valid for the call; `host` borrows `array`.
-        let status = unsafe { (self.0.mesh.api().ttp_tensor_write)(self.0.handle, &raw const host, &raw const distribution) };
+        let status =
+            unsafe { (self.0.mesh.api().ttp_tensor_write)(self.0.handle, &raw const host, &raw const distribution) };
         self.0.mesh.checked("ttp_tensor_write", status)
     }
 
@@ -235,7 +272,15 @@ impl Tensor {
         self.0.mesh.settle()?;
         let chip = u32::try_from(chip).unwrap_or(u32::MAX);
         // SAFETY: `out` is plain numbers and has room for the bytes named.
-        let status = unsafe { (self.0.mesh.api().ttp_tensor_read)(self.0.handle, chip, format.to_abi(), out.as_mut_ptr().cast(), size_of_val(out) as u64) };
+        let status = unsafe {
+            (self.0.mesh.api().ttp_tensor_read)(
+                self.0.handle,
+                chip,
+                format.to_abi(),
+                out.as_mut_ptr().cast(),
+                size_of_val(out) as u64,
+            )
+        };
         self.0.mesh.checked("ttp_tensor_read", status)
     }
 

@@ -161,6 +161,10 @@ impl Compute {
     pub const HIFI2: Self = Self { fidelity: Fidelity::HiFi2, fp32_dest: true, approximate: false };
 
     pub(crate) fn to_abi(self) -> abi::Compute {
-        abi::Compute { fidelity: self.fidelity.to_abi(), fp32_dest: u32::from(self.fp32_dest), approx: u32::from(self.approximate) }
+        abi::Compute {
+            fidelity: self.fidelity.to_abi(),
+            fp32_dest: u32::from(self.fp32_dest),
+            approx: u32::from(self.approximate),
+        }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tt_metal::{Board, Distribution, Error, Format, HostArray, Kind, Layout, Mesh, MeshOptions, Provider, ProviderKind, Target, find_provider};
+use tt_metal::{
+    Board, Distribution, Error, Format, HostArray, Kind, Layout, Mesh, MeshOptions, Provider, ProviderKind, Target,
+    find_provider,
+};
 
 fn open(provider: &Provider) -> Mesh {
     Mesh::open(provider, Board::N300, MeshOptions::default()).unwrap()
@@ -41,7 +44,9 @@ fn an_error_in_drop_is_returned_by_the_next_call() {
 #[test]
 fn what_outlives_its_mesh_is_dead_but_harmless() {
     let mesh = open(&linked());
-    let tensor = mesh.upload(HostArray::f32(&[1.0; 64], [1, 1, 1, 64]), Distribution::Shard(3), Format::F32, Layout::Tile).unwrap();
+    let tensor = mesh
+        .upload(HostArray::f32(&[1.0; 64], [1, 1, 1, 64]), Distribution::Shard(3), Format::F32, Layout::Tile)
+        .unwrap();
     assert_eq!(tensor.dims(), [1, 1, 1, 32]);
     mesh.clone().close().unwrap();
     assert_eq!(tensor.read_f32(0).unwrap_err().kind(), Some(Kind::BadHandle));
@@ -56,7 +61,14 @@ fn meshes_work_side_by_side_on_many_threads() {
         .map(|seed| {
             std::thread::spawn(move || {
                 let mesh = open(&linked());
-                let x = mesh.upload(HostArray::f32(&[seed as f32; 1024], [1, 1, 32, 32]), Distribution::Replicate, Format::Bf16, Layout::Tile).unwrap();
+                let x = mesh
+                    .upload(
+                        HostArray::f32(&[seed as f32; 1024], [1, 1, 32, 32]),
+                        Distribution::Replicate,
+                        Format::Bf16,
+                        Layout::Tile,
+                    )
+                    .unwrap();
                 (0..50).for_each(|_| drop(x.add(&x).unwrap()));
                 x.add(&x).unwrap().read_f32(1).unwrap()[7]
             })
@@ -81,14 +93,18 @@ fn a_failed_capture_ends_it_and_errors_stay_with_their_thread() {
     let result = mesh.capture(|| Err::<(), _>(Error::Host("stopped inside".into())));
     assert!(result.is_err());
     mesh.synchronize().unwrap();
-    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mesh.capture(|| -> tt_metal::Result<()> { panic!("inside") })));
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        mesh.capture(|| -> tt_metal::Result<()> { panic!("inside") })
+    }));
     assert!(panic.is_err());
     mesh.synchronize().unwrap();
 }
 
 #[test]
 fn names_of_devices() {
-    for (text, provider, board) in [("sim:n150", ProviderKind::Simulated, Board::N150), ("tt:t3k", ProviderKind::Silicon, Board::T3k)] {
+    for (text, provider, board) in
+        [("sim:n150", ProviderKind::Simulated, Board::N150), ("tt:t3k", ProviderKind::Silicon, Board::T3k)]
+    {
         let target: Target = text.parse().unwrap();
         assert_eq!((target.provider, target.board, target.to_string().as_str()), (provider, board, text));
     }
@@ -103,9 +119,16 @@ fn the_library_is_found_beside_the_program_and_behaves_as_the_linked_one() {
     let provider = find_provider(ProviderKind::Simulated).unwrap();
     assert_eq!(provider.name(), linked().name());
     let mesh = open(&provider);
-    let x = mesh.upload(HostArray::f32(&[1.5; 1024], [1, 1, 32, 32]), Distribution::Replicate, Format::Bfp8B, Layout::Tile).unwrap();
+    let x = mesh
+        .upload(HostArray::f32(&[1.5; 1024], [1, 1, 32, 32]), Distribution::Replicate, Format::Bfp8B, Layout::Tile)
+        .unwrap();
     assert_eq!(x.add(&x).unwrap().read_f32(1).unwrap(), vec![3.0; 1024]);
     assert_eq!(mesh.info().chips, 2);
     let missing = find_provider(ProviderKind::Silicon).unwrap_err().to_string();
-    assert!(missing.contains("libtt_provider_ttnn.so") && missing.contains("TT_PROVIDER_LIBRARY") && !missing.contains('\n'), "{missing}");
+    assert!(
+        missing.contains("libtt_provider_ttnn.so")
+            && missing.contains("TT_PROVIDER_LIBRARY")
+            && !missing.contains('\n'),
+        "{missing}"
+    );
 }

@@ -83,7 +83,10 @@ pub fn api() -> Api {
 /// Runs `body`; a refusal or a panic becomes a status and the thread's error text.
 fn guard(body: impl FnOnce() -> Result<()>) -> Status {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string()).or_else(|| panic.downcast_ref::<String>().cloned());
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_string())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
         Err(refusal(abi::TTP_INTERNAL, format!("fault in tt-mesh-sim: {}", text.unwrap_or_else(|| "unknown".into()))))
     });
     match result {
@@ -99,7 +102,9 @@ fn guard(body: impl FnOnce() -> Result<()>) -> Status {
 /// The mesh that a mesh, tensor or trace handle belongs to.
 fn with_mesh<T>(handle: u64, body: impl FnOnce(&mut Mesh) -> Result<T>) -> Result<T> {
     let mesh = MESHES.read().unwrap_or_else(PoisonError::into_inner).get(&mesh_of(handle)).cloned();
-    let mesh = mesh.ok_or_else(|| refusal(abi::TTP_BAD_HANDLE, format!("handle {handle:#x}: its mesh is closed or was never opened")))?;
+    let mesh = mesh.ok_or_else(|| {
+        refusal(abi::TTP_BAD_HANDLE, format!("handle {handle:#x}: its mesh is closed or was never opened"))
+    })?;
     let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
     body(&mut mesh)
 }
@@ -181,7 +186,9 @@ unsafe extern "C" fn ttp_mesh_open(config: *const abi::MeshConfig, out: *mut Mes
 extern "C" fn ttp_mesh_close(mesh: MeshHandle) -> Status {
     guard(|| {
         let removed = MESHES.write().unwrap_or_else(PoisonError::into_inner).remove(&mesh);
-        removed.map(drop).ok_or_else(|| refusal(abi::TTP_BAD_HANDLE, format!("mesh handle {mesh:#x}: it is closed or was never opened")))
+        removed.map(drop).ok_or_else(|| {
+            refusal(abi::TTP_BAD_HANDLE, format!("mesh handle {mesh:#x}: it is closed or was never opened"))
+        })
     })
 }
 
@@ -191,7 +198,10 @@ unsafe extern "C" fn ttp_mesh_describe(mesh: MeshHandle, out: *mut abi::MeshInfo
         // SAFETY: the header's promise about pointers; the caller has set struct_size.
         let size = unsafe { borrow(out.cast_const(), "out") }?.struct_size as usize;
         if size != size_of::<abi::MeshInfo>() {
-            return Err(invalid(format!("ttp_mesh_info of {size} bytes, expected {}: set struct_size", size_of::<abi::MeshInfo>())));
+            return Err(invalid(format!(
+                "ttp_mesh_info of {size} bytes, expected {}: set struct_size",
+                size_of::<abi::MeshInfo>()
+            )));
         }
         let info = with_mesh(mesh, |mesh| Ok(mesh.info()))?;
         // SAFETY: as above.

@@ -50,7 +50,12 @@ pub(super) unsafe extern "C" fn ttp_linear(
     guard(|| {
         // SAFETY: the header's promise about pointers.
         let compute = unsafe { compute(config) }?;
-        let op = Op::Linear { bias: bias != 0, activation: Activation::from_abi(activation)?, compute, format: Format::from_abi(format)? };
+        let op = Op::Linear {
+            bias: bias != 0,
+            activation: Activation::from_abi(activation)?,
+            compute,
+            format: Format::from_abi(format)?,
+        };
         // SAFETY: as above.
         unsafe { one(op, &present(&[x, w], bias), out) }
     })
@@ -70,12 +75,20 @@ pub(super) unsafe extern "C" fn ttp_layer_norm(
         // SAFETY: the header's promise about pointers.
         let compute = unsafe { compute(config) }?;
         // SAFETY: as above.
-        unsafe { one(Op::LayerNorm { bias: bias != 0, eps: eps.to_bits(), compute }, &present(&[x, weight], bias), out) }
+        unsafe {
+            one(Op::LayerNorm { bias: bias != 0, eps: eps.to_bits(), compute }, &present(&[x, weight], bias), out)
+        }
     })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_rms_norm(x: TensorHandle, weight: TensorHandle, eps: f32, config: *const abi::Compute, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_rms_norm(
+    x: TensorHandle,
+    weight: TensorHandle,
+    eps: f32,
+    config: *const abi::Compute,
+    out: *mut TensorHandle,
+) -> Status {
     guard(|| {
         ensure!(eps.is_finite() && eps > 0.0, "rms_norm: eps {eps} is not a positive number");
         // SAFETY: the header's promise about pointers.
@@ -181,7 +194,12 @@ pub(super) extern "C" fn ttp_cache_update(cache: TensorHandle, x: TensorHandle, 
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_embedding(ids: TensorHandle, table: TensorHandle, layout: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_embedding(
+    ids: TensorHandle,
+    table: TensorHandle,
+    layout: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Embedding { layout: Layout::from_abi(layout)? }, &[ids, table], out) })
 }
@@ -196,8 +214,12 @@ pub(super) unsafe extern "C" fn ttp_binary(
     out: *mut TensorHandle,
 ) -> Status {
     guard(|| {
-        ensure!(matches!(operation, abi::TTP_ADD | abi::TTP_SUB | abi::TTP_MUL), "binary: operation {operation} is none of TTP_ADD, TTP_SUB, TTP_MUL");
-        let op = Op::Binary { operation, left: Activation::from_abi(left_activation)?, format: Format::from_abi(format)? };
+        ensure!(
+            matches!(operation, abi::TTP_ADD | abi::TTP_SUB | abi::TTP_MUL),
+            "binary: operation {operation} is none of TTP_ADD, TTP_SUB, TTP_MUL"
+        );
+        let op =
+            Op::Binary { operation, left: Activation::from_abi(left_activation)?, format: Format::from_abi(format)? };
         // SAFETY: the header's promise about pointers.
         unsafe { one(op, &[a, b], out) }
     })
@@ -215,7 +237,12 @@ pub(super) extern "C" fn ttp_increment(x: TensorHandle, value: i32) -> Status {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_concat(tensors: *const TensorHandle, count: u32, dim: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_concat(
+    tensors: *const TensorHandle,
+    count: u32,
+    dim: u32,
+    out: *mut TensorHandle,
+) -> Status {
     guard(|| {
         // SAFETY: the header's promise about pointers.
         let tensors = unsafe { array(tensors, count as usize, "tensors") }?;
@@ -233,7 +260,12 @@ unsafe fn four(pointer: *const u32, what: &str) -> Result<[usize; 4]> {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_slice(x: TensorHandle, begin: *const u32, end: *const u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_slice(
+    x: TensorHandle,
+    begin: *const u32,
+    end: *const u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Slice { begin: four(begin, "begin")?, end: four(end, "end")? }, &[x], out) })
 }
@@ -251,9 +283,16 @@ pub(super) unsafe extern "C" fn ttp_transpose(x: TensorHandle, out: *mut TensorH
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_convert(x: TensorHandle, format: u32, layout: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_convert(
+    x: TensorHandle,
+    format: u32,
+    layout: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
-    guard(|| unsafe { one(Op::Convert { format: Format::from_abi(format)?, layout: Layout::from_abi(layout)? }, &[x], out) })
+    guard(|| unsafe {
+        one(Op::Convert { format: Format::from_abi(format)?, layout: Layout::from_abi(layout)? }, &[x], out)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -292,6 +331,10 @@ pub(super) unsafe extern "C" fn ttp_partition(x: TensorHandle, dim: u32, out: *m
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_run_program(_tensors: *const TensorHandle, _count: u32, _program: *const abi::Program) -> Status {
+pub(super) unsafe extern "C" fn ttp_run_program(
+    _tensors: *const TensorHandle,
+    _count: u32,
+    _program: *const abi::Program,
+) -> Status {
     guard(|| Err(refusal(abi::TTP_UNSUPPORTED, "this build of tt-mesh-sim runs no kernels")))
 }

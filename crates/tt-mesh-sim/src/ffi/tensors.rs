@@ -22,7 +22,12 @@ unsafe fn host_array<'a>(host: *const abi::Host) -> Result<HostArray<'a>> {
     let length = usize::try_from(host.bytes).map_err(|_| invalid(format!("a host array of {} bytes", host.bytes)))?;
     // SAFETY: as above.
     let bytes = unsafe { array(host.data.cast::<u8>(), length, "host data") }?;
-    Ok(HostArray { bytes, dims: dims(host.dims), format: Format::from_abi(host.format)?, layout: Layout::from_abi(host.layout)? })
+    Ok(HostArray {
+        bytes,
+        dims: dims(host.dims),
+        format: Format::from_abi(host.format)?,
+        layout: Layout::from_abi(host.layout)?,
+    })
 }
 
 /// # Safety
@@ -33,7 +38,12 @@ unsafe fn split(distribution: *const abi::Distribution) -> Result<Split> {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_tensor_create(mesh: MeshHandle, spec: *const abi::Spec, zeroed: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_tensor_create(
+    mesh: MeshHandle,
+    spec: *const abi::Spec,
+    zeroed: u32,
+    out: *mut TensorHandle,
+) -> Status {
     guard(|| {
         not_null(out)?;
         // SAFETY: the header's promise about pointers.
@@ -66,7 +76,11 @@ pub(super) unsafe extern "C" fn ttp_tensor_upload(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_tensor_write(tensor: TensorHandle, host: *const abi::Host, distribution: *const abi::Distribution) -> Status {
+pub(super) unsafe extern "C" fn ttp_tensor_write(
+    tensor: TensorHandle,
+    host: *const abi::Host,
+    distribution: *const abi::Distribution,
+) -> Status {
     guard(|| {
         // SAFETY: the header's promise about pointers.
         let (array, split) = unsafe { (host_array(host)?, split(distribution)?) };
@@ -75,10 +89,19 @@ pub(super) unsafe extern "C" fn ttp_tensor_write(tensor: TensorHandle, host: *co
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_tensor_read(tensor: TensorHandle, chip: u32, format: u32, data: *mut c_void, bytes: u64) -> Status {
+pub(super) unsafe extern "C" fn ttp_tensor_read(
+    tensor: TensorHandle,
+    chip: u32,
+    format: u32,
+    data: *mut c_void,
+    bytes: u64,
+) -> Status {
     guard(|| {
         not_null(data)?;
-        let length = usize::try_from(bytes).ok().filter(|length| isize::try_from(*length).is_ok()).ok_or_else(|| invalid(format!("room for {bytes} bytes")))?;
+        let length = usize::try_from(bytes)
+            .ok()
+            .filter(|length| isize::try_from(*length).is_ok())
+            .ok_or_else(|| invalid(format!("room for {bytes} bytes")))?;
         // SAFETY: not NULL; the caller promises room for `bytes` bytes, which any bit pattern fills.
         let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), length) };
         let format = Format::from_abi(format)?;
@@ -90,7 +113,11 @@ pub(super) unsafe extern "C" fn ttp_tensor_read(tensor: TensorHandle, chip: u32,
 pub(super) unsafe extern "C" fn ttp_tensor_describe(tensor: TensorHandle, out: *mut abi::Spec) -> Status {
     guard(|| {
         let spec = with_mesh(tensor, |mesh| mesh.tensor(tensor).map(|tensor| tensor.spec))?;
-        let spec = abi::Spec { dims: spec.dims.map(|dim| dim as u32), format: spec.format.to_abi(), layout: spec.layout.to_abi() };
+        let spec = abi::Spec {
+            dims: spec.dims.map(|dim| dim as u32),
+            format: spec.format.to_abi(),
+            layout: spec.layout.to_abi(),
+        };
         // SAFETY: the header's promise about pointers.
         unsafe { give(out, spec) }
     })
@@ -100,7 +127,9 @@ pub(super) unsafe extern "C" fn ttp_tensor_describe(tensor: TensorHandle, out: *
 pub(super) unsafe extern "C" fn ttp_tensor_address(tensor: TensorHandle, out: *mut u32) -> Status {
     guard(|| {
         let block = with_mesh(tensor, |mesh| mesh.tensor(tensor).map(|tensor| tensor.block))?;
-        let address = block.and_then(|block| u32::try_from(block.start).ok()).ok_or_else(|| invalid("the tensor has no address"))?;
+        let address = block
+            .and_then(|block| u32::try_from(block.start).ok())
+            .ok_or_else(|| invalid("the tensor has no address"))?;
         // SAFETY: the header's promise about pointers.
         unsafe { give(out, address) }
     })
@@ -128,7 +157,12 @@ pub(super) unsafe extern "C" fn ttp_pack(
         let (array, split) = unsafe {
             let array = if data.is_null() {
                 let host = borrow(host, "host")?;
-                HostArray { bytes: &[], dims: dims(host.dims), format: Format::from_abi(host.format)?, layout: Layout::from_abi(host.layout)? }
+                HostArray {
+                    bytes: &[],
+                    dims: dims(host.dims),
+                    format: Format::from_abi(host.format)?,
+                    layout: Layout::from_abi(host.layout)?,
+                }
             } else {
                 host_array(host)?
             };

@@ -33,7 +33,8 @@ pub fn to_pages(values: &Values, spec: &Spec, by: By) -> Vec<u8> {
     for tile in 0..pages {
         match values {
             Values::Float(values) => {
-                let elements: Vec<f32> = tile_order(spec, tile).map(|at| at.and_then(|at| values.get(at)).copied().unwrap_or(0.0)).collect();
+                let elements: Vec<f32> =
+                    tile_order(spec, tile).map(|at| at.and_then(|at| values.get(at)).copied().unwrap_or(0.0)).collect();
                 push_float_tile(&mut bytes, &elements, spec.format, by);
             }
             Values::Word(words) => {
@@ -41,7 +42,9 @@ pub fn to_pages(values: &Values, spec: &Spec, by: By) -> Vec<u8> {
                     bytes.extend(at.and_then(|at| words.get(at)).copied().unwrap_or(0).to_le_bytes());
                 }
             }
-            Values::Byte(raw) => bytes.extend(tile_order(spec, tile).map(|at| at.and_then(|at| raw.get(at)).copied().unwrap_or(0))),
+            Values::Byte(raw) => {
+                bytes.extend(tile_order(spec, tile).map(|at| at.and_then(|at| raw.get(at)).copied().unwrap_or(0)))
+            }
         }
     }
     bytes
@@ -82,7 +85,9 @@ pub fn push_float_tile(bytes: &mut Vec<u8>, elements: &[f32], format: Format, by
 /// Elements of one tile in device order. `bytes` has `format.tile_bytes()` bytes.
 pub fn float_tile(bytes: &[u8], format: Format) -> Vec<f32> {
     match format {
-        Format::Bf16 => bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect(),
+        Format::Bf16 => {
+            bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect()
+        }
         Format::Bfp8B | Format::Bfp4B => {
             let (exponents, codes) = bytes.split_at(TILE * TILE / GROUP);
             (0..TILE * TILE)
@@ -110,7 +115,9 @@ pub fn from_pages(bytes: &[u8], spec: &Spec) -> Option<Values> {
     if spec.layout == Layout::RowMajor {
         return Some(match spec.format {
             Format::U8 => Values::Byte(bytes.to_vec()),
-            Format::U32 | Format::I32 => Values::Word(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+            Format::U32 | Format::I32 => {
+                Values::Word(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+            }
             format => Values::Float(float_tile(bytes, format)),
         });
     }
@@ -119,7 +126,8 @@ pub fn from_pages(bytes: &[u8], spec: &Spec) -> Option<Values> {
         match &mut values {
             Values::Float(out) => place(out, spec, tile, &float_tile(page, spec.format)),
             Values::Word(out) => {
-                let words: Vec<u32> = page.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let words: Vec<u32> =
+                    page.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
                 place(out, spec, tile, &words);
             }
             Values::Byte(out) => place(out, spec, tile, page),
@@ -149,7 +157,8 @@ mod tests {
     fn faces_follow_each_other() {
         let spec = spec([1, 1, 32, 64], Format::F32);
         let values = Values::Float((0..32 * 64).map(|i| i as f32).collect());
-        let elements: Vec<f32> = to_pages(&values, &spec, By::Host).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let elements: Vec<f32> =
+            to_pages(&values, &spec, By::Host).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         // Face 1 starts at column 16 of row 0, face 2 at row 16, the second tile at column 32.
         assert_eq!((elements[0], elements[15], elements[16]), (0.0, 15.0, 64.0));
         assert_eq!((elements[256], elements[512], elements[768]), (16.0, 16.0 * 64.0, 16.0 * 64.0 + 16.0));

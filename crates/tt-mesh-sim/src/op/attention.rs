@@ -14,8 +14,17 @@ fn check_common(q: &Spec, k: &Spec, v: &Spec) -> Result<()> {
     }
     ensure!(k.dims == v.dims, "attention: k is {k} but v {v}");
     ensure!(q.dims[3] == k.dims[3], "attention: q is {q} but k {k}");
-    ensure!(q.dims[3].is_multiple_of(TILE), "attention: head dimension {} is not a multiple of {TILE}; pad each head with zeros in the weights", q.dims[3]);
-    ensure!(q.dims[1].is_multiple_of(k.dims[1]), "attention: {} query heads cannot share {} key/value heads", q.dims[1], k.dims[1]);
+    ensure!(
+        q.dims[3].is_multiple_of(TILE),
+        "attention: head dimension {} is not a multiple of {TILE}; pad each head with zeros in the weights",
+        q.dims[3]
+    );
+    ensure!(
+        q.dims[1].is_multiple_of(k.dims[1]),
+        "attention: {} query heads cannot share {} key/value heads",
+        q.dims[1],
+        k.dims[1]
+    );
     Ok(())
 }
 
@@ -24,12 +33,20 @@ pub fn check(inputs: &[Spec], causal: bool) -> Result<Vec<Spec>> {
     check_common(q, k, v)?;
     if causal {
         ensure!(inputs.len() == 3, "attention: causal takes no mask");
-        ensure!(q.dims[2] == k.dims[2], "attention: causal needs as many queries ({}) as keys ({})", q.dims[2], k.dims[2]);
+        ensure!(
+            q.dims[2] == k.dims[2],
+            "attention: causal needs as many queries ({}) as keys ({})",
+            q.dims[2],
+            k.dims[2]
+        );
     }
     if let Some(mask) = inputs.get(3) {
         float_tile(mask, "attention: mask")?;
         let [a, heads, rows, columns] = mask.dims;
-        ensure!(a == 1 && (heads == 1 || heads == q.dims[1]) && rows == q.dims[2] && columns == k.dims[2], "attention: mask {mask} does not fit q {q} and k {k}");
+        ensure!(
+            a == 1 && (heads == 1 || heads == q.dims[1]) && rows == q.dims[2] && columns == k.dims[2],
+            "attention: mask {mask} does not fit q {q} and k {k}"
+        );
     }
     Ok(vec![*q])
 }
@@ -58,7 +75,9 @@ pub fn position(values: &Values, rows: usize) -> Result<usize> {
         Ok(position) if position < rows => Ok(position),
         _ => Err(refusal(
             tt_metal_sys::TTP_INVALID_ARGUMENT,
-            format!("position {position} is outside the cache of {rows} rows: on silicon this would write foreign memory; allocate a longer cache"),
+            format!(
+                "position {position} is outside the cache of {rows} rows: on silicon this would write foreign memory; allocate a longer cache"
+            ),
         )),
     }
 }

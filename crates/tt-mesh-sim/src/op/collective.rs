@@ -16,7 +16,11 @@ pub fn check(op: &Op, x: Spec, chips: usize) -> Result<Vec<Spec>> {
             dims[dim] = dims[dim].saturating_mul(chips);
         }
         Op::ReduceScatter { dim } | Op::Partition { dim } => {
-            ensure!(dim < 4 && dims[dim].is_multiple_of(chips), "{}: dimension {dim} of {x} does not split over {chips} chips", op.name());
+            ensure!(
+                dim < 4 && dims[dim].is_multiple_of(chips),
+                "{}: dimension {dim} of {x} does not split over {chips} chips",
+                op.name()
+            );
             dims[dim] /= chips;
         }
         _ => {}
@@ -34,7 +38,9 @@ pub fn run(op: &Op, x: Spec, shards: &Shards, output: Spec) -> Shards {
             let inputs: Vec<&Values> = shards.iter().map(Arc::as_ref).collect();
             replicated(movement::concat(&vec![x; chips], &inputs, output, dim), chips)
         }
-        Op::ReduceScatter { dim } => (0..chips).map(|chip| Arc::new(Values::Float(reduced_part(x, shards, output, dim, chip)))).collect(),
+        Op::ReduceScatter { dim } => {
+            (0..chips).map(|chip| Arc::new(Values::Float(reduced_part(x, shards, output, dim, chip)))).collect()
+        }
         Op::Partition { dim } => (0..chips).map(|chip| Arc::new(part(x, &shards[chip], output, dim, chip))).collect(),
         _ => replicated(Values::Float(all_reduce(x, shards)), chips),
     }

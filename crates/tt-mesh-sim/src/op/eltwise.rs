@@ -54,7 +54,10 @@ pub fn check_binary(inputs: &[Spec], format: Format) -> Result<Vec<Spec>> {
     ensure!(format.is_float(), "binary: output format {format:?} is not a float format");
     let mut dims = [0; 4];
     for (dim, (a_dim, b_dim)) in dims.iter_mut().zip(a.dims.iter().zip(b.dims)) {
-        ensure!(*a_dim == b_dim || *a_dim == 1 || b_dim == 1, "binary: {a} and {b} do not fit: each dimension must be equal or 1");
+        ensure!(
+            *a_dim == b_dim || *a_dim == 1 || b_dim == 1,
+            "binary: {a} and {b} do not fit: each dimension must be equal or 1"
+        );
         *dim = (*a_dim).max(b_dim);
     }
     Ok(vec![Spec::new(dims, format, Layout::Tile)?])

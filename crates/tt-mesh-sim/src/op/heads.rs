@@ -7,7 +7,10 @@ use crate::format::{Format, Spec, TILE, Values};
 
 /// Heads side by side in the columns must each fill whole tiles.
 fn whole_tiles(dim: usize, what: &str) -> Result<()> {
-    ensure!(dim > 0 && dim.is_multiple_of(TILE), "{what}: head dimension {dim} is not a multiple of {TILE}; pad each head with zeros in the weights");
+    ensure!(
+        dim > 0 && dim.is_multiple_of(TILE),
+        "{what}: head dimension {dim} is not a multiple of {TILE}; pad each head with zeros in the weights"
+    );
     Ok(())
 }
 
@@ -16,7 +19,10 @@ pub fn check_split(x: Spec, q: usize, kv: usize) -> Result<Vec<Spec>> {
     let [a, b, rows, width] = x.dims;
     let heads = q.saturating_add(kv.saturating_mul(2));
     ensure!(a == 1 && b == 1, "split_heads: qkv must be [1, 1, S, W], not {x}");
-    ensure!(q > 0 && kv > 0 && q.is_multiple_of(kv) && width.is_multiple_of(heads), "split_heads: {width} columns do not hold {q} query and twice {kv} key/value heads");
+    ensure!(
+        q > 0 && kv > 0 && q.is_multiple_of(kv) && width.is_multiple_of(heads),
+        "split_heads: {width} columns do not hold {q} query and twice {kv} key/value heads"
+    );
     let dim = width / heads;
     whole_tiles(dim, "split_heads")?;
     let heads = |count| x.with_dims([1, count, rows, dim]);
@@ -67,7 +73,11 @@ pub fn check_rope(inputs: &[Spec], half: bool) -> Result<Vec<Spec>> {
     ensure!(a == 1, "rope: x must be [1, H, S, D], not {x}");
     // TT-NN's split-half kernel exchanges whole tiles; its pair kernel multiplies by a 32x32 matrix.
     let multiple = if half { 2 * TILE } else { TILE };
-    ensure!(dim.is_multiple_of(multiple), "rope: head dimension {dim} is not a multiple of {multiple}{}", if half { "; use TTP_ROPE_PAIRS with permuted weights" } else { "" });
+    ensure!(
+        dim.is_multiple_of(multiple),
+        "rope: head dimension {dim} is not a multiple of {multiple}{}",
+        if half { "; use TTP_ROPE_PAIRS with permuted weights" } else { "" }
+    );
     for table in &inputs[1..] {
         ensure!(table.dims == [1, 1, rows, dim], "rope: cosine and sine must be [1, 1, {rows}, {dim}], not {table}");
     }

@@ -11,12 +11,25 @@ use crate::format::{Format, Layout, Spec, Values};
 pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
     let target = inputs[0];
     match op {
-        Op::Increment { .. } => ensure!(matches!(target.format, Format::I32 | Format::U32), "increment: x must be I32 or U32, not {target}"),
+        Op::Increment { .. } => {
+            ensure!(matches!(target.format, Format::I32 | Format::U32), "increment: x must be I32 or U32, not {target}")
+        }
         Op::Copy => ensure!(inputs[1] == target, "copy: x is {} but the target {target}", inputs[1]),
         _ => {
             let x = inputs[1];
-            ensure!(target.format.is_float() && target.layout == Layout::Tile && x.format.is_float() && x.layout == Layout::Tile, "{}: cache and x must be floats in TILE layout, not {target} and {x}", op.name());
-            ensure!(x.dims[0] == 1 && target.dims[0] == 1 && x.dims[1] == target.dims[1] && x.dims[3] == target.dims[3], "{}: x {x} does not fit the cache {target}", op.name());
+            ensure!(
+                target.format.is_float()
+                    && target.layout == Layout::Tile
+                    && x.format.is_float()
+                    && x.layout == Layout::Tile,
+                "{}: cache and x must be floats in TILE layout, not {target} and {x}",
+                op.name()
+            );
+            ensure!(
+                x.dims[0] == 1 && target.dims[0] == 1 && x.dims[1] == target.dims[1] && x.dims[3] == target.dims[3],
+                "{}: x {x} does not fit the cache {target}",
+                op.name()
+            );
             if let Some(at) = inputs.get(2) {
                 ensure!(x.dims[2] == 1, "cache_update: x must be one row, not {x}");
                 check_position(at)?;
@@ -46,7 +59,8 @@ pub fn apply(op: &Op, specs: &[Spec], target: &mut Values, others: &[&Values]) -
             let mut x = others[0].floats().to_vec();
             round_rows(&mut x, dim, cache_spec.format, By::Device);
             for head in 0..heads {
-                cache[(head * rows + first) * dim..][..count * dim].copy_from_slice(&x[head * count * dim..][..count * dim]);
+                cache[(head * rows + first) * dim..][..count * dim]
+                    .copy_from_slice(&x[head * count * dim..][..count * dim]);
             }
             Ok(Some(first..first + count))
         }

@@ -132,7 +132,14 @@ fn accumulate(operands: &[(Vec<f32>, Vec<f32>)], out: &mut [f32], shape: Shape, 
 }
 
 #[inline(always)]
-fn block<const ROWS: usize>(operands: &[(Vec<f32>, Vec<f32>)], panels: &[Vec<f32>], out: &mut [f32], (row, column, lanes): (usize, usize, usize), shape: Shape, fp32_dest: bool) {
+fn block<const ROWS: usize>(
+    operands: &[(Vec<f32>, Vec<f32>)],
+    panels: &[Vec<f32>],
+    out: &mut [f32],
+    (row, column, lanes): (usize, usize, usize),
+    shape: Shape,
+    fp32_dest: bool,
+) {
     let Shape { depth, columns, .. } = shape;
     let mut sums = [[0.0f32; LANES]; ROWS];
     // A tile is 32 deep: its passes come one after another, each in two halves of 16.

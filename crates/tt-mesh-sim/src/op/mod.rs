@@ -47,7 +47,9 @@ impl Compute {
             abi::TTP_HIFI2 => Fidelity::HiFi2,
             abi::TTP_HIFI3 => Fidelity::HiFi3,
             abi::TTP_HIFI4 => Fidelity::HiFi4,
-            other => return Err(invalid(format!("fidelity {other} is none of TTP_LOFI, TTP_HIFI2, TTP_HIFI3, TTP_HIFI4"))),
+            other => {
+                return Err(invalid(format!("fidelity {other} is none of TTP_LOFI, TTP_HIFI2, TTP_HIFI3, TTP_HIFI4")));
+            }
         };
         Ok(Self { fidelity, fp32_dest: compute.fp32_dest != 0 })
     }
@@ -178,7 +180,9 @@ impl Op {
             Self::Transpose => movement::check_transpose(inputs[0]),
             Self::Convert { format, layout } => movement::check_convert(inputs[0], format, layout),
             Self::Argmax { begin, end } => embedding::check_argmax(inputs[0], begin, end),
-            Self::AllGather { .. } | Self::ReduceScatter { .. } | Self::AllReduce | Self::Partition { .. } => collective::check(self, inputs[0], chips),
+            Self::AllGather { .. } | Self::ReduceScatter { .. } | Self::AllReduce | Self::Partition { .. } => {
+                collective::check(self, inputs[0], chips)
+            }
         }
     }
 
@@ -210,14 +214,22 @@ impl Op {
             Ok(vec![Values::Float(values)])
         };
         match *self {
-            Self::Linear { bias, activation, compute, .. } => float(matmul::linear(specs, inputs, bias, activation, compute)),
-            Self::LayerNorm { bias, eps, compute } => float(norm::layer(specs, inputs, bias, f32::from_bits(eps), compute)),
+            Self::Linear { bias, activation, compute, .. } => {
+                float(matmul::linear(specs, inputs, bias, activation, compute))
+            }
+            Self::LayerNorm { bias, eps, compute } => {
+                float(norm::layer(specs, inputs, bias, f32::from_bits(eps), compute))
+            }
             Self::RmsNorm { eps, compute } => float(norm::rms(specs, inputs, f32::from_bits(eps), compute)),
             Self::Rope { half, compute } => float(heads::rope(specs, inputs, half, compute)),
             Self::SplitHeads { q, kv } => Ok(heads::split(specs[0], inputs[0].floats(), q, kv)),
             Self::ConcatHeads => float(heads::concat(specs[0], inputs[0].floats())),
-            Self::Attention { mask, causal, scale, compute } => float(attention::run(specs, inputs, mask, causal, f32::from_bits(scale), compute)),
-            Self::AttentionDecode { scale, compute } => float(attention::decode(specs, inputs, f32::from_bits(scale), compute)?),
+            Self::Attention { mask, causal, scale, compute } => {
+                float(attention::run(specs, inputs, mask, causal, f32::from_bits(scale), compute))
+            }
+            Self::AttentionDecode { scale, compute } => {
+                float(attention::decode(specs, inputs, f32::from_bits(scale), compute)?)
+            }
             Self::Embedding { .. } => Ok(vec![embedding::run(specs, inputs)?]),
             Self::Binary { operation, left, .. } => float(eltwise::binary(specs, inputs, output, operation, left)),
             Self::Unary { activation } => float(inputs[0].floats().iter().map(|x| activation.apply(*x)).collect()),
@@ -232,14 +244,22 @@ impl Op {
     }
 
     /// Changes `target` (input 0) on one chip and says which rows of dimension 2 are now written (None: all).
-    pub fn apply(&self, specs: &[Spec], target: &mut Values, others: &[&Values]) -> Result<Option<std::ops::Range<usize>>> {
+    pub fn apply(
+        &self,
+        specs: &[Spec],
+        target: &mut Values,
+        others: &[&Values],
+    ) -> Result<Option<std::ops::Range<usize>>> {
         in_place::apply(self, specs, target, others)
     }
 }
 
 /// A floating-point tensor in tiles, which compute kernels can read.
 fn float_tile(spec: &Spec, what: &str) -> Result<()> {
-    ensure!(spec.format.is_float() && spec.layout == Layout::Tile, "{what} must be a float format in TILE layout, not {spec}; convert it first");
+    ensure!(
+        spec.format.is_float() && spec.layout == Layout::Tile,
+        "{what} must be a float format in TILE layout, not {spec}; convert it first"
+    );
     Ok(())
 }
 

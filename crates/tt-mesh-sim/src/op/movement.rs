@@ -36,7 +36,10 @@ pub fn check_concat(inputs: &[Spec], dim: usize) -> Result<Vec<Spec>> {
     let mut dims = first.dims;
     for other in &inputs[1..] {
         let fits = (0..4).all(|i| i == dim || other.dims[i] == first.dims[i]);
-        ensure!(fits && other.format == first.format && other.layout == first.layout, "concat: {other} does not continue {first} along dimension {dim}");
+        ensure!(
+            fits && other.format == first.format && other.layout == first.layout,
+            "concat: {other} does not continue {first} along dimension {dim}"
+        );
         dims[dim] = dims[dim].saturating_add(other.dims[dim]);
     }
     Ok(vec![first.with_dims(dims)?])
@@ -60,13 +63,19 @@ pub fn slice(x: Spec, values: &Values, output: Spec, begin: [usize; 4]) -> Value
     let [_, d1, d2, d3] = x.dims;
     let [e0, e1, e2, e3] = output.dims;
     let rows = (0..e0).flat_map(move |i| (0..e1).flat_map(move |j| (0..e2).map(move |k| (i, j, k))));
-    let runs = rows.map(|(i, j, k)| (0, (((begin[0] + i) * d1 + begin[1] + j) * d2 + begin[2] + k) * d3 + begin[3], e3));
+    let runs =
+        rows.map(|(i, j, k)| (0, (((begin[0] + i) * d1 + begin[1] + j) * d2 + begin[2] + k) * d3 + begin[3], e3));
     rounded(assemble(&[values], runs), output)
 }
 
 pub fn check_reshape(x: Spec, dims: [usize; 4]) -> Result<Vec<Spec>> {
     let output = x.with_dims(dims)?;
-    ensure!(output.elements() == x.elements(), "reshape: {x} has {} elements, {dims:?} has {}", x.elements(), output.elements());
+    ensure!(
+        output.elements() == x.elements(),
+        "reshape: {x} has {} elements, {dims:?} has {}",
+        x.elements(),
+        output.elements()
+    );
     Ok(vec![output])
 }
 
@@ -78,7 +87,9 @@ pub fn check_transpose(x: Spec) -> Result<Vec<Spec>> {
 
 pub fn transpose(x: Spec, values: &Values) -> Values {
     let [a, b, rows, columns] = x.dims;
-    let runs = (0..a * b).flat_map(move |plane| (0..columns).flat_map(move |c| (0..rows).map(move |r| (0, (plane * rows + r) * columns + c, 1))));
+    let runs = (0..a * b).flat_map(move |plane| {
+        (0..columns).flat_map(move |c| (0..rows).map(move |r| (0, (plane * rows + r) * columns + c, 1)))
+    });
     assemble(&[values], runs)
 }
 

@@ -20,7 +20,8 @@ pub fn layer(specs: &[Spec], inputs: &[&Values], bias: bool, eps: f32, compute: 
     for row in inputs[0].floats().chunks_exact(width) {
         let mean = compute.dest((row.iter().map(|x| f64::from(*x)).sum::<f64>() / width as f64) as f32);
         let centred: Vec<f32> = row.iter().map(|x| compute.dest(x - mean)).collect();
-        let variance = compute.dest((centred.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64) as f32);
+        let variance =
+            compute.dest((centred.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64) as f32);
         let scale = compute.dest(1.0 / (variance + eps).sqrt());
         for (i, x) in centred.iter().enumerate() {
             let value = compute.dest(compute.dest(x * scale) * weight[i]);

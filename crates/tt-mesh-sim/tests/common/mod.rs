@@ -24,7 +24,9 @@ pub fn gaussian(count: usize, seed: u64) -> Vec<f32> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     };
-    (0..count).map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32).collect()
+    (0..count)
+        .map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .collect()
 }
 
 pub fn upload(mesh: &Mesh, data: &[f32], dims: [usize; 4], format: Format) -> Tensor {

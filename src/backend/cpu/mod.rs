@@ -1,0 +1,253 @@
+//! The CPU backend: the oracle of all tests and the embedded default.
+//!
+//! float32 arithmetic; weights stay in bf16 as stored (a mapped file is never copied) and are widened on the way into
+//! the GEMM's cache-sized blocks. Our own loops are compiled for AVX2, AVX-512 and NEON and chosen at run time.
+
+mod attention;
+mod linear;
+mod loops;
+mod norm;
+mod patches;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo};
+use crate::tensor::HostTensor;
+pub use attention::CpuCache;
+pub use linear::CpuLinear;
+pub use norm::CpuNorm;
+
+/// Runs a network on the host's cores.
+#[derive(Clone)]
+pub struct CpuBackend {
+    pool: Arc<rayon::ThreadPool>,
+}
+
+/// A float32 matrix.
+#[derive(Clone, Debug)]
+pub struct CpuTensor {
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl CpuTensor {
+    fn new(rows: usize, columns: usize, values: Vec<f32>) -> Self {
+        debug_assert_eq!(values.len(), rows * columns);
+        Self { rows, columns, values }
+    }
+
+    fn zeros(rows: usize, columns: usize) -> Self {
+        Self::new(rows, columns, vec![0.0; rows * columns])
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..(row + 1) * self.columns]
+    }
+}
+
+/// An embedding table, kept as stored.
+pub struct CpuTable {
+    table: HostTensor,
+    columns: usize,
+}
+
+/// `what` does not fit, in words.
+fn shape_error(operation: &'static str, detail: String) -> BackendError {
+    BackendError::Shape { operation, detail }
+}
+
+impl CpuBackend {
+    /// A backend with a pool of `threads` workers; 0 means one per core.
+    ///
+    /// # Errors
+    /// When the operating system refuses to start the threads.
+    pub fn new(threads: usize) -> Result<Self, BackendError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("cpu-backend-{index}"))
+            .build()
+            .map_err(|error| BackendError::Device { operation: "start worker threads", detail: error.to_string() })?;
+        Ok(Self { pool: Arc::new(pool) })
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Backend for CpuBackend {
+    type Tensor = CpuTensor;
+    type Linear = CpuLinear;
+    type Norm = CpuNorm;
+    type Table = CpuTable;
+    type Cache = CpuCache;
+
+    fn name(&self) -> String {
+        format!("cpu ({} threads, f32 arithmetic)", self.threads())
+    }
+
+    fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    fn load_linear(&self, source: LinearSource) -> Result<CpuLinear, BackendError> {
+        CpuLinear::new(source)
+    }
+
+    fn load_norm(&self, source: NormSource) -> Result<CpuNorm, BackendError> {
+        CpuNorm::new(&source)
+    }
+
+    fn load_table(&self, table: HostTensor) -> Result<CpuTable, BackendError> {
+        match *table.shape() {
+            [_, columns] => Ok(CpuTable { table, columns }),
+            _ => Err(shape_error("load_table", format!("shape {:?} is not [vocabulary, columns]", table.shape()))),
+        }
+    }
+
+    fn upload(&self, tensor: &HostTensor) -> Result<CpuTensor, BackendError> {
+        match *tensor.shape() {
+            [rows, columns] => Ok(CpuTensor::new(rows, columns, tensor.to_f32())),
+            _ => Err(shape_error("upload", format!("shape {:?} is not a matrix", tensor.shape()))),
+        }
+    }
+
+    fn shape(&self, tensor: &CpuTensor) -> [usize; 2] {
+        [tensor.rows, tensor.columns]
+    }
+
+    fn download(&self, tensor: &CpuTensor) -> Result<HostTensor, BackendError> {
+        Ok(HostTensor::from_f32(&[tensor.rows, tensor.columns], tensor.values.clone())?)
+    }
+
+    fn new_cache(&self, spec: CacheSpec) -> Result<CpuCache, BackendError> {
+        CpuCache::new(spec)
+    }
+
+    fn read_cache(&self, cache: &CpuCache, layer: usize) -> Result<(HostTensor, HostTensor), BackendError> {
+        cache.read(layer)
+    }
+
+    fn patches(&self, source: PatchSource<'_>) -> Result<CpuTensor, BackendError> {
+        patches::patches(source)
+    }
+
+    fn linear(&self, x: &CpuTensor, layer: &CpuLinear, activation: Activation) -> Result<CpuTensor, BackendError> {
+        self.scope(|| layer.apply(x, activation))
+    }
+
+    fn layer_norm(&self, x: &CpuTensor, norm: &CpuNorm) -> Result<CpuTensor, BackendError> {
+        self.scope(|| norm.layer_norm(x))
+    }
+
+    fn rms_norm(&self, x: &CpuTensor, norm: &CpuNorm) -> Result<CpuTensor, BackendError> {
+        self.scope(|| norm.rms_norm(x))
+    }
+
+    fn add(&self, mut x: CpuTensor, y: &CpuTensor) -> Result<CpuTensor, BackendError> {
+        if (x.rows, x.columns) != (y.rows, y.columns) {
+            let detail = format!("[{}, {}] and [{}, {}] differ", x.rows, x.columns, y.rows, y.columns);
+            return Err(shape_error("add", detail));
+        }
+        loops::add_in_place(&mut x.values, &y.values);
+        Ok(x)
+    }
+
+    fn silu_mul(&self, x: &CpuTensor) -> Result<CpuTensor, BackendError> {
+        if !x.columns.is_multiple_of(2) {
+            return Err(shape_error("silu_mul", format!("{} columns are not gate | up", x.columns)));
+        }
+        let half = x.columns / 2;
+        let mut out = CpuTensor::zeros(x.rows, half);
+        self.scope(|| {
+            out.values.par_chunks_mut(half.max(1)).zip(x.values.par_chunks(x.columns.max(1))).for_each(|(out, row)| {
+                let (gate, up) = row.split_at(half);
+                loops::silu_mul(out, gate, up);
+            });
+        });
+        Ok(out)
+    }
+
+    fn attention(&self, qkv: &CpuTensor, heads: usize) -> Result<CpuTensor, BackendError> {
+        self.scope(|| attention::bidirectional(qkv, heads))
+    }
+
+    fn causal_attention(
+        &self,
+        qkv: &CpuTensor,
+        cache: &mut CpuCache,
+        layer: usize,
+        position: usize,
+    ) -> Result<CpuTensor, BackendError> {
+        self.scope(|| cache.attend(qkv, layer, position))
+    }
+
+    fn embed(&self, table: &CpuTable, ids: &[u32]) -> Result<CpuTensor, BackendError> {
+        let mut values = Vec::with_capacity(ids.len() * table.columns);
+        for &id in ids {
+            let row = id as usize;
+            values.extend(table.table.rows(row..row + 1)?.to_f32());
+        }
+        Ok(CpuTensor::new(ids.len(), table.columns, values))
+    }
+
+    fn concat_rows(&self, parts: &[&CpuTensor]) -> Result<CpuTensor, BackendError> {
+        let columns = parts.first().map_or(0, |part| part.columns);
+        if let Some(other) = parts.iter().find(|part| part.columns != columns) {
+            return Err(shape_error("concat_rows", format!("{columns} and {} columns", other.columns)));
+        }
+        let values: Vec<f32> = parts.iter().flat_map(|part| part.values.iter().copied()).collect();
+        Ok(CpuTensor::new(parts.iter().map(|part| part.rows).sum(), columns, values))
+    }
+
+    fn concat_columns(&self, parts: &[&CpuTensor]) -> Result<CpuTensor, BackendError> {
+        let rows = parts.first().map_or(0, |part| part.rows);
+        if let Some(other) = parts.iter().find(|part| part.rows != rows) {
+            return Err(shape_error("concat_columns", format!("{rows} and {} rows", other.rows)));
+        }
+        let columns = parts.iter().map(|part| part.columns).sum();
+        let mut values = Vec::with_capacity(rows * columns);
+        for row in 0..rows {
+            for part in parts {
+                values.extend_from_slice(part.row(row));
+            }
+        }
+        Ok(CpuTensor::new(rows, columns, values))
+    }
+
+    fn slice_rows(&self, x: &CpuTensor, range: Range<usize>) -> Result<CpuTensor, BackendError> {
+        if range.start > range.end || range.end > x.rows {
+            return Err(shape_error("slice_rows", format!("rows {range:?} of {}", x.rows)));
+        }
+        let values = x.values[range.start * x.columns..range.end * x.columns].to_vec();
+        Ok(CpuTensor::new(range.len(), x.columns, values))
+    }
+
+    fn top_two(&self, x: &CpuTensor) -> Result<Vec<TopTwo>, BackendError> {
+        if x.columns < 2 {
+            return Err(shape_error("top_two", format!("{} columns have no second largest", x.columns)));
+        }
+        (0..x.rows).map(|row| top_two_of(x.row(row))).collect()
+    }
+}
+
+fn top_two_of(row: &[f32]) -> Result<TopTwo, BackendError> {
+    let mut top = TopTwo { index: 0, value: f32::NEG_INFINITY, second: f32::NEG_INFINITY };
+    for (index, &value) in row.iter().enumerate() {
+        if !value.is_finite() {
+            return Err(BackendError::NotFinite { operation: "top_two" });
+        }
+        if value > top.value {
+            top = TopTwo { index, value, second: top.value };
+        } else if value > top.second {
+            top.second = value;
+        }
+    }
+    Ok(top)
+}

@@ -1,0 +1,120 @@
+//! The `openvla` command line. Exit status: 0 done, 1 the request failed, 2 wrong usage. Errors are one line on stderr.
+
+mod bench;
+mod inspect;
+mod predict;
+mod selfcheck;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::policy::{Device, Precision};
+
+/// Vision-language-action policies on Tenstorrent meshes and CPUs.
+#[derive(Parser)]
+#[command(name = "openvla", version, about, long_about = None)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One action from one image and one instruction
+    Predict(predict::Predict),
+    /// What a checkpoint folder holds, and whether it is complete
+    Inspect(inspect::Inspect),
+    /// Run a golden kit and compare every stage with the official code's numbers
+    Selfcheck(selfcheck::Selfcheck),
+    /// Time every stage of an inference
+    Bench(bench::Bench),
+}
+
+/// Options that most commands share.
+#[derive(Args, Clone, Debug)]
+struct Common {
+    /// Checkpoint folder in Hugging Face's layout
+    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// f32, bf16, mixed, bfp8 or a YAML file; default f32 on the CPU, mixed on a mesh
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Worker threads of the CPU backend; 0 means one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can go wrong in a command.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Policy(#[from] crate::policy::PolicyError),
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    #[error(transparent)]
+    Image(#[from] crate::observation::ImageError),
+    #[error(transparent)]
+    Instruction(#[from] crate::policy::InstructionError),
+    #[error(transparent)]
+    Backend(#[from] crate::backend::BackendError),
+    #[error(transparent)]
+    Load(#[from] crate::policy::PolicyLoadError),
+    #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
+    NoCheckpoint,
+    #[error(transparent)]
+    Kit(#[from] crate::golden::KitError),
+    #[error(transparent)]
+    Check(#[from] crate::golden::CheckError),
+    #[error("selfcheck: {0}")]
+    Bounds(String),
+    #[error("cannot write the result: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Common {
+    fn checkpoint(&self) -> Result<&PathBuf, CliError> {
+        self.checkpoint.as_ref().ok_or(CliError::NoCheckpoint)
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Predict(command) => command.run(),
+        Command::Inspect(command) => command.run(),
+        Command::Selfcheck(command) => command.run(),
+        Command::Bench(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that closed the pipe has what it wanted.
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("openvla: {}", one_line(&error.to_string()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Errors of libraries may span lines; users get one.
+fn one_line(text: &str) -> String {
+    text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.
+fn print(text: &str) -> Result<(), CliError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(())
+}

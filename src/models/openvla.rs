@@ -1,0 +1,210 @@
+//! OpenVLA (Prismatic): vision towers, projector and Llama 2, from one checkpoint.
+//!
+//! Kim et al., "OpenVLA: An Open-Source Vision-Language-Action Model", 2024. The sequence is `[BOS] + patch embeddings +
+//! the rest of the prompt`; tokens are decoded greedily.
+
+use std::ops::Range;
+
+use super::llama::{Llama, LlamaSpec, Span};
+use super::projector::Projector;
+use super::vit::{VisionTower, VitSpec};
+use super::{ModelError, Probe, TensorSource, Weights};
+use crate::backend::{Backend, BackendError, PatchSource, TopTwo};
+use crate::checkpoint::{LlamaConfig, OpenVlaConfig, PreprocessorConfig, TowerConfig, TowerFamily};
+
+/// Mean and standard deviation per channel, 0..1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalisation {
+    /// Mean per channel.
+    pub mean: [f32; 3],
+    /// Standard deviation per channel.
+    pub std: [f32; 3],
+}
+
+/// The network.
+pub struct OpenVla<B: Backend> {
+    towers: Vec<(VisionTower<B>, Normalisation)>,
+    projector: Projector<B>,
+    llama: Llama<B>,
+    max_positions: usize,
+}
+
+impl From<&TowerConfig> for VitSpec {
+    fn from(tower: &TowerConfig) -> Self {
+        Self {
+            name: match tower.family {
+                TowerFamily::Dinov2 => "dino".into(),
+                TowerFamily::Siglip => "siglip".into(),
+            },
+            width: tower.width,
+            depth: tower.depth,
+            heads: tower.heads,
+            mlp: tower.mlp,
+            patch: tower.patch,
+            side: tower.image_size,
+            registers: tower.prefix_tokens.checked_sub(1),
+            layer_scale: tower.layer_scale(),
+        }
+    }
+}
+
+impl From<&LlamaConfig> for LlamaSpec {
+    fn from(llama: &LlamaConfig) -> Self {
+        Self {
+            hidden: llama.hidden_size,
+            intermediate: llama.intermediate_size,
+            layers: llama.layers,
+            heads: llama.heads,
+            kv_heads: llama.kv_heads,
+            vocabulary: llama.vocab_size,
+            rms_epsilon: llama.rms_norm_eps as f32,
+            rope_theta: llama.rope_theta,
+        }
+    }
+}
+
+impl<B: Backend> OpenVla<B> {
+    /// Brings a checkpoint to the device; of the head only the rows `head_ids`.
+    ///
+    /// # Errors
+    /// When a tensor is missing, misshapen or refused by the device.
+    pub fn load(
+        backend: &B,
+        source: &dyn TensorSource,
+        config: &OpenVlaConfig,
+        preprocessor: &PreprocessorConfig,
+        head_ids: Range<usize>,
+    ) -> Result<Self, ModelError> {
+        let weights = Weights::new(source);
+        let towers = config
+            .towers
+            .iter()
+            .zip(&preprocessor.towers)
+            .map(|(tower, pixels)| {
+                let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
+                Ok((VisionTower::load(backend, &weights.at(tower.prefix), tower.into())?, normalisation))
+            })
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let vision = config.towers.iter().map(|tower| tower.width).sum();
+        let hidden = config.llama.hidden_size;
+        Ok(Self {
+            towers,
+            projector: Projector::load(backend, &weights.at("projector"), vision, hidden)?,
+            llama: Llama::load(backend, &weights.at("language_model"), (&config.llama).into(), head_ids)?,
+            max_positions: config.llama.max_positions,
+        })
+    }
+
+    /// Patch features of all towers side by side, `[patches, sum of widths]`, from a resized RGB image.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn features(&self, backend: &B, rgb: &[u8], probe: &mut impl Probe<B>) -> Result<B::Tensor, BackendError> {
+        let mut features = Vec::with_capacity(self.towers.len());
+        for (tower, Normalisation { mean, std }) in &self.towers {
+            let &VitSpec { side, patch, .. } = tower.spec();
+            let image = PatchSource { rgb, side, patch, mean: *mean, std: *std };
+            features.push(tower.forward(backend, image, probe)?);
+        }
+        backend.concat_columns(&features.iter().collect::<Vec<_>>())
+    }
+
+    /// Patch embeddings `[patches, hidden]`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn project(
+        &self,
+        backend: &B,
+        features: &B::Tensor,
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        let projected = self.projector.forward(backend, features)?;
+        probe.see("projector.out", &projected)?;
+        Ok(projected)
+    }
+
+    /// Starts a sequence: runs the prompt with the image after its first token, with room for `new_tokens` more.
+    /// Returns the sequence and the logits of the next token.
+    ///
+    /// # Errors
+    /// When the prompt is empty or longer than the model allows, or the device fails.
+    pub fn prefill(
+        &self,
+        backend: &B,
+        image: &B::Tensor,
+        prompt: &[u32],
+        new_tokens: usize,
+        probe: &mut impl Probe<B>,
+    ) -> Result<(Sequence<B>, B::Tensor), ModelError> {
+        let [patches, _] = backend.shape(image);
+        let positions = patches + prompt.len();
+        let capacity = positions + new_tokens;
+        if capacity > self.max_positions {
+            return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
+        }
+        let text = self.llama.embed(backend, prompt)?;
+        let begin = backend.slice_rows(&text, 0..1)?;
+        let rest = backend.slice_rows(&text, 1..prompt.len())?;
+        let x = backend.concat_rows(&[&begin, image, &rest])?;
+        probe.see("llm.inputs_embeds", &x)?;
+        let mut cache = self.llama.new_cache(backend, capacity)?;
+        let last = self.llama.forward(backend, x, &mut cache, Span { position: 0, keep: 1 }, probe)?;
+        let logits = self.llama.logits(backend, &last)?;
+        probe.see("logits", &logits)?;
+        Ok((Sequence { cache, positions }, logits))
+    }
+
+    /// Continues a sequence by one token and returns the logits of the next.
+    ///
+    /// # Errors
+    /// When the sequence is full or the device fails.
+    pub fn step(
+        &self,
+        backend: &B,
+        sequence: &mut Sequence<B>,
+        token: u32,
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        let x = self.llama.embed(backend, &[token])?;
+        let span = Span { position: sequence.positions, keep: 1 };
+        let last = self.llama.forward(backend, x, &mut sequence.cache, span, probe)?;
+        sequence.positions += 1;
+        let logits = self.llama.logits(backend, &last)?;
+        probe.see("logits", &logits)?;
+        Ok(logits)
+    }
+
+    /// The greedy choice from one row of logits: its token id and how far ahead of the second it is.
+    ///
+    /// # Errors
+    /// When a logit is not finite.
+    pub fn choose(&self, backend: &B, logits: &B::Tensor) -> Result<(u32, TopTwo), BackendError> {
+        let top = backend.top_two(logits)?;
+        let top = *top
+            .last()
+            .ok_or_else(|| BackendError::Shape { operation: "choose", detail: "no row of logits".into() })?;
+        // Vocabularies are far below u32::MAX: the checkpoint's configuration bounds them.
+        Ok(((self.llama.head_ids().start + top.index) as u32, top))
+    }
+}
+
+/// A prompt that was run, and the tokens after it.
+pub struct Sequence<B: Backend> {
+    cache: B::Cache,
+    positions: usize,
+}
+
+impl<B: Backend> Sequence<B> {
+    /// Keys and values, for tests.
+    #[must_use]
+    pub fn cache(&self) -> &B::Cache {
+        &self.cache
+    }
+
+    /// Positions run so far.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+}

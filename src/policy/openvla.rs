@@ -1,0 +1,261 @@
+//! OpenVLA as a policy: preprocessing, prompt, greedy decoding, action codec.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
+use crate::backend::Backend;
+use crate::checkpoint::{Checkpoint, EMPTY_WORD};
+use crate::models::Probe;
+use crate::models::openvla::OpenVla;
+use crate::models::probe::Blind;
+use crate::observation::{Resizer, RgbImage};
+
+/// Over which tokens the greedy choice is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DecodeMode {
+    /// The whole vocabulary, as the official code. A token that stands for no action is an error.
+    #[default]
+    Full,
+    /// Action tokens only: the head has 256 rows instead of 32 064.
+    Actions,
+}
+
+impl std::str::FromStr for DecodeMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "actions" => Ok(Self::Actions),
+            other => Err(format!("decode is '{other}'; use full or actions")),
+        }
+    }
+}
+
+/// Choices at loading.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyOptions {
+    /// Which statistics; needed unless the checkpoint has exactly one set.
+    pub unnorm_key: Option<String>,
+    /// Over which tokens the choice is made.
+    pub decode: DecodeMode,
+    /// Name of the precision policy, for reports.
+    pub precision: String,
+}
+
+/// Generated tokens and how they came about.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// One id per action dimension.
+    pub token_ids: Vec<u32>,
+    /// Top-1 minus top-2 logit of each.
+    pub margins: Vec<f32>,
+    /// Where the time went.
+    pub stages: Vec<Stage>,
+}
+
+/// OpenVLA on a backend.
+pub struct OpenVlaPolicy<B: Backend> {
+    backend: B,
+    model: OpenVla<B>,
+    checkpoint: Checkpoint,
+    codec: ActionCodec,
+    resizer: Resizer,
+    info: PolicyInfo,
+    /// The last instruction with its prompt and ids: it rarely changes between images.
+    prompted: Option<(Instruction, String, Vec<u32>)>,
+    /// Generation ends at this token.
+    end_of_sequence: Option<u32>,
+}
+
+/// Measures consecutive stages.
+struct Stopwatch {
+    last: Instant,
+    stages: Vec<Stage>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { last: Instant::now(), stages: Vec::with_capacity(5) }
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.stages.push(Stage { name, milliseconds: now.duration_since(self.last).as_secs_f64() * 1e3 });
+        self.last = now;
+    }
+}
+
+impl<B: Backend> OpenVlaPolicy<B> {
+    /// Loads a checkpoint folder onto a backend.
+    ///
+    /// # Errors
+    /// When the folder is unfit, in one line that names the file, the value and the remedy.
+    pub fn open(backend: B, folder: &Path, options: &PolicyOptions) -> Result<Self, PolicyError> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let (key, stats) = checkpoint.norm_stats.select(options.unnorm_key.as_deref())?;
+        let (key, codec) = (key.to_owned(), ActionCodec::new(&checkpoint.config, stats.clone()));
+        let head_ids: Range<usize> = match options.decode {
+            DecodeMode::Full => 0..checkpoint.config.llama.vocab_size,
+            DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
+        };
+        let model = backend.scope(|| {
+            OpenVla::load(&backend, &checkpoint.weights, &checkpoint.config, &checkpoint.preprocessor, head_ids)
+        })?;
+        let stats = codec.stats();
+        let envelope = stats
+            .mask
+            .iter()
+            .zip(stats.q01.iter().zip(&stats.q99))
+            .map(|(&masked, (&low, &high))| masked.then_some((low, high)))
+            .collect();
+        let info = PolicyInfo {
+            unnorm_key: key,
+            action_dim: codec.action_dim(),
+            device: backend.name(),
+            precision: options.precision.clone(),
+            envelope,
+        };
+        let resizer = Resizer::new(checkpoint.config.image_size())?;
+        let end_of_sequence = checkpoint.tokenizer.id("</s>");
+        Ok(Self { backend, model, checkpoint, codec, resizer, info, prompted: None, end_of_sequence })
+    }
+
+    /// The checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The codec.
+    #[must_use]
+    pub fn codec(&self) -> &ActionCodec {
+        &self.codec
+    }
+
+    /// The token at which generation ends.
+    #[must_use]
+    pub fn end_of_sequence(&self) -> Option<u32> {
+        self.end_of_sequence
+    }
+
+    /// Generation ends at this token from now on; for tests of early ends.
+    pub fn set_end_of_sequence(&mut self, id: Option<u32>) {
+        self.end_of_sequence = id;
+    }
+
+    /// The image as the model sees it, `side * side * 3` bytes.
+    pub fn resize(&mut self, image: &RgbImage) -> Vec<u8> {
+        self.resizer.resize(image)
+    }
+
+    /// Token ids of a prompt as fed to the model.
+    ///
+    /// # Errors
+    /// When the text is too long for the tokenizer.
+    pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
+        let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
+        // The official code appends the empty word when the prompt does not end with it: it stood there in training.
+        if ids.last() != Some(&EMPTY_WORD) {
+            ids.push(EMPTY_WORD);
+        }
+        Ok(ids)
+    }
+
+    /// Generates an action's tokens from a resized image and a prompt's ids.
+    ///
+    /// # Errors
+    /// When a token stands for no action, the model ends early, or the device fails.
+    pub fn generate(
+        &self,
+        rgb: &[u8],
+        input_ids: &[u32],
+        probe: &mut (impl Probe<B> + Send),
+    ) -> Result<Generation, PolicyError> {
+        self.backend.scope(|| self.generate_in_scope(rgb, input_ids, probe))
+    }
+
+    fn generate_in_scope(
+        &self,
+        rgb: &[u8],
+        input_ids: &[u32],
+        probe: &mut impl Probe<B>,
+    ) -> Result<Generation, PolicyError> {
+        let (backend, model, dimensions) = (&self.backend, &self.model, self.codec.action_dim());
+        let mut watch = Stopwatch::start();
+        let features = model.features(backend, rgb, probe)?;
+        watch.lap("vision");
+        let image = model.project(backend, &features, probe)?;
+        watch.lap("projector");
+        // The last token is chosen but never fed, so it needs no place.
+        let (mut sequence, mut logits) = model.prefill(backend, &image, input_ids, dimensions - 1, probe)?;
+        let (mut token_ids, mut margins) = (Vec::with_capacity(dimensions), Vec::with_capacity(dimensions));
+        loop {
+            let (id, top) = model.choose(backend, &logits)?;
+            if token_ids.is_empty() {
+                watch.lap("prefill");
+            }
+            token_ids.push(id);
+            margins.push(top.margin());
+            if self.end_of_sequence == Some(id) && token_ids.len() < dimensions {
+                return Err(PolicyError::EndedEarly { got: token_ids.len() - 1, wanted: dimensions });
+            }
+            self.check(id, token_ids.len() - 1)?;
+            if token_ids.len() == dimensions {
+                break;
+            }
+            logits = model.step(backend, &mut sequence, id, probe)?;
+        }
+        watch.lap("decode");
+        Ok(Generation { token_ids, margins, stages: watch.stages })
+    }
+
+    /// Refuses a token that stands for no action, with its text.
+    fn check(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
+        self.codec
+            .bin(id, dimension)
+            .map(drop)
+            .map_err(|error| PolicyError::Codec(CodecError { text: self.checkpoint.tokenizer.token(id), ..error }))
+    }
+}
+
+impl<B: Backend> Policy for OpenVlaPolicy<B> {
+    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
+        let started = Instant::now();
+        let rgb = self.resizer.resize(image);
+        let (prompt_text, input_ids) = match &self.prompted {
+            Some((known, text, ids)) if known == instruction => (text.clone(), ids.clone()),
+            _ => {
+                let text = prompt(&self.checkpoint.config.prompt, instruction);
+                let ids = self.tokenize(&text)?;
+                self.prompted = Some((instruction.clone(), text.clone(), ids.clone()));
+                (text, ids)
+            }
+        };
+        let preprocess = Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
+        let generation = self.generate(&rgb, &input_ids, &mut Blind)?;
+        let normalized = self.codec.normalized(&generation.token_ids)?;
+        let action = self.codec.unnormalize(&normalized);
+        Ok(Decision {
+            prompt: prompt_text,
+            input_ids,
+            token_ids: generation.token_ids,
+            normalized,
+            action,
+            margins: generation.margins,
+            stages: std::iter::once(preprocess).chain(generation.stages).collect(),
+        })
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+}
