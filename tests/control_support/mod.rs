@@ -119,7 +119,7 @@ pub struct Judge {
     last_published: Option<u64>,
     /// When a command was first given outside of `Running`.
     stopping_since: Option<u64>,
-    /// The longest stop seen: from the step that noticed the cause to the first zero command.
+    /// The longest after a cause was noticed that a command was not yet zero.
     pub longest_stop_ns: u64,
     stop_open: bool,
     latched: bool,
@@ -161,10 +161,8 @@ impl Judge {
         if command.gripper().is_some_and(|g| g != 0.0 && g != 1.0) {
             return Err(format!("gripper {:?}", command.gripper()));
         }
-        if let Some(last) = self.last_published {
-            if now < last + self.period_ns / 2 {
-                return Err(format!("two commands within {} ns", now - last));
-            }
+        if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
+            return Err(format!("two commands within {} ns", now - last));
         }
         self.linear.check(now, twist.linear).map_err(|e| format!("linear {e}"))?;
         self.angular.check(now, twist.angular).map_err(|e| format!("angular {e}"))?;
@@ -185,11 +183,13 @@ impl Judge {
             now
         });
         let age = now - since;
+        if !twist.is_zero() {
+            self.longest_stop_ns = self.longest_stop_ns.max(age);
+        }
         if twist.is_zero() {
             if self.stop_open {
                 self.stop_open = false;
-                self.stops += 1;
-                self.longest_stop_ns = self.longest_stop_ns.max(age);
+                self.stops += u64::from(0 < age);
             }
         } else if self.stop_time_ns < age {
             return Err(format!(
