@@ -7,6 +7,7 @@ use openvla_tt::{
         ControlConfig, ControlState, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output, PolicyFailure,
         PoseSeen, RawControlConfig, Requests, State, Twist, step,
     },
+    recorder::Recorder,
     time::{Instant, Stamp},
 };
 
@@ -244,6 +245,7 @@ pub struct World {
     pub output: Option<Output>,
     /// A chunk to pass in the next step in place of the policy's own.
     pub forged: Option<ActionChunk>,
+    pub recorder: Option<Recorder>,
 }
 
 impl World {
@@ -279,6 +281,7 @@ impl World {
             steps_begun: 0,
             output: None,
             forged: None,
+            recorder: None,
         }
     }
 
@@ -326,6 +329,9 @@ impl World {
             subscribed: self.subscribed,
         };
         let output = step(now, &mut self.state, &inputs);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, &inputs, &output);
+        }
         self.steps_begun = output.steps_begun;
         self.output = Some(output);
         self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
