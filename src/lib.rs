@@ -7,6 +7,7 @@ pub mod bag;
 pub mod checkpoint;
 pub mod chunk;
 pub mod cli;
+pub mod contract;
 pub mod control;
 pub mod eval;
 pub mod golden;
