@@ -4,7 +4,11 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod chunk;
+pub mod control;
 pub mod models;
 pub mod observation;
 pub mod policy;
 pub mod tensor;
+pub mod time;
+pub mod units;
