@@ -31,8 +31,7 @@ pub struct WeightFiles {
 impl WeightFiles {
     /// Opens `model.safetensors.index.json` and its shards, or `model.safetensors`.
     ///
-    /// When both exist the index wins if `model.safetensors` is not one of its shards is *not* guessed: it is an error, as
-    /// nobody can tell which of the two the user means.
+    /// An index beside a `model.safetensors` that it does not name is an error: nobody can tell which of the two is meant.
     ///
     /// # Errors
     /// When a file is missing or cannot be believed, or the index and the shards disagree.
