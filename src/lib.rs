@@ -9,6 +9,9 @@ pub mod control;
 pub mod models;
 pub mod observation;
 pub mod policy;
+#[cfg(feature = "ros")]
+pub mod ros;
+pub mod runtime;
 pub mod tensor;
 pub mod time;
 pub mod units;
