@@ -6,6 +6,8 @@ pub mod backend;
 pub mod checkpoint;
 pub mod chunk;
 pub mod control;
+pub mod cli;
+pub mod golden;
 pub mod models;
 pub mod observation;
 pub mod policy;

@@ -133,17 +133,6 @@ pub enum CheckpointError {
         /// Needed alignment, bytes.
         align: usize,
     },
-    /// A tensor cannot be viewed as the model asks, although its file is in order.
-    #[error(
-        "tensor {}: {detail}: this is a defect of this program, report it with the checkpoint's name",
-        quoted(tensor)
-    )]
-    Inconsistent {
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        detail: String,
-    },
     /// A shard was rewritten after it was opened.
     #[error(
         "{}: changed on disk while in use ({detail}): restart, and replace checkpoints by renaming a new folder into place",
@@ -220,11 +209,6 @@ impl CheckpointError {
     /// A JSON parser's error at `path`.
     pub(super) fn json(path: &Path, error: &serde_json::Error) -> Self {
         Self::Json { path: path.to_owned(), detail: one_line(&error.to_string()) }
-    }
-
-    /// A tensor whose bytes and shape disagree behind this module's checks, which a correct program never sees.
-    pub(crate) fn inconsistent(tensor: &str, detail: &dyn fmt::Display) -> Self {
-        Self::Inconsistent { tensor: tensor.to_owned(), detail: one_line(&detail.to_string()) }
     }
 
     /// A field with a value that breaks a rule.

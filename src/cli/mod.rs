@@ -1,7 +1,6 @@
 //! The `openvla` command line. Exit status: 0 done, 1 the request failed, 2 wrong usage. Errors are one line on stderr.
 
 mod bench;
-mod device;
 mod inspect;
 mod predict;
 mod selfcheck;
@@ -11,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use device::{Device, Precision};
+use crate::policy::{Device, Precision};
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
@@ -67,11 +66,13 @@ enum CliError {
     #[error(transparent)]
     Backend(#[from] crate::backend::BackendError),
     #[error(transparent)]
-    Device(#[from] device::DeviceError),
+    Load(#[from] crate::policy::PolicyLoadError),
     #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
     NoCheckpoint,
-    #[error("{path}: {reason}")]
-    Golden { path: String, reason: String },
+    #[error(transparent)]
+    Kit(#[from] crate::golden::KitError),
+    #[error(transparent)]
+    Check(#[from] crate::golden::CheckError),
     #[error("selfcheck: {0}")]
     Bounds(String),
     #[error("cannot write the result: {0}")]

@@ -181,10 +181,9 @@ impl<B: Backend> OpenVla<B> {
     /// When a logit is not finite.
     pub fn choose(&self, backend: &B, logits: &B::Tensor) -> Result<(u32, TopTwo), BackendError> {
         let top = backend.top_two(logits)?;
-        let top = *top.last().ok_or_else(|| BackendError::Shape {
-            operation: "choose",
-            detail: "no row of logits".into(),
-        })?;
+        let top = *top
+            .last()
+            .ok_or_else(|| BackendError::Shape { operation: "choose", detail: "no row of logits".into() })?;
         // Vocabularies are far below u32::MAX: the checkpoint's configuration bounds them.
         Ok(((self.llama.head_ids().start + top.index) as u32, top))
     }

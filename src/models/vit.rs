@@ -86,9 +86,7 @@ impl<B: Backend> VisionTower<B> {
         let prefix = match spec.registers {
             None => None,
             Some(0) => Some(rows("cls_token", 1)?),
-            Some(registers) => {
-                Some(backend.concat_rows(&[&rows("cls_token", 1)?, &rows("reg_token", registers)?])?)
-            }
+            Some(registers) => Some(backend.concat_rows(&[&rows("cls_token", 1)?, &rows("reg_token", registers)?])?),
         };
         let blocks = (0..spec.depth.saturating_sub(1))
             .map(|index| Block::load(backend, &weights.at("blocks").at(index), &spec))
@@ -143,9 +141,7 @@ impl<B: Backend> VisionTower<B> {
 impl<B: Backend> Block<B> {
     fn load(backend: &B, weights: &Weights<'_>, spec: &VitSpec) -> Result<Self, ModelError> {
         let &VitSpec { width, mlp, layer_scale, .. } = spec;
-        let scale = |name: &str| {
-            layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose()
-        };
+        let scale = |name: &str| layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose();
         let linear = |name, shape| weights.linear(backend, WeightRole::Vision, name, shape);
         let scaled = |name, shape, scale| weights.scaled_linear(backend, WeightRole::Vision, name, shape, scale);
         Ok(Self {

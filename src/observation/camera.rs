@@ -120,8 +120,7 @@ mod tests {
     fn encodings_and_padding() {
         let rgb = raw("rgb8", 6, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).to_rgb().unwrap();
         let bgr = raw("bgr8", 7, &[3, 2, 1, 6, 5, 4, 0, 9, 8, 7, 12, 11, 10, 0]).to_rgb().unwrap();
-        let bgra =
-            raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99]).to_rgb().unwrap();
+        let bgra = raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99]).to_rgb().unwrap();
         assert_eq!(rgb, bgr);
         assert_eq!(rgb, bgra);
         let grey = raw("mono8", 3, &[1, 2, 0, 3, 4]).to_rgb().unwrap(); // the last row's padding is missing

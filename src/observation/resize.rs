@@ -53,9 +53,8 @@ impl Coefficients {
             // Truncation towards zero, as a C cast does.
             let first = ((centre - support + 0.5) as isize).max(0) as usize;
             let end = ((centre + support + 0.5) as usize).min(input);
-            let values: Vec<f64> = (first..end)
-                .map(|x| bicubic((x as f64 - centre + 0.5) * (1.0 / filter_scale)))
-                .collect();
+            let values: Vec<f64> =
+                (first..end).map(|x| bicubic((x as f64 - centre + 0.5) * (1.0 / filter_scale))).collect();
             let sum: f64 = values.iter().sum();
             for (weight, value) in weights.iter_mut().zip(values) {
                 let value = if sum == 0.0 { value } else { value / sum };

@@ -1,10 +1,12 @@
 //! From an observation and an instruction to a physical action.
 
 mod action_codec;
+mod device;
 mod instruction;
 mod openvla;
 
 pub use action_codec::{ActionCodec, CodecError};
+pub use device::{Device, DeviceError, Mesh, PolicyLoadError, PolicySource, Precision, cpu_backend, load_policy};
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, Generation, OpenVlaPolicy, PolicyOptions};
 
@@ -94,7 +96,9 @@ pub enum PolicyError {
     #[error(transparent)]
     Codec(#[from] CodecError),
     /// The model ended its answer before all action tokens were there.
-    #[error("the model ended its answer after {got} of {wanted} action tokens; the checkpoint does not fit this robot or instruction")]
+    #[error(
+        "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does not fit this robot or instruction"
+    )]
     EndedEarly {
         /// Action tokens before the end token.
         got: usize,

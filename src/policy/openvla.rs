@@ -4,18 +4,13 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
-use super::{
-    ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt,
-};
+use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::Backend;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, EMPTY_WORD};
 use crate::models::Probe;
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
 use crate::observation::{Resizer, RgbImage};
-
-/// The token "▁", which the official code appends when the prompt does not end with it: it stood there in training.
-const EMPTY_TOKEN: u32 = 29871;
 
 /// Over which tokens the greedy choice is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -124,7 +119,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             envelope,
         };
         let resizer = Resizer::new(checkpoint.config.image_size())?;
-        let end_of_sequence = Some(checkpoint.eos_token_id);
+        let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self { backend, model, checkpoint, codec, resizer, info, prompted: None, end_of_sequence })
     }
 
@@ -146,6 +141,12 @@ impl<B: Backend> OpenVlaPolicy<B> {
         &self.codec
     }
 
+    /// The token at which generation ends.
+    #[must_use]
+    pub fn end_of_sequence(&self) -> Option<u32> {
+        self.end_of_sequence
+    }
+
     /// Generation ends at this token from now on; for tests of early ends.
     pub fn set_end_of_sequence(&mut self, id: Option<u32>) {
         self.end_of_sequence = id;
@@ -162,8 +163,9 @@ impl<B: Backend> OpenVlaPolicy<B> {
     /// When the text is too long for the tokenizer.
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
         let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
-        if ids.last() != Some(&EMPTY_TOKEN) {
-            ids.push(EMPTY_TOKEN);
+        // The official code appends the empty word when the prompt does not end with it: it stood there in training.
+        if ids.last() != Some(&EMPTY_WORD) {
+            ids.push(EMPTY_WORD);
         }
         Ok(ids)
     }
@@ -204,8 +206,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             token_ids.push(id);
             margins.push(top.margin());
             if self.end_of_sequence == Some(id) && token_ids.len() < dimensions {
-                let got = token_ids.iter().filter(|id| self.codec.ids().contains(id)).count();
-                return Err(PolicyError::EndedEarly { got, wanted: dimensions });
+                return Err(PolicyError::EndedEarly { got: token_ids.len() - 1, wanted: dimensions });
             }
             self.check(id, token_ids.len() - 1)?;
             if token_ids.len() == dimensions {
@@ -219,9 +220,10 @@ impl<B: Backend> OpenVlaPolicy<B> {
 
     /// Refuses a token that stands for no action, with its text.
     fn check(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
-        self.codec.bin(id, dimension).map(drop).map_err(|error| {
-            PolicyError::Codec(CodecError { text: self.checkpoint.tokenizer.token(id), ..error })
-        })
+        self.codec
+            .bin(id, dimension)
+            .map(drop)
+            .map_err(|error| PolicyError::Codec(CodecError { text: self.checkpoint.tokenizer.token(id), ..error }))
     }
 }
 

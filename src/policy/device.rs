@@ -1,11 +1,11 @@
-//! `--device` and `--precision`.
+//! Which device a policy runs on and in which number formats, by the names users give.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
+use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
 use crate::backend::cpu::CpuBackend;
-use crate::policy::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
 
 /// Tenstorrent boards by their usual names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,15 @@ impl fmt::Display for Device {
     }
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Mesh(name) => name,
+        })
+    }
+}
+
 impl FromStr for Precision {
     type Err = std::convert::Infallible;
 
@@ -115,7 +124,10 @@ pub struct PolicySource<'a> {
 }
 
 /// The CPU backend, if device and precision ask for it.
-pub(super) fn cpu(
+///
+/// # Errors
+/// When they ask for something else.
+pub fn cpu_backend(
     device: Device,
     precision: Option<&Precision>,
     threads: usize,
@@ -143,17 +155,7 @@ pub enum PolicyLoadError {
 /// # Errors
 /// When the device cannot be had or the checkpoint is unfit.
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
-    let backend = cpu(source.device, source.precision, source.threads)?;
+    let backend = cpu_backend(source.device, source.precision, source.threads)?;
     let options = PolicyOptions { precision: "f32".into(), ..source.options };
     Ok(Box::new(OpenVlaPolicy::open(backend, source.checkpoint, &options)?))
-}
-
-/// A precision file's path, for messages.
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => f.write_str("f32"),
-            Self::Mesh(name) => write!(f, "{}", PathBuf::from(name).display()),
-        }
-    }
 }
