@@ -26,15 +26,25 @@
 //! The way of a number through this module is the order of the files below; `SAFETY.md` lists hazard, mechanism, file and test.
 
 mod config;
+mod detect;
+mod gripper;
+mod machine;
+mod player;
+mod profile;
 mod reason;
+mod shape;
+mod step;
 mod types;
+mod vector;
+mod watchdog;
 
 pub use config::{
-    ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope, RawGripper, RawLimits, RawMotionLimits, RawStepCap,
-    RawWorkspace,
+    ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope,
+    RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace,
 };
 pub use reason::{Cause, Class, Intervention, InterventionCounts, InterventionSet, Reason};
+pub use step::{ControlState, step};
 pub use types::{
-    Command, EVENTS_MAX, Event, Events, ImageSeen, Inference, Inputs, Lifecycle, Output, PolicyFailure, PoseSeen, Refusal, Requests, ResetOutcome, State,
-    Twist, Verdict,
+    Command, EVENTS_MAX, Event, Events, ImageSeen, Inference, Inputs, Lifecycle, Output,
+    PolicyFailure, PoseSeen, Refusal, Requests, ResetOutcome, State, Twist, Verdict,
 };

@@ -29,8 +29,15 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of its number.
-    pub const ALL: [State; 7] =
-        [State::Unconfigured, State::Inactive, State::Idle, State::Running, State::Holding, State::Fault, State::Estopped];
+    pub const ALL: [State; 7] = [
+        State::Unconfigured,
+        State::Inactive,
+        State::Idle,
+        State::Running,
+        State::Holding,
+        State::Fault,
+        State::Estopped,
+    ];
 
     /// The constant's name in `Status.msg`.
     #[must_use]
@@ -180,7 +187,10 @@ pub struct Twist {
 
 impl Twist {
     /// At rest.
-    pub const ZERO: Self = Self { linear: [0.0; 3], angular: [0.0; 3] };
+    pub const ZERO: Self = Self {
+        linear: [0.0; 3],
+        angular: [0.0; 3],
+    };
 
     /// Whether every component is exactly zero.
     #[must_use]
@@ -338,7 +348,11 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { list: [None; EVENTS_MAX], len: 0, lost: 0 }
+        Self {
+            list: [None; EVENTS_MAX],
+            len: 0,
+            lost: 0,
+        }
     }
 }
 
