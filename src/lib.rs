@@ -3,10 +3,12 @@
 //! The modules stand in the order in which the data passes them: see ARCHITECTURE.md.
 
 pub mod backend;
+pub mod bag;
 pub mod checkpoint;
 pub mod chunk;
 pub mod control;
 pub mod cli;
+pub mod eval;
 pub mod golden;
 pub mod models;
 pub mod observation;

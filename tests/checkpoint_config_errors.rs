@@ -332,6 +332,10 @@ fn a_tokenizer_of_another_model() {
         open(|json| set(json, "/post_processor", Value::Null)),
         &["tokenizer.json", "begins with token", "<s>"],
     );
+    one_line_with(
+        open(|json| set(json, "/post_processor/special_tokens", json!({}))),
+        &["tokenizer.json", "post_processor uses \"<s>\" without defining it", "restore"],
+    );
     let swapped = open(|json| {
         let vocabulary = json.pointer_mut("/model/vocab").unwrap().as_object_mut().unwrap();
         vocabulary.insert("▁".to_owned(), json!(29_900));

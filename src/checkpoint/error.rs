@@ -260,10 +260,12 @@ fn show(path: &Path) -> String {
 /// Key names, quoted and separated by commas; a long list is cut with the number left out.
 pub(super) fn list(names: &[String]) -> String {
     const SHOWN: usize = 64;
+    const MAX_KEY: usize = 80;
     if names.is_empty() {
         return "(there are none)".to_owned();
     }
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| quoted(name)).collect();
+    let short = |name: &String| quoted(&name.chars().take(MAX_KEY).collect::<String>());
+    let shown: Vec<String> = names.iter().take(SHOWN).map(short).collect();
     let mut line = shown.join(", ");
     if names.len() > SHOWN {
         line.push_str(&format!(" and {} more", names.len() - SHOWN));

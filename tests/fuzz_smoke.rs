@@ -1,0 +1,173 @@
+//! The fuzz targets' functions, driven briefly with seeded mutations of good files. Long runs: `cargo +nightly fuzz run`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../fuzz/entries.rs"]
+mod entries;
+
+mod checkpoint_support;
+
+use checkpoint_support::{file_of, kit, raw_file};
+
+/// SplitMix64: small, seeded, the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+/// What breaks parsers: extremes of numbers, other types, hostile text.
+const TOKENS: [&str; 24] = [
+    "0",
+    "-1",
+    "1",
+    "255",
+    "65536",
+    "4294967296",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e999",
+    "-0.0",
+    "1e-400",
+    "0.5",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "[[[[]]]]",
+    "\"\"",
+    "\"..\"",
+    "\"../x\"",
+    "\"\\u2028\\n\"",
+    "\"\\ud800\"",
+    "NaN",
+];
+
+/// Changes `seed` in one to four places; half of the changes keep JSON well-formed by replacing whole scalars.
+fn mutate(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len());
+        match random.below(10) {
+            0 => bytes.truncate(at),
+            1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+            2 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            3 => drop(bytes.drain(at..(at + 1 + random.below(40)).min(bytes.len()))),
+            4 => {
+                let piece = bytes[at..(at + 1 + random.below(80)).min(bytes.len())].to_vec();
+                let to = random.below(bytes.len() + 1);
+                bytes.splice(to..to, piece);
+            }
+            _ => replace_scalar(&mut bytes, at, TOKENS[random.below(TOKENS.len())]),
+        }
+    }
+    bytes
+}
+
+/// Replaces the JSON scalar at or after `at`.
+fn replace_scalar(bytes: &mut Vec<u8>, at: usize, token: &str) {
+    let breaks = |byte: &u8| b" \n,:[]{}".contains(byte);
+    let Some(begin) = bytes[at..].iter().position(|byte| !breaks(byte)).map(|skip| at + skip) else { return };
+    let end = bytes[begin..].iter().position(breaks).map_or(bytes.len(), |length| begin + length);
+    bytes.splice(begin..end, token.bytes());
+}
+
+/// The entry accepts every seed, and both accepts and refuses some of the seed's mutations; otherwise they test nothing.
+fn drive(entry: fn(&[u8]) -> bool, seeds: &[Vec<u8>], rounds: usize) {
+    let mut random = Random(0x5eed);
+    for seed in seeds {
+        assert!(entry(seed), "the unchanged seed was refused");
+        let accepted = (0..rounds).filter(|_| entry(&mutate(seed, &mut random))).count();
+        assert!(accepted > 0 && accepted < rounds, "{accepted} of {rounds} accepted");
+    }
+    for length in 0..200 {
+        let noise: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        assert!(!entry(&noise), "noise was accepted");
+    }
+}
+
+fn kit_file(name: &str) -> Vec<u8> {
+    // Without white space a mutation hits something that matters.
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(kit().join(name)).unwrap()).unwrap();
+    serde_json::to_vec(&value).unwrap()
+}
+
+#[test]
+fn safetensors_header() {
+    let seeds = [
+        file_of(&[("a", &[2, 3]), ("b", &[4]), ("c", &[])]),
+        raw_file("{\"__metadata__\":{\"format\":\"pt\"}}  ", 0),
+        raw_file(
+            r#"{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"y":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}"#,
+            8,
+        ),
+    ];
+    drive(entries::fuzz_safetensors_header, &seeds, 6000);
+    // The same with the length field kept true, so that mutations get past it to the JSON and the offsets.
+    let mut random = Random(7);
+    for seed in &seeds {
+        let length = u64::from_le_bytes(seed[..8].try_into().unwrap()) as usize;
+        let (json, data) = seed[8..].split_at(length);
+        let mut accepted = 0;
+        for _ in 0..6000 {
+            let json = String::from_utf8_lossy(&mutate(json, &mut random)).into_owned();
+            let data = data.len() + random.below(2);
+            accepted += usize::from(entries::fuzz_safetensors_header(&raw_file(&json, data)));
+        }
+        assert!((10..5990).contains(&accepted), "{accepted} of 6000 accepted");
+    }
+}
+
+#[test]
+fn index_json() {
+    let small = br#"{"metadata":{"total_size":8},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
+    drive(entries::fuzz_index_json, &[small.to_vec()], 8000);
+    drive(entries::fuzz_index_json, &[kit_file("model.safetensors.index.json")], 500);
+}
+
+#[test]
+fn config_json() {
+    let whole = kit_file("config.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+    // Without statistics nearly every mutation hits a field of the model.
+    value["norm_stats"] =
+        serde_json::json!({"one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}}});
+    drive(entries::fuzz_config_json, &[serde_json::to_vec(&value).unwrap()], 10_000);
+    drive(entries::fuzz_config_json, &[whole], 1000);
+}
+
+#[test]
+fn statistics_json() {
+    drive(entries::fuzz_statistics_json, &[kit_file("dataset_statistics.json")], 2000);
+}
+
+#[test]
+fn preprocessor_json() {
+    drive(entries::fuzz_preprocessor_json, &[kit_file("preprocessor_config.json")], 10_000);
+}
+
+#[test]
+fn tokenizer_json() {
+    let mut value: serde_json::Value = serde_json::from_slice(&kit_file("tokenizer.json")).unwrap();
+    // The kit's structure with a vocabulary small enough to be parsed thousands of times.
+    let vocabulary = value["model"]["vocab"].as_object().unwrap();
+    let kept = |token: &str, id: &serde_json::Value| id.as_u64() < Some(300) || (token.len() == 1 && token.is_ascii());
+    let small = vocabulary
+        .iter()
+        .filter(|(token, id)| kept(token, id))
+        .map(|(token, id)| (token.clone(), id.clone()))
+        .collect();
+    value["model"]["vocab"] = serde_json::Value::Object(small);
+    value["model"]["merges"] = serde_json::json!([]);
+    drive(entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
+}
