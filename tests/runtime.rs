@@ -315,7 +315,7 @@ fn broken_images_count_as_no_images() {
     let mut rig = Rig::running(Scripted::forward());
     rig.camera = Camera::Broken;
     rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
-    assert!(rig.reports.iter().any(|report| matches!(report, Report::ImageRefused(text) if text.contains("JPEG"))));
+    assert!(rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG"))));
     rig.camera = Camera::Good;
     rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
 }

@@ -15,7 +15,7 @@ use super::{camera::CameraImage, desk::Desk, os};
 use crate::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{Inference, PolicyFailure},
-    observation::RgbImage,
+    observation::{ImageError, RgbImage},
     policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage},
     time::Clock,
 };
@@ -51,10 +51,20 @@ pub struct Loaded {
 pub enum Report {
     /// An inference ended well.
     Decided(Box<DecisionReport>),
-    /// An inference ended with an error, in one line.
-    Refused(String),
-    /// An image could not be decoded, in one line.
-    ImageRefused(String),
+    /// An inference ended with an error.
+    Refused {
+        /// One line for the operator.
+        text: String,
+        /// Whether a token that stands for no action was the reason.
+        non_action: bool,
+    },
+    /// An image could not be used.
+    ImageRefused {
+        /// One line for the operator.
+        text: String,
+        /// Whether the image is well-formed but of a kind that is not handled.
+        unsupported: bool,
+    },
     /// The policy panicked; it will not be asked again.
     Died(String),
 }
@@ -205,19 +215,21 @@ impl Worker {
                     }
                     Err(error) => {
                         self.desk.fail(PolicyFailure::Refused);
-                        Report::Refused(error)
+                        Report::Refused { text: error, non_action: false }
                     }
                 }
             }
             Ok(Err(Failure::Image(error))) => {
                 // No failure of the policy: control goes on with the age of the last image it was shown.
                 self.desk.blind.store(true, Ordering::Release);
-                Report::ImageRefused(error.to_string())
+                let unsupported = matches!(error, ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. });
+                Report::ImageRefused { text: error.to_string(), unsupported }
             }
             Ok(Err(Failure::Policy(error))) => {
                 self.desk.blind.store(false, Ordering::Release);
                 self.desk.fail(if error.is_not_finite() { PolicyFailure::NotFinite } else { PolicyFailure::Refused });
-                Report::Refused(error.to_string())
+                let non_action = matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
+                Report::Refused { text: error.to_string(), non_action }
             }
             Err(panic) => {
                 self.desk.set_inference(Inference::Dead);
@@ -231,7 +243,7 @@ impl Worker {
 }
 
 enum Failure {
-    Image(crate::observation::ImageError),
+    Image(ImageError),
     Policy(PolicyError),
 }
 
