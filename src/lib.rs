@@ -1,6 +1,6 @@
 //! Vision-language-action policies on real robots, from ROS 2, on Tenstorrent hardware.
 //!
-//! The modules stand in the order in which the data passes them: see ARCHITECTURE.md.
+//! See ARCHITECTURE.md for the way of the data through the modules.
 
 pub mod backend;
 pub mod bag;
@@ -15,6 +15,9 @@ pub mod models;
 pub mod observation;
 pub mod policy;
 pub mod recorder;
+#[cfg(feature = "ros")]
+pub mod ros;
+pub mod runtime;
 pub mod tensor;
 pub mod time;
 pub mod units;
