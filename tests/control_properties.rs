@@ -6,9 +6,7 @@ mod control_support;
 use control_support::{MS, Random, World, cases, live};
 use openvla_tt::{
     chunk::ChunkStep,
-    control::{
-        Lifecycle, PolicyFailure, RawControlConfig, RawLimits, RawMotionLimits, Requests, State,
-    },
+    control::{Lifecycle, PolicyFailure, RawControlConfig, RawLimits, RawMotionLimits, Requests, State},
 };
 use proptest::prelude::*;
 
@@ -35,11 +33,7 @@ fn policy_step(kind: u8, random: &mut Random) -> ChunkStep {
     values[6] = random.signed() * 0.7 + 0.5;
     // One number in one chunk of four is odd; most of the odd ones stay finite, so that motion goes on.
     if kind & 3 == 0 {
-        let odd = if kind & 0x70 == 0 {
-            kind >> 2
-        } else {
-            3 + (kind >> 2) % 13
-        };
+        let odd = if kind & 0x70 == 0 { kind >> 2 } else { 3 + (kind >> 2) % 13 };
         values[(kind >> 5) as usize % 7] = number(odd, random);
     }
     if kind & 0x0c == 0x0c {
@@ -57,19 +51,9 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
         0 => world.camera_on = detail & 3 != 0,
         1 => world.camera_frozen = detail & 3 == 0,
         2 => {
-            world.camera_skew_ns = if detail & 1 == 0 {
-                0
-            } else {
-                (f64::from(detail) - 128.0) as i64 * 20 * MS as i64
-            }
+            world.camera_skew_ns = if detail & 1 == 0 { 0 } else { (f64::from(detail) - 128.0) as i64 * 20 * MS as i64 }
         }
-        3 => {
-            world.instruction = if detail & 7 == 0 {
-                None
-            } else {
-                Some(1 + u64::from(detail & 1))
-            }
-        }
+        3 => world.instruction = if detail & 7 == 0 { None } else { Some(1 + u64::from(detail & 1)) },
         4 => world.subscribed = detail & 3 != 0,
         5 => world.worker_dead = detail & 7 == 0,
         6 => world.policy.blocked = detail & 3 == 0,
@@ -77,21 +61,13 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
         8 => world.ros += (i64::from(detail) - 128) * 10 * MS as i64,
         9 => world.ros_runs = detail & 3 != 0,
         10 => {
-            world.lifecycle = [
-                Lifecycle::Active,
-                Lifecycle::Active,
-                Lifecycle::Inactive,
-                Lifecycle::Unconfigured,
-            ][detail as usize & 3]
+            world.lifecycle = [Lifecycle::Active, Lifecycle::Active, Lifecycle::Inactive, Lifecycle::Unconfigured]
+                [detail as usize & 3]
         }
         11 => requests.estop = detail & 7 == 0,
         12 => {
-            world.failure = [
-                None,
-                Some(PolicyFailure::Refused),
-                None,
-                Some(PolicyFailure::NotFinite),
-            ][detail as usize & 3]
+            world.failure =
+                [None, Some(PolicyFailure::Refused), None, Some(PolicyFailure::NotFinite)][detail as usize & 3]
         }
         13 | 14 => {
             requests.reset = true;
@@ -101,9 +77,8 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
         16 => {
             world.policy.hz = [5.0, 10.0, 50.0, 1000.0][detail as usize & 3];
             let horizon = 1 + (detail >> 2) as usize % 12;
-            world.policy.steps = (0..horizon)
-                .map(|i| policy_step(detail.wrapping_add(7 * i as u8), &mut random))
-                .collect();
+            world.policy.steps =
+                (0..horizon).map(|i| policy_step(detail.wrapping_add(7 * i as u8), &mut random)).collect();
         }
         // Mostly: another wish, or nothing at all.
         17..=24 => world.policy.steps = vec![policy_step(detail, &mut random)],
@@ -118,10 +93,7 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
         9..=14 => 20 * MS + u64::from(detail) * 7919,
         _ => 20 * MS,
     };
-    world
-        .tick(dt, requests)
-        .map(|_| ())
-        .map_err(|e| format!("after {op:?} at {} ms: {e}", world.now / MS))
+    world.tick(dt, requests).map(|_| ()).map_err(|e| format!("after {op:?} at {} ms: {e}", world.now / MS))
 }
 
 fn heal(world: &mut World) {
@@ -141,25 +113,13 @@ fn heal(world: &mut World) {
 fn play(raw: RawControlConfig, script: &[[u8; 3]]) -> Result<World, String> {
     let mut world = World::new(raw);
     world.policy.takes_ns = 60 * MS;
-    world.tick(
-        20 * MS,
-        Requests {
-            enable: Some(true),
-            ..Requests::default()
-        },
-    )?;
+    world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() })?;
     for op in script {
         act(&mut world, *op)?;
     }
     // Whatever happened, a stop now is complete in time and stays complete.
     heal(&mut world);
-    world.tick(
-        20 * MS,
-        Requests {
-            estop: true,
-            ..Requests::default()
-        },
-    )?;
+    world.tick(20 * MS, Requests { estop: true, ..Requests::default() })?;
     for _ in 0..200 {
         world.tick(20 * MS, Requests::default())?;
     }
@@ -170,14 +130,11 @@ fn play(raw: RawControlConfig, script: &[[u8; 3]]) -> Result<World, String> {
 }
 
 fn any_limits() -> impl Strategy<Value = RawLimits> {
-    let group =
-        (0.02f64..2.0, 0.1f64..8.0, 1.0f64..300.0).prop_map(|(velocity, acceleration, jerk)| {
-            RawMotionLimits {
-                velocity,
-                acceleration,
-                jerk,
-            }
-        });
+    let group = (0.02f64..2.0, 0.1f64..8.0, 1.0f64..300.0).prop_map(|(velocity, acceleration, jerk)| RawMotionLimits {
+        velocity,
+        acceleration,
+        jerk,
+    });
     (group.clone(), group).prop_map(|(linear, angular)| RawLimits { linear, angular })
 }
 

@@ -52,11 +52,7 @@ struct Tick {
     rate_norm: f64,
 }
 
-const STILL: Tick = Tick {
-    end: ZERO,
-    rate: ZERO,
-    rate_norm: 0.0,
-};
+const STILL: Tick = Tick { end: ZERO, rate: ZERO, rate_norm: 0.0 };
 
 /// The result of a sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,11 +142,7 @@ impl Profile {
         let velocity = self.mean((ahead_s / self.tick_s).min(1.0));
         // A lag of a millionth of the limit is the tail of the approach, not an intervention.
         let lags = 1e-6 * self.velocity_max < norm(sub(target, velocity));
-        Shaped {
-            velocity,
-            by_acceleration: lags && by_acceleration,
-            by_jerk: lags && (by_jerk || !by_acceleration),
-        }
+        Shaped { velocity, by_acceleration: lags && by_acceleration, by_jerk: lags && (by_jerk || !by_acceleration) }
     }
 
     /// Decides the next tick; says whether acceleration or jerk kept it from the target.
@@ -165,50 +157,30 @@ impl Profile {
         let direction = scale(way, 1.0 / distance);
         if !direction.iter().all(|x| x.is_finite()) {
             // Less than the reciprocal of the largest number away (subnormal): nothing that could move a robot.
-            self.push(Tick {
-                end: target,
-                ..STILL
-            });
+            self.push(Tick { end: target, ..STILL });
             return (false, false);
         }
         let wished = distance / self.tick_s;
         let by_acceleration = self.acceleration_max < wished;
-        let mut rate = wished
-            .min(self.acceleration_max)
-            .min(self.jerk_allows(direction));
+        let mut rate = wished.min(self.acceleration_max).min(self.jerk_allows(direction));
         if target != ZERO {
             rate = self.reserve_allows(from, direction, rate);
         }
         let by_jerk = rate < wished.min(self.acceleration_max);
         let lands = wished <= rate + SNAP * self.acceleration_max;
-        let (end, rate) = if lands {
-            (target, wished)
-        } else {
-            (add_scaled(from, direction, rate * self.tick_s), rate)
-        };
+        let (end, rate) =
+            if lands { (target, wished) } else { (add_scaled(from, direction, rate * self.tick_s), rate) };
         if end == from {
             self.push(Tick { end, ..STILL });
         } else {
-            self.push(Tick {
-                end,
-                rate: scale(direction, rate),
-                rate_norm: rate,
-            });
+            self.push(Tick { end, rate: scale(direction, rate), rate_norm: rate });
         }
         (by_acceleration, by_jerk)
     }
 
     fn push(&mut self, tick: Tick) {
-        self.settled = if tick.end == self.tick(0).end {
-            self.settled.saturating_add(1)
-        } else {
-            0
-        };
-        self.newest = if self.newest + 1 == self.ticks.len() {
-            0
-        } else {
-            self.newest + 1
-        };
+        self.settled = if tick.end == self.tick(0).end { self.settled.saturating_add(1) } else { 0 };
+        self.newest = if self.newest + 1 == self.ticks.len() { 0 } else { self.newest + 1 };
         self.ticks[self.newest] = tick;
     }
 
@@ -218,11 +190,7 @@ impl Profile {
         if old.rate_norm == 0.0 {
             return self.acceleration_max;
         }
-        largest_multiple(
-            dot(old.rate, direction),
-            old.rate_norm,
-            self.acceleration_max,
-        )
+        largest_multiple(dot(old.rate, direction), old.rate_norm, self.acceleration_max)
     }
 
     /// The largest rate up to `wished` along `direction` after which a stop still takes no longer than `V/A` for `u`.
@@ -237,11 +205,8 @@ impl Profile {
         // False position with halving: `low` always keeps the reserve. Six rounds are within a few per cent of the best, and any `low` is safe.
         for _ in 0..6 {
             let span = above - below;
-            let middle = if 0.0 < span {
-                low + (high - low) * (-below / span).clamp(0.05, 0.95)
-            } else {
-                0.5 * (low + high)
-            };
+            let middle =
+                if 0.0 < span { low + (high - low) * (-below / span).clamp(0.05, 0.95) } else { 0.5 * (low + high) };
             let at_middle = excess(middle);
             if at_middle <= 0.0 {
                 (low, below) = (middle, at_middle);
@@ -265,11 +230,7 @@ impl Profile {
         for ago in 0..self.window() - 1 {
             let tick = self.tick(ago);
             if tick.rate_norm != 0.0 {
-                cost += stop_cost(
-                    dot(tick.rate, heading),
-                    tick.rate_norm,
-                    self.acceleration_max,
-                );
+                cost += stop_cost(dot(tick.rate, heading), tick.rate_norm, self.acceleration_max);
             }
         }
         speed + cost * self.tick_s
@@ -287,11 +248,7 @@ impl Profile {
         let at_end = add_scaled(newest, sub(before, newest), ahead);
         let mut sum = scale(add_scaled(before, at_end, 1.0), 0.5 * (1.0 - ahead));
         for ago in 1..m {
-            sum = add_scaled(
-                sum,
-                add_scaled(self.tick(ago).end, self.tick(ago + 1).end, 1.0),
-                0.5,
-            );
+            sum = add_scaled(sum, add_scaled(self.tick(ago).end, self.tick(ago + 1).end, 1.0), 0.5);
         }
         // The part of the oldest tick that the window still touches. Its start is its end less its way.
         let oldest = self.tick(m);
