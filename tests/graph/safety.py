@@ -7,7 +7,7 @@ import time
 import numpy
 
 import peer
-from peer import KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import CONTRACT, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
 
 OBSERVATION_TIMEOUT_S = 0.5
 # How much later than promised a zero may be seen: one period of the loop, one nap of the peer, and a busy machine.
@@ -18,7 +18,7 @@ def scenario(executable, logs):
     cases = kit_cases()
     logs.append(f"{tempfile.mkdtemp()}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), unnorm_key="bridge_orig", autostart=True, dry_run=False,
+        executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False,
         overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
     )
     graph = Peer()
@@ -68,7 +68,7 @@ def estop_and_reset(graph):
     graph.reset_when_possible()
     graph.until("idle after reset", graph.in_state("IDLE"))
     graph.spin(0.5)
-    assert not graph.moving() and graph.reason == "DISABLED", "a reset never starts a motion"
+    assert not graph.moving() and graph.reason == "NOT_ENABLED", "a reset never starts a motion"
     assert graph.enable().success
     graph.until("moving again", lambda: graph.state == "RUNNING" and graph.moving())
     assert graph.enable(False).success
@@ -128,7 +128,7 @@ def recover(graph):
     """Whatever the state: running again. Three faults within 10 s latch, as they should."""
     graph.until("settled", lambda: graph.state in ("RUNNING", "FAULT", "IDLE"))
     if graph.state == "FAULT":
-        assert graph.reason == "TOO_MANY_FAULTS" and graph.status.latched, graph.shown()
+        assert graph.reason == "REPEATED_FAULTS" and graph.status.latched, graph.shown()
         graph.reset_when_possible()
     graph.enable()
     graph.until("running", lambda: graph.state == "RUNNING" and graph.moving())
@@ -176,7 +176,7 @@ def flood(graph, node, cases):
 def quiet_by_default(executable, logs, cases):
     """dry_run is the default: it decides, says so, and commands nothing."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
-    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), unnorm_key="bridge_orig", autostart=True, overrun_s=0.4)
+    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4)
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
