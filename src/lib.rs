@@ -14,6 +14,7 @@ pub mod golden;
 pub mod models;
 pub mod observation;
 pub mod policy;
+pub mod recorder;
 #[cfg(feature = "ros")]
 pub mod ros;
 pub mod runtime;

@@ -1,4 +1,4 @@
-//! A step allocates nothing, frees nothing, whatever happens in it. Counted by an allocator of our own, on this thread only.
+//! A step and its record in the flight recorder allocate nothing and free nothing, whatever happens. Counted by an allocator of our own, on this thread only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod control_support;
@@ -15,6 +15,7 @@ use openvla_tt::{
         ControlState, ImageSeen, Inference, Inputs, Lifecycle, PoseSeen, RawControlConfig, RawEnvelope, RawWorkspace,
         Requests, State, step,
     },
+    recorder::Recorder,
     time::{Instant, Stamp},
 };
 
@@ -61,13 +62,15 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn a_step_neither_allocates_nor_frees() {
+fn a_step_and_its_record_neither_allocate_nor_free() {
     let raw = RawControlConfig {
         workspace: Some(RawWorkspace { min: [-1.0; 3], max: [1.0; 3], margin: 0.02 }),
         envelope: Some(RawEnvelope { q01: [-0.05; 6], q99: [0.05; 6] }),
         ..live()
     };
     let mut state = ControlState::new(raw.validate().unwrap());
+    let mut recorder = Recorder::new(state.config().period());
+    let mut recordings = 0;
     let mut random = Random::new(7);
     let mut now = 1000 * MS;
     let (mut counted, mut steps_begun, mut running) = (0, 0, 0);
@@ -108,10 +111,17 @@ fn a_step_neither_allocates_nor_frees() {
         };
         let before = CALLS.get();
         let output = step(here, &mut state, &inputs);
+        recorder.record(here, &inputs, &output);
+        let taken = if recorder.due(here) { recorder.take() } else { None };
+        recordings += u64::from(taken.is_some());
+        if let Some(recording) = taken {
+            recorder.give_back(recording);
+        }
         counted += CALLS.get() - before;
         steps_begun = output.steps_begun;
         running += u64::from(output.state == State::Running);
     }
     assert!(100_000 < running, "the robot must have moved for this to mean anything: {running}");
+    assert!(100 < recordings, "{recordings}");
     assert_eq!(counted, 0);
 }

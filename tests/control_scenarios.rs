@@ -251,7 +251,8 @@ fn the_workspace_needs_a_fresh_and_finite_pose() {
 
 #[test]
 fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
-    let cases: &[(&str, fn(&mut World), u64, Reason)] = &[
+    type Act = fn(&mut World);
+    let cases: &[(&str, Act, u64, Reason)] = &[
         // The last image arrived in the step before: 0.5 s later it is still good, one step later no more.
         ("image", |w| w.camera_on = false, 520, Reason::ImageStale),
         ("frozen", |w| w.camera_frozen = true, 520, Reason::ImageFrozen),
@@ -566,8 +567,8 @@ fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
     let mut output = tick(&mut world);
     while !output.verdict.target.is_zero() {
         let expected = [0.1, -0.05, 0.0];
-        for axis in 0..3 {
-            assert!((output.verdict.target.linear[axis] - expected[axis]).abs() < 1e-12);
+        for (got, expected) in output.verdict.target.linear.iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-12);
         }
         assert!((output.verdict.target.angular[2] - 0.2).abs() < 1e-12);
         held += 1;
@@ -593,8 +594,8 @@ fn from_rest_the_direction_of_the_wish_is_kept() {
         let v = output.command.unwrap().twist().linear;
         let length = norm(v);
         let wish = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
-        for axis in 0..3 {
-            assert!((v[axis] / length - wish[axis]).abs() < 1e-6);
+        for (got, wish) in v.iter().zip(wish) {
+            assert!((got / length - wish).abs() < 1e-6);
         }
         let w = output.verdict.target.angular;
         let scale = output.verdict.target.linear[0] / 0.3;

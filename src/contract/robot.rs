@@ -180,13 +180,13 @@ fn check_command(p: &mut Problems, raw: RawCommand) -> Option<CommandTopics> {
     let gripper_topic = ros_name(p, "command.gripper_topic", raw.gripper_topic);
     let rate_hz = number(p, "command.rate_hz", raw.rate_hz, 10.0, 1000.0, "Hz");
     let timeout_s = number(p, "command.timeout_s", raw.timeout_s, 0.001, 10.0, "s");
-    if let (Some(rate_hz), Some(timeout_s)) = (rate_hz, timeout_s) {
-        if timeout_s * rate_hz < 2.0 {
-            p.add(
-                "command.rate_hz",
-                format!("at {rate_hz} Hz one late command is longer than the arm's timeout of {timeout_s} s"),
-            );
-        }
+    if let (Some(rate_hz), Some(timeout_s)) = (rate_hz, timeout_s)
+        && timeout_s * rate_hz < 2.0
+    {
+        p.add(
+            "command.rate_hz",
+            format!("at {rate_hz} Hz one late command is longer than the arm's timeout of {timeout_s} s"),
+        );
     }
     Some(CommandTopics {
         twist_topic: twist_topic?,
@@ -207,13 +207,13 @@ fn check_group(p: &mut Problems, place: &str, raw: RawGroup) -> Option<RawMotion
 fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<RobotWorkspace> {
     refuse_unknown(p, "workspace", &raw.unknown);
     let frame = ros_name(p, "workspace.frame", raw.frame);
-    if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame) {
-        if frame != base {
-            p.add(
-                "workspace.frame",
-                format!("`{frame}` is not the base frame `{base}`, in which twist and pose must be to guard the box"),
-            );
-        }
+    if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame)
+        && frame != base
+    {
+        p.add(
+            "workspace.frame",
+            format!("`{frame}` is not the base frame `{base}`, in which twist and pose must be to guard the box"),
+        );
     }
     let min = need(p, "workspace.min", raw.min);
     let max = need(p, "workspace.max", raw.max);

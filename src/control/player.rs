@@ -129,15 +129,15 @@ impl Player {
     pub(super) fn play(&mut self, now: Instant, mut report: impl FnMut(Turn)) -> Option<Playing> {
         while let Some(index) = self.index {
             let period = self.current.period();
-            if !(period <= now.since(self.step_began).get()) {
+            if now.since(self.step_began).get() < period {
                 break;
             }
             let boundary = self.step_began.after(period);
             self.index = None;
-            if self.has_waiting {
-                if let Some(turn) = self.switch(boundary) {
-                    report(turn);
-                }
+            if self.has_waiting
+                && let Some(turn) = self.switch(boundary)
+            {
+                report(turn);
             }
             if self.index.is_none() {
                 if index + 1 < self.current.len {

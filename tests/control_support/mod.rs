@@ -7,6 +7,7 @@ use openvla_tt::{
         ControlConfig, ControlState, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output, PolicyFailure,
         PoseSeen, RawControlConfig, Requests, State, Twist, step,
     },
+    recorder::Recorder,
     time::{Instant, Stamp},
 };
 
@@ -119,7 +120,7 @@ pub struct Judge {
     last_published: Option<u64>,
     /// When a command was first given outside of `Running`.
     stopping_since: Option<u64>,
-    /// The longest stop seen: from the step that noticed the cause to the first zero command.
+    /// The longest after a cause was noticed that a command was not yet zero.
     pub longest_stop_ns: u64,
     stop_open: bool,
     latched: bool,
@@ -161,10 +162,8 @@ impl Judge {
         if command.gripper().is_some_and(|g| g != 0.0 && g != 1.0) {
             return Err(format!("gripper {:?}", command.gripper()));
         }
-        if let Some(last) = self.last_published {
-            if now < last + self.period_ns / 2 {
-                return Err(format!("two commands within {} ns", now - last));
-            }
+        if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
+            return Err(format!("two commands within {} ns", now - last));
         }
         self.linear.check(now, twist.linear).map_err(|e| format!("linear {e}"))?;
         self.angular.check(now, twist.angular).map_err(|e| format!("angular {e}"))?;
@@ -185,11 +184,13 @@ impl Judge {
             now
         });
         let age = now - since;
+        if !twist.is_zero() {
+            self.longest_stop_ns = self.longest_stop_ns.max(age);
+        }
         if twist.is_zero() {
             if self.stop_open {
                 self.stop_open = false;
-                self.stops += 1;
-                self.longest_stop_ns = self.longest_stop_ns.max(age);
+                self.stops += u64::from(0 < age);
             }
         } else if self.stop_time_ns < age {
             return Err(format!(
@@ -244,6 +245,7 @@ pub struct World {
     pub output: Option<Output>,
     /// A chunk to pass in the next step in place of the policy's own.
     pub forged: Option<ActionChunk>,
+    pub recorder: Option<Recorder>,
 }
 
 impl World {
@@ -279,6 +281,7 @@ impl World {
             steps_begun: 0,
             output: None,
             forged: None,
+            recorder: None,
         }
     }
 
@@ -326,6 +329,9 @@ impl World {
             subscribed: self.subscribed,
         };
         let output = step(now, &mut self.state, &inputs);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, &inputs, &output);
+        }
         self.steps_begun = output.steps_begun;
         self.output = Some(output);
         self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
