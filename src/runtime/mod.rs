@@ -12,6 +12,7 @@
 mod camera;
 mod control_loop;
 mod desk;
+mod flight;
 mod mailbox;
 mod os;
 mod worker;
@@ -28,6 +29,7 @@ use std::{
 
 pub use camera::{CameraBytes, CameraImage};
 pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserver};
+pub use flight::{FlightDesk, flight_recorder};
 pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
 pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};

@@ -1,6 +1,6 @@
 """The node stops when the camera does, latches an e-stop, survives malformed messages and floods, and says why."""
 
-import os
+import pathlib
 import tempfile
 import time
 
@@ -16,10 +16,12 @@ SLACK_S = 0.15
 
 def scenario(executable, logs):
     cases = kit_cases()
-    logs.append(f"{tempfile.mkdtemp()}/node.log")
+    folder = tempfile.mkdtemp()
+    logs.append(f"{folder}/node.log")
     node = NodeProcess(
         executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False,
         overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
+        record_directory=f"{folder}/records",
     )
     graph = Peer()
     try:
@@ -29,6 +31,7 @@ def scenario(executable, logs):
         malformed_images(graph, cases)
         instructions(graph, cases)
         flood(graph, node, cases)
+        records(graph, f"{folder}/records")
         graph.check_limits()
         assert node.stop() == 0
     finally:
@@ -145,6 +148,18 @@ def instructions(graph, cases):
         print(f"instruction {text[:12]!r:16} ({len(text)} bytes): zero after {took:.3f} s; {graph.status.detail[:120]}")
         graph.say(cases[0]["instruction"])
         recover(graph)
+
+
+def records(graph, folder):
+    """Faults and the e-stop have left flight records, and ~/dump leaves one more."""
+    before = {path.name for path in pathlib.Path(folder).iterdir()}
+    assert any("ESTOP" in name for name in before) and any("IMAGE_STALE" in name for name in before), before
+    answer = graph.call(peer.Trigger, "dump", peer.Trigger.Request())
+    assert answer.success, answer.message
+    path = pathlib.Path(answer.message.split(" (")[0])
+    data = path.read_bytes()
+    assert path.name not in before and data[:5] == b"\x89MCAP" and data[-8:-3] == b"\x89MCAP" and len(data) > 10_000, answer.message
+    print(f"flight records: {len(before)} by themselves, one asked for: {answer.message}")
 
 
 def flood(graph, node, cases):
