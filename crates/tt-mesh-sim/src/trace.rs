@@ -1,0 +1,130 @@
+//! Recorded work. A trace keeps addresses, not tensors: what it reads must still be there, and what was
+//! allocated later where it writes is lost when it runs.
+
+use std::collections::HashSet;
+
+use tt_metal_sys as abi;
+
+use crate::error::{Result, refusal};
+use crate::format::Spec;
+use crate::memory::Block;
+use crate::mesh::{Mesh, Written};
+use crate::op::Op;
+
+/// One recorded operation.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// What.
+    pub op: Op,
+    /// Tensors it reads (and changes, for operations in place).
+    pub inputs: Vec<u64>,
+    /// Tensors it makes.
+    pub outputs: Vec<u64>,
+    /// Specs of the inputs.
+    pub specs: Vec<Spec>,
+    /// Specs of the outputs.
+    pub output_specs: Vec<Spec>,
+}
+
+/// A recording under way.
+#[derive(Debug, Default)]
+pub struct Capture {
+    /// The operations so far.
+    pub commands: Vec<Command>,
+    /// Tensors made inside.
+    pub owned: HashSet<u64>,
+    blocks: Vec<Block>,
+}
+
+/// A finished recording.
+#[derive(Debug)]
+pub struct Trace {
+    commands: Vec<Command>,
+    /// Tensors made inside.
+    pub owned: HashSet<u64>,
+    /// Addresses it writes.
+    blocks: Vec<Block>,
+}
+
+impl Mesh {
+    /// Starts recording.
+    pub fn trace_begin(&mut self) -> Result<()> {
+        self.not_while_capturing("capturing another trace")?;
+        if self.trace_region() == 0 {
+            return Err(refusal(
+                abi::TTP_TRACE_RULE,
+                "the mesh was opened without a trace region: set trace_region_bytes",
+            ));
+        }
+        self.capture = Some(Capture::default());
+        Ok(())
+    }
+
+    /// Notes where the tensors of a capture lie, while they lie there.
+    pub(crate) fn note_blocks(&mut self) {
+        let Some(capture) = &mut self.capture else { return };
+        let Some(command) = capture.commands.last() else { return };
+        capture.blocks.extend(
+            command.outputs.iter().filter_map(|handle| self.tensors.get(handle).and_then(|tensor| tensor.block)),
+        );
+    }
+
+    /// Ends recording.
+    pub fn trace_end(&mut self) -> Result<u64> {
+        let Some(capture) = self.capture.take() else {
+            return Err(refusal(abi::TTP_TRACE_RULE, "no trace is being captured: call ttp_trace_begin first"));
+        };
+        let handle = self.handle();
+        self.traces.insert(handle, Trace { commands: capture.commands, owned: capture.owned, blocks: capture.blocks });
+        Ok(handle)
+    }
+
+    /// Runs a recording.
+    pub fn trace_run(&mut self, handle: u64) -> Result<()> {
+        self.not_while_capturing("running a trace")?;
+        let Some(trace) = self.traces.remove(&handle) else { return Err(self.bad_handle(handle, "trace")) };
+        let result = self.replay(handle, &trace);
+        self.traces.insert(handle, trace);
+        result
+    }
+
+    fn replay(&mut self, handle: u64, trace: &Trace) -> Result<()> {
+        for command in &trace.commands {
+            for input in &command.inputs {
+                if !trace.owned.contains(input) && self.tensor(*input).is_err() {
+                    return Err(refusal(
+                        abi::TTP_TRACE_RULE,
+                        format!(
+                            "trace {handle:#x} is stale: {} reads tensor {input:#x}, which was freed after the capture; keep a trace's inputs alive and renew them with ttp_tensor_write",
+                            command.op.name()
+                        ),
+                    ));
+                }
+            }
+        }
+        for (other, tensor) in &mut self.tensors {
+            let lost = tensor.block.is_some_and(|block| {
+                !trace.owned.contains(other) && trace.blocks.iter().any(|written| written.overlaps(block))
+            });
+            if lost {
+                tensor.written = Written::Overwritten(handle);
+            }
+        }
+        trace.commands.iter().try_for_each(|command| {
+            self.execute(command.op, &command.inputs, &command.specs, &command.outputs, &command.output_specs)
+        })
+    }
+
+    /// Forgets a recording and what only it kept.
+    pub fn trace_free(&mut self, handle: u64) -> Result<()> {
+        self.not_while_capturing("freeing a trace")?;
+        let Some(trace) = self.traces.remove(&handle) else { return Err(self.bad_handle(handle, "trace")) };
+        for tensor in trace.owned {
+            if self.tensors.get(&tensor).is_some_and(|tensor| tensor.block.is_none()) {
+                self.tensors.remove(&tensor);
+                self.forget_address(tensor);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! Finding a provider and believing it only when it is whole and of our version.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::{Api, TTP_ABI_VERSION};
+
+/// How to get a provider; part of every loading error.
+const REMEDY: &str = "build tt-mesh-sim (`cargo build -p tt-mesh-sim`) for a simulated mesh, or crates/tt-metal-sys/shim against the named tt-metal for silicon";
+
+/// Why a provider was refused. Each prints as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no such file.
+    #[error("no Tenstorrent provider at {path}: the file does not exist; {REMEDY}")]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The dynamic linker refused the file: truncated, of another machine, or its own libraries are missing.
+    #[error("cannot load the Tenstorrent provider {path} ({bytes} bytes): {reason}; {REMEDY}")]
+    Unloadable {
+        /// Which file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The linker's words.
+        reason: String,
+    },
+    /// A library, but without (all of) our functions.
+    #[error(
+        "{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, the first is {first}; rebuild it from this source tree's tt_provider.h"
+    )]
+    Incomplete {
+        /// Which file.
+        path: PathBuf,
+        /// How many functions it lacks.
+        count: usize,
+        /// How many there should be.
+        total: usize,
+        /// One of them.
+        first: &'static str,
+    },
+    /// A provider of another ABI version.
+    #[error(
+        "{path} speaks version {found} of the provider ABI, this program version {expected}; rebuild the older of the two from one source tree"
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+}
+
+/// A provider that was checked: its function table, kept alive with its library.
+#[derive(Clone)]
+pub struct Provider {
+    api: Api,
+    name: Arc<str>,
+    // Dropped last, after the table; `None` for a provider that is part of the program.
+    _library: Option<Arc<libloading::Library>>,
+}
+
+impl Provider {
+    /// Loads the shared library at `path` and checks it. Nothing is opened on any device.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let metadata = std::fs::metadata(path).map_err(|_| LoadError::Missing { path: path.into() })?;
+        refuse_truncated(path, metadata.len())?;
+        // SAFETY: loading runs the library's initialisers. The path was named by the user as a provider, which is
+        // code they choose to run; nothing else is assumed about it here.
+        let library = unsafe { libloading::Library::new(path) }.map_err(|error| LoadError::Unloadable {
+            path: path.into(),
+            bytes: metadata.len(),
+            // The linker's message can have several lines; ours has one.
+            reason: one_line(&error.to_string()),
+        })?;
+        // The version first: another version may lack functions for good reasons.
+        // SAFETY: this one signature is the same in every version of the header.
+        if let Ok(version) = unsafe { library.get::<unsafe extern "C" fn() -> u32>(b"ttp_abi_version\0") } {
+            // SAFETY: it takes no arguments and never fails.
+            let found = unsafe { version() };
+            if found != TTP_ABI_VERSION {
+                return Err(LoadError::Version { path: path.into(), found, expected: TTP_ABI_VERSION });
+            }
+        }
+        // SAFETY: a library that answers with our version (or lacks the question, and then fails here) was
+        // built from our header, which fixes the signatures.
+        let api = unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
+            path: path.into(),
+            count: missing.len(),
+            total: Api::NAMES.len(),
+            first: missing.first().copied().unwrap_or("unknown"),
+        })?;
+        // Kept loaded until the process ends: a provider may have threads and thread-local error texts.
+        let library = Arc::new(library);
+        std::mem::forget(library.clone());
+        Ok(Self { api, name: provider_name(&api), _library: Some(library) })
+    }
+
+    /// Takes a provider that is linked into this program. Its version is that of this source tree.
+    pub fn linked(api: Api) -> Self {
+        Self { name: provider_name(&api), api, _library: None }
+    }
+
+    /// The functions.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// What the provider calls itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Provider").field(&self.name).finish()
+    }
+}
+
+/// The dynamic linker maps segments without looking at the file's length; touching a page that is not there kills
+/// the process. So the ELF header's own account of the length is checked first.
+fn refuse_truncated(path: &Path, bytes: u64) -> Result<(), LoadError> {
+    let unloadable = |reason: String| LoadError::Unloadable { path: path.into(), bytes, reason };
+    let mut header = [0u8; 64];
+    std::fs::File::open(path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header))
+        .map_err(|error| unloadable(format!("not a shared library ({error})")))?;
+    if header[..4] != *b"\x7fELF" {
+        // Other systems' formats are left to their own loader.
+        return if cfg!(target_os = "linux") { Err(unloadable("not an ELF shared library".into())) } else { Ok(()) };
+    }
+    if header[4] != 2 || header[5] != 1 {
+        return Err(unloadable("not a 64-bit little-endian library".into()));
+    }
+    let word = |at: usize, length: usize| {
+        header[at..at + length].iter().rev().fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
+    };
+    // Section headers come last in what linkers write: their end is the file's end.
+    let (table, size, count) = (word(0x28, 8), word(0x3a, 2), word(0x3c, 2));
+    let end = table.saturating_add(size * count);
+    if table == 0 || end > bytes {
+        return Err(unloadable(format!("the file is truncated: its header promises {end} bytes")));
+    }
+    Ok(())
+}
+
+fn provider_name(api: &Api) -> Arc<str> {
+    // SAFETY: the header promises static, zero-terminated text; NULL is still looked for.
+    let text = unsafe {
+        let pointer = (api.ttp_provider_name)();
+        if pointer.is_null() { None } else { Some(CStr::from_ptr(pointer)) }
+    };
+    text.map_or_else(|| "unnamed".into(), |text| text.to_string_lossy().into())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,111 @@
+//! What can go wrong, as one line each.
+
+use tt_metal_sys as abi;
+
+/// Result of everything here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What sort of refusal it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A value, shape, format or layout that the operation refuses.
+    InvalidArgument,
+    /// Legal, but this provider does not do it.
+    Unsupported,
+    /// Device memory is exhausted.
+    OutOfMemory,
+    /// A tensor that was freed with its mesh, or belongs to another mesh.
+    BadHandle,
+    /// Data that nothing has written would be read.
+    Unwritten,
+    /// Forbidden while a trace is captured, or a stale trace.
+    TraceRule,
+    /// The device failed.
+    Device,
+    /// No such device on this machine.
+    NotFound,
+    /// A fault of the provider.
+    Internal,
+}
+
+impl Kind {
+    fn from_abi(status: abi::Status) -> Self {
+        match status {
+            abi::TTP_INVALID_ARGUMENT => Self::InvalidArgument,
+            abi::TTP_UNSUPPORTED => Self::Unsupported,
+            abi::TTP_OUT_OF_MEMORY => Self::OutOfMemory,
+            abi::TTP_BAD_HANDLE => Self::BadHandle,
+            abi::TTP_UNWRITTEN => Self::Unwritten,
+            abi::TTP_TRACE_RULE => Self::TraceRule,
+            abi::TTP_DEVICE => Self::Device,
+            abi::TTP_NOT_FOUND => Self::NotFound,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// An error of the mesh.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The provider could not be loaded.
+    #[error(transparent)]
+    Load(#[from] abi::LoadError),
+    /// The provider refused a call.
+    #[error("{text} ({call})")]
+    Provider {
+        /// What sort of refusal.
+        kind: Kind,
+        /// The ABI's function.
+        call: &'static str,
+        /// The provider's own line.
+        text: String,
+    },
+    /// A device name that is none.
+    #[error("device \"{text}\" is none of sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300, tt:t3k")]
+    Target {
+        /// What was given.
+        text: String,
+    },
+    /// No provider library was found.
+    #[error("no {kind} provider found: looked for {file} in {places}; {remedy}, or name it in {variable}")]
+    NoProvider {
+        /// Simulated or silicon.
+        kind: &'static str,
+        /// Its file name.
+        file: &'static str,
+        /// Folders that were searched.
+        places: String,
+        /// How to get it.
+        remedy: &'static str,
+        /// The variable that names it.
+        variable: &'static str,
+    },
+    /// The host's arguments do not fit together.
+    #[error("{0}")]
+    Host(String),
+}
+
+impl Error {
+    /// The sort of refusal, for those of the provider.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Provider { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
+    /// The refusal that this thread's last call met.
+    pub(crate) fn provider(api: &abi::Api, call: &'static str, status: abi::Status) -> Self {
+        // SAFETY: takes no arguments; the header promises zero-terminated text valid until this thread's next call.
+        let text = unsafe {
+            let pointer = (api.ttp_last_error)();
+            if pointer.is_null() {
+                String::new()
+            } else {
+                std::ffi::CStr::from_ptr(pointer).to_string_lossy().into_owned()
+            }
+        };
+        let text = if text.is_empty() { format!("the provider gave status {status} and no reason") } else { text };
+        Self::Provider { kind: Kind::from_abi(status), call, text }
+    }
+}

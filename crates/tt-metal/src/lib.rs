@@ -1,0 +1,35 @@
+//! The safe floor over a Tenstorrent provider: meshes, tensors, operations, traces, own kernels.
+//!
+//! ```no_run
+//! use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions, Mesh, MeshOptions, Target, find_provider};
+//! # fn main() -> Result<(), tt_metal::Error> {
+//! let target: Target = "sim:n300".parse()?;
+//! let mesh = Mesh::open(&find_provider(target.provider)?, target.board, MeshOptions::default())?;
+//! let x = mesh.upload(HostArray::f32(&[1.0; 32 * 64], [1, 1, 32, 64]), Distribution::Replicate, Format::Bf16, Layout::Tile)?;
+//! // Column-parallel: each of the two chips gets half of the columns.
+//! let w = mesh.upload(HostArray::f32(&[0.5; 64 * 128], [1, 1, 64, 128]), Distribution::Shard(3), Format::Bfp8B, Layout::Tile)?;
+//! let y = x.linear(&w, None, LinearOptions { format: Format::Bf16, ..LinearOptions::default() })?;
+//! assert_eq!(y.dims(), [1, 1, 32, 64]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+pub mod kernels;
+mod mesh;
+mod ops;
+mod program;
+mod target;
+mod tensor;
+mod trace;
+mod types;
+
+pub use error::{Error, Kind, Result};
+pub use mesh::{Memory, Mesh, MeshInfo, MeshOptions};
+pub use ops::LinearOptions;
+pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
+pub use target::{ProviderKind, Target, find_provider};
+pub use tensor::{Distribution, HostArray, Spec, Tensor, pack};
+pub use trace::Trace;
+pub use tt_metal_sys::{Api, LoadError, Provider};
+pub use types::{Activation, Board, Combine, Compute, Fidelity, Format, Layout, RopeOrder};

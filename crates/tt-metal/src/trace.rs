@@ -1,0 +1,83 @@
+//! Traces: work recorded once and run many times without the host.
+
+use std::sync::Arc;
+
+use tt_metal_sys as abi;
+
+use crate::mesh::{Capturing, Inner};
+use crate::{Mesh, Result, Tensor};
+
+/// A recording. It keeps alive every tensor that it reads and did not make; dropping it frees the recording.
+pub struct Trace {
+    mesh: Arc<Inner>,
+    handle: abi::TraceHandle,
+    _reads: Vec<Tensor>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if self.mesh.is_closed() {
+            return;
+        }
+        // SAFETY: a plain call with a number; this is its only owner.
+        let status = unsafe { (self.mesh.api().ttp_trace_free)(self.handle) };
+        if let Err(error) = self.mesh.checked("ttp_trace_free", status) {
+            self.mesh.defer(error);
+        }
+    }
+}
+
+impl Trace {
+    /// Runs it. Renew its inputs before with [`Tensor::write`]; its outputs are the tensors its capture gave out.
+    pub fn run(&self, blocking: bool) -> Result<()> {
+        self.mesh.settle()?;
+        // SAFETY: a plain call with numbers.
+        let status = unsafe { (self.mesh.api().ttp_trace_run)(self.handle, u32::from(blocking)) };
+        self.mesh.checked("ttp_trace_run", status)
+    }
+}
+
+/// Ends a capture on every way out of it.
+struct Ending(Option<Arc<Inner>>);
+
+impl Ending {
+    fn end(&mut self) -> Result<Option<Trace>> {
+        let Some(mesh) = self.0.take() else { return Ok(None) };
+        let around = mesh.capturing().take().unwrap_or_default();
+        let mut handle = 0;
+        // SAFETY: the pointer is valid for the call.
+        let status = unsafe { (mesh.api().ttp_trace_end)(mesh.handle, &raw mut handle) };
+        mesh.checked("ttp_trace_end", status)?;
+        Ok(Some(Trace { mesh, handle, _reads: around.read.into_values().collect() }))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(mesh) = self.0.clone()
+            && let Err(error) = self.end()
+        {
+            mesh.defer(error);
+        }
+    }
+}
+
+impl Mesh {
+    /// Records the operations that `work` does on this mesh; nothing runs until [`Trace::run`]. The same sequence must
+    /// have run once before, so that its programs are compiled. Inside, nothing can be uploaded, read or created.
+    /// What `work` returns are usually the trace's output tensors: keep them alive as long as the trace.
+    pub fn capture<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Trace, T)> {
+        self.0.settle()?;
+        // SAFETY: a plain call with a number.
+        let status = unsafe { (self.0.api().ttp_trace_begin)(self.0.handle) };
+        self.0.checked("ttp_trace_begin", status)?;
+        *self.0.capturing() = Some(Capturing::default());
+        let mut ending = Ending(Some(self.0.clone()));
+        // On an error or a panic the guard ends the capture, and the trace it gives is dropped and freed.
+        let output = work()?;
+        match ending.end()? {
+            Some(trace) => Ok((trace, output)),
+            None => Err(crate::Error::Host("the capture had already ended".into())),
+        }
+    }
+}
