@@ -75,7 +75,9 @@ pub enum ChunkError {
     #[error("the policy returned a chunk without a single step; check its action codec")]
     Empty,
     /// More steps than the player's buffer holds.
-    #[error("the policy returned {steps} steps, more than the {HORIZON_MAX} a chunk may have; shorten the policy's horizon")]
+    #[error(
+        "the policy returned {steps} steps, more than the {HORIZON_MAX} a chunk may have; shorten the policy's horizon"
+    )]
     TooLong {
         /// How many there were.
         steps: usize,

@@ -270,6 +270,20 @@ fn the_fine_tuned_statistics_replace_those_of_the_configuration() {
     );
 }
 
+/// A download that left a link to nowhere must not silently un-normalise with the base model's statistics.
+#[test]
+fn a_dangling_link_is_not_an_absent_file() {
+    for (name, error) in [("dataset_statistics.json", "copy it"), ("model.safetensors.index.json", "copy the index")] {
+        let folder = kit_with(&[], &[name]);
+        std::os::unix::fs::symlink("../blobs/gone", folder.path().join(name)).unwrap();
+        one_line_with(Checkpoint::open(folder.path()).unwrap_err(), &[name, "missing file", error]);
+    }
+    let shard = "model-00001-of-00002.safetensors";
+    let folder = kit_with(&[], &[shard]);
+    std::os::unix::fs::symlink("../blobs/gone", folder.path().join(shard)).unwrap();
+    one_line_with(Checkpoint::open(folder.path()).unwrap_err(), &[shard, "missing file", "copy the file"]);
+}
+
 /// The error of the kit's preprocessor_config.json with `value` at `pointer`.
 fn pixels(pointer: &str, value: Value, parts: &[&str]) {
     let bytes = edited("preprocessor_config.json", |config| set(config, pointer, value));

@@ -35,6 +35,11 @@ fn a_sharded_checkpoint_opens_and_its_numbers_are_sane() {
     assert_eq!(checkpoint.config.llama.kv_size(), 32);
     assert_eq!(checkpoint.norm_stats.keys().count(), 3);
 
+    for file in checkpoint.weights.files() {
+        let bytes = std::fs::read(file.path()).unwrap();
+        let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap(); // the format's own library reads it too
+        assert_eq!(theirs.len(), file.names().count());
+    }
     for tensor in checkpoint.weights.tensors() {
         let values = tensor.as_bf16().unwrap(); // aligned
         assert!(values.iter().all(|value| value.is_finite()), "{}", tensor.name());

@@ -1,8 +1,11 @@
 //! The tensors that a configuration calls for are those of the published checkpoint, name by name.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checkpoint_support;
+
 use std::path::{Path, PathBuf};
 
+use checkpoint_support::{edited, kit, kit_with, raw_file};
 use openvla_tt::checkpoint::{Checkpoint, ExpectedTensor, OpenVlaConfig};
 
 fn data() -> PathBuf {
@@ -107,4 +110,42 @@ fn the_kit_says_how_pixels_are_made() {
     let [dino, siglip] = checkpoint.preprocessor.towers.as_slice() else { panic!("two towers") };
     assert_eq!((dino.size, dino.mean, dino.std), (224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]));
     assert_eq!((siglip.size, siglip.mean, siglip.std), (224, [0.5; 3], [0.5; 3]));
+}
+
+/// The published checkpoint's three shards in full size, as sparse files: opening and checking it reads headers only.
+#[test]
+fn fifteen_gigabytes_open_without_being_read() {
+    let config = edited("config.json", |config| *config = serde_json::from_str(PUBLISHED).unwrap());
+    let expected = OpenVlaConfig::from_json(Path::new("config.json"), &config).unwrap().expected_tensors();
+    let statistics = std::fs::read(kit().join("dataset_statistics.json")).unwrap();
+    let folder = kit_with(
+        &[("config.json", config), ("dataset_statistics.json", statistics)],
+        &["model.safetensors.index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+    );
+    let mut places = serde_json::Map::new();
+    for (i, shard) in expected.chunks(expected.len().div_ceil(3)).enumerate() {
+        let name = format!("model-0000{}-of-00003.safetensors", i + 1);
+        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        for tensor in shard {
+            let begin = end;
+            end += 2 * tensor.parameters();
+            let entry = serde_json::json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]});
+            header.insert(tensor.name.clone(), entry);
+            places.insert(tensor.name.clone(), name.clone().into());
+        }
+        let bytes = raw_file(&serde_json::Value::Object(header).to_string(), 0);
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(bytes.len() as u64 + end).unwrap();
+    }
+    let index = serde_json::json!({"weight_map": places}).to_string();
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let inventory = checkpoint.inventory();
+    assert_eq!((inventory.tensors, inventory.parameters, inventory.bytes), (982, 7_541_237_184, 15_082_474_368));
+    assert_eq!((inventory.unused.len(), inventory.unused_parameters), (43, 43_080_480));
+    assert!(inventory.missing.is_empty() && inventory.misshapen.is_empty() && inventory.unexpected.is_empty());
+    let last = checkpoint.weights.expect("language_model.lm_head.weight", &[32_064, 4096]).unwrap();
+    assert_eq!(last.bytes().last(), Some(&0));
 }

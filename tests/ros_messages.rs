@@ -103,7 +103,7 @@ fn child_process() {
             "UNCONFIGURED": Status::UNCONFIGURED as u8,
             "ESTOPPED": Status::ESTOPPED as u8,
             "REASON_NONE": Status::REASON_NONE as u16,
-            "REASON_TOO_MANY_FAULTS": Status::REASON_TOO_MANY_FAULTS as u16,
+            "REASON_REPEATED_FAULTS": Status::REASON_REPEATED_FAULTS as u16,
         },
     });
     peer.0.stdin.take().unwrap().write_all(announced.to_string().as_bytes()).unwrap();

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::config::{MAX_CONFIG_BYTES, read_config};
 use super::error::CheckpointError;
 use super::fields::shown;
-use super::read::{UniqueMap, parse_json, read_bounded};
+use super::read::{UniqueMap, is_listed, parse_json, read_bounded};
 
 /// The fine-tuned checkpoint's statistics.
 const STATISTICS: &str = "dataset_statistics.json";
@@ -64,7 +64,7 @@ impl NormStats {
 
     pub(super) fn open_with_config(folder: &Path, path: &Path, config: &[u8]) -> Result<Self, CheckpointError> {
         let statistics = folder.join(STATISTICS);
-        if !statistics.exists() {
+        if !is_listed(&statistics) {
             return Self::from_config_json(path, config);
         }
         let bytes = read_bounded(&statistics, MAX_CONFIG_BYTES, "copy it from the original checkpoint")?;

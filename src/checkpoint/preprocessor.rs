@@ -204,12 +204,11 @@ fn same_size(fields: &Fields<'_>, name: &str, size: usize) -> Result<(), Checkpo
     Ok(())
 }
 
-/// Entry `i` of a list of objects, with its name for errors.
-fn derived<'a>(
-    fields: &Fields<'a>,
-    name: &str,
-    i: usize,
-) -> Result<Option<(String, &'a Map<String, Value>)>, CheckpointError> {
+/// An object with its name for errors.
+type Named<'a> = (String, &'a Map<String, Value>);
+
+/// Entry `i` of a list of objects.
+fn derived<'a>(fields: &Fields<'a>, name: &str, i: usize) -> Result<Option<Named<'a>>, CheckpointError> {
     let Some(values) = fields.list(name)? else { return Ok(None) };
     let Some(map) = values.get(i).and_then(Value::as_object) else {
         return Err(fields.error(name, shown_list(values), format!("must have an object for each tower; {RESTORE}")));

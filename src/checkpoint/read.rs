@@ -29,6 +29,12 @@ pub(super) fn read_bounded(path: &Path, limit: u64, remedy: &'static str) -> Res
     Ok(bytes)
 }
 
+/// Whether the folder has an entry of this name. A link that leads nowhere counts: reading it must fail rather than fall back
+/// to another file (the Hugging Face cache is made of links).
+pub(super) fn is_listed(path: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Parses JSON; errors name `path`.
 pub(super) fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, CheckpointError> {
     serde_json::from_slice(bytes).map_err(|error| CheckpointError::json(path, &error))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, quoted};
 use super::index::WeightIndex;
-use super::read::read_bounded;
+use super::read::{is_listed, read_bounded};
 use super::shard::{MappedTensor, SafetensorsFile};
 
 /// The file of an unsharded checkpoint.
@@ -40,7 +40,7 @@ impl WeightFiles {
             return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
         }
         let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
-        if index.exists() {
+        if is_listed(&index) {
             return Self::open_sharded(folder, &index, &single);
         }
         if !single.exists() && folder.join("pytorch_model.bin.index.json").exists() {
@@ -63,7 +63,7 @@ impl WeightFiles {
     fn open_sharded(folder: &Path, path: &Path, single: &Path) -> Result<Self, CheckpointError> {
         let bytes = read_bounded(path, MAX_INDEX_BYTES, "copy the index from the original checkpoint")?;
         let index = WeightIndex::from_json(path, &bytes)?;
-        if single.exists() && !index.files().contains(SINGLE) {
+        if is_listed(single) && !index.files().contains(SINGLE) {
             return Err(index.problem(
                 "the folder also holds model.safetensors, which the index does not name".to_owned(),
                 "remove whichever of the two is stale",
@@ -73,7 +73,7 @@ impl WeightFiles {
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
         for name in index.files() {
             let shard = folder.join(name);
-            if !shard.exists() {
+            if !is_listed(&shard) {
                 return Err(index.problem(
                     format!("shard {} is named here but is not in the folder", quoted(name)),
                     "download the missing shard into the same folder",

@@ -338,7 +338,10 @@ impl RawControlConfig {
         }
         let period_s = 1.0 / self.command_rate_hz;
         if self.overrun_s != 0.0 && self.overrun_s < 1.5 * period_s {
-            p.add("overrun_s", format!("{} s is less than one and a half control periods ({} s)", self.overrun_s, 1.5 * period_s));
+            p.add(
+                "overrun_s",
+                format!("{} s is less than one and a half control periods ({} s)", self.overrun_s, 1.5 * period_s),
+            );
         }
         let overrun_s = if self.overrun_s == 0.0 { 5.0 * period_s } else { self.overrun_s };
         if self.pause_s < overrun_s {
@@ -362,7 +365,11 @@ impl RawControlConfig {
         }
         let inference_timeout_s =
             if self.inference_timeout_s == 0.0 { 2.0 * self.expected_inference_s } else { self.inference_timeout_s };
-        let limits = |raw: RawMotionLimits| MotionLimits { velocity: raw.velocity, acceleration: raw.acceleration, jerk: raw.jerk };
+        let limits = |raw: RawMotionLimits| MotionLimits {
+            velocity: raw.velocity,
+            acceleration: raw.acceleration,
+            jerk: raw.jerk,
+        };
         // Every duration below was found to lie within 0..3600 s, so that the conversions cannot fail.
         let seconds = Duration::from_secs_f64;
         Ok(ControlConfig {
@@ -391,7 +398,15 @@ impl RawControlConfig {
     }
 }
 
-fn check_motion(p: &mut Problems, group: &str, raw: &RawMotionLimits, v_max: f64, a_max: f64, unit: &str, rate_hz: f64) {
+fn check_motion(
+    p: &mut Problems,
+    group: &str,
+    raw: &RawMotionLimits,
+    v_max: f64,
+    a_max: f64,
+    unit: &str,
+    rate_hz: f64,
+) {
     let before = p.0.len();
     p.range(&format!("{group}.velocity"), raw.velocity, 1e-3, v_max, &format!("{unit}/s"));
     p.range(&format!("{group}.acceleration"), raw.acceleration, 1e-2, a_max, &format!("{unit}/s2"));
@@ -412,7 +427,10 @@ fn check_motion(p: &mut Problems, group: &str, raw: &RawMotionLimits, v_max: f64
     if 3.0 < raw.velocity / raw.acceleration + window_s {
         p.add(
             &format!("{group}.acceleration"),
-            format!("a stop would take velocity / acceleration + acceleration / jerk = {} s, more than 3 s", raw.velocity / raw.acceleration + window_s),
+            format!(
+                "a stop would take velocity / acceleration + acceleration / jerk = {} s, more than 3 s",
+                raw.velocity / raw.acceleration + window_s
+            ),
         );
     }
 }
@@ -425,10 +443,14 @@ fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
         p.range(&format!("workspace.min.{name}"), low, -10.0, 10.0, "m");
         p.range(&format!("workspace.max.{name}"), high, -10.0, 10.0, "m");
         if low.is_finite() && high.is_finite() && high - low <= 2.0 * raw.margin {
-            p.add(&format!("workspace.{name}"), format!("min {low} m and max {high} m leave no room between two margins of {} m", raw.margin));
+            p.add(
+                &format!("workspace.{name}"),
+                format!("min {low} m and max {high} m leave no room between two margins of {} m", raw.margin),
+            );
         }
     }
-    (before == p.0.len()).then(|| Workspace { min: raw.min.map(|x| x + raw.margin), max: raw.max.map(|x| x - raw.margin) })
+    (before == p.0.len())
+        .then(|| Workspace { min: raw.min.map(|x| x + raw.margin), max: raw.max.map(|x| x - raw.margin) })
 }
 
 fn check_gripper(p: &mut Problems, raw: &RawGripper) {
@@ -438,7 +460,10 @@ fn check_gripper(p: &mut Problems, raw: &RawGripper) {
     if 1.0 <= raw.threshold + raw.hysteresis || raw.threshold - raw.hysteresis <= 0.0 {
         p.add(
             "gripper.hysteresis",
-            format!("threshold {} +- hysteresis {} leaves 0..1, so that the gripper could never change", raw.threshold, raw.hysteresis),
+            format!(
+                "threshold {} +- hysteresis {} leaves 0..1, so that the gripper could never change",
+                raw.threshold, raw.hysteresis
+            ),
         );
     }
 }
@@ -447,7 +472,10 @@ fn check_envelope(p: &mut Problems, raw: &RawEnvelope) {
     for (i, name) in ["dx", "dy", "dz", "droll", "dpitch", "dyaw"].into_iter().enumerate() {
         let (low, high) = (raw.q01[i], raw.q99[i]);
         if !(low.is_finite() && high.is_finite() && low <= high) {
-            p.add(&format!("envelope.{name}"), format!("q01 {low} and q99 {high} are not an interval of finite numbers"));
+            p.add(
+                &format!("envelope.{name}"),
+                format!("q01 {low} and q99 {high} are not an interval of finite numbers"),
+            );
         }
     }
 }

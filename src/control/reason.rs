@@ -261,7 +261,7 @@ mod tests {
             assert!(pair[0].code() < pair[1].code());
             assert_ne!(pair[0].name(), pair[1].name());
         }
-        assert!(Intervention::COUNT <= 32, "InterventionSet has 32 bits");
+        const { assert!(Intervention::COUNT <= 32, "InterventionSet has 32 bits") };
         for (i, which) in Intervention::ALL.iter().enumerate() {
             assert_eq!(Intervention::NAMES[i], which.name());
             assert_eq!(*which as usize, i);

@@ -29,8 +29,15 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of its number.
-    pub const ALL: [State; 7] =
-        [State::Unconfigured, State::Inactive, State::Idle, State::Running, State::Holding, State::Fault, State::Estopped];
+    pub const ALL: [State; 7] = [
+        State::Unconfigured,
+        State::Inactive,
+        State::Idle,
+        State::Running,
+        State::Holding,
+        State::Fault,
+        State::Estopped,
+    ];
 
     /// The constant's name in `Status.msg`.
     #[must_use]

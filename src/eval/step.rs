@@ -60,7 +60,7 @@ pub struct Recorded {
 }
 
 /// A frame with its recorded action, if one was found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
     /// What the policy made of it.
     pub step: Step,

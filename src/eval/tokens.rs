@@ -7,8 +7,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Decision;
-
 /// Bins of OpenVLA's action tokenizer: 256 edges, 255 centres.
 pub const BINS: u32 = 256;
 
@@ -20,10 +18,10 @@ pub struct ActionTokens {
 }
 
 impl ActionTokens {
-    /// What a decision says of its codec: an id and the bin centre it stands for. `None` for policies without tokens,
+    /// What a prediction says of its codec: an id and the bin centre it stands for. `None` for policies without tokens,
     /// and while every value lies in the last bin, which two ids share.
-    pub fn of(decision: &Decision) -> Option<ActionTokens> {
-        let pairs = decision.token_ids.iter().zip(&decision.normalized);
+    pub fn of(token_ids: &[u32], normalized: &[f64]) -> Option<ActionTokens> {
+        let pairs = token_ids.iter().zip(normalized);
         let mut bins = pairs.map(|(&id, &centre)| (id, ((centre + 1.0) * f64::from(BINS - 1) / 2.0 - 0.5).round()));
         let (id, bin) = bins.find(|(_, bin)| (0.0..f64::from(BINS - 2)).contains(bin))?;
         // The bin was just checked to lie in 0..254.
@@ -83,6 +81,17 @@ mod tests {
             assert_eq!(id, 32_000 - bin - 1);
             assert_eq!(tokens.bin(id), bin);
         }
+    }
+
+    #[test]
+    fn a_prediction_tells_where_the_tokens_end() {
+        let centre = |bin| (edge(bin) + edge(bin + 1)) / 2.0;
+        for bin in 0..254 {
+            assert_eq!(ActionTokens::of(&[32_000 - bin - 1], &[centre(bin)]), Some(ActionTokens { end: 32_000 }));
+        }
+        assert_eq!(ActionTokens::of(&[31_744], &[centre(254)]), None);
+        assert_eq!(ActionTokens::of(&[31_744, 31_999], &[centre(254), centre(0)]), Some(ActionTokens { end: 32_000 }));
+        assert_eq!(ActionTokens::of(&[], &[0.5]), None);
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! OpenVLA as a policy: preprocessing, prompt, greedy decoding, action codec.
 
-use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::Backend;
-use crate::checkpoint::{Checkpoint, EMPTY_WORD};
-use crate::models::Probe;
+use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
+use crate::models::{Probe, TensorSource};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
 use crate::observation::{Resizer, RgbImage};
@@ -70,6 +69,22 @@ pub struct OpenVlaPolicy<B: Backend> {
     end_of_sequence: Option<u32>,
 }
 
+/// The network of a checkpoint, with the rows of the head that decoding chooses among.
+fn load_model<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
+    codec: &ActionCodec,
+    source: &(dyn TensorSource + Send + Sync),
+    decode: DecodeMode,
+) -> Result<OpenVla<B>, PolicyError> {
+    let Checkpoint { config, preprocessor, .. } = checkpoint;
+    let head_ids = match decode {
+        DecodeMode::Full => 0..config.llama.vocab_size,
+        DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
+    };
+    Ok(backend.scope(|| OpenVla::load(backend, source, config, preprocessor, head_ids))?)
+}
+
 /// Measures consecutive stages.
 struct Stopwatch {
     last: Instant,
@@ -97,13 +112,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let checkpoint = Checkpoint::open(folder)?;
         let (key, stats) = checkpoint.norm_stats.select(options.unnorm_key.as_deref())?;
         let (key, codec) = (key.to_owned(), ActionCodec::new(&checkpoint.config, stats.clone()));
-        let head_ids: Range<usize> = match options.decode {
-            DecodeMode::Full => 0..checkpoint.config.llama.vocab_size,
-            DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
-        };
-        let model = backend.scope(|| {
-            OpenVla::load(&backend, &checkpoint.weights, &checkpoint.config, &checkpoint.preprocessor, head_ids)
-        })?;
+        let model = load_model(&backend, &checkpoint, &codec, &checkpoint.weights, options.decode)?;
         let stats = codec.stats();
         let envelope = stats
             .mask
@@ -121,6 +130,20 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self { backend, model, checkpoint, codec, resizer, info, prompted: None, end_of_sequence })
+    }
+
+    /// Loads the network again, from tensors made of the checkpoint's: for tests of what broken weights lead to.
+    ///
+    /// # Errors
+    /// As [`OpenVlaPolicy::open`].
+    pub fn reload<'a>(
+        &'a mut self,
+        tensors: impl FnOnce(&'a WeightFiles) -> Box<dyn TensorSource + Send + Sync + 'a>,
+        decode: DecodeMode,
+    ) -> Result<(), PolicyError> {
+        let source = tensors(&self.checkpoint.weights);
+        self.model = load_model(&self.backend, &self.checkpoint, &self.codec, &*source, decode)?;
+        Ok(())
     }
 
     /// The checkpoint.

@@ -1,0 +1,41 @@
+# Every target does its own set-up. Assumed: Rust >= 1.89, Python >= 3.10 and a C++ compiler.
+# A ROS 2 (humble, jazzy) that is sourced is used; without one a private ROS 2 is made in .ros/ (tools/ros/setup).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help demo test check bench ros build node clean cargo
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: node ## the whole way once: camera images and an instruction in, commands out, 20 s
+	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(abspath $(TARGET_DIR)/release/vla_node)" tools/demo/run
+
+test: cargo ## every test; closes with "N passed, N failed"
+	@tools/test/run
+
+check: cargo ## format, lints, licences
+	@tools/test/check
+
+bench: cargo ## benchmarks
+	@cargo bench --workspace
+	@if [ -x tools/bench/run ]; then tools/ros/run tools/bench/run; fi
+
+ros: ## set up ROS 2 (a second time does nothing)
+	@tools/ros/setup
+
+build: cargo ## the command line: target/release/openvla; needs no ROS
+	@cargo build --release --bin openvla
+
+node: cargo ## the ROS 2 node: target/release/vla_node
+	@tools/ros/run cargo build --release --features ros --bin vla_node
+
+clean: cargo ## remove everything built, the private ROS 2 too
+	@cargo clean
+	@rm -rf .ros build install log
+
+cargo:
+	@command -v cargo >/dev/null || { echo "make: cargo not found: install Rust 1.89 or newer (rustup) and open a new shell" >&2; exit 1; }

@@ -1,0 +1,271 @@
+//! Velocity, acceleration and jerk: a smooth curve through velocity space that can always be stopped in time.
+//!
+//! One [`Profile`] shapes one axis group (three linear or three angular velocities). All limits are Euclidean norms of the group.
+//!
+//! # The curve
+//! Two stages, both in continuous time, on a grid of ticks `d` (a quarter of the control period or less):
+//!
+//! 1. `u(t)`, a polyline in velocity space. In each tick it moves straight towards the target, at a rate `w = du/dt` with `|w| <= A`, and lands on it exactly.
+//! 2. `v(t) = 1/W * integral of u over [t - W, t]`, the mean over the last `W = m d`, where `W >= A / J`. This is what is published, sampled at the time of publication.
+//!
+//! # What holds, and why
+//! * **Never overshoots, keeps direction, zero stays zero.** `v` is a mean of past `u`, and `u` only ever walks straight to targets: `v` stays in the convex
+//!   hull of the targets. If they all lie on one ray, so does `v`. If all are at most `V` long, so is `v`. If all are zero, `v` is exactly zero.
+//! * **Acceleration.** `dv/dt` is the mean of `w` over the window, so `|dv/dt| <= A`.
+//! * **Jerk.** `d2v/dt2 = (w(t) - w(t - W)) / W`. A tick's rate is chosen so that `|w(t) - w(t - W)| <= A`, hence `|d2v/dt2| <= A / W <= J`.
+//!   This can always be met: `w = 0` meets it whatever the rate one window ago.
+//! * **Finite differences, whatever the jitter.** The published commands are samples of one curve whose second derivative exists almost everywhere and is
+//!   bounded by `J`. By the Hermite-Genocchi formula every divided difference is a mean of the derivative over the nodes' span. So for *any* sampling times
+//!   `t0 < t1 < t2`: `|v1 - v0| <= A (t1 - t0)`, and with `a01 = (v1 - v0)/(t1 - t0)`: `|a12 - a01| <= J (t2 - t0)/2`.
+//!   The `dt` in use is the measured one: the difference between the steady-clock times of the two publications. No nominal period enters.
+//! * **The stop.** From now on towards zero, the jerk rule allows at each tick a braking rate of `A - L(w)`, where `w` is the rate one window ago and
+//!   `L` is what it costs ([`stop_cost`]). So `u` is zero after exactly `S / A`, with `S = |u| + d * sum of L over the window`. A tick that would make `S > V`
+//!   is shortened until it does not; standing still never raises `S`, and braking lowers it by `A d` per tick. Hence at *every* moment `S <= V`, and
+//!   a stop takes at most `V/A` for `u`, one window `W` for the mean, and the rest of a tick: `V/A + A/J + d`.
+//!
+//! Ticks are decided as late as possible: those that cover the time since the last sample, when the next sample is taken. So a stop begins in effect
+//! within one tick of the *previous* publication, which pays for the tick's length and for the rounding up to whole ticks as long as two publications lie half a
+//! period apart or more (`step` sees to that). From the step that sees the cause to the first command that is exactly zero
+//! pass at most `V/A + A/J` plus the interval of the publication that shows it.
+
+use super::{
+    config::{MotionLimits, TICKS_PER_PERIOD},
+    vector::{V3, ZERO, add_scaled, dot, norm, scale, sub},
+};
+use crate::time::Instant;
+use std::time::Duration;
+
+/// Taken off every limit so that neither rounding nor [`SNAP`] can break it.
+pub(super) const EPSILON: f64 = 1e-7;
+/// A tick that would end within this part of the acceleration limit's way of the target ends on it. Without it, a residue of rounding on the far side
+/// of the target would have to wait for one window, since turning round costs jerk.
+const SNAP: f64 = 0.25 * EPSILON;
+
+/// One tick of the polyline: its end and its rate.
+#[derive(Debug, Clone, Copy)]
+struct Tick {
+    /// `u` at the end of the tick.
+    end: V3,
+    /// `w` during the tick.
+    rate: V3,
+    /// `|w|`.
+    rate_norm: f64,
+}
+
+const STILL: Tick = Tick { end: ZERO, rate: ZERO, rate_norm: 0.0 };
+
+/// The result of a sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shaped {
+    /// The velocity to publish.
+    pub(super) velocity: V3,
+    /// Whether the acceleration limit kept `u` from reaching the target.
+    pub(super) by_acceleration: bool,
+    /// Whether the jerk limit (or the reserve for a stop) shortened a tick, or the mean still lags behind `u`.
+    pub(super) by_jerk: bool,
+}
+
+/// The curve of one axis group.
+#[derive(Debug)]
+pub(super) struct Profile {
+    velocity_max: f64,
+    acceleration_max: f64,
+    tick_s: f64,
+    tick_ns: u64,
+    /// The last `m + 1` ticks, a ring: `newest` is the index of the last one decided.
+    ticks: Box<[Tick]>,
+    newest: usize,
+    /// The end of the newest tick; `None` before the first sample.
+    decided_until: Option<Instant>,
+    /// How many of the newest ticks in a row did not move `u`.
+    settled: usize,
+    /// Whether the last sample's time lies before the newest tick's end, so that part of the oldest tick still counts.
+    mid_tick: bool,
+}
+
+impl Profile {
+    /// At rest. Allocates its window, once.
+    pub(super) fn new(limits: &MotionLimits, period: Duration) -> Self {
+        let tick_longest_s = period.as_secs_f64() / TICKS_PER_PERIOD;
+        let window_s = (limits.acceleration / limits.jerk).max(tick_longest_s);
+        let window_ticks = (window_s / tick_longest_s).ceil().max(1.0);
+        // Rounded up to whole nanoseconds: a longer window means less jerk.
+        let tick_ns = (window_s / window_ticks * 1e9).ceil();
+        Self {
+            velocity_max: limits.velocity * (1.0 - EPSILON),
+            acceleration_max: limits.acceleration * (1.0 - EPSILON),
+            tick_s: tick_ns * 1e-9,
+            tick_ns: tick_ns as u64,
+            ticks: vec![STILL; window_ticks as usize + 1].into_boxed_slice(),
+            newest: 0,
+            decided_until: None,
+            settled: window_ticks as usize + 1,
+            mid_tick: false,
+        }
+    }
+
+    /// `m`.
+    fn window(&self) -> usize {
+        self.ticks.len() - 1
+    }
+
+    /// The tick `ago` ticks before the newest; `ago <= m`.
+    fn tick(&self, ago: usize) -> &Tick {
+        let n = self.ticks.len();
+        let index = self.newest + n - ago;
+        &self.ticks[if n <= index { index - n } else { index }]
+    }
+
+    /// Exactly zero, and exactly zero in every later sample until a target is not.
+    pub(super) fn at_rest(&self) -> bool {
+        self.tick(0).end == ZERO && self.window() + usize::from(self.mid_tick) <= self.settled
+    }
+
+    /// Samples the curve at `now`, deciding the ticks up to there with `target`, whose length must be at most the velocity limit.
+    pub(super) fn sample(&mut self, now: Instant, target: V3) -> Shaped {
+        let (mut by_acceleration, mut by_jerk) = (false, false);
+        let mut until = self.decided_until.unwrap_or(now);
+        while until < now {
+            if target == ZERO && self.at_rest() {
+                // Nothing is under way: time may pass without ticks, however long a pause was.
+                until = now;
+                break;
+            }
+            let (accelerating, jerking) = self.decide(target);
+            by_acceleration |= accelerating;
+            by_jerk |= jerking;
+            until = until.after(Duration::from_nanos(self.tick_ns));
+        }
+        self.decided_until = Some(until);
+        let ahead_s = until.since(now).seconds();
+        self.mid_tick = 0.0 < ahead_s;
+        let velocity = self.mean((ahead_s / self.tick_s).min(1.0));
+        // A lag of a millionth of the limit is the tail of the approach, not an intervention.
+        let lags = 1e-6 * self.velocity_max < norm(sub(target, velocity));
+        Shaped { velocity, by_acceleration: lags && by_acceleration, by_jerk: lags && (by_jerk || !by_acceleration) }
+    }
+
+    /// Decides the next tick; says whether acceleration or jerk kept it from the target.
+    fn decide(&mut self, target: V3) -> (bool, bool) {
+        let from = self.tick(0).end;
+        let way = sub(target, from);
+        let distance = norm(way);
+        if distance == 0.0 {
+            self.push(Tick { end: from, ..STILL });
+            return (false, false);
+        }
+        let direction = scale(way, 1.0 / distance);
+        if !direction.iter().all(|x| x.is_finite()) {
+            // Less than the reciprocal of the largest number away (subnormal): nothing that could move a robot.
+            self.push(Tick { end: target, ..STILL });
+            return (false, false);
+        }
+        let wished = distance / self.tick_s;
+        let by_acceleration = self.acceleration_max < wished;
+        let mut rate = wished.min(self.acceleration_max).min(self.jerk_allows(direction));
+        if target != ZERO {
+            rate = self.reserve_allows(from, direction, rate);
+        }
+        let by_jerk = rate < wished.min(self.acceleration_max);
+        let lands = wished <= rate + SNAP * self.acceleration_max;
+        let (end, rate) =
+            if lands { (target, wished) } else { (add_scaled(from, direction, rate * self.tick_s), rate) };
+        if end == from {
+            self.push(Tick { end, ..STILL });
+        } else {
+            self.push(Tick { end, rate: scale(direction, rate), rate_norm: rate });
+        }
+        (by_acceleration, by_jerk)
+    }
+
+    fn push(&mut self, tick: Tick) {
+        self.settled = if tick.end == self.tick(0).end { self.settled.saturating_add(1) } else { 0 };
+        self.newest = if self.newest + 1 == self.ticks.len() { 0 } else { self.newest + 1 };
+        self.ticks[self.newest] = tick;
+    }
+
+    /// The largest rate along the unit vector `direction` that differs by no more than `A` from the rate one window ago.
+    fn jerk_allows(&self, direction: V3) -> f64 {
+        let old = self.tick(self.window() - 1);
+        if old.rate_norm == 0.0 {
+            return self.acceleration_max;
+        }
+        largest_multiple(dot(old.rate, direction), old.rate_norm, self.acceleration_max)
+    }
+
+    /// The largest rate up to `wished` along `direction` after which a stop still takes no longer than `V/A` for `u`.
+    fn reserve_allows(&self, from: V3, direction: V3, wished: f64) -> f64 {
+        let excess = |rate: f64| self.stop_path(from, direction, rate) - self.velocity_max;
+        let (mut low, mut high) = (0.0, wished);
+        let mut above = excess(high);
+        if above <= 0.0 {
+            return wished;
+        }
+        let mut below = excess(low);
+        // False position with halving: `low` always keeps the reserve. Six rounds are within a few per cent of the best, and any `low` is safe.
+        for _ in 0..6 {
+            let span = above - below;
+            let middle =
+                if 0.0 < span { low + (high - low) * (-below / span).clamp(0.05, 0.95) } else { 0.5 * (low + high) };
+            let at_middle = excess(middle);
+            if at_middle <= 0.0 {
+                (low, below) = (middle, at_middle);
+                above *= 0.5;
+            } else {
+                (high, above) = (middle, at_middle);
+            }
+        }
+        low
+    }
+
+    /// `S` after a tick of `rate * direction`.
+    fn stop_path(&self, from: V3, direction: V3, rate: f64) -> f64 {
+        let end = add_scaled(from, direction, rate * self.tick_s);
+        let speed = norm(end);
+        if speed == 0.0 {
+            return 0.0;
+        }
+        let heading = scale(end, 1.0 / speed);
+        let mut cost = stop_cost(dot(direction, heading) * rate, rate, self.acceleration_max);
+        for ago in 0..self.window() - 1 {
+            let tick = self.tick(ago);
+            if tick.rate_norm != 0.0 {
+                cost += stop_cost(dot(tick.rate, heading), tick.rate_norm, self.acceleration_max);
+            }
+        }
+        speed + cost * self.tick_s
+    }
+
+    /// The mean of `u` over one window that ends `ahead` ticks (0..=1) before the newest tick's end.
+    fn mean(&self, ahead: f64) -> V3 {
+        let m = self.window();
+        let newest = self.tick(0).end;
+        if m < self.settled {
+            return newest;
+        }
+        let before = self.tick(1).end;
+        // u(t), and the trapezoid from the newest tick's start to t.
+        let at_end = add_scaled(newest, sub(before, newest), ahead);
+        let mut sum = scale(add_scaled(before, at_end, 1.0), 0.5 * (1.0 - ahead));
+        for ago in 1..m {
+            sum = add_scaled(sum, add_scaled(self.tick(ago).end, self.tick(ago + 1).end, 1.0), 0.5);
+        }
+        // The part of the oldest tick that the window still touches. Its start is its end less its way.
+        let oldest = self.tick(m);
+        let start = add_scaled(oldest.end, oldest.rate, -self.tick_s * ahead);
+        sum = add_scaled(sum, add_scaled(oldest.end, start, 1.0), 0.5 * ahead);
+        scale(sum, 1.0 / m as f64)
+    }
+}
+
+/// The largest `x >= 0`, at most `limit`, with `|x n - w| <= limit`, where `along = w . n` and `length = |w| <= limit`.
+fn largest_multiple(along: f64, length: f64, limit: f64) -> f64 {
+    let root = (along * along + (limit * limit - length * length).max(0.0)).sqrt();
+    (along + root).clamp(0.0, limit)
+}
+
+/// `L`: how much less than `limit` a stop against `heading` may brake one window after a tick with rate `w`, where `along = w . heading`.
+/// Zero when that tick was itself braking, all of `limit` when it was speeding up with all of it.
+fn stop_cost(along: f64, length: f64, limit: f64) -> f64 {
+    limit - largest_multiple(-along, length, limit)
+}

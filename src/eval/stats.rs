@@ -1,0 +1,70 @@
+//! The few statistics that evaluation needs, defined as numpy defines them.
+
+use serde::{Deserialize, Serialize};
+
+/// Where measured times lie, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// How many were measured.
+    pub n: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// Half are below.
+    pub p50: f64,
+    /// 90 % are below.
+    pub p90: f64,
+    /// 95 % are below.
+    pub p95: f64,
+    /// 99 % are below.
+    pub p99: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Option<Percentiles> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |p: f64| percentile(&sorted, p);
+        Some(Percentiles {
+            n: values.len(),
+            mean: mean(values)?,
+            p50: at(50.0)?,
+            p90: at(90.0)?,
+            p95: at(95.0)?,
+            p99: at(99.0)?,
+            max: *sorted.last()?,
+        })
+    }
+}
+
+/// `np.percentile` with linear interpolation; `sorted` is ascending.
+pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let place = percent / 100.0 * last as f64;
+    let below = place.floor() as usize;
+    let (low, high) = (sorted[below], sorted[(below + 1).min(last)]);
+    Some(low + (high - low) * (place - below as f64))
+}
+
+/// Arithmetic mean of at least one value.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Sample standard deviation (`np.std(ddof=1)`) of at least two values.
+pub fn deviation(values: &[f64]) -> Option<f64> {
+    let centre = mean(values).filter(|_| values.len() > 1)?;
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
+/// Pearson's correlation; `None` where one side is constant.
+pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+    let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    let (a, b) = (mean(&first)?, mean(&second)?);
+    let product: f64 = pairs.iter().map(|(x, y)| (x - a) * (y - b)).sum();
+    let (xs, ys): (f64, f64) = (first.iter().map(|x| (x - a).powi(2)).sum(), second.iter().map(|y| (y - b).powi(2)).sum());
+    (xs > 0.0 && ys > 0.0).then(|| product / (xs.sqrt() * ys.sqrt()))
+}

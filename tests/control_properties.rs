@@ -1,0 +1,161 @@
+//! For any sequence of chunks, ages, numbers, time steps and faults: every published command obeys every limit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod control_support;
+
+use control_support::{MS, Random, World, cases, live};
+use openvla_tt::{
+    chunk::ChunkStep,
+    control::{Lifecycle, PolicyFailure, RawControlConfig, RawLimits, RawMotionLimits, Requests, State},
+};
+use proptest::prelude::*;
+
+/// Numbers a policy should never say, and some it should.
+fn number(kind: u8, random: &mut Random) -> f64 {
+    match kind % 16 {
+        0 => f64::NAN,
+        1 => f64::INFINITY,
+        2 => f64::NEG_INFINITY,
+        3 => 5e-324 * random.signed().signum(),
+        4 => f64::MAX * random.signed(),
+        5 => 1e-310 * random.signed(),
+        6 => -0.0,
+        7 | 8 => 10.0 * random.signed(),
+        _ => 0.1 * random.signed(),
+    }
+}
+
+fn policy_step(kind: u8, random: &mut Random) -> ChunkStep {
+    let mut values = [0.0; 7];
+    for value in &mut values {
+        *value = 0.06 * random.signed();
+    }
+    values[6] = random.signed() * 0.7 + 0.5;
+    // One number in one chunk of four is odd; most of the odd ones stay finite, so that motion goes on.
+    if kind & 3 == 0 {
+        let odd = if kind & 0x70 == 0 { kind >> 2 } else { 3 + (kind >> 2) % 13 };
+        values[(kind >> 5) as usize % 7] = number(odd, random);
+    }
+    if kind & 0x0c == 0x0c {
+        values[..6].iter_mut().for_each(|v| *v *= 100.0);
+    }
+    ChunkStep::from_array(values)
+}
+
+/// One act of the script: what changes in the world, and how long until the next control step.
+fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
+    let [what, detail, time] = op;
+    let mut random = Random::new(u64::from(detail) * 977 + u64::from(what));
+    let mut requests = Requests::default();
+    match what % 32 {
+        0 => world.camera_on = detail & 3 != 0,
+        1 => world.camera_frozen = detail & 3 == 0,
+        2 => {
+            world.camera_skew_ns = if detail & 1 == 0 { 0 } else { (f64::from(detail) - 128.0) as i64 * 20 * MS as i64 }
+        }
+        3 => world.instruction = if detail & 7 == 0 { None } else { Some(1 + u64::from(detail & 1)) },
+        4 => world.subscribed = detail & 3 != 0,
+        5 => world.worker_dead = detail & 7 == 0,
+        6 => world.policy.blocked = detail & 3 == 0,
+        7 => world.policy.takes_ns = u64::from(detail) * 4 * MS,
+        8 => world.ros += (i64::from(detail) - 128) * 10 * MS as i64,
+        9 => world.ros_runs = detail & 3 != 0,
+        10 => {
+            world.lifecycle = [Lifecycle::Active, Lifecycle::Active, Lifecycle::Inactive, Lifecycle::Unconfigured]
+                [detail as usize & 3]
+        }
+        11 => requests.estop = detail & 7 == 0,
+        12 => {
+            world.failure =
+                [None, Some(PolicyFailure::Refused), None, Some(PolicyFailure::NotFinite)][detail as usize & 3]
+        }
+        13 | 14 => {
+            requests.reset = true;
+            requests.enable = Some(true);
+        }
+        15 => requests.enable = Some(detail & 3 != 0),
+        16 => {
+            world.policy.hz = [5.0, 10.0, 50.0, 1000.0][detail as usize & 3];
+            let horizon = 1 + (detail >> 2) as usize % 12;
+            world.policy.steps =
+                (0..horizon).map(|i| policy_step(detail.wrapping_add(7 * i as u8), &mut random)).collect();
+        }
+        // Mostly: another wish, or nothing at all.
+        17..=24 => world.policy.steps = vec![policy_step(detail, &mut random)],
+        _ => {}
+    }
+    // Mostly a period with jitter; sometimes an early call, an overrun, a pause.
+    let dt = match time % 32 {
+        0 => u64::from(detail),
+        1 => u64::from(detail) * MS,
+        2 => u64::from(detail) * 10 * MS,
+        3..=8 => 10 * MS + u64::from(time) * MS / 10,
+        9..=14 => 20 * MS + u64::from(detail) * 7919,
+        _ => 20 * MS,
+    };
+    world.tick(dt, requests).map(|_| ()).map_err(|e| format!("after {op:?} at {} ms: {e}", world.now / MS))
+}
+
+fn heal(world: &mut World) {
+    world.camera_on = true;
+    world.camera_frozen = false;
+    world.camera_skew_ns = 0;
+    world.instruction = Some(1);
+    world.subscribed = true;
+    world.worker_dead = false;
+    world.policy.blocked = false;
+    world.policy.takes_ns = 60 * MS;
+    world.lifecycle = Lifecycle::Active;
+    world.ros_runs = true;
+    world.failure = None;
+}
+
+fn play(raw: RawControlConfig, script: &[[u8; 3]]) -> Result<World, String> {
+    let mut world = World::new(raw);
+    world.policy.takes_ns = 60 * MS;
+    world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() })?;
+    for op in script {
+        act(&mut world, *op)?;
+    }
+    // Whatever happened, a stop now is complete in time and stays complete.
+    heal(&mut world);
+    world.tick(20 * MS, Requests { estop: true, ..Requests::default() })?;
+    for _ in 0..200 {
+        world.tick(20 * MS, Requests::default())?;
+    }
+    if !world.output.unwrap().at_rest || world.state() != State::Estopped {
+        return Err(format!("not at rest in e-stop: {:?}", world.output));
+    }
+    Ok(world)
+}
+
+fn any_limits() -> impl Strategy<Value = RawLimits> {
+    let group = (0.02f64..2.0, 0.1f64..8.0, 1.0f64..300.0).prop_map(|(velocity, acceleration, jerk)| RawMotionLimits {
+        velocity,
+        acceleration,
+        jerk,
+    });
+    (group.clone(), group).prop_map(|(linear, angular)| RawLimits { linear, angular })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(100_000), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    /// The defaults of the node against anything.
+    #[test]
+    fn any_script_keeps_every_limit(script in prop::collection::vec(any::<[u8; 3]>(), 0..60)) {
+        play(live(), &script).map_err(TestCaseError::fail)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(100_000) / 20, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    /// Any legal limits and rates against anything.
+    #[test]
+    fn any_limits_are_kept(limits in any_limits(), rate in 20.0f64..250.0, script in prop::collection::vec(any::<[u8; 3]>(), 0..60)) {
+        let raw = RawControlConfig { limits, command_rate_hz: rate, pause_s: 1.0, ..live() };
+        prop_assume!(raw.validate().is_ok());
+        play(raw, &script).map_err(TestCaseError::fail)?;
+    }
+}
