@@ -7,6 +7,7 @@ use std::{
 };
 
 use openvla_tt::{
+    chunk::ChunkStep,
     control::{
         Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests, ResetOutcome, State,
     },
@@ -26,6 +27,10 @@ struct Scripted {
 
 impl Scripted {
     fn boxed(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<dyn Policy> {
+        Self::new(act)
+    }
+
+    fn new(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<Self> {
         let info = PolicyInfo {
             unnorm_key: "test".into(),
             action_dim: 7,
@@ -37,7 +42,11 @@ impl Scripted {
     }
 
     fn forward() -> Box<dyn Policy> {
-        Self::boxed(|_, _| Ok(FORWARD.to_vec()))
+        Self::forward_boxed()
+    }
+
+    fn forward_boxed() -> Box<Self> {
+        Self::new(|_, _| Ok(FORWARD.to_vec()))
     }
 }
 
@@ -107,7 +116,7 @@ impl Rig {
     }
 
     fn load(&mut self, policy: Box<dyn Policy>) -> Result<(), String> {
-        let answer = self.runtime.load(Box::new(move || Ok(policy)), 5.0, 0.0);
+        let answer = self.runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
         let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap();
         loaded.map(|loaded| assert_eq!(loaded.info.unnorm_key, "test"))
     }
@@ -343,8 +352,12 @@ fn policies_that_do_not_fit_are_refused() {
     assert!(error.contains("not finite"), "{error}");
     let error = rig.load(Scripted::boxed(|_, _| panic!("no device"))).unwrap_err();
     assert!(error.contains("no device"), "{error}");
-    let answer = rig.runtime.load(Box::new(|| Err("/no/such/folder: not found".into())), 5.0, 0.0);
+    let answer = rig.runtime.load(Box::new(|| Err("/no/such/folder: not found".into())), Arc::new(ChunkStep::from_array), 5.0, 0.0);
     assert_eq!(answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(), "/no/such/folder: not found");
+    let mut five = Scripted::forward_boxed();
+    five.info.action_dim = 5;
+    let error = rig.load(five).unwrap_err();
+    assert!(error.contains("5 numbers"), "{error}");
     rig.load(Scripted::forward()).unwrap();
 }
 

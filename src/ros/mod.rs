@@ -8,6 +8,7 @@ mod arguments;
 mod inbox;
 mod lifecycle;
 mod log;
+mod meaning;
 mod messages;
 mod node;
 mod parameter_services;
@@ -17,6 +18,7 @@ mod status;
 mod transitions;
 
 pub use arguments::{run, start};
+pub use meaning::Files;
 pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameters, TABLE};
 
 use crate::{

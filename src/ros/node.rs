@@ -28,12 +28,15 @@ use super::{
 };
 use crate::{
     policy::{Instruction, InstructionError},
-    runtime::{NodeClock, Runtime, wait_until},
+    runtime::{FlightDesk, NodeClock, Runtime, flight_recorder, wait_until},
     time::{Clock, Instant, Stamp},
 };
 
 /// The longest the loop sleeps when no message comes: a change of state is told this much later at worst.
 const NAP: Duration = Duration::from_millis(5);
+
+/// Flight records that stay in their folder; the oldest go first.
+const RECORDS_KEPT: usize = 50;
 
 enum Images {
     Raw(Inbox<Image>),
@@ -49,6 +52,7 @@ struct Inboxes {
     enable: Inbox<ServiceRequest<SetBool::Service>>,
     estop: Inbox<ServiceRequest<Trigger::Service>>,
     reset: Inbox<ServiceRequest<Trigger::Service>>,
+    dump: Inbox<ServiceRequest<Trigger::Service>>,
 }
 
 /// What is sent, besides commands.
@@ -73,6 +77,10 @@ pub struct VlaNode {
     parameter_services: ParameterServices,
     pub(super) transitions: Transitions,
     pub(super) waiting: Vec<Waiting>,
+    /// The flight recorder, when there is a folder for its files.
+    pub(super) flight: Option<FlightDesk>,
+    /// Who waits for a recording.
+    pub(super) dumps: Vec<(ServiceRequest<Trigger::Service>, Instant)>,
     pub(super) facts: Facts,
     /// Whether an end-effector pose has arrived that may guard the workspace, and when.
     pub(super) pose_at: Option<Instant>,
@@ -115,12 +123,19 @@ impl VlaNode {
             enable: serve(node, "~/enable")?,
             estop: serve(node, "~/estop")?,
             reset: serve(node, "~/reset")?,
+            dump: serve(node, "~/dump")?,
         };
         let transitions = Transitions::create(node, parameters.autostart)?;
         let parameter_services = ParameterServices::create(node)?;
         let clock = NodeClock::new(parameters.use_sim_time);
+        let flight = parameters
+            .record_directory
+            .clone()
+            .map(|folder| flight_recorder(parameters.control.period(), folder, RECORDS_KEPT))
+            .transpose()?;
+        let (observer, flight) = flight.unzip();
         let runtime =
-            Runtime::start(Arc::new(clock.clone()), parameters.control, Box::new(commands), None, parameters.scheduling)?;
+            Runtime::start(Arc::new(clock.clone()), parameters.control, Box::new(commands), observer, parameters.scheduling)?;
         let stop = stop_signals()?;
         Ok(Self {
             ros,
@@ -135,6 +150,8 @@ impl VlaNode {
             parameter_services,
             transitions,
             waiting: Vec::new(),
+            flight,
+            dumps: Vec::new(),
             facts: Facts::default(),
             pose_at: None,
             stop,
@@ -163,6 +180,7 @@ impl VlaNode {
         self.take_messages();
         self.take_requests();
         self.answer_requests();
+        self.serve_dumps();
         self.take_transition_requests();
         self.advance_transition();
         self.serve_parameters();
@@ -305,6 +323,10 @@ impl VlaNode {
 
     pub(super) fn next_estop(&mut self) -> Option<ServiceRequest<Trigger::Service>> {
         self.inboxes.estop.next()
+    }
+
+    pub(super) fn next_dump(&mut self) -> Option<ServiceRequest<Trigger::Service>> {
+        self.inboxes.dump.next()
     }
 
     pub(super) fn next_reset(&mut self) -> Option<ServiceRequest<Trigger::Service>> {

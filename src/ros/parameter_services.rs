@@ -19,7 +19,9 @@ use super::{
 };
 
 /// Parameters that shape topics and threads, which exist already when a service can be called.
-const FIXED: [&str; 8] = [
+const FIXED: [&str; 10] = [
+    "contract",
+    "robot",
     "image_transport",
     "frame_id",
     "use_sim_time",

@@ -6,6 +6,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use r2r::ParameterValue;
 
+use super::meaning::{Asked, Files, settle};
 use crate::{
     control::{ControlConfig, Problem, RawControlConfig, RawWorkspace},
     policy::{DecodeMode, Device, Precision},
@@ -16,6 +17,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawParameters {
     checkpoint: String,
+    contract: String,
+    robot: String,
     unnorm_key: String,
     device: String,
     precision: String,
@@ -40,6 +43,8 @@ impl Default for RawParameters {
     fn default() -> Self {
         Self {
             checkpoint: std::env::var("OPENVLA_WEIGHTS").unwrap_or_default(),
+            contract: String::new(),
+            robot: String::new(),
             unnorm_key: String::new(),
             device: "cpu".into(),
             precision: "f32".into(),
@@ -47,7 +52,7 @@ impl Default for RawParameters {
             decode: "full".into(),
             autostart: false,
             image_transport: "raw".into(),
-            policy_hz: 5.0,
+            policy_hz: 0.0,
             inference_rate_hz: 0.0,
             frame_id: "base_link".into(),
             control_priority: 40,
@@ -102,6 +107,8 @@ pub struct Parameters {
     pub record_directory: Option<PathBuf>,
     /// ROS time comes from `/clock`.
     pub use_sim_time: bool,
+    /// What the numbers mean and what the robot may do.
+    pub files: Files,
     /// Everything for control. `expected_inference_s` and `envelope` are filled in when a policy has been loaded.
     pub raw_control: RawControlConfig,
     /// The same, validated with a guess for `expected_inference_s`.
@@ -149,6 +156,8 @@ macro_rules! table {
 
 table! {
     "checkpoint", Text, checkpoint, "Folder of the checkpoint, as downloaded. Default: $OPENVLA_WEIGHTS.";
+    "contract", Text, contract, "File that says what the checkpoint's numbers mean (config/checkpoints). Required unless dry_run.";
+    "robot", Text, robot, "File that says what the robot may do (config/robots). Its values replace command_rate_hz, limits, step_cap, workspace and gripper.";
     "unnorm_key", Text, unnorm_key, "Entry of the checkpoint's dataset statistics; may be empty when there is exactly one.";
     "device", Text, device, "cpu, tt:n150, tt:n300, tt:t3k, or a simulated mesh sim:n150, sim:n300, sim:t3k.";
     "precision", Text, precision, "f32, bf16, mixed, bfp8, or a precision policy's YAML file.";
@@ -157,9 +166,9 @@ table! {
     "dry_run", Bool, control.dry_run, "true: infer and report, but publish no command. Nothing moves before this is false.";
     "autostart", Bool, autostart, "Configure and activate without a lifecycle manager. ~/enable is needed all the same.";
     "image_transport", Text, image_transport, "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`.";
-    "policy_hz", Float, policy_hz, "Rate at which the policy's steps follow each other, Hz (0..1000]; Bridge: 5.";
+    "policy_hz", Float, policy_hz, "Rate at which the policy's steps follow each other, Hz, 0..1000; 0 = the contract's (5 in a dry run without one).";
     "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, 0..1000; 0 = as many as images and device allow.";
-    "frame_id", Text, frame_id, "Frame in which the actions are expressed: header.frame_id of every command.";
+    "frame_id", Text, frame_id, "Frame in which the actions are expressed: header.frame_id of every command. A robot file has its own.";
     "command_rate_hz", Float, control.command_rate_hz, "Rate of the command stream, Hz, 10..1000.";
     "control_priority", Integer, control_priority, "SCHED_FIFO priority of the control thread where permitted, 0..99; 0 does not ask for it.";
     "inference_niceness", Integer, inference_niceness, "Niceness of the inference threads, 0..19.";
@@ -279,8 +288,8 @@ impl RawParameters {
                 None
             }
         };
-        if !(self.policy_hz > 0.0 && self.policy_hz <= 1000.0) {
-            add("policy_hz", format!("{} Hz is outside 0..1000 Hz (0 excluded)", self.policy_hz));
+        if !(0.0..=1000.0).contains(&self.policy_hz) {
+            add("policy_hz", format!("{} Hz is outside 0..1000 Hz", self.policy_hz));
         }
         if !(0.0..=1000.0).contains(&self.inference_rate_hz) {
             add("inference_rate_hz", format!("{} Hz is outside 0..1000 Hz", self.inference_rate_hz));
@@ -314,24 +323,39 @@ impl RawParameters {
                 None
             }
         };
-        let raw_control = RawControlConfig { workspace, ..self.control };
+        let settled = settle(
+            &Asked {
+                contract: &self.contract,
+                robot: &self.robot,
+                unnorm_key: &self.unnorm_key,
+                policy_hz: self.policy_hz,
+                frame_id: &self.frame_id,
+                base: RawControlConfig { workspace, ..self.control },
+            },
+            &mut problems,
+        );
+        let raw_control = settled.control;
         let control = raw_control.validate().map_err(|refused| problems.extend(refused.0)).ok();
+        // A value that is wrong in a file is found when the file is joined, and again when the result is validated.
+        let mut seen = std::collections::HashSet::new();
+        problems.retain(|problem| seen.insert(problem.to_string()));
         match (device, decode, image_transport, control) {
             (Some(device), Some(decode), Some(image_transport), Some(control)) if problems.is_empty() => Ok(Parameters {
                 checkpoint: PathBuf::from(&self.checkpoint),
-                unnorm_key: (!self.unnorm_key.is_empty()).then(|| self.unnorm_key.clone()),
+                unnorm_key: settled.unnorm_key,
                 device,
                 precision: self.precision.parse().unwrap_or(Precision::F32), // cannot fail: any text is a precision's name
                 threads,
                 decode,
                 autostart: self.autostart,
                 image_transport,
-                policy_hz: self.policy_hz,
+                policy_hz: settled.policy_hz,
                 inference_rate_hz: self.inference_rate_hz,
-                frame_id: self.frame_id.clone(),
+                frame_id: settled.frame_id,
                 scheduling,
                 record_directory: (!self.record_directory.is_empty()).then(|| PathBuf::from(&self.record_directory)),
                 use_sim_time: self.use_sim_time,
+                files: settled.files,
                 raw_control,
                 control,
             }),
@@ -398,6 +422,25 @@ mod tests {
         assert_eq!((parameters.policy_hz, parameters.device), (5.0, Device::Cpu));
     }
 
+    fn config(file: &str) -> ParameterValue {
+        ParameterValue::String(format!("{}/config/{file}", env!("CARGO_MANIFEST_DIR")))
+    }
+
+    #[test]
+    fn a_robot_is_not_moved_without_a_contract() {
+        let live = ("dry_run", ParameterValue::Bool(false));
+        let text = validated(std::slice::from_ref(&live)).unwrap_err();
+        assert!(text.contains("contract: is missing"), "{text}");
+        let contract = ("contract", config("checkpoints/openvla-7b.yaml"));
+        let parameters = validated(&[live.clone(), contract.clone()]).unwrap();
+        assert_eq!((parameters.policy_hz, parameters.unnorm_key.as_deref()), (5.0, Some("bridge_orig")));
+        let text = validated(&[live.clone(), contract.clone(), ("policy_hz", ParameterValue::Double(10.0))]).unwrap_err();
+        assert!(text.contains("contradicts"), "{text}");
+        let parameters = validated(&[live, contract, ("robot", config("robots/franka_servo.yaml"))]).unwrap();
+        assert_eq!(parameters.frame_id, "panda_link0");
+        assert!(parameters.control.needs_ee_pose());
+    }
+
     #[test]
     fn every_name_is_there_once_and_can_be_read_back() {
         for (i, spec) in TABLE.iter().enumerate() {
@@ -426,7 +469,8 @@ mod tests {
             ("workspace.min", DoubleArray(vec![0.0, 0.0, 0.0])),
             ("gripper.hysteresis", Double(0.9)),
             ("control_priority", Integer(100)),
-            ("policy_hz", Double(0.0)),
+            ("policy_hz", Double(-1.0)),
+            ("robot", String("/no/such/robot.yaml".into())),
             ("faults_to_latch", Integer(-1)),
         ])
         .unwrap_err();
@@ -442,7 +486,8 @@ mod tests {
             "workspace.max: is missing",
             "gripper.hysteresis: 0.9",
             "control_priority: 100 is outside 0..99",
-            "policy_hz: 0 Hz",
+            "policy_hz: -1 Hz is outside 0..1000 Hz",
+            "robot: cannot read /no/such/robot.yaml",
             "faults_to_latch: is -1, but must be a count",
         ] {
             assert!(text.contains(wanted), "'{wanted}' not in\n{text}");

@@ -10,12 +10,15 @@ use r2r::{
 use super::{inbox::answer, log, messages::text, node::VlaNode};
 use crate::{
     control::{Requests, ResetOutcome, State},
-    runtime::{Snapshot, Ticket},
+    runtime::{FlightDesk, Snapshot, Ticket},
     time::{Clock, Instant},
 };
 
 /// Control acts within one period; longer than this means that it does not act at all.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Writing half a minute takes far less.
+const DUMP_PATIENCE: Duration = Duration::from_secs(10);
 
 enum Request {
     Enable(ServiceRequest<SetBool::Service>),
@@ -43,6 +46,41 @@ impl VlaNode {
         }
         while let Some(request) = self.next_reset() {
             self.ask(Request::Reset(request), Requests { reset: true, ..Requests::default() });
+        }
+    }
+
+    /// `~/dump`, and the recordings that were written, asked for or not.
+    pub(super) fn serve_dumps(&mut self) {
+        let now = self.clock.steady();
+        while let Some(request) = self.next_dump() {
+            match &self.flight {
+                Some(flight) => {
+                    flight.ask();
+                    self.dumps.push((request, now));
+                }
+                None => {
+                    let message = "no flight recorder: set the parameter record_directory when starting the node".into();
+                    answer(request, Trigger::Response { success: false, message });
+                }
+            }
+        }
+        while let Some(saved) = self.flight.as_ref().and_then(FlightDesk::saved) {
+            let (success, message) = match saved {
+                Ok(saved) => (true, format!("{} ({} messages)", saved.path.display(), saved.messages)),
+                Err(error) => (false, error.to_string()),
+            };
+            if success { log::info(format!("flight record: {message}")) } else { log::error(format!("flight record: {message}")) }
+            for (request, _) in self.dumps.drain(..) {
+                answer(request, Trigger::Response { success, message: text(&message) });
+            }
+        }
+        let late = |since: Instant| now.since(since).exceeds(DUMP_PATIENCE);
+        for (request, since) in std::mem::take(&mut self.dumps) {
+            if late(since) {
+                answer(request, Trigger::Response { success: false, message: "the recording was not written in time".into() });
+            } else {
+                self.dumps.push((request, since));
+            }
         }
     }
 

@@ -67,6 +67,7 @@ impl Facts {
             image_refused: self.image_note.as_ref().map(|(unsupported, _)| *unsupported),
             instruction_refused: self.instruction_note.is_some(),
             non_action_token: self.policy_note.as_ref().is_some_and(|(non_action, _)| *non_action),
+            pose_refused: self.pose_note.is_some(),
         }
     }
 

@@ -21,8 +21,7 @@ use super::{
     node::VlaNode,
 };
 use crate::{
-    control::{ControlConfig, Lifecycle, RawControlConfig, RawEnvelope},
-    policy::PolicyInfo,
+    control::Lifecycle,
     runtime::Loaded,
     time::{Clock, Instant},
 };
@@ -172,7 +171,8 @@ impl VlaNode {
                 self.facts.note = None;
                 log::info(format!("loading {} on {}", self.parameters.checkpoint.display(), self.parameters.device));
                 let loader = (self.factory)(&self.parameters);
-                let answer = self.runtime.load(loader, self.parameters.policy_hz, self.parameters.inference_rate_hz);
+                let meaning = self.parameters.files.meaning();
+                let answer = self.runtime.load(loader, meaning, self.parameters.policy_hz, self.parameters.inference_rate_hz);
                 self.work_on(Work::Load(answer));
             }
             State::Activating => match self.missing_for_activation() {
@@ -244,7 +244,7 @@ impl VlaNode {
             Ok(loaded) => loaded,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
-        let control = match control_for(&self.parameters.raw_control, &loaded, self.parameters.policy_hz) {
+        let control = match self.parameters.files.control_for(&self.parameters.raw_control, &loaded, self.parameters.policy_hz) {
             Ok(control) => control,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
@@ -312,23 +312,4 @@ impl VlaNode {
             log::warn(format!("~/transition_event: {error}"));
         }
     }
-}
-
-/// Control's configuration for a policy that was loaded: its measured latency and its statistics.
-fn control_for(raw: &RawControlConfig, loaded: &Loaded, policy_hz: f64) -> Result<ControlConfig, String> {
-    // A result within the policy's own period is never late: a deadline below it would only punish a busy machine.
-    let expected_inference_s = loaded.inference_s.max(0.5 / policy_hz).clamp(1e-4, 300.0);
-    let raw = RawControlConfig { expected_inference_s, envelope: envelope(&loaded.info), ..*raw };
-    raw.validate().map_err(|problems| problems.to_string())
-}
-
-/// The statistics' envelope of the six pose numbers, if the policy has one for each. For chunks, dimension `i` of every step has the same.
-fn envelope(info: &PolicyInfo) -> Option<RawEnvelope> {
-    let mut envelope = RawEnvelope { q01: [0.0; 6], q99: [0.0; 6] };
-    for i in 0..6 {
-        let (low, high) = (*info.envelope.get(i)?)?;
-        envelope.q01[i] = low;
-        envelope.q99[i] = high;
-    }
-    Some(envelope)
 }

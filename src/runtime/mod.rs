@@ -12,6 +12,7 @@
 mod camera;
 mod control_loop;
 mod desk;
+mod flight;
 mod mailbox;
 mod os;
 mod worker;
@@ -28,9 +29,10 @@ use std::{
 
 pub use camera::{CameraBytes, CameraImage};
 pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserver};
+pub use flight::{FlightDesk, flight_recorder};
 pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
-pub use worker::{DecisionReport, Loaded, Loader, Report, STEP_WIDTH};
+pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
 
 use control_loop::{ControlLoop, Ends};
 use desk::{Asked, Desk, Levels};
@@ -237,11 +239,11 @@ impl Runtime {
     }
 
     /// Loads a policy on the worker's thread and tests it there; the answer comes through the receiver.
-    /// `rate_limit_hz` bounds how often it is asked, 0 does not.
+    /// `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how often it is asked, 0 does not.
     #[must_use]
-    pub fn load(&self, loader: Loader, policy_hz: f64, rate_limit_hz: f64) -> Receiver<Result<Loaded, String>> {
+    pub fn load(&self, loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64) -> Receiver<Result<Loaded, String>> {
         let (reply, answer) = channel();
-        let _ = self.orders.send(Order::Load { loader, policy_hz, rate_limit_hz, reply }); // a worker that is gone answers nothing
+        let _ = self.orders.send(Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply }); // a worker that is gone answers nothing
         self.desk.bell.ring();
         answer
     }

@@ -28,9 +28,12 @@ const SELF_TEST_RUNS: u32 = 3;
 /// Makes a policy. Runs on the worker's thread, so that threads the policy starts inherit its priority.
 pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Policy>, String> + Send>;
 
+/// How a step's numbers, in the checkpoint's units, become metres and radians.
+pub type Meaning = Arc<dyn Fn([f64; STEP_WIDTH]) -> ChunkStep + Send + Sync>;
+
 /// What the worker is asked to do, besides inferring.
 pub(super) enum Order {
-    Load { loader: Loader, policy_hz: f64, rate_limit_hz: f64, reply: Sender<Result<Loaded, String>> },
+    Load { loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64, reply: Sender<Result<Loaded, String>> },
     Unload { reply: Sender<()> },
     Stop,
 }
@@ -91,6 +94,7 @@ pub struct DecisionReport {
 struct Installed {
     policy: Box<dyn Policy>,
     info: Arc<PolicyInfo>,
+    meaning: Meaning,
     policy_hz: f64,
     /// Shortest time from one start to the next.
     interval: Duration,
@@ -117,8 +121,8 @@ impl Worker {
         loop {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
-                    Order::Load { loader, policy_hz, rate_limit_hz, reply } => {
-                        let loaded = self.load(loader, policy_hz, rate_limit_hz);
+                    Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply } => {
+                        let loaded = self.load(loader, meaning, policy_hz, rate_limit_hz);
                         let _ = reply.send(loaded); // nobody waits any more: nothing to tell
                     }
                     Order::Unload { reply } => {
@@ -150,7 +154,7 @@ impl Worker {
         Some((self.desk.images.take()?, instruction))
     }
 
-    fn load(&mut self, loader: Loader, policy_hz: f64, rate_limit_hz: f64) -> Result<Loaded, String> {
+    fn load(&mut self, loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64) -> Result<Loaded, String> {
         self.unload();
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
@@ -159,7 +163,7 @@ impl Worker {
         }))
         .unwrap_or_else(|panic| Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref()))))?;
         let interval = if rate_limit_hz > 0.0 { Duration::from_secs_f64(1.0 / rate_limit_hz) } else { Duration::ZERO };
-        self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), policy_hz, interval });
+        self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz, interval });
         self.desk.set_inference(Inference::Idle);
         Ok(loaded)
     }
@@ -199,7 +203,7 @@ impl Worker {
                 self.desk.blind.store(false, Ordering::Release);
                 let milliseconds = decoded.since(started).seconds() * 1e3;
                 decision.stages.insert(0, Stage { name: "image", milliseconds });
-                match chunk(origin, installed.policy_hz, &decision.action) {
+                match chunk(origin, installed.policy_hz, &installed.meaning, &decision.action) {
                     Ok(chunk) => {
                         drop(self.desk.spent.take());
                         self.desk.chunks.put(chunk);
@@ -248,7 +252,7 @@ enum Failure {
 }
 
 /// A decision's numbers as a chunk. NaN passes: control must see it to latch.
-fn chunk(origin: ChunkOrigin, policy_hz: f64, action: &[f64]) -> Result<ActionChunk, String> {
+fn chunk(origin: ChunkOrigin, policy_hz: f64, meaning: &Meaning, action: &[f64]) -> Result<ActionChunk, String> {
     if action.is_empty() || !action.len().is_multiple_of(STEP_WIDTH) {
         return Err(format!("the policy returned {} numbers, which are not steps of {STEP_WIDTH}", action.len()));
     }
@@ -257,7 +261,7 @@ fn chunk(origin: ChunkOrigin, policy_hz: f64, action: &[f64]) -> Result<ActionCh
         .map(|step| {
             let mut numbers = [0.0; STEP_WIDTH];
             numbers.copy_from_slice(step);
-            ChunkStep::from_array(numbers)
+            meaning(numbers)
         })
         .collect();
     ActionChunk::new(origin, policy_hz, steps).map_err(|error| error.to_string())

@@ -15,7 +15,7 @@ import numpy
 
 import peer
 from builtin_interfaces.msg import Time
-from peer import KIT, ROOT, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import CONTRACT, KIT, ROOT, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
 from rosgraph_msgs.msg import Clock
 
 OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
@@ -66,7 +66,7 @@ def scenario(executable, logs):
     good = pixels(case)
     folder = tempfile.mkdtemp()
     settings = dict(
-        checkpoint=str(KIT / "ckpt"), unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
+        checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
         inference_timeout_s=INFERENCE_S, subscriber_timeout_s=SUBSCRIBER_S, overrun_s=0.4,
         # One fault after the other: that three within 10 s latch is not the point here.
         faults_to_latch=8, fault_window_s=0.5,
@@ -148,11 +148,11 @@ def stamps(graph, good):
 
     graph.film(good, CAMERA_HZ, stamp=shifted(-5))
     at = begin(graph)
-    row("image stamps 5 s in the past", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_STALE")
+    row("image stamps 5 s in the past", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_STAMP_PAST")
     recover(graph, good)
     graph.film(good, CAMERA_HZ, stamp=shifted(5))
     at = begin(graph)
-    row("image stamps 5 s in the future", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_FROM_FUTURE")
+    row("image stamps 5 s in the future", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_STAMP_FUTURE")
     recover(graph, good)
 
 
@@ -164,7 +164,7 @@ def policy_faults(graph, node, good):
     at = inject(BLOCK)
     graph.spin(0.15)
     graph.film(good, CAMERA_HZ)
-    row("inference blocked for 10 s", graph.time_to_stop(at), 1 / CAMERA_HZ + INFERENCE_S + STOP_S, graph, ("HOLDING",), "INFERENCE_DEADLINE")
+    row("inference blocked for 10 s", graph.time_to_stop(at), 1 / CAMERA_HZ + INFERENCE_S + STOP_S, graph, ("HOLDING",), "INFERENCE_TIMEOUT")
     commands = len(graph.twists)
     graph.until("the late result is dropped", lambda: 0 < graph.status.late_results, 15.0)
     assert 40 < (len(graph.twists) - commands) / max(1e-9, graph.twists[-1][0] - graph.twists[commands][0]) < 60, "the stream went on"
@@ -172,7 +172,7 @@ def policy_faults(graph, node, good):
 
     for code, name in ((NAN, "policy returns NaN"), (INFINITE, "policy returns infinity")):
         at = inject(code)
-        row(name, graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("FAULT",), "NON_FINITE_OUTPUT")
+        row(name, graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("FAULT",), "NOT_FINITE")
         assert graph.status.latched
         graph.film(good, CAMERA_HZ)
         graph.spin(1.0)
@@ -185,7 +185,7 @@ def policy_faults(graph, node, good):
     recover(graph, good)
 
     at = inject(PANIC)
-    row("inference panics", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "INFERENCE_THREAD_DIED")
+    row("inference panics", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "INFERENCE_DEAD")
     assert "injected panic" in graph.status.detail, graph.shown()
     graph.film(good, CAMERA_HZ)
     graph.spin(1.0)
@@ -215,12 +215,12 @@ def subscriber_gone(graph, node, good):
     rests = len(re.findall("at rest after", node.text()))
     graph.deaf()
     at = begin(graph)
-    graph.until("noticed", lambda: graph.state == "HOLDING" and graph.reason == "NO_COMMAND_SUBSCRIBER")
+    graph.until("noticed", lambda: graph.state == "HOLDING" and graph.reason == "SUBSCRIBER_GONE")
     graph.until("at rest", lambda: rests < len(re.findall("at rest after", node.text())))
     # Nobody hears the command: the node's own log says when it came to zero.
     after = float(re.findall(r"at rest after (\d+\.\d+) s", node.text())[-1])
-    noticed = next(t for t, m in graph.statuses if at <= t and peer.REASONS[m.reason] == "NO_COMMAND_SUBSCRIBER") - at
-    row("command subscriber gone", noticed + after, SUBSCRIBER_S + STOP_S + 0.1, graph, ("HOLDING",), "NO_COMMAND_SUBSCRIBER")
+    noticed = next(t for t, m in graph.statuses if at <= t and peer.REASONS[m.reason] == "SUBSCRIBER_GONE") - at
+    row("command subscriber gone", noticed + after, SUBSCRIBER_S + STOP_S + 0.1, graph, ("HOLDING",), "SUBSCRIBER_GONE")
     heard = len(graph.twists)
     graph.spin(0.5)
     graph.listen()
@@ -236,7 +236,7 @@ def deactivated(graph, good):
     answered = time.monotonic() - at
     graph.spin(0.1)
     assert not graph.moving()
-    row("deactivated mid-motion", answered, STOP_S, graph, ("INACTIVE", "HOLDING"), "DEACTIVATED")
+    row("deactivated mid-motion", answered, STOP_S, graph, ("INACTIVE", "HOLDING"), "NOT_ACTIVE")
     assert graph.change("activate")
     recover(graph, good)
 
@@ -268,7 +268,7 @@ def paused(graph, node, good):
     os.kill(node.process.pid, signal.SIGCONT)
     at = begin(graph)
     took = graph.time_to_stop(at)
-    row("process paused for 2 s and resumed", took, STOP_S, graph, ("HOLDING",), "PROCESS_STARVED")
+    row("process paused for 2 s and resumed", took, STOP_S, graph, ("HOLDING",), "PROCESS_PAUSED")
     speeds = [numpy.linalg.norm(graph.numbers(m)[:3]) for _, m in graph.twists[heard:]]
     stop = next(i for i, speed in enumerate(speeds) if speed == 0.0)
     assert all(b <= a + 1e-9 for a, b in zip(speeds[:stop], speeds[1:stop])), f"after a pause the speed only falls: {speeds[:stop]}"
@@ -309,7 +309,7 @@ def clock_jump(graph, case, good):
     assert graph.state == "RUNNING", "half speed is no fault"
     state.update(offset=now() - 100.0, since=time.monotonic())
     at = begin(graph)
-    row("ROS clock jumps back 100 s", graph.time_to_stop(at), STOP_S + 0.1, graph, ("HOLDING",), "CLOCK_JUMP_BACK")
+    row("ROS clock jumps back 100 s", graph.time_to_stop(at), STOP_S + 0.1, graph, ("HOLDING",), "CLOCK_JUMPED_BACK")
     graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
     # Time stands still, and so does the camera: the steady clock notices.
     state.update(offset=now(), rate=0.0, since=time.monotonic())

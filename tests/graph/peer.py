@@ -24,14 +24,24 @@ from std_srvs.srv import SetBool, Trigger
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KIT = ROOT / "tests/data/openvla_tiny"
+CONTRACT = str(ROOT / "config/checkpoints/openvla_tiny.yaml")
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
-REASONS = {getattr(Status, name): name[7:] for name in dir(Status) if name.startswith("REASON_")}
+REASONS = {getattr(Status, name): name[7:] for name in dir(type(Status)) if name.startswith("REASON_")}
 # The limits every test runs with: the node's defaults.
 VELOCITY, ACCELERATION, JERK = (0.25, 0.6), (1.0, 3.0), (10.0, 30.0)
 # v/a + a/j of the slower group, and one period of the stream.
 STOP_S = max(v / a + a / j for v, a, j in zip(VELOCITY, ACCELERATION, JERK)) + 0.02
+
+
+def slow_contract(folder):
+    """The kit's contract at 1 Hz: an action is held for a whole second, so that the command reaches it also where inference takes that long."""
+    text = pathlib.Path(CONTRACT).read_text()
+    assert "policy_hz: 5.0" in text
+    path = pathlib.Path(folder) / "contract.yaml"
+    path.write_text(text.replace("policy_hz: 5.0", "policy_hz: 1.0"))
+    return str(path)
 
 
 def kit_cases():
@@ -42,7 +52,7 @@ def pixels(case, mode="RGB"):
     return numpy.asarray(Picture.open(KIT / case["image"]).convert(mode))
 
 
-def expected_twist(action, policy_hz=5.0):
+def expected_twist(action, policy_hz):
     """The twist an action becomes when nothing but the velocity limit touches it."""
     wished = numpy.asarray(action[:6]) * policy_hz
     for part, limit in ((slice(0, 3), VELOCITY[0]), (slice(3, 6), VELOCITY[1])):

@@ -1,13 +1,13 @@
 """The node stops when the camera does, latches an e-stop, survives malformed messages and floods, and says why."""
 
-import os
+import pathlib
 import tempfile
 import time
 
 import numpy
 
 import peer
-from peer import KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import CONTRACT, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
 
 OBSERVATION_TIMEOUT_S = 0.5
 # How much later than promised a zero may be seen: one period of the loop, one nap of the peer, and a busy machine.
@@ -16,10 +16,12 @@ SLACK_S = 0.15
 
 def scenario(executable, logs):
     cases = kit_cases()
-    logs.append(f"{tempfile.mkdtemp()}/node.log")
+    folder = tempfile.mkdtemp()
+    logs.append(f"{folder}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), unnorm_key="bridge_orig", autostart=True, dry_run=False,
+        executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False,
         overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
+        record_directory=f"{folder}/records",
     )
     graph = Peer()
     try:
@@ -29,6 +31,7 @@ def scenario(executable, logs):
         malformed_images(graph, cases)
         instructions(graph, cases)
         flood(graph, node, cases)
+        records(graph, f"{folder}/records")
         graph.check_limits()
         assert node.stop() == 0
     finally:
@@ -68,7 +71,7 @@ def estop_and_reset(graph):
     graph.reset_when_possible()
     graph.until("idle after reset", graph.in_state("IDLE"))
     graph.spin(0.5)
-    assert not graph.moving() and graph.reason == "DISABLED", "a reset never starts a motion"
+    assert not graph.moving() and graph.reason == "NOT_ENABLED", "a reset never starts a motion"
     assert graph.enable().success
     graph.until("moving again", lambda: graph.state == "RUNNING" and graph.moving())
     assert graph.enable(False).success
@@ -128,7 +131,7 @@ def recover(graph):
     """Whatever the state: running again. Three faults within 10 s latch, as they should."""
     graph.until("settled", lambda: graph.state in ("RUNNING", "FAULT", "IDLE"))
     if graph.state == "FAULT":
-        assert graph.reason == "TOO_MANY_FAULTS" and graph.status.latched, graph.shown()
+        assert graph.reason == "REPEATED_FAULTS" and graph.status.latched, graph.shown()
         graph.reset_when_possible()
     graph.enable()
     graph.until("running", lambda: graph.state == "RUNNING" and graph.moving())
@@ -145,6 +148,18 @@ def instructions(graph, cases):
         print(f"instruction {text[:12]!r:16} ({len(text)} bytes): zero after {took:.3f} s; {graph.status.detail[:120]}")
         graph.say(cases[0]["instruction"])
         recover(graph)
+
+
+def records(graph, folder):
+    """Faults and the e-stop have left flight records, and ~/dump leaves one more."""
+    before = {path.name for path in pathlib.Path(folder).iterdir()}
+    assert any("ESTOP" in name for name in before) and any("IMAGE_STALE" in name for name in before), before
+    answer = graph.call(peer.Trigger, "dump", peer.Trigger.Request())
+    assert answer.success, answer.message
+    path = pathlib.Path(answer.message.split(" (")[0])
+    data = path.read_bytes()
+    assert path.name not in before and data[:5] == b"\x89MCAP" and data[-8:-3] == b"\x89MCAP" and len(data) > 10_000, answer.message
+    print(f"flight records: {len(before)} by themselves, one asked for: {answer.message}")
 
 
 def flood(graph, node, cases):
@@ -176,7 +191,7 @@ def flood(graph, node, cases):
 def quiet_by_default(executable, logs, cases):
     """dry_run is the default: it decides, says so, and commands nothing."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
-    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), unnorm_key="bridge_orig", autostart=True, overrun_s=0.4)
+    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4)
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
