@@ -800,3 +800,50 @@ fn status_is_published_when_something_changes_and_only_then() {
     assert!(tick(&mut world).changed);
     assert!(!tick(&mut world).changed);
 }
+
+#[test]
+fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
+    for requests in [Requests { enable: Some(false), ..Requests::default() }, estop()] {
+        let mut world = moving(live());
+        world.ros -= 1_000_000_000;
+        let output = ask(&mut world, requests);
+        assert!(!output.events.iter().any(|event| matches!(event, Event::FaultRaised { .. })), "{:?}", output.events);
+        assert_eq!(world.state.last_fault().reason, Reason::None);
+    }
+}
+
+#[test]
+fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
+    // An e-stop's cause is the button, not the camera that is off as well.
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    world.camera_on = false;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+    // Watchdogs over an active node say nothing about one that is inactive.
+    let mut world = moving(live());
+    for _ in 0..3 {
+        fault_and_recover(&mut world);
+    }
+    world.camera_on = false;
+    world.lifecycle = Lifecycle::Inactive;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+}
+
+#[test]
+fn what_was_noticed_is_over_when_motion_is_interrupted() {
+    let mut world = World::running(live());
+    world.until(200, |output| output.cause.reason == Reason::ConstantAction);
+    world.ros -= 1_000_000_000;
+    let output = tick(&mut world);
+    assert!(output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction))));
+    world.until(200, |output| output.state == State::Running);
+    // The count begins anew: the same action again is not at once a repetition.
+    let output = world.until(200, |output| output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. })));
+    assert_eq!(output.cause.reason, Reason::None);
+}
