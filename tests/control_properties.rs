@@ -199,11 +199,11 @@ fn drive_in_a_box(seed: u64, limits: RawLimits, pose_every: u64, swing: f64) -> 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(100_000) / 100, ..ProptestConfig::default() })]
 
-    /// An arm that follows its commands never leaves the box. Whatever the limits, it takes no more than 1 mm of the margin.
+    /// An arm that follows its commands never leaves the box. Whatever the limits, it takes no more than a tenth of a millimetre of the margin.
     #[test]
     fn the_arm_stays_in_its_box(seed in any::<u64>(), limits in any_limits(), pose_every in 1u64..10) {
         prop_assume!(RawControlConfig { limits, ..live() }.validate().is_ok());
-        drive_in_a_box(seed, limits, pose_every, 1e-3).map_err(TestCaseError::fail)?;
+        drive_in_a_box(seed, limits, pose_every, 1e-4).map_err(TestCaseError::fail)?;
     }
 
     /// From rest towards one target: the direction is the target's, the speed only grows, and never beyond it.
@@ -240,4 +240,41 @@ fn the_box_is_used_up_to_its_margin() {
     let closest =
         (0..200).map(|seed| drive_in_a_box(seed, RawLimits::default(), 1, 1e-9).unwrap()).fold(f64::INFINITY, f64::min);
     assert!((0.0..0.02).contains(&closest), "{closest}");
+}
+
+/// Counterexamples that were found and shrunk once, kept for ever.
+#[test]
+fn counterexamples_of_the_past_stay_dead() {
+    // A residue of rounding beyond zero had to wait for a whole window: 460 ms to rest instead of 350.
+    let residue = [
+        [0, 0, 9],
+        [0, 0, 41],
+        [207, 4, 9],
+        [49, 0, 41],
+        [85, 165, 9],
+        [89, 0, 9],
+        [237, 0, 9],
+        [25, 0, 9],
+        [121, 0, 9],
+        [0, 0, 9],
+        [57, 0, 9],
+        [68, 0, 9],
+        [0, 0, 9],
+        [12, 30, 97],
+        [13, 0, 9],
+        [0, 0, 9],
+        [0, 0, 9],
+    ];
+    play(live(), &residue).unwrap();
+    // The wish turned along a face while the arm still moved towards it: 1.3 mm beyond the margin.
+    let group = |velocity, acceleration, jerk| RawMotionLimits { velocity, acceleration, jerk };
+    for (seed, every) in
+        [(4_892_284_377_558_626_845, 1), (4_892_284_364_796_336_618, 1), (14_974_748_567_345_536_200, 9)]
+    {
+        for linear in
+            [group(1.018_692_9, 0.812_186_4, 10.0), group(1.256_513_7, 0.598_160_4, 178.156_6), group(0.25, 1.0, 10.0)]
+        {
+            drive_in_a_box(seed, RawLimits { linear, ..RawLimits::default() }, every, 1e-4).unwrap();
+        }
+    }
 }
