@@ -84,7 +84,9 @@ fn bad_parameters_are_refused_with_a_list() {
 
 #[test]
 fn wrong_arguments_are_one_line() {
-    for arguments in [&["checkpoint:=x"][..], &["--ros-args", "-p", "no_value"], &["--ros-args", "--params-file", "/no/such.yaml"]] {
+    for arguments in
+        [&["checkpoint:=x"][..], &["--ros-args", "-p", "no_value"], &["--ros-args", "--params-file", "/no/such.yaml"]]
+    {
         let output = refused(arguments);
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("vla_node: ")).collect();

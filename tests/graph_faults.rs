@@ -34,7 +34,9 @@ impl Policy for Faulty {
             }
             2 => panic!("injected panic"),
             3 => Some(f64::NAN),
-            4 => return Err(CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into()),
+            4 => {
+                return Err(CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into());
+            }
             5 => Some(f64::INFINITY),
             6 => {
                 std::thread::sleep(Duration::from_millis(400));
@@ -74,5 +76,11 @@ fn every_fault_ends_in_a_bounded_stop_with_a_named_cause() {
     command.arg(std::env::current_exe().unwrap()).args(["--exact", "--ignored", "--nocapture", "faulty_node", "--"]);
     let output = domain.apply(command.stdin(Stdio::null())).output().unwrap();
     println!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "in domain {}: {}\n{}", domain.id(), output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "in domain {}: {}\n{}",
+        domain.id(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

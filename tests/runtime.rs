@@ -26,7 +26,9 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn boxed(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<dyn Policy> {
+    fn boxed(
+        act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static,
+    ) -> Box<dyn Policy> {
         Self::new(act)
     }
 
@@ -57,7 +59,15 @@ impl Policy for Scripted {
     fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
         let action = (self.act)(image, instruction)?;
         let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
-        Ok(Decision { prompt, input_ids, token_ids, normalized: action.clone(), action, margins: Vec::new(), stages: Vec::new() })
+        Ok(Decision {
+            prompt,
+            input_ids,
+            token_ids,
+            normalized: action.clone(),
+            action,
+            margins: Vec::new(),
+            stages: Vec::new(),
+        })
     }
 
     fn info(&self) -> &PolicyInfo {
@@ -92,7 +102,9 @@ enum Camera {
 
 fn config() -> ControlConfig {
     // These tests run side by side on few cores: an interval that a robot's controller must not have is no failure here.
-    RawControlConfig { dry_run: false, expected_inference_s: 0.1, overrun_s: 0.4, ..RawControlConfig::default() }.validate().unwrap()
+    RawControlConfig { dry_run: false, expected_inference_s: 0.1, overrun_s: 0.4, ..RawControlConfig::default() }
+        .validate()
+        .unwrap()
 }
 
 fn pixels() -> CameraBytes {
@@ -103,7 +115,8 @@ impl Rig {
     fn new() -> Self {
         let (recorded, clock) = (Recorded::default(), NodeClock::new(false));
         let runtime =
-            Runtime::start(Arc::new(clock.clone()), config(), Box::new(recorded.clone()), None, Threads::default()).unwrap();
+            Runtime::start(Arc::new(clock.clone()), config(), Box::new(recorded.clone()), None, Threads::default())
+                .unwrap();
         Self { runtime, recorded, clock, camera: Camera::Good, last_image: Wall::now(), reports: Vec::new() }
     }
 
@@ -189,7 +202,8 @@ fn images_become_commands_and_no_image_becomes_zero() {
     rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
     rig.camera = Camera::Off;
     let lost = Wall::now();
-    let snapshot = rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
+    let snapshot =
+        rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
     assert!(lost.elapsed() < Duration::from_secs_f64(0.5 + config().stop_time_s() + 0.2), "{:?}", lost.elapsed());
     assert_eq!(snapshot.output.state, State::Holding);
     let commands = rig.commands();
@@ -216,11 +230,16 @@ fn a_flood_of_images_is_dropped_not_queued() {
     while looked_at.try_recv().is_ok() {}
     for i in 0..3000_u32 {
         let data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
-        rig.runtime.offer_image(rig.clock.ros(), CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data });
+        rig.runtime.offer_image(
+            rig.clock.ros(),
+            CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
+        );
     }
     // The newest one is looked at, soon.
     let end = Wall::now() + Duration::from_secs(5);
-    while looked_at.recv_timeout(end.saturating_duration_since(Wall::now())).expect("the newest image is looked at") != 255 {}
+    while looked_at.recv_timeout(end.saturating_duration_since(Wall::now())).expect("the newest image is looked at")
+        != 255
+    {}
     let (received, dropped) = rig.runtime.images();
     assert!(received >= 3000 && dropped > 2000, "{received} received, {dropped} dropped");
 }
@@ -233,7 +252,8 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
         assert!(calls < 30, "told to panic");
         Ok(FORWARD.to_vec())
     }));
-    let snapshot = rig.until("dead", |snapshot| snapshot.output.cause.reason == Reason::InferenceDead && stopped(snapshot));
+    let snapshot =
+        rig.until("dead", |snapshot| snapshot.output.cause.reason == Reason::InferenceDead && stopped(snapshot));
     assert!(matches!(snapshot.output.state, State::Holding | State::Fault), "{:?}", snapshot.output.state);
     assert!(rig.reports.iter().any(|report| matches!(report, Report::Died(text) if text.contains("told to panic"))));
     assert!(rig.runtime.broken().is_none());
@@ -265,7 +285,8 @@ fn a_blocked_inference_stops_the_robot_but_not_the_stream() {
         }
         Ok(FORWARD.to_vec())
     }));
-    let snapshot = rig.until("timeout", |snapshot| snapshot.output.cause.reason == Reason::InferenceTimeout && stopped(snapshot));
+    let snapshot =
+        rig.until("timeout", |snapshot| snapshot.output.cause.reason == Reason::InferenceTimeout && stopped(snapshot));
     assert_eq!(snapshot.output.state, State::Holding);
     let before = snapshot.commands;
     rig.until("the stream goes on", |snapshot| before + 10 < snapshot.commands);
@@ -324,7 +345,9 @@ fn broken_images_count_as_no_images() {
     let mut rig = Rig::running(Scripted::forward());
     rig.camera = Camera::Broken;
     rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
-    assert!(rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG"))));
+    assert!(
+        rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG")))
+    );
     rig.camera = Camera::Good;
     rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
 }
@@ -352,7 +375,12 @@ fn policies_that_do_not_fit_are_refused() {
     assert!(error.contains("not finite"), "{error}");
     let error = rig.load(Scripted::boxed(|_, _| panic!("no device"))).unwrap_err();
     assert!(error.contains("no device"), "{error}");
-    let answer = rig.runtime.load(Box::new(|| Err("/no/such/folder: not found".into())), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    let answer = rig.runtime.load(
+        Box::new(|| Err("/no/such/folder: not found".into())),
+        Arc::new(ChunkStep::from_array),
+        5.0,
+        0.0,
+    );
     assert_eq!(answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(), "/no/such/folder: not found");
     let mut five = Scripted::forward_boxed();
     five.info.action_dim = 5;

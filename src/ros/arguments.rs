@@ -66,7 +66,9 @@ fn asked(arguments: impl Iterator<Item = std::ffi::OsString>) -> Asked {
             "--help" | "-h" => return Asked::Help,
             "--version" | "-V" => return Asked::Version,
             other => {
-                return Asked::Wrong(format!("unknown argument '{other}'; parameters go after --ros-args, see vla_node --help"));
+                return Asked::Wrong(format!(
+                    "unknown argument '{other}'; parameters go after --ros-args, see vla_node --help"
+                ));
             }
         }
     }

@@ -45,7 +45,11 @@ pub(super) struct Settled {
 pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled {
     let mut note = |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
     let contract = (!asked.contract.is_empty())
-        .then(|| CheckpointContract::load(Path::new(asked.contract)).map_err(|error| note("contract", error.to_string())).ok())
+        .then(|| {
+            CheckpointContract::load(Path::new(asked.contract))
+                .map_err(|error| note("contract", error.to_string()))
+                .ok()
+        })
         .flatten();
     let robot = (!asked.robot.is_empty())
         .then(|| Robot::load(Path::new(asked.robot)).map_err(|error| note("robot", error.to_string())).ok())
@@ -65,7 +69,10 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
     if let Some(contract) = &contract {
         check_supported(contract, &mut note);
         if asked.policy_hz != 0.0 && asked.policy_hz != contract.policy_hz {
-            note("policy_hz", format!("{} Hz contradicts the contract's {} Hz; leave it at 0", asked.policy_hz, contract.policy_hz));
+            note(
+                "policy_hz",
+                format!("{} Hz contradicts the contract's {} Hz; leave it at 0", asked.policy_hz, contract.policy_hz),
+            );
         }
         policy_hz = contract.policy_hz;
         match contract.choose_key(unnorm_key.as_deref()) {
@@ -75,7 +82,11 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
         match (contract.frame, &robot) {
             (Frame::Tool, Some(robot)) => frame_id.clone_from(&robot.tool_frame),
             (Frame::Tool, None) if control.workspace.is_some() => {
-                note("workspace", "is in the base frame, but the contract's actions are in the tool frame: this cannot be guarded".into());
+                note(
+                    "workspace",
+                    "is in the base frame, but the contract's actions are in the tool frame: this cannot be guarded"
+                        .into(),
+                );
             }
             _ => {}
         }
@@ -142,7 +153,12 @@ impl Files {
     ///
     /// # Errors
     /// What does not fit, in one line.
-    pub fn control_for(&self, base: &RawControlConfig, loaded: &Loaded, policy_hz: f64) -> Result<ControlConfig, String> {
+    pub fn control_for(
+        &self,
+        base: &RawControlConfig,
+        loaded: &Loaded,
+        policy_hz: f64,
+    ) -> Result<ControlConfig, String> {
         // A result within the policy's own period is never late: a deadline below it would only punish a busy machine.
         let expected_inference_s = loaded.inference_s.max(0.5 / policy_hz).clamp(1e-4, 300.0);
         let base = RawControlConfig { expected_inference_s, ..*base };
@@ -153,7 +169,9 @@ impl Files {
             }
             (contract, _, Some((low, high))) => {
                 let meaning = |numbers: &[f64; STEP_WIDTH]| {
-                    let step = contract.as_ref().map_or_else(|| ChunkStep::from_array(*numbers), |contract| contract.to_step(*numbers));
+                    let step = contract
+                        .as_ref()
+                        .map_or_else(|| ChunkStep::from_array(*numbers), |contract| contract.to_step(*numbers));
                     let [x, y, z, r, p, w, _] = step.to_array();
                     [x, y, z, r, p, w]
                 };

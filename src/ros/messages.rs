@@ -115,8 +115,12 @@ pub struct Hints {
 pub fn reason_code(reason: Reason, hints: Hints) -> u16 {
     match reason {
         Reason::NoInstruction if hints.instruction_refused => Status::REASON_INSTRUCTION_REJECTED as u16,
-        Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(true) => Status::REASON_IMAGE_UNSUPPORTED as u16,
-        Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(false) => Status::REASON_IMAGE_MALFORMED as u16,
+        Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(true) => {
+            Status::REASON_IMAGE_UNSUPPORTED as u16
+        }
+        Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(false) => {
+            Status::REASON_IMAGE_MALFORMED as u16
+        }
         Reason::InferenceFailed if hints.non_action_token => Status::REASON_NON_ACTION_TOKEN as u16,
         Reason::EePoseStale if hints.pose_refused => Status::REASON_EE_POSE_INVALID as u16,
         reason => reason.code(),
@@ -136,7 +140,13 @@ pub enum Level {
 
 /// One line of `/diagnostics` (REP-107: `node: Component`).
 #[must_use]
-pub fn diagnostic(node: &str, component: &str, level: Level, message: &str, values: &[(&str, String)]) -> DiagnosticStatus {
+pub fn diagnostic(
+    node: &str,
+    component: &str,
+    level: Level,
+    message: &str,
+    values: &[(&str, String)],
+) -> DiagnosticStatus {
     DiagnosticStatus {
         level: level as u8,
         name: format!("{node}: {component}"),

@@ -35,14 +35,20 @@ pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
     let parameters = parameters.clone();
     Box::new(move || {
         if parameters.checkpoint.as_os_str().is_empty() {
-            return Err("no checkpoint is named; set the parameter 'checkpoint' or OPENVLA_WEIGHTS to its folder".into());
+            return Err(
+                "no checkpoint is named; set the parameter 'checkpoint' or OPENVLA_WEIGHTS to its folder".into()
+            );
         }
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
             precision: Some(&parameters.precision),
             threads: parameters.threads,
-            options: PolicyOptions { unnorm_key: parameters.unnorm_key.clone(), decode: parameters.decode, ..PolicyOptions::default() },
+            options: PolicyOptions {
+                unnorm_key: parameters.unnorm_key.clone(),
+                decode: parameters.decode,
+                ..PolicyOptions::default()
+            },
         })
         .map_err(|error| error.to_string())
     })

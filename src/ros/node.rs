@@ -134,8 +134,13 @@ impl VlaNode {
             .map(|folder| flight_recorder(parameters.control.period(), folder, RECORDS_KEPT))
             .transpose()?;
         let (observer, flight) = flight.unzip();
-        let runtime =
-            Runtime::start(Arc::new(clock.clone()), parameters.control, Box::new(commands), observer, parameters.scheduling)?;
+        let runtime = Runtime::start(
+            Arc::new(clock.clone()),
+            parameters.control,
+            Box::new(commands),
+            observer,
+            parameters.scheduling,
+        )?;
         let stop = stop_signals()?;
         Ok(Self {
             ros,
@@ -165,7 +170,11 @@ impl VlaNode {
             self.name,
             self.parameters.checkpoint.display(),
             self.parameters.device,
-            if self.parameters.control.dry_run() { "dry run: commands stay silent" } else { "commands will be published" },
+            if self.parameters.control.dry_run() {
+                "dry run: commands stay silent"
+            } else {
+                "commands will be published"
+            },
             if self.parameters.autostart { "started by itself" } else { "configured" },
         ));
         while !self.stop.load(Ordering::Acquire) {
@@ -216,8 +225,10 @@ impl VlaNode {
                 self.pose_at = Some(self.clock.steady());
                 self.facts.pose_note = None;
             } else {
-                self.facts.pose_note =
-                    Some(format!("ee_pose is in frame '{}', but the workspace in '{}'", message.header.frame_id, self.parameters.frame_id));
+                self.facts.pose_note = Some(format!(
+                    "ee_pose is in frame '{}', but the workspace in '{}'",
+                    message.header.frame_id, self.parameters.frame_id
+                ));
             }
         }
         // Under dry_run nobody need listen.
@@ -301,7 +312,8 @@ impl VlaNode {
 fn read_parameters(ros: &r2r::Node) -> Result<(RawParameters, Parameters), ParameterProblems> {
     let mut problems = Vec::new();
     let given = ros.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let raw = RawParameters::read(given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)), &mut problems);
+    let raw =
+        RawParameters::read(given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)), &mut problems);
     raw.validate(problems).map(|parameters| (raw, parameters))
 }
 

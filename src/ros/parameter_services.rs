@@ -7,7 +7,8 @@ use r2r::{
     rcl_interfaces::{
         msg::{self, ListParametersResult, ParameterDescriptor, SetParametersResult},
         srv::{
-            DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters, SetParametersAtomically,
+            DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters,
+            SetParametersAtomically,
         },
     },
 };
@@ -54,7 +55,12 @@ impl ParameterServices {
     }
 
     /// Answers what waits; returns the new parameters when they were changed.
-    pub fn serve(&mut self, raw: &RawParameters, current: &Parameters, may_change: bool) -> Option<(RawParameters, Parameters)> {
+    pub fn serve(
+        &mut self,
+        raw: &RawParameters,
+        current: &Parameters,
+        may_change: bool,
+    ) -> Option<(RawParameters, Parameters)> {
         let (mut raw, mut changed) = (raw.clone(), None);
         while let Some(request) = self.set.next() {
             let results = request
@@ -113,7 +119,10 @@ fn attempt(
 }
 
 fn result(outcome: Result<(), String>) -> SetParametersResult {
-    SetParametersResult { successful: outcome.is_ok(), reason: outcome.err().map_or_else(String::new, |reason| text(&reason)) }
+    SetParametersResult {
+        successful: outcome.is_ok(),
+        reason: outcome.err().map_or_else(String::new, |reason| text(&reason)),
+    }
 }
 
 fn value(message: &msg::ParameterValue) -> ParameterValue {
@@ -150,11 +159,16 @@ fn list(prefixes: &[String], depth: u64) -> ListParametersResult {
     let wanted = |name: &&str| {
         (prefixes.is_empty() && deep_enough(name))
             || prefixes.iter().any(|prefix| {
-                *name == prefix || name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.')).is_some_and(deep_enough)
+                *name == prefix
+                    || name
+                        .strip_prefix(prefix.as_str())
+                        .and_then(|rest| rest.strip_prefix('.'))
+                        .is_some_and(deep_enough)
             })
     };
     let names: Vec<&str> = TABLE.iter().map(|spec| spec.name).filter(wanted).collect();
-    let mut found: Vec<String> = names.iter().filter_map(|name| name.rsplit_once('.')).map(|(prefix, _)| prefix.to_owned()).collect();
+    let mut found: Vec<String> =
+        names.iter().filter_map(|name| name.rsplit_once('.')).map(|(prefix, _)| prefix.to_owned()).collect();
     found.dedup();
     ListParametersResult { names: names.into_iter().map(str::to_owned).collect(), prefixes: found }
 }
@@ -184,10 +198,15 @@ mod tests {
     #[test]
     fn only_a_set_that_is_valid_as_a_whole_is_taken() {
         let (mut raw, mut changed) = (RawParameters::default(), None);
-        let corners = [parameter("command_rate_hz", ParameterValue::Double(100.0)), parameter("overrun_s", ParameterValue::Double(0.001))];
+        let corners = [
+            parameter("command_rate_hz", ParameterValue::Double(100.0)),
+            parameter("overrun_s", ParameterValue::Double(0.001)),
+        ];
         assert!(attempt(&mut raw, &mut changed, &corners, true).is_err_and(|reason| reason.contains("overrun_s")));
         assert!(changed.is_none() && raw == RawParameters::default());
-        assert!(attempt(&mut raw, &mut changed, &corners[..1], false).is_err_and(|reason| reason.contains("unconfigured")));
+        assert!(
+            attempt(&mut raw, &mut changed, &corners[..1], false).is_err_and(|reason| reason.contains("unconfigured"))
+        );
         assert!(attempt(&mut raw, &mut changed, &corners[..1], true).is_ok());
         assert!(changed.is_some() && raw.get("command_rate_hz") == ParameterValue::Double(100.0));
         let fixed = [parameter("frame_id", ParameterValue::String("tool0".into()))];
@@ -199,7 +218,10 @@ mod tests {
         assert_eq!(list(&[], 0).names.len(), TABLE.len());
         assert!(list(&[], 1).names.iter().all(|name| !name.contains('.')));
         let limits = list(&["limits".into()], 0);
-        assert_eq!((limits.names.len(), limits.prefixes), (6, vec!["limits.linear".to_owned(), "limits.angular".to_owned()]));
+        assert_eq!(
+            (limits.names.len(), limits.prefixes),
+            (6, vec!["limits.linear".to_owned(), "limits.angular".to_owned()])
+        );
         assert!(list(&["limits".into()], 1).names.is_empty());
     }
 }

@@ -212,7 +212,10 @@ fn is_of_ros(name: &str) -> bool {
 
 impl RawParameters {
     /// Fills in the given parameters. Unknown names and wrong types are added to `problems`.
-    pub fn read<'a>(given: impl IntoIterator<Item = (&'a str, &'a ParameterValue)>, problems: &mut Vec<Problem>) -> Self {
+    pub fn read<'a>(
+        given: impl IntoIterator<Item = (&'a str, &'a ParameterValue)>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let mut raw = Self::default();
         for (name, value) in given {
             raw.set(name, value, problems);
@@ -268,7 +271,9 @@ impl RawParameters {
             Slot::Count(at) => ParameterValue::Integer(i64::from(*at(&mut raw))),
             Slot::Float(at) => ParameterValue::Double(*at(&mut raw)),
             Slot::Text(at) => ParameterValue::String(at(&mut raw).clone()),
-            Slot::Vector(at) => at(&mut raw).map_or(ParameterValue::NotSet, |v| ParameterValue::DoubleArray(v.to_vec())),
+            Slot::Vector(at) => {
+                at(&mut raw).map_or(ParameterValue::NotSet, |v| ParameterValue::DoubleArray(v.to_vec()))
+            }
         }
     }
 
@@ -340,25 +345,28 @@ impl RawParameters {
         let mut seen = std::collections::HashSet::new();
         problems.retain(|problem| seen.insert(problem.to_string()));
         match (device, decode, image_transport, control) {
-            (Some(device), Some(decode), Some(image_transport), Some(control)) if problems.is_empty() => Ok(Parameters {
-                checkpoint: PathBuf::from(&self.checkpoint),
-                unnorm_key: settled.unnorm_key,
-                device,
-                precision: self.precision.parse().unwrap_or(Precision::F32), // cannot fail: any text is a precision's name
-                threads,
-                decode,
-                autostart: self.autostart,
-                image_transport,
-                policy_hz: settled.policy_hz,
-                inference_rate_hz: self.inference_rate_hz,
-                frame_id: settled.frame_id,
-                scheduling,
-                record_directory: (!self.record_directory.is_empty()).then(|| PathBuf::from(&self.record_directory)),
-                use_sim_time: self.use_sim_time,
-                files: settled.files,
-                raw_control,
-                control,
-            }),
+            (Some(device), Some(decode), Some(image_transport), Some(control)) if problems.is_empty() => {
+                Ok(Parameters {
+                    checkpoint: PathBuf::from(&self.checkpoint),
+                    unnorm_key: settled.unnorm_key,
+                    device,
+                    precision: self.precision.parse().unwrap_or(Precision::F32), // cannot fail: any text is a precision's name
+                    threads,
+                    decode,
+                    autostart: self.autostart,
+                    image_transport,
+                    policy_hz: settled.policy_hz,
+                    inference_rate_hz: self.inference_rate_hz,
+                    frame_id: settled.frame_id,
+                    scheduling,
+                    record_directory: (!self.record_directory.is_empty())
+                        .then(|| PathBuf::from(&self.record_directory)),
+                    use_sim_time: self.use_sim_time,
+                    files: settled.files,
+                    raw_control,
+                    control,
+                })
+            }
             _ => Err(ParameterProblems(problems)),
         }
     }
@@ -384,7 +392,11 @@ fn shown(value: &ParameterValue) -> String {
 /// The parameter whose name is most like a wrong one, if any is at all like it.
 fn nearest(name: &str) -> Option<&'static str> {
     let distance = |spec: &&Spec| edits(name, spec.name);
-    TABLE.iter().min_by_key(distance).filter(|spec| edits(name, spec.name) <= 1 + spec.name.len() / 4).map(|spec| spec.name)
+    TABLE
+        .iter()
+        .min_by_key(distance)
+        .filter(|spec| edits(name, spec.name) <= 1 + spec.name.len() / 4)
+        .map(|spec| spec.name)
 }
 
 /// Levenshtein's distance.
@@ -434,7 +446,8 @@ mod tests {
         let contract = ("contract", config("checkpoints/openvla-7b.yaml"));
         let parameters = validated(&[live.clone(), contract.clone()]).unwrap();
         assert_eq!((parameters.policy_hz, parameters.unnorm_key.as_deref()), (5.0, Some("bridge_orig")));
-        let text = validated(&[live.clone(), contract.clone(), ("policy_hz", ParameterValue::Double(10.0))]).unwrap_err();
+        let text =
+            validated(&[live.clone(), contract.clone(), ("policy_hz", ParameterValue::Double(10.0))]).unwrap_err();
         assert!(text.contains("contradicts"), "{text}");
         let parameters = validated(&[live, contract, ("robot", config("robots/franka_servo.yaml"))]).unwrap();
         assert_eq!(parameters.frame_id, "panda_link0");

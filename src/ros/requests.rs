@@ -59,7 +59,8 @@ impl VlaNode {
                     self.dumps.push((request, now));
                 }
                 None => {
-                    let message = "no flight recorder: set the parameter record_directory when starting the node".into();
+                    let message =
+                        "no flight recorder: set the parameter record_directory when starting the node".into();
                     answer(request, Trigger::Response { success: false, message });
                 }
             }
@@ -69,7 +70,11 @@ impl VlaNode {
                 Ok(saved) => (true, format!("{} ({} messages)", saved.path.display(), saved.messages)),
                 Err(error) => (false, error.to_string()),
             };
-            if success { log::info(format!("flight record: {message}")) } else { log::error(format!("flight record: {message}")) }
+            if success {
+                log::info(format!("flight record: {message}"))
+            } else {
+                log::error(format!("flight record: {message}"))
+            }
             for (request, _) in self.dumps.drain(..) {
                 answer(request, Trigger::Response { success, message: text(&message) });
             }
@@ -77,7 +82,10 @@ impl VlaNode {
         let late = |since: Instant| now.since(since).exceeds(DUMP_PATIENCE);
         for (request, since) in std::mem::take(&mut self.dumps) {
             if late(since) {
-                answer(request, Trigger::Response { success: false, message: "the recording was not written in time".into() });
+                answer(
+                    request,
+                    Trigger::Response { success: false, message: "the recording was not written in time".into() },
+                );
             } else {
                 self.dumps.push((request, since));
             }
@@ -106,12 +114,14 @@ impl VlaNode {
         let silent = || (false, "the control loop does not answer".to_owned());
         match request {
             Request::Enable(request) => {
-                let (success, message) = snapshot.map_or_else(silent, |snapshot| self.enabled(request.message.data, snapshot));
+                let (success, message) =
+                    snapshot.map_or_else(silent, |snapshot| self.enabled(request.message.data, snapshot));
                 answer(request, SetBool::Response { success, message: text(&message) });
             }
             Request::Estop(request) => {
                 // It always succeeds: what does not step does not move either.
-                let message = snapshot.map_or("latched; the control loop does not answer", |_| "latched; coming to rest").into();
+                let message =
+                    snapshot.map_or("latched; the control loop does not answer", |_| "latched; coming to rest").into();
                 answer(request, Trigger::Response { success: true, message });
             }
             Request::Reset(request) => {

@@ -9,8 +9,7 @@ use r2r::{
 };
 
 use super::{
-    lifecycle,
-    log,
+    lifecycle, log,
     messages::{self, Hints, Level, diagnostic, reason_code, text},
     node::VlaNode,
 };
@@ -103,7 +102,8 @@ impl Facts {
 fn percentile(values: &VecDeque<f64>, share: f64) -> f64 {
     let mut sorted: Vec<f64> = values.iter().copied().collect();
     sorted.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an index into a short list
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    // an index into a short list
     let index = (share * sorted.len() as f64) as usize;
     sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
@@ -120,7 +120,9 @@ impl VlaNode {
                     Facts::keep(&mut facts.inference_times, report.inference_s);
                     Facts::keep(&mut facts.latencies, report.latency_s);
                     (facts.image_note, facts.policy_note) = (None, None);
-                    if let Err(error) = self.outboxes.action.publish(&messages::action(&report, &self.parameters.frame_id)) {
+                    if let Err(error) =
+                        self.outboxes.action.publish(&messages::action(&report, &self.parameters.frame_id))
+                    {
                         log::warn(format!("~/action: {error}"));
                     }
                 }
@@ -133,7 +135,9 @@ impl VlaNode {
                     self.facts.rejected += 1;
                     note(&mut self.facts.image_note, unsupported, text, "image refused");
                 }
-                Report::Died(text) => note(&mut self.facts.policy_note, false, format!("it panicked: {text}"), "policy"),
+                Report::Died(text) => {
+                    note(&mut self.facts.policy_note, false, format!("it panicked: {text}"), "policy")
+                }
             }
         }
         while let Some(happened) = self.runtime.event() {
@@ -145,7 +149,11 @@ impl VlaNode {
         match event {
             Event::StateChanged { from, to, cause } => {
                 let line = format!("{} -> {}: {cause}", from.name(), to.name());
-                if matches!(to, State::Holding | State::Fault | State::Estopped) { log::warn(line) } else { log::info(line) }
+                if matches!(to, State::Holding | State::Fault | State::Estopped) {
+                    log::warn(line)
+                } else {
+                    log::info(line)
+                }
             }
             Event::ChunkTaken { generation, .. } => self.facts.generation = generation,
             Event::ChunkRefused { generation, why } => log::debug(format!("action {generation} refused: {why:?}")),
@@ -216,7 +224,10 @@ impl VlaNode {
             latched: state.is_latched(),
             enabled: at == lifecycle::State::Active
                 && !state.is_latched()
-                && !matches!(cause.reason, Reason::NotEnabled | Reason::NotActive | Reason::NotConfigured | Reason::Deactivating),
+                && !matches!(
+                    cause.reason,
+                    Reason::NotEnabled | Reason::NotActive | Reason::NotConfigured | Reason::Deactivating
+                ),
             instruction: self.runtime.instruction().map_or_else(String::new, |instruction| text(instruction.text())),
             lifecycle: at.id(),
             notes: self.facts.notes(),
@@ -264,7 +275,9 @@ impl VlaNode {
         let (camera_level, camera_line) = match (&facts.image_note, age) {
             (Some((_, note)), _) => (Level::Error, note.as_str()),
             (None, None) => (Level::Warn, "no image yet"),
-            (None, Some(age)) if self.parameters.raw_control.observation_timeout_s < age => (Level::Error, "no fresh image"),
+            (None, Some(age)) if self.parameters.raw_control.observation_timeout_s < age => {
+                (Level::Error, "no fresh image")
+            }
             _ => (Level::Ok, "images arrive"),
         };
         let (policy_level, policy_line) = match (&facts.policy_note, &facts.info) {
@@ -275,35 +288,59 @@ impl VlaNode {
         let punctuality = snapshot.punctuality;
         let milliseconds = |values: &VecDeque<f64>, share| format!("{:.1}", percentile(values, share) * 1e3);
         vec![
-            diagnostic(node, "State", state_level, state_line, &[
-                ("state", state.name().into()),
-                ("lifecycle", self.transitions.state().label().into()),
-                ("dry_run", status.dry_run.to_string()),
-                ("faults", facts.faults.to_string()),
-            ]),
-            diagnostic(node, "Camera", camera_level, camera_line, &[
-                ("age [s]", age.map_or_else(|| "none".into(), |age| format!("{age:.3}"))),
-                ("received", status.images_received.to_string()),
-                ("dropped", status.images_dropped.to_string()),
-                ("rejected", status.images_rejected.to_string()),
-            ]),
-            diagnostic(node, "Inference", policy_level, policy_line, &[
-                ("inferences", facts.inferences.to_string()),
-                ("late results", status.late_results.to_string()),
-                ("inference p50 [ms]", milliseconds(&facts.inference_times, 0.5)),
-                ("inference p99 [ms]", milliseconds(&facts.inference_times, 0.99)),
-                ("image to action p50 [ms]", milliseconds(&facts.latencies, 0.5)),
-                ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
-                ("device", facts.info.as_ref().map_or_else(String::new, |info| info.device.clone())),
-            ]),
-            diagnostic(node, "Control", if facts.overruns == 0 { Level::Ok } else { Level::Warn }, "stepping", &[
-                ("command rate [Hz]", format!("{:.1}", facts.command_hz)),
-                ("steps", punctuality.steps.to_string()),
-                ("missed deadlines", punctuality.missed.to_string()),
-                ("worst lateness [ms]", format!("{:.3}", punctuality.worst_s * 1e3)),
-                ("overruns", facts.overruns.to_string()),
-                ("scheduling", format!("{:?}", snapshot.priority)),
-            ]),
+            diagnostic(
+                node,
+                "State",
+                state_level,
+                state_line,
+                &[
+                    ("state", state.name().into()),
+                    ("lifecycle", self.transitions.state().label().into()),
+                    ("dry_run", status.dry_run.to_string()),
+                    ("faults", facts.faults.to_string()),
+                ],
+            ),
+            diagnostic(
+                node,
+                "Camera",
+                camera_level,
+                camera_line,
+                &[
+                    ("age [s]", age.map_or_else(|| "none".into(), |age| format!("{age:.3}"))),
+                    ("received", status.images_received.to_string()),
+                    ("dropped", status.images_dropped.to_string()),
+                    ("rejected", status.images_rejected.to_string()),
+                ],
+            ),
+            diagnostic(
+                node,
+                "Inference",
+                policy_level,
+                policy_line,
+                &[
+                    ("inferences", facts.inferences.to_string()),
+                    ("late results", status.late_results.to_string()),
+                    ("inference p50 [ms]", milliseconds(&facts.inference_times, 0.5)),
+                    ("inference p99 [ms]", milliseconds(&facts.inference_times, 0.99)),
+                    ("image to action p50 [ms]", milliseconds(&facts.latencies, 0.5)),
+                    ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
+                    ("device", facts.info.as_ref().map_or_else(String::new, |info| info.device.clone())),
+                ],
+            ),
+            diagnostic(
+                node,
+                "Control",
+                if facts.overruns == 0 { Level::Ok } else { Level::Warn },
+                "stepping",
+                &[
+                    ("command rate [Hz]", format!("{:.1}", facts.command_hz)),
+                    ("steps", punctuality.steps.to_string()),
+                    ("missed deadlines", punctuality.missed.to_string()),
+                    ("worst lateness [ms]", format!("{:.3}", punctuality.worst_s * 1e3)),
+                    ("overruns", facts.overruns.to_string()),
+                    ("scheduling", format!("{:?}", snapshot.priority)),
+                ],
+            ),
         ]
     }
 }
@@ -333,7 +370,10 @@ mod tests {
     fn percentiles_of_few_and_none() {
         assert!(percentile(&VecDeque::new(), 0.5).is_nan());
         let values: VecDeque<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!((percentile(&values, 0.5), percentile(&values, 0.99), percentile(&values, 1.0)), (51.0, 100.0, 100.0));
+        assert_eq!(
+            (percentile(&values, 0.5), percentile(&values, 0.99), percentile(&values, 1.0)),
+            (51.0, 100.0, 100.0)
+        );
     }
 
     #[test]

@@ -121,7 +121,10 @@ impl VlaNode {
             answer(request, GetAvailableTransitions::Response { available_transitions });
         }
         while let Some(request) = transitions.get_transition_graph.next() {
-            answer(request, GetAvailableTransitions::Response { available_transitions: GRAPH.iter().map(description).collect() });
+            answer(
+                request,
+                GetAvailableTransitions::Response { available_transitions: GRAPH.iter().map(description).collect() },
+            );
         }
         while let Some(request) = self.transitions.change_state.next() {
             let wanted = &request.message.transition;
@@ -129,7 +132,12 @@ impl VlaNode {
                 self.transitions.autostart = Autostart::Done; // somebody manages this node
                 self.begin(edge, Some(request));
             } else {
-                log::warn(format!("no transition '{}' ({}) from {}", wanted.label, wanted.id, self.transitions.state().label()));
+                log::warn(format!(
+                    "no transition '{}' ({}) from {}",
+                    wanted.label,
+                    wanted.id,
+                    self.transitions.state().label()
+                ));
                 answer(request, ChangeState::Response { success: false });
             }
         }
@@ -166,13 +174,15 @@ impl VlaNode {
         match edge.goal {
             State::Configuring => {
                 if self.runtime.snapshot().is_some_and(|snapshot| snapshot.output.state.is_latched()) {
-                    return self.finish(Ended::Failure, Some("a fault or e-stop is latched; call ~/reset first".into()));
+                    return self
+                        .finish(Ended::Failure, Some("a fault or e-stop is latched; call ~/reset first".into()));
                 }
                 self.facts.note = None;
                 log::info(format!("loading {} on {}", self.parameters.checkpoint.display(), self.parameters.device));
                 let loader = (self.factory)(&self.parameters);
                 let meaning = self.parameters.files.meaning();
-                let answer = self.runtime.load(loader, meaning, self.parameters.policy_hz, self.parameters.inference_rate_hz);
+                let answer =
+                    self.runtime.load(loader, meaning, self.parameters.policy_hz, self.parameters.inference_rate_hz);
                 self.work_on(Work::Load(answer));
             }
             State::Activating => match self.missing_for_activation() {
@@ -220,7 +230,9 @@ impl VlaNode {
             Work::Load(answer) => match answer.try_recv() {
                 Ok(loaded) => self.loaded(loaded),
                 Err(TryRecvError::Empty) => self.work_on(Work::Load(answer)),
-                Err(TryRecvError::Disconnected) => self.finish(Ended::Error, Some("the inference thread is gone".into())),
+                Err(TryRecvError::Disconnected) => {
+                    self.finish(Ended::Error, Some("the inference thread is gone".into()))
+                }
             },
             Work::Rest { .. } | Work::RestThenFree { .. } if self.runtime.at_rest() => match work {
                 Work::RestThenFree { .. } => self.free(),
@@ -233,7 +245,10 @@ impl VlaNode {
                 Ok(()) => self.finish(Ended::Success, None),
                 Err(TryRecvError::Empty) if now < until => self.work_on(Work::Free { answer, until }),
                 // The order to free stays in the worker's queue: it is carried out when the inference ends.
-                _ => self.finish(Ended::Error, Some("an inference is still running; the model is freed when it ends".into())),
+                _ => self.finish(
+                    Ended::Error,
+                    Some("an inference is still running; the model is freed when it ends".into()),
+                ),
             },
             waiting => self.work_on(waiting),
         }
@@ -244,10 +259,11 @@ impl VlaNode {
             Ok(loaded) => loaded,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
-        let control = match self.parameters.files.control_for(&self.parameters.raw_control, &loaded, self.parameters.policy_hz) {
-            Ok(control) => control,
-            Err(problem) => return self.finish(Ended::Failure, Some(problem)),
-        };
+        let control =
+            match self.parameters.files.control_for(&self.parameters.raw_control, &loaded, self.parameters.policy_hz) {
+                Ok(control) => control,
+                Err(problem) => return self.finish(Ended::Failure, Some(problem)),
+            };
         log::info(format!(
             "loaded: statistics '{}', {} at {}, self-test {:.1} ms, deadline {:.0} ms",
             loaded.info.unnorm_key,

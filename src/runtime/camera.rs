@@ -44,7 +44,8 @@ impl CameraBytes {
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
         match self {
             Self::Raw { width, height, encoding, step, data } => {
-                RawImage { width: *width as usize, height: *height as usize, encoding, step: *step as usize, data }.to_rgb()
+                RawImage { width: *width as usize, height: *height as usize, encoding, step: *step as usize, data }
+                    .to_rgb()
             }
             Self::Compressed(data) => decode(data),
         }

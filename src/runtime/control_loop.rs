@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     control::{
-        Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts, Output, Requests, ResetOutcome, step,
+        Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts, Output, Requests,
+        ResetOutcome, step,
     },
     time::{Clock, Instant, Stamp},
 };

@@ -30,7 +30,14 @@ pub(super) struct Levels {
 
 impl Default for Levels {
     fn default() -> Self {
-        Self { serial: 0, lifecycle: Lifecycle::Unconfigured, instruction: None, image: None, ee_pose: None, subscribed: true }
+        Self {
+            serial: 0,
+            lifecycle: Lifecycle::Unconfigured,
+            instruction: None,
+            image: None,
+            ee_pose: None,
+            subscribed: true,
+        }
     }
 }
 
@@ -142,9 +149,12 @@ mod tests {
     #[test]
     fn what_the_worker_does_survives_its_encoding() {
         let desk = Desk::default();
-        for inference in
-            [Inference::Idle, Inference::Dead, Inference::Busy { since: Instant::START }, Inference::Busy { since: Instant::from_nanoseconds(77) }]
-        {
+        for inference in [
+            Inference::Idle,
+            Inference::Dead,
+            Inference::Busy { since: Instant::START },
+            Inference::Busy { since: Instant::from_nanoseconds(77) },
+        ] {
             desk.set_inference(inference);
             assert_eq!(desk.inference(), inference);
         }

@@ -68,7 +68,11 @@ impl FlightDesk {
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn flight_recorder(period: Duration, folder: PathBuf, keep: usize) -> std::io::Result<(Box<dyn StepObserver>, FlightDesk)> {
+pub fn flight_recorder(
+    period: Duration,
+    folder: PathBuf,
+    keep: usize,
+) -> std::io::Result<(Box<dyn StepObserver>, FlightDesk)> {
     let (to_writer, to_write) = sync_channel::<Box<Recording>>(ON_THE_WAY);
     let (write_back, written) = sync_channel(ON_THE_WAY);
     let (tell, saved) = sync_channel(16);

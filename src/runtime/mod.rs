@@ -102,10 +102,18 @@ impl Runtime {
         let (events_told, events) = sync_channel(EVENTS);
         let (reports_told, reports) = sync_channel(REPORTS);
         let (orders, orders_taken) = channel();
-        let worker = Worker::new(Arc::clone(&desk), Arc::clone(&clock), orders_taken, reports_told, threads.inference_niceness);
+        let worker =
+            Worker::new(Arc::clone(&desk), Arc::clone(&clock), orders_taken, reports_told, threads.inference_niceness);
         let worker = std::thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
-        let ends =
-            Ends { desk: Arc::clone(&desk), clock: Arc::clone(&clock), sink, observer, levels: levels_seen, snapshots: snapshots_told, events: events_told };
+        let ends = Ends {
+            desk: Arc::clone(&desk),
+            clock: Arc::clone(&clock),
+            sink,
+            observer,
+            levels: levels_seen,
+            snapshots: snapshots_told,
+            events: events_told,
+        };
         let control = ControlLoop::new(ends, config);
         let control =
             std::thread::Builder::new().name("control".into()).spawn(move || control.run(threads.control_priority));
@@ -241,7 +249,13 @@ impl Runtime {
     /// Loads a policy on the worker's thread and tests it there; the answer comes through the receiver.
     /// `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how often it is asked, 0 does not.
     #[must_use]
-    pub fn load(&self, loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64) -> Receiver<Result<Loaded, String>> {
+    pub fn load(
+        &self,
+        loader: Loader,
+        meaning: Meaning,
+        policy_hz: f64,
+        rate_limit_hz: f64,
+    ) -> Receiver<Result<Loaded, String>> {
         let (reply, answer) = channel();
         let _ = self.orders.send(Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply }); // a worker that is gone answers nothing
         self.desk.bell.ring();
@@ -276,7 +290,8 @@ impl Runtime {
     /// Tells whether everything ended in order.
     pub fn shut_down(mut self, patience: Duration) -> bool {
         self.set_lifecycle(Lifecycle::Inactive);
-        let rested = os::wait_until(patience, || self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished));
+        let rested =
+            os::wait_until(patience, || self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished));
         self.desk.stop.store(true, Ordering::Release);
         let _ = self.orders.send(Order::Stop);
         self.desk.bell.ring();

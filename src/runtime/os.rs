@@ -41,7 +41,8 @@ impl Clock for NodeClock {
         match &self.simulated {
             Some(simulated) => Stamp::from_nanoseconds(simulated.load(Ordering::Relaxed)),
             None => {
-                let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let since_epoch =
+                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 Stamp::from_nanoseconds(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
             }
         }
@@ -55,7 +56,8 @@ pub fn monotonic_now() -> Instant {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid, writable timespec for the duration of the call. The clock exists on every Linux, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)] // Monotonic time is never negative; the fields are 32 bits wide on some targets.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    // Monotonic time is never negative; the fields are 32 bits wide on some targets.
     Instant::from_nanoseconds(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
 
@@ -72,7 +74,9 @@ pub fn sleep_until(deadline: Instant) {
     };
     // A signal ends the sleep early; then it is slept again, to the same deadline.
     // SAFETY: `until` is a valid timespec for the duration of the call; with TIMER_ABSTIME the last argument is ignored and may be null.
-    while unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const until, std::ptr::null_mut()) } == libc::EINTR
+    while unsafe {
+        libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const until, std::ptr::null_mut())
+    } == libc::EINTR
     {}
 }
 
@@ -114,7 +118,9 @@ pub fn real_time(priority: u8) -> Priority {
     {
         let parameters = libc::sched_param { sched_priority: i32::from(priority) };
         // SAFETY: `parameters` is a valid sched_param for the duration of the call; 0 names the calling thread.
-        if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) } == 0 {
+        if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) }
+            == 0
+        {
             return Priority::RealTime(priority);
         }
     }

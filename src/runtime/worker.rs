@@ -111,7 +111,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(desk: Arc<Desk>, clock: Arc<dyn Clock>, orders: Receiver<Order>, reports: SyncSender<Report>, niceness: i32) -> Self {
+    pub fn new(
+        desk: Arc<Desk>,
+        clock: Arc<dyn Clock>,
+        orders: Receiver<Order>,
+        reports: SyncSender<Report>,
+        niceness: i32,
+    ) -> Self {
         Self { desk, clock, orders, reports, niceness, installed: None, generation: 0 }
     }
 
@@ -147,7 +153,10 @@ impl Worker {
     }
 
     fn next_job(&self) -> Option<(Box<CameraImage>, (u64, Arc<Instruction>))> {
-        if self.installed.is_none() || !self.desk.active.load(Ordering::Acquire) || self.desk.inference() == Inference::Dead {
+        if self.installed.is_none()
+            || !self.desk.active.load(Ordering::Acquire)
+            || self.desk.inference() == Inference::Dead
+        {
             return None;
         }
         let instruction = self.desk.instruction()?;
@@ -226,7 +235,8 @@ impl Worker {
             Ok(Err(Failure::Image(error))) => {
                 // No failure of the policy: control goes on with the age of the last image it was shown.
                 self.desk.blind.store(true, Ordering::Release);
-                let unsupported = matches!(error, ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. });
+                let unsupported =
+                    matches!(error, ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. });
                 Report::ImageRefused { text: error.to_string(), unsupported }
             }
             Ok(Err(Failure::Policy(error))) => {
@@ -286,7 +296,11 @@ fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, Strin
         let started = clock.steady();
         match policy.act(&image, &instruction) {
             Ok(decision) if decision.action.iter().all(|value| value.is_finite()) => {}
-            Ok(_) => return Err("the self-test's action is not finite; the checkpoint or the number format is broken".into()),
+            Ok(_) => {
+                return Err(
+                    "the self-test's action is not finite; the checkpoint or the number format is broken".into()
+                );
+            }
             Err(error @ (PolicyError::Codec(_) | PolicyError::EndedEarly { .. })) => remark = Some(error.to_string()),
             Err(error) => return Err(format!("the self-test failed: {error}")),
         }

@@ -401,7 +401,7 @@ extern "C" ttp_status ttp_slice(ttp_tensor x, const uint32_t* begin, const uint3
 extern "C" ttp_status ttp_reshape(ttp_tensor x, const uint32_t* dims, ttp_tensor* out) {
     return one(x, out, [&](Mesh& mesh) {
         require(dims != nullptr, "dims is NULL");
-        // A view would share its memory with x: the caller frees both.
+        // May be a view: the buffer goes with the last of the two handles.
         return ttnn::reshape(mesh.tensor(x), to_shape(dims), dram);
     });
 }
