@@ -5,6 +5,9 @@
 //! backend against a float64 reference.
 
 pub mod cpu;
+mod patches;
+pub mod precision;
+pub mod tt;
 
 use std::ops::Range;
 
@@ -36,6 +39,36 @@ pub enum Activation {
     Gelu,
 }
 
+/// The heads of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeadShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Columns of one head.
+    pub head_dim: usize,
+    /// Whether a rotary embedding turns queries and keys.
+    pub rotary: bool,
+}
+
+/// How a layer may lie over several chips: what stands around it in the network, not where it must lie. A device with one
+/// memory ignores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Split {
+    /// Whole on each chip.
+    #[default]
+    Whole,
+    /// The outputs of each stacked weight may be cut; a [`Split::Rows`] layer follows.
+    Columns,
+    /// The inputs may be cut as a [`Split::Columns`] layer cut its outputs; the chips' results are added up.
+    Rows,
+    /// The outputs are the heads `q | k | v` of an attention, which follows; chips take whole heads.
+    Heads(HeadShape),
+    /// The inputs are what that attention gave; the chips' results are added up.
+    AfterHeads(HeadShape),
+}
+
 /// A linear layer as it stands in a checkpoint: `y = activation(x W^T + b) * scale`.
 #[derive(Clone, Debug)]
 pub struct LinearSource {
@@ -47,6 +80,8 @@ pub struct LinearSource {
     pub bias: Option<HostTensor>,
     /// Factor per output (LayerScale); a backend may fold it into weight and bias.
     pub output_scale: Option<HostTensor>,
+    /// How it may lie over several chips.
+    pub split: Split,
 }
 
 /// A layer norm (with bias) or RMS norm (without).
@@ -275,6 +310,14 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// As [`Backend::patches`].
     fn concat_rows(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor, BackendError>;
+    /// Like [`Backend::concat_rows`], for the input of a causal model: a device whose programs are compiled per shape may
+    /// keep more rows than it shows. They follow the last one, so no row that is shown ever sees them.
+    ///
+    /// # Errors
+    /// As [`Backend::patches`].
+    fn sequence(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor, BackendError> {
+        self.concat_rows(parts)
+    }
     /// Matrices of one height, side by side.
     ///
     /// # Errors
@@ -290,4 +333,20 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When a value is not finite.
     fn top_two(&self, x: &Self::Tensor) -> Result<Vec<TopTwo>, BackendError>;
+}
+
+/// The two largest values of a row on the host.
+fn top_two_of(row: &[f32]) -> Result<TopTwo, BackendError> {
+    let mut top = TopTwo { index: 0, value: f32::NEG_INFINITY, second: f32::NEG_INFINITY };
+    for (index, &value) in row.iter().enumerate() {
+        if !value.is_finite() {
+            return Err(BackendError::NotFinite { operation: "top_two" });
+        }
+        if value > top.value {
+            top = TopTwo { index, value, second: top.value };
+        } else if value > top.second {
+            top.second = value;
+        }
+    }
+    Ok(top)
 }

@@ -1,14 +1,15 @@
 //! `openvla selfcheck`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Common, print};
-use crate::golden::{Bounds, Kit, Report, check};
-use crate::policy::{OpenVlaPolicy, PolicyOptions, cpu_backend};
+use crate::backend::Backend;
+use crate::golden::{Bounds, CheckError, Kit, Report, check};
+use crate::policy::{OpenVlaPolicy, PolicyLoadError, PolicyOptions, WithBackend, with_backend};
 
 /// Run a golden kit and compare every stage with the official code's numbers.
 #[derive(Args)]
@@ -28,16 +29,31 @@ struct Row {
     max_abs: f64,
 }
 
+/// The check on whichever backend.
+struct Check<'a> {
+    kit: &'a Kit,
+    folder: &'a Path,
+}
+
+impl WithBackend for Check<'_> {
+    type Output = Result<Report, CheckError>;
+
+    fn run<B: Backend + 'static>(self, backend: B, precision: &str) -> Result<Self::Output, PolicyLoadError> {
+        // Every set of statistics is compared; loading needs one of them.
+        let unnorm_key = self.kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
+        let options = PolicyOptions { unnorm_key, precision: precision.to_owned(), ..Default::default() };
+        let mut policy = OpenVlaPolicy::open(backend, self.folder, &options)?;
+        Ok(check(self.kit, &mut policy, Bounds::of(precision)))
+    }
+}
+
 impl Selfcheck {
     pub(super) fn run(self) -> Result<(), CliError> {
         let kit = Kit::open(&self.golden)?;
         let folder = self.common.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
-        let backend = cpu_backend(self.common.device, self.common.precision.as_ref(), self.common.threads)?;
-        // Every set of statistics is compared; loading needs one of them.
-        let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
-        let options = PolicyOptions { unnorm_key, ..Default::default() };
-        let mut policy = OpenVlaPolicy::open(backend, &folder, &options)?;
-        let report = check(&kit, &mut policy, Bounds::F32)?;
+        let Common { device, threads, .. } = self.common;
+        let work = Check { kit: &kit, folder: &folder };
+        let report = with_backend(device, self.common.precision.as_ref(), threads, work)??;
         self.show(&kit, &report)?;
         match report.missed.len() {
             0 => Ok(()),

@@ -217,7 +217,7 @@ fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<
     }
     let min = need(p, "workspace.min", raw.min);
     let max = need(p, "workspace.max", raw.max);
-    let margin = number(p, "workspace.margin", raw.margin, 0.0, 0.5, "m");
+    let margin = number(p, "workspace.margin", raw.margin, 0.005, 0.5, "m");
     Some(RobotWorkspace { frame: frame?, area: RawWorkspace { min: min?, max: max?, margin: margin? } })
 }
 

@@ -90,7 +90,8 @@ pub struct RawWorkspace {
     pub min: [f64; 3],
     /// Upper corner, metres.
     pub max: [f64; 3],
-    /// Kept free inside each face, metres.
+    /// Kept free inside each face, metres; at least 5 mm. Takes up what the arm lags, and the approach to a face, which swings by less than
+    /// 0.1 mm when a stop is long and the pose rare.
     #[serde(default = "default_margin")]
     pub margin: f64,
 }
@@ -437,7 +438,7 @@ fn check_motion(
 
 fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
     let before = p.0.len();
-    p.range("workspace.margin", raw.margin, 0.0, 0.5, "m");
+    p.range("workspace.margin", raw.margin, 0.005, 0.5, "m");
     for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
         let (low, high) = (raw.min[axis], raw.max[axis]);
         p.range(&format!("workspace.min.{name}"), low, -10.0, 10.0, "m");

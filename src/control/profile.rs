@@ -79,6 +79,8 @@ pub(super) struct Profile {
     decided_until: Option<Instant>,
     /// How many of the newest ticks in a row did not move `u`.
     settled: usize,
+    /// The sum of `|w|` over the last `m - 1` ticks: the window of the next tick's stop, without that tick.
+    rates: f64,
     /// Whether the last sample's time lies before the newest tick's end, so that part of the oldest tick still counts.
     mid_tick: bool,
 }
@@ -100,6 +102,7 @@ impl Profile {
             newest: 0,
             decided_until: None,
             settled: window_ticks as usize + 1,
+            rates: 0.0,
             mid_tick: false,
         }
     }
@@ -119,6 +122,11 @@ impl Profile {
     /// Exactly zero, and exactly zero in every later sample until a target is not.
     pub(super) fn at_rest(&self) -> bool {
         self.tick(0).end == ZERO && self.window() + usize::from(self.mid_tick) <= self.settled
+    }
+
+    /// `u`, of which the published velocity is the mean.
+    pub(super) fn under_way(&self) -> V3 {
+        self.tick(0).end
     }
 
     /// Samples the curve at `now`, deciding the ticks up to there with `target`, whose length must be at most the velocity limit.
@@ -180,6 +188,9 @@ impl Profile {
 
     fn push(&mut self, tick: Tick) {
         self.settled = if tick.end == self.tick(0).end { self.settled.saturating_add(1) } else { 0 };
+        // The tick that leaves these m - 1 is the one m - 2 before the newest. At rest the sum begins anew, so that rounding does not add up.
+        let leaving = if self.window() < 2 { tick.rate_norm } else { self.tick(self.window() - 2).rate_norm };
+        self.rates = if self.window() < self.settled { 0.0 } else { (self.rates + tick.rate_norm - leaving).max(0.0) };
         self.newest = if self.newest + 1 == self.ticks.len() { 0 } else { self.newest + 1 };
         self.ticks[self.newest] = tick;
     }
@@ -195,6 +206,10 @@ impl Profile {
 
     /// The largest rate up to `wished` along `direction` after which a stop still takes no longer than `V/A` for `u`.
     fn reserve_allows(&self, from: V3, direction: V3, wished: f64) -> f64 {
+        // Whatever the heading, a tick costs a stop at most its rate: often that is enough to know.
+        if norm(from) + (2.0 * wished + self.rates) * self.tick_s <= self.velocity_max {
+            return wished;
+        }
         let excess = |rate: f64| self.stop_path(from, direction, rate) - self.velocity_max;
         let (mut low, mut high) = (0.0, wished);
         let mut above = excess(high);
@@ -202,8 +217,12 @@ impl Profile {
             return wished;
         }
         let mut below = excess(low);
-        // False position with halving: `low` always keeps the reserve. Six rounds are within a few per cent of the best, and any `low` is safe.
-        for _ in 0..6 {
+        // False position with halving: `low` always keeps the reserve, and any `low` is safe. Straight on, the first guess is exact.
+        for _ in 0..3 {
+            // Only a rate above zero may end the search early: at full speed, where nothing is left in reserve, turning must stay possible.
+            if 0.0 < low && -5e-7 * self.velocity_max <= below {
+                break;
+            }
             let span = above - below;
             let middle =
                 if 0.0 < span { low + (high - low) * (-below / span).clamp(0.05, 0.95) } else { 0.5 * (low + high) };

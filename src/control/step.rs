@@ -8,8 +8,9 @@ use super::{
     player::{Player, Turn},
     profile::Profile,
     reason::{Cause, Intervention, InterventionCounts, InterventionSet, Reason},
-    shape,
+    shape::{self, Whereabouts},
     types::{Command, Event, Events, Inputs, Lifecycle, Output, Refusal, State, Twist, Verdict},
+    vector::add_scaled,
     watchdog::{Around, Watchdogs},
 };
 use crate::{
@@ -32,6 +33,9 @@ pub struct ControlState {
     last_step: Option<Instant>,
     last_sample: Option<Instant>,
     last_twist: Twist,
+    /// The pose in use: when it was received, and what the commands published since add up to, metres.
+    pose: Option<(Instant, [f64; 3])>,
+    last_reckoning: Option<Instant>,
     last_result: Option<Instant>,
     newest_generation: Option<u64>,
     /// The instruction the player's chunk answers.
@@ -57,6 +61,8 @@ impl ControlState {
             last_step: None,
             last_sample: None,
             last_twist: Twist::ZERO,
+            pose: None,
+            last_reckoning: None,
             last_result: None,
             newest_generation: None,
             instruction: None,
@@ -103,6 +109,7 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
     let situation = Situation { now, complaint, not_finite: !finite, at_rest: was_at_rest };
     let reset = state.machine.decide(&state.config, inputs, &situation, &mut events);
 
+    state.reckon(now, inputs);
     state.prepare(now, inputs, &mut events);
     if let Some(chunk) = inputs.chunk {
         state.hear(now, inputs, chunk, finite, &mut done, &mut events);
@@ -151,6 +158,20 @@ impl ControlState {
         }
         let around = Around { interval, running_since: self.machine.running_since, last_result: self.last_result };
         self.watchdogs.look(now, &self.config, inputs, &around)
+    }
+
+    /// Adds up what was driven since the pose in use was received.
+    fn reckon(&mut self, now: Instant, inputs: &Inputs<'_>) {
+        let moved = |since: Instant| self.last_twist.linear.map(|v| v * now.since(since).seconds());
+        self.pose = match (inputs.ee_pose, self.pose) {
+            (None, _) => None,
+            (Some(pose), Some((received, driven))) if received == pose.received => {
+                let last = self.last_reckoning.unwrap_or(now);
+                Some((received, add_scaled(driven, moved(last), 1.0)))
+            }
+            (Some(pose), _) => Some((pose.received, moved(pose.received))),
+        };
+        self.last_reckoning = Some(now);
     }
 
     /// Forgets what must not move the robot any more.
@@ -238,10 +259,14 @@ impl ControlState {
         let (translation, rotation) = shape::bound_step(&self.config, &playing.step, done);
         let bounded = ChunkStep { translation, rotation, gripper: 0.0 };
         let mut target = shape::wish(&bounded, playing.policy_hz);
-        if let (Some(area), Some(pose)) = (&self.config.workspace, &inputs.ee_pose) {
-            let age_s = now.since(pose.received).seconds();
-            let factor =
-                shape::guard_workspace(&self.config, area, pose.position, age_s, self.last_twist.linear, target.linear);
+        if let (Some(area), Some(pose), Some((_, driven))) = (&self.config.workspace, &inputs.ee_pose, self.pose) {
+            let arm = Whereabouts {
+                position: pose.position,
+                driven,
+                moving: self.last_twist.linear,
+                under_way: self.linear.under_way(),
+            };
+            let factor = shape::guard_workspace(&self.config, area, &arm, target.linear);
             if factor < 1.0 {
                 done.insert(Intervention::Workspace);
                 target.linear = target.linear.map(|x| x * factor);

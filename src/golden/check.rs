@@ -23,6 +23,21 @@ pub struct Bounds {
 impl Bounds {
     /// For float32 arithmetic.
     pub const F32: Self = Self { pcc: 0.9999, logits: Some(2e-3), margin: 0.0 };
+    /// For bf16 tensors with exact products and float32 sums. The margin is what bf16 can turn on the kit, whose logits
+    /// lie between -2 and 2: the official code itself, run in bf16, differs from its float32 tokens below it.
+    pub const BF16: Self = Self { pcc: 0.999, logits: None, margin: 0.1 };
+    /// For weights in block floats: tokens are not promised, their mean distance is reported.
+    pub const BLOCK_FLOAT: Self = Self { pcc: 0.99, logits: None, margin: f64::INFINITY };
+
+    /// What a device must reach in a precision, by the precision's name.
+    #[must_use]
+    pub fn of(precision: &str) -> Self {
+        match precision {
+            "f32" => Self::F32,
+            "bf16" => Self::BF16,
+            _ => Self::BLOCK_FLOAT,
+        }
+    }
 }
 
 /// One stage of one case.

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::{ModelError, Probe, Weights};
-use crate::backend::{Activation, Backend, BackendError, CacheSpec, LinearSource, WeightRole};
+use crate::backend::{Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Split, WeightRole};
+
+/// A head of more rows than this may be cut over the chips.
+const WIDE_HEAD: usize = 1024;
 
 /// Dimensions of the language model, `text_config` with Llama's defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +84,8 @@ impl<B: Backend> Llama<B> {
             weights: vec![rows],
             bias: None,
             output_scale: None,
+            // A head of action tokens is small: every chip holds it, and nothing is gathered.
+            split: if head_ids.len() > WIDE_HEAD { Split::Columns } else { Split::Whole },
         })?;
         let layers = (0..spec.layers)
             .map(|index| Layer::load(backend, &model.at("layers").at(index), &spec))
@@ -176,15 +181,23 @@ impl<B: Backend> Layer<B> {
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
         let (queries, keys) = (spec.heads * spec.head_dim(), spec.kv_heads * spec.head_dim());
         let norm = |name| weights.rms_norm(backend, name, spec.hidden, spec.rms_epsilon);
+        let shape =
+            HeadShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim(), rotary: true };
+        let (heads, after) = (Split::Heads(shape), Split::AfterHeads(shape));
         let qkv = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let gate_up = [("gate_proj", spec.intermediate), ("up_proj", spec.intermediate)];
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            qkv: attention.stacked(backend, WeightRole::Attention, &qkv, spec.hidden)?,
-            o_proj: attention.stacked(backend, WeightRole::Attention, &[("o_proj", spec.hidden)], queries)?,
+            qkv: attention.stacked(backend, (WeightRole::Attention, heads), &qkv, spec.hidden)?,
+            o_proj: attention.stacked(backend, (WeightRole::Attention, after), &[("o_proj", spec.hidden)], queries)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            gate_up: mlp.stacked(backend, WeightRole::Mlp, &gate_up, spec.hidden)?,
-            down_proj: mlp.stacked(backend, WeightRole::Mlp, &[("down_proj", spec.hidden)], spec.intermediate)?,
+            gate_up: mlp.stacked(backend, (WeightRole::Mlp, Split::Columns), &gate_up, spec.hidden)?,
+            down_proj: mlp.stacked(
+                backend,
+                (WeightRole::Mlp, Split::Rows),
+                &[("down_proj", spec.hidden)],
+                spec.intermediate,
+            )?,
         })
     }
 

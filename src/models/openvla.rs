@@ -146,7 +146,7 @@ impl<B: Backend> OpenVla<B> {
         let text = self.llama.embed(backend, prompt)?;
         let begin = backend.slice_rows(&text, 0..1)?;
         let rest = backend.slice_rows(&text, 1..prompt.len())?;
-        let x = backend.concat_rows(&[&begin, image, &rest])?;
+        let x = backend.sequence(&[&begin, image, &rest])?;
         probe.see("llm.inputs_embeds", &x)?;
         let mut cache = self.llama.new_cache(backend, capacity)?;
         let last = self.llama.forward(backend, x, &mut cache, Span { position: 0, keep: 1 }, probe)?;

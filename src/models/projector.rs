@@ -1,7 +1,7 @@
 //! The projector: patch features of both towers to embeddings of the language model.
 
 use super::{ModelError, Weights};
-use crate::backend::{Activation, Backend, BackendError, WeightRole};
+use crate::backend::{Activation, Backend, BackendError, Split, WeightRole};
 
 /// `fc1` (to four times the input), GELU, `fc2`, GELU, `fc3`: the "fused-gelu-mlp" of Prismatic.
 pub struct Projector<B: Backend> {
@@ -16,11 +16,11 @@ impl<B: Backend> Projector<B> {
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
     pub fn load(backend: &B, weights: &Weights<'_>, vision: usize, hidden: usize) -> Result<Self, ModelError> {
-        let linear = |name, shape| weights.linear(backend, WeightRole::Projector, name, shape);
+        let linear = |name, shape, split| weights.linear(backend, (WeightRole::Projector, split), name, shape);
         Ok(Self {
-            fc1: linear("fc1", [4 * vision, vision])?,
-            fc2: linear("fc2", [hidden, 4 * vision])?,
-            fc3: linear("fc3", [hidden, hidden])?,
+            fc1: linear("fc1", [4 * vision, vision], Split::Columns)?,
+            fc2: linear("fc2", [hidden, 4 * vision], Split::Rows)?,
+            fc3: linear("fc3", [hidden, hidden], Split::Whole)?,
         })
     }
 

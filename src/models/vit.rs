@@ -5,7 +5,7 @@
 //! `prismatic/extern/hf/modeling_prismatic.py`), so the last block is neither loaded nor run.
 
 use super::{ModelError, Probe, Weights};
-use crate::backend::{Activation, Backend, BackendError, PatchSource, WeightRole};
+use crate::backend::{Activation, Backend, BackendError, HeadShape, PatchSource, Split, WeightRole};
 
 /// timm's `LayerNorm` of both towers.
 const EPSILON: f32 = 1e-6;
@@ -79,6 +79,7 @@ impl<B: Backend> VisionTower<B> {
             weights: vec![convolution.matrix("weight", &[width, 3, patch, patch], width)?],
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
+            split: Split::Whole,
         })?;
         let rows = |name: &str, rows: usize| -> Result<B::Tensor, ModelError> {
             Ok(backend.upload(&weights.matrix(name, &[1, rows, width], rows)?)?)
@@ -142,15 +143,18 @@ impl<B: Backend> Block<B> {
     fn load(backend: &B, weights: &Weights<'_>, spec: &VitSpec) -> Result<Self, ModelError> {
         let &VitSpec { width, mlp, layer_scale, .. } = spec;
         let scale = |name: &str| layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose();
-        let linear = |name, shape| weights.linear(backend, WeightRole::Vision, name, shape);
-        let scaled = |name, shape, scale| weights.scaled_linear(backend, WeightRole::Vision, name, shape, scale);
+        let heads = HeadShape { heads: spec.heads, kv_heads: spec.heads, head_dim: width / spec.heads, rotary: false };
+        let linear = |name, split, shape| weights.linear(backend, (WeightRole::Vision, split), name, shape);
+        let scaled = |name, split, shape, scale| {
+            weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale)
+        };
         Ok(Self {
             norm1: weights.layer_norm(backend, "norm1", width, EPSILON)?,
-            qkv: linear("attn.qkv", [3 * width, width])?,
-            proj: scaled("attn.proj", [width, width], scale("ls1")?)?,
+            qkv: linear("attn.qkv", Split::Heads(heads), [3 * width, width])?,
+            proj: scaled("attn.proj", Split::AfterHeads(heads), [width, width], scale("ls1")?)?,
             norm2: weights.layer_norm(backend, "norm2", width, EPSILON)?,
-            fc1: linear("mlp.fc1", [mlp, width])?,
-            fc2: scaled("mlp.fc2", [width, mlp], scale("ls2")?)?,
+            fc1: linear("mlp.fc1", Split::Columns, [mlp, width])?,
+            fc2: scaled("mlp.fc2", Split::Rows, [width, mlp], scale("ls2")?)?,
         })
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::ModelError;
-use crate::backend::{Backend, LinearSource, NormSource, WeightRole};
+use crate::backend::{Backend, LinearSource, NormSource, Split, WeightRole};
 use crate::checkpoint::{MappedTensor, StoredType, WeightFiles};
 use crate::tensor::{DType, HostTensor};
 
@@ -97,11 +97,11 @@ impl<'a> Weights<'a> {
     pub fn linear<B: Backend>(
         &self,
         backend: &B,
-        role: WeightRole,
+        (role, split): (WeightRole, Split),
         name: &str,
         [outputs, inputs]: [usize; 2],
     ) -> Result<B::Linear, ModelError> {
-        self.scaled_linear(backend, role, name, [outputs, inputs], None)
+        self.scaled_linear(backend, (role, split), name, [outputs, inputs], None)
     }
 
     /// Like [`Weights::linear`] with a factor per output, such as a LayerScale.
@@ -111,7 +111,7 @@ impl<'a> Weights<'a> {
     pub fn scaled_linear<B: Backend>(
         &self,
         backend: &B,
-        role: WeightRole,
+        (role, split): (WeightRole, Split),
         name: &str,
         [outputs, inputs]: [usize; 2],
         output_scale: Option<HostTensor>,
@@ -122,6 +122,7 @@ impl<'a> Weights<'a> {
             weights: vec![layer.tensor("weight", &[outputs, inputs])?],
             bias: Some(layer.tensor("bias", &[outputs])?),
             output_scale,
+            split,
         };
         backend.load_linear(source).map_err(|source| ModelError::Load { name: layer.prefix, source })
     }
@@ -133,7 +134,7 @@ impl<'a> Weights<'a> {
     pub fn stacked<B: Backend>(
         &self,
         backend: &B,
-        role: WeightRole,
+        (role, split): (WeightRole, Split),
         parts: &[(&str, usize)],
         inputs: usize,
     ) -> Result<B::Linear, ModelError> {
@@ -141,7 +142,7 @@ impl<'a> Weights<'a> {
             .iter()
             .map(|(name, outputs)| self.at(name).tensor("weight", &[*outputs, inputs]))
             .collect::<Result<_, _>>()?;
-        let source = LinearSource { role, weights, bias: None, output_scale: None };
+        let source = LinearSource { role, weights, bias: None, output_scale: None, split };
         backend.load_linear(source).map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
     }
 

@@ -5,18 +5,14 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
+use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::precision::{PrecisionError, PrecisionPolicy};
+pub use crate::backend::tt::MeshKind as Mesh;
+use crate::backend::tt::{OpenError, Provider, open};
 
-/// Tenstorrent boards by their usual names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mesh {
-    /// One Wormhole chip.
-    N150,
-    /// Two chips on one board.
-    N300,
-    /// Eight chips: four N300.
-    T3k,
-}
+/// The policy of a mesh when none is named.
+const MESH_DEFAULT: &str = "mixed";
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +40,9 @@ pub enum DeviceError {
     /// No such device.
     #[error("device '{0}' is not known; use cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k")]
     Unknown(String),
-    /// A mesh is asked for but this build has no mesh backend.
-    #[error("device {0} needs the mesh backend, which this version does not have yet; use --device cpu")]
-    NoMesh(Device),
+    /// A precision that a mesh does not compute in.
+    #[error("precision f32 is the CPU's; device {0} computes in bf16, mixed, bfp8 or what a YAML file says")]
+    HostPrecision(Device),
     /// A precision that the CPU does not compute in.
     #[error("precision {0} is for a mesh; the CPU computes in f32 over the stored bf16 weights, use --precision f32")]
     MeshPrecision(String),
@@ -123,20 +119,48 @@ pub struct PolicySource<'a> {
     pub options: PolicyOptions,
 }
 
-/// The CPU backend, if device and precision ask for it.
+/// What is done with the backend of a device, whichever it is: the one place where devices part ways.
+pub trait WithBackend {
+    /// What comes out.
+    type Output;
+    /// Does it. `precision` is the name of the number formats in force, for reports.
+    ///
+    /// # Errors
+    /// Its own.
+    fn run<B: Backend + 'static>(self, backend: B, precision: &str) -> Result<Self::Output, PolicyLoadError>;
+}
+
+/// Opens a device in a precision and hands its backend to `work`.
 ///
 /// # Errors
-/// When they ask for something else.
-pub fn cpu_backend(
+/// When the device or the precision cannot be had, and those of `work`.
+pub fn with_backend<W: WithBackend>(
     device: Device,
     precision: Option<&Precision>,
     threads: usize,
-) -> Result<CpuBackend, PolicyLoadError> {
-    match (device, precision) {
-        (Device::Cpu, None | Some(Precision::F32)) => Ok(CpuBackend::new(threads).map_err(PolicyError::from)?),
-        (Device::Cpu, Some(Precision::Mesh(name))) => Err(DeviceError::MeshPrecision(name.clone()).into()),
-        (other, _) => Err(DeviceError::NoMesh(other).into()),
-    }
+    work: W,
+) -> Result<W::Output, PolicyLoadError> {
+    let (provider, mesh) = match device {
+        Device::Cpu => {
+            return match precision {
+                None | Some(Precision::F32) => {
+                    work.run(CpuBackend::new(threads).map_err(PolicyError::from)?, "f32")
+                }
+                Some(Precision::Mesh(name)) => Err(DeviceError::MeshPrecision(name.clone()).into()),
+            };
+        }
+        Device::Simulated(mesh) => (Provider::Simulated, mesh),
+        Device::Tenstorrent(mesh) => (Provider::Silicon, mesh),
+    };
+    let name = match precision {
+        None => MESH_DEFAULT,
+        Some(Precision::Mesh(name)) => name,
+        Some(Precision::F32) => return Err(DeviceError::HostPrecision(device).into()),
+    };
+    // A policy is cheap to read and a mesh is not opened for a wrong one.
+    let policy = PrecisionPolicy::load(name)?;
+    let name = policy.name.clone();
+    work.run(open(provider, mesh, policy)?, &name)
 }
 
 /// Why a policy could not be loaded.
@@ -145,6 +169,12 @@ pub enum PolicyLoadError {
     /// The device or precision cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The number formats are unfit.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
+    /// The mesh cannot be opened.
+    #[error(transparent)]
+    Mesh(#[from] OpenError),
     /// The checkpoint is unfit.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -155,7 +185,13 @@ pub enum PolicyLoadError {
 /// # Errors
 /// When the device cannot be had or the checkpoint is unfit.
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
-    let backend = cpu_backend(source.device, source.precision, source.threads)?;
-    let options = PolicyOptions { precision: "f32".into(), ..source.options };
-    Ok(Box::new(OpenVlaPolicy::open(backend, source.checkpoint, &options)?))
+    struct Load<'a>(&'a Path, PolicyOptions);
+    impl WithBackend for Load<'_> {
+        type Output = Box<dyn Policy>;
+        fn run<B: Backend + 'static>(self, backend: B, precision: &str) -> Result<Self::Output, PolicyLoadError> {
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?))
+        }
+    }
+    with_backend(source.device, source.precision, source.threads, Load(source.checkpoint, source.options))
 }

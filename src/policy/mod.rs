@@ -6,7 +6,9 @@ mod instruction;
 mod openvla;
 
 pub use action_codec::{ActionCodec, CodecError};
-pub use device::{Device, DeviceError, Mesh, PolicyLoadError, PolicySource, Precision, cpu_backend, load_policy};
+pub use device::{
+    Device, DeviceError, Mesh, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy, with_backend,
+};
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, Generation, OpenVlaPolicy, PolicyOptions};
 

@@ -2,7 +2,9 @@
 //!
 //! Generic over the backend: the CPU runs it with float32 tolerances, a mesh with those of its number formats.
 
-use openvla_tt::backend::{Activation, Backend, CacheSpec, LinearSource, NormSource, PatchSource, WeightRole};
+use openvla_tt::backend::{
+    Activation, Backend, CacheSpec, HeadShape, LinearSource, NormSource, PatchSource, Split, WeightRole,
+};
 use openvla_tt::tensor::{DType, HostTensor};
 
 /// A matrix in float64.
@@ -96,6 +98,8 @@ pub fn suite<B: Backend>(backend: &B, tolerance: Tolerance) {
         causal_attention(backend, &mut numbers, tolerance);
         patches(backend, &mut numbers, tolerance);
         moving(backend, &mut numbers, tolerance);
+        parallel_mlp(backend, &mut numbers, tolerance);
+        parallel_attention(backend, &mut numbers, tolerance);
     }
     refusals(backend);
 }
@@ -128,6 +132,7 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
                         weights: weights.iter().map(|w| bf16(w, &[w.rows, w.columns])).collect(),
                         bias: full.then(|| bf16(&bias, &[outputs])),
                         output_scale: full.then(|| bf16(&scale, &[outputs])),
+                        split: Split::Whole,
                     })
                     .unwrap();
                 let want = Matrix::from_fn(rows, outputs, |row, column| {
@@ -185,10 +190,11 @@ fn elementwise<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolera
             gate / (1.0 + (-gate).exp()) * x.at(r, columns + c)
         });
         near(backend, "silu_mul", &backend.silu_mul(&up(&x)).unwrap(), &want, tolerance);
-        let top = backend.top_two(&up(&sum)).unwrap();
+        // Values that every format of a logit holds exactly: the order must be right, ties included.
+        let top = backend.top_two(&up(&y)).unwrap();
         for (row, top) in top.iter().enumerate() {
             let mut values: Vec<(f32, usize)> =
-                sum.values[row * 2 * columns..][..2 * columns].iter().enumerate().map(|(i, v)| (*v as f32, i)).collect();
+                y.values[row * 2 * columns..][..2 * columns].iter().enumerate().map(|(i, v)| (*v as f32, i)).collect();
             values.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             assert_eq!(top.index, values[0].1, "top_two");
             assert!((top.margin() - (values[0].0 - values[1].0)).abs() as f64 <= tolerance.0 * 4.0, "top_two margin");
@@ -323,6 +329,101 @@ fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
     near(backend, "embed", &backend.embed(&loaded, &ids).unwrap(), &want, tolerance);
 }
 
+/// Weights small enough that a chain of layers stays near one.
+fn weights(numbers: &mut Numbers, outputs: usize, inputs: usize) -> Matrix {
+    let mut matrix = numbers.matrix(outputs, inputs);
+    matrix.values.iter_mut().for_each(|v| *v /= 4.0);
+    matrix
+}
+
+fn loaded<B: Backend>(backend: &B, split: Split, parts: &[&Matrix], bias: Option<&Matrix>) -> B::Linear {
+    let source = LinearSource {
+        role: WeightRole::Attention,
+        weights: parts.iter().map(|w| bf16(w, &[w.rows, w.columns])).collect(),
+        bias: bias.map(|b| bf16(b, &[b.columns])),
+        output_scale: None,
+        split,
+    };
+    backend.load_linear(source).unwrap()
+}
+
+/// The pairs of layers that a mesh cuts over its chips, against the same layers in one piece.
+fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
+    // Widths that chips and tiles divide, and widths that they do not.
+    for (rows, width, inside) in [(1, 64, 344), (33, 72, 256), (288, 64, 86)] {
+        let x = numbers.matrix(rows, width);
+        let [gate, up] = [0, 1].map(|_| weights(numbers, inside, width));
+        let (down, bias) = (weights(numbers, width, inside), numbers.matrix(1, width));
+        let hidden = {
+            let (g, u) = (x.times_transposed(&gate), x.times_transposed(&up));
+            Matrix::from_fn(rows, inside, |r, c| g.at(r, c) / (1.0 + (-g.at(r, c)).exp()) * u.at(r, c))
+        };
+        let sum = hidden.times_transposed(&down);
+        let want = Matrix::from_fn(rows, width, |r, c| sum.at(r, c) + bias.at(0, c));
+        let device = backend.upload(&host(&x)).unwrap();
+        let (first, second) =
+            (loaded(backend, Split::Columns, &[&gate, &up], None), loaded(backend, Split::Rows, &[&down], Some(&bias)));
+        let inner = backend.linear(&device, &first, Activation::Identity).unwrap();
+        let inner = backend.silu_mul(&inner).unwrap();
+        near(backend, "cut gate and up", &inner, &hidden, Tolerance(2.0 * tolerance.0));
+        let got = backend.linear(&inner, &second, Activation::Identity).unwrap();
+        near(backend, "cut down", &got, &want, Tolerance(2.0 * tolerance.0));
+        // One weight, an activation on its columns and one on the sum.
+        let first = loaded(backend, Split::Columns, &[&gate], None);
+        let hidden = x.times_transposed(&gate);
+        let hidden = Matrix::from_fn(rows, inside, |r, c| gelu(hidden.at(r, c)));
+        let sum = hidden.times_transposed(&down);
+        let want = Matrix::from_fn(rows, width, |r, c| gelu(sum.at(r, c) + bias.at(0, c)));
+        let inner = backend.linear(&device, &first, Activation::Gelu).unwrap();
+        let got = backend.linear(&inner, &second, Activation::Gelu).unwrap();
+        near(backend, "cut gelu", &got, &want, Tolerance(2.0 * tolerance.0));
+    }
+}
+
+fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
+    for (heads, kv_heads, head_dim, rotary) in [(8, 8, 64, true), (4, 4, 32, true), (4, 2, 16, true), (4, 4, 18, false)] {
+        let shape = HeadShape { heads, kv_heads, head_dim, rotary };
+        let (rows, width) = (35, 64);
+        let x = numbers.matrix(rows, width);
+        let [q, k, v] = [heads, kv_heads, kv_heads].map(|count| weights(numbers, count * head_dim, width));
+        let out = weights(numbers, width, heads * head_dim);
+        let device = backend.upload(&host(&x)).unwrap();
+        let qkv = loaded(backend, Split::Heads(shape), &[&q, &k, &v], None);
+        let after = loaded(backend, Split::AfterHeads(shape), &[&out], None);
+        let projected = [&q, &k, &v].map(|weight| x.times_transposed(weight));
+        let head = |which: usize, index: usize| {
+            let part = projected[which].columns(index * head_dim..(index + 1) * head_dim);
+            if rotary && which < 2 { rotate(&part, 0, 10_000.0) } else { part }
+        };
+        let group = heads / kv_heads;
+        let attended: Vec<Matrix> = (0..heads)
+            .map(|h| attend(&head(0, h), &head(1, h / group), &head(2, h / group), |row, t| !rotary || t <= row))
+            .collect();
+        let want = side_by_side(&attended).times_transposed(&out);
+        let laid = backend.linear(&device, &qkv, Activation::Identity).unwrap();
+        let attended = if rotary {
+            let spec = CacheSpec { layers: 1, heads, kv_heads, head_dim, capacity: 64, rope_theta: 10_000.0 };
+            let mut cache = backend.new_cache(spec).unwrap();
+            let attended = backend.causal_attention(&laid, &mut cache, 0, 0).unwrap();
+            let (keys, values) = backend.read_cache(&cache, 0).unwrap();
+            for (which, stored) in [(1, keys), (2, values)] {
+                assert_eq!(stored.shape(), [kv_heads, rows, head_dim]);
+                for (index, got) in stored.to_f32().into_iter().enumerate() {
+                    let (h, row, column) = (index / (rows * head_dim), index / head_dim % rows, index % head_dim);
+                    let error = (f64::from(got) - head(which, h).at(row, column)).abs();
+                    assert!(error <= tolerance.0 * 4.0, "cached {which}, head {h}, row {row}, column {column}: {error}");
+                }
+            }
+            attended
+        } else {
+            backend.attention(&laid, heads).unwrap()
+        };
+        let got = backend.linear(&attended, &after, Activation::Identity).unwrap();
+        let what = format!("cut attention of {heads}/{kv_heads} heads of {head_dim}");
+        near(backend, &what, &got, &want, Tolerance(4.0 * tolerance.0));
+    }
+}
+
 /// What does not fit is refused, never computed.
 fn refusals<B: Backend>(backend: &B) {
     let mut numbers = Numbers::new(99);
@@ -333,7 +434,7 @@ fn refusals<B: Backend>(backend: &B) {
     assert!(backend.slice_rows(&up(&narrow), 1..3).is_err());
     assert!(backend.attention(&up(&narrow), 5).is_err());
     let weight = bf16(&numbers.matrix(32, 64), &[32, 64]);
-    let source = |weights, bias| LinearSource { role: WeightRole::Mlp, weights, bias, output_scale: None };
+    let source = |weights, bias| LinearSource { role: WeightRole::Mlp, weights, bias, output_scale: None, split: Split::Whole };
     let layer = backend.load_linear(source(vec![weight.clone()], None)).unwrap();
     assert!(backend.linear(&up(&wide), &layer, Activation::Identity).is_err());
     assert!(backend.load_linear(source(vec![weight.clone()], Some(bf16(&numbers.matrix(1, 31), &[31])))).is_err());

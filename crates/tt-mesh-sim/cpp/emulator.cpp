@@ -30,6 +30,9 @@ struct Machine {
     ucontext_t scheduler{};
     Fiber* running = nullptr;
     std::string failure;
+    // The scheduler's own stack, which AddressSanitizer must be told about at every switch.
+    const void* stack_bottom = nullptr;
+    size_t stack_size = 0;
 };
 
 thread_local Machine* machine = nullptr;
@@ -111,9 +114,9 @@ void switch_to_scheduler() {
     Fiber* fiber = machine->running;
 #if defined(__SANITIZE_ADDRESS__)
     void* fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, nullptr, 0);
+    __sanitizer_start_switch_fiber(&fake, machine->stack_bottom, machine->stack_size);
     swapcontext(&fiber->context, &machine->scheduler);
-    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(fake, &machine->stack_bottom, &machine->stack_size);
 #else
     swapcontext(&fiber->context, &machine->scheduler);
 #endif
@@ -133,6 +136,9 @@ void finish(Fiber& fiber) {
 
 void enter() {
     Fiber& fiber = *machine->running;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &machine->stack_bottom, &machine->stack_size);
+#endif
     try {
         fiber.entry();
         finish(fiber);

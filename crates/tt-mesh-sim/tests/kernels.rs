@@ -244,6 +244,7 @@ fn broken(mut program: Program, name: &str, from: &str, to: &str) -> Program {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "broken kernels are compiled into debug builds only")]
 fn every_fault_is_caught() {
     let mesh = mesh(Board::N150);
     for (name, from, to, words) in FAULTS {

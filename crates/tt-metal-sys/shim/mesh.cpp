@@ -150,7 +150,8 @@ extern "C" const char* ttp_provider_name(void) { return "TT-NN of tt-metal " TT_
 extern "C" const char* ttp_last_error(void) { return last_error.c_str(); }
 
 extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out) {
-    return guard(TTP_DEVICE, [&] {
+    // What TT-NN says here is mostly that there is no such mesh on this machine.
+    return guard(TTP_NOT_FOUND, [&] {
         require(config != nullptr && out != nullptr, "config or out is NULL");
         require(config->struct_size == sizeof(ttp_mesh_config), "ttp_mesh_config of another header");
         require(config->command_queues == 1 || config->command_queues == 2, "Wormhole has 1 or 2 command queues, not " + std::to_string(config->command_queues));

@@ -169,7 +169,7 @@ tt::DataFormat data_format(uint32_t format) {
     }
 }
 
-CoreRangeSet cores_of(const ttp_core_range& range) { return CoreRangeSet(CoreRange(CoreCoord(range.x0, range.y0), CoreCoord(range.x1, range.y1))); }
+tt::tt_metal::CoreRangeSet cores_of(const ttp_core_range& range) { return tt::tt_metal::CoreRangeSet(CoreRange(CoreCoord(range.x0, range.y0), CoreCoord(range.x1, range.y1))); }
 
 }  // namespace
 
@@ -234,6 +234,11 @@ extern "C" ttp_status ttp_rope(ttp_tensor x, ttp_tensor cosine, ttp_tensor sine,
 extern "C" ttp_status ttp_split_heads(ttp_tensor qkv, uint32_t q_heads, uint32_t kv_heads, ttp_tensor* q, ttp_tensor* k, ttp_tensor* v) {
     return on_mesh(qkv, TTP_INVALID_ARGUMENT, [&](Mesh& mesh) {
         require(q != nullptr && k != nullptr && v != nullptr, "a pointer for a result is NULL");
+        // TT-NN takes heads of any width and gives out wrong columns for those that do not fill whole tiles.
+        const uint32_t width = dims_of(mesh.tensor(qkv))[3];
+        const uint32_t heads = q_heads + 2 * kv_heads;
+        require(heads > 0 && width % heads == 0 && width / heads % 32 == 0, "split_heads: " + std::to_string(width) + " columns in " + std::to_string(heads) +
+                                                                              " heads do not fill whole tiles; pad each head with zeros in the weights");
         auto [query, key, value] = ttnn::experimental::nlp_create_qkv_heads(mesh.tensor(qkv), std::nullopt, q_heads, kv_heads, false, dram);
         *q = mesh.add(std::move(query));
         *k = mesh.add(std::move(key));
@@ -242,7 +247,11 @@ extern "C" ttp_status ttp_split_heads(ttp_tensor qkv, uint32_t q_heads, uint32_t
 }
 
 extern "C" ttp_status ttp_concat_heads(ttp_tensor x, ttp_tensor* out) {
-    return one(x, out, [&](Mesh& mesh) { return ttnn::experimental::nlp_concat_heads(mesh.tensor(x), dram); });
+    return one(x, out, [&](Mesh& mesh) {
+        const uint32_t width = dims_of(mesh.tensor(x))[3];
+        require(width % 32 == 0, "concat_heads: head dimension " + std::to_string(width) + " is not a multiple of 32; pad each head with zeros in the weights");
+        return ttnn::experimental::nlp_concat_heads(mesh.tensor(x), dram);
+    });
 }
 
 extern "C" ttp_status ttp_attention(
@@ -294,7 +303,7 @@ extern "C" ttp_status ttp_cache_update(ttp_tensor cache, ttp_tensor x, ttp_tenso
         // [1, G, 1, D] -> [1, 1, G, D], its one row of tiles on one core, as this operation wants it.
         const Tensor row = ttnn::transpose(mesh.tensor(x), 1, 2, dram);
         const auto dims = dims_of(row);
-        const CoreRangeSet core(CoreRange(CoreCoord(0, 0), CoreCoord(0, 0)));
+        const tt::tt_metal::CoreRangeSet core(CoreRange(CoreCoord(0, 0), CoreCoord(0, 0)));
         const tt::tt_metal::ShardSpec shard(core, {tiles(dims[2]) * 32, tiles(dims[3]) * 32}, tt::tt_metal::ShardOrientation::ROW_MAJOR);
         const tt::tt_metal::MemoryConfig sharded(tt::tt_metal::TensorMemoryLayout::HEIGHT_SHARDED, tt::tt_metal::BufferType::L1, shard);
         const Tensor placed = ttnn::to_memory_config(row, sharded, std::nullopt);
@@ -392,7 +401,7 @@ extern "C" ttp_status ttp_slice(ttp_tensor x, const uint32_t* begin, const uint3
 extern "C" ttp_status ttp_reshape(ttp_tensor x, const uint32_t* dims, ttp_tensor* out) {
     return one(x, out, [&](Mesh& mesh) {
         require(dims != nullptr, "dims is NULL");
-        // A view would share its memory with x: the caller frees both.
+        // May be a view: the buffer goes with the last of the two handles.
         return ttnn::reshape(mesh.tensor(x), to_shape(dims), dram);
     });
 }

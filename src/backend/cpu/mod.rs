@@ -6,8 +6,8 @@
 mod attention;
 mod linear;
 mod loops;
+mod matmul;
 mod norm;
-mod patches;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -135,7 +135,8 @@ impl Backend for CpuBackend {
     }
 
     fn patches(&self, source: PatchSource<'_>) -> Result<CpuTensor, BackendError> {
-        patches::patches(source)
+        let (rows, columns, values) = super::patches::patches(source)?;
+        Ok(CpuTensor::new(rows, columns, values))
     }
 
     fn linear(&self, x: &CpuTensor, layer: &CpuLinear, activation: Activation) -> Result<CpuTensor, BackendError> {
@@ -233,21 +234,6 @@ impl Backend for CpuBackend {
         if x.columns < 2 {
             return Err(shape_error("top_two", format!("{} columns have no second largest", x.columns)));
         }
-        (0..x.rows).map(|row| top_two_of(x.row(row))).collect()
+        (0..x.rows).map(|row| super::top_two_of(x.row(row))).collect()
     }
-}
-
-fn top_two_of(row: &[f32]) -> Result<TopTwo, BackendError> {
-    let mut top = TopTwo { index: 0, value: f32::NEG_INFINITY, second: f32::NEG_INFINITY };
-    for (index, &value) in row.iter().enumerate() {
-        if !value.is_finite() {
-            return Err(BackendError::NotFinite { operation: "top_two" });
-        }
-        if value > top.value {
-            top = TopTwo { index, value, second: top.value };
-        } else if value > top.second {
-            top.second = value;
-        }
-    }
-    Ok(top)
 }

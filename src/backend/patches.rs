@@ -1,17 +1,18 @@
-//! An image to the rows of a patch embedding.
+//! An image to the rows of a patch embedding, on the host.
 
-use super::{BackendError, CpuTensor, PatchSource, shape_error};
+use super::{BackendError, PatchSource};
 
 /// Every u8 value normalised once per channel, in the arithmetic of the reference: `(u / 255 - mean) / std` in float32.
-pub(super) fn normalisation_table(mean: f32, std: f32) -> [f32; 256] {
+fn normalisation_table(mean: f32, std: f32) -> [f32; 256] {
     std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
 }
 
-pub(super) fn patches(source: PatchSource<'_>) -> Result<CpuTensor, BackendError> {
+/// Rows, columns and values of [`Backend::patches`](super::Backend::patches).
+pub(super) fn patches(source: PatchSource<'_>) -> Result<(usize, usize, Vec<f32>), BackendError> {
     let PatchSource { rgb, side, patch, mean, std } = source;
     if patch == 0 || !side.is_multiple_of(patch) || rgb.len() != side * side * 3 {
         let detail = format!("{} bytes are not {side} x {side} RGB pixels in patches of {patch}", rgb.len());
-        return Err(shape_error("patches", detail));
+        return Err(BackendError::Shape { operation: "patches", detail });
     }
     let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| normalisation_table(mean[channel], std[channel]));
     let per_side = side / patch;
@@ -25,5 +26,5 @@ pub(super) fn patches(source: PatchSource<'_>) -> Result<CpuTensor, BackendError
             }
         }
     }
-    Ok(CpuTensor::new(per_side * per_side, 3 * patch * patch, values))
+    Ok((per_side * per_side, 3 * patch * patch, values))
 }
