@@ -19,7 +19,7 @@ from peer import CONTRACT, KIT, ROOT, STOP_S, NodeProcess, Peer, image_message, 
 from rosgraph_msgs.msg import Clock
 
 OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
-CAMERA_HZ = 10.0
+CAMERA_HZ, POLICY_HZ = 10.0, 5.0
 # A zero may be seen later than promised by: one control period, one nap of this peer, one image, and what other processes take of the machine.
 SLACK_S = 0.25
 BLOCK, PANIC, NAN, TOKEN, INFINITE, SLOW = range(1, 7)  # as in tests/graph_faults.rs
@@ -161,13 +161,15 @@ def policy_faults(graph, node, good):
         graph.film(marked(good, code), CAMERA_HZ)
         return begin(graph)
 
+    late = graph.status.late_results
     at = inject(BLOCK)
     graph.spin(0.15)
     graph.film(good, CAMERA_HZ)
     row("inference blocked for 10 s", graph.time_to_stop(at), 1 / CAMERA_HZ + INFERENCE_S + STOP_S, graph, ("HOLDING",), "INFERENCE_TIMEOUT")
-    commands = len(graph.twists)
-    graph.until("the late result is dropped", lambda: 0 < graph.status.late_results, 15.0)
-    assert 40 < (len(graph.twists) - commands) / max(1e-9, graph.twists[-1][0] - graph.twists[commands][0]) < 60, "the stream went on"
+    commands, waited = len(graph.twists), time.monotonic()
+    graph.until("the late result is dropped", lambda: late < graph.status.late_results, 15.0)
+    rate = (len(graph.twists) - commands) / (time.monotonic() - waited)
+    assert 40 < rate < 60, f"the stream went on: {rate} Hz"
     recover(graph, good)
 
     for code, name in ((NAN, "policy returns NaN"), (INFINITE, "policy returns infinity")):
@@ -202,11 +204,15 @@ def instruction_changed(graph, case, good):
     dropped = lambda: dict(zip(graph.status.intervention_names, graph.status.interventions))["old_instruction"]
     before, generation = dropped(), max(a.generation for a in graph.actions)
     graph.say("put the carrot on the plate")
-    begin(graph)
+    at = begin(graph)
     # Answers to the old instruction may still come, but none of them moves the robot: they are counted as dropped.
     graph.until("the answer to the earlier instruction is dropped", lambda: before < dropped(), 5.0)
     graph.until("the new instruction is answered", lambda: any(a.generation > generation and a.instruction == "put the carrot on the plate" for a in graph.actions))
-    print(f"{'instruction changed mid-inference':34} the answer to the earlier one was dropped ({dropped() - before})", flush=True)
+    took = next((t for t, m in graph.twists if at <= t and not numpy.any(graph.numbers(m))), at) - at
+    promised = 1.0 / POLICY_HZ + STOP_S
+    ROWS.append(("instruction changed mid-inference", took, promised, f"{dropped() - before} answer to the earlier one dropped", ""))
+    print(f"{ROWS[-1][0]:34} {took:6.3f} s (promised {promised:.3f} s)  {ROWS[-1][3]}", flush=True)
+    assert took <= promised + SLACK_S
     graph.say(case["instruction"])
     recover(graph, good)
 
@@ -251,6 +257,7 @@ def load_from_outside(graph, case, good):
         arrivals = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for _, m in graph.twists[first:]]
         gaps = numpy.diff(arrivals)
         print(f"{'100 % CPU load from outside':34} {len(arrivals) / 4.0:.1f} Hz, period p50 {numpy.percentile(gaps, 50) * 1e3:.1f} ms, p99 {numpy.percentile(gaps, 99) * 1e3:.1f} ms, max {gaps.max() * 1e3:.1f} ms, {graph.state}", flush=True)
+        graph.until("moving under load", lambda: graph.state == "RUNNING" and graph.moving(), 30.0)
         graph.dark()
         at = begin(graph)
         row("camera stops under that load", graph.time_to_stop(at), OBSERVATION_S + STOP_S, graph, ("HOLDING",), "IMAGE_STALE")

@@ -151,9 +151,9 @@ def instructions(graph, cases):
 
 
 def records(graph, folder):
-    """Faults and the e-stop have left flight records, and ~/dump leaves one more."""
+    """Faults have left flight records (an e-stop within two seconds of one is on the same record), and ~/dump leaves one more."""
     before = {path.name for path in pathlib.Path(folder).iterdir()}
-    assert any("ESTOP" in name for name in before) and any("IMAGE_STALE" in name for name in before), before
+    assert any("IMAGE_STALE" in name for name in before), before
     answer = graph.call(peer.Trigger, "dump", peer.Trigger.Request())
     assert answer.success, answer.message
     path = pathlib.Path(answer.message.split(" (")[0])

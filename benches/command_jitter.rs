@@ -1,0 +1,167 @@
+//! How punctual the command stream is while inference takes every core: 50, 100 and 250 Hz, with and without `SCHED_FIFO`.
+//!
+//! `cargo bench --bench command_jitter`, or for one rate only `... -- 50`. What is measured is the time at which a command is handed to its
+//! publisher; the period error is the distance of two such times from the period. The middleware's share is in `make demo`'s summary.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    hint::black_box,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant as Wall},
+};
+
+use openvla_tt::{
+    chunk::ChunkStep,
+    control::{Command, Lifecycle, RawControlConfig, Requests, State},
+    observation::RgbImage,
+    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo},
+    runtime::{CameraBytes, CommandSink, NodeClock, Priority, Runtime, Threads, monotonic_now},
+    time::{Clock, Instant, Stamp},
+};
+
+/// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some hundred million weights would.
+struct Burner {
+    info: PolicyInfo,
+    threads: usize,
+}
+
+impl Policy for Burner {
+    fn act(&mut self, _: &RgbImage, _: &Instruction) -> Result<Decision, PolicyError> {
+        let end = Wall::now() + Duration::from_millis(150);
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| {
+                    let mut memory = vec![1.0f32; 1 << 20];
+                    while Wall::now() < end {
+                        memory.iter_mut().for_each(|x| *x = x.mul_add(1.000_001, 1e-9));
+                    }
+                    black_box(&memory);
+                });
+            }
+        });
+        let action = vec![0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+        let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
+        Ok(Decision {
+            prompt,
+            input_ids,
+            token_ids,
+            normalized: action.clone(),
+            action,
+            margins: Vec::new(),
+            stages: Vec::new(),
+        })
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+}
+
+#[derive(Clone, Default)]
+struct Times(Arc<Mutex<Vec<Instant>>>);
+
+impl CommandSink for Times {
+    fn publish(&mut self, _: Stamp, _: &Command) {
+        // Nobody else holds the lock while commands are published.
+        self.0.lock().unwrap().push(monotonic_now());
+    }
+}
+
+/// Processor time of this process, seconds.
+fn processor_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|x| x.parse().ok())
+        .collect();
+    fields.iter().sum::<f64>() / 100.0
+}
+
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((share * sorted.len() as f64) as usize).min(sorted.len() - 1)]
+}
+
+fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let raw = RawControlConfig {
+        dry_run: false,
+        command_rate_hz: rate_hz,
+        expected_inference_s: 5.0,
+        observation_timeout_s: 5.0,
+        overrun_s: 0.5,
+        ..RawControlConfig::default()
+    };
+    let times = Times::default();
+    times.0.lock().unwrap().reserve(100_000);
+    let clock = NodeClock::new(false);
+    let threads = Threads { control_priority, ..Threads::default() };
+    let mut runtime =
+        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(times.clone()), None, threads).unwrap();
+    let info = PolicyInfo {
+        unnorm_key: "bench".into(),
+        action_dim: 7,
+        device: "cpu".into(),
+        precision: "f32".into(),
+        envelope: vec![None; 7],
+    };
+    let policy: Box<dyn Policy> = Box::new(Burner { info, threads: cores });
+    let loaded = runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    loaded.recv().unwrap().unwrap();
+    runtime.set_instruction(Some(Instruction::new("burn").unwrap()));
+    runtime.set_lifecycle(Lifecycle::Active);
+    let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
+    let film = |runtime: &mut Runtime| {
+        let bytes = CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![7; 192] };
+        runtime.offer_image(clock.ros(), bytes);
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    while runtime.snapshot().is_none_or(|snapshot| snapshot.output.state != State::Running) {
+        film(&mut runtime);
+        let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
+    }
+    let (begin, used) = (Wall::now(), processor_s());
+    times.0.lock().unwrap().clear();
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        film(&mut runtime);
+    }
+    let load = (processor_s() - used) / begin.elapsed().as_secs_f64();
+    let snapshot = runtime.snapshot().unwrap();
+    let taken = times.0.lock().unwrap().clone();
+    runtime.shut_down(Duration::from_secs(5));
+    let period = 1.0 / rate_hz;
+    let mut errors: Vec<f64> =
+        taken.windows(2).map(|pair| (pair[1].since(pair[0]).seconds() - period).abs() * 1e3).collect();
+    errors.sort_by(f64::total_cmp);
+    let scheduling = match snapshot.priority {
+        Priority::RealTime(priority) => format!("FIFO {priority}"),
+        Priority::Ordinary if control_priority > 0 => "not permitted".into(),
+        Priority::Ordinary => "ordinary".into(),
+    };
+    println!(
+        "{rate_hz:5.0} Hz  {scheduling:13} {:6} commands  load {load:4.2} of {cores} cores   period error [ms]: p50 {:6.3}  p99 {:6.3}  p99.9 {:6.3}  max {:6.3}",
+        taken.len(),
+        percentile(&errors, 0.5),
+        percentile(&errors, 0.99),
+        percentile(&errors, 0.999),
+        percentile(&errors, 1.0),
+    );
+}
+
+fn main() {
+    // `cargo bench` passes --bench; a number chooses one rate.
+    let chosen: Vec<f64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    println!("command jitter while inference keeps every core busy at niceness 10");
+    for (rate_hz, seconds) in [(50.0, 22), (100.0, 12), (250.0, 10)] {
+        if !chosen.is_empty() && !chosen.contains(&rate_hz) {
+            continue;
+        }
+        for control_priority in [40, 0] {
+            measure(rate_hz, control_priority, seconds);
+        }
+    }
+}
