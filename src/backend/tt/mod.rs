@@ -18,6 +18,7 @@ use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
 use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo, WeightRole};
 use crate::tensor::HostTensor;
 pub use attention::TtCache;
+pub use form::{Placement, TILE as TILE_SIDE, cache_rows};
 use form::{Form, TILE};
 pub use linear::{TtLinear, TtNorm};
 pub use open::{MeshKind, OpenError, Provider, open};
@@ -88,7 +89,8 @@ fn fidelity(fidelity: MathFidelity) -> Fidelity {
 }
 
 /// Rows that are kept for `rows` positions of a sequence.
-pub(crate) fn bucket(rows: usize) -> usize {
+#[must_use]
+pub fn bucket(rows: usize) -> usize {
     let prompt = SEQUENCE_BUCKETS.into_iter().find(|&bucket| rows > 256 && rows <= bucket);
     prompt.unwrap_or_else(|| rows.next_multiple_of(TILE))
 }
