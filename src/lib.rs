@@ -12,6 +12,7 @@ pub mod eval;
 pub mod golden;
 pub mod models;
 pub mod observation;
+pub mod plan;
 pub mod policy;
 pub mod tensor;
 pub mod time;

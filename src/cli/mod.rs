@@ -2,6 +2,7 @@
 
 mod bench;
 mod inspect;
+mod plan;
 mod predict;
 mod selfcheck;
 
@@ -30,6 +31,8 @@ enum Command {
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
+    /// What a model would need of a mesh and how fast it would be, from its config.json alone
+    Plan(plan::Plan),
 }
 
 /// Options that most commands share.
@@ -75,6 +78,12 @@ enum CliError {
     Check(#[from] crate::golden::CheckError),
     #[error("selfcheck: {0}")]
     Bounds(String),
+    #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
+    Config { path: PathBuf, reason: String },
+    #[error(
+        "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
+    )]
+    NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -94,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Plan(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

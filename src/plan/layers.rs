@@ -99,11 +99,7 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     let patches = config.towers.first().map_or(0, |tower| tower.patches());
     let mut inputs = config.projector.vision_size;
     for (index, &outputs) in config.projector.layers.iter().enumerate() {
-        let split = match index {
-            0 => Split::Columns,
-            1 => Split::Rows,
-            _ => Split::Whole,
-        };
+        let split = if index % 2 == 0 { Split::Columns } else { Split::Rows };
         push(Group::Projector, WeightRole::Projector, split, 1, [outputs, inputs], true, 1, patches);
         inputs = outputs;
     }
