@@ -26,11 +26,7 @@ impl ChunkStep {
     /// From `[dx, dy, dz, droll, dpitch, dyaw, gripper]`, OpenVLA's order.
     #[must_use]
     pub const fn from_array(a: [f64; 7]) -> Self {
-        Self {
-            translation: [a[0], a[1], a[2]],
-            rotation: [a[3], a[4], a[5]],
-            gripper: a[6],
-        }
+        Self { translation: [a[0], a[1], a[2]], rotation: [a[3], a[4], a[5]], gripper: a[6] }
     }
 
     /// `[dx, dy, dz, droll, dpitch, dyaw, gripper]`.
@@ -87,9 +83,7 @@ pub enum ChunkError {
         steps: usize,
     },
     /// The rate is no rate.
-    #[error(
-        "policy_hz is {0}, but must be above 0 and at most 1000 Hz; set it in the checkpoint contract"
-    )]
+    #[error("policy_hz is {0}, but must be above 0 and at most 1000 Hz; set it in the checkpoint contract")]
     Rate(f64),
 }
 
@@ -99,11 +93,7 @@ impl ActionChunk {
     /// # Errors
     /// [`ChunkError`] when there is no step, there are more than [`HORIZON_MAX`], or the rate is not in `(0, 1000]` Hz.
     /// The steps' values are *not* checked here: that is `control`'s first act, and a NaN must be seen there to latch.
-    pub fn new(
-        origin: ChunkOrigin,
-        policy_hz: f64,
-        steps: impl Into<Arc<[ChunkStep]>>,
-    ) -> Result<Self, ChunkError> {
+    pub fn new(origin: ChunkOrigin, policy_hz: f64, steps: impl Into<Arc<[ChunkStep]>>) -> Result<Self, ChunkError> {
         let steps = steps.into();
         if steps.is_empty() {
             return Err(ChunkError::Empty);
@@ -114,11 +104,7 @@ impl ActionChunk {
         if !(policy_hz.is_finite() && 0.0 < policy_hz && policy_hz <= 1000.0) {
             return Err(ChunkError::Rate(policy_hz));
         }
-        Ok(Self {
-            origin,
-            policy_hz,
-            steps,
-        })
+        Ok(Self { origin, policy_hz, steps })
     }
 
     /// Where it came from.
@@ -150,28 +136,13 @@ mod tests {
         let step = ChunkStep::from_array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         assert_eq!(step.to_array(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         let origin = ChunkOrigin::default();
-        assert_eq!(
-            ActionChunk::new(origin, 5.0, Vec::new()).unwrap_err(),
-            ChunkError::Empty
-        );
-        assert_eq!(
-            ActionChunk::new(origin, 5.0, vec![step; 257]).unwrap_err(),
-            ChunkError::TooLong { steps: 257 }
-        );
+        assert_eq!(ActionChunk::new(origin, 5.0, Vec::new()).unwrap_err(), ChunkError::Empty);
+        assert_eq!(ActionChunk::new(origin, 5.0, vec![step; 257]).unwrap_err(), ChunkError::TooLong { steps: 257 });
         for rate in [0.0, -5.0, f64::INFINITY, 1000.1] {
-            assert_eq!(
-                ActionChunk::new(origin, rate, vec![step]).unwrap_err(),
-                ChunkError::Rate(rate)
-            );
+            assert_eq!(ActionChunk::new(origin, rate, vec![step]).unwrap_err(), ChunkError::Rate(rate));
         }
         assert!(ActionChunk::new(origin, f64::NAN, vec![step]).is_err());
-        assert_eq!(
-            ActionChunk::new(origin, 1000.0, vec![step; 256])
-                .unwrap()
-                .steps()
-                .len(),
-            256
-        );
+        assert_eq!(ActionChunk::new(origin, 1000.0, vec![step; 256]).unwrap().steps().len(), 256);
     }
 
     #[test]

@@ -29,9 +29,7 @@ impl Stamp {
     /// From the two fields of `builtin_interfaces/Time`. Any bit pattern is accepted; the sum always fits.
     #[must_use]
     pub const fn from_ros(seconds: i32, nanoseconds: u32) -> Self {
-        Self {
-            nanoseconds: seconds as i64 * 1_000_000_000 + nanoseconds as i64,
-        }
+        Self { nanoseconds: seconds as i64 * 1_000_000_000 + nanoseconds as i64 }
     }
 
     /// Nanoseconds since the clock's epoch.
@@ -65,12 +63,7 @@ impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let magnitude = self.nanoseconds.unsigned_abs();
         let sign = if self.nanoseconds < 0 { "-" } else { "" };
-        write!(
-            f,
-            "{sign}{}.{:09} s",
-            magnitude / 1_000_000_000,
-            magnitude % 1_000_000_000
-        )
+        write!(f, "{sign}{}.{:09} s", magnitude / 1_000_000_000, magnitude % 1_000_000_000)
     }
 }
 
@@ -99,18 +92,14 @@ impl Instant {
     /// Time since `earlier`; zero when `earlier` lies ahead.
     #[must_use]
     pub const fn since(self, earlier: Instant) -> Age {
-        Age(Duration::from_nanos(
-            self.nanoseconds.saturating_sub(earlier.nanoseconds),
-        ))
+        Age(Duration::from_nanos(self.nanoseconds.saturating_sub(earlier.nanoseconds)))
     }
 
     /// This point moved forward; saturates at the end of the clock (584 years).
     #[must_use]
     pub fn after(self, span: Duration) -> Instant {
         let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            nanoseconds: self.nanoseconds.saturating_add(nanoseconds),
-        }
+        Self { nanoseconds: self.nanoseconds.saturating_add(nanoseconds) }
     }
 }
 
@@ -162,9 +151,7 @@ impl SystemClock {
     /// A clock that starts now.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            start: std::time::Instant::now(),
-        }
+        Self { start: std::time::Instant::now() }
     }
 }
 
@@ -181,9 +168,7 @@ impl Clock for SystemClock {
 
     fn ros(&self) -> Stamp {
         // Before 1970 counts as 1970: such a system clock is wrong anyway and decides nothing.
-        let since_epoch = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Stamp::from_nanoseconds(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
     }
 }
@@ -206,18 +191,12 @@ impl ManualClock {
     pub fn advance(&self, span: Duration) {
         let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         self.steady.fetch_add(nanoseconds, Ordering::SeqCst);
-        self.ros.fetch_add(
-            i64::try_from(nanoseconds).unwrap_or(i64::MAX),
-            Ordering::SeqCst,
-        );
+        self.ros.fetch_add(i64::try_from(nanoseconds).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
     /// Moves the steady clock only, as when simulated time is paused.
     pub fn advance_steady(&self, span: Duration) {
-        self.steady.fetch_add(
-            u64::try_from(span.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::SeqCst,
-        );
+        self.steady.fetch_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     /// Sets ROS time, backwards too.
@@ -242,29 +221,14 @@ mod tests {
 
     #[test]
     fn stamps_survive_the_way_through_a_message() {
-        for (seconds, nanoseconds) in [
-            (0, 0),
-            (1_700_000_000, 999_999_999),
-            (-1, 1),
-            (i32::MAX, 5),
-            (i32::MIN, 0),
-        ] {
-            assert_eq!(
-                Stamp::from_ros(seconds, nanoseconds).to_ros(),
-                (seconds, nanoseconds)
-            );
+        for (seconds, nanoseconds) in [(0, 0), (1_700_000_000, 999_999_999), (-1, 1), (i32::MAX, 5), (i32::MIN, 0)] {
+            assert_eq!(Stamp::from_ros(seconds, nanoseconds).to_ros(), (seconds, nanoseconds));
         }
         // An out-of-range nanosecond field of a hostile message is carried into the seconds.
         assert_eq!(Stamp::from_ros(1, 3_000_000_000).to_ros(), (4, 0));
-        assert_eq!(
-            Stamp::from_nanoseconds(i64::MAX).to_ros(),
-            (i32::MAX, 999_999_999)
-        );
+        assert_eq!(Stamp::from_nanoseconds(i64::MAX).to_ros(), (i32::MAX, 999_999_999));
         assert_eq!(Stamp::from_nanoseconds(i64::MIN).to_ros(), (i32::MIN, 0));
-        assert_eq!(
-            Stamp::from_nanoseconds(-1_500_000_000).to_string(),
-            "-1.500000000 s"
-        );
+        assert_eq!(Stamp::from_nanoseconds(-1_500_000_000).to_string(), "-1.500000000 s");
     }
 
     #[test]
@@ -273,8 +237,7 @@ mod tests {
         let b = Stamp::from_ros(9, 500_000_000);
         assert_eq!(a.seconds_since(b), 0.5);
         assert_eq!(b.seconds_since(a), -0.5);
-        let whole =
-            Stamp::from_nanoseconds(i64::MAX).seconds_since(Stamp::from_nanoseconds(i64::MIN));
+        let whole = Stamp::from_nanoseconds(i64::MAX).seconds_since(Stamp::from_nanoseconds(i64::MIN));
         assert!(whole > 1.8e10);
     }
 
@@ -286,12 +249,7 @@ mod tests {
         assert_eq!(early.since(late).get(), Duration::ZERO);
         assert!(!late.since(early).exceeds(Duration::from_nanos(500)));
         assert!(late.since(early).exceeds(Duration::from_nanos(499)));
-        assert_eq!(
-            Instant::from_nanoseconds(u64::MAX)
-                .after(Duration::from_secs(1))
-                .nanoseconds(),
-            u64::MAX
-        );
+        assert_eq!(Instant::from_nanoseconds(u64::MAX).after(Duration::from_secs(1)).nanoseconds(), u64::MAX);
     }
 
     #[test]
@@ -299,16 +257,10 @@ mod tests {
         let clock = ManualClock::new();
         let same = clock.clone();
         clock.advance(Duration::from_millis(20));
-        assert_eq!(
-            (same.steady().nanoseconds(), same.ros().nanoseconds()),
-            (20_000_000, 20_000_000)
-        );
+        assert_eq!((same.steady().nanoseconds(), same.ros().nanoseconds()), (20_000_000, 20_000_000));
         same.advance_steady(Duration::from_millis(5));
         same.set_ros(Stamp::from_nanoseconds(-3));
-        assert_eq!(
-            (clock.steady().nanoseconds(), clock.ros().nanoseconds()),
-            (25_000_000, -3)
-        );
+        assert_eq!((clock.steady().nanoseconds(), clock.ros().nanoseconds()), (25_000_000, -3));
     }
 
     #[test]

@@ -99,16 +99,9 @@ impl Vec3 {
     /// # Errors
     /// [`NotFinite`] naming the first component that is NaN or infinite.
     pub fn new(xyz: [f64; 3]) -> Result<Self, NotFinite> {
-        for (value, quantity) in xyz
-            .into_iter()
-            .zip(["x component", "y component", "z component"])
-        {
+        for (value, quantity) in xyz.into_iter().zip(["x component", "y component", "z component"]) {
             if !value.is_finite() {
-                return Err(NotFinite {
-                    quantity,
-                    unit: "its unit",
-                    value,
-                });
+                return Err(NotFinite { quantity, unit: "its unit", value });
             }
         }
         Ok(Self(xyz))
@@ -136,10 +129,7 @@ mod tests {
             Hertz::new(f64::INFINITY).unwrap_err().to_string(),
             "rate is inf, which is not a finite number; give a finite value in Hz"
         );
-        assert_eq!(
-            Vec3::new([0.0, 0.0, f64::NAN]).unwrap_err().quantity,
-            "z component"
-        );
+        assert_eq!(Vec3::new([0.0, 0.0, f64::NAN]).unwrap_err().quantity, "z component");
     }
 
     #[test]

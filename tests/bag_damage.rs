@@ -397,3 +397,25 @@ fn overturned_bytes_never_panic() {
         fuzz_entry::metadata(&changed);
     }
 }
+
+#[test]
+fn an_index_that_lies_is_not_followed_out_of_the_file() {
+    let whole = bytes("lz4.mcap");
+    // A chunk index record: opcode 8, length, start time, end time, offset of the chunk, its length.
+    let chunk = first_chunk(&whole) as u64;
+    let entry = whole.windows(8).rposition(|window| window == chunk.to_le_bytes()).unwrap();
+    for (at, value) in [(entry, u64::MAX), (entry, whole.len() as u64 - 3), (entry, 9), (entry + 8, u64::MAX), (entry + 8, 0)] {
+        let mut lying = whole.clone();
+        put(&mut lying, at, value);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.mcap");
+        std::fs::write(&path, &lying).unwrap();
+        let Ok(bag) = Bag::open(&path) else { continue };
+        let selection = Selection::topics(0..bag.topics().len()).between(0, i64::MAX - 1);
+        // Whatever comes, it ends, and what comes is true.
+        let complete = read(&fixture("lz4.mcap"), Limits::default()).unwrap().messages;
+        for message in bag.messages(&selection).unwrap().filter_map(Result::ok) {
+            assert!(complete.contains(&message), "{at} {value}");
+        }
+    }
+}

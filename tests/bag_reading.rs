@@ -145,8 +145,12 @@ fn neighbours_in_the_wrong_order_are_put_right_and_late_messages_are_counted() {
 #[test]
 fn a_window_of_time_and_a_choice_of_topics_are_kept() {
     let start = expected()["start"].as_i64().unwrap();
-    for name in ["mcap_plain", "sqlite_plain", "split_sqlite"] {
+    for (name, seeks) in [
+        ("mcap_plain", true), ("lz4.mcap", true), ("split_mcap", true), ("sqlite_plain", true), ("split_sqlite", true),
+        ("no_summary.mcap", false), ("unchunked.mcap", false), ("mcap_file_zstd", false),
+    ] {
         let bag = Bag::open(fixture(name)).unwrap();
+        assert_eq!(bag.can_seek(), seeks, "{name}");
         let topic = bag.topic("/camera/image").unwrap().index;
         let selection = Selection::topics([topic]).between(start + 200_000_000, start + 600_000_000);
         let times: Vec<i64> = bag.messages(&selection).unwrap().map(|message| message.unwrap().log_time - start).collect();

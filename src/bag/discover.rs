@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::mcap_file::{self, Found};
+use super::mcap_file::{self, Found, McapFile};
 use super::messages::canonical_type;
 use super::metadata::Metadata;
 use super::{BagError, BagWarning, Limits, Messages, Selection, sqlite_file, unpack};
@@ -54,7 +54,7 @@ impl BagFile {
         Some(BagFile { path, kind, unpacked: None })
     }
 
-    fn is_packed(&self) -> bool {
+    pub fn is_packed(&self) -> bool {
         self.path.extension().is_some_and(|extension| extension == "zstd")
     }
 
@@ -158,6 +158,14 @@ impl Bag {
             });
         }
         Ok(topic)
+    }
+
+    /// Whether a window of time is found without reading everything before it.
+    pub fn can_seek(&self) -> bool {
+        self.files.iter().all(|file| match file.kind {
+            Kind::Sqlite => true,
+            Kind::Mcap => !file.is_packed() && matches!(McapFile::open_window(&file.path, &self.limits, 0, 0), Ok(Some(_))),
+        })
     }
 
     /// The messages of the selected topics, in the order of their log time (see [`Limits::order_window_ns`]).

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use mcap::McapError;
@@ -55,15 +55,38 @@ impl McapFile {
         Ok(McapFile::new(path, unpack::open(path)?, limits))
     }
 
+    /// Reads only the chunks of a plain file that overlap `from..=until`, by the index at its end. `None` when the file has
+    /// no such index; then all of it must be read.
+    pub fn open_window(path: &Path, limits: &Limits, from: i64, until: i64) -> Result<Option<McapFile>, BagError> {
+        let Ok(summary) = read_summary(path, limits)? else { return Ok(None) };
+        let known = summary.stats.as_ref().map(|statistics| u64::from(statistics.chunk_count));
+        if summary.chunk_indexes.is_empty() || known != Some(summary.chunk_indexes.len() as u64) {
+            return Ok(None);
+        }
+        let overlaps = |start: u64, end: u64| {
+            i64::try_from(start).is_ok_and(|start| start <= until) && i64::try_from(end).map_or(true, |end| end >= from)
+        };
+        let mut ranges: Vec<(u64, u64)> = summary
+            .chunk_indexes
+            .iter()
+            .filter(|chunk| overlaps(chunk.message_start_time, chunk.message_end_time))
+            .map(|chunk| (chunk.chunk_start_offset, chunk.chunk_length))
+            .collect();
+        ranges.sort_unstable();
+        let file = File::open(path).map_err(BagError::io("open", path))?;
+        let ranges = Ranges { file, left: 0, ranges: ranges.into_iter() };
+        let mut window = McapFile::new(path, Box::new(ranges), limits);
+        window.reader = LinearReader::new_with_options(options(limits).with_skip_start_magic(true).with_skip_end_magic(true));
+        window.channels = summary.channels.iter().map(|(id, channel)| (*id, Channel::of(channel))).collect();
+        Ok(Some(window))
+    }
+
     /// Reads from any source of bytes; `path` is for messages.
     pub fn new(path: &Path, input: Box<dyn Read + Send>, limits: &Limits) -> McapFile {
-        let options = LinearReaderOptions::default()
-            .with_validate_chunk_crcs(true)
-            .with_record_length_limit(limits.message_bytes);
         McapFile {
             path: path.to_owned(),
             input,
-            reader: LinearReader::new_with_options(options),
+            reader: LinearReader::new_with_options(options(limits)),
             schemas: HashMap::new(),
             channels: HashMap::new(),
             messages: 0,
@@ -162,6 +185,42 @@ impl McapFile {
     }
 }
 
+fn options(limits: &Limits) -> LinearReaderOptions {
+    LinearReaderOptions::default().with_validate_chunk_crcs(true).with_record_length_limit(limits.message_bytes)
+}
+
+/// Parts of a file as one stream.
+struct Ranges {
+    file: File,
+    left: u64,
+    ranges: std::vec::IntoIter<(u64, u64)>,
+}
+
+impl Read for Ranges {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        while self.left == 0 {
+            let Some((offset, length)) = self.ranges.next() else { return Ok(0) };
+            self.file.seek(SeekFrom::Start(offset))?;
+            self.left = length;
+        }
+        let most = room.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read(&mut room[..most])?;
+        // An index that points beyond the end of the file ends the stream, not the loop.
+        self.left = if read == 0 { 0 } else { self.left - read as u64 };
+        Ok(read)
+    }
+}
+
+impl Channel {
+    fn of(channel: &mcap::Channel<'_>) -> Channel {
+        Channel {
+            topic: channel.topic.clone(),
+            type_name: channel.schema.as_ref().map(|schema| schema.name.clone()).unwrap_or_default(),
+            encoding: channel.message_encoding.clone(),
+        }
+    }
+}
+
 /// `read` that does not take a signal for the end of the file.
 fn read_some(input: &mut dyn Read, room: &mut [u8]) -> std::io::Result<usize> {
     loop {
@@ -190,9 +249,8 @@ fn describe(error: &McapError) -> String {
 /// A topic with the number of its messages, where the file says so.
 pub(super) type Found = Vec<(Channel, Option<u64>)>;
 
-/// Topics from the summary at the end of a plain file. `Ok(None)`: the file has none, and must be read to know.
-pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, String>, BagError> {
-    use std::io::Seek;
+/// The summary at the end of a plain file, or why it is of no use.
+fn read_summary(path: &Path, limits: &Limits) -> Result<Result<mcap::Summary, String>, BagError> {
     let mut file = File::open(path).map_err(BagError::io("open", path))?;
     let size = file.metadata().map_err(BagError::io("read", path))?.len();
     let options = SummaryReaderOptions::default().with_file_size(size).with_record_length_limit(limits.message_bytes);
@@ -210,7 +268,15 @@ pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, Stri
             Err(error) => return Ok(Err(describe(&error))),
         }
     }
-    let Some(summary) = reader.finish() else { return Ok(Err("the file has none".to_owned())) };
+    Ok(reader.finish().ok_or_else(|| "the file has none".to_owned()))
+}
+
+/// Topics from the summary at the end of a plain file. The inner error: it must be read in full to know.
+pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, String>, BagError> {
+    let summary = match read_summary(path, limits)? {
+        Ok(summary) => summary,
+        Err(what) => return Ok(Err(what)),
+    };
     let Some(statistics) = summary.stats else { return Ok(Err("it has no statistics".to_owned())) };
     if summary.channels.is_empty() && statistics.message_count > 0 {
         return Ok(Err("it names no channels".to_owned()));
@@ -220,12 +286,7 @@ pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, Stri
     let mut channels: Vec<_> = summary.channels.iter().collect();
     channels.sort_by_key(|(id, _)| **id);
     for (id, channel) in channels {
-        let channel = Channel {
-            topic: channel.topic.clone(),
-            type_name: channel.schema.as_ref().map(|schema| schema.name.clone()).unwrap_or_default(),
-            encoding: channel.message_encoding.clone(),
-        };
-        found.push((channel, Some(statistics.channel_message_counts.get(id).copied().unwrap_or(0))));
+        found.push((Channel::of(channel), Some(statistics.channel_message_counts.get(id).copied().unwrap_or(0))));
     }
     Ok(Ok(found))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::discover::{Bag, BagFile, Kind, Topic};
-use super::mcap_file::{McapFile, Step};
+use super::mcap_file::{Channel, McapFile, Step};
 use super::messages::canonical_type;
 use super::order::Order;
 use super::sqlite_file::{self, SqliteFile};
@@ -119,11 +119,7 @@ impl Messages {
                     })?;
                     match step {
                         Step::Channel(id) => {
-                            let wanted = file.channels.get(&id).and_then(|channel| {
-                                let kind = canonical_type(&channel.type_name);
-                                self.topics.iter().find(|topic| topic.name == channel.topic && topic.type_name == kind)
-                            });
-                            let wanted = wanted.map(|topic| topic.index).filter(|index| selection.topics.contains(index));
+                            let wanted = file.channels.get(&id).and_then(|channel| wanted(&self.topics, selection, channel));
                             topics.insert(id, wanted);
                         }
                         Step::End => {
@@ -157,7 +153,18 @@ impl Messages {
     fn open_file(&self, file: &BagFile) -> Result<Open, BagError> {
         match file.kind {
             Kind::Mcap => {
-                Ok(Open::Mcap { file: Box::new(McapFile::open(&file.path, &self.limits)?), topics: HashMap::new() })
+                let Selection { from, until, .. } = self.selection;
+                let window = match (from, until) {
+                    (i64::MIN, i64::MAX) => None,
+                    _ if file.is_packed() => None,
+                    _ => McapFile::open_window(&file.path, &self.limits, from, until)?,
+                };
+                let open = match window {
+                    Some(window) => window,
+                    None => McapFile::open(&file.path, &self.limits)?,
+                };
+                let topics = open.channels.iter().map(|(id, channel)| (*id, wanted(&self.topics, &self.selection, channel)));
+                Ok(Open::Mcap { topics: topics.collect(), file: Box::new(open) })
             }
             Kind::Sqlite => {
                 let (found, rows) = sqlite_file::topics(file.readable(), &file.path, &self.limits, false)?;
@@ -201,6 +208,13 @@ impl Messages {
             self.warnings.push(BagWarning::CountDiffers { path: self.path.clone(), stated, found: self.read });
         }
     }
+}
+
+/// The topic of a channel, if it is selected.
+fn wanted(topics: &[Topic], selection: &Selection, channel: &Channel) -> Option<usize> {
+    let kind = canonical_type(&channel.type_name);
+    let topic = topics.iter().find(|topic| topic.name == channel.topic && topic.type_name == kind)?;
+    Some(topic.index).filter(|index| selection.topics.contains(index))
 }
 
 impl Iterator for Messages {

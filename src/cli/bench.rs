@@ -52,10 +52,12 @@ impl Bench {
             threads: self.common.threads,
             options: PolicyOptions { unnorm_key: self.unnorm_key, decode: self.decode, ..Default::default() },
         })?;
+        let mut tokens = Vec::new();
         let mut order = Vec::new();
         let mut times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
         for run in 0..self.warm_up + self.repeats {
             let decision = policy.act(&image, &instruction)?;
+            tokens.clone_from(&decision.token_ids);
             if run < self.warm_up {
                 continue;
             }

@@ -25,12 +25,7 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} problem{} in the configuration: ",
-            self.0.len(),
-            if self.0.len() == 1 { "" } else { "s" }
-        )?;
+        write!(f, "{} problem{} in the configuration: ", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
         for (i, problem) in self.0.iter().enumerate() {
             write!(f, "{}{problem}", if i == 0 { "" } else { "; " })?;
         }
@@ -40,29 +35,19 @@ impl fmt::Display for Problems {
 
 impl Problems {
     pub(crate) fn add(&mut self, place: &str, what: impl Into<String>) {
-        self.0.push(Problem {
-            place: place.to_owned(),
-            what: what.into(),
-        });
+        self.0.push(Problem { place: place.to_owned(), what: what.into() });
     }
 
     /// Notes a value outside `[low, high]`, NaN included. `unit` is for the message.
     pub(crate) fn range(&mut self, place: &str, value: f64, low: f64, high: f64, unit: &str) {
         if !(low <= value && value <= high) {
-            self.add(
-                place,
-                format!("{value} {unit} is outside {low}..{high} {unit}"),
-            );
+            self.add(place, format!("{value} {unit} is outside {low}..{high} {unit}"));
         }
     }
 
     /// `Ok` when nothing was noted.
     pub(crate) fn into_result<T>(self, value: T) -> Result<T, Problems> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(self)
-        }
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
@@ -91,16 +76,8 @@ pub struct RawLimits {
 impl Default for RawLimits {
     fn default() -> Self {
         Self {
-            linear: RawMotionLimits {
-                velocity: 0.25,
-                acceleration: 1.0,
-                jerk: 10.0,
-            },
-            angular: RawMotionLimits {
-                velocity: 0.6,
-                acceleration: 3.0,
-                jerk: 30.0,
-            },
+            linear: RawMotionLimits { velocity: 0.25, acceleration: 1.0, jerk: 10.0 },
+            angular: RawMotionLimits { velocity: 0.6, acceleration: 3.0, jerk: 30.0 },
         }
     }
 }
@@ -113,7 +90,8 @@ pub struct RawWorkspace {
     pub min: [f64; 3],
     /// Upper corner, metres.
     pub max: [f64; 3],
-    /// Kept free inside each face, metres.
+    /// Kept free inside each face, metres; at least 5 mm. Takes up what the arm lags, and the approach to a face, which swings by less than
+    /// 0.1 mm when a stop is long and the pose rare.
     #[serde(default = "default_margin")]
     pub margin: f64,
 }
@@ -138,12 +116,7 @@ pub struct RawGripper {
 
 impl Default for RawGripper {
     fn default() -> Self {
-        Self {
-            threshold: 0.5,
-            hysteresis: 0.1,
-            min_dwell_s: 0.5,
-            invert: false,
-        }
+        Self { threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5, invert: false }
     }
 }
 
@@ -159,10 +132,7 @@ pub struct RawStepCap {
 
 impl Default for RawStepCap {
     fn default() -> Self {
-        Self {
-            translation: 0.10,
-            rotation: 0.50,
-        }
+        Self { translation: 0.10, rotation: 0.50 }
     }
 }
 
@@ -188,10 +158,7 @@ pub struct RawDetectors {
 
 impl Default for RawDetectors {
     fn default() -> Self {
-        Self {
-            constant_steps: 10,
-            stuck_distance: 0.002,
-        }
+        Self { constant_steps: 10, stuck_distance: 0.002 }
     }
 }
 
@@ -353,151 +320,52 @@ impl RawControlConfig {
     pub fn validate(&self) -> Result<ControlConfig, Problems> {
         let mut p = Problems::default();
         p.range("command_rate_hz", self.command_rate_hz, 10.0, 1000.0, "Hz");
-        p.range(
-            "observation_timeout_s",
-            self.observation_timeout_s,
-            0.02,
-            60.0,
-            "s",
-        );
-        p.range(
-            "stamp_future_tolerance_s",
-            self.stamp_future_tolerance_s,
-            0.0,
-            10.0,
-            "s",
-        );
-        p.range(
-            "stamp_past_tolerance_s",
-            self.stamp_past_tolerance_s,
-            0.0,
-            60.0,
-            "s",
-        );
-        p.range(
-            "inference_timeout_s",
-            self.inference_timeout_s,
-            0.0,
-            600.0,
-            "s",
-        );
-        p.range(
-            "clock_jump_tolerance_s",
-            self.clock_jump_tolerance_s,
-            0.0,
-            10.0,
-            "s",
-        );
+        p.range("observation_timeout_s", self.observation_timeout_s, 0.02, 60.0, "s");
+        p.range("stamp_future_tolerance_s", self.stamp_future_tolerance_s, 0.0, 10.0, "s");
+        p.range("stamp_past_tolerance_s", self.stamp_past_tolerance_s, 0.0, 60.0, "s");
+        p.range("inference_timeout_s", self.inference_timeout_s, 0.0, 600.0, "s");
+        p.range("clock_jump_tolerance_s", self.clock_jump_tolerance_s, 0.0, 10.0, "s");
         p.range("overrun_s", self.overrun_s, 0.0, 1.0, "s");
         p.range("pause_s", self.pause_s, 0.05, 10.0, "s");
         p.range("pose_timeout_s", self.pose_timeout_s, 0.02, 10.0, "s");
-        p.range(
-            "subscriber_timeout_s",
-            self.subscriber_timeout_s,
-            0.0,
-            10.0,
-            "s",
-        );
+        p.range("subscriber_timeout_s", self.subscriber_timeout_s, 0.0, 10.0, "s");
         p.range("fault_window_s", self.fault_window_s, 0.1, 3600.0, "s");
         p.range("clear_s", self.clear_s, 0.1, 60.0, "s");
         if !(1..=FAULTS_MAX).contains(&self.faults_to_latch) {
-            p.add(
-                "faults_to_latch",
-                format!("{} is outside 1..{FAULTS_MAX}", self.faults_to_latch),
-            );
+            p.add("faults_to_latch", format!("{} is outside 1..{FAULTS_MAX}", self.faults_to_latch));
         }
         if self.inference_timeout_s == 0.0 {
-            p.range(
-                "expected_inference_s",
-                self.expected_inference_s,
-                1e-4,
-                300.0,
-                "s",
-            );
+            p.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
         }
         let period_s = 1.0 / self.command_rate_hz;
         if self.overrun_s != 0.0 && self.overrun_s < 1.5 * period_s {
             p.add(
                 "overrun_s",
-                format!(
-                    "{} s is less than one and a half control periods ({} s)",
-                    self.overrun_s,
-                    1.5 * period_s
-                ),
+                format!("{} s is less than one and a half control periods ({} s)", self.overrun_s, 1.5 * period_s),
             );
         }
-        let overrun_s = if self.overrun_s == 0.0 {
-            5.0 * period_s
-        } else {
-            self.overrun_s
-        };
+        let overrun_s = if self.overrun_s == 0.0 { 5.0 * period_s } else { self.overrun_s };
         if self.pause_s < overrun_s {
-            p.add(
-                "pause_s",
-                format!(
-                    "{} s is less than the overrun limit of {overrun_s} s",
-                    self.pause_s
-                ),
-            );
+            p.add("pause_s", format!("{} s is less than the overrun limit of {overrun_s} s", self.pause_s));
         }
-        check_motion(
-            &mut p,
-            "limits.linear",
-            &self.limits.linear,
-            3.0,
-            30.0,
-            "m",
-            self.command_rate_hz,
-        );
-        check_motion(
-            &mut p,
-            "limits.angular",
-            &self.limits.angular,
-            6.0,
-            60.0,
-            "rad",
-            self.command_rate_hz,
-        );
-        p.range(
-            "step_cap.translation",
-            self.step_cap.translation,
-            1e-4,
-            1.0,
-            "m",
-        );
-        p.range(
-            "step_cap.rotation",
-            self.step_cap.rotation,
-            1e-4,
-            3.2,
-            "rad",
-        );
+        check_motion(&mut p, "limits.linear", &self.limits.linear, 3.0, 30.0, "m", self.command_rate_hz);
+        check_motion(&mut p, "limits.angular", &self.limits.angular, 6.0, 60.0, "rad", self.command_rate_hz);
+        p.range("step_cap.translation", self.step_cap.translation, 1e-4, 1.0, "m");
+        p.range("step_cap.rotation", self.step_cap.rotation, 1e-4, 3.2, "rad");
         let workspace = self.workspace.and_then(|raw| check_workspace(&mut p, &raw));
         check_gripper(&mut p, &self.gripper);
         if !(2..=10_000).contains(&self.detectors.constant_steps) {
-            p.add(
-                "detectors.constant_steps",
-                format!("{} is outside 2..10000", self.detectors.constant_steps),
-            );
+            p.add("detectors.constant_steps", format!("{} is outside 2..10000", self.detectors.constant_steps));
         }
-        p.range(
-            "detectors.stuck_distance",
-            self.detectors.stuck_distance,
-            0.0,
-            1.0,
-            "m",
-        );
+        p.range("detectors.stuck_distance", self.detectors.stuck_distance, 0.0, 1.0, "m");
         if let Some(envelope) = &self.envelope {
             check_envelope(&mut p, envelope);
         }
         if !p.0.is_empty() {
             return Err(p);
         }
-        let inference_timeout_s = if self.inference_timeout_s == 0.0 {
-            2.0 * self.expected_inference_s
-        } else {
-            self.inference_timeout_s
-        };
+        let inference_timeout_s =
+            if self.inference_timeout_s == 0.0 { 2.0 * self.expected_inference_s } else { self.inference_timeout_s };
         let limits = |raw: RawMotionLimits| MotionLimits {
             velocity: raw.velocity,
             acceleration: raw.acceleration,
@@ -541,27 +409,9 @@ fn check_motion(
     rate_hz: f64,
 ) {
     let before = p.0.len();
-    p.range(
-        &format!("{group}.velocity"),
-        raw.velocity,
-        1e-3,
-        v_max,
-        &format!("{unit}/s"),
-    );
-    p.range(
-        &format!("{group}.acceleration"),
-        raw.acceleration,
-        1e-2,
-        a_max,
-        &format!("{unit}/s2"),
-    );
-    p.range(
-        &format!("{group}.jerk"),
-        raw.jerk,
-        1e-1,
-        1e4,
-        &format!("{unit}/s3"),
-    );
+    p.range(&format!("{group}.velocity"), raw.velocity, 1e-3, v_max, &format!("{unit}/s"));
+    p.range(&format!("{group}.acceleration"), raw.acceleration, 1e-2, a_max, &format!("{unit}/s2"));
+    p.range(&format!("{group}.jerk"), raw.jerk, 1e-1, 1e4, &format!("{unit}/s3"));
     if before < p.0.len() {
         return;
     }
@@ -578,14 +428,17 @@ fn check_motion(
     if 3.0 < raw.velocity / raw.acceleration + window_s {
         p.add(
             &format!("{group}.acceleration"),
-            format!("a stop would take velocity / acceleration + acceleration / jerk = {} s, more than 3 s", raw.velocity / raw.acceleration + window_s),
+            format!(
+                "a stop would take velocity / acceleration + acceleration / jerk = {} s, more than 3 s",
+                raw.velocity / raw.acceleration + window_s
+            ),
         );
     }
 }
 
 fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
     let before = p.0.len();
-    p.range("workspace.margin", raw.margin, 0.0, 0.5, "m");
+    p.range("workspace.margin", raw.margin, 0.005, 0.5, "m");
     for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
         let (low, high) = (raw.min[axis], raw.max[axis]);
         p.range(&format!("workspace.min.{name}"), low, -10.0, 10.0, "m");
@@ -593,17 +446,12 @@ fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
         if low.is_finite() && high.is_finite() && high - low <= 2.0 * raw.margin {
             p.add(
                 &format!("workspace.{name}"),
-                format!(
-                    "min {low} m and max {high} m leave no room between two margins of {} m",
-                    raw.margin
-                ),
+                format!("min {low} m and max {high} m leave no room between two margins of {} m", raw.margin),
             );
         }
     }
-    (before == p.0.len()).then(|| Workspace {
-        min: raw.min.map(|x| x + raw.margin),
-        max: raw.max.map(|x| x - raw.margin),
-    })
+    (before == p.0.len())
+        .then(|| Workspace { min: raw.min.map(|x| x + raw.margin), max: raw.max.map(|x| x - raw.margin) })
 }
 
 fn check_gripper(p: &mut Problems, raw: &RawGripper) {
@@ -622,10 +470,7 @@ fn check_gripper(p: &mut Problems, raw: &RawGripper) {
 }
 
 fn check_envelope(p: &mut Problems, raw: &RawEnvelope) {
-    for (i, name) in ["dx", "dy", "dz", "droll", "dpitch", "dyaw"]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, name) in ["dx", "dy", "dz", "droll", "dpitch", "dyaw"].into_iter().enumerate() {
         let (low, high) = (raw.q01[i], raw.q99[i]);
         if !(low.is_finite() && high.is_finite() && low <= high) {
             p.add(

@@ -21,13 +21,7 @@ pub(super) struct Detectors {
 
 impl Detectors {
     /// Hears the first step of each chunk taken, and where the end effector is then, if known.
-    pub(super) fn hear(
-        &mut self,
-        step: &ChunkStep,
-        position: Option<V3>,
-        config: &RawDetectors,
-        events: &mut Events,
-    ) {
+    pub(super) fn hear(&mut self, step: &ChunkStep, position: Option<V3>, config: &RawDetectors, events: &mut Events) {
         if self.last == Some(*step) {
             self.repeats = self.repeats.saturating_add(1);
         } else {
@@ -42,10 +36,7 @@ impl Detectors {
             limit: f64::from(config.constant_steps),
             unit: "actions",
         });
-        let moved = self
-            .from
-            .zip(position)
-            .map(|(from, to)| norm(sub(to, from)));
+        let moved = self.from.zip(position).map(|(from, to)| norm(sub(to, from)));
         let still = moved.is_some_and(|moved| moved < config.stuck_distance);
         note(&mut self.stuck, constant && still, events, || Cause {
             reason: Reason::Stuck,
@@ -85,9 +76,5 @@ fn note(flag: &mut bool, now: bool, events: &mut Events, cause: impl FnOnce() ->
     }
     *flag = now;
     let cause = cause();
-    events.push(if now {
-        Event::Noticed(cause)
-    } else {
-        Event::NoLonger(cause.reason)
-    });
+    events.push(if now { Event::Noticed(cause) } else { Event::NoLonger(cause.reason) });
 }

@@ -32,11 +32,7 @@ impl Gripper {
         if clipped != value {
             done.insert(Intervention::GripperRange);
         }
-        let opening = if config.invert {
-            1.0 - clipped
-        } else {
-            clipped
-        };
+        let opening = if config.invert { 1.0 - clipped } else { clipped };
         let wanted = if config.threshold + config.hysteresis < opening {
             1.0
         } else if opening < config.threshold - config.hysteresis {
@@ -55,10 +51,7 @@ impl Gripper {
         }
         // The first word is no change: nothing has been commanded yet that could flap.
         let dwell = Duration::from_secs_f64(config.min_dwell_s);
-        if self
-            .changed
-            .is_some_and(|changed| now.since(changed).get() < dwell)
-        {
+        if self.changed.is_some_and(|changed| now.since(changed).get() < dwell) {
             done.insert(Intervention::GripperDwell);
             return None;
         }
@@ -73,23 +66,13 @@ mod tests {
     use super::*;
     use crate::control::RawGripper;
 
-    const CONFIG: RawGripper = RawGripper {
-        threshold: 0.5,
-        hysteresis: 0.1,
-        min_dwell_s: 0.5,
-        invert: false,
-    };
+    const CONFIG: RawGripper = RawGripper { threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5, invert: false };
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanoseconds(ms * 1_000_000)
     }
 
-    fn hear(
-        gripper: &mut Gripper,
-        ms: u64,
-        value: f64,
-        config: &RawGripper,
-    ) -> (Option<f64>, InterventionSet) {
+    fn hear(gripper: &mut Gripper, ms: u64, value: f64, config: &RawGripper) -> (Option<f64>, InterventionSet) {
         let mut done = InterventionSet::EMPTY;
         (gripper.hear(at(ms), value, config, &mut done), done)
     }
@@ -111,11 +94,7 @@ mod tests {
         for value in [0.6, 0.5, 0.45, 0.4] {
             let (change, done) = hear(&mut gripper, 10_000, value, &CONFIG);
             assert_eq!(change, None, "{value}");
-            assert_eq!(
-                done.contains(Intervention::GripperHysteresis),
-                value <= 0.5,
-                "{value}"
-            );
+            assert_eq!(done.contains(Intervention::GripperHysteresis), value <= 0.5, "{value}");
         }
         assert_eq!(hear(&mut gripper, 10_000, 0.39, &CONFIG).0, Some(0.0));
         let (change, done) = hear(&mut gripper, 20_000, 0.55, &CONFIG);
@@ -136,10 +115,7 @@ mod tests {
 
     #[test]
     fn polarity_and_range() {
-        let inverted = RawGripper {
-            invert: true,
-            ..CONFIG
-        };
+        let inverted = RawGripper { invert: true, ..CONFIG };
         let mut gripper = Gripper::default();
         let (change, done) = hear(&mut gripper, 0, 1.7, &inverted);
         assert_eq!(change, Some(0.0));

@@ -93,10 +93,7 @@ impl Machine {
         {
             self.latch(at.now, Cause::plain(Reason::NotFinite), events);
         }
-        let reset = inputs
-            .requests
-            .reset
-            .then(|| self.reset(config, inputs, at));
+        let reset = inputs.requests.reset.then(|| self.reset(config, inputs, at));
         if let Some(outcome) = reset {
             events.push(Event::Reset(outcome));
         }
@@ -112,18 +109,9 @@ impl Machine {
     }
 
     /// Where the machine belongs now.
-    fn place(
-        &mut self,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-        at: &Situation,
-    ) -> (State, Cause) {
+    fn place(&mut self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> (State, Cause) {
         if let Some(latch) = self.latch {
-            let state = if latch.cause.reason == Reason::Estop {
-                State::Estopped
-            } else {
-                State::Fault
-            };
+            let state = if latch.cause.reason == Reason::Estop { State::Estopped } else { State::Fault };
             return (state, latch.cause);
         }
         match inputs.lifecycle {
@@ -137,12 +125,7 @@ impl Machine {
         }
     }
 
-    fn place_enabled(
-        &self,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-        at: &Situation,
-    ) -> (State, Cause) {
+    fn place_enabled(&self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> (State, Cause) {
         if let Some(complaint) = at.complaint {
             return (State::Holding, complaint);
         }
@@ -150,37 +133,21 @@ impl Machine {
             return (State::Holding, Cause::plain(Reason::NoInstruction));
         }
         if self.recovering {
-            let clear = self
-                .clear_since
-                .map_or(Duration::ZERO, |since| at.now.since(since).get());
+            let clear = self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get());
             if !at.at_rest || clear < config.clear {
                 return (
                     State::Holding,
-                    Cause::seconds(
-                        Reason::Recovering,
-                        clear.as_secs_f64(),
-                        config.clear.as_secs_f64(),
-                    ),
+                    Cause::seconds(Reason::Recovering, clear.as_secs_f64(), config.clear.as_secs_f64()),
                 );
             }
         }
-        (
-            State::Running,
-            if config.dry_run {
-                Cause::plain(Reason::DryRun)
-            } else {
-                Cause::NONE
-            },
-        )
+        (State::Running, if config.dry_run { Cause::plain(Reason::DryRun) } else { Cause::NONE })
     }
 
     /// A complaint while running is a fault; enough of them within the window latch.
     fn count_fault(&mut self, config: &ControlConfig, at: &Situation, events: &mut Events) {
         let Some(cause) = at.complaint else { return };
-        if self.state != State::Running
-            || self.latch.is_some()
-            || !self.enabled
-            || cause.reason.class() != Class::Fault
+        if self.state != State::Running || self.latch.is_some() || !self.enabled || cause.reason.class() != Class::Fault
         {
             return;
         }
@@ -188,21 +155,15 @@ impl Machine {
         self.next_fault = (self.next_fault + 1) % self.faults.len();
         self.last_fault = cause;
         self.recovering = true;
-        let recent = |fault: &&Option<Instant>| {
-            fault.is_some_and(|when| !at.now.since(when).exceeds(config.fault_window))
-        };
+        let recent =
+            |fault: &&Option<Instant>| fault.is_some_and(|when| !at.now.since(when).exceeds(config.fault_window));
         let count = self.faults.iter().filter(recent).count() as u32;
         events.push(Event::FaultRaised { cause, count });
         if config.faults_to_latch <= count {
             let limit = f64::from(config.faults_to_latch);
             self.latch(
                 at.now,
-                Cause {
-                    reason: Reason::RepeatedFaults,
-                    value: f64::from(count),
-                    limit,
-                    unit: "faults",
-                },
+                Cause { reason: Reason::RepeatedFaults, value: f64::from(count), limit, unit: "faults" },
                 events,
             );
         }
@@ -222,12 +183,7 @@ impl Machine {
         }
     }
 
-    fn reset(
-        &mut self,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-        at: &Situation,
-    ) -> ResetOutcome {
+    fn reset(&mut self, config: &ControlConfig, inputs: &Inputs<'_>, at: &Situation) -> ResetOutcome {
         let Some(latch) = self.latch else {
             return ResetOutcome::NotLatched;
         };
@@ -240,18 +196,13 @@ impl Machine {
             if let Some(complaint) = at.complaint {
                 return ResetOutcome::CauseRemains(complaint);
             }
-            waited = waited.min(
-                self.clear_since
-                    .map_or(Duration::ZERO, |since| at.now.since(since).get()),
-            );
+            waited = waited.min(self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get()));
         }
         if !at.at_rest {
             return ResetOutcome::StillMoving;
         }
         if waited < config.clear {
-            return ResetOutcome::TooSoon {
-                remaining_s: (config.clear - waited).as_secs_f64(),
-            };
+            return ResetOutcome::TooSoon { remaining_s: (config.clear - waited).as_secs_f64() };
         }
         self.latch = None;
         self.recovering = false;
@@ -272,11 +223,7 @@ impl Machine {
             }
         }
         if state != self.state {
-            events.push(Event::StateChanged {
-                from: self.state,
-                to: state,
-                cause,
-            });
+            events.push(Event::StateChanged { from: self.state, to: state, cause });
         }
         self.state = state;
         self.cause = cause;

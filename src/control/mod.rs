@@ -23,7 +23,9 @@
 //! * `dry_run` computes everything (see [`Verdict::limited`]) and publishes nothing.
 //! * After e-stop, a latch, deactivation or reset, motion must be enabled anew: a reset never starts a motion by itself.
 //!
-//! The way of a number through this module is the order of the files below; `SAFETY.md` lists hazard, mechanism, file and test.
+//! The way through this module: `watchdog` looks, `machine` decides whether the robot may move, `player` picks the policy's step, `shape` bounds it,
+//! `profile` makes it smooth and stoppable (its documentation holds the proof), `gripper` and `detect` stand beside. `step` calls them in that order.
+//! `SAFETY.md` lists hazard, mechanism, file and test.
 
 mod config;
 mod detect;
@@ -39,12 +41,12 @@ mod vector;
 mod watchdog;
 
 pub use config::{
-    ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope,
-    RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace,
+    ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope, RawGripper, RawLimits,
+    RawMotionLimits, RawStepCap, RawWorkspace,
 };
 pub use reason::{Cause, Class, Intervention, InterventionCounts, InterventionSet, Reason};
 pub use step::{ControlState, step};
 pub use types::{
-    Command, EVENTS_MAX, Event, Events, ImageSeen, Inference, Inputs, Lifecycle, Output,
-    PolicyFailure, PoseSeen, Refusal, Requests, ResetOutcome, State, Twist, Verdict,
+    Command, EVENTS_MAX, Event, Events, ImageSeen, Inference, Inputs, Lifecycle, Output, PolicyFailure, PoseSeen,
+    Refusal, Requests, ResetOutcome, State, Twist, Verdict,
 };

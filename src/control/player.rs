@@ -27,13 +27,7 @@ struct Track {
 impl Track {
     fn new() -> Self {
         let steps = vec![ChunkStep::default(); HORIZON_MAX].into_boxed_slice();
-        Self {
-            steps,
-            len: 0,
-            generation: 0,
-            policy_hz: 1.0,
-            begun_at_observation: 0,
-        }
+        Self { steps, len: 0, generation: 0, policy_hz: 1.0, begun_at_observation: 0 }
     }
 
     fn copy(&mut self, chunk: &ActionChunk) {
@@ -128,26 +122,22 @@ impl Player {
     pub(super) fn offer(&mut self, now: Instant, chunk: &ActionChunk) -> Option<Turn> {
         self.waiting.copy(chunk);
         self.has_waiting = true;
-        if self.index.is_none() || self.waiting.len == 1 {
-            self.switch(now)
-        } else {
-            None
-        }
+        if self.index.is_none() || self.waiting.len == 1 { self.switch(now) } else { None }
     }
 
     /// Moves on to `now`. `report` hears what happened to chunks.
     pub(super) fn play(&mut self, now: Instant, mut report: impl FnMut(Turn)) -> Option<Playing> {
         while let Some(index) = self.index {
             let period = self.current.period();
-            if !(period <= now.since(self.step_began).get()) {
+            if now.since(self.step_began).get() < period {
                 break;
             }
             let boundary = self.step_began.after(period);
             self.index = None;
-            if self.has_waiting {
-                if let Some(turn) = self.switch(boundary) {
-                    report(turn);
-                }
+            if self.has_waiting
+                && let Some(turn) = self.switch(boundary)
+            {
+                report(turn);
             }
             if self.index.is_none() {
                 if index + 1 < self.current.len {
@@ -159,11 +149,7 @@ impl Player {
         }
         let began = std::mem::take(&mut self.began_now);
         let index = self.index?;
-        Some(Playing {
-            step: self.current.steps[index],
-            policy_hz: self.current.policy_hz,
-            began,
-        })
+        Some(Playing { step: self.current.steps[index], policy_hz: self.current.policy_hz, began })
     }
 
     /// Puts the waiting chunk in the place of the current one, if a step of it lies ahead.
@@ -172,18 +158,12 @@ impl Player {
         let generation = self.waiting.generation;
         let first_step = self.waiting.first_step(self.steps_begun);
         if self.waiting.len <= first_step {
-            return Some(Turn::Refused {
-                generation,
-                why: Refusal::Exhausted,
-            });
+            return Some(Turn::Refused { generation, why: Refusal::Exhausted });
         }
         std::mem::swap(&mut self.current, &mut self.waiting);
         self.begin(first_step, at);
         // At most HORIZON_MAX, which fits.
-        Some(Turn::Taken {
-            generation,
-            first_step: first_step as u32,
-        })
+        Some(Turn::Taken { generation, first_step: first_step as u32 })
     }
 
     fn begin(&mut self, index: usize, at: Instant) {

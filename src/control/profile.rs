@@ -52,11 +52,7 @@ struct Tick {
     rate_norm: f64,
 }
 
-const STILL: Tick = Tick {
-    end: ZERO,
-    rate: ZERO,
-    rate_norm: 0.0,
-};
+const STILL: Tick = Tick { end: ZERO, rate: ZERO, rate_norm: 0.0 };
 
 /// The result of a sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,6 +79,8 @@ pub(super) struct Profile {
     decided_until: Option<Instant>,
     /// How many of the newest ticks in a row did not move `u`.
     settled: usize,
+    /// The sum of `|w|` over the last `m - 1` ticks: the window of the next tick's stop, without that tick.
+    rates: f64,
     /// Whether the last sample's time lies before the newest tick's end, so that part of the oldest tick still counts.
     mid_tick: bool,
 }
@@ -104,6 +102,7 @@ impl Profile {
             newest: 0,
             decided_until: None,
             settled: window_ticks as usize + 1,
+            rates: 0.0,
             mid_tick: false,
         }
     }
@@ -123,6 +122,11 @@ impl Profile {
     /// Exactly zero, and exactly zero in every later sample until a target is not.
     pub(super) fn at_rest(&self) -> bool {
         self.tick(0).end == ZERO && self.window() + usize::from(self.mid_tick) <= self.settled
+    }
+
+    /// `u`, of which the published velocity is the mean.
+    pub(super) fn under_way(&self) -> V3 {
+        self.tick(0).end
     }
 
     /// Samples the curve at `now`, deciding the ticks up to there with `target`, whose length must be at most the velocity limit.
@@ -146,11 +150,7 @@ impl Profile {
         let velocity = self.mean((ahead_s / self.tick_s).min(1.0));
         // A lag of a millionth of the limit is the tail of the approach, not an intervention.
         let lags = 1e-6 * self.velocity_max < norm(sub(target, velocity));
-        Shaped {
-            velocity,
-            by_acceleration: lags && by_acceleration,
-            by_jerk: lags && (by_jerk || !by_acceleration),
-        }
+        Shaped { velocity, by_acceleration: lags && by_acceleration, by_jerk: lags && (by_jerk || !by_acceleration) }
     }
 
     /// Decides the next tick; says whether acceleration or jerk kept it from the target.
@@ -165,50 +165,33 @@ impl Profile {
         let direction = scale(way, 1.0 / distance);
         if !direction.iter().all(|x| x.is_finite()) {
             // Less than the reciprocal of the largest number away (subnormal): nothing that could move a robot.
-            self.push(Tick {
-                end: target,
-                ..STILL
-            });
+            self.push(Tick { end: target, ..STILL });
             return (false, false);
         }
         let wished = distance / self.tick_s;
         let by_acceleration = self.acceleration_max < wished;
-        let mut rate = wished
-            .min(self.acceleration_max)
-            .min(self.jerk_allows(direction));
+        let mut rate = wished.min(self.acceleration_max).min(self.jerk_allows(direction));
         if target != ZERO {
             rate = self.reserve_allows(from, direction, rate);
         }
         let by_jerk = rate < wished.min(self.acceleration_max);
         let lands = wished <= rate + SNAP * self.acceleration_max;
-        let (end, rate) = if lands {
-            (target, wished)
-        } else {
-            (add_scaled(from, direction, rate * self.tick_s), rate)
-        };
+        let (end, rate) =
+            if lands { (target, wished) } else { (add_scaled(from, direction, rate * self.tick_s), rate) };
         if end == from {
             self.push(Tick { end, ..STILL });
         } else {
-            self.push(Tick {
-                end,
-                rate: scale(direction, rate),
-                rate_norm: rate,
-            });
+            self.push(Tick { end, rate: scale(direction, rate), rate_norm: rate });
         }
         (by_acceleration, by_jerk)
     }
 
     fn push(&mut self, tick: Tick) {
-        self.settled = if tick.end == self.tick(0).end {
-            self.settled.saturating_add(1)
-        } else {
-            0
-        };
-        self.newest = if self.newest + 1 == self.ticks.len() {
-            0
-        } else {
-            self.newest + 1
-        };
+        self.settled = if tick.end == self.tick(0).end { self.settled.saturating_add(1) } else { 0 };
+        // The tick that leaves these m - 1 is the one m - 2 before the newest. At rest the sum begins anew, so that rounding does not add up.
+        let leaving = if self.window() < 2 { tick.rate_norm } else { self.tick(self.window() - 2).rate_norm };
+        self.rates = if self.window() < self.settled { 0.0 } else { (self.rates + tick.rate_norm - leaving).max(0.0) };
+        self.newest = if self.newest + 1 == self.ticks.len() { 0 } else { self.newest + 1 };
         self.ticks[self.newest] = tick;
     }
 
@@ -218,15 +201,15 @@ impl Profile {
         if old.rate_norm == 0.0 {
             return self.acceleration_max;
         }
-        largest_multiple(
-            dot(old.rate, direction),
-            old.rate_norm,
-            self.acceleration_max,
-        )
+        largest_multiple(dot(old.rate, direction), old.rate_norm, self.acceleration_max)
     }
 
     /// The largest rate up to `wished` along `direction` after which a stop still takes no longer than `V/A` for `u`.
     fn reserve_allows(&self, from: V3, direction: V3, wished: f64) -> f64 {
+        // Whatever the heading, a tick costs a stop at most its rate: often that is enough to know.
+        if norm(from) + (2.0 * wished + self.rates) * self.tick_s <= self.velocity_max {
+            return wished;
+        }
         let excess = |rate: f64| self.stop_path(from, direction, rate) - self.velocity_max;
         let (mut low, mut high) = (0.0, wished);
         let mut above = excess(high);
@@ -234,14 +217,15 @@ impl Profile {
             return wished;
         }
         let mut below = excess(low);
-        // False position with halving: `low` always keeps the reserve. Six rounds are within a few per cent of the best, and any `low` is safe.
-        for _ in 0..6 {
+        // False position with halving: `low` always keeps the reserve, and any `low` is safe. Straight on, the first guess is exact.
+        for _ in 0..3 {
+            // Only a rate above zero may end the search early: at full speed, where nothing is left in reserve, turning must stay possible.
+            if 0.0 < low && -5e-7 * self.velocity_max <= below {
+                break;
+            }
             let span = above - below;
-            let middle = if 0.0 < span {
-                low + (high - low) * (-below / span).clamp(0.05, 0.95)
-            } else {
-                0.5 * (low + high)
-            };
+            let middle =
+                if 0.0 < span { low + (high - low) * (-below / span).clamp(0.05, 0.95) } else { 0.5 * (low + high) };
             let at_middle = excess(middle);
             if at_middle <= 0.0 {
                 (low, below) = (middle, at_middle);
@@ -265,11 +249,7 @@ impl Profile {
         for ago in 0..self.window() - 1 {
             let tick = self.tick(ago);
             if tick.rate_norm != 0.0 {
-                cost += stop_cost(
-                    dot(tick.rate, heading),
-                    tick.rate_norm,
-                    self.acceleration_max,
-                );
+                cost += stop_cost(dot(tick.rate, heading), tick.rate_norm, self.acceleration_max);
             }
         }
         speed + cost * self.tick_s
@@ -287,11 +267,7 @@ impl Profile {
         let at_end = add_scaled(newest, sub(before, newest), ahead);
         let mut sum = scale(add_scaled(before, at_end, 1.0), 0.5 * (1.0 - ahead));
         for ago in 1..m {
-            sum = add_scaled(
-                sum,
-                add_scaled(self.tick(ago).end, self.tick(ago + 1).end, 1.0),
-                0.5,
-            );
+            sum = add_scaled(sum, add_scaled(self.tick(ago).end, self.tick(ago + 1).end, 1.0), 0.5);
         }
         // The part of the oldest tick that the window still touches. Its start is its end less its way.
         let oldest = self.tick(m);

@@ -110,23 +110,13 @@ impl Cause {
     /// A reason without numbers.
     #[must_use]
     pub const fn plain(reason: Reason) -> Self {
-        Self {
-            reason,
-            value: 0.0,
-            limit: 0.0,
-            unit: "",
-        }
+        Self { reason, value: 0.0, limit: 0.0, unit: "" }
     }
 
     /// A reason with the measured value and its limit in seconds.
     #[must_use]
     pub const fn seconds(reason: Reason, value: f64, limit: f64) -> Self {
-        Self {
-            reason,
-            value,
-            limit,
-            unit: "s",
-        }
+        Self { reason, value, limit, unit: "s" }
     }
 }
 
@@ -137,11 +127,7 @@ impl fmt::Display for Cause {
         if self.unit.is_empty() {
             return Ok(());
         }
-        write!(
-            f,
-            " ({:.3} {}, limit {:.3} {})",
-            self.value, self.unit, self.limit, self.unit
-        )
+        write!(f, " ({:.3} {}, limit {:.3} {})", self.value, self.unit, self.limit, self.unit)
     }
 }
 
@@ -251,10 +237,7 @@ impl InterventionSet {
 
     /// Those that happened, in the order of [`Intervention::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Intervention> {
-        Intervention::ALL
-            .iter()
-            .copied()
-            .filter(move |which| self.contains(*which))
+        Intervention::ALL.iter().copied().filter(move |which| self.contains(*which))
     }
 
     /// One bit per intervention, bit `i` for `Intervention::ALL[i]`.
@@ -278,7 +261,7 @@ mod tests {
             assert!(pair[0].code() < pair[1].code());
             assert_ne!(pair[0].name(), pair[1].name());
         }
-        assert!(Intervention::COUNT <= 32, "InterventionSet has 32 bits");
+        const { assert!(Intervention::COUNT <= 32, "InterventionSet has 32 bits") };
         for (i, which) in Intervention::ALL.iter().enumerate() {
             assert_eq!(Intervention::NAMES[i], which.name());
             assert_eq!(*which as usize, i);
@@ -288,14 +271,8 @@ mod tests {
     #[test]
     fn a_cause_says_value_and_limit() {
         let cause = Cause::seconds(Reason::ImageStale, 0.62, 0.5);
-        assert_eq!(
-            cause.to_string(),
-            "IMAGE_STALE: the newest camera image is too old (0.620 s, limit 0.500 s)"
-        );
-        assert_eq!(
-            Cause::plain(Reason::Estop).to_string(),
-            "ESTOP: emergency stop"
-        );
+        assert_eq!(cause.to_string(), "IMAGE_STALE: the newest camera image is too old (0.620 s, limit 0.500 s)");
+        assert_eq!(Cause::plain(Reason::Estop).to_string(), "ESTOP: emergency stop");
     }
 
     #[test]
@@ -304,15 +281,8 @@ mod tests {
         assert!(set.is_empty());
         set.insert(Intervention::Jerk);
         set.insert(Intervention::RampDown);
-        assert!(
-            !set.is_empty()
-                && set.contains(Intervention::Jerk)
-                && !set.contains(Intervention::Velocity)
-        );
+        assert!(!set.is_empty() && set.contains(Intervention::Jerk) && !set.contains(Intervention::Velocity));
         assert!(set.iter().eq([Intervention::Jerk, Intervention::RampDown]));
-        assert_eq!(
-            set.bits(),
-            (1 << Intervention::Jerk as u32) | (1 << Intervention::RampDown as u32)
-        );
+        assert_eq!(set.bits(), (1 << Intervention::Jerk as u32) | (1 << Intervention::RampDown as u32));
     }
 }

@@ -1,7 +1,7 @@
 //! From a policy step to a target twist: envelope, step cap, workspace, velocity. Each stage only scales, so that the direction stays.
 
 use super::{
-    config::{ControlConfig, MotionLimits, RawEnvelope, TICKS_PER_PERIOD, Workspace},
+    config::{ControlConfig, RawEnvelope, TICKS_PER_PERIOD, Workspace},
     profile::EPSILON,
     reason::{Intervention, InterventionSet},
     types::Twist,
@@ -12,18 +12,11 @@ use crate::chunk::ChunkStep;
 /// A finite step as a twist: `delta * policy_hz`, nothing changed yet. Saturates instead of overflowing.
 pub(super) fn wish(step: &ChunkStep, policy_hz: f64) -> Twist {
     let rate = |delta: f64| (delta * policy_hz).clamp(f64::MIN, f64::MAX);
-    Twist {
-        linear: step.translation.map(rate),
-        angular: step.rotation.map(rate),
-    }
+    Twist { linear: step.translation.map(rate), angular: step.rotation.map(rate) }
 }
 
 /// Envelope and step cap: a step within both, in the same direction.
-pub(super) fn bound_step(
-    config: &ControlConfig,
-    step: &ChunkStep,
-    done: &mut InterventionSet,
-) -> (V3, V3) {
+pub(super) fn bound_step(config: &ControlConfig, step: &ChunkStep, done: &mut InterventionSet) -> (V3, V3) {
     let (mut translation, mut rotation) = (step.translation, step.rotation);
     if let Some(envelope) = &config.envelope {
         let factor = envelope_factor(envelope, translation, rotation);
@@ -46,11 +39,7 @@ pub(super) fn bound_step(
 fn envelope_factor(envelope: &RawEnvelope, translation: V3, rotation: V3) -> f64 {
     let mut factor: f64 = 1.0;
     for (i, value) in translation.into_iter().chain(rotation).enumerate() {
-        let bound = if value < 0.0 {
-            envelope.q01[i].min(0.0)
-        } else {
-            envelope.q99[i].max(0.0)
-        };
+        let bound = if value < 0.0 { envelope.q01[i].min(0.0) } else { envelope.q99[i].max(0.0) };
         if bound.abs() * (1.0 + 1e-9) < value.abs() {
             factor = factor.min(bound / value);
         }
@@ -63,90 +52,79 @@ fn cap_factor(length: f64, limit: f64) -> f64 {
     if limit < length { limit / length } else { 1.0 }
 }
 
-/// Scales the linear velocity so that the arm, stopped from there within its limits, comes to rest inside the box.
+/// Where the arm is, as far as its pose and the commands since tell.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whereabouts {
+    /// The last pose's position.
+    pub(super) position: V3,
+    /// What the commands published since that pose add up to, metres.
+    pub(super) driven: V3,
+    /// The velocity commanded now.
+    pub(super) moving: V3,
+    /// The velocity the profile has under way: `u`, of which the command is the mean.
+    pub(super) under_way: V3,
+}
+
+/// By how much the linear velocity must shrink so that the arm, stopped from there within its limits, comes to rest inside the box.
 ///
-/// `position` is `age_s` old; `moving` is the velocity commanded since. An outward component at or beyond a face scales to zero; inward ones are free.
-pub(super) fn guard_workspace(
-    config: &ControlConfig,
-    area: &Workspace,
-    position: V3,
-    age_s: f64,
-    moving: V3,
-    linear: V3,
-) -> f64 {
+/// A stop runs straight against the velocity `s` and takes `|s| / 2a` of it along each axis, plus a lag. So it is asked twice:
+/// * of the wish, with a lag of three windows of the jerk limit (one in which braking may be held back, one for the mean, one so that the approach, which
+///   follows the shrinking room with that delay, does not swing) and three control periods;
+/// * of the motion under way, with two of each: if a stop begun now needs the room there is, nothing but a stop will do. This is what counts when the
+///   wish turns along a face while the arm still moves towards it.
+///
+/// An outward component at or beyond a face shrinks to zero; inward ones are free. What was driven since the pose, and what will be driven until
+/// the next command, counts against the room in front of the arm, but never adds to it: the arm may lag.
+pub(super) fn guard_workspace(config: &ControlConfig, area: &Workspace, arm: &Whereabouts, linear: V3) -> f64 {
     let period_s = config.period.as_secs_f64();
-    let reach = Reach::new(&config.linear, period_s);
+    let a = config.linear.acceleration;
+    let beat_s = (a / config.linear.jerk).max(period_s / TICKS_PER_PERIOD) + period_s;
+    let wished = norm(linear);
+    let present = norm(arm.moving).max(norm(arm.under_way));
     let mut factor: f64 = 1.0;
     for axis in 0..3 {
-        // How far the arm may have come since the pose was measured, in either direction.
-        let since = moving[axis] * (age_s + period_s);
-        let (speed, room) = if 0.0 < linear[axis] {
-            (
-                linear[axis],
-                area.max[axis] - position[axis] - since.max(0.0),
-            )
-        } else {
-            (
-                -linear[axis],
-                position[axis] - area.min[axis] + since.min(0.0),
-            )
-        };
-        if 0.0 < speed {
-            factor = factor.min((reach.speed_within(room) / speed).clamp(0.0, 1.0));
+        let since = arm.driven[axis] + arm.moving[axis] * period_s;
+        let faces = [
+            (1.0, area.max[axis] - arm.position[axis] - since.max(0.0)),
+            (-1.0, arm.position[axis] - area.min[axis] + since.min(0.0)),
+        ];
+        for (side, room) in faces {
+            let coming = (side * arm.moving[axis]).max(side * arm.under_way[axis]);
+            if 0.0 < coming && room < coming * (present / (2.0 * a) + 2.0 * beat_s) {
+                return 0.0;
+            }
+            let towards = side * linear[axis];
+            if 0.0 < towards {
+                factor = factor.min(share_within(room, towards, wished / (2.0 * a), 3.0 * beat_s));
+            }
         }
     }
     factor
 }
 
-/// The way a stop takes: `s^2 / 2a + s * lag`. The lag covers two windows of the jerk limit (one in which braking may be held back, one for the mean)
-/// and two control periods.
-struct Reach {
-    acceleration: f64,
-    lag_s: f64,
-}
-
-impl Reach {
-    fn new(limits: &MotionLimits, period_s: f64) -> Self {
-        let window_s = (limits.acceleration / limits.jerk).max(period_s / TICKS_PER_PERIOD);
-        Self {
-            acceleration: limits.acceleration,
-            lag_s: 2.0 * window_s + 2.0 * period_s,
-        }
+/// The largest `f` in 0..=1 with `towards f (half f + lag) <= room`.
+fn share_within(room: f64, towards: f64, half: f64, lag: f64) -> f64 {
+    if room <= 0.0 {
+        return 0.0;
     }
-
-    /// The speed from which a stop takes no more than `room` metres.
-    fn speed_within(&self, room: f64) -> f64 {
-        if room <= 0.0 {
-            return 0.0;
-        }
-        let (a, lag) = (self.acceleration, self.lag_s);
-        // The positive root of s^2/2a + s lag = room, in the form that does not cancel.
-        2.0 * room / (lag + (lag * lag + 2.0 * room / a).sqrt())
-    }
+    // The positive root in the form that does not cancel.
+    let linear = towards * lag;
+    (2.0 * room / (linear + (linear * linear + 4.0 * towards * half * room).sqrt())).min(1.0)
 }
 
 /// Scales a twist to both velocity limits with one factor, so that translation and rotation stay in proportion. Aims a little
 /// below the limit, since the profile keeps [`EPSILON`] off it.
-pub(super) fn cap_velocity(
-    config: &ControlConfig,
-    twist: Twist,
-    done: &mut InterventionSet,
-) -> Twist {
+pub(super) fn cap_velocity(config: &ControlConfig, twist: Twist, done: &mut InterventionSet) -> Twist {
     let (linear, angular) = (norm(twist.linear), norm(twist.angular));
-    let factor = cap_factor(linear, config.linear.velocity)
-        .min(cap_factor(angular, config.angular.velocity));
+    let factor = cap_factor(linear, config.linear.velocity).min(cap_factor(angular, config.angular.velocity));
     if factor < 1.0 {
         done.insert(Intervention::Velocity);
     }
     let (linear, angular) = (linear * factor, angular * factor);
-    let reserve = cap_factor(linear, config.linear.velocity * (1.0 - 2.0 * EPSILON)).min(
-        cap_factor(angular, config.angular.velocity * (1.0 - 2.0 * EPSILON)),
-    );
+    let reserve = cap_factor(linear, config.linear.velocity * (1.0 - 2.0 * EPSILON))
+        .min(cap_factor(angular, config.angular.velocity * (1.0 - 2.0 * EPSILON)));
     let factor = factor * reserve;
-    Twist {
-        linear: scale(twist.linear, factor),
-        angular: scale(twist.angular, factor),
-    }
+    Twist { linear: scale(twist.linear, factor), angular: scale(twist.angular, factor) }
 }
 
 #[cfg(test)]
@@ -156,20 +134,12 @@ mod tests {
     use crate::control::RawControlConfig;
 
     fn envelope() -> RawEnvelope {
-        RawEnvelope {
-            q01: [-0.01, -0.02, 0.005, -0.1, -0.1, -0.1],
-            q99: [0.02, 0.02, 0.03, 0.1, 0.1, 0.1],
-        }
+        RawEnvelope { q01: [-0.01, -0.02, 0.005, -0.1, -0.1, -0.1], q99: [0.02, 0.02, 0.03, 0.1, 0.1, 0.1] }
     }
 
     #[test]
     fn the_envelope_scales_all_components_by_one_factor() {
-        let config = RawControlConfig {
-            envelope: Some(envelope()),
-            ..Default::default()
-        }
-        .validate()
-        .unwrap();
+        let config = RawControlConfig { envelope: Some(envelope()), ..Default::default() }.validate().unwrap();
         let mut done = InterventionSet::EMPTY;
         let step = ChunkStep::from_array([0.04, -0.01, 0.02, 0.05, 0.0, 0.0, 1.0]);
         let (translation, rotation) = bound_step(&config, &step, &mut done);
@@ -180,23 +150,13 @@ mod tests {
 
     #[test]
     fn the_envelope_allows_its_own_ends_and_zero() {
-        for step in [
-            [0.02, 0.02, 0.03, 0.1, 0.1, 0.1],
-            [-0.01, -0.02, 0.005, -0.1, -0.1, -0.1],
-            [0.0; 6],
-        ] {
+        for step in [[0.02, 0.02, 0.03, 0.1, 0.1, 0.1], [-0.01, -0.02, 0.005, -0.1, -0.1, -0.1], [0.0; 6]] {
             let (t, r) = ([step[0], step[1], step[2]], [step[3], step[4], step[5]]);
             assert_eq!(envelope_factor(&envelope(), t, r), 1.0);
         }
         // dz: q01 is above zero, so that anything below zero scales to a stop.
-        assert_eq!(
-            envelope_factor(&envelope(), [0.0, 0.0, -0.001], [0.0; 3]),
-            0.0
-        );
-        assert_eq!(
-            envelope_factor(&envelope(), [0.0, 0.0, 0.001], [0.0; 3]),
-            1.0
-        );
+        assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, -0.001], [0.0; 3]), 0.0);
+        assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, 0.001], [0.0; 3]), 1.0);
     }
 
     #[test]
@@ -209,31 +169,19 @@ mod tests {
         assert!(done.contains(Intervention::StepCap));
         for huge in [f64::MAX, -f64::MAX, 1e300] {
             let (t, r) = bound_step(&config, &ChunkStep::from_array([huge; 7]), &mut done);
-            assert!(norm(t) <= 0.1 && norm(r) <= 0.5);
+            assert!(norm(t) <= 0.1 + 1e-15 && norm(r) <= 0.5 + 1e-15);
         }
         let mut none = InterventionSet::EMPTY;
         let tiny = ChunkStep::from_array([5e-324, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(
-            bound_step(&config, &tiny, &mut none),
-            ([5e-324, 0.0, 0.0], [0.0; 3])
-        );
+        assert_eq!(bound_step(&config, &tiny, &mut none), ([5e-324, 0.0, 0.0], [0.0; 3]));
         assert!(none.is_empty());
     }
 
     #[test]
     fn a_wish_is_delta_times_rate_and_saturates() {
-        let twist = wish(
-            &ChunkStep::from_array([0.01, -0.02, 0.0, 0.1, 0.0, 0.0, 1.0]),
-            5.0,
-        );
-        assert_eq!(
-            (twist.linear, twist.angular),
-            ([0.05, -0.1, 0.0], [0.5, 0.0, 0.0])
-        );
-        let twist = wish(
-            &ChunkStep::from_array([f64::MAX, f64::MIN, 0.0, 0.0, 0.0, 0.0, 1.0]),
-            5.0,
-        );
+        let twist = wish(&ChunkStep::from_array([0.01, -0.02, 0.0, 0.1, 0.0, 0.0, 1.0]), 5.0);
+        assert_eq!((twist.linear, twist.angular), ([0.05, -0.1, 0.0], [0.5, 0.0, 0.0]));
+        let twist = wish(&ChunkStep::from_array([f64::MAX, f64::MIN, 0.0, 0.0, 0.0, 0.0, 1.0]), 5.0);
         assert_eq!(twist.linear, [f64::MAX, f64::MIN, 0.0]);
     }
 
@@ -241,115 +189,85 @@ mod tests {
     fn the_velocity_cap_keeps_translation_and_rotation_in_proportion() {
         let config = RawControlConfig::default().validate().unwrap();
         let mut done = InterventionSet::EMPTY;
-        let capped = cap_velocity(
-            &config,
-            Twist {
-                linear: [0.5, 0.0, 0.0],
-                angular: [0.0, 0.3, 0.0],
-            },
-            &mut done,
-        );
+        let capped = cap_velocity(&config, Twist { linear: [0.5, 0.0, 0.0], angular: [0.0, 0.3, 0.0] }, &mut done);
         assert!((capped.linear[0] - 0.25).abs() < 1e-6 && (capped.angular[1] - 0.15).abs() < 1e-6);
         assert!(done.contains(Intervention::Velocity));
         let mut none = InterventionSet::EMPTY;
-        let kept = cap_velocity(
-            &config,
-            Twist {
-                linear: [0.0, 0.25, 0.0],
-                angular: [0.0, 0.6, 0.0],
-            },
-            &mut none,
-        );
+        let kept = cap_velocity(&config, Twist { linear: [0.0, 0.25, 0.0], angular: [0.0, 0.6, 0.0] }, &mut none);
         assert!(none.is_empty() && (kept.linear[1] - 0.25).abs() < 1e-6 && kept.linear[1] < 0.25);
     }
 
     #[test]
-    fn the_speed_towards_a_face_is_the_one_that_still_stops_before_it() {
-        let config = RawControlConfig::default().validate().unwrap();
-        let reach = Reach::new(&config.linear, 0.02);
-        assert!((reach.lag_s - 0.24).abs() < 1e-12);
-        for room in [1e-6, 0.001, 0.05, 1.0] {
-            let speed = reach.speed_within(room);
-            assert!(
-                (speed * speed / 2.0 + speed * 0.24 - room).abs() < 1e-12 * room.max(1.0),
-                "{room}"
-            );
+    fn the_share_of_a_wish_is_the_one_that_still_stops_before_the_face() {
+        for room in [1e-6, 0.001, 0.05] {
+            let share = share_within(room, 0.2, 0.15, 0.36);
+            assert!((0.2 * share * (0.15 * share + 0.36) - room).abs() < 1e-12 * room.max(1.0), "{room}");
         }
-        assert_eq!(reach.speed_within(0.0), 0.0);
-        assert_eq!(reach.speed_within(-1.0), 0.0);
-        // Without a jerk limit to speak of, the window is a quarter period.
-        assert!(
-            (Reach::new(
-                &MotionLimits {
-                    velocity: 1.0,
-                    acceleration: 1.0,
-                    jerk: 1e4
-                },
-                0.02
-            )
-            .lag_s
-                - 0.05)
-                .abs()
-                < 1e-12
-        );
+        assert_eq!(share_within(1.0, 0.2, 0.15, 0.36), 1.0);
+        assert_eq!((share_within(0.0, 0.2, 0.15, 0.36), share_within(-1.0, 0.2, 0.15, 0.36)), (0.0, 0.0));
+    }
+
+    const STILL: Whereabouts =
+        Whereabouts { position: [0.5; 3], driven: [0.0; 3], moving: [0.0; 3], under_way: [0.0; 3] };
+
+    fn guard(arm: Whereabouts, linear: V3) -> f64 {
+        let config = RawControlConfig::default().validate().unwrap();
+        guard_workspace(&config, &Workspace { min: [0.0; 3], max: [1.0; 3] }, &arm, linear)
     }
 
     #[test]
     fn the_workspace_lets_inward_motion_free_and_stops_outward_motion_at_the_face() {
-        let config = RawControlConfig::default().validate().unwrap();
-        let area = Workspace {
-            min: [0.0, 0.0, 0.0],
-            max: [1.0, 1.0, 1.0],
+        let at = |position| Whereabouts { position, ..STILL };
+        assert_eq!(guard(STILL, [0.25, -0.25, 0.1]), 1.0);
+        assert_eq!(guard(at([1.0, 0.5, 0.5]), [0.1, 0.1, 0.0]), 0.0);
+        assert_eq!(guard(at([0.5, 0.0, 0.5]), [0.0, -0.1, 0.0]), 0.0);
+        assert_eq!(guard(at([1.2, 0.5, 0.5]), [-0.1, 0.0, 0.0]), 1.0);
+        assert_eq!(guard(at([1.0, 0.5, 0.5]), [0.0; 3]), 1.0);
+        // 2 cm from the face at 0.2 m/s, with a window of 0.1 s and a period of 0.02 s: f (0.1 f + 0.36) = 0.1.
+        for arm in [at([0.98, 0.5, 0.5]), at([0.5, 0.98, 0.5])] {
+            let wish = if arm.position[0] > 0.9 { [0.2, 0.0, 0.0] } else { [0.0, 0.2, 0.0] };
+            let f = guard(arm, wish);
+            assert!((f * (0.1 * f + 0.36) - 0.1).abs() < 1e-12);
+        }
+        // The same towards the other face, and less when the wish is faster sideways: the stop takes longer.
+        let f = guard(at([0.5, 0.5, 0.02]), [0.0, 0.0, -0.2]);
+        assert!((f * (0.1 * f + 0.36) - 0.1).abs() < 1e-12);
+        let f = guard(at([0.98, 0.5, 0.5]), [0.2, 1.0, 0.0]);
+        assert!((f * (0.5 * 1.04f64.sqrt() * f + 0.36) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_was_driven_since_the_pose_counts_against_the_room_in_front_only() {
+        let arm = |x: f64, driven: f64, moving: f64| Whereabouts {
+            position: [x, 0.5, 0.5],
+            driven: [driven, 0.0, 0.0],
+            moving: [moving, 0.0, 0.0],
+            ..STILL
         };
-        let guard = |position, moving, linear| {
-            guard_workspace(&config, &area, position, 0.0, moving, linear)
-        };
-        assert_eq!(guard([0.5, 0.5, 0.5], [0.0; 3], [0.25, -0.25, 0.1]), 1.0);
-        assert_eq!(guard([1.0, 0.5, 0.5], [0.0; 3], [0.1, 0.1, 0.0]), 0.0);
-        assert_eq!(guard([0.5, 0.0, 0.5], [0.0; 3], [0.0, -0.1, 0.0]), 0.0);
-        assert_eq!(guard([1.2, 0.5, 0.5], [0.0; 3], [-0.1, 0.0, 0.0]), 1.0);
-        assert_eq!(guard([1.0, 0.5, 0.5], [0.0; 3], [0.0; 3]), 1.0);
-        // 2 cm from the face: 2 * 0.02 / (0.24 + sqrt(0.24^2 + 0.04)).
-        let expected = 0.04 / (0.24 + (0.0576f64 + 0.04).sqrt());
-        assert!(
-            (guard([0.98, 0.5, 0.5], [0.0; 3], [0.2, 0.0, 0.0]) * 0.2 - expected).abs() < 1e-12
-        );
-        assert!(
-            (guard([0.5, 0.5, 0.02], [0.0; 3], [0.0, 0.0, -0.2]) * 0.2 - expected).abs() < 1e-12
-        );
-        // What was driven since the pose was measured counts against the room, on either side.
-        assert_eq!(
-            guard_workspace(
-                &config,
-                &area,
-                [0.9, 0.5, 0.5],
-                0.48,
-                [0.2, 0.0, 0.0],
-                [0.2, 0.0, 0.0]
-            ),
-            0.0
-        );
-        assert_eq!(
-            guard_workspace(
-                &config,
-                &area,
-                [0.1, 0.5, 0.5],
-                0.48,
-                [-0.2, 0.0, 0.0],
-                [-0.2, 0.0, 0.0]
-            ),
-            0.0
-        );
-        assert_eq!(
-            guard_workspace(
-                &config,
-                &area,
-                [0.5, 0.5, 0.5],
-                0.48,
-                [-0.2, 0.2, 0.0],
-                [0.1, -0.1, 0.0]
-            ),
-            1.0
-        );
+        let two_centimetres = guard(arm(0.98, 0.0, 0.0), [0.2, 0.0, 0.0]);
+        assert_eq!(guard(arm(0.9, 0.1, 0.0), [0.2, 0.0, 0.0]), 0.0);
+        assert_eq!(guard(arm(0.1, -0.1, 0.0), [-0.2, 0.0, 0.0]), 0.0);
+        assert!((guard(arm(0.9, 0.08, 0.0), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+        assert!((guard(arm(0.1, -0.08, 0.0), [-0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+        // Driving away adds nothing: the arm may not have followed.
+        assert!((guard(arm(0.98, -0.1, 0.0), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+        assert!((guard(arm(0.02, 0.1, 0.0), [-0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+        // Nor does a speed away; a slow speed towards the face takes its way of one period.
+        assert!((guard(arm(0.98, 0.0, -0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+        assert!((guard(arm(0.98 - 0.02 * 0.01, 0.0, 0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+    }
+
+    #[test]
+    fn motion_towards_a_face_that_needs_its_room_to_stop_allows_nothing_else() {
+        // 0.2 m/s towards the face and 0.15 sideways: 0.25 in all, a stop of 0.2 * (0.125 + 0.24) = 0.073 m; 0.004 m until the next command.
+        for (x, allowed) in [(1.0 - 0.0775, 1.0), (1.0 - 0.0765, 0.0)] {
+            let (moving, sideways) = ([0.2, 0.15, 0.0], [0.0, 0.25, 0.0]);
+            assert_eq!(guard(Whereabouts { position: [x, 0.5, 0.5], moving, ..STILL }, sideways), allowed, "{x}");
+            let mirrored = Whereabouts { position: [1.0 - x, 0.5, 0.5], moving: [-0.2, 0.15, 0.0], ..STILL };
+            assert_eq!(guard(mirrored, sideways), allowed, "{x} mirrored");
+            // What is under way counts as what is commanded, but for the way of the next period.
+            let under_way = Whereabouts { position: [x + 0.004, 0.5, 0.5], under_way: moving, ..STILL };
+            assert_eq!(guard(under_way, sideways), allowed, "{x} under way");
+        }
     }
 }

@@ -8,8 +8,9 @@ use super::{
     player::{Player, Turn},
     profile::Profile,
     reason::{Cause, Intervention, InterventionCounts, InterventionSet, Reason},
-    shape,
+    shape::{self, Whereabouts},
     types::{Command, Event, Events, Inputs, Lifecycle, Output, Refusal, State, Twist, Verdict},
+    vector::add_scaled,
     watchdog::{Around, Watchdogs},
 };
 use crate::{
@@ -32,6 +33,9 @@ pub struct ControlState {
     last_step: Option<Instant>,
     last_sample: Option<Instant>,
     last_twist: Twist,
+    /// The pose in use: when it was received, and what the commands published since add up to, metres.
+    pose: Option<(Instant, [f64; 3])>,
+    last_reckoning: Option<Instant>,
     last_result: Option<Instant>,
     newest_generation: Option<u64>,
     /// The instruction the player's chunk answers.
@@ -57,6 +61,8 @@ impl ControlState {
             last_step: None,
             last_sample: None,
             last_twist: Twist::ZERO,
+            pose: None,
+            last_reckoning: None,
             last_result: None,
             newest_generation: None,
             instruction: None,
@@ -98,20 +104,12 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
     let mut done = InterventionSet::EMPTY;
 
     let was_at_rest = state.at_rest();
-    let finite = inputs
-        .chunk
-        .is_none_or(|chunk| chunk.steps().iter().all(ChunkStep::is_finite));
+    let finite = inputs.chunk.is_none_or(|chunk| chunk.steps().iter().all(ChunkStep::is_finite));
     let complaint = state.look(now, inputs, &mut events);
-    let situation = Situation {
-        now,
-        complaint,
-        not_finite: !finite,
-        at_rest: was_at_rest,
-    };
-    let reset = state
-        .machine
-        .decide(&state.config, inputs, &situation, &mut events);
+    let situation = Situation { now, complaint, not_finite: !finite, at_rest: was_at_rest };
+    let reset = state.machine.decide(&state.config, inputs, &situation, &mut events);
 
+    state.reckon(now, inputs);
     state.prepare(now, inputs, &mut events);
     if let Some(chunk) = inputs.chunk {
         state.hear(now, inputs, chunk, finite, &mut done, &mut events);
@@ -137,12 +135,7 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
         command: publish.then(|| Command::new(state.last_twist, state.gripper.command())),
         state: state.machine.state,
         cause,
-        verdict: Verdict {
-            wished,
-            target,
-            limited: state.last_twist,
-            interventions: done,
-        },
+        verdict: Verdict { wished, target, limited: state.last_twist, interventions: done },
         events,
         reset,
         steps_begun: state.player.steps_begun(),
@@ -161,16 +154,24 @@ impl ControlState {
             self.last_result = Some(now);
         }
         if let Some(interval) = interval.filter(|interval| self.config.overrun < *interval) {
-            events.push(Event::Overrun {
-                interval_s: interval.as_secs_f64(),
-            });
+            events.push(Event::Overrun { interval_s: interval.as_secs_f64() });
         }
-        let around = Around {
-            interval,
-            running_since: self.machine.running_since,
-            last_result: self.last_result,
-        };
+        let around = Around { interval, running_since: self.machine.running_since, last_result: self.last_result };
         self.watchdogs.look(now, &self.config, inputs, &around)
+    }
+
+    /// Adds up what was driven since the pose in use was received.
+    fn reckon(&mut self, now: Instant, inputs: &Inputs<'_>) {
+        let moved = |since: Instant| self.last_twist.linear.map(|v| v * now.since(since).seconds());
+        self.pose = match (inputs.ee_pose, self.pose) {
+            (None, _) => None,
+            (Some(pose), Some((received, driven))) if received == pose.received => {
+                let last = self.last_reckoning.unwrap_or(now);
+                Some((received, add_scaled(driven, moved(last), 1.0)))
+            }
+            (Some(pose), _) => Some((pose.received, moved(pose.received))),
+        };
+        self.last_reckoning = Some(now);
     }
 
     /// Forgets what must not move the robot any more.
@@ -205,12 +206,8 @@ impl ControlState {
             Err(why) => refuse(generation, why, done, events),
             Ok(()) => {
                 if let Some(first) = chunk.steps().first() {
-                    let position = inputs
-                        .ee_pose
-                        .map(|pose| pose.position)
-                        .filter(|p| p.iter().all(|x| x.is_finite()));
-                    self.detectors
-                        .hear(first, position, &self.config.detectors, events);
+                    let position = inputs.ee_pose.map(|pose| pose.position).filter(|p| p.iter().all(|x| x.is_finite()));
+                    self.detectors.hear(first, position, &self.config.detectors, events);
                 }
                 if let Some(turn) = self.player.offer(now, chunk) {
                     turned(turn, done, events);
@@ -220,13 +217,7 @@ impl ControlState {
     }
 
     /// Whether a chunk may move the robot. The order of the questions is the order in which an operator would ask them.
-    fn admit(
-        &self,
-        now: Instant,
-        inputs: &Inputs<'_>,
-        chunk: &ActionChunk,
-        finite: bool,
-    ) -> Result<(), Refusal> {
+    fn admit(&self, now: Instant, inputs: &Inputs<'_>, chunk: &ActionChunk, finite: bool) -> Result<(), Refusal> {
         let origin = chunk.origin();
         if !finite {
             return Err(Refusal::NotFinite);
@@ -237,22 +228,13 @@ impl ControlState {
         if Some(origin.instruction_generation) != inputs.instruction {
             return Err(Refusal::OldInstruction);
         }
-        if self
-            .newest_generation
-            .is_some_and(|newest| origin.generation <= newest)
-        {
+        if self.newest_generation.is_some_and(|newest| origin.generation <= newest) {
             return Err(Refusal::OutOfOrder);
         }
-        if now
-            .since(origin.inference_started)
-            .exceeds(self.config.inference_timeout)
-        {
+        if now.since(origin.inference_started).exceeds(self.config.inference_timeout) {
             return Err(Refusal::LateResult);
         }
-        let too_old = origin
-            .inference_started
-            .since(origin.image_received)
-            .exceeds(self.config.observation_timeout);
+        let too_old = origin.inference_started.since(origin.image_received).exceeds(self.config.observation_timeout);
         if too_old || origin.inference_started < running_since {
             return Err(Refusal::OldObservation);
         }
@@ -270,30 +252,21 @@ impl ControlState {
         let Some(playing) = self.player.play(now, |turn| turned(turn, done, events)) else {
             return (Twist::ZERO, Twist::ZERO);
         };
-        if let Some(to) = self
-            .gripper
-            .hear(now, playing.step.gripper, &self.config.gripper, done)
-        {
+        if let Some(to) = self.gripper.hear(now, playing.step.gripper, &self.config.gripper, done) {
             events.push(Event::Gripper { to });
         }
         let wished = shape::wish(&playing.step, playing.policy_hz);
         let (translation, rotation) = shape::bound_step(&self.config, &playing.step, done);
-        let bounded = ChunkStep {
-            translation,
-            rotation,
-            gripper: 0.0,
-        };
+        let bounded = ChunkStep { translation, rotation, gripper: 0.0 };
         let mut target = shape::wish(&bounded, playing.policy_hz);
-        if let (Some(area), Some(pose)) = (&self.config.workspace, &inputs.ee_pose) {
-            let age_s = now.since(pose.received).seconds();
-            let factor = shape::guard_workspace(
-                &self.config,
-                area,
-                pose.position,
-                age_s,
-                self.last_twist.linear,
-                target.linear,
-            );
+        if let (Some(area), Some(pose), Some((_, driven))) = (&self.config.workspace, &inputs.ee_pose, self.pose) {
+            let arm = Whereabouts {
+                position: pose.position,
+                driven,
+                moving: self.last_twist.linear,
+                under_way: self.linear.under_way(),
+            };
+            let factor = shape::guard_workspace(&self.config, area, &arm, target.linear);
             if factor < 1.0 {
                 done.insert(Intervention::Workspace);
                 target.linear = target.linear.map(|x| x * factor);
@@ -304,18 +277,14 @@ impl ControlState {
 
     /// Whether enough time has passed since the last command for another. See `profile`: the promise of the stop needs half a period.
     fn is_due(&self, now: Instant) -> bool {
-        self.last_sample
-            .is_none_or(|last| self.config.period / 2 <= now.since(last).get())
+        self.last_sample.is_none_or(|last| self.config.period / 2 <= now.since(last).get())
     }
 
     fn limit(&mut self, now: Instant, target: &Twist, done: &mut InterventionSet) {
         let linear = self.linear.sample(now, target.linear);
         let angular = self.angular.sample(now, target.angular);
         self.last_sample = Some(now);
-        self.last_twist = Twist {
-            linear: linear.velocity,
-            angular: angular.velocity,
-        };
+        self.last_twist = Twist { linear: linear.velocity, angular: angular.velocity };
         if linear.by_acceleration || angular.by_acceleration {
             done.insert(Intervention::Acceleration);
         }
@@ -327,9 +296,7 @@ impl ControlState {
     fn tell_rest(&mut self, now: Instant, at_rest: bool, events: &mut Events) {
         if let Some(began) = self.stop_began.filter(|_| at_rest) {
             self.stop_began = None;
-            events.push(Event::CameToRest {
-                after_s: now.since(began).seconds(),
-            });
+            events.push(Event::CameToRest { after_s: now.since(began).seconds() });
         }
     }
 
@@ -361,13 +328,7 @@ fn refuse(generation: u64, why: Refusal, done: &mut InterventionSet, events: &mu
 
 fn turned(turn: Turn, done: &mut InterventionSet, events: &mut Events) {
     match turn {
-        Turn::Taken {
-            generation,
-            first_step,
-        } => events.push(Event::ChunkTaken {
-            generation,
-            first_step,
-        }),
+        Turn::Taken { generation, first_step } => events.push(Event::ChunkTaken { generation, first_step }),
         Turn::Refused { generation, why } => refuse(generation, why, done, events),
         Turn::RanOut => done.insert(Intervention::RampDown),
     }

@@ -187,10 +187,7 @@ pub struct Twist {
 
 impl Twist {
     /// At rest.
-    pub const ZERO: Self = Self {
-        linear: [0.0; 3],
-        angular: [0.0; 3],
-    };
+    pub const ZERO: Self = Self { linear: [0.0; 3], angular: [0.0; 3] };
 
     /// Whether every component is exactly zero.
     #[must_use]
@@ -348,11 +345,7 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self {
-            list: [None; EVENTS_MAX],
-            len: 0,
-            lost: 0,
-        }
+        Self { list: [None; EVENTS_MAX], len: 0, lost: 0 }
     }
 }
 

@@ -10,11 +10,7 @@ pub(super) fn sub(a: V3, b: V3) -> V3 {
 
 /// `a + b * factor`.
 pub(super) fn add_scaled(a: V3, b: V3, factor: f64) -> V3 {
-    [
-        a[0] + b[0] * factor,
-        a[1] + b[1] * factor,
-        a[2] + b[2] * factor,
-    ]
+    [a[0] + b[0] * factor, a[1] + b[1] * factor, a[2] + b[2] * factor]
 }
 
 pub(super) fn scale(a: V3, factor: f64) -> V3 {
@@ -56,10 +52,7 @@ mod tests {
     #[test]
     fn arithmetic() {
         assert_eq!(sub([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]), [-2.0, 0.0, 2.0]);
-        assert_eq!(
-            add_scaled([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], -0.5),
-            [0.5, 0.0, -0.5]
-        );
+        assert_eq!(add_scaled([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], -0.5), [0.5, 0.0, -0.5]);
         assert_eq!(scale([1.0, 2.0, 3.0], 2.0), [2.0, 4.0, 6.0]);
         assert_eq!(dot([1.0, 2.0, 3.0], [4.0, -5.0, 6.0]), 12.0);
     }

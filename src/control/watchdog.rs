@@ -11,12 +11,21 @@ use std::time::Duration;
 /// What the watchdogs remember between steps.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Watchdogs {
-    /// The last image stamp that differed from the one before it, and when that image arrived.
-    newest_stamp: Option<(Stamp, Instant)>,
+    /// The newest image whose stamp differed from the one before it.
+    newest_image: Option<Newest>,
     /// The latest ROS time seen since the last jump.
     ros_high: Option<Stamp>,
     /// Since when the command has had no subscriber.
     alone_since: Option<Instant>,
+}
+
+/// An image at its first arrival.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    stamp: Stamp,
+    received: Instant,
+    /// How far its stamp lay behind ROS time when it arrived; negative when ahead.
+    behind_s: f64,
 }
 
 /// What else a watchdog looks at.
@@ -56,8 +65,7 @@ impl Watchdogs {
 
     /// Age of the newest image whose stamp was new.
     pub(super) fn image_age_s(&self, now: Instant) -> Option<f64> {
-        self.newest_stamp
-            .map(|(_, received)| now.since(received).seconds())
+        self.newest_image.map(|newest| now.since(newest.received).seconds())
     }
 
     fn look_at_ros_time(&mut self, config: &ControlConfig, ros_now: Stamp) -> Option<Cause> {
@@ -68,93 +76,55 @@ impl Watchdogs {
         let back_s = high.seconds_since(ros_now);
         if config.clock_jump_tolerance_s < back_s {
             self.ros_high = Some(ros_now);
-            return Some(Cause::seconds(
-                Reason::ClockJumpedBack,
-                back_s,
-                config.clock_jump_tolerance_s,
-            ));
+            return Some(Cause::seconds(Reason::ClockJumpedBack, back_s, config.clock_jump_tolerance_s));
         }
         self.ros_high = Some(high.max(ros_now));
         None
     }
 
-    fn look_at_images(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-    ) -> Option<Cause> {
+    fn look_at_images(&mut self, now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {
         let Some(image) = inputs.image else {
             return Some(Cause::plain(Reason::ImageMissing));
         };
         // A camera that repeats one image has stopped seeing: only a new stamp counts as a new image.
-        if self
-            .newest_stamp
-            .is_none_or(|(stamp, _)| stamp != image.stamp)
-        {
-            self.newest_stamp = Some((image.stamp, image.received));
+        let newest = match self.newest_image {
+            Some(newest) if newest.stamp == image.stamp => newest,
+            _ => {
+                let behind_s = image.ros_received.seconds_since(image.stamp);
+                Newest { stamp: image.stamp, received: image.received, behind_s }
+            }
+        };
+        self.newest_image = Some(newest);
+        if config.stamp_past_tolerance_s < newest.behind_s {
+            return Some(Cause::seconds(Reason::ImageStampPast, newest.behind_s, config.stamp_past_tolerance_s));
         }
-        let behind_s = image.ros_received.seconds_since(image.stamp);
-        if config.stamp_past_tolerance_s < behind_s {
-            return Some(Cause::seconds(
-                Reason::ImageStampPast,
-                behind_s,
-                config.stamp_past_tolerance_s,
-            ));
+        if config.stamp_future_tolerance_s < -newest.behind_s {
+            return Some(Cause::seconds(Reason::ImageStampFuture, -newest.behind_s, config.stamp_future_tolerance_s));
         }
-        if config.stamp_future_tolerance_s < -behind_s {
-            return Some(Cause::seconds(
-                Reason::ImageStampFuture,
-                -behind_s,
-                config.stamp_future_tolerance_s,
-            ));
-        }
-        let (_, received) = self.newest_stamp?;
-        let age = now.since(received);
+        let age = now.since(newest.received);
         if !age.exceeds(config.observation_timeout) {
             return None;
         }
-        let frozen = !now
-            .since(image.received)
-            .exceeds(config.observation_timeout);
-        let reason = if frozen {
-            Reason::ImageFrozen
-        } else {
-            Reason::ImageStale
-        };
-        Some(Cause::seconds(
-            reason,
-            age.seconds(),
-            config.observation_timeout.as_secs_f64(),
-        ))
+        let frozen = !now.since(image.received).exceeds(config.observation_timeout);
+        let reason = if frozen { Reason::ImageFrozen } else { Reason::ImageStale };
+        Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
     }
 
-    fn look_at_subscriber(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-    ) -> Option<Cause> {
+    fn look_at_subscriber(&mut self, now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {
         if inputs.subscribed || inputs.lifecycle != Lifecycle::Active || config.dry_run {
             self.alone_since = None;
             return None;
         }
         let alone = now.since(*self.alone_since.get_or_insert(now));
-        alone.exceeds(config.subscriber_timeout).then(|| {
-            Cause::seconds(
-                Reason::SubscriberGone,
-                alone.seconds(),
-                config.subscriber_timeout.as_secs_f64(),
-            )
-        })
+        alone
+            .exceeds(config.subscriber_timeout)
+            .then(|| Cause::seconds(Reason::SubscriberGone, alone.seconds(), config.subscriber_timeout.as_secs_f64()))
     }
 }
 
 fn look_at_interval(config: &ControlConfig, around: &Around) -> Option<Cause> {
     let interval = around.interval?;
-    let cause = |reason, limit: Duration| {
-        Cause::seconds(reason, interval.as_secs_f64(), limit.as_secs_f64())
-    };
+    let cause = |reason, limit: Duration| Cause::seconds(reason, interval.as_secs_f64(), limit.as_secs_f64());
     if config.pause <= interval {
         Some(cause(Reason::ProcessPaused, config.pause))
     } else if config.overrun < interval {
@@ -177,27 +147,17 @@ fn look_at_policy(inputs: &Inputs<'_>) -> Option<Cause> {
 
 /// While busy: the time since inference began. While running and idle: the time since the last sign of life, so that a worker that never
 /// begins is noticed too.
-fn look_at_inference(
-    now: Instant,
-    config: &ControlConfig,
-    inputs: &Inputs<'_>,
-    around: &Around,
-) -> Option<Cause> {
+fn look_at_inference(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>, around: &Around) -> Option<Cause> {
     let since = match inputs.inference {
         Inference::Busy { since } => Some(since),
-        Inference::Idle => around
-            .running_since
-            .map(|running| around.last_result.map_or(running, |last| last.max(running))),
+        Inference::Idle => {
+            around.running_since.map(|running| around.last_result.map_or(running, |last| last.max(running)))
+        }
         Inference::Dead => None,
     };
     let age = now.since(since?);
-    age.exceeds(config.inference_timeout).then(|| {
-        Cause::seconds(
-            Reason::InferenceTimeout,
-            age.seconds(),
-            config.inference_timeout.as_secs_f64(),
-        )
-    })
+    age.exceeds(config.inference_timeout)
+        .then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), config.inference_timeout.as_secs_f64()))
 }
 
 fn look_at_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {
@@ -210,6 +170,5 @@ fn look_at_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Op
         return Some(Cause::plain(Reason::EePoseStale));
     }
     let age = now.since(pose.received);
-    age.exceeds(config.pose_timeout)
-        .then(|| Cause::seconds(Reason::EePoseStale, age.seconds(), limit_s))
+    age.exceeds(config.pose_timeout).then(|| Cause::seconds(Reason::EePoseStale, age.seconds(), limit_s))
 }

@@ -56,18 +56,21 @@ pub fn collect(out: &Path, settings: &Settings, pairs: &[Paired], places: &[usiz
     for (bag, frames) in wanted {
         let Ok(bag_file) = Bag::open(&settings.bags[bag]) else { continue };
         let Ok(topic) = bag_file.topic(&settings.image_topic) else { continue };
-        let (Some(from), Some(until)) = (frames.values().min(), frames.values().max()) else { continue };
-        let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(*from, *until)) else { continue };
+        let (Some(&from), Some(&until)) = (frames.values().min(), frames.values().max()) else { continue };
         // By log time, which a window of time keeps while the number of an image depends on where reading began.
         let mut left: BTreeMap<i64, u64> = frames.iter().map(|(frame, time)| (*time, *frame)).collect();
-        for message in stream.filter_map(Result::ok) {
-            let Some(frame) = left.remove(&message.log_time) else { continue };
-            if let Ok((_, Ok(image))) = decode_image(&message, topic) {
-                let path = folder.join(file(bag, frame));
-                std::fs::write(&path, jpeg(&image)).map_err(EvalError::io("write", &path))?;
-            }
-            if left.is_empty() {
-                break;
+        let windows = if bag_file.can_seek() { left.keys().map(|&time| (time, time)).collect() } else { vec![(from, until)] };
+        for (from, until) in windows {
+            let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(from, until)) else { continue };
+            for message in stream.filter_map(Result::ok) {
+                let Some(frame) = left.remove(&message.log_time) else { continue };
+                if let Ok((_, Ok(image))) = decode_image(&message, topic) {
+                    let path = folder.join(file(bag, frame));
+                    std::fs::write(&path, jpeg(&image)).map_err(EvalError::io("write", &path))?;
+                }
+                if left.is_empty() {
+                    break;
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use super::step::{Outcome, Paired, dimension_names};
 const STYLE: &str = "
 body{font:15px/1.45 system-ui,'Segoe UI',Roboto,sans-serif;color:#222;max-width:1060px;margin:24px auto;padding:0 16px}
 h1{font-size:24px;margin:0 0 4px}h2{font-size:19px;margin:34px 0 8px;border-bottom:1px solid #ddd;padding-bottom:3px}
-table{border-collapse:collapse;margin:8px 0;font-variant-numeric:tabular-nums}th,td{padding:3px 10px;text-align:right;border-bottom:1px solid #eee}
+table{border-collapse:collapse;margin:8px 0;font-variant-numeric:tabular-nums}th,td{padding:3px 10px;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}
 th{font-weight:600;background:#f6f6f6}th:first-child,td:first-child{text-align:left}img{max-width:100%;display:block}
 .tiles{display:flex;flex-wrap:wrap;gap:10px;margin:14px 0}.tile{background:#f6f7f9;border-radius:6px;padding:10px 16px;min-width:120px}
 .tile b{display:block;font-size:22px}.tile span{color:#666;font-size:13px}.bad{background:#fdecea;border-left:4px solid #c0392b;padding:8px 12px;margin:8px 0}
@@ -93,7 +93,7 @@ pub fn data(kind: &str, bytes: &[u8]) -> String {
 pub fn number(value: Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
-        Some(value) if value == 0.0 => "0".to_owned(),
+        Some(0.0) => "0".to_owned(),
         Some(value) if value.abs() >= 1e-3 && value.abs() < 1e5 => format!("{value:.4}"),
         Some(value) => format!("{value:.2e}"),
     }
@@ -137,11 +137,20 @@ fn latency(report: &Report) -> Markup {
     html! {
         table {
             tr { th { "stage, ms" } th { "n" } th { "mean" } th { "p50" } th { "p90" } th { "p95" } th { "p99" } th { "max" } }
-            @for (name, p) in &report.latency_ms {
+            @for (name, p) in in_order(report) {
                 tr { td { (name) } td { (p.n) } @for value in [p.mean, p.p50, p.p90, p.p95, p.p99, p.max] { td { (format!("{value:.2}")) } } }
             }
         }
     }
+}
+
+/// Stages in the order in which they run, their sum last.
+fn in_order(report: &Report) -> Vec<(&String, &super::Percentiles)> {
+    const ORDER: [&str; 5] = ["preprocess", "vision", "projector", "prefill", "decode"];
+    let place = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len() + usize::from(name == "total"));
+    let mut stages: Vec<_> = report.latency_ms.iter().collect();
+    stages.sort_by_key(|(name, _)| place(name));
+    stages
 }
 
 fn episodes(report: &Report) -> Markup {

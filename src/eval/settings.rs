@@ -92,7 +92,7 @@ impl std::str::FromStr for Shard {
 impl Settings {
     /// Whether this run evaluates the `frame`-th image of the `bag`-th bag.
     pub fn takes(&self, bag: usize, frame: u64) -> bool {
-        if frame % self.every != 0 {
+        if !frame.is_multiple_of(self.every) {
             return false;
         }
         let turn = frame / self.every;

@@ -24,6 +24,10 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
         Ok(ImageFormat::Png) => (ImageFormat::Png, "PNG"),
         _ => return Err(ImageError::Format(bytes.len())),
     };
+    if format == ImageFormat::Jpeg && !ends_as_jpeg(bytes) {
+        let reason = "its end marker is missing: it was cut off".into();
+        return Err(ImageError::Compressed { format: name, bytes: bytes.len(), reason });
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE as u32);
@@ -36,6 +40,13 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     })?;
     let rgb = decoded.into_rgb8();
     RgbImage::new(rgb.width() as usize, rgb.height() as usize, rgb.into_raw())
+}
+
+/// Whether a JPEG ends with its end marker (after which some cameras pad with zeros). The decoder fills what is missing of a JPEG that was cut
+/// off with grey and says nothing; half a picture is no observation.
+fn ends_as_jpeg(bytes: &[u8]) -> bool {
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes[..end].ends_with(&[0xff, 0xd9])
 }
 
 /// Reads and decodes an image file.
@@ -62,6 +73,19 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         image::RgbImage::from_raw(32, 24, pixels).unwrap().write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
         bytes.into_inner()
+    }
+
+    #[test]
+    fn a_large_jpeg_that_was_cut_off_anywhere_is_no_image() {
+        let pixels: Vec<u8> = (0..640 * 480 * 3_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut bytes = Cursor::new(Vec::new());
+        image::RgbImage::from_raw(640, 480, pixels).unwrap().write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        let bytes = bytes.into_inner();
+        for keep in [700, 2000, bytes.len() / 2, bytes.len() - 3, bytes.len() - 1] {
+            assert!(matches!(decode(&bytes[..keep]), Err(ImageError::Compressed { .. })), "{keep} of {}", bytes.len());
+        }
+        let padded = [bytes.as_slice(), &[0; 100]].concat();
+        assert!(decode(&padded).is_ok());
     }
 
     #[test]

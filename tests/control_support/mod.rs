@@ -4,9 +4,10 @@
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        ControlConfig, ControlState, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output,
-        PolicyFailure, PoseSeen, RawControlConfig, Requests, State, Twist, step,
+        ControlConfig, ControlState, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output, PolicyFailure,
+        PoseSeen, RawControlConfig, Requests, State, Twist, step,
     },
+    recorder::Recorder,
     time::{Instant, Stamp},
 };
 
@@ -14,10 +15,7 @@ pub const MS: u64 = 1_000_000;
 
 /// The defaults of the node, with commands on.
 pub fn live() -> RawControlConfig {
-    RawControlConfig {
-        dry_run: false,
-        ..RawControlConfig::default()
-    }
+    RawControlConfig { dry_run: false, ..RawControlConfig::default() }
 }
 
 pub fn norm(v: [f64; 3]) -> f64 {
@@ -31,9 +29,7 @@ pub fn sub(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
 /// How many cases a property runs: `in_test` by default, OPENVLA_SOAK_CASES when set.
 pub fn cases(in_test: u32) -> u32 {
     match std::env::var("OPENVLA_SOAK_CASES") {
-        Ok(text) => text
-            .parse()
-            .expect("OPENVLA_SOAK_CASES must be a number of cases"),
+        Ok(text) => text.parse().expect("OPENVLA_SOAK_CASES must be a number of cases"),
         Err(_) => in_test,
     }
 }
@@ -97,21 +93,14 @@ impl Differences {
             // Our own division rounds too: two units in the last place of the velocity over the interval.
             let slack = 4.0 * f64::EPSILON * limits.velocity() / dt;
             if limits.acceleration() + slack < norm(a) {
-                return Err(format!(
-                    "acceleration {} above {} over {dt} s",
-                    norm(a),
-                    limits.acceleration()
-                ));
+                return Err(format!("acceleration {} above {} over {dt} s", norm(a), limits.acceleration()));
             }
             if let Some((a_before, dt_before)) = self.acceleration {
                 let centre = 0.5 * (dt + dt_before);
                 let jerk = norm(sub(a, a_before)) / centre;
                 let slack = 8.0 * f64::EPSILON * limits.velocity() / (dt.min(dt_before) * centre);
                 if limits.jerk() + slack < jerk {
-                    return Err(format!(
-                        "jerk {jerk} above {} over {dt_before} and {dt} s",
-                        limits.jerk()
-                    ));
+                    return Err(format!("jerk {jerk} above {} over {dt_before} and {dt} s", limits.jerk()));
                 }
             }
             self.acceleration = Some((a, dt));
@@ -131,7 +120,7 @@ pub struct Judge {
     last_published: Option<u64>,
     /// When a command was first given outside of `Running`.
     stopping_since: Option<u64>,
-    /// The longest stop seen: from the step that noticed the cause to the first zero command.
+    /// The longest after a cause was noticed that a command was not yet zero.
     pub longest_stop_ns: u64,
     stop_open: bool,
     latched: bool,
@@ -142,16 +131,8 @@ pub struct Judge {
 impl Judge {
     pub fn new(config: &ControlConfig) -> Self {
         Self {
-            linear: Differences {
-                limits: *config.linear(),
-                last: None,
-                acceleration: None,
-            },
-            angular: Differences {
-                limits: *config.angular(),
-                last: None,
-                acceleration: None,
-            },
+            linear: Differences { limits: *config.linear(), last: None, acceleration: None },
+            angular: Differences { limits: *config.angular(), last: None, acceleration: None },
             stop_time_ns: (config.stop_time_s() * 1e9).round() as u64,
             period_ns: u64::try_from(config.period().as_nanos()).unwrap(),
             last_published: None,
@@ -164,25 +145,14 @@ impl Judge {
         }
     }
 
-    pub fn check(
-        &mut self,
-        now: u64,
-        output: &Output,
-        reset_or_enable: bool,
-    ) -> Result<(), String> {
+    pub fn check(&mut self, now: u64, output: &Output, reset_or_enable: bool) -> Result<(), String> {
         if self.latched && !output.state.is_latched() && !reset_or_enable {
-            return Err(format!(
-                "left a latch for {:?} without a reset",
-                output.state
-            ));
+            return Err(format!("left a latch for {:?} without a reset", output.state));
         }
         self.latched = output.state.is_latched();
         let moving_allowed = output.state == State::Running;
         if !moving_allowed && !output.verdict.target.is_zero() {
-            return Err(format!(
-                "aims at {:?} in {:?}",
-                output.verdict.target, output.state
-            ));
+            return Err(format!("aims at {:?} in {:?}", output.verdict.target, output.state));
         }
         let Some(command) = output.command else {
             return Ok(());
@@ -192,17 +162,11 @@ impl Judge {
         if command.gripper().is_some_and(|g| g != 0.0 && g != 1.0) {
             return Err(format!("gripper {:?}", command.gripper()));
         }
-        if let Some(last) = self.last_published {
-            if now < last + self.period_ns / 2 {
-                return Err(format!("two commands within {} ns", now - last));
-            }
+        if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
+            return Err(format!("two commands within {} ns", now - last));
         }
-        self.linear
-            .check(now, twist.linear)
-            .map_err(|e| format!("linear {e}"))?;
-        self.angular
-            .check(now, twist.angular)
-            .map_err(|e| format!("angular {e}"))?;
+        self.linear.check(now, twist.linear).map_err(|e| format!("linear {e}"))?;
+        self.angular.check(now, twist.angular).map_err(|e| format!("angular {e}"))?;
         self.check_stop(now, &twist, moving_allowed)?;
         self.last_published = Some(now);
         Ok(())
@@ -220,11 +184,13 @@ impl Judge {
             now
         });
         let age = now - since;
+        if !twist.is_zero() {
+            self.longest_stop_ns = self.longest_stop_ns.max(age);
+        }
         if twist.is_zero() {
             if self.stop_open {
                 self.stop_open = false;
-                self.stops += 1;
-                self.longest_stop_ns = self.longest_stop_ns.max(age);
+                self.stops += u64::from(0 < age);
             }
         } else if self.stop_time_ns < age {
             return Err(format!(
@@ -257,6 +223,11 @@ pub struct World {
     pub now: u64,
     pub ros: i64,
     pub ros_runs: bool,
+    /// Seconds of ROS time per second.
+    pub ros_rate: f64,
+    /// Zero: an image before every control step.
+    pub camera_period_ns: u64,
+    next_image: u64,
     pub camera_on: bool,
     pub camera_frozen: bool,
     pub camera_skew_ns: i64,
@@ -274,6 +245,7 @@ pub struct World {
     pub output: Option<Output>,
     /// A chunk to pass in the next step in place of the policy's own.
     pub forged: Option<ActionChunk>,
+    pub recorder: Option<Recorder>,
 }
 
 impl World {
@@ -285,6 +257,9 @@ impl World {
             now: 1000 * MS,
             ros: 1_700_000_000_000_000_000,
             ros_runs: true,
+            ros_rate: 1.0,
+            camera_period_ns: 0,
+            next_image: 0,
             camera_on: true,
             camera_frozen: false,
             camera_skew_ns: 0,
@@ -306,6 +281,7 @@ impl World {
             steps_begun: 0,
             output: None,
             forged: None,
+            recorder: None,
         }
     }
 
@@ -313,34 +289,20 @@ impl World {
     pub fn running(raw: RawControlConfig) -> Self {
         let mut world = Self::new(raw);
         world.tick(20 * MS, Requests::default()).unwrap();
-        world
-            .tick(
-                20 * MS,
-                Requests {
-                    enable: Some(true),
-                    ..Requests::default()
-                },
-            )
-            .unwrap();
-        assert_eq!(
-            world.state(),
-            State::Running,
-            "{:?}",
-            world.output.unwrap().cause
-        );
+        world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() }).unwrap();
+        assert_eq!(world.state(), State::Running, "{:?}", world.output.unwrap().cause);
         world
     }
 
     pub fn state(&self) -> State {
-        self.output
-            .map_or(State::Unconfigured, |output| output.state)
+        self.output.map_or(State::Unconfigured, |output| output.state)
     }
 
     /// One control step `dt` after the last one.
     pub fn tick(&mut self, dt: u64, requests: Requests) -> Result<Output, String> {
         self.now += dt;
         if self.ros_runs {
-            self.ros += dt as i64;
+            self.ros += (dt as f64 * self.ros_rate) as i64;
         }
         let now = Instant::from_nanoseconds(self.now);
         let ros_now = Stamp::from_nanoseconds(self.ros);
@@ -351,9 +313,7 @@ impl World {
         }
         let inference = match &self.inference {
             _ if self.worker_dead => Inference::Dead,
-            Some((_, origin, ..)) => Inference::Busy {
-                since: origin.inference_started,
-            },
+            Some((_, origin, ..)) => Inference::Busy { since: origin.inference_started },
             None => Inference::Idle,
         };
         let inputs = Inputs {
@@ -369,13 +329,12 @@ impl World {
             subscribed: self.subscribed,
         };
         let output = step(now, &mut self.state, &inputs);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, &inputs, &output);
+        }
         self.steps_begun = output.steps_begun;
         self.output = Some(output);
-        self.judge.check(
-            self.now,
-            &output,
-            requests.reset || requests.enable.is_some(),
-        )?;
+        self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
         Ok(output)
     }
 
@@ -391,18 +350,15 @@ impl World {
     }
 
     fn look(&mut self, now: Instant, ros_now: Stamp) {
-        if !self.camera_on {
+        if !self.camera_on || self.now < self.next_image {
             return;
         }
+        self.next_image = self.now + self.camera_period_ns;
         let stamp = match self.image {
             Some(image) if self.camera_frozen => image.stamp,
             _ => Stamp::from_nanoseconds(ros_now.nanoseconds() + self.camera_skew_ns),
         };
-        self.image = Some(ImageSeen {
-            received: now,
-            stamp,
-            ros_received: ros_now,
-        });
+        self.image = Some(ImageSeen { received: now, stamp, ros_received: ros_now });
     }
 
     /// The worker: finishes what is due, begins when idle.
@@ -411,15 +367,9 @@ impl World {
             self.inference = None;
             return None;
         }
-        let due = !self.policy.blocked
-            && self
-                .inference
-                .as_ref()
-                .is_some_and(|(due, ..)| *due <= self.now);
+        let due = !self.policy.blocked && self.inference.as_ref().is_some_and(|(due, ..)| *due <= self.now);
         let finished = if due { self.inference.take() } else { None };
-        if let (None, Some(image), Some(instruction)) =
-            (&self.inference, self.image, self.instruction)
-        {
+        if let (None, Some(image), Some(instruction)) = (&self.inference, self.image, self.instruction) {
             self.generation += 1;
             let origin = ChunkOrigin {
                 generation: self.generation,
@@ -429,12 +379,7 @@ impl World {
                 inference_started: now,
                 steps_begun_at_observation: self.steps_begun,
             };
-            self.inference = Some((
-                self.now + self.policy.takes_ns,
-                origin,
-                self.policy.steps.clone(),
-                self.policy.hz,
-            ));
+            self.inference = Some((self.now + self.policy.takes_ns, origin, self.policy.steps.clone(), self.policy.hz));
         }
         finished.map(|(_, origin, steps, hz)| ActionChunk::new(origin, hz, steps).unwrap())
     }

@@ -130,7 +130,7 @@ pub struct BagWriter {
 
 impl BagWriter {
     pub fn new(path: &Path) -> BagWriter {
-        let options = mcap::WriteOptions::new().compression(Some(mcap::Compression::Lz4)).chunk_size(Some(1 << 16));
+        let options = mcap::WriteOptions::new().profile("ros2").compression(Some(mcap::Compression::Lz4)).chunk_size(Some(1 << 16));
         let writer = options.create(std::io::BufWriter::new(File::create(path).unwrap())).unwrap();
         BagWriter { writer, channels: BTreeMap::new() }
     }

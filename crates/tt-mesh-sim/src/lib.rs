@@ -16,6 +16,7 @@ mod host;
 mod memory;
 mod mesh;
 mod op;
+mod program;
 mod trace;
 
 pub use ffi::api;

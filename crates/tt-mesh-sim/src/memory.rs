@@ -10,8 +10,8 @@ use crate::format::Spec;
 
 /// DRAM channels of a Wormhole chip.
 pub const BANKS: u64 = 12;
-/// What firmware leaves of a 1 GiB bank (as TT-NN's own out-of-memory messages report it).
-pub const BANK_BYTES: u64 = 1_071_821_792;
+/// What TT-NN of tt-metal 191d0eed leaves of a 1 GiB bank, as its own allocator reports it for these boards.
+pub const BANK_BYTES: u64 = 1_073_741_792;
 /// Pages start at multiples of this.
 const ALIGNMENT: u64 = 32;
 /// Where the first tensor lies: what is below belongs to firmware.
@@ -135,7 +135,7 @@ mod tests {
         // 13 tiles: one bank holds two, and all are filled in step.
         memory.allocate(&tiles(13)).unwrap();
         assert_eq!(memory.stats().allocated, 2 * 2048 * 12);
-        assert_eq!(memory.stats().total, 1_071_821_792 / 32 * 32 * 12);
+        assert_eq!(memory.stats().total, 12 * 1_073_741_792);
     }
 
     #[test]

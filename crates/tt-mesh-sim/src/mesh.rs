@@ -12,6 +12,7 @@ use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, HostArray, Split};
 use crate::memory::{Allocator, BANKS, Block};
 use crate::op::{Need, Op, Shards, replicated};
+use crate::program::OwnedProgram;
 use crate::trace::{Capture, Command, Trace};
 
 /// What of a tensor has been written.
@@ -50,6 +51,10 @@ pub struct Mesh {
     pub(crate) traces: HashMap<u64, Trace>,
     pub(crate) capture: Option<Capture>,
     programs: HashSet<(Op, Vec<Spec>)>,
+    /// Programs of own kernels, by number.
+    kernels: Vec<Arc<OwnedProgram>>,
+    /// Where tensors lay when they were recorded in a trace.
+    recorded: HashMap<u64, u64>,
     next: u64,
 }
 
@@ -97,6 +102,8 @@ impl Mesh {
             traces: HashMap::new(),
             capture: None,
             programs: HashSet::new(),
+            kernels: Vec::new(),
+            recorded: HashMap::new(),
             next: 0,
         })
     }
@@ -248,6 +255,28 @@ impl Mesh {
         host::read(&tensor.spec, &tensor.chips[chip], format, out)
     }
 
+    /// The number of a program, the same for the same program.
+    pub(crate) fn program_number(&mut self, program: OwnedProgram) -> usize {
+        self.kernels.iter().position(|known| **known == program).unwrap_or_else(|| {
+            self.kernels.push(Arc::new(program));
+            self.kernels.len() - 1
+        })
+    }
+
+    pub(crate) fn program(&self, id: usize) -> Option<Arc<OwnedProgram>> {
+        self.kernels.get(id).cloned()
+    }
+
+    /// Where a tensor lies, or lay when a trace recorded it.
+    pub(crate) fn recorded_address(&self, handle: u64) -> Option<u64> {
+        let now = self.tensors.get(&handle).and_then(|tensor| tensor.block).map(|block| block.start);
+        now.or_else(|| self.recorded.get(&handle).copied())
+    }
+
+    pub(crate) fn forget_address(&mut self, handle: u64) {
+        self.recorded.remove(&handle);
+    }
+
     /// Gives memory back. What a trace has recorded keeps its elements, not its memory.
     pub fn free(&mut self, handle: u64) -> Result<()> {
         self.tensor(handle)?;
@@ -259,6 +288,9 @@ impl Mesh {
             self.tensors.remove(&handle).and_then(|tensor| tensor.block)
         };
         if let Some(block) = block {
+            if recorded {
+                self.recorded.insert(handle, block.start);
+            }
             self.memory.release(block);
         }
         Ok(())
@@ -331,6 +363,9 @@ impl Mesh {
         output_specs: &[Spec],
     ) -> Result<()> {
         self.require_written(op, inputs)?;
+        if let Op::Program { id } = op {
+            return self.execute_program(id, inputs);
+        }
         if op.in_place() {
             return self.execute_in_place(op, inputs, specs);
         }
@@ -347,7 +382,7 @@ impl Mesh {
         Ok(())
     }
 
-    fn stored(&self, handle: u64) -> Result<&Tensor> {
+    pub(crate) fn stored(&self, handle: u64) -> Result<&Tensor> {
         self.tensors.get(&handle).ok_or_else(|| self.bad_handle(handle, "tensor"))
     }
 

@@ -122,6 +122,7 @@ impl Mesh {
         for tensor in trace.owned {
             if self.tensors.get(&tensor).is_some_and(|tensor| tensor.block.is_none()) {
                 self.tensors.remove(&tensor);
+                self.forget_address(tensor);
             }
         }
         Ok(())

@@ -267,6 +267,7 @@ ttp_status ttp_increment(ttp_tensor x, int32_t value);
 ttp_status ttp_concat(const ttp_tensor* tensors, uint32_t count, uint32_t dim, ttp_tensor* out);
 /* [begin, end) in each dimension. */
 ttp_status ttp_slice(ttp_tensor x, const uint32_t* begin, const uint32_t* end, ttp_tensor* out);
+/* The result may share its memory with x: change neither in place while both live. */
 ttp_status ttp_reshape(ttp_tensor x, const uint32_t* dims, ttp_tensor* out);
 /* Exchanges the last two dimensions. */
 ttp_status ttp_transpose(ttp_tensor x, ttp_tensor* out);

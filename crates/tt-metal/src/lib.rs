@@ -15,6 +15,7 @@
 //! ```
 
 mod error;
+pub mod kernels;
 mod mesh;
 mod ops;
 mod program;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::matmul::{self, Strided};
 use super::{BackendError, CacheSpec, CpuTensor, loops, shape_error};
 use crate::tensor::HostTensor;
 
@@ -23,34 +24,19 @@ impl View<'_> {
 
 /// `out = scale * a b^T`, or `a b` when `transposed` is false; `out` is contiguous.
 fn matmul(out: &mut [f32], a: View<'_>, b: View<'_>, transposed: bool, scale: f32) {
-    let (n, (b_row, b_column)) =
-        if transposed { (b.rows, (1, b.stride as isize)) } else { (b.columns, (b.stride as isize, 1)) };
+    let (n, row, column) = if transposed { (b.rows, 1, b.stride) } else { (b.columns, b.stride, 1) };
     let k = a.columns;
     assert!(a.fits() && b.fits() && out.len() >= a.rows * n, "attention views leave their matrices");
     assert!(k == if transposed { b.columns } else { b.rows }, "attention views do not fit together");
     // SAFETY: the views were checked against their slices just above, `out` holds rows * n floats and is borrowed
     // mutably, so it overlaps neither source.
     unsafe {
-        gemm::gemm(
-            a.rows,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.values.as_ptr(),
-            1,
-            a.stride as isize,
-            b.values.as_ptr(),
-            b_column,
-            b_row,
-            0.0,
+        matmul::multiply(
+            [a.rows, n, k],
+            Strided { start: out.as_mut_ptr(), row: n, column: 1 },
+            Strided { start: a.values.as_ptr(), row: a.stride, column: 1 },
+            Strided { start: b.values.as_ptr(), row, column },
             scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
         );
     }
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::matmul::{self, Strided};
 use super::{Activation, BackendError, CpuTensor, LinearSource, loops, shape_error};
 use crate::tensor::{DType, HostTensor};
 
@@ -200,26 +201,13 @@ impl CpuLinear {
         // floats at a row stride of `out.columns` starting at column `first`, all inside their allocations; no other
         // task touches these columns, and the sources are not written.
         unsafe {
-            gemm::gemm(
-                x.rows,
-                outputs,
-                self.inputs,
-                out.at(first),
-                1,
-                out.columns as isize,
-                false,
-                x.values.as_ptr(),
-                1,
-                self.inputs as isize,
-                weights.as_ptr(),
-                self.inputs as isize,
-                1,
-                0.0,
+            matmul::multiply(
+                [x.rows, outputs, self.inputs],
+                Strided { start: out.at(first), row: out.columns, column: 1 },
+                Strided { start: x.values.as_ptr(), row: self.inputs, column: 1 },
+                // Transposed: inputs down, outputs across.
+                Strided { start: weights.as_ptr(), row: 1, column: self.inputs },
                 1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
             );
         }
     }

@@ -6,6 +6,7 @@
 mod attention;
 mod linear;
 mod loops;
+mod matmul;
 mod norm;
 
 use std::ops::Range;

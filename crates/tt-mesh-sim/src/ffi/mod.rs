@@ -122,7 +122,7 @@ unsafe fn borrow<'a, T>(pointer: *const T, what: &str) -> Result<&'a T> {
 ///
 /// # Safety
 /// A pointer that is not NULL points to `count` valid `T` for the duration of the call.
-unsafe fn array<'a, T>(pointer: *const T, count: usize, what: &str) -> Result<&'a [T]> {
+pub(crate) unsafe fn array<'a, T>(pointer: *const T, count: usize, what: &str) -> Result<&'a [T]> {
     if pointer.is_null() {
         return if count == 0 { Ok(&[]) } else { Err(invalid(format!("{what} is NULL but has {count} elements"))) };
     }

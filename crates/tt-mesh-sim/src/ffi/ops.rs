@@ -7,6 +7,7 @@ use super::{array, borrow, give, guard, not_null, with_mesh};
 use crate::error::{Result, ensure, invalid, refusal};
 use crate::format::{Format, Layout};
 use crate::op::{Activation, Compute, Op};
+use crate::program::OwnedProgram;
 
 /// # Safety
 /// The header's promise about pointers.
@@ -332,9 +333,16 @@ pub(super) unsafe extern "C" fn ttp_partition(x: TensorHandle, dim: u32, out: *m
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn ttp_run_program(
-    _tensors: *const TensorHandle,
-    _count: u32,
-    _program: *const abi::Program,
+    tensors: *const TensorHandle,
+    count: u32,
+    program: *const abi::Program,
 ) -> Status {
-    guard(|| Err(refusal(abi::TTP_UNSUPPORTED, "this build of tt-mesh-sim runs no kernels")))
+    guard(|| {
+        // SAFETY: the header's promise about pointers.
+        let tensors = unsafe { array(tensors, count as usize, "tensors") }?;
+        let first = tensors.first().copied().ok_or_else(|| invalid("a program without tensors has no output"))?;
+        // SAFETY: as above, for everything the program points to.
+        let program = unsafe { OwnedProgram::copy(borrow(program, "program")?, tensors.len()) }?;
+        with_mesh(first, |mesh| mesh.run_program(tensors, program))
+    })
 }

@@ -144,6 +144,21 @@ fn place<T: Copy>(out: &mut [T], spec: &Spec, tile: usize, elements: &[T]) {
     }
 }
 
+/// Whether every byte that a logical element needs is marked in `written` (one mark for each byte of the pages).
+pub fn written_whole(written: &[u8], spec: &Spec) -> bool {
+    let all = |marks: &[u8]| marks.iter().all(|mark| *mark != 0);
+    match spec.format.element_bytes() {
+        Some(bytes) if spec.layout == Layout::Tile => {
+            let (_, page_bytes) = spec.pages();
+            written.chunks_exact(page_bytes).enumerate().all(|(tile, marks)| {
+                tile_order(spec, tile).zip(marks.chunks_exact(bytes)).all(|(at, marks)| at.is_none() || all(marks))
+            })
+        }
+        // Rows have no padding; a group of a block format needs its exponent.
+        _ => all(written),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

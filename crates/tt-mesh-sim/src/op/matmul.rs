@@ -63,6 +63,13 @@ fn part(values: &[f32], part: Part, high_bits: u32) -> Vec<f32> {
 /// x [rows, depth] times w [depth, columns]. The order of additions depends on neither `rows` nor `columns`, so
 /// that a sharded product equals the same part of the whole.
 pub fn multiply(x: &[f32], w: &[f32], rows: usize, depth: usize, columns: usize, compute: Compute) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    multiply_into(x, w, &mut out, [rows, depth, columns], compute);
+    out
+}
+
+/// Adds the product to what the destination holds. Tile after tile this gives the very bits of the whole product.
+pub fn multiply_into(x: &[f32], w: &[f32], out: &mut [f32], [rows, depth, columns]: [usize; 3], compute: Compute) {
     use Part::{All, High, Low};
     // (part of x, part of w). With a float32 destination passes over the same operand join into one exactly
     // representable product; with bf16 every pass is rounded on its own.
@@ -76,17 +83,15 @@ pub fn multiply(x: &[f32], w: &[f32], rows: usize, depth: usize, columns: usize,
         (Fidelity::HiFi4, false) => &[(High, High), (High, Low), (Low, High), (Low, Low)],
     };
     let operands: Vec<(Vec<f32>, Vec<f32>)> = passes.iter().map(|(a, b)| (part(x, *a, 6), part(w, *b, 4))).collect();
-    let mut out = vec![0.0; rows * columns];
     let shape = Shape { rows, depth, columns };
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2. The code is the same as below; only the width of its vectors differs, and
         // without fused multiply-add the results are the same bit for bit.
-        unsafe { wide(&operands, &mut out, shape, compute.fp32_dest) };
-        return out;
+        unsafe { wide(&operands, out, shape, compute.fp32_dest) };
+        return;
     }
-    accumulate(&operands, &mut out, shape, compute.fp32_dest);
-    out
+    accumulate(&operands, out, shape, compute.fp32_dest);
 }
 
 #[derive(Clone, Copy)]
@@ -142,6 +147,9 @@ fn block<const ROWS: usize>(
 ) {
     let Shape { depth, columns, .. } = shape;
     let mut sums = [[0.0f32; LANES]; ROWS];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        sums[..lanes].copy_from_slice(&out[(row + r) * columns + column..][..lanes]);
+    }
     // A tile is 32 deep: its passes come one after another, each in two halves of 16.
     let tile = 2 * DEPTH;
     let mut start = 0;

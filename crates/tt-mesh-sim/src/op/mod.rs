@@ -19,6 +19,7 @@ use crate::format::round::{self, By};
 use crate::format::{Format, Layout, Spec, Values};
 
 pub use eltwise::Activation;
+pub use matmul::multiply_into;
 
 /// How many mantissa bits of the operands take part in a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,31 +65,90 @@ impl Compute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the parameters of the ABI's functions
 pub enum Op {
-    Linear { bias: bool, activation: Activation, compute: Compute, format: Format },
-    LayerNorm { bias: bool, eps: u32, compute: Compute },
-    RmsNorm { eps: u32, compute: Compute },
-    Rope { half: bool, compute: Compute },
-    SplitHeads { q: usize, kv: usize },
+    Linear {
+        bias: bool,
+        activation: Activation,
+        compute: Compute,
+        format: Format,
+    },
+    LayerNorm {
+        bias: bool,
+        eps: u32,
+        compute: Compute,
+    },
+    RmsNorm {
+        eps: u32,
+        compute: Compute,
+    },
+    Rope {
+        half: bool,
+        compute: Compute,
+    },
+    SplitHeads {
+        q: usize,
+        kv: usize,
+    },
     ConcatHeads,
-    Attention { mask: bool, causal: bool, scale: u32, compute: Compute },
-    AttentionDecode { scale: u32, compute: Compute },
+    Attention {
+        mask: bool,
+        causal: bool,
+        scale: u32,
+        compute: Compute,
+    },
+    AttentionDecode {
+        scale: u32,
+        compute: Compute,
+    },
     CacheFill,
     CacheUpdate,
-    Embedding { layout: Layout },
-    Binary { operation: u32, left: Activation, format: Format },
-    Unary { activation: Activation },
-    Increment { value: i32 },
-    Concat { dim: usize },
-    Slice { begin: [usize; 4], end: [usize; 4] },
-    Reshape { dims: [usize; 4] },
+    Embedding {
+        layout: Layout,
+    },
+    Binary {
+        operation: u32,
+        left: Activation,
+        format: Format,
+    },
+    Unary {
+        activation: Activation,
+    },
+    Increment {
+        value: i32,
+    },
+    Concat {
+        dim: usize,
+    },
+    Slice {
+        begin: [usize; 4],
+        end: [usize; 4],
+    },
+    Reshape {
+        dims: [usize; 4],
+    },
     Transpose,
-    Convert { format: Format, layout: Layout },
+    Convert {
+        format: Format,
+        layout: Layout,
+    },
     Copy,
-    Argmax { begin: usize, end: usize },
-    AllGather { dim: usize },
-    ReduceScatter { dim: usize },
+    Argmax {
+        begin: usize,
+        end: usize,
+    },
+    AllGather {
+        dim: usize,
+    },
+    ReduceScatter {
+        dim: usize,
+    },
     AllReduce,
-    Partition { dim: usize },
+    Partition {
+        dim: usize,
+    },
+    /// Own kernels, by the number of their program on the mesh.
+    Program {
+        id: usize,
+    },
 }
 
 /// What an operation asks of an input beyond its spec.
@@ -142,6 +202,7 @@ impl Op {
             Self::ReduceScatter { .. } => "reduce_scatter",
             Self::AllReduce => "all_reduce",
             Self::Partition { .. } => "partition",
+            Self::Program { .. } => "run_program",
         }
     }
 
@@ -155,6 +216,8 @@ impl Op {
         match (self, index) {
             (Self::CacheFill | Self::CacheUpdate | Self::Copy, 0) => Need::Nothing,
             (Self::AttentionDecode { .. }, 1 | 2) => Need::RowsUpTo(3),
+            // The kernels' reads are checked byte by byte.
+            (Self::Program { .. }, _) => Need::Nothing,
             (Self::Slice { begin, end }, _) => Need::Rows(begin[2], end[2]),
             _ => Need::Written,
         }
@@ -180,6 +243,7 @@ impl Op {
             Self::Transpose => movement::check_transpose(inputs[0]),
             Self::Convert { format, layout } => movement::check_convert(inputs[0], format, layout),
             Self::Argmax { begin, end } => embedding::check_argmax(inputs[0], begin, end),
+            Self::Program { .. } => Ok(Vec::new()),
             Self::AllGather { .. } | Self::ReduceScatter { .. } | Self::AllReduce | Self::Partition { .. } => {
                 collective::check(self, inputs[0], chips)
             }

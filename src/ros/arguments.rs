@@ -1,0 +1,155 @@
+//! The command line of the node: `--help` for humans, everything else is ROS's.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
+
+use r2r::ParameterValue;
+
+use super::{NodeError, PolicyFactory, RawParameters, TABLE, node::VlaNode};
+
+const USAGE: &str = "\
+vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
+
+usage: vla_node [--ros-args -p PARAMETER:=VALUE ... -r FROM:=TO ... --params-file FILE]
+
+  vla_node --ros-args -p checkpoint:=DIR -p unnorm_key:=bridge_orig -p autostart:=true
+  infers and reports (~/action, ~/status) but commands nothing, because dry_run is true. Three gates must open before anything moves:
+  dry_run false, the node active (a lifecycle manager, or autostart), and a call of ~/enable.
+
+subscribes   image (or image/compressed), instruction, ee_pose (when a workspace is set)
+publishes    ~/command/twist, ~/command/gripper, ~/action, ~/status, /diagnostics
+services     ~/enable, ~/estop, ~/reset, and those of a managed (lifecycle) node
+exit status  0 stopped as asked, 1 failed while running, 2 wrong arguments or parameters
+
+parameters (name, default, meaning):
+";
+
+fn usage() -> String {
+    let defaults = RawParameters::default();
+    let mut text = String::from(USAGE);
+    for spec in TABLE {
+        let default = match defaults.get(spec.name) {
+            ParameterValue::NotSet => "unset".into(),
+            ParameterValue::Bool(value) => value.to_string(),
+            ParameterValue::Integer(value) => value.to_string(),
+            ParameterValue::Double(value) => format!("{value:?}"),
+            ParameterValue::String(value) => format!("\"{value}\""),
+            other => format!("{other:?}"),
+        };
+        text.push_str(&format!("  {:<28} {default:<12} {}\n", spec.name, spec.about));
+    }
+    text
+}
+
+/// What the arguments ask for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Run,
+    Help,
+    Version,
+    Wrong(String),
+}
+
+/// Looks at the arguments outside of `--ros-args ... [--]`.
+fn asked(arguments: impl Iterator<Item = std::ffi::OsString>) -> Asked {
+    let mut of_ros = false;
+    for argument in arguments {
+        let Some(argument) = argument.to_str() else {
+            return Asked::Wrong(format!("argument '{}' is not UTF-8", argument.to_string_lossy()));
+        };
+        match argument {
+            "--ros-args" => of_ros = true,
+            "--" => of_ros = false,
+            _ if of_ros => {}
+            "--help" | "-h" => return Asked::Help,
+            "--version" | "-V" => return Asked::Version,
+            other => {
+                return Asked::Wrong(format!(
+                    "unknown argument '{other}'; parameters go after --ros-args, see vla_node --help"
+                ));
+            }
+        }
+    }
+    Asked::Run
+}
+
+/// Runs the node until it is told to stop.
+#[must_use]
+pub fn run(factory: PolicyFactory) -> ExitCode {
+    match asked(std::env::args_os().skip(1)) {
+        Asked::Help => {
+            print!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
+        Asked::Version => {
+            println!("vla_node {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Asked::Wrong(what) => return refused(&what),
+        Asked::Run => {}
+    }
+    match start(factory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ (NodeError::Parameters(_) | NodeError::Arguments(_))) => refused(&error.to_string()),
+        Err(error) => {
+            eprintln!("vla_node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the node with the ROS arguments of this process, whatever else there may be among them.
+///
+/// # Errors
+/// Arguments or parameters that ROS or the node refuses, and failures while running.
+pub fn start(factory: PolicyFactory) -> Result<(), NodeError> {
+    let context = context().map_err(NodeError::Arguments)?;
+    VlaNode::create(context, factory).and_then(VlaNode::spin)
+}
+
+fn refused(what: &str) -> ExitCode {
+    eprintln!("vla_node: {what}");
+    ExitCode::from(2)
+}
+
+/// The ROS context. r2r panics on arguments that rcl does not accept; that becomes one line.
+fn context() -> Result<r2r::Context, String> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let created = catch_unwind(AssertUnwindSafe(r2r::Context::create));
+    std::panic::set_hook(hook);
+    match created {
+        Ok(Ok(context)) => Ok(context),
+        Ok(Err(error)) => Err(format!("ROS 2 does not start: {error}; is its environment sourced?")),
+        Err(panic) => {
+            let words = panic.downcast_ref::<String>().map_or("ROS 2 does not accept the arguments", String::as_str);
+            Err(words.split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(arguments: &[&str]) -> Asked {
+        asked(arguments.iter().map(std::ffi::OsString::from))
+    }
+
+    #[test]
+    fn arguments_of_ros_are_left_to_ros() {
+        assert_eq!(given(&[]), Asked::Run);
+        assert_eq!(given(&["--ros-args", "-p", "x:=1", "--help", "--"]), Asked::Run);
+        assert_eq!(given(&["--ros-args", "--", "-h"]), Asked::Help);
+        assert_eq!(given(&["--version"]), Asked::Version);
+        assert!(matches!(given(&["checkpoint:=x"]), Asked::Wrong(text) if text.contains("'checkpoint:=x'")));
+    }
+
+    #[test]
+    fn help_names_every_parameter() {
+        let text = usage();
+        assert!(TABLE.iter().all(|spec| text.contains(spec.name) && text.contains(spec.about)));
+    }
+}

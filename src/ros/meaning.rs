@@ -1,0 +1,194 @@
+//! What the checkpoint's numbers mean and what the robot may do, from the two files that say so, joined with the parameters.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    chunk::ChunkStep,
+    contract::{CheckpointContract, Frame, PromptStyle, Resize, Robot, join},
+    control::{ControlConfig, Problem, RawControlConfig, RawEnvelope},
+    policy::PolicyInfo,
+    runtime::{Loaded, Meaning, STEP_WIDTH},
+};
+
+/// Bridge's rate, for looking at a checkpoint in a dry run without its contract.
+const DRY_RUN_HZ: f64 = 5.0;
+
+/// The files that were named, read and found good each for itself.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// `config/checkpoints/*.yaml`
+    pub contract: Option<Arc<CheckpointContract>>,
+    /// `config/robots/*.yaml`
+    pub robot: Option<Arc<Robot>>,
+}
+
+/// Parameters that the files may say something about.
+pub(super) struct Asked<'a> {
+    pub contract: &'a str,
+    pub robot: &'a str,
+    pub unnorm_key: &'a str,
+    pub policy_hz: f64,
+    pub frame_id: &'a str,
+    pub base: RawControlConfig,
+}
+
+/// What files and parameters say together.
+pub(super) struct Settled {
+    pub files: Files,
+    pub unnorm_key: Option<String>,
+    pub policy_hz: f64,
+    pub frame_id: String,
+    pub control: RawControlConfig,
+}
+
+/// Reads the files that are named and puts them together with the parameters; notes everything that does not fit.
+pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled {
+    let mut note = |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
+    let contract = (!asked.contract.is_empty())
+        .then(|| {
+            CheckpointContract::load(Path::new(asked.contract))
+                .map_err(|error| note("contract", error.to_string()))
+                .ok()
+        })
+        .flatten();
+    let robot = (!asked.robot.is_empty())
+        .then(|| Robot::load(Path::new(asked.robot)).map_err(|error| note("robot", error.to_string())).ok())
+        .flatten();
+    if asked.contract.is_empty() && !asked.base.dry_run {
+        // Frame, rotation, polarity and rate have no safe guess: a robot is not moved on one.
+        note("contract", "is missing; with dry_run false, name the file that says what the checkpoint's numbers mean (see config/checkpoints)".into());
+    }
+    let mut control = asked.base;
+    let mut frame_id = asked.frame_id.to_owned();
+    if let Some(robot) = &robot {
+        frame_id.clone_from(&robot.base_frame);
+        control = with_robot(&control, robot);
+    }
+    let mut unnorm_key = (!asked.unnorm_key.is_empty()).then(|| asked.unnorm_key.to_owned());
+    let mut policy_hz = if asked.policy_hz == 0.0 { DRY_RUN_HZ } else { asked.policy_hz };
+    if let Some(contract) = &contract {
+        check_supported(contract, &mut note);
+        if asked.policy_hz != 0.0 && asked.policy_hz != contract.policy_hz {
+            note(
+                "policy_hz",
+                format!("{} Hz contradicts the contract's {} Hz; leave it at 0", asked.policy_hz, contract.policy_hz),
+            );
+        }
+        policy_hz = contract.policy_hz;
+        match contract.choose_key(unnorm_key.as_deref()) {
+            Ok(key) => unnorm_key = Some(key.to_owned()),
+            Err(refused) => refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what)),
+        }
+        match (contract.frame, &robot) {
+            (Frame::Tool, Some(robot)) => frame_id.clone_from(&robot.tool_frame),
+            (Frame::Tool, None) if control.workspace.is_some() => {
+                note(
+                    "workspace",
+                    "is in the base frame, but the contract's actions are in the tool frame: this cannot be guarded"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        if let Some(robot) = &robot {
+            match join(contract, robot, None, &control) {
+                Ok(joined) => control = joined,
+                Err(refused) => refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what)),
+            }
+        } else {
+            control.gripper.invert = contract.gripper_polarity == crate::contract::Polarity::OneIsClosed;
+            control.gripper.threshold = contract.gripper_threshold.unwrap_or(control.gripper.threshold);
+        }
+    }
+    let files = Files { contract: contract.map(Arc::new), robot: robot.map(Arc::new) };
+    Settled { files, unnorm_key, policy_hz, frame_id, control }
+}
+
+/// A robot's own limits, for a dry run without a contract.
+fn with_robot(base: &RawControlConfig, robot: &Robot) -> RawControlConfig {
+    RawControlConfig {
+        command_rate_hz: robot.command.rate_hz,
+        limits: robot.limits,
+        step_cap: robot.step_cap,
+        workspace: robot.workspace.as_ref().map(|workspace| workspace.area),
+        gripper: robot.gripper,
+        ..*base
+    }
+}
+
+/// Refuses what a contract may ask for and this version does not do: a picture prepared otherwise than in training is a wrong picture.
+fn check_supported(contract: &CheckpointContract, note: &mut impl FnMut(&str, String)) {
+    if contract.image.resize != Resize::Bicubic {
+        note("contract", format!("image.resize {:?} is not implemented; only bicubic is", contract.image.resize));
+    }
+    if contract.image.jpeg {
+        note("contract", "image.jpeg is not implemented".into());
+    }
+    if contract.image.crop_area.is_some_and(|area| area != 1.0) {
+        note("contract", "image.crop_area is not implemented".into());
+    }
+    if contract.cameras.len() != 1 {
+        note("contract", format!("needs {} cameras; this policy has one", contract.cameras.len()));
+    }
+    // The checkpoint's own config.json decides about the prompt; the contract may only say the same.
+    if contract.prompt == PromptStyle::OpenvlaV01 {
+        note("contract", "prompt openvla_v01 is not checked against a golden kit; only openvla is".into());
+    }
+}
+
+impl Files {
+    /// How a step's numbers become metres and radians.
+    #[must_use]
+    pub fn meaning(&self) -> Meaning {
+        match &self.contract {
+            Some(contract) => {
+                let contract = Arc::clone(contract);
+                Arc::new(move |numbers| contract.to_step(numbers))
+            }
+            None => Arc::new(ChunkStep::from_array),
+        }
+    }
+
+    /// Control's configuration for a policy that was loaded: its measured latency and its statistics.
+    ///
+    /// # Errors
+    /// What does not fit, in one line.
+    pub fn control_for(
+        &self,
+        base: &RawControlConfig,
+        loaded: &Loaded,
+        policy_hz: f64,
+    ) -> Result<ControlConfig, String> {
+        // A result within the policy's own period is never late: a deadline below it would only punish a busy machine.
+        let expected_inference_s = loaded.inference_s.max(0.5 / policy_hz).clamp(1e-4, 300.0);
+        let base = RawControlConfig { expected_inference_s, ..*base };
+        let statistics = statistics(&loaded.info);
+        let raw = match (&self.contract, &self.robot, &statistics) {
+            (Some(contract), Some(robot), Some((low, high))) => {
+                join(contract, robot, Some((low, high)), &base).map_err(|problems| problems.to_string())?
+            }
+            (contract, _, Some((low, high))) => {
+                let meaning = |numbers: &[f64; STEP_WIDTH]| {
+                    let step = contract
+                        .as_ref()
+                        .map_or_else(|| ChunkStep::from_array(*numbers), |contract| contract.to_step(*numbers));
+                    let [x, y, z, r, p, w, _] = step.to_array();
+                    [x, y, z, r, p, w]
+                };
+                RawControlConfig { envelope: Some(RawEnvelope { q01: meaning(low), q99: meaning(high) }), ..base }
+            }
+            _ => base,
+        };
+        raw.validate().map_err(|problems| problems.to_string())
+    }
+}
+
+/// The statistics' percentiles in the checkpoint's own units, if it has them for each of the six pose numbers.
+/// The gripper's stand for nothing: control does not ask for them. Every step of a chunk has the same.
+fn statistics(info: &PolicyInfo) -> Option<([f64; STEP_WIDTH], [f64; STEP_WIDTH])> {
+    let (mut low, mut high) = ([0.0; STEP_WIDTH], [1.0; STEP_WIDTH]);
+    for i in 0..STEP_WIDTH - 1 {
+        (low[i], high[i]) = (*info.envelope.get(i)?)?;
+    }
+    Some((low, high))
+}

@@ -1,0 +1,360 @@
+//! Every YAML under config/ loads and fits; for each rule there is a bad file, and the words it is refused with.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use openvla_tt::{
+    contract::{CheckpointContract, ContractError, FILE_BYTES_MAX, Robot, join},
+    control::{ControlConfig, RawControlConfig, RawEnvelope, RawWorkspace},
+};
+
+fn config(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(folder);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files
+}
+
+#[test]
+fn every_shipped_file_loads_and_every_pair_of_them_fits() {
+    let (contracts, robots) = (config("checkpoints"), config("robots"));
+    assert!(3 <= contracts.len() && 3 <= robots.len());
+    let statistics = ([-0.02; 7], [0.03; 7]);
+    for contract in &contracts {
+        let contract = CheckpointContract::load(contract).unwrap();
+        for robot in &robots {
+            let robot = Robot::load(robot).unwrap();
+            let raw =
+                join(&contract, &robot, Some((&statistics.0, &statistics.1)), &RawControlConfig::default()).unwrap();
+            assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * contract.translation_scale);
+            assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * contract.rotation_scale);
+            let config: ControlConfig = raw.validate().unwrap();
+            assert!(config.dry_run(), "no shipped file turns commands on");
+            assert!(config.needs_ee_pose());
+            assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
+        }
+    }
+}
+
+#[test]
+fn the_shipped_contracts_say_what_the_checkpoints_mean() {
+    let load = |name: &str| {
+        CheckpointContract::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/checkpoints").join(name)).unwrap()
+    };
+    let bridge = load("openvla-7b.yaml");
+    assert_eq!(bridge.choose_key(None).unwrap(), "bridge_orig");
+    assert_eq!(bridge.policy_hz, 5.0);
+    let libero = load("openvla-7b-finetuned-libero.yaml");
+    let problem = libero.choose_key(None).unwrap_err().to_string();
+    assert!(problem.contains("must be one of libero_spatial, libero_object, libero_goal, libero_10"), "{problem}");
+    assert_eq!(libero.choose_key(Some("libero_10")).unwrap(), "libero_10");
+    assert!(libero.choose_key(Some("bridge_orig")).unwrap_err().to_string().contains("`bridge_orig` is none of"));
+    let step = libero.to_step([1.0, -1.0, 0.5, 0.2, 0.0, -0.2, 1.0]);
+    assert_eq!(step.to_array(), [0.05, -0.05, 0.025, 0.1, 0.0, -0.1, 1.0]);
+}
+
+/// Loads a file of this text.
+fn load<T>(text: &str, load: impl FnOnce(&Path) -> Result<T, ContractError>) -> Result<T, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.yaml");
+    std::fs::write(&path, text).unwrap();
+    load(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "bad.yaml"))
+}
+
+const CONTRACT: &str = include_str!("../config/checkpoints/openvla-7b-finetuned-libero.yaml");
+const ROBOT: &str = include_str!("../config/robots/widowx_250.yaml");
+
+/// Replaces one piece of a good file; panics when it is not there, so that no case can rot.
+fn broken(good: &str, from: &str, to: &str) -> String {
+    assert!(good.contains(from), "`{from}` is not in the good file");
+    good.replacen(from, to, 1)
+}
+
+#[test]
+fn each_rule_of_a_contract_has_a_bad_file() {
+    let cases = [
+        ("name: openvla-7b fine-tuned on LIBERO\n", "", "name: missing"),
+        ("unnorm_keys: [libero_spatial, libero_object, libero_goal, libero_10]\n", "", "unnorm_keys: missing"),
+        ("[libero_spatial, libero_object, libero_goal, libero_10]", "[]", "unnorm_keys: must name at least one"),
+        ("libero_spatial, libero_object", "libero_goal, libero_object", "unnorm_keys[2]: `libero_goal` is named twice"),
+        ("libero_spatial, libero_object", "'', libero_object", "unnorm_keys[0]: must have 1 to 256 characters"),
+        ("  frame: base\n", "", "action.frame: missing; it has no default"),
+        ("  frame: base\n", "  frame: camera\n", "action.frame: `camera` is none of base, tool"),
+        (
+            "  frame: base\n",
+            "  frame: tool\n",
+            "action.composition: a rotation in the base frame composes from the left",
+        ),
+        (
+            "rotation: rotation_vector",
+            "rotation: quaternion",
+            "action.rotation: `quaternion` is none of rpy_delta, rotation_vector",
+        ),
+        ("rotation: rotation_vector", "#", "action.rotation: missing"),
+        (
+            "composition: left",
+            "composition: right",
+            "action.composition: a rotation in the base frame composes from the left",
+        ),
+        ("composition: left", "composition: up", "action.composition: `up` is none of left, right"),
+        ("  translation_scale_m: 0.05\n", "", "action.translation_scale_m: missing"),
+        ("translation_scale_m: 0.05", "translation_scale_m: 0.0", "action.translation_scale_m: 0 m is outside"),
+        ("rotation_scale_rad: 0.5", "rotation_scale_rad: .nan", "action.rotation_scale_rad: NaN rad is outside"),
+        (
+            "polarity: one_is_open",
+            "polarity: yes_please",
+            "gripper.polarity: `yes_please` is none of one_is_open, one_is_closed",
+        ),
+        ("  polarity: one_is_open", "  #", "gripper.polarity: missing"),
+        ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1  is outside 0.05..0.95"),
+        ("policy_hz: 20.0\n", "", "policy_hz: missing"),
+        ("policy_hz: 20.0", "policy_hz: -20.0", "policy_hz: -20 Hz is outside"),
+        ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
+        ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
+        ("resize: lanczos3", "resize: nearest", "image.resize: `nearest` is none of bicubic, lanczos3"),
+        ("  jpeg: true\n", "", "image.jpeg: missing"),
+        ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
+        ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
+        ("  - topic: image\n    view: third_person\n", "  []\n", "cameras: 0 cameras are outside 1..8"),
+        ("topic: image", "topic: 'my camera'", "cameras[0].topic: `my camera` is not a ROS name"),
+        ("view: third_person", "view: moon", "cameras[0].view: `moon` is none of third_person, wrist"),
+        ("view: third_person", "view: wrist\n    zoom: 2", "cameras[0].zoom: unknown key"),
+        ("policy_hz: 20.0", "policy_hz: 20.0\npolicy_rate: 5", "policy_rate: unknown key"),
+        ("  jpeg: true", "  jpeg: true\n  jpg: true", "image.jpg: unknown key"),
+        ("  frame: base", "  frame: base\n  unit: m", "action.unit: unknown key"),
+        ("  threshold: 0.5", "  threshold: 0.5\n  invert: true", "gripper.invert: unknown key"),
+        ("policy_hz: 20.0", "policy_hz: fast", "bad.yaml is not valid: policy_hz: invalid type: string \"fast\""),
+        ("policy_hz: 20.0", "policy_hz: [", "bad.yaml is not valid: "),
+    ];
+    assert!(load(CONTRACT, CheckpointContract::load).is_ok());
+    for (from, to, expected) in cases {
+        let error = load(&broken(CONTRACT, from, to), CheckpointContract::load).unwrap_err();
+        assert!(error.contains(expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn each_rule_of_a_robot_has_a_bad_file() {
+    let cases = [
+        ("name: WidowX-250 6DOF\n", "", "name: missing"),
+        ("base: wx250s/base_link", "base: ''", "frames.base: `` is not a ROS name"),
+        ("  tool: wx250s/ee_gripper_link\n", "", "frames.tool: missing"),
+        (
+            "twist_topic: /servo_node/delta_twist_cmds",
+            "twist_topic: 'a b'",
+            "command.twist_topic: `a b` is not a ROS name",
+        ),
+        ("  gripper_topic: /wx250s/gripper_command\n", "", "command.gripper_topic: missing"),
+        ("rate_hz: 50.0", "rate_hz: 5.0", "command.rate_hz: 5 Hz is outside 10..1000 Hz"),
+        (
+            "rate_hz: 50.0",
+            "rate_hz: 15.0",
+            "command.rate_hz: at 15 Hz one late command is longer than the arm's timeout of 0.1 s",
+        ),
+        ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
+        ("jerk: 10.0}", "}", "limits.linear.jerk: missing"),
+        ("velocity: 0.25, ", "", "limits.linear.velocity: missing"),
+        ("acceleration: 3.0, ", "", "limits.angular.acceleration: missing"),
+        ("  translation: 0.05", "  translation: 2.0", "step_cap.translation: 2 m is outside"),
+        ("  rotation: 0.25", "  #", "step_cap.rotation: missing"),
+        ("frame: wx250s/base_link\n  min", "frame: world\n  min", "workspace.frame: `world` is not the base frame"),
+        ("  min: [0.10, -0.20, -0.01] # m\n", "", "workspace.min: missing"),
+        ("  max: [0.45, 0.25, 0.30]\n", "", "workspace.max: missing"),
+        ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
+        ("min_dwell_s: 0.4", "min_dwell_s: 0.4\n  polarity: open", "gripper.polarity: unknown key"),
+        ("  rate_hz: 50.0", "  rate_hz: 50.0\n  hz: 3", "command.hz: unknown key"),
+        ("  base: wx", "  world: map\n  base: wx", "frames.world: unknown key"),
+        ("name: WidowX", "colour: red\nname: WidowX", "colour: unknown key"),
+        ("  margin: 0.01", "  margin: 0.01\n  shape: ball", "workspace.shape: unknown key"),
+        ("step_cap:\n", "step_cap:\n  speed: 1\n", "step_cap.speed: unknown key"),
+        ("limits:\n", "limits:\n  torque: 1\n", "limits.torque: unknown key"),
+        ("jerk: 10.0}", "jerk: 10.0, snap: 1}", "limits.linear.snap: unknown key"),
+        ("[0.10, -0.20, -0.01]", "[0.10, -0.20]", "bad.yaml is not valid: workspace"),
+    ];
+    assert!(load(ROBOT, Robot::load).is_ok());
+    for (from, to, expected) in cases {
+        let error = load(&broken(ROBOT, from, to), Robot::load).unwrap_err();
+        assert!(error.contains(expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let error = load("{}", CheckpointContract::load).unwrap_err();
+    for place in [
+        "name",
+        "unnorm_keys",
+        "action.frame",
+        "action.rotation",
+        "action.composition",
+        "gripper.polarity",
+        "policy_hz",
+        "image.resize",
+        "prompt",
+        "cameras",
+    ] {
+        assert!(error.contains(&format!("{place}: ")), "{place} is not in {error}");
+    }
+    let error = load("{}", Robot::load).unwrap_err();
+    for place in [
+        "name",
+        "frames.base",
+        "frames.tool",
+        "command.twist_topic",
+        "command.rate_hz",
+        "limits.linear.jerk",
+        "limits.angular.velocity",
+        "step_cap.rotation",
+    ] {
+        assert!(error.contains(&format!("{place}: ")), "{place} is not in {error}");
+    }
+}
+
+#[test]
+fn files_that_are_no_contract_are_refused_before_they_are_believed() {
+    let missing = CheckpointContract::load(Path::new("does/not/exist.yaml")).unwrap_err();
+    assert!(matches!(missing, ContractError::Read { .. }) && missing.to_string().contains("does/not/exist.yaml"));
+    let large = load(&"#".repeat(FILE_BYTES_MAX as usize + 1), Robot::load).unwrap_err();
+    assert!(large.contains("65537 bytes, more than the 65536"), "{large}");
+    let exact = load(&"#".repeat(FILE_BYTES_MAX as usize), Robot::load).unwrap_err();
+    assert!(!exact.contains("more than"), "{exact}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("binary.yaml");
+    std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(Robot::load(&path).is_err());
+}
+
+#[test]
+fn a_pair_that_does_not_fit_is_refused() {
+    let contract = |from, to| load(&broken(CONTRACT, from, to), CheckpointContract::load).unwrap();
+    let robot = |from, to| load(&broken(ROBOT, from, to), Robot::load).unwrap();
+    let base = RawControlConfig::default();
+    let tool = broken(&broken(CONTRACT, "frame: base", "frame: tool"), "composition: left", "composition: right");
+    let tool = load(&tool, CheckpointContract::load).unwrap();
+    let same = robot("name: WidowX-250", "name: Same");
+    let error = join(&tool, &same, None, &base).unwrap_err().to_string();
+    assert!(error.contains("the action is in the tool frame, but the box is in the base frame"), "{error}");
+    let error = join(&contract("policy_hz: 20.0", "policy_hz: 60.0"), &same, None, &base).unwrap_err().to_string();
+    assert!(error.contains("command.rate_hz: 50 Hz is slower than the policy's 60 Hz"), "{error}");
+    let plain = contract("LIBERO", "LIBERO");
+    let five = [0.0; 5];
+    let error = join(&plain, &same, Some((&five, &five)), &base).unwrap_err().to_string();
+    assert!(error.contains("5 and 5 dimensions; an end-effector action has 7"), "{error}");
+    // Control's own ranges are told together with them.
+    let fast = robot("velocity: 0.25", "velocity: 25.0");
+    let error = join(&contract("policy_hz: 20.0", "policy_hz: 60.0"), &fast, None, &base).unwrap_err().to_string();
+    assert!(error.contains("2 problems") && error.contains("limits.linear.velocity: 25 m/s is outside"), "{error}");
+    // Polarity and threshold come from the checkpoint.
+    let closed = contract("polarity: one_is_open", "polarity: one_is_closed");
+    let raw = join(&closed, &robot("threshold: 0.5", "threshold: 0.4"), None, &base).unwrap();
+    assert!(raw.gripper.invert);
+    assert_eq!((raw.gripper.threshold, raw.gripper.min_dwell_s), (0.5, 0.4));
+}
+
+#[test]
+fn each_rule_of_controls_parameters_is_asserted() {
+    type Change = fn(&mut RawControlConfig);
+    let cases: &[(Change, &str)] = &[
+        (|c| c.command_rate_hz = 9.9, "command_rate_hz: 9.9 Hz is outside 10..1000 Hz"),
+        (|c| c.command_rate_hz = 1000.5, "command_rate_hz: 1000.5 Hz is outside"),
+        (|c| c.command_rate_hz = f64::NAN, "command_rate_hz: NaN Hz is outside"),
+        (|c| c.observation_timeout_s = 0.0, "observation_timeout_s: 0 s is outside 0.02..60 s"),
+        (|c| c.stamp_future_tolerance_s = -0.1, "stamp_future_tolerance_s: -0.1 s is outside"),
+        (|c| c.stamp_past_tolerance_s = 61.0, "stamp_past_tolerance_s: 61 s is outside"),
+        (|c| c.inference_timeout_s = 601.0, "inference_timeout_s: 601 s is outside"),
+        (|c| c.expected_inference_s = 0.0, "expected_inference_s: 0 s is outside"),
+        (|c| c.clock_jump_tolerance_s = f64::INFINITY, "clock_jump_tolerance_s: inf s is outside"),
+        (|c| c.overrun_s = 0.029, "overrun_s: 0.029 s is less than one and a half control periods"),
+        (|c| c.overrun_s = 1.1, "overrun_s: 1.1 s is outside 0..1 s"),
+        (|c| c.pause_s = 0.01, "pause_s: 0.01 s is outside"),
+        (|c| c.pause_s = 0.06, "pause_s: 0.06 s is less than the overrun limit of 0.1 s"),
+        (|c| c.pose_timeout_s = 0.0, "pose_timeout_s: 0 s is outside"),
+        (|c| c.subscriber_timeout_s = -1.0, "subscriber_timeout_s: -1 s is outside"),
+        (|c| c.faults_to_latch = 0, "faults_to_latch: 0 is outside 1..8"),
+        (|c| c.faults_to_latch = 9, "faults_to_latch: 9 is outside 1..8"),
+        (|c| c.fault_window_s = 0.0, "fault_window_s: 0 s is outside"),
+        (|c| c.clear_s = 0.0, "clear_s: 0 s is outside"),
+        (|c| c.limits.linear.velocity = 3.1, "limits.linear.velocity: 3.1 m/s is outside 0.001..3 m/s"),
+        (|c| c.limits.linear.acceleration = 0.0, "limits.linear.acceleration: 0 m/s2 is outside"),
+        (|c| c.limits.linear.jerk = -1.0, "limits.linear.jerk: -1 m/s3 is outside"),
+        (|c| c.limits.angular.velocity = f64::NAN, "limits.angular.velocity: NaN rad/s is outside"),
+        (|c| c.limits.angular.acceleration = 61.0, "limits.angular.acceleration: 61 rad/s2 is outside"),
+        (|c| c.limits.angular.jerk = 10001.0, "limits.angular.jerk: 10001 rad/s3 is outside"),
+        (
+            |c| {
+                c.command_rate_hz = 1000.0;
+                c.limits.linear.jerk = 1.0;
+            },
+            "limits.linear.jerk: acceleration / jerk is 1 s, at most 0.128 s at 1000 Hz",
+        ),
+        (
+            |c| c.limits.linear.acceleration = 0.08,
+            "limits.linear.acceleration: a stop would take velocity / acceleration + acceleration / jerk = 3.133 s, more than 3 s",
+        ),
+        (|c| c.step_cap.translation = 0.0, "step_cap.translation: 0 m is outside"),
+        (|c| c.step_cap.rotation = 3.3, "step_cap.rotation: 3.3 rad is outside"),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [0.04, 1.0, 1.0], margin: 0.02 }),
+            "workspace.x: min 0 m and max 0.04 m leave no room between two margins of 0.02 m",
+        ),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0, f64::NAN, 0.0], max: [1.0; 3], margin: 0.02 }),
+            "workspace.min.y: NaN m is outside",
+        ),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 11.0], margin: 0.02 }),
+            "workspace.max.z: 11 m is outside",
+        ),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.6 }),
+            "workspace.margin: 0.6 m is outside",
+        ),
+        (|c| c.gripper.threshold = 1.1, "gripper.threshold: 1.1  is outside"),
+        (|c| c.gripper.hysteresis = -0.1, "gripper.hysteresis: -0.1  is outside"),
+        (|c| c.gripper.hysteresis = 0.5, "gripper.hysteresis: threshold 0.5 +- hysteresis 0.5 leaves 0..1"),
+        (|c| c.gripper.threshold = 0.1, "gripper.hysteresis: threshold 0.1 +- hysteresis 0.1 leaves 0..1"),
+        (|c| c.gripper.min_dwell_s = 61.0, "gripper.min_dwell_s: 61 s is outside"),
+        (|c| c.detectors.constant_steps = 1, "detectors.constant_steps: 1 is outside 2..10000"),
+        (|c| c.detectors.stuck_distance = -1.0, "detectors.stuck_distance: -1 m is outside"),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [0.1; 6], q99: [0.0; 6] }),
+            "envelope.droll: q01 0.1 and q99 0 are not an interval of finite numbers",
+        ),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [f64::NEG_INFINITY; 6], q99: [0.0; 6] }),
+            "envelope.dx: q01 -inf and q99 0 are not an interval",
+        ),
+    ];
+    assert!(RawControlConfig::default().validate().is_ok());
+    for (change, expected) in cases {
+        let mut raw = RawControlConfig::default();
+        change(&mut raw);
+        let error = raw.validate().unwrap_err().to_string();
+        assert!(error.contains(expected), "got      {error}\nexpected {expected}");
+    }
+    // All at once.
+    let mut raw = RawControlConfig::default();
+    for (change, _) in cases {
+        change(&mut raw);
+    }
+    assert!(15 < raw.validate().unwrap_err().0.len());
+}
+
+#[test]
+fn parameters_from_yaml_know_no_other_names() {
+    let parse = |text: &str| serde_yaml::from_str::<RawControlConfig>(text).map_err(|error| error.to_string());
+    let raw =
+        parse("{command_rate_hz: 100.0, limits: {linear: {velocity: 0.1, acceleration: 0.5, jerk: 5.0}}}").unwrap();
+    assert_eq!((raw.command_rate_hz, raw.limits.linear.velocity, raw.limits.angular.velocity), (100.0, 0.1, 0.6));
+    assert!(raw.dry_run);
+    for bad in [
+        "{speed: 1}",
+        "{gripper: {polarity: 1}}",
+        "{limits: {linear: {velocity: 1.0, acceleration: 1.0, jerk: 1.0, snap: 1.0}}}",
+    ] {
+        assert!(parse(bad).unwrap_err().contains("unknown field"), "{bad}");
+    }
+}

@@ -1,0 +1,103 @@
+//! The node on a real ROS graph, with rclpy peers in processes of their own. One at a time: they measure time.
+#![cfg(feature = "ros")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ros_support;
+
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ros_support::Domain;
+
+const NODE: &str = env!("CARGO_BIN_EXE_vla_node");
+
+/// One scenario at a time, however many threads the test runner has.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a scenario of tests/graph/ in a domain of its own, and shows what it measured.
+fn scenario(script: &str, node: &str) {
+    let _alone = alone();
+    let domain = Domain::claim();
+    let mut command = ros_support::python();
+    command.arg(format!("{}/tests/graph/{script}.py", env!("CARGO_MANIFEST_DIR"))).arg(node).stdin(Stdio::null());
+    let output = domain.apply(&mut command).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{out}");
+    assert!(output.status.success(), "{script} in domain {}: {}\n{err}", domain.id(), output.status);
+}
+
+/// Starts the node with arguments that it must refuse.
+fn refused(arguments: &[&str]) -> Output {
+    let domain = Domain::claim();
+    let mut command = Command::new(NODE);
+    command.args(arguments).stdin(Stdio::null());
+    let output = domain.apply(&mut command).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn images_give_golden_tokens_and_twists() {
+    scenario("golden", NODE);
+}
+
+#[test]
+fn the_node_stops_latches_and_survives() {
+    scenario("safety", NODE);
+}
+
+#[test]
+fn the_lifecycle_is_managed_by_services() {
+    scenario("lifecycle", NODE);
+}
+
+#[test]
+fn bad_parameters_are_refused_with_a_list() {
+    let output = refused(&[
+        "--ros-args",
+        "-p",
+        "comand_rate_hz:=50.0",
+        "-p",
+        "observation_timeout_s:=-1.0",
+        "-p",
+        "dry_run:=maybe",
+        "-p",
+        "limits.linear.velocity:=40",
+        "-p",
+        "device:=gpu",
+    ]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    for wanted in [
+        "5 problems in the parameters",
+        "comand_rate_hz: there is no such parameter; did you mean 'command_rate_hz'?",
+        "observation_timeout_s: -1 s is outside 0.02..60 s",
+        "dry_run: is 'maybe', but must be true or false",
+        "limits.linear.velocity: 40 m/s is outside 0.001..3 m/s",
+        "device: device 'gpu' is not known",
+    ] {
+        assert!(text.contains(wanted), "'{wanted}' not in\n{text}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_one_line() {
+    for arguments in
+        [&["checkpoint:=x"][..], &["--ros-args", "-p", "no_value"], &["--ros-args", "--params-file", "/no/such.yaml"]]
+    {
+        let output = refused(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("vla_node: ")).collect();
+        assert_eq!(lines.len(), 1, "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn help_needs_no_ros_graph() {
+    let output = Command::new(NODE).arg("--help").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("limits.linear.velocity") && text.contains("m/s"), "{text}");
+}

@@ -1,0 +1,322 @@
+"""Faults on the real graph: for each the time from the fault to the first zero that stays, what was promised, and the cause the status names.
+
+Ends with a table, and with the share of an undisturbed run in which the robot stood although nothing was wrong (false_stop).
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy
+
+import peer
+from builtin_interfaces.msg import Time
+from peer import CONTRACT, KIT, ROOT, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from rosgraph_msgs.msg import Clock
+
+OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
+CAMERA_HZ = 10.0
+# A zero may be seen later than promised by: one control period, one nap of this peer, one image, and what other processes take of the machine.
+SLACK_S = 0.25
+BLOCK, PANIC, NAN, TOKEN, INFINITE, SLOW = range(1, 7)  # as in tests/graph_faults.rs
+ROWS = []
+
+
+def marked(array, code):
+    array = array.copy()
+    array[0, 0] = (254, 1, code)
+    return array
+
+
+def row(name, took, promised, graph, states, reason):
+    """One line of the table; checks it."""
+    graph.until(f"{name}: {reason} is named", lambda: seen(graph, states, reason), 5.0)
+    detail = next(m.detail for _, m in reversed(graph.statuses) if peer.REASONS[m.reason] == reason)
+    ROWS.append((name, took, promised, reason, detail))
+    print(f"{name:34} {took:6.3f} s (promised {promised:.3f} s)  {reason}: {detail[:110]}", flush=True)
+    assert took <= promised + SLACK_S, f"{name}: {took:.3f} s, promised {promised:.3f} s"
+
+
+def seen(graph, states, reason):
+    """Whether one of the last statuses names the cause; the first that stood in the way counts, also when a second one followed."""
+    return any(peer.REASONS[m.reason] == reason and peer.STATES[m.state] in states for at, m in graph.statuses if graph.fault_at - 0.05 <= at)
+
+
+def begin(graph):
+    graph.fault_at = time.monotonic()
+    return graph.fault_at
+
+
+def recover(graph, array):
+    graph.film(array, CAMERA_HZ)
+    graph.until("settled", lambda: graph.state in ("RUNNING", "IDLE", "FAULT", "ESTOPPED"))
+    if graph.status.latched:
+        graph.reset_when_possible()
+    graph.enable()
+    graph.until("running", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.spin(0.4)
+
+
+def scenario(executable, logs):
+    case = kit_cases()[0]
+    good = pixels(case)
+    folder = tempfile.mkdtemp()
+    settings = dict(
+        checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
+        inference_timeout_s=INFERENCE_S, subscriber_timeout_s=SUBSCRIBER_S, overrun_s=0.4,
+        # One fault after the other: that three within 10 s latch is not the point here.
+        faults_to_latch=8, fault_window_s=0.5,
+    )
+    logs.append(f"{folder}/node.log")
+    node, graph = NodeProcess(executable, logs[-1], **settings), Peer()
+    try:
+        graph.run(case)
+        false_stop = undisturbed(graph, 10.0)
+        camera_killed(graph, case, good)
+        stamps(graph, good)
+        policy_faults(graph, node, good)
+        instruction_changed(graph, case, good)
+        subscriber_gone(graph, node, good)
+        deactivated(graph, good)
+        load_from_outside(graph, case, good)
+        paused(graph, node, good)
+        graph.check_limits()
+        assert node.stop() == 0
+    finally:
+        graph.close()
+        node.process.kill()
+
+    logs.append(f"{folder}/sim.log")
+    node, graph = NodeProcess(executable, logs[-1], use_sim_time=True, **settings), Peer()
+    try:
+        clock_jump(graph, case, good)
+        assert node.stop() == 0
+    finally:
+        graph.close()
+        node.process.kill()
+
+    print(f"\n{'fault':34} {'time_to_stop':>12} {'promised':>9}  cause")
+    for name, took, promised, reason, _ in ROWS:
+        print(f"{name:34} {took:10.3f} s {promised:7.3f} s  {reason}")
+    print(f"false_stop {false_stop:.2f} % of an undisturbed run of 10 s")
+    assert false_stop <= 5.0
+
+
+def undisturbed(graph, seconds):
+    """Per cent of the commands of a run without faults that are zero."""
+    graph.spin(0.5)
+    first = len(graph.twists)
+    graph.spin(seconds)
+    run = graph.twists[first:]
+    assert len(run) > 40 * seconds, f"{len(run)} commands in {seconds} s"
+    return 100.0 * sum(not numpy.any(graph.numbers(m)) for _, m in run) / len(run)
+
+
+def camera_killed(graph, case, good):
+    graph.dark()
+    camera = start_camera(case)
+    images = graph.status.images_received
+    graph.until("the other camera", lambda: images + 10 < graph.status.images_received and graph.state == "RUNNING" and graph.moving())
+    camera.kill()
+    at = begin(graph)
+    camera.wait()
+    row("camera killed (SIGKILL)", graph.time_to_stop(at), OBSERVATION_S + STOP_S, graph, ("HOLDING",), "IMAGE_STALE")
+    recover(graph, good)
+
+
+def start_camera(case):
+    return subprocess.Popen([sys.executable, str(ROOT / "tests/graph/camera.py"), str(KIT / case["image"]), str(CAMERA_HZ)])
+
+
+def stamps(graph, good):
+    frozen = graph.stamp()
+    graph.film(good, CAMERA_HZ, stamp=lambda: frozen)
+    at = begin(graph)
+    row("camera frozen (same stamp)", graph.time_to_stop(at), OBSERVATION_S + 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_FROZEN")
+    recover(graph, good)
+
+    def shifted(seconds):
+        def stamp():
+            now = graph.stamp()
+            return Time(sec=now.sec + seconds, nanosec=now.nanosec)
+
+        return stamp
+
+    graph.film(good, CAMERA_HZ, stamp=shifted(-5))
+    at = begin(graph)
+    row("image stamps 5 s in the past", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_STAMP_PAST")
+    recover(graph, good)
+    graph.film(good, CAMERA_HZ, stamp=shifted(5))
+    at = begin(graph)
+    row("image stamps 5 s in the future", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "IMAGE_STAMP_FUTURE")
+    recover(graph, good)
+
+
+def policy_faults(graph, node, good):
+    def inject(code):
+        graph.film(marked(good, code), CAMERA_HZ)
+        return begin(graph)
+
+    at = inject(BLOCK)
+    graph.spin(0.15)
+    graph.film(good, CAMERA_HZ)
+    row("inference blocked for 10 s", graph.time_to_stop(at), 1 / CAMERA_HZ + INFERENCE_S + STOP_S, graph, ("HOLDING",), "INFERENCE_TIMEOUT")
+    commands = len(graph.twists)
+    graph.until("the late result is dropped", lambda: 0 < graph.status.late_results, 15.0)
+    assert 40 < (len(graph.twists) - commands) / max(1e-9, graph.twists[-1][0] - graph.twists[commands][0]) < 60, "the stream went on"
+    recover(graph, good)
+
+    for code, name in ((NAN, "policy returns NaN"), (INFINITE, "policy returns infinity")):
+        at = inject(code)
+        row(name, graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("FAULT",), "NOT_FINITE")
+        assert graph.status.latched
+        graph.film(good, CAMERA_HZ)
+        graph.spin(1.0)
+        assert not graph.moving() and graph.state == "FAULT", "latched"
+        recover(graph, good)
+
+    at = inject(TOKEN)
+    row("model decodes a non-action token", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING", "FAULT"), "NON_ACTION_TOKEN")
+    assert "token 13" in ROWS[-1][4], ROWS[-1]
+    recover(graph, good)
+
+    at = inject(PANIC)
+    row("inference panics", graph.time_to_stop(at), 1 / CAMERA_HZ + STOP_S, graph, ("HOLDING",), "INFERENCE_DEAD")
+    assert "injected panic" in graph.status.detail, graph.shown()
+    graph.film(good, CAMERA_HZ)
+    graph.spin(1.0)
+    assert not graph.moving() and node.process.poll() is None
+    # The way back is the lifecycle's.
+    for label in ("deactivate", "cleanup", "configure", "activate"):
+        assert graph.change(label), label
+    recover(graph, good)
+
+
+def instruction_changed(graph, case, good):
+    graph.film(marked(good, SLOW), CAMERA_HZ)
+    graph.spin(0.6)
+    dropped = lambda: dict(zip(graph.status.intervention_names, graph.status.interventions))["old_instruction"]
+    before, generation = dropped(), max(a.generation for a in graph.actions)
+    graph.say("put the carrot on the plate")
+    begin(graph)
+    # Answers to the old instruction may still come, but none of them moves the robot: they are counted as dropped.
+    graph.until("the answer to the earlier instruction is dropped", lambda: before < dropped(), 5.0)
+    graph.until("the new instruction is answered", lambda: any(a.generation > generation and a.instruction == "put the carrot on the plate" for a in graph.actions))
+    print(f"{'instruction changed mid-inference':34} the answer to the earlier one was dropped ({dropped() - before})", flush=True)
+    graph.say(case["instruction"])
+    recover(graph, good)
+
+
+def subscriber_gone(graph, node, good):
+    rests = len(re.findall("at rest after", node.text()))
+    graph.deaf()
+    at = begin(graph)
+    graph.until("noticed", lambda: graph.state == "HOLDING" and graph.reason == "SUBSCRIBER_GONE")
+    graph.until("at rest", lambda: rests < len(re.findall("at rest after", node.text())))
+    # Nobody hears the command: the node's own log says when it came to zero.
+    after = float(re.findall(r"at rest after (\d+\.\d+) s", node.text())[-1])
+    noticed = next(t for t, m in graph.statuses if at <= t and peer.REASONS[m.reason] == "SUBSCRIBER_GONE") - at
+    row("command subscriber gone", noticed + after, SUBSCRIBER_S + STOP_S + 0.1, graph, ("HOLDING",), "SUBSCRIBER_GONE")
+    heard = len(graph.twists)
+    graph.spin(0.5)
+    graph.listen()
+    graph.until("the first command heard again", lambda: heard < len(graph.twists))
+    first = graph.numbers(graph.twists[heard][1])
+    assert numpy.linalg.norm(first[:3]) <= 0.02, f"no stale command: {first}"
+    recover(graph, good)
+
+
+def deactivated(graph, good):
+    at = begin(graph)
+    assert graph.change("deactivate")
+    answered = time.monotonic() - at
+    graph.spin(0.1)
+    assert not graph.moving()
+    row("deactivated mid-motion", answered, STOP_S, graph, ("INACTIVE", "HOLDING"), "NOT_ACTIVE")
+    assert graph.change("activate")
+    recover(graph, good)
+
+
+def load_from_outside(graph, case, good):
+    """Every core is wanted by two other processes. The stream holds, and a fault under load still stops the robot."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        graph.spin(1.0)
+        first = len(graph.twists)
+        graph.spin(4.0)
+        arrivals = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for _, m in graph.twists[first:]]
+        gaps = numpy.diff(arrivals)
+        print(f"{'100 % CPU load from outside':34} {len(arrivals) / 4.0:.1f} Hz, period p50 {numpy.percentile(gaps, 50) * 1e3:.1f} ms, p99 {numpy.percentile(gaps, 99) * 1e3:.1f} ms, max {gaps.max() * 1e3:.1f} ms, {graph.state}", flush=True)
+        graph.dark()
+        at = begin(graph)
+        row("camera stops under that load", graph.time_to_stop(at), OBSERVATION_S + STOP_S, graph, ("HOLDING",), "IMAGE_STALE")
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    recover(graph, good)
+
+
+def paused(graph, node, good):
+    os.kill(node.process.pid, signal.SIGSTOP)
+    graph.spin(2.0)
+    heard = len(graph.twists)
+    os.kill(node.process.pid, signal.SIGCONT)
+    at = begin(graph)
+    took = graph.time_to_stop(at)
+    row("process paused for 2 s and resumed", took, STOP_S, graph, ("HOLDING",), "PROCESS_PAUSED")
+    speeds = [numpy.linalg.norm(graph.numbers(m)[:3]) for _, m in graph.twists[heard:]]
+    stop = next(i for i, speed in enumerate(speeds) if speed == 0.0)
+    assert all(b <= a + 1e-9 for a, b in zip(speeds[:stop], speeds[1:stop])), f"after a pause the speed only falls: {speeds[:stop]}"
+    print(f"{'':34} {stop} commands before the first zero after SIGCONT", flush=True)
+    recover(graph, good)
+
+
+def clock_jump(graph, case, good):
+    """Under use_sim_time: time runs at half speed, stands, and jumps back. Watchdogs keep to the steady clock."""
+    clock = graph.node.create_publisher(Clock, "/clock", 1)
+    start = time.monotonic()
+    state = {"offset": 1000.0, "rate": 0.5, "since": start}
+
+    def now():
+        return state["offset"] + (time.monotonic() - state["since"]) * state["rate"]
+
+    def stamp():
+        return Time(sec=int(now()), nanosec=int(now() % 1 * 1e9))
+
+    def shoot_with(array):
+        def shoot():
+            clock.publish(Clock(clock=stamp()))
+            if shoot.images and time.monotonic() >= shoot.next:
+                shoot.next = time.monotonic() + 1 / CAMERA_HZ
+                graph.image.publish(image_message(array, "rgb8", stamp()))
+            return 0.02
+
+        shoot.images, shoot.next = True, 0.0
+        return shoot
+
+    shoot = shoot_with(good)
+    graph.camera, graph.next_image = shoot, 0.0
+    graph.say(case["instruction"])
+    graph.until("active", graph.in_state("IDLE"))
+    assert graph.enable().success
+    graph.until("moving", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.spin(1.0)
+    assert graph.state == "RUNNING", "half speed is no fault"
+    state.update(offset=now() - 100.0, since=time.monotonic())
+    at = begin(graph)
+    row("ROS clock jumps back 100 s", graph.time_to_stop(at), STOP_S + 0.1, graph, ("HOLDING",), "CLOCK_JUMPED_BACK")
+    graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+    # Time stands still, and so does the camera: the steady clock notices.
+    state.update(offset=now(), rate=0.0, since=time.monotonic())
+    shoot.images = False
+    at = begin(graph)
+    row("camera stops while ROS time stands", graph.time_to_stop(at), OBSERVATION_S + STOP_S, graph, ("HOLDING",), "IMAGE_STALE")
+
+
+if __name__ == "__main__":
+    peer.main(scenario)

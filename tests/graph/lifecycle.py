@@ -1,0 +1,117 @@
+"""The managed lifecycle through its services, as `ros2 lifecycle` and nav2's manager call them."""
+
+import tempfile
+import time
+
+import peer
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions
+from peer import CONTRACT, KIT, STOP_S, NodeProcess, Peer, kit_cases
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+
+
+def set_parameter(graph, name, value):
+    message = ParameterValue(type=4, string_value=value) if isinstance(value, str) else ParameterValue(type=3, double_value=value)
+    answer = graph.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[Parameter(name=name, value=message)]))
+    return answer.results[0]
+
+
+def scenario(executable, logs):
+    case = kit_cases()[0]
+    logs.append(f"{tempfile.mkdtemp()}/node.log")
+    node = NodeProcess(executable, logs[-1], checkpoint="/no/such/folder", contract=CONTRACT, unnorm_key="bridge_orig", dry_run=False, overrun_s=0.4, observation_timeout_s=2.0, inference_timeout_s=5.0)
+    graph = Peer()
+    try:
+        assert graph.lifecycle() == "unconfigured"
+        states = graph.call(GetAvailableStates, "get_available_states", GetAvailableStates.Request()).available_states
+        assert {s.label: s.id for s in states}["active"] == 3 and len(states) == 10
+        edges = graph.call(GetAvailableTransitions, "get_available_transitions", GetAvailableTransitions.Request()).available_transitions
+        assert [(e.transition.label, e.transition.id) for e in edges] == [("configure", 1), ("shutdown", 5)]
+        whole = graph.call(GetAvailableTransitions, "get_transition_graph", GetAvailableTransitions.Request()).available_transitions
+        assert len(whole) == 25
+        assert not graph.change("activate"), "not from unconfigured"
+        answer = graph.enable()
+        assert not answer.success and "not configured" in answer.message
+
+        # Configuring fails: back to unconfigured, with the reason; then the parameter is set right.
+        assert not graph.change("configure")
+        graph.until("the reason", lambda: graph.reason == "CONFIGURATION_INVALID" and "/no/such/folder" in graph.status.detail)
+        print(f"configure without a checkpoint: {graph.status.detail}")
+        result = set_parameter(graph, "checkpoint", str(KIT / "ckpt"))
+        assert result.successful, result.reason
+        result = set_parameter(graph, "command_rate_hz", 5000.0)
+        assert not result.successful and "10..1000" in result.reason, result
+        result = set_parameter(graph, "nonsense", 1.0)
+        assert not result.successful and "no such parameter" in result.reason, result
+        for key in ("bridge", "nomask_5d"):
+            result = set_parameter(graph, "unnorm_key", key)
+            assert not result.successful and "bridge_orig" in result.reason, result
+        parameter_services(graph)
+
+        begin = time.monotonic()
+        assert graph.change("configure")
+        configured = time.monotonic() - begin
+        assert graph.lifecycle() == "inactive"
+        graph.until("inactive", graph.in_state("INACTIVE"))
+        loaded_mib = node.resident_mib()
+        graph.film(peer.pixels(case))
+        graph.say(case["instruction"])
+        graph.spin(0.5)
+        assert not graph.actions and not graph.twists, "nothing is inferred or published while inactive"
+        refused = graph.enable()
+        assert not refused.success and "not active" in refused.message
+        result = set_parameter(graph, "checkpoint", "x")
+        assert not result.successful and "unconfigured" in result.reason
+
+        assert graph.change("activate") and graph.lifecycle() == "active"
+        graph.until("idle", graph.in_state("IDLE"))
+        graph.until("zero is streamed before enabling", lambda: len(graph.twists) > 10)
+        assert not graph.moving()
+        assert graph.enable().success
+        graph.until("moving", lambda: graph.state == "RUNNING" and graph.moving())
+
+        # Deactivation answers only when the command has come to zero.
+        asked = time.monotonic()
+        assert graph.change("deactivate")
+        answered = time.monotonic()
+        graph.spin(0.1)
+        assert not graph.moving(), "the last command before the answer is zero"
+        assert answered - asked <= STOP_S + 0.3, f"{answered - asked:.3f} s"
+        silent_from = len(graph.twists)
+        graph.spin(0.5)
+        assert len(graph.twists) <= silent_from + 1, "an inactive node is silent"
+        graph.until("inactive", graph.in_state("INACTIVE"))
+        assert graph.change("activate")
+        graph.until("idle, not running: enable is asked for again", graph.in_state("IDLE"))
+        assert graph.change("deactivate") and graph.change("cleanup") and graph.lifecycle() == "unconfigured"
+        print(f"configure {configured:.2f} s, deactivation mid-motion answered after {answered - asked:.3f} s, memory loaded {loaded_mib:.0f} MiB, cleaned up {node.resident_mib():.0f} MiB")
+
+        # Again, by number instead of label, and the end.
+        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_ACTIVE_SHUTDOWN):
+            request = ChangeState.Request(transition=Transition(id=number))
+            assert graph.call(ChangeState, "change_state", request, 30.0).success, number
+        assert graph.lifecycle() == "finalized" and not graph.change("configure")
+        labels = [(e.start_state.label, e.transition.label, e.goal_state.label) for e in graph.transitions]
+        for wanted in (("unconfigured", "configure", "configuring"), ("configuring", "transition_failure", "unconfigured"), ("configuring", "transition_success", "inactive"),
+                       ("active", "deactivate", "deactivating"), ("deactivating", "transition_success", "inactive"), ("cleaningup", "transition_success", "unconfigured"),
+                       ("shuttingdown", "transition_success", "finalized")):
+            assert wanted in labels, (wanted, labels)
+        assert node.stop() == 0
+        graph.check_limits()
+    finally:
+        graph.close()
+        node.process.kill()
+
+
+def parameter_services(graph):
+    names = graph.call(ListParameters, "list_parameters", ListParameters.Request()).result.names
+    assert {"checkpoint", "dry_run", "limits.linear.velocity", "workspace.min"} <= set(names), names
+    values = graph.call(GetParameters, "get_parameters", GetParameters.Request(names=["dry_run", "limits.linear.velocity", "nonsense"])).values
+    assert (values[0].bool_value, values[1].double_value, values[2].type) == (False, 0.25, 0), values
+    described = graph.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=["frame_id", "limits.linear.jerk"])).descriptors
+    assert described[0].read_only and "m/s3" in described[1].description and described[1].type == 3
+
+
+if __name__ == "__main__":
+    peer.main(scenario)

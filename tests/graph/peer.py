@@ -1,0 +1,327 @@
+"""What the graph tests share: the node in a process of its own, and an rclpy peer that sends to it, hears it and measures it."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy
+import rclpy
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from lifecycle_msgs.msg import Transition, TransitionEvent
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
+from openvla_tt_msgs.msg import Action, Status
+from PIL import Image as Picture
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64, String
+from std_srvs.srv import SetBool, Trigger
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KIT = ROOT / "tests/data/openvla_tiny"
+CONTRACT = str(ROOT / "config/checkpoints/openvla_tiny.yaml")
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
+REASONS = {getattr(Status, name): name[7:] for name in dir(type(Status)) if name.startswith("REASON_")}
+# The limits every test runs with: the node's defaults.
+VELOCITY, ACCELERATION, JERK = (0.25, 0.6), (1.0, 3.0), (10.0, 30.0)
+# v/a + a/j of the slower group, and one period of the stream.
+STOP_S = max(v / a + a / j for v, a, j in zip(VELOCITY, ACCELERATION, JERK)) + 0.02
+
+
+def slow_contract(folder):
+    """The kit's contract at 1 Hz: an action is held for a whole second, so that the command reaches it also where inference takes that long."""
+    text = pathlib.Path(CONTRACT).read_text()
+    assert "policy_hz: 5.0" in text
+    path = pathlib.Path(folder) / "contract.yaml"
+    path.write_text(text.replace("policy_hz: 5.0", "policy_hz: 1.0"))
+    return str(path)
+
+
+def kit_cases():
+    return json.loads((KIT / "cases.json").read_text())["cases"]
+
+
+def pixels(case, mode="RGB"):
+    return numpy.asarray(Picture.open(KIT / case["image"]).convert(mode))
+
+
+def expected_twist(action, policy_hz):
+    """The twist an action becomes when nothing but the velocity limit touches it."""
+    wished = numpy.asarray(action[:6]) * policy_hz
+    for part, limit in ((slice(0, 3), VELOCITY[0]), (slice(3, 6), VELOCITY[1])):
+        length = numpy.linalg.norm(wished[part])
+        wished = wished * min(1.0, limit / length) if length > limit else wished
+    return wished
+
+
+def image_message(array, encoding, stamp, padding=0, frame="camera"):
+    message = Image()
+    message.header.stamp, message.header.frame_id = stamp, frame
+    message.height, message.width = array.shape[:2]
+    rows = array.reshape(message.height, -1)
+    if padding:
+        rows = numpy.concatenate([rows, numpy.full((message.height, padding), 0xAB, numpy.uint8)], axis=1)
+    message.encoding, message.step, message.data = encoding, rows.shape[1], rows.tobytes()
+    return message
+
+
+class NodeProcess:
+    """The node under test. Its log goes to a file that is shown when a test fails."""
+
+    def __init__(self, executable, log, **parameters):
+        arguments = [*executable, "--ros-args"]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name.replace('__', '.')}:={json.dumps(value) if not isinstance(value, str) else value}"]
+        self.log_path = log
+        self.log = open(log, "wb")
+        self.process = subprocess.Popen(arguments, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+    def stop(self, how=signal.SIGINT, timeout=15.0):
+        """The exit status after a signal; fails when the process does not go."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the node did not end within {timeout} s of {how.name}") from None
+        finally:
+            self.log.close()
+
+    def text(self):
+        self.log.flush()
+        return pathlib.Path(self.log_path).read_text(errors="replace")
+
+    def resident_mib(self):
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise AssertionError("the node has no VmRSS")
+
+
+class Peer:
+    """Sends images and instructions, hears everything, remembers when."""
+
+    def __init__(self, name="peer", node_name="vla", listen=True):
+        rclpy.init()
+        self.node = rclpy.create_node(name)
+        self.vla = node_name
+        self.image = self.node.create_publisher(Image, "image", qos_profile_sensor_data)
+        self.compressed = self.node.create_publisher(CompressedImage, "image/compressed", qos_profile_sensor_data)
+        self.instruction = self.node.create_publisher(String, "instruction", LATCHED)
+        self.actions, self.twists, self.grippers, self.statuses, self.transitions = [], [], [], [], []
+        now = time.monotonic
+        subscribe = self.node.create_subscription
+        subscribe(Action, f"{node_name}/action", self.actions.append, RELIABLE)
+        subscribe(Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), LATCHED)
+        subscribe(TransitionEvent, f"{node_name}/transition_event", self.transitions.append, RELIABLE)
+        self.command = None
+        if listen:
+            self.listen()
+        self.clients = {}
+        self.camera = None  # called before every spin
+        self.next_image = 0.0
+        self.executor = rclpy.executors.SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+
+    def listen(self):
+        """Subscribes to the command."""
+        self.command = self.node.create_subscription(
+            TwistStamped, f"{self.vla}/command/twist", lambda m: self.twists.append((time.monotonic(), m)), RELIABLE
+        )
+        self.gripper = self.node.create_subscription(Float64, f"{self.vla}/command/gripper", lambda m: self.grippers.append(m.data), RELIABLE)
+
+    def deaf(self):
+        """Takes the subscription to the command away."""
+        self.node.destroy_subscription(self.command)
+        self.node.destroy_subscription(self.gripper)
+        self.command = None
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+    # -- time passes -----------------------------------------------------------------------------------------------
+
+    def spin(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.spin_once()
+
+    def spin_once(self):
+        if self.camera and self.next_image <= time.monotonic():
+            self.next_image = time.monotonic() + self.camera()
+        self.executor.spin_once(timeout_sec=0.005)
+
+    def until(self, what, holds, timeout=15.0):
+        end = time.monotonic() + timeout
+        while True:
+            found = holds()
+            if found:
+                return found
+            if end < time.monotonic():
+                raise AssertionError(f"waited {timeout} s in vain until {what}; last status: {self.shown()}")
+            self.spin_once()
+
+    # -- what is sent ------------------------------------------------------------------------------------------------
+
+    def stamp(self):
+        return self.node.get_clock().now().to_msg()
+
+    def film(self, array, hz=10.0, encoding="rgb8", padding=0, stamp=None):
+        """Publishes an image at a rate from now on."""
+
+        def shoot():
+            self.image.publish(image_message(array, encoding, stamp() if stamp else self.stamp(), padding))
+            return 1.0 / hz
+
+        self.camera, self.next_image = shoot, 0.0
+
+    def film_bytes(self, data, hz=10.0, format="png"):
+        """Publishes a compressed image at a rate from now on."""
+
+        def shoot():
+            message = CompressedImage(format=format, data=data)
+            message.header.stamp = self.stamp()
+            self.compressed.publish(message)
+            return 1.0 / hz
+
+        self.camera, self.next_image = shoot, 0.0
+
+    def dark(self):
+        """No more images."""
+        self.camera = None
+
+    def say(self, text):
+        self.instruction.publish(String(data=text))
+
+    def call(self, kind, name, request, timeout=20.0):
+        client = self.clients.get(name)
+        if client is None:
+            client = self.clients[name] = self.node.create_client(kind, f"{self.vla}/{name}")
+            self.until(f"service {name}", client.service_is_ready)
+        future = client.call_async(request)
+        self.until(f"an answer of {name}", future.done, timeout)
+        return future.result()
+
+    def enable(self, on=True):
+        return self.call(SetBool, "enable", SetBool.Request(data=on))
+
+    def estop(self):
+        return self.call(Trigger, "estop", Trigger.Request())
+
+    def reset(self):
+        return self.call(Trigger, "reset", Trigger.Request())
+
+    def reset_when_possible(self, timeout=10.0):
+        end = time.monotonic() + timeout
+        while True:
+            answer = self.reset()
+            if answer.success:
+                return
+            assert time.monotonic() < end, f"reset refused: {answer.message}"
+            self.spin(0.1)
+
+    def change(self, label, timeout=30.0):
+        return self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(label=label)), timeout).success
+
+    def lifecycle(self):
+        return self.call(GetState, "get_state", GetState.Request()).current_state.label
+
+    # -- what is heard -------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self):
+        return self.statuses[-1][1] if self.statuses else None
+
+    @property
+    def state(self):
+        return STATES[self.status.state] if self.status else None
+
+    @property
+    def reason(self):
+        return REASONS[self.status.reason] if self.status else None
+
+    def shown(self):
+        return f"{self.state} {self.reason} '{self.status.detail}'" if self.status else "none"
+
+    def in_state(self, *names):
+        return lambda: self.state in names
+
+    @staticmethod
+    def numbers(twist):
+        t = twist.twist
+        return numpy.array([t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z])
+
+    def moving(self):
+        return bool(self.twists) and bool(numpy.any(self.numbers(self.twists[-1][1])))
+
+    def run(self, case, instruction=None, enable=True):
+        """Films a case of the kit until the robot moves."""
+        self.film(pixels(case))
+        self.say(instruction or case["instruction"])
+        self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"))
+        if enable:
+            answer = self.enable()
+            assert answer.success, answer.message
+            self.until("moving", lambda: self.state == "RUNNING" and self.moving())
+
+    def steady(self, wanted, timeout=10.0):
+        """Waits until the command is the wanted twist."""
+        close = lambda: self.twists and numpy.allclose(self.numbers(self.twists[-1][1]), wanted, atol=1e-9)
+        return self.until(f"the twist is {wanted}", close, timeout)
+
+    def time_to_stop(self, since, timeout=15.0):
+        """Seconds from `since` until the first command that is zero and stays so for 0.3 s."""
+
+        def stopped():
+            zero_since = None
+            for at, twist in reversed(self.twists):
+                if numpy.any(self.numbers(twist)):
+                    break
+                zero_since = at
+            return zero_since is not None and since <= self.twists[-1][0] and 0.3 <= self.twists[-1][0] - zero_since and zero_since
+
+        return max(0.0, self.until("the command is zero", stopped, timeout) - since)
+
+    def check_limits(self, begin=0):
+        """Finite differences of the whole stream obey the limits; gaps (the node or this peer was paused) are measured by stamps."""
+        worst = [0.0, 0.0]
+        previous = None
+        for _, message in self.twists[begin:]:
+            stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+            numbers = self.numbers(message)
+            assert numpy.all(numpy.isfinite(numbers)), numbers
+            for k, part in enumerate((slice(0, 3), slice(3, 6))):
+                assert numpy.linalg.norm(numbers[part]) <= VELOCITY[k] * (1 + 1e-9), numbers
+                if previous is not None:
+                    # Stamps are written just before the step: they jitter against it, by much less than a period.
+                    interval = max(stamp - previous[0], 0.012)
+                    change = numpy.linalg.norm(numbers[part] - previous[1][part]) / interval
+                    worst[k] = max(worst[k], change / ACCELERATION[k])
+            previous = (stamp, numbers)
+        assert max(worst) <= 1.7, f"acceleration {worst} times the limit"
+        return worst
+
+
+def main(scenario):
+    """Runs a scenario with the node's command line as arguments; says what failed, with the node's log."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    logs = []
+    try:
+        scenario(sys.argv[1:], logs)
+    except BaseException:
+        for path in logs:
+            text = pathlib.Path(path).read_text(errors="replace")
+            print(f"---- {path}\n" + "\n".join(re.sub(r"\x1b\[\d*m", "", text).splitlines()[-60:]), file=sys.stderr)
+        raise

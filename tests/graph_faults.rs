@@ -1,0 +1,86 @@
+//! Faults injected on the real graph, each with its measured time to stop. The table goes to standard output.
+//!
+//! The node of these tests is this very binary: [`faulty_node`] runs the real node with a policy that fails when an image tells it to. No such
+//! policy exists in the node that is shipped.
+#![cfg(feature = "ros")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod ros_support;
+
+use std::{process::Stdio, time::Duration};
+
+use openvla_tt::{
+    observation::RgbImage,
+    policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo},
+    ros::{Parameters, checkpoint_policy, start},
+    runtime::Loader,
+};
+
+/// An image whose first pixel is `[254, 1, code]` asks for a fault; `tests/graph/faults.py` has the same numbers.
+const MARK: [u8; 2] = [254, 1];
+
+struct Faulty(Box<dyn Policy>);
+
+impl Policy for Faulty {
+    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
+        let code = match image.pixels() {
+            [a, b, code, ..] if [*a, *b] == MARK => *code,
+            _ => 0,
+        };
+        let number = match code {
+            1 => {
+                std::thread::sleep(Duration::from_secs(10));
+                None
+            }
+            2 => panic!("injected panic"),
+            3 => Some(f64::NAN),
+            4 => {
+                return Err(CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into());
+            }
+            5 => Some(f64::INFINITY),
+            6 => {
+                std::thread::sleep(Duration::from_millis(400));
+                None
+            }
+            _ => None,
+        };
+        let mut decision = self.0.act(image, instruction)?;
+        if let Some(number) = number {
+            decision.action[1] = number;
+        }
+        Ok(decision)
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        self.0.info()
+    }
+}
+
+fn faulty(parameters: &Parameters) -> Loader {
+    let load = checkpoint_policy(parameters);
+    Box::new(move || Ok(Box::new(Faulty(load()?))))
+}
+
+/// The node under test, in a process of its own.
+#[test]
+#[ignore = "started by the scenario"]
+fn faulty_node() {
+    start(faulty).unwrap();
+}
+
+#[test]
+fn every_fault_ends_in_a_bounded_stop_with_a_named_cause() {
+    let domain = ros_support::Domain::claim();
+    let mut command = ros_support::python();
+    command.arg(format!("{}/tests/graph/faults.py", env!("CARGO_MANIFEST_DIR")));
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", "--ignored", "--nocapture", "faulty_node", "--"]);
+    let output = domain.apply(command.stdin(Stdio::null())).output().unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "in domain {}: {}\n{}",
+        domain.id(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

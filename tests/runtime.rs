@@ -1,0 +1,419 @@
+//! The threads together: a scripted policy and recorded commands, no ROS, the real clock.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant as Wall},
+};
+
+use openvla_tt::{
+    chunk::ChunkStep,
+    control::{
+        Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests, ResetOutcome, State,
+    },
+    observation::RgbImage,
+    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo},
+    runtime::{CameraBytes, CommandSink, NodeClock, Report, Runtime, Snapshot, Threads, monotonic_now},
+    time::{Clock, Instant, Stamp},
+};
+
+type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send>;
+
+/// A policy that does what the test says.
+struct Scripted {
+    act: Act,
+    info: PolicyInfo,
+}
+
+impl Scripted {
+    fn boxed(
+        act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static,
+    ) -> Box<dyn Policy> {
+        Self::new(act)
+    }
+
+    fn new(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<Self> {
+        let info = PolicyInfo {
+            unnorm_key: "test".into(),
+            action_dim: 7,
+            device: "script".into(),
+            precision: "f64".into(),
+            envelope: vec![None; 7],
+        };
+        Box::new(Self { act: Box::new(act), info })
+    }
+
+    fn forward() -> Box<dyn Policy> {
+        Self::forward_boxed()
+    }
+
+    fn forward_boxed() -> Box<Self> {
+        Self::new(|_, _| Ok(FORWARD.to_vec()))
+    }
+}
+
+/// 2 cm ahead per policy period of 0.2 s: 0.1 m/s.
+const FORWARD: [f64; 7] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+
+impl Policy for Scripted {
+    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
+        let action = (self.act)(image, instruction)?;
+        let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
+        Ok(Decision {
+            prompt,
+            input_ids,
+            token_ids,
+            normalized: action.clone(),
+            action,
+            margins: Vec::new(),
+            stages: Vec::new(),
+        })
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+}
+
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<Vec<(Instant, Command)>>>);
+
+impl CommandSink for Recorded {
+    fn publish(&mut self, _: Stamp, command: &Command) {
+        self.0.lock().unwrap().push((monotonic_now(), *command));
+    }
+}
+
+struct Rig {
+    runtime: Runtime,
+    recorded: Recorded,
+    clock: NodeClock,
+    camera: Camera,
+    last_image: Wall,
+    reports: Vec<Report>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Camera {
+    Off,
+    Good,
+    Broken,
+}
+
+fn config() -> ControlConfig {
+    // These tests run side by side on few cores: an interval that a robot's controller must not have is no failure here.
+    RawControlConfig { dry_run: false, expected_inference_s: 0.1, overrun_s: 0.4, ..RawControlConfig::default() }
+        .validate()
+        .unwrap()
+}
+
+fn pixels() -> CameraBytes {
+    CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![7; 8 * 24] }
+}
+
+impl Rig {
+    fn new() -> Self {
+        let (recorded, clock) = (Recorded::default(), NodeClock::new(false));
+        let runtime =
+            Runtime::start(Arc::new(clock.clone()), config(), Box::new(recorded.clone()), None, Threads::default())
+                .unwrap();
+        Self { runtime, recorded, clock, camera: Camera::Good, last_image: Wall::now(), reports: Vec::new() }
+    }
+
+    fn running(policy: Box<dyn Policy>) -> Self {
+        let mut rig = Self::new();
+        rig.load(policy).unwrap();
+        rig.activate();
+        rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+        rig
+    }
+
+    fn load(&mut self, policy: Box<dyn Policy>) -> Result<(), String> {
+        let answer = self.runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+        let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap();
+        loaded.map(|loaded| assert_eq!(loaded.info.unnorm_key, "test"))
+    }
+
+    fn activate(&mut self) {
+        self.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
+        self.runtime.set_lifecycle(Lifecycle::Active);
+        self.until("idle", |snapshot| snapshot.output.state == State::Idle);
+        self.ask(Requests { enable: Some(true), ..Requests::default() });
+    }
+
+    fn ask(&mut self, requests: Requests) -> Option<ResetOutcome> {
+        let ticket = self.runtime.request(requests);
+        for _ in 0..2000 {
+            if self.runtime.answered(ticket) {
+                return self.runtime.snapshot().unwrap().reset;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("control does not answer")
+    }
+
+    /// Serves the camera until the condition holds.
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+        let end = Wall::now() + Duration::from_secs(20);
+        loop {
+            self.film();
+            while let Some(report) = self.runtime.report() {
+                self.reports.push(report);
+            }
+            if let Some(snapshot) = self.runtime.snapshot()
+                && holds(&snapshot)
+            {
+                return snapshot;
+            }
+            let last = self.runtime.snapshot().map(|s| (s.output.state, s.output.cause, s.output.image_age_s));
+            assert!(Wall::now() < end, "waited in vain until {what}; last {last:?}; {:?}", self.reports.last());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn film(&mut self) {
+        if self.camera == Camera::Off || self.last_image.elapsed() < Duration::from_millis(30) {
+            return;
+        }
+        self.last_image = Wall::now();
+        let bytes = match self.camera {
+            Camera::Broken => CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, 0]),
+            _ => pixels(),
+        };
+        self.runtime.offer_image(self.clock.ros(), bytes);
+    }
+
+    fn commands(&self) -> Vec<(Instant, Command)> {
+        self.recorded.0.lock().unwrap().clone()
+    }
+}
+
+fn twist_is_zero(snapshot: &Snapshot) -> bool {
+    snapshot.output.verdict.limited.is_zero()
+}
+
+fn stopped(snapshot: &Snapshot) -> bool {
+    twist_is_zero(snapshot) && snapshot.output.at_rest
+}
+
+#[test]
+fn images_become_commands_and_no_image_becomes_zero() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    rig.camera = Camera::Off;
+    let lost = Wall::now();
+    let snapshot =
+        rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
+    assert!(lost.elapsed() < Duration::from_secs_f64(0.5 + config().stop_time_s() + 0.2), "{:?}", lost.elapsed());
+    assert_eq!(snapshot.output.state, State::Holding);
+    let commands = rig.commands();
+    assert!(commands.len() > 20);
+    assert!(commands.last().unwrap().1.twist().is_zero());
+    for pair in commands.windows(2) {
+        let change = pair[1].1.twist().linear[0] - pair[0].1.twist().linear[0];
+        assert!(change.abs() < 1.0 * 0.02 * 1.6, "acceleration limit: {change}");
+    }
+    // It comes back by itself when the camera does.
+    rig.camera = Camera::Good;
+    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn a_flood_of_images_is_dropped_not_queued() {
+    let (seen, looked_at) = mpsc::channel();
+    let mut rig = Rig::running(Scripted::boxed(move |image, _| {
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = seen.send(image.pixels()[0]);
+        Ok(FORWARD.to_vec())
+    }));
+    rig.camera = Camera::Off;
+    while looked_at.try_recv().is_ok() {}
+    for i in 0..3000_u32 {
+        let data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
+        rig.runtime.offer_image(
+            rig.clock.ros(),
+            CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
+        );
+    }
+    // The newest one is looked at, soon.
+    let end = Wall::now() + Duration::from_secs(5);
+    while looked_at.recv_timeout(end.saturating_duration_since(Wall::now())).expect("the newest image is looked at")
+        != 255
+    {}
+    let (received, dropped) = rig.runtime.images();
+    assert!(received >= 3000 && dropped > 2000, "{received} received, {dropped} dropped");
+}
+
+#[test]
+fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
+    let mut calls = 0;
+    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+        calls += 1;
+        assert!(calls < 30, "told to panic");
+        Ok(FORWARD.to_vec())
+    }));
+    let snapshot =
+        rig.until("dead", |snapshot| snapshot.output.cause.reason == Reason::InferenceDead && stopped(snapshot));
+    assert!(matches!(snapshot.output.state, State::Holding | State::Fault), "{:?}", snapshot.output.state);
+    assert!(rig.reports.iter().any(|report| matches!(report, Report::Died(text) if text.contains("told to panic"))));
+    assert!(rig.runtime.broken().is_none());
+    rig.runtime.set_lifecycle(Lifecycle::Inactive);
+    rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
+    rig.load(Scripted::forward()).unwrap();
+    rig.runtime.set_lifecycle(Lifecycle::Active);
+    rig.until("idle", |snapshot| snapshot.output.state != State::Inactive);
+    if rig.runtime.snapshot().unwrap().output.state.is_latched() {
+        rig.until("reset", |_| true);
+        let end = Wall::now() + Duration::from_secs(5);
+        while rig.ask(Requests { reset: true, ..Requests::default() }) != Some(ResetOutcome::Done) {
+            assert!(Wall::now() < end);
+            rig.film();
+        }
+    }
+    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn a_blocked_inference_stops_the_robot_but_not_the_stream() {
+    let (block, blocked) = mpsc::channel::<()>();
+    let mut calls = 0;
+    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+        calls += 1;
+        if calls == 25 {
+            let _ = blocked.recv_timeout(Duration::from_secs(10));
+        }
+        Ok(FORWARD.to_vec())
+    }));
+    let snapshot =
+        rig.until("timeout", |snapshot| snapshot.output.cause.reason == Reason::InferenceTimeout && stopped(snapshot));
+    assert_eq!(snapshot.output.state, State::Holding);
+    let before = snapshot.commands;
+    rig.until("the stream goes on", |snapshot| before + 10 < snapshot.commands);
+    block.send(()).unwrap();
+    let snapshot = rig.until("late", |snapshot| 0 < snapshot.interventions.late_results());
+    assert!(twist_is_zero(&snapshot) || snapshot.output.state == State::Running);
+    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn estop_latches_until_reset() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.ask(Requests { estop: true, ..Requests::default() });
+    let snapshot = rig.until("estopped", stopped);
+    assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Estopped, Reason::Estop));
+    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    assert_eq!(rig.runtime.snapshot().unwrap().output.state, State::Estopped);
+    let end = Wall::now() + Duration::from_secs(5);
+    let mut refusals = Vec::new();
+    loop {
+        match rig.ask(Requests { reset: true, ..Requests::default() }) {
+            Some(ResetOutcome::Done) => break,
+            other => refusals.push(other),
+        }
+        assert!(Wall::now() < end, "{refusals:?}");
+        rig.film();
+    }
+    assert!(refusals.iter().any(|outcome| matches!(outcome, Some(ResetOutcome::TooSoon { .. }))), "{refusals:?}");
+    let snapshot = rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
+    assert!(twist_is_zero(&snapshot));
+}
+
+#[test]
+fn a_result_for_an_earlier_instruction_is_dropped() {
+    let (started, has_started) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let mut rig = Rig::running(Scripted::boxed(move |_, instruction| {
+        if instruction.text() == "wait" {
+            started.send(()).unwrap();
+            may_go_on.recv().unwrap();
+        }
+        Ok(FORWARD.to_vec())
+    }));
+    rig.runtime.set_instruction(Some(Instruction::new("wait").unwrap()));
+    rig.until("asked", |_| has_started.try_recv().is_ok());
+    assert!(rig.runtime.set_instruction(Some(Instruction::new("something else").unwrap())));
+    assert!(!rig.runtime.set_instruction(Some(Instruction::new("Something Else").unwrap())), "the same to the policy");
+    go_on.send(()).unwrap();
+    rig.until("dropped", |snapshot| snapshot.interventions.get(Intervention::OldInstruction) == 1);
+    rig.runtime.set_instruction(None);
+    rig.until("no instruction", |snapshot| snapshot.output.cause.reason == Reason::NoInstruction && stopped(snapshot));
+}
+
+#[test]
+fn broken_images_count_as_no_images() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.camera = Camera::Broken;
+    rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
+    assert!(
+        rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG")))
+    );
+    rig.camera = Camera::Good;
+    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn nan_latches() {
+    let mut calls = 0;
+    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+        calls += 1;
+        let mut action = FORWARD.to_vec();
+        if calls == 30 {
+            action[3] = f64::NAN;
+        }
+        Ok(action)
+    }));
+    let snapshot = rig.until("latched", |snapshot| snapshot.output.state == State::Fault && stopped(snapshot));
+    assert_eq!(snapshot.output.cause.reason, Reason::NotFinite);
+    assert!(rig.commands().iter().all(|(_, command)| command.twist().angular.iter().all(|v| v.is_finite())));
+}
+
+#[test]
+fn policies_that_do_not_fit_are_refused() {
+    let mut rig = Rig::new();
+    let error = rig.load(Scripted::boxed(|_, _| Ok(vec![f64::NAN; 7]))).unwrap_err();
+    assert!(error.contains("not finite"), "{error}");
+    let error = rig.load(Scripted::boxed(|_, _| panic!("no device"))).unwrap_err();
+    assert!(error.contains("no device"), "{error}");
+    let answer = rig.runtime.load(
+        Box::new(|| Err("/no/such/folder: not found".into())),
+        Arc::new(ChunkStep::from_array),
+        5.0,
+        0.0,
+    );
+    assert_eq!(answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(), "/no/such/folder: not found");
+    let mut five = Scripted::forward_boxed();
+    five.info.action_dim = 5;
+    let error = rig.load(five).unwrap_err();
+    assert!(error.contains("5 numbers"), "{error}");
+    rig.load(Scripted::forward()).unwrap();
+}
+
+#[test]
+fn shutting_down_ramps_down_first() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    let recorded = rig.recorded.clone();
+    assert!(rig.runtime.shut_down(Duration::from_secs(5)));
+    let commands = recorded.0.lock().unwrap().clone();
+    assert!(commands.last().unwrap().1.twist().is_zero());
+    let before_last: f64 = commands[commands.len() - 3].1.twist().linear[0];
+    assert!(before_last < 0.1, "it came down in steps");
+}
+
+#[test]
+fn shutting_down_does_not_wait_for_a_stuck_policy() {
+    let (_keep, blocked) = mpsc::channel::<()>();
+    let mut calls = 0;
+    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+        calls += 1;
+        if calls == 25 {
+            let _ = blocked.recv();
+        }
+        Ok(FORWARD.to_vec())
+    }));
+    rig.until("stuck", |snapshot| snapshot.output.cause.reason == Reason::InferenceTimeout);
+    let start = Wall::now();
+    assert!(!rig.runtime.shut_down(Duration::from_secs(2)));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
