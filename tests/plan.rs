@@ -164,7 +164,7 @@ fn planned_weights_are_what_the_mesh_allocates() {
                 let assumptions = Assumptions { head_rows, ..Assumptions::standard(&config) };
                 let plan = Plan::new(&config, mesh, policy.clone(), assumptions);
                 let backend = open(Provider::Simulated, mesh, policy).unwrap();
-                let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: name.into() };
+                let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: name.into(), ..Default::default() };
                 let loaded = OpenVlaPolicy::open(backend, &kit(), &options).unwrap();
                 // All but keys and values, activations and the trace region, which come later or are kept apart.
                 let planned: u64 = plan.memory.items[..6].iter().map(|(_, bytes)| bytes).sum();

@@ -5,6 +5,7 @@ mod inspect;
 mod plan;
 mod predict;
 mod selfcheck;
+mod sensitivity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Bench),
     /// What a model would need of a mesh and how fast it would be, from its config.json alone
     Plan(plan::Plan),
+    /// Whether answers depend on the image and on the instruction, on every device and in every precision
+    Sensitivity(sensitivity::Sensitivity),
 }
 
 /// Options that most commands share.
@@ -76,6 +79,8 @@ enum CliError {
     Kit(#[from] crate::golden::KitError),
     #[error(transparent)]
     Check(#[from] crate::golden::CheckError),
+    #[error("answers depend less on image or instruction than the float32 reference's: {0}; use a finer precision")]
+    Insensitive(String),
     #[error("selfcheck: {0}")]
     Bounds(String),
     #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
@@ -104,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Plan(command) => command.run(),
+        Command::Sensitivity(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
