@@ -18,7 +18,7 @@ fn kit() -> Kit {
 }
 
 fn policy(kit: &Kit, decode: DecodeMode) -> OpenVlaPolicy<CpuBackend> {
-    let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: "f32".into() };
+    let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: "f32".into(), ..Default::default() };
     OpenVlaPolicy::open(CpuBackend::new(2).unwrap(), &kit.checkpoint(), &options).unwrap()
 }
 

@@ -19,11 +19,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("control", &["units", "time", "chunk"]),
     ("recorder", &["units", "time", "chunk", "control"]),
     ("contract", &["units", "time", "chunk", "control"]),
+    ("plan", &["checkpoint", "backend"]),
     ("golden", &["tensor", "checkpoint", "backend", "models", "observation", "policy"]),
     ("runtime", &["units", "time", "chunk", "policy", "control", "observation", "recorder", "contract"]),
     ("bag", &["units", "time", "observation"]),
     ("eval", &["units", "time", "chunk", "observation", "policy", "control", "contract", "bag"]),
-    ("cli", &["units", "time", "chunk", "tensor", "checkpoint", "backend", "models", "observation", "policy", "golden", "eval", "bag", "contract", "control"]),
+    ("cli", &["units", "time", "chunk", "tensor", "checkpoint", "backend", "models", "observation", "policy", "golden", "plan", "eval", "bag", "contract", "control"]),
     ("ros", &["units", "time", "chunk", "observation", "policy", "control", "recorder", "contract", "runtime", "checkpoint"]),
 ];
 

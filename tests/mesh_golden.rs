@@ -20,6 +20,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: &str) -> OpenVlaPolicy<TtBackend
         unnorm_key: Some("bridge_orig".into()),
         decode: DecodeMode::Full,
         precision: precision.into(),
+        ..Default::default()
     };
     OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap()
 }

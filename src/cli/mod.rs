@@ -2,8 +2,10 @@
 
 mod bench;
 mod inspect;
+mod plan;
 mod predict;
 mod selfcheck;
+mod sensitivity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +32,10 @@ enum Command {
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
+    /// What a model would need of a mesh and how fast it would be, from its config.json alone
+    Plan(plan::Plan),
+    /// Whether answers depend on the image and on the instruction, on every device and in every precision
+    Sensitivity(sensitivity::Sensitivity),
 }
 
 /// Options that most commands share.
@@ -73,8 +79,16 @@ enum CliError {
     Kit(#[from] crate::golden::KitError),
     #[error(transparent)]
     Check(#[from] crate::golden::CheckError),
+    #[error("answers depend less on image or instruction than the float32 reference's: {0}; use a finer precision")]
+    Insensitive(String),
     #[error("selfcheck: {0}")]
     Bounds(String),
+    #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
+    Config { path: PathBuf, reason: String },
+    #[error(
+        "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
+    )]
+    NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -94,6 +108,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Plan(command) => command.run(),
+        Command::Sensitivity(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
