@@ -3,6 +3,7 @@
 mod bench;
 mod inspect;
 mod predict;
+mod replay;
 mod selfcheck;
 
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ enum Command {
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
+    /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
+    Replay(replay::Replay),
 }
 
 /// Options that most commands share.
@@ -75,6 +78,12 @@ enum CliError {
     Check(#[from] crate::golden::CheckError),
     #[error("selfcheck: {0}")]
     Bounds(String),
+    #[cfg(not(feature = "ros"))]
+    #[error("this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`")]
+    NoRos,
+    #[cfg(feature = "ros")]
+    #[error(transparent)]
+    Replay(#[from] crate::ros::ReplayError),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -94,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Replay(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
