@@ -24,8 +24,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("runtime", &["units", "time", "chunk", "policy", "control", "observation", "recorder", "contract"]),
     ("bag", &["units", "time", "observation"]),
     ("eval", &["units", "time", "chunk", "observation", "policy", "control", "contract", "bag"]),
-    ("cli", &["units", "time", "chunk", "tensor", "checkpoint", "backend", "models", "observation", "policy", "golden", "plan", "eval", "bag", "contract", "control"]),
-    ("ros", &["units", "time", "chunk", "observation", "policy", "control", "recorder", "contract", "runtime", "checkpoint"]),
+    ("cli", &["units", "time", "chunk", "tensor", "checkpoint", "backend", "models", "observation", "policy", "golden", "plan", "eval", "bag", "contract", "control", "ros"]),
+    ("ros", &["units", "time", "chunk", "observation", "policy", "control", "recorder", "contract", "runtime", "checkpoint", "bag"]),
 ];
 
 /// Crate, and the modules that alone may name it.

@@ -4,6 +4,7 @@ mod bench;
 mod inspect;
 mod plan;
 mod predict;
+mod replay;
 mod selfcheck;
 mod sensitivity;
 
@@ -36,6 +37,8 @@ enum Command {
     Plan(plan::Plan),
     /// Whether answers depend on the image and on the instruction, on every device and in every precision
     Sensitivity(sensitivity::Sensitivity),
+    /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
+    Replay(replay::Replay),
 }
 
 /// Options that most commands share.
@@ -89,6 +92,12 @@ enum CliError {
         "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
     )]
     NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
+    #[cfg(not(feature = "ros"))]
+    #[error("this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`")]
+    NoRos,
+    #[cfg(feature = "ros")]
+    #[error(transparent)]
+    Replay(#[from] crate::ros::ReplayError),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -110,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
+        Command::Replay(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
