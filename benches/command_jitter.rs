@@ -101,7 +101,8 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
     let clock = NodeClock::new(false);
     let threads = Threads { control_priority, ..Threads::default() };
     let mut runtime =
-        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(times.clone()), None, threads).unwrap();
+        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(times.clone()), None, threads)
+            .unwrap();
     let info = PolicyInfo {
         unnorm_key: "bench".into(),
         action_dim: 7,

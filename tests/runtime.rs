@@ -320,6 +320,76 @@ fn estop_latches_until_reset() {
 }
 
 #[test]
+fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
+    let mut rig = Rig::new();
+    rig.until("stepping", |snapshot| snapshot.output.state == State::Unconfigured);
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let slow = Box::new(move || {
+        may_go_on.recv().unwrap();
+        Ok(Scripted::forward())
+    });
+    let loaded = rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    rig.ask(Requests { estop: true, ..Requests::default() });
+    go_on.send(()).unwrap();
+    loaded.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    // What the node does when a checkpoint has been loaded.
+    rig.runtime.configure_control(config());
+    rig.runtime.set_lifecycle(Lifecycle::Inactive);
+    rig.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
+    rig.runtime.set_lifecycle(Lifecycle::Active);
+    for _ in 0..20 {
+        rig.ask(Requests { enable: Some(true), ..Requests::default() });
+        let snapshot = rig.runtime.snapshot().unwrap();
+        assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Estopped, Reason::Estop));
+        assert!(twist_is_zero(&snapshot));
+        rig.film();
+    }
+    let end = Wall::now() + Duration::from_secs(5);
+    while rig.ask(Requests { reset: true, ..Requests::default() }) != Some(ResetOutcome::Done) {
+        assert!(Wall::now() < end);
+        rig.film();
+    }
+    rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
+    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn a_runtime_that_is_dropped_ramps_down() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    let recorded = rig.recorded.clone();
+    drop(rig);
+    let commands = recorded.0.lock().unwrap().clone();
+    assert!(commands.last().unwrap().1.twist().is_zero());
+    assert!(commands[commands.len() - 3].1.twist().linear[0] < 0.1, "it came down in steps");
+}
+
+#[test]
+fn a_loader_nobody_waits_for_leaves_no_policy() {
+    let mut rig = Rig::new();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let asked = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&asked);
+    let slow = Box::new(move || {
+        may_go_on.recv().unwrap();
+        Ok(Scripted::boxed(move |_, _| {
+            *counted.lock().unwrap() += 1;
+            Ok(FORWARD.to_vec())
+        }))
+    });
+    drop(rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 1e-20));
+    go_on.send(()).unwrap();
+    rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
+    let after_the_self_test = *asked.lock().unwrap();
+    rig.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
+    rig.runtime.set_lifecycle(Lifecycle::Active);
+    let before = rig.runtime.snapshot().map_or(0, |snapshot| snapshot.punctuality.steps);
+    rig.until("ten more steps", |snapshot| before + 10 < snapshot.punctuality.steps);
+    assert_eq!(*asked.lock().unwrap(), after_the_self_test);
+}
+
+#[test]
 fn a_result_for_an_earlier_instruction_is_dropped() {
     let (started, has_started) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();

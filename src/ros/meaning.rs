@@ -81,11 +81,10 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
         }
         match (contract.frame, &robot) {
             (Frame::Tool, Some(robot)) => frame_id.clone_from(&robot.tool_frame),
-            (Frame::Tool, None) if control.workspace.is_some() => {
+            (Frame::Tool, None) => {
                 note(
-                    "workspace",
-                    "is in the base frame, but the contract's actions are in the tool frame: this cannot be guarded"
-                        .into(),
+                    "robot",
+                    "is missing; the contract's actions are in the tool frame, and only a robot file names it".into(),
                 );
             }
             _ => {}

@@ -44,7 +44,7 @@ pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
-            precision: Some(&parameters.precision),
+            precision: parameters.precision.as_ref(),
             threads: parameters.threads,
             options: PolicyOptions {
                 unnorm_key: parameters.unnorm_key.clone(),

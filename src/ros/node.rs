@@ -84,6 +84,8 @@ pub struct VlaNode {
     pub(super) facts: Facts,
     /// Whether an end-effector pose has arrived that may guard the workspace, and when.
     pub(super) pose_at: Option<Instant>,
+    /// The stamp of the newest end-effector pose, fit or not.
+    pose_stamp: Option<Stamp>,
     stop: Arc<AtomicBool>,
 }
 
@@ -159,6 +161,7 @@ impl VlaNode {
             dumps: Vec::new(),
             facts: Facts::default(),
             pose_at: None,
+            pose_stamp: None,
             stop,
         })
     }
@@ -177,10 +180,15 @@ impl VlaNode {
             },
             if self.parameters.autostart { "started by itself" } else { "configured" },
         ));
-        while !self.stop.load(Ordering::Acquire) {
-            self.turn()?;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && !self.stop.load(Ordering::Acquire) {
+            outcome = self.turn();
         }
-        self.end()
+        // Whatever ended the loop: the robot comes to rest before the stream ends.
+        if let Err(error) = &outcome {
+            log::error(error.to_string());
+        }
+        self.end().and(outcome)
     }
 
     /// One turn: what has arrived, what has been asked, what has changed.
@@ -219,22 +227,38 @@ impl VlaNode {
             self.take_instruction(&message.data);
         }
         while let Some(message) = self.inboxes.ee_pose.as_mut().and_then(Inbox::next) {
-            if message.header.frame_id == self.parameters.frame_id {
-                let position = message.pose.position;
-                self.runtime.set_ee_pose([position.x, position.y, position.z]);
-                self.pose_at = Some(self.clock.steady());
-                self.facts.pose_note = None;
-            } else {
-                self.facts.pose_note = Some(format!(
-                    "ee_pose is in frame '{}', but the workspace in '{}'",
-                    message.header.frame_id, self.parameters.frame_id
-                ));
-            }
+            self.take_pose(&message);
         }
         // Under dry_run nobody need listen.
         let listened = self.parameters.control.dry_run()
             || self.outboxes.twist.get_inter_process_subscription_count().map_or(true, |subscribers| 0 < subscribers);
         self.runtime.set_subscribed(listened);
+    }
+
+    /// A pose guards the workspace only when it is new: in the right frame, with another stamp than the last, and recent by that stamp.
+    fn take_pose(&mut self, message: &PoseStamped) {
+        let stamp = messages::stamp(&message.header.stamp);
+        let age = self.clock.ros().seconds_since(stamp);
+        let timeout = self.parameters.raw_control.pose_timeout_s;
+        let problem = if message.header.frame_id != self.parameters.frame_id {
+            Some(format!(
+                "ee_pose is in frame '{}', but the workspace in '{}'",
+                message.header.frame_id, self.parameters.frame_id
+            ))
+        } else if self.pose_stamp == Some(stamp) {
+            Some("ee_pose arrives, but its stamp does not change".into())
+        } else if timeout < age.abs() {
+            Some(format!("the stamp of ee_pose is {age:.3} s old, at most {timeout} s are accepted"))
+        } else {
+            None
+        };
+        self.pose_stamp = Some(stamp);
+        if problem.is_none() {
+            let position = &message.pose.position;
+            self.runtime.set_ee_pose([position.x, position.y, position.z]);
+            self.pose_at = Some(self.clock.steady());
+        }
+        self.facts.pose_note = problem;
     }
 
     fn take_instruction(&mut self, text: &str) {

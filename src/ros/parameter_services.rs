@@ -20,7 +20,9 @@ use super::{
 };
 
 /// Parameters that shape topics and threads, which exist already when a service can be called.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 12] = [
+    "command_rate_hz",
+    "record_directory",
     "contract",
     "robot",
     "image_transport",
@@ -58,29 +60,34 @@ impl ParameterServices {
     pub fn serve(
         &mut self,
         raw: &RawParameters,
-        current: &Parameters,
+        parameters: &Parameters,
         may_change: bool,
     ) -> Option<(RawParameters, Parameters)> {
-        let (mut raw, mut changed) = (raw.clone(), None);
+        let mut changed: Option<(RawParameters, Parameters)> = None;
+        let mut set = |wanted: &[msg::Parameter]| -> Result<(), String> {
+            let newest = changed.as_ref().map_or(raw, |(raw, _)| raw);
+            changed = Some(attempt(newest, wanted, may_change)?);
+            Ok(())
+        };
         while let Some(request) = self.set.next() {
-            let results = request
-                .message
-                .parameters
-                .iter()
-                .map(|parameter| result(attempt(&mut raw, &mut changed, std::slice::from_ref(parameter), may_change)))
-                .collect();
+            let each = request.message.parameters.iter();
+            let results = each.map(|parameter| result(set(std::slice::from_ref(parameter)))).collect();
             answer(request, SetParameters::Response { results });
         }
         while let Some(request) = self.set_atomically.next() {
-            let outcome = attempt(&mut raw, &mut changed, &request.message.parameters, may_change);
+            let outcome = set(&request.message.parameters);
             answer(request, SetParametersAtomically::Response { result: result(outcome) });
         }
+        // What holds is shown: what the files say included.
+        let (raw, parameters) = changed.as_ref().map_or((raw, parameters), |(raw, parameters)| (raw, parameters));
         while let Some(request) = self.get.next() {
-            let values = request.message.names.iter().map(|name| message(raw.get(name))).collect();
+            let shown = raw.settled(parameters);
+            let values = request.message.names.iter().map(|name| message(shown.get(name))).collect();
             answer(request, GetParameters::Response { values });
         }
         while let Some(request) = self.types.next() {
-            let types = request.message.names.iter().map(|name| message(raw.get(name)).type_).collect();
+            let shown = raw.settled(parameters);
+            let types = request.message.names.iter().map(|name| message(shown.get(name)).type_).collect();
             answer(request, GetParameterTypes::Response { types });
         }
         while let Some(request) = self.list.next() {
@@ -88,20 +95,20 @@ impl ParameterServices {
             answer(request, ListParameters::Response { result });
         }
         while let Some(request) = self.describe.next() {
-            let descriptors = request.message.names.iter().map(|name| descriptor(name, &raw)).collect();
+            let shown = raw.settled(parameters);
+            let descriptors = request.message.names.iter().map(|name| descriptor(name, &shown)).collect();
             answer(request, DescribeParameters::Response { descriptors });
         }
-        let _ = current;
         changed
     }
 }
 
+/// The parameters with those wanted, when that is allowed and valid as a whole.
 fn attempt(
-    raw: &mut RawParameters,
-    changed: &mut Option<(RawParameters, Parameters)>,
+    raw: &RawParameters,
     wanted: &[msg::Parameter],
     may_change: bool,
-) -> Result<(), String> {
+) -> Result<(RawParameters, Parameters), String> {
     if !may_change {
         return Err("parameters can be changed only while the node is unconfigured; clean it up first".into());
     }
@@ -113,9 +120,7 @@ fn attempt(
         candidate.set(&parameter.name, &value(&parameter.value), &mut problems);
     }
     let parameters = candidate.validate(problems).map_err(|problems| problems.one_line())?;
-    *raw = candidate.clone();
-    *changed = Some((candidate, parameters));
-    Ok(())
+    Ok((candidate, parameters))
 }
 
 fn result(outcome: Result<(), String>) -> SetParametersResult {
@@ -173,13 +178,13 @@ fn list(prefixes: &[String], depth: u64) -> ListParametersResult {
     ListParametersResult { names: names.into_iter().map(str::to_owned).collect(), prefixes: found }
 }
 
-fn descriptor(name: &str, raw: &RawParameters) -> ParameterDescriptor {
+fn descriptor(name: &str, shown: &RawParameters) -> ParameterDescriptor {
     let Some(spec) = TABLE.iter().find(|spec| spec.name == name) else {
         return ParameterDescriptor { name: text(name), ..ParameterDescriptor::default() };
     };
     ParameterDescriptor {
         name: name.to_owned(),
-        type_: message(raw.get(name)).type_,
+        type_: message(shown.get(name)).type_,
         description: spec.about.to_owned(),
         additional_constraints: "Takes effect when the node is configured.".into(),
         read_only: FIXED.contains(&name),
@@ -189,6 +194,7 @@ fn descriptor(name: &str, raw: &RawParameters) -> ParameterDescriptor {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn parameter(name: &str, value: ParameterValue) -> msg::Parameter {
@@ -197,20 +203,17 @@ mod tests {
 
     #[test]
     fn only_a_set_that_is_valid_as_a_whole_is_taken() {
-        let (mut raw, mut changed) = (RawParameters::default(), None);
-        let corners = [
-            parameter("command_rate_hz", ParameterValue::Double(100.0)),
-            parameter("overrun_s", ParameterValue::Double(0.001)),
-        ];
-        assert!(attempt(&mut raw, &mut changed, &corners, true).is_err_and(|reason| reason.contains("overrun_s")));
-        assert!(changed.is_none() && raw == RawParameters::default());
-        assert!(
-            attempt(&mut raw, &mut changed, &corners[..1], false).is_err_and(|reason| reason.contains("unconfigured"))
-        );
-        assert!(attempt(&mut raw, &mut changed, &corners[..1], true).is_ok());
-        assert!(changed.is_some() && raw.get("command_rate_hz") == ParameterValue::Double(100.0));
-        let fixed = [parameter("frame_id", ParameterValue::String("tool0".into()))];
-        assert!(attempt(&mut raw, &mut changed, &fixed, true).is_err_and(|reason| reason.contains("started")));
+        let raw = RawParameters::default();
+        let pair =
+            [parameter("pause_s", ParameterValue::Double(1.0)), parameter("overrun_s", ParameterValue::Double(0.001))];
+        assert!(attempt(&raw, &pair, true).is_err_and(|reason| reason.contains("overrun_s")));
+        assert!(attempt(&raw, &pair[..1], false).is_err_and(|reason| reason.contains("unconfigured")));
+        let (changed, _) = attempt(&raw, &pair[..1], true).unwrap();
+        assert_eq!(changed.get("pause_s"), ParameterValue::Double(1.0));
+        for (name, value) in [("frame_id", "tool0"), ("record_directory", "x"), ("robot", "x")] {
+            let fixed = [parameter(name, ParameterValue::String(value.into()))];
+            assert!(attempt(&raw, &fixed, true).is_err_and(|reason| reason.contains("started")), "{name}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct RawParameters {
     workspace_min: Option<[f64; 3]>,
     workspace_max: Option<[f64; 3]>,
     workspace_margin: f64,
+    load_timeout_s: f64,
     control: RawControlConfig,
 }
 
@@ -47,7 +48,7 @@ impl Default for RawParameters {
             robot: String::new(),
             unnorm_key: String::new(),
             device: "cpu".into(),
-            precision: "f32".into(),
+            precision: String::new(),
             threads: 0,
             decode: "full".into(),
             autostart: false,
@@ -62,7 +63,8 @@ impl Default for RawParameters {
             workspace_min: None,
             workspace_max: None,
             workspace_margin: 0.02,
-            control: RawControlConfig::default(),
+            load_timeout_s: 600.0,
+            control: RawControlConfig { command_rate_hz: 0.0, ..RawControlConfig::default() },
         }
     }
 }
@@ -85,8 +87,10 @@ pub struct Parameters {
     pub unnorm_key: Option<String>,
     /// Where the model runs.
     pub device: Device,
-    /// Number formats.
-    pub precision: Precision,
+    /// Number formats; `None` is the device's default.
+    pub precision: Option<Precision>,
+    /// Longest loading and testing of a checkpoint, seconds.
+    pub load_timeout_s: f64,
     /// Threads of the CPU backend, 0 = one per core.
     pub threads: usize,
     /// Over which tokens the choice is made.
@@ -160,16 +164,17 @@ table! {
     "robot", Text, robot, "File that says what the robot may do (config/robots). Its values replace command_rate_hz, limits, step_cap, workspace and gripper.";
     "unnorm_key", Text, unnorm_key, "Entry of the checkpoint's dataset statistics; may be empty when there is exactly one.";
     "device", Text, device, "cpu, tt:n150, tt:n300, tt:t3k, or a simulated mesh sim:n150, sim:n300, sim:t3k.";
-    "precision", Text, precision, "f32, bf16, mixed, bfp8, or a precision policy's YAML file.";
-    "threads", Integer, threads, "Threads of the CPU backend, 0..256; 0 = one per core.";
+    "precision", Text, precision, "f32, bf16, mixed, bfp8, or a precision policy's YAML file; empty = the device's default.";
+    "threads", Integer, threads, "Threads of the CPU backend, 0..255; 0 = one per core.";
     "decode", Text, decode, "full: greedy over the whole vocabulary, as the official code; actions: over action tokens only.";
     "dry_run", Bool, control.dry_run, "true: infer and report, but publish no command. Nothing moves before this is false.";
     "autostart", Bool, autostart, "Configure and activate without a lifecycle manager. ~/enable is needed all the same.";
     "image_transport", Text, image_transport, "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`.";
     "policy_hz", Float, policy_hz, "Rate at which the policy's steps follow each other, Hz, 0..1000; 0 = the contract's (5 in a dry run without one).";
-    "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, 0..1000; 0 = as many as images and device allow.";
+    "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, 0.01..1000; 0 = as many as images and device allow.";
     "frame_id", Text, frame_id, "Frame in which the actions are expressed: header.frame_id of every command. A robot file has its own.";
-    "command_rate_hz", Float, control.command_rate_hz, "Rate of the command stream, Hz, 10..1000.";
+    "command_rate_hz", Float, control.command_rate_hz, "Rate of the command stream, Hz, 10..1000; 0 = the robot file's, 50 without one.";
+    "load_timeout_s", Float, load_timeout_s, "Longest loading and testing of the checkpoint, s, 1..3600.";
     "control_priority", Integer, control_priority, "SCHED_FIFO priority of the control thread where permitted, 0..99; 0 does not ask for it.";
     "inference_niceness", Integer, inference_niceness, "Niceness of the inference threads, 0..19.";
     "record_directory", Text, record_directory, "Folder for flight records, written on a fault, on e-stop and on ~/dump; empty keeps none.";
@@ -296,8 +301,11 @@ impl RawParameters {
         if !(0.0..=1000.0).contains(&self.policy_hz) {
             add("policy_hz", format!("{} Hz is outside 0..1000 Hz", self.policy_hz));
         }
-        if !(0.0..=1000.0).contains(&self.inference_rate_hz) {
-            add("inference_rate_hz", format!("{} Hz is outside 0..1000 Hz", self.inference_rate_hz));
+        if self.inference_rate_hz != 0.0 && !(0.01..=1000.0).contains(&self.inference_rate_hz) {
+            add("inference_rate_hz", format!("{} Hz is outside 0.01..1000 Hz, and not 0", self.inference_rate_hz));
+        }
+        if !(1.0..=3600.0).contains(&self.load_timeout_s) {
+            add("load_timeout_s", format!("{} s is outside 1..3600 s", self.load_timeout_s));
         }
         let mut whole = |place: &str, value: i64, high: u8| {
             u8::try_from(value).ok().filter(|value| *value <= high).unwrap_or_else(|| {
@@ -305,7 +313,7 @@ impl RawParameters {
                 0
             })
         };
-        let threads = whole("threads", self.threads.min(256), 255).into();
+        let threads = whole("threads", self.threads, 255).into();
         let scheduling = Threads {
             control_priority: whole("control_priority", self.control_priority, 99),
             inference_niceness: whole("inference_niceness", self.inference_niceness, 19).into(),
@@ -328,6 +336,11 @@ impl RawParameters {
                 None
             }
         };
+        let command_rate_hz = if self.control.command_rate_hz == 0.0 {
+            RawControlConfig::default().command_rate_hz
+        } else {
+            self.control.command_rate_hz
+        };
         let settled = settle(
             &Asked {
                 contract: &self.contract,
@@ -335,11 +348,12 @@ impl RawParameters {
                 unnorm_key: &self.unnorm_key,
                 policy_hz: self.policy_hz,
                 frame_id: &self.frame_id,
-                base: RawControlConfig { workspace, ..self.control },
+                base: RawControlConfig { workspace, command_rate_hz, ..self.control },
             },
             &mut problems,
         );
         let raw_control = settled.control;
+        self.note_contradictions(&raw_control, &mut problems);
         let control = raw_control.validate().map_err(|refused| problems.extend(refused.0)).ok();
         // A value that is wrong in a file is found when the file is joined, and again when the result is validated.
         let mut seen = std::collections::HashSet::new();
@@ -350,7 +364,9 @@ impl RawParameters {
                     checkpoint: PathBuf::from(&self.checkpoint),
                     unnorm_key: settled.unnorm_key,
                     device,
-                    precision: self.precision.parse().unwrap_or(Precision::F32), // cannot fail: any text is a precision's name
+                    // Cannot fail: any text is a precision's name.
+                    precision: (!self.precision.is_empty()).then(|| self.precision.parse().unwrap_or(Precision::F32)),
+                    load_timeout_s: self.load_timeout_s,
                     threads,
                     decode,
                     autostart: self.autostart,
@@ -368,6 +384,45 @@ impl RawParameters {
                 })
             }
             _ => Err(ParameterProblems(problems)),
+        }
+    }
+}
+
+impl RawParameters {
+    /// The same parameters with what the files say, as `ros2 param get` shows them.
+    #[must_use]
+    pub fn settled(&self, parameters: &Parameters) -> Self {
+        Self {
+            unnorm_key: parameters.unnorm_key.clone().unwrap_or_default(),
+            policy_hz: parameters.policy_hz,
+            frame_id: parameters.frame_id.clone(),
+            ..self.with_control(&parameters.raw_control)
+        }
+    }
+
+    fn with_control(&self, control: &RawControlConfig) -> Self {
+        Self {
+            workspace_min: control.workspace.map(|area| area.min),
+            workspace_max: control.workspace.map(|area| area.max),
+            workspace_margin: control.workspace.map_or(self.workspace_margin, |area| area.margin),
+            control: *control,
+            ..self.clone()
+        }
+    }
+
+    /// A parameter that was given and that a file says otherwise: whoever gave it must not believe that it holds.
+    fn note_contradictions(&self, settled: &RawControlConfig, problems: &mut Vec<Problem>) {
+        let (default, settled) = (Self::default(), self.with_control(settled));
+        for spec in TABLE {
+            let (given, holds) = (self.get(spec.name), settled.get(spec.name));
+            if given != holds && given != default.get(spec.name) {
+                let what = format!(
+                    "{} contradicts {} in the contract or robot file; leave it out here",
+                    shown(&given),
+                    shown(&holds)
+                );
+                problems.push(Problem { place: spec.name.to_owned(), what });
+            }
         }
     }
 }
@@ -418,7 +473,7 @@ fn edits(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn validated(given: &[(&str, ParameterValue)]) -> Result<Parameters, String> {
@@ -455,10 +510,105 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_says_otherwise_is_a_problem_and_not_a_surprise() {
+        let files =
+            [("contract", config("checkpoints/openvla-7b.yaml")), ("robot", config("robots/franka_servo.yaml"))];
+        let with = |name, value| validated(&[files[0].clone(), files[1].clone(), (name, value)]);
+        let text = with("limits.linear.velocity", ParameterValue::Double(0.1)).unwrap_err();
+        assert!(text.contains("limits.linear.velocity: 0.1 contradicts 0.25"), "{text}");
+        let text = with("gripper.invert", ParameterValue::Bool(true)).unwrap_err();
+        assert!(text.contains("gripper.invert: true contradicts false"), "{text}");
+        assert!(with("command_rate_hz", ParameterValue::Double(100.0)).is_err());
+        let parameters = with("command_rate_hz", ParameterValue::Double(50.0)).unwrap();
+        // What holds can be read back, and given again.
+        let raw = RawParameters::default().settled(&parameters);
+        assert_eq!(raw.get("workspace.min"), ParameterValue::DoubleArray(vec![0.25, -0.4, 0.02]));
+        assert_eq!(raw.get("policy_hz"), ParameterValue::Double(5.0));
+    }
+
+    #[test]
+    fn actions_in_the_tool_frame_need_a_robot_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tool.yaml");
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/checkpoints/openvla-7b.yaml"))
+            .unwrap();
+        std::fs::write(
+            &path,
+            text.replace("frame: base", "frame: tool").replace("composition: left", "composition: right"),
+        )
+        .unwrap();
+        let text = validated(&[("contract", ParameterValue::String(path.display().to_string()))]).unwrap_err();
+        assert!(text.contains("robot: is missing") && text.contains("tool frame"), "{text}");
+    }
+
+    #[test]
+    fn tiny_rates_are_refused() {
+        let text = validated(&[("inference_rate_hz", ParameterValue::Double(1e-20))]).unwrap_err();
+        assert!(text.contains("0.01..1000"), "{text}");
+    }
+
+    /// `ros2 launch openvla_tt vla.launch.yaml checkpoint:=DIR` must start: its defaults are fed through validation.
+    #[test]
+    fn the_launch_files_defaults_are_good() {
+        let read = |file: &str| -> serde_yaml::Value {
+            let text = std::fs::read_to_string(format!("{}/launch/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            serde_yaml::from_str(&text).unwrap()
+        };
+        let launch = read("vla.launch.yaml");
+        let actions = launch["launch"].as_sequence().unwrap();
+        let default = |name: &str| {
+            let arg = actions.iter().find(|action| action["arg"]["name"].as_str() == Some(name));
+            let arg = arg.unwrap_or_else(|| panic!("no argument '{name}'"));
+            arg["arg"]["default"].as_str().unwrap_or("").to_owned()
+        };
+        let node = &actions.iter().find(|action| !action["node"].is_null()).unwrap()["node"];
+        let (mut given, mut problems) = (Vec::new(), Vec::new());
+        for parameter in node["param"].as_sequence().unwrap().iter().filter(|p| p["from"].is_null()) {
+            let name = parameter["name"].as_str().unwrap();
+            let value = parameter["value"].as_str().unwrap();
+            let value =
+                value.strip_prefix("$(var ").and_then(|rest| rest.strip_suffix(')')).map_or(value.to_owned(), default);
+            given.push((
+                name.to_owned(),
+                match parameter["type"].as_str().unwrap() {
+                    "str" => ParameterValue::String(value),
+                    "bool" => ParameterValue::Bool(value.parse().unwrap()),
+                    "int" => ParameterValue::Integer(value.parse().unwrap()),
+                    "float" => ParameterValue::Double(value.parse().unwrap()),
+                    other => panic!("type {other} of {name}"),
+                },
+            ));
+        }
+        assert!(
+            given.len() > 10
+                && given.iter().any(|(name, _)| name == "contract")
+                && given.iter().any(|(name, _)| name == "robot")
+        );
+        // The parameter file that is named by default.
+        fn flatten(prefix: &str, value: &serde_yaml::Value, into: &mut Vec<(String, ParameterValue)>) {
+            for (key, value) in value.as_mapping().unwrap() {
+                let name = format!("{prefix}{}", key.as_str().unwrap());
+                match value.as_f64() {
+                    Some(number) => into.push((name, ParameterValue::Double(number))),
+                    None => flatten(&format!("{name}."), value, into),
+                }
+            }
+        }
+        assert!(
+            default("params_file").ends_with("launch/cautious_robot.yaml)")
+                || default("params_file").ends_with("cautious_robot.yaml")
+        );
+        flatten("", &read("cautious_robot.yaml")["/**"]["ros__parameters"], &mut given);
+        let raw = RawParameters::read(given.iter().map(|(name, value)| (name.as_str(), value)), &mut problems);
+        raw.validate(problems).unwrap();
+    }
+
+    #[test]
     fn every_name_is_there_once_and_can_be_read_back() {
         for (i, spec) in TABLE.iter().enumerate() {
             assert!(TABLE[..i].iter().all(|other| other.name != spec.name), "{} twice", spec.name);
             let value = RawParameters::default().get(spec.name);
+            assert!(spec.about.len() > 3);
             if value != ParameterValue::NotSet {
                 let mut problems = Vec::new();
                 let raw = RawParameters::read([(spec.name, &value)], &mut problems);

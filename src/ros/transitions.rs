@@ -32,7 +32,7 @@ const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 /// What a transition state waits for.
 pub(super) enum Work {
     /// The worker loads and tests the checkpoint.
-    Load(Receiver<Result<Loaded, String>>),
+    Load { answer: Receiver<Result<Loaded, String>>, until: Instant },
     /// Control comes to rest.
     Rest { until: Instant },
     /// Control comes to rest, then the worker frees the model.
@@ -183,7 +183,8 @@ impl VlaNode {
                 let meaning = self.parameters.files.meaning();
                 let answer =
                     self.runtime.load(loader, meaning, self.parameters.policy_hz, self.parameters.inference_rate_hz);
-                self.work_on(Work::Load(answer));
+                let until = now.after(Duration::from_secs_f64(self.parameters.load_timeout_s));
+                self.work_on(Work::Load { answer, until });
             }
             State::Activating => match self.missing_for_activation() {
                 Some(missing) => self.finish(Ended::Failure, Some(missing)),
@@ -227,9 +228,14 @@ impl VlaNode {
         let now = self.clock.steady();
         let Some(work) = self.transitions.work.take() else { return };
         match work {
-            Work::Load(answer) => match answer.try_recv() {
+            Work::Load { answer, until } => match answer.try_recv() {
                 Ok(loaded) => self.loaded(loaded),
-                Err(TryRecvError::Empty) => self.work_on(Work::Load(answer)),
+                Err(TryRecvError::Empty) if now < until => self.work_on(Work::Load { answer, until }),
+                // The worker gives the policy up again when it finds that nobody waits for it.
+                Err(TryRecvError::Empty) => {
+                    let limit = self.parameters.load_timeout_s;
+                    self.finish(Ended::Error, Some(format!("loading took more than load_timeout_s, {limit} s")));
+                }
                 Err(TryRecvError::Disconnected) => {
                     self.finish(Ended::Error, Some("the inference thread is gone".into()))
                 }
@@ -244,6 +250,8 @@ impl VlaNode {
             Work::Free { answer, until } => match answer.try_recv() {
                 Ok(()) => self.finish(Ended::Success, None),
                 Err(TryRecvError::Empty) if now < until => self.work_on(Work::Free { answer, until }),
+                // A process that ends frees the model in any case.
+                _ if self.transitions.state() == State::ShuttingDown => self.finish(Ended::Success, None),
                 // The order to free stays in the worker's queue: it is carried out when the inference ends.
                 _ => self.finish(
                     Ended::Error,
@@ -272,6 +280,11 @@ impl VlaNode {
             loaded.inference_s * 1e3,
             control.inference_timeout().as_secs_f64() * 1e3
         ));
+        if loaded.info.envelope.iter().take(6).any(Option::is_none) {
+            log::warn(
+                "the statistics do not cover every pose number (mask false): actions are not held to an envelope",
+            );
+        }
         if let Some(remark) = &loaded.remark {
             log::warn(format!("self-test on a grey image: {remark}"));
         }

@@ -88,6 +88,8 @@ pub(super) struct ControlLoop {
     period: Duration,
     /// The newest image whose bytes were not found to be broken.
     image: Option<ImageSeen>,
+    /// Whether the last step left control latched.
+    latched: bool,
     commands: u64,
     answered: u64,
     reset: Option<ResetOutcome>,
@@ -121,6 +123,7 @@ impl ControlLoop {
             period: config.period(),
             state: Box::new(ControlState::new(config)),
             image: None,
+            latched: false,
             commands: 0,
             answered: 0,
             reset: None,
@@ -151,7 +154,10 @@ impl ControlLoop {
 
     /// One step: look at the desk, step, publish, tell.
     pub fn tick(&mut self) {
-        if let Some(state) = self.desk.control.take() {
+        // A latch outlives a change of configuration, also one that closed while a checkpoint was being loaded: the fresh state waits for the reset.
+        if !self.latched
+            && let Some(state) = self.desk.control.take()
+        {
             self.period = state.config().period();
             self.desk.retired.put_back(std::mem::replace(&mut self.state, state));
         }
@@ -176,6 +182,7 @@ impl ControlLoop {
         };
         let now = self.clock.steady();
         let output = step(now, &mut self.state, &inputs);
+        self.latched = output.state.is_latched();
         if let Some(command) = &output.command {
             self.sink.publish(inputs.ros_now, command);
             self.commands += 1;
@@ -198,7 +205,9 @@ impl ControlLoop {
         }
         if let Some(ticket) = ticket {
             self.answered = ticket;
-            self.reset = output.reset;
+            if output.reset.is_some() {
+                self.reset = output.reset;
+            }
         }
         *self.snapshots.input_buffer_mut() = Some(Snapshot {
             output: *output,

@@ -80,6 +80,8 @@ pub struct Runtime {
     orders: Sender<Order>,
     instruction_generation: u64,
     ticket: u64,
+    /// How long coming to rest may take.
+    rest_within: Duration,
     control: Option<JoinHandle<()>>,
     worker: Option<JoinHandle<()>>,
 }
@@ -136,6 +138,7 @@ impl Runtime {
             orders,
             instruction_generation: 0,
             ticket: 0,
+            rest_within: rest_within(&config),
             control: Some(control),
             worker: Some(worker),
         })
@@ -271,9 +274,10 @@ impl Runtime {
         answer
     }
 
-    /// Gives control another configuration and a fresh state. The caller makes sure that it is at rest and not latched.
+    /// Gives control another configuration and a fresh state, once no latch is closed. The caller makes sure that it is at rest.
     pub fn configure_control(&mut self, config: ControlConfig) {
         drop(self.desk.retired.take());
+        self.rest_within = rest_within(&config);
         self.desk.control.put(ControlState::new(config));
     }
 
@@ -304,9 +308,20 @@ impl Runtime {
     }
 }
 
+/// The promised time to stop, and some periods until the loop has seen the wish and told the result.
+fn rest_within(config: &ControlConfig) -> Duration {
+    Duration::from_secs_f64(config.stop_time_s()) + 10 * config.period() + Duration::from_millis(100)
+}
+
 impl Drop for Runtime {
-    /// Stops the threads without ramping down, for tests and failures; [`Self::shut_down`] is the orderly way.
+    /// Ramps down too, without waiting for the policy: whatever went wrong on the spinning side, the stream ends at zero.
     fn drop(&mut self) {
+        if self.control.is_some() {
+            self.set_lifecycle(Lifecycle::Inactive);
+            os::wait_until(self.rest_within, || {
+                self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
+            });
+        }
         self.desk.stop.store(true, Ordering::Release);
         let _ = self.orders.send(Order::Stop);
         self.desk.bell.ring();

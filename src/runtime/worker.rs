@@ -83,7 +83,7 @@ pub struct DecisionReport {
     pub decision: Decision,
     /// Actions per second this policy was trained for.
     pub policy_hz: f64,
-    /// From the arrival of the image to the decision, seconds on the steady clock.
+    /// From the image's stamp to the decision, seconds in ROS time; NaN when the stamp lies ahead.
     pub latency_s: f64,
     /// From the start of the inference (decoding included) to the decision, seconds.
     pub inference_s: f64,
@@ -129,7 +129,10 @@ impl Worker {
                 match order {
                     Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply } => {
                         let loaded = self.load(loader, meaning, policy_hz, rate_limit_hz);
-                        let _ = reply.send(loaded); // nobody waits any more: nothing to tell
+                        if reply.send(loaded).is_err() {
+                            // Who asked has given up: a policy that nobody knows of must not stay.
+                            self.unload();
+                        }
                     }
                     Order::Unload { reply } => {
                         self.unload();
@@ -171,7 +174,11 @@ impl Worker {
             Ok::<_, String>((policy, loaded))
         }))
         .unwrap_or_else(|panic| Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref()))))?;
-        let interval = if rate_limit_hz > 0.0 { Duration::from_secs_f64(1.0 / rate_limit_hz) } else { Duration::ZERO };
+        let interval = if rate_limit_hz > 0.0 {
+            Duration::try_from_secs_f64(1.0 / rate_limit_hz).unwrap_or(Duration::MAX)
+        } else {
+            Duration::ZERO
+        };
         self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz, interval });
         self.desk.set_inference(Inference::Idle);
         Ok(loaded)
@@ -195,6 +202,8 @@ impl Worker {
         let answer = catch_unwind(AssertUnwindSafe(|| {
             let rgb = image.bytes.decode().map_err(Failure::Image)?;
             let decoded = self.clock.steady();
+            // The camera is fit again, however long the policy takes now.
+            self.desk.blind.store(false, Ordering::Release);
             let decision = installed.policy.act(&rgb, instruction).map_err(Failure::Policy)?;
             Ok::<_, Failure>((decoded, decision))
         }));
@@ -209,7 +218,6 @@ impl Worker {
         };
         let report = match answer {
             Ok(Ok((decoded, mut decision))) => {
-                self.desk.blind.store(false, Ordering::Release);
                 let milliseconds = decoded.since(started).seconds() * 1e3;
                 decision.stages.insert(0, Stage { name: "image", milliseconds });
                 match chunk(origin, installed.policy_hz, &installed.meaning, &decision.action) {
@@ -221,7 +229,9 @@ impl Worker {
                             instruction: Arc::clone(instruction),
                             decision,
                             policy_hz: installed.policy_hz,
-                            latency_s: finished.since(image.seen.received).seconds(),
+                            latency_s: Some(self.clock.ros().seconds_since(image.seen.stamp))
+                                .filter(|s| 0.0 <= *s)
+                                .unwrap_or(f64::NAN),
                             inference_s: finished.since(started).seconds(),
                             info: Arc::clone(&installed.info),
                         }))
@@ -240,7 +250,6 @@ impl Worker {
                 Report::ImageRefused { text: error.to_string(), unsupported }
             }
             Ok(Err(Failure::Policy(error))) => {
-                self.desk.blind.store(false, Ordering::Release);
                 self.desk.fail(if error.is_not_finite() { PolicyFailure::NotFinite } else { PolicyFailure::Refused });
                 let non_action = matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
                 Report::Refused { text: error.to_string(), non_action }

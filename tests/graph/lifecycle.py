@@ -40,8 +40,10 @@ def scenario(executable, logs):
         print(f"configure without a checkpoint: {graph.status.detail}")
         result = set_parameter(graph, "checkpoint", str(KIT / "ckpt"))
         assert result.successful, result.reason
-        result = set_parameter(graph, "command_rate_hz", 5000.0)
-        assert not result.successful and "10..1000" in result.reason, result
+        result = set_parameter(graph, "limits.linear.velocity", 40.0)
+        assert not result.successful and "0.001..3" in result.reason, result
+        result = set_parameter(graph, "command_rate_hz", 100.0)
+        assert not result.successful and "started" in result.reason, result
         result = set_parameter(graph, "nonsense", 1.0)
         assert not result.successful and "no such parameter" in result.reason, result
         for key in ("bridge", "nomask_5d"):
@@ -86,6 +88,17 @@ def scenario(executable, logs):
         graph.until("idle, not running: enable is asked for again", graph.in_state("IDLE"))
         assert graph.change("deactivate") and graph.change("cleanup") and graph.lifecycle() == "unconfigured"
         print(f"configure {configured:.2f} s, deactivation mid-motion answered after {answered - asked:.3f} s, memory loaded {loaded_mib:.0f} MiB, cleaned up {node.resident_mib():.0f} MiB")
+
+        # An e-stop while the checkpoint is loaded is not forgotten when it has been loaded.
+        future = graph.clients["change_state"].call_async(ChangeState.Request(transition=Transition(label="configure")))
+        assert graph.estop().success
+        graph.until("configured", future.done)
+        assert future.result().success and graph.change("activate")
+        refused = graph.enable()
+        assert not refused.success and "reset" in refused.message, refused
+        graph.until("still stopped", graph.in_state("ESTOPPED"))
+        graph.reset_when_possible()
+        assert graph.change("deactivate") and graph.change("cleanup")
 
         # Again, by number instead of label, and the end.
         for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_ACTIVE_SHUTDOWN):

@@ -139,8 +139,8 @@ class LaunchFile(unittest.TestCase):
                 self.assertIn(parameter["type"], ("str", "int", "float", "bool"), parameter)
                 self.assertEqual(parameter["value"], f"$(var {parameter['name']})")
 
-    def test_the_file_for_no_robot_exists(self):
-        default = self.arguments["robot"]["default"].replace("$(find-pkg-share openvla_tt)", str(ROOT))
+    def test_the_parameter_file_exists(self):
+        default = self.arguments["params_file"]["default"].replace("$(find-pkg-share openvla_tt)", str(ROOT))
         parameters = yaml.safe_load(pathlib.Path(default).read_text())["/**"]["ros__parameters"]
         for axes in ("linear", "angular"):
             self.assertEqual(set(parameters["limits"][axes]), {"velocity", "acceleration", "jerk"})
