@@ -117,6 +117,10 @@ pub(super) fn stages(
     for layer in layers.iter().filter(|layer| layer.group == Group::Llama) {
         add(&mut prefill, layer, rows);
     }
+    for layer in layers.iter().filter(|layer| layer.group == Group::Head) {
+        // The last position only.
+        add(&mut prefill, layer, TILE_SIDE);
+    }
     let [groups, width, _] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, rows);
     let queries = (groups * (llama.heads / llama.kv_heads)) as f64;
     // Causal: half of the square.
