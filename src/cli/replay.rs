@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn arguments_are_read_and_bounded() {
-        let replay = parse(&["--rate", "0.5", "--topics", "/a", "/b", "--clock", "--remap", "/a:=c", "--loop"]).unwrap();
+        let replay =
+            parse(&["--rate", "0.5", "--topics", "/a", "/b", "--clock", "--remap", "/a:=c", "--loop"]).unwrap();
         assert_eq!((replay.rate, replay.clock, replay.repeat), (0.5, Some(50.0), true));
         assert_eq!(replay.topics, ["/a", "/b"]);
         assert_eq!(replay.remap, [("/a".to_owned(), "c".to_owned())]);

@@ -233,7 +233,8 @@ pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Rep
     let left_out: Vec<_> =
         bag.topics().iter().filter(|topic| topics.iter().all(|chosen| chosen.index != topic.index)).collect();
     if topics.is_empty() {
-        let available = left_out.iter().map(|topic| format!("{} ({})", topic.name, topic.type_name)).collect::<Vec<_>>();
+        let available =
+            left_out.iter().map(|topic| format!("{} ({})", topic.name, topic.type_name)).collect::<Vec<_>>();
         return Err(ReplayError::Nothing { bag: options.bag.clone(), available: available.join(", ") });
     }
     if options.topics.is_empty() && !left_out.is_empty() {
@@ -241,13 +242,19 @@ pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Rep
         note(&format!("left out, as they are no observations (--topics publishes them): {}", names.join(", ")));
     }
     let context = context().map_err(NodeError::Arguments)?;
-    let mut ros = r2r::Node::create(context, "replay", "").map_err(|error| NodeError::Ros { what: "the node", error })?;
+    let mut ros =
+        r2r::Node::create(context, "replay", "").map_err(|error| NodeError::Ros { what: "the node", error })?;
     let stop = stop_signals().map_err(NodeError::Threads)?;
     let mut outlets = Vec::new();
     for topic in topics {
         let name = published_name(options, topic);
         let publisher = ros.create_publisher_untyped(&name, &topic.type_name, quality(topic)).map_err(|error| {
-            ReplayError::Topic { topic: topic.name.clone(), name: name.clone(), type_name: topic.type_name.clone(), error }
+            ReplayError::Topic {
+                topic: topic.name.clone(),
+                name: name.clone(),
+                type_name: topic.type_name.clone(),
+                error,
+            }
         })?;
         let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING].contains(&&*topic.type_name);
         outlets.push(Outlet { index: topic.index, recorded: topic.name.clone(), name, awaited, publisher, sent: 0 });
@@ -326,7 +333,8 @@ fn send(outlets: &mut [Outlet], message: &Message) -> Result<(), ReplayError> {
 fn await_subscribers(outlets: &[Outlet], patience: Duration, stop: &AtomicBool, note: &mut dyn FnMut(&str)) {
     let begun = Instant::now();
     let lonely = |outlet: &&Outlet| {
-        outlet.awaited && outlet.publisher.get_inter_process_subscription_count().is_ok_and(|subscribers| subscribers == 0)
+        outlet.awaited
+            && outlet.publisher.get_inter_process_subscription_count().is_ok_and(|subscribers| subscribers == 0)
     };
     while outlets.iter().any(|outlet| lonely(&outlet)) && begun.elapsed() < patience && !stop.load(Ordering::Acquire) {
         sleep(NAP);
@@ -343,10 +351,22 @@ mod tests {
 
     #[test]
     fn recorded_commands_are_no_observations() {
-        for kind in [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING, messages::JOINT_STATE, messages::POSE_STAMPED] {
+        for kind in [
+            messages::IMAGE,
+            messages::COMPRESSED_IMAGE,
+            messages::STRING,
+            messages::JOINT_STATE,
+            messages::POSE_STAMPED,
+        ] {
             assert!(is_observation(kind), "{kind}");
         }
-        for kind in [messages::TWIST_STAMPED, messages::FLOAT64, messages::FLOAT64_MULTI_ARRAY, messages::ACTION, messages::STATUS] {
+        for kind in [
+            messages::TWIST_STAMPED,
+            messages::FLOAT64,
+            messages::FLOAT64_MULTI_ARRAY,
+            messages::ACTION,
+            messages::STATUS,
+        ] {
             assert!(!is_observation(kind), "{kind}");
         }
     }
