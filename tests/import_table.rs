@@ -38,7 +38,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("memmap2", &["checkpoint"]),
     ("mcap", &["bag", "recorder"]),
     ("rusqlite", &["bag"]),
-    ("gemm", &["backend"]),
+    ("gemm_f32", &["backend"]),
+    ("gemm_common", &["backend"]),
     ("tokenizers", &["checkpoint"]),
     ("safetensors", &["checkpoint"]),
 ];
