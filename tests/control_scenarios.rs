@@ -7,8 +7,8 @@ use control_support::{MS, World, live, norm};
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        ControlState, Event, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig, RawWorkspace, Reason,
-        Refusal, Requests, ResetOutcome, State, step,
+        ControlState, Event, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig,
+        RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State, step,
     },
     time::Instant,
 };
@@ -870,7 +870,9 @@ fn a_latch_outlives_a_change_of_configuration() {
 #[test]
 fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
     let mut world = moving(live());
-    assert!(world.until(200, |output| output.command.is_some_and(|command| command.gripper().is_some())).command.is_some());
+    assert!(
+        world.until(200, |output| output.command.is_some_and(|command| command.gripper().is_some())).command.is_some()
+    );
     world.lifecycle = Lifecycle::Inactive;
     world.until(200, |output| output.at_rest);
     world.lifecycle = Lifecycle::Active;

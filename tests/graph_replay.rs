@@ -49,8 +49,22 @@ fn golden_bag(path: &Path) -> usize {
 /// Tokens and instruction of every frame, by the nanoseconds of its stamp, from the offline evaluation.
 fn offline(bag: &Path, topic: &str, out: &Path) -> BTreeMap<i64, (String, Vec<u32>)> {
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
-    let line = ["eval", "--bag", bag.to_str().unwrap(), "--image-topic", topic, "--instruction-topic", "/task", "--checkpoint",
-        checkpoint.to_str().unwrap(), "--unnorm-key", "bridge_orig", "--quiet", "--out", out.to_str().unwrap()];
+    let line = [
+        "eval",
+        "--bag",
+        bag.to_str().unwrap(),
+        "--image-topic",
+        topic,
+        "--instruction-topic",
+        "/task",
+        "--checkpoint",
+        checkpoint.to_str().unwrap(),
+        "--unnorm-key",
+        "bridge_orig",
+        "--quiet",
+        "--out",
+        out.to_str().unwrap(),
+    ];
     Cli::try_parse_from(line).unwrap().eval.run().unwrap();
     let pairs = read_table(out, 7).unwrap();
     let frame = |pair: &openvla_tt::eval::Paired| {
@@ -80,14 +94,20 @@ fn live_equals_offline(topic: &str, transport: &str) {
     let mut answered = BTreeMap::new();
     for action in recorded {
         let stamp = action["stamp"].as_i64().unwrap();
-        let (instruction, tokens) = offline.get(&stamp).unwrap_or_else(|| panic!("no frame of the bag has the stamp {stamp}"));
+        let (instruction, tokens) =
+            offline.get(&stamp).unwrap_or_else(|| panic!("no frame of the bag has the stamp {stamp}"));
         assert_eq!(action["instruction"].as_str().unwrap(), instruction, "frame at {stamp}");
-        let live: Vec<u32> = action["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let live: Vec<u32> =
+            action["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         assert_eq!(live, *tokens, "frame at {stamp}: live and offline tokens");
         assert!(answered.insert(stamp, live).is_none(), "the frame at {stamp} was answered twice");
     }
     let distinct: std::collections::BTreeSet<_> = answered.values().collect();
-    println!("{topic}: {} of {frames} frames answered live, {} different token lists, all as offline", answered.len(), distinct.len());
+    println!(
+        "{topic}: {} of {frames} frames answered live, {} different token lists, all as offline",
+        answered.len(),
+        distinct.len()
+    );
     assert!(answered.len() * 4 >= frames * 3, "only {} of {frames} frames were answered", answered.len());
     assert!(distinct.len() > 2, "a comparison of constants would prove nothing");
 }

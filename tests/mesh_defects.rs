@@ -119,10 +119,8 @@ fn logits_show_what_precision_it_takes() {
         let name = precision.name.clone();
         let logits = first_logits(&kit, &mut policy(&kit, MeshKind::N300, precision), 3);
         let pairs = logits.iter().flatten().zip(reference.iter().flatten());
-        let error = relative(
-            pairs.clone().map(|(a, b)| f64::from(a - b)),
-            reference.iter().flatten().map(|&x| f64::from(x)),
-        );
+        let error =
+            relative(pairs.clone().map(|(a, b)| f64::from(a - b)), reference.iter().flatten().map(|&x| f64::from(x)));
         println!("{name}: first logits off by {:.2} % rms", 100.0 * error);
         assert!(error <= bound, "{name}: {error}");
         // Each policy costs more than the one before; the coarse one is out of the question.

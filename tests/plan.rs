@@ -19,8 +19,7 @@ fn real_json() -> serde_json::Value {
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(kit().join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().remove("tiny_timm_overrides");
-    config["text_config"] =
-        serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
+    config["text_config"] = serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
     config
 }
 
@@ -164,7 +163,12 @@ fn planned_weights_are_what_the_mesh_allocates() {
                 let assumptions = Assumptions { head_rows, ..Assumptions::standard(&config) };
                 let plan = Plan::new(&config, mesh, policy.clone(), assumptions);
                 let backend = open(Provider::Simulated, mesh, policy).unwrap();
-                let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: name.into(), ..Default::default() };
+                let options = PolicyOptions {
+                    unnorm_key: Some("bridge_orig".into()),
+                    decode,
+                    precision: name.into(),
+                    ..Default::default()
+                };
                 let loaded = OpenVlaPolicy::open(backend, &kit(), &options).unwrap();
                 // All but keys and values, activations and the trace region, which come later or are kept apart.
                 let planned: u64 = plan.memory.items[..6].iter().map(|(_, bytes)| bytes).sum();

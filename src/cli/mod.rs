@@ -93,7 +93,9 @@ enum CliError {
     )]
     NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
     #[cfg(not(feature = "ros"))]
-    #[error("this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`")]
+    #[error(
+        "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`"
+    )]
     NoRos,
     #[cfg(feature = "ros")]
     #[error(transparent)]

@@ -65,7 +65,11 @@ impl Plan {
             DecodeMode::Actions => ACTION_ROWS,
         };
         let plan = Planned::new(&config, self.mesh, policy, assumptions);
-        if self.json { show_json(&plan)? } else { show(&plan)? }
+        if self.json {
+            show_json(&plan)?
+        } else {
+            show(&plan)?
+        }
         match plan.memory.shortfall() {
             None => Ok(()),
             Some(bytes) => Err(CliError::NoRoom {
@@ -85,14 +89,21 @@ fn name(mesh: Mesh) -> String {
 
 fn show(plan: &Planned) -> Result<(), CliError> {
     let chips = plan.mesh.chips();
-    print(&format!("{}: {chips} chip{}, precision {}", name(plan.mesh), if chips == 1 { "" } else { "s" }, plan.policy.name))?;
+    print(&format!(
+        "{}: {chips} chip{}, precision {}",
+        name(plan.mesh),
+        if chips == 1 { "" } else { "s" },
+        plan.policy.name
+    ))?;
     print("\nmemory of one chip            GiB")?;
     for (what, bytes) in &plan.memory.items {
         print(&format!("  {what:<36} {:>7.3}", *bytes as f64 / GIB))?;
     }
     let (total, capacity) = (plan.memory.total() as f64 / GIB, plan.memory.capacity as f64 / GIB);
     print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
-    print("\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        ms   (of one chip, one pass)")?;
+    print(
+        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        ms   (of one chip, one pass)",
+    )?;
     for stage in &plan.stages {
         print(&format!(
             "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2}",

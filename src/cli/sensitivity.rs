@@ -78,7 +78,11 @@ impl Sensitivity {
             .filter(|row| !row.measured.like(reference.measured))
             .map(|row| format!("{} {}", row.device, row.precision))
             .collect();
-        if self.json { show_json(&reference, &rows)? } else { show(&reference, &rows)? }
+        if self.json {
+            show_json(&reference, &rows)?
+        } else {
+            show(&reference, &rows)?
+        }
         if dull.is_empty() { Ok(()) } else { Err(CliError::Insensitive(dull.join(", "))) }
     }
 }
@@ -103,9 +107,8 @@ fn show(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
 }
 
 fn show_json(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
-    let spread = |spread: Spread| {
-        json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance})
-    };
+    let spread =
+        |spread: Spread| json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance});
     let row = |row: &Row| {
         json!({"device": row.device, "precision": row.precision, "images": spread(row.measured.images),
             "instructions": spread(row.measured.instructions), "like_reference": row.measured.like(reference.measured)})

@@ -191,8 +191,7 @@ impl ControlState {
         }
         // What the policy said about the gripper holds for one enabled run: activation must not close fingers on a hand.
         // A fault keeps the grip, so that nothing is dropped.
-        let keeps_grip =
-            running || matches!(self.machine.state, State::Holding | State::Fault | State::Estopped);
+        let keeps_grip = running || matches!(self.machine.state, State::Holding | State::Fault | State::Estopped);
         if !keeps_grip || inputs.lifecycle != Lifecycle::Active {
             self.gripper = Gripper::default();
         }

@@ -59,9 +59,12 @@ pub fn collect(out: &Path, settings: &Settings, pairs: &[Paired], places: &[usiz
         let (Some(&from), Some(&until)) = (frames.values().min(), frames.values().max()) else { continue };
         // By log time, which a window of time keeps while the number of an image depends on where reading began.
         let mut left: BTreeMap<i64, u64> = frames.iter().map(|(frame, time)| (*time, *frame)).collect();
-        let windows = if bag_file.can_seek() { left.keys().map(|&time| (time, time)).collect() } else { vec![(from, until)] };
+        let windows =
+            if bag_file.can_seek() { left.keys().map(|&time| (time, time)).collect() } else { vec![(from, until)] };
         for (from, until) in windows {
-            let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(from, until)) else { continue };
+            let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(from, until)) else {
+                continue;
+            };
             for message in stream.filter_map(Result::ok) {
                 let Some(frame) = left.remove(&message.log_time) else { continue };
                 if let Ok((_, Ok(image))) = decode_image(&message, topic) {

@@ -101,7 +101,15 @@ mod tests {
             margins: vec![0.1],
             stages: vec![("vision".into(), 1e-3 / 3.0)],
         };
-        Step { bag: 0, frame, log_time: 5, stamp: None, size: (2, 3), instruction: "go".into(), outcome: Outcome::Action(prediction) }
+        Step {
+            bag: 0,
+            frame,
+            log_time: 5,
+            stamp: None,
+            size: (2, 3),
+            instruction: "go".into(),
+            outcome: Outcome::Action(prediction),
+        }
     }
 
     #[test]

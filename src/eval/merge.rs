@@ -31,16 +31,24 @@ pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, Eva
         }
         let slot = seen.get_mut(report.settings.shard.index as usize);
         if let Some(twin) = slot.and_then(|slot| slot.replace(path)) {
-            return Err(mismatch(format!("both are shard {}, the other one is {}", report.settings.shard, twin.display())));
+            return Err(mismatch(format!(
+                "both are shard {}, the other one is {}",
+                report.settings.shard,
+                twin.display()
+            )));
         }
     }
-    let missing: Vec<String> = (0..count).zip(&seen).filter(|(_, path)| path.is_none()).map(|(index, _)| format!("{index}/{count}")).collect();
+    let missing: Vec<String> =
+        (0..count).zip(&seen).filter(|(_, path)| path.is_none()).map(|(index, _)| format!("{index}/{count}")).collect();
     let mut incomplete: Vec<String> = reports.iter().flat_map(|report| report.incomplete.clone()).collect();
     if !missing.is_empty() {
         incomplete.push(format!("shards {} are missing", missing.join(", ")));
     }
     if !partial && !incomplete.is_empty() {
-        return Err(EvalError::Usage(format!("{}; evaluate them, or merge what is there with --partial", incomplete.join("; "))));
+        return Err(EvalError::Usage(format!(
+            "{}; evaluate them, or merge what is there with --partial",
+            incomplete.join("; ")
+        )));
     }
     incomplete.dedup();
 

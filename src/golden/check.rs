@@ -208,7 +208,9 @@ fn compare_stages<B: Backend>(
                 values[values.len().saturating_sub(rows)..].to_vec()
             })
             .collect();
-        if let Ok(reference) = reference.reshape(&[reference.len() / rows.max(1), rows]).and_then(|all| all.rows(0..steps)) {
+        if let Ok(reference) =
+            reference.reshape(&[reference.len() / rows.max(1), rows]).and_then(|all| all.rows(0..steps))
+        {
             push("logits.all_steps.top_rows".into(), &ours, &reference);
         }
     }
@@ -284,7 +286,8 @@ fn special_cases<B: Backend>(kit: &Kit, policy: &mut OpenVlaPolicy<B>, report: &
     // The same ids as without the space, so the very same tokens: ours, which were compared with the reference above.
     let tokens = run(policy, &special.image, &special.prompt)?.map(|generation| generation.token_ids);
     let plain = kit.cases.iter().find(|case| case.image == special.image);
-    let expected = plain.and_then(|plain| report.cases.iter().find(|case| case.case == plain.id)).map(|case| &case.tokens);
+    let expected =
+        plain.and_then(|plain| report.cases.iter().find(|case| case.case == plain.id)).map(|case| &case.tokens);
     match (tokens, expected) {
         (Ok(tokens), Some(expected)) if tokens == *expected => {}
         (tokens, expected) => {
@@ -298,7 +301,8 @@ fn special_cases<B: Backend>(kit: &Kit, policy: &mut OpenVlaPolicy<B>, report: &
         let result = run(policy, &base.image, &base.prompt);
         policy.set_end_of_sequence(end);
         // The official code reaches back into the prompt and returns a motion; ours must say that the answer is short.
-        let ours = report.cases.iter().find(|result| result.case == base.id).map_or(&base.generated_ids, |own| &own.tokens);
+        let ours =
+            report.cases.iter().find(|result| result.case == base.id).map_or(&base.generated_ids, |own| &own.tokens);
         let Some(wanted) = ours.iter().position(|&id| id == case.eos_token_id) else { continue };
         match result? {
             Err(PolicyError::EndedEarly { got, .. }) if got == wanted => {}

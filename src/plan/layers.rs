@@ -108,7 +108,8 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     let heads = HeadShape { heads: llama.heads, kv_heads: llama.kv_heads, head_dim: llama.head_dim, rotary: true };
     let (queries, keys) = (llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim);
     let rows = crate::backend::tt::bucket(assumptions.positions);
-    let mut language = |role, split, parts, shape| push(Group::Llama, role, split, parts, shape, false, llama.layers, rows);
+    let mut language =
+        |role, split, parts, shape| push(Group::Llama, role, split, parts, shape, false, llama.layers, rows);
     language(WeightRole::Attention, Split::Heads(heads), 3, [queries + 2 * keys, hidden]);
     language(WeightRole::Attention, Split::AfterHeads(heads), 1, [hidden, queries]);
     language(WeightRole::Mlp, Split::Columns, 2, [2 * inside, hidden]);

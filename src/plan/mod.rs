@@ -75,7 +75,12 @@ impl Assumptions {
     pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
         let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
         vec![
-            format!("{} positions, computed as {}; {} action tokens", self.positions, bucket(self.positions), self.tokens),
+            format!(
+                "{} positions, computed as {}; {} action tokens",
+                self.positions,
+                bucket(self.positions),
+                self.tokens
+            ),
             format!("head: {} rows", self.head_rows),
             format!(
                 "arithmetic: {:.1} TFLOP/s per chip and pass (64 cores, 1 GHz, 8x16x16 per cycle), divided by the passes of the fidelity",
@@ -91,10 +96,17 @@ impl Assumptions {
             ),
             format!(
                 "vision and projector: {}",
-                if policy.split_vision && chips > 1 { "cut over the chips, collectives hidden" } else { "computed on every chip" }
+                if policy.split_vision && chips > 1 {
+                    "cut over the chips, collectives hidden"
+                } else {
+                    "computed on every chip"
+                }
             ),
             format!("MLP columns per chip padded to a multiple of {}", self.mlp_multiple),
-            format!("host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic", self.host_seconds * 1e3),
+            format!(
+                "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
+                self.host_seconds * 1e3
+            ),
             "no launch overhead between operations: traces replay without the host".into(),
         ]
     }
@@ -195,17 +207,15 @@ fn memory(
     let side = allocated(groups * rows, width, policy.cache, true);
     let tables = 2 * allocated(rows, width, NumberFormat::Bf16, true);
     // The widest moment of a pass: residual, its norm, the projections and both halves of the MLP.
-    let widest = llama.hidden_size * 4 + (llama.heads + 2 * llama.kv_heads) * llama.head_dim + 3 * llama.intermediate_size;
+    let widest =
+        llama.hidden_size * 4 + (llama.heads + 2 * llama.kv_heads) * llama.head_dim + 3 * llama.intermediate_size;
     let work = allocated(bucket(assumptions.positions), widest, policy.stream, true);
     let items = vec![
         ("vision towers".into(), of(Group::Vision)),
         ("projector".into(), of(Group::Projector)),
         ("language model layers".into(), of(Group::Llama)),
         ("output head".into(), of(Group::Head)),
-        (
-            "token embedding".into(),
-            allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
-        ),
+        ("token embedding".into(), allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false)),
         ("norms and embeddings".into(), layers::small_tensors(config, policy)),
         (format!("keys and values of {rows} positions"), 2 * llama.layers as u64 * side + tables),
         ("activations".into(), work),

@@ -50,7 +50,13 @@ impl Work {
         self.bytes += bytes;
     }
 
-    fn stage(self, name: &'static str, count: usize, (sent, seconds): (f64, f64), assumptions: &Assumptions) -> StagePlan {
+    fn stage(
+        self,
+        name: &'static str,
+        count: usize,
+        (sent, seconds): (f64, f64),
+        assumptions: &Assumptions,
+    ) -> StagePlan {
         StagePlan {
             name,
             count,
@@ -140,6 +146,11 @@ pub(super) fn stages(
     vec![
         vision.stage("vision", 1, (0.0, 0.0), assumptions),
         prefill.stage("prefill", 1, sums(first, rows), assumptions),
-        decode.stage("decode step", assumptions.tokens.saturating_sub(1), sums(later, assumptions.decode_rows), assumptions),
+        decode.stage(
+            "decode step",
+            assumptions.tokens.saturating_sub(1),
+            sums(later, assumptions.decode_rows),
+            assumptions,
+        ),
     ]
 }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
-use crate::models::{Probe, TensorSource};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
+use crate::models::{Probe, TensorSource};
 use crate::observation::{Resizer, RgbImage};
 
 /// Over which tokens the greedy choice is made.

@@ -186,14 +186,7 @@ pub fn cache_rows(heads: usize, kv_heads: usize, head_dim: usize, chips: usize, 
 }
 
 /// Appends physical columns of some of `count` heads, whose first is the matrix's head `first`.
-fn heads(
-    map: &mut Vec<u32>,
-    shape: HeadShape,
-    width: usize,
-    first: usize,
-    some: std::ops::Range<usize>,
-    count: usize,
-) {
+fn heads(map: &mut Vec<u32>, shape: HeadShape, width: usize, first: usize, some: std::ops::Range<usize>, count: usize) {
     for head in some {
         map.extend((0..width).map(|physical| match column_of_head(shape, width, physical) {
             Some(column) if head < count => ((first + head) * shape.head_dim + column) as u32,

@@ -246,10 +246,7 @@ impl TtNorm {
         let vector = |tensor: &crate::tensor::HostTensor| {
             let values = tensor.to_f32();
             let array = HostArray::f32(&values, [1, 1, 1, columns]);
-            backend
-                .mesh
-                .upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)
-                .map_err(device("load_norm"))
+            backend.mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile).map_err(device("load_norm"))
         };
         Ok(Self {
             weight: vector(&source.weight)?,

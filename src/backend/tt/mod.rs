@@ -18,8 +18,8 @@ use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
 use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo, WeightRole};
 use crate::tensor::HostTensor;
 pub use attention::TtCache;
-pub use form::{Placement, TILE as TILE_SIDE, cache_rows};
 use form::{Form, TILE};
+pub use form::{Placement, TILE as TILE_SIDE, cache_rows};
 pub use linear::{TtLinear, TtNorm};
 pub use open::{MeshKind, OpenError, Provider, open};
 
@@ -140,9 +140,7 @@ impl TtBackend {
     /// When the device does not answer.
     pub fn peak_memory(&self) -> Result<u64, BackendError> {
         let all = (0..self.chips()).map(|chip| self.mesh.memory(chip).map(|memory| memory.peak));
-        all.collect::<Result<Vec<_>, _>>()
-            .map(|peaks| peaks.into_iter().max().unwrap_or(0))
-            .map_err(device("memory"))
+        all.collect::<Result<Vec<_>, _>>().map(|peaks| peaks.into_iter().max().unwrap_or(0)).map_err(device("memory"))
     }
 
     /// Memory in use on the fullest chip, bytes.
@@ -151,9 +149,7 @@ impl TtBackend {
     /// When the device does not answer.
     pub fn allocated_memory(&self) -> Result<u64, BackendError> {
         let all = (0..self.chips()).map(|chip| self.mesh.memory(chip).map(|memory| memory.allocated));
-        all.collect::<Result<Vec<_>, _>>()
-            .map(|chips| chips.into_iter().max().unwrap_or(0))
-            .map_err(device("memory"))
+        all.collect::<Result<Vec<_>, _>>().map(|chips| chips.into_iter().max().unwrap_or(0)).map_err(device("memory"))
     }
 
     /// How often a matrix went through the host because it did not lie as the next operation needs it.
@@ -377,8 +373,7 @@ impl Backend for TtBackend {
             return Err(shape_error(OPERATION, detail));
         }
         let y = self.in_form(y, x.form)?;
-        let (x, y) =
-            if x.physical_rows() == y.physical_rows() { (x, y) } else { (self.shown(&x)?, self.shown(&y)?) };
+        let (x, y) = if x.physical_rows() == y.physical_rows() { (x, y) } else { (self.shown(&x)?, self.shown(&y)?) };
         let sums = x.parts.iter().zip(&y.parts).map(|(a, b)| {
             a.combine(b, Combine::Add, tt_metal::Activation::None, a.format()).map_err(device(OPERATION))
         });
