@@ -30,6 +30,8 @@ enum Command {
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
+    /// Judge a checkpoint on recordings: metrics, plots and a report
+    Eval(Box<crate::eval::cli::Eval>),
 }
 
 /// Options that most commands share.
@@ -57,6 +59,8 @@ struct Common {
 enum CliError {
     #[error(transparent)]
     Policy(#[from] crate::policy::PolicyError),
+    #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
     #[error(transparent)]
@@ -94,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Eval(command) => command.run().map_err(CliError::from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
