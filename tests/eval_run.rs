@@ -207,6 +207,22 @@ fn two_policies_are_compared_frame_by_frame() {
 }
 
 #[test]
+fn an_overwritten_evaluation_leaves_no_image_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&mut Scripted::new(), &settings(&fixture("mcap_plain")), folder.path()).unwrap();
+    let stale = folder.path().join("frames/bag0_frame5.jpg");
+    let own = folder.path().join("frames/notes.txt");
+    std::fs::write(&own, "mine").unwrap();
+    assert!(stale.exists());
+    let other = Settings { limit: Some(2), ..settings(&fixture("mcap_plain")) };
+    let options = RunOptions { overwrite: true, quiet: true };
+    let evaluated = evaluate(&mut Scripted::new(), &other, folder.path(), options, &AtomicBool::new(false)).unwrap();
+    write_all(folder.path(), &evaluated.report, &evaluated.pairs).unwrap();
+    assert!(!stale.exists() && own.exists());
+    assert_eq!(evaluated.report.frames.evaluated, 2);
+}
+
+#[test]
 fn wrong_tokens_are_counted_and_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut policy = Scripted { fails: 2, ..Scripted::new() };

@@ -39,6 +39,8 @@ enum Command {
     Sensitivity(sensitivity::Sensitivity),
     /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
     Replay(replay::Replay),
+    /// Judge a checkpoint on recordings: metrics, plots and a report
+    Eval(Box<crate::eval::cli::Eval>),
 }
 
 /// Options that most commands share.
@@ -66,6 +68,8 @@ struct Common {
 enum CliError {
     #[error(transparent)]
     Policy(#[from] crate::policy::PolicyError),
+    #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
     #[error(transparent)]
@@ -122,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Plan(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
         Command::Replay(command) => command.run(),
+        Command::Eval(command) => command.run().map_err(CliError::from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,6 +37,20 @@ pub fn worst(pairs: &[Paired], count: usize) -> Vec<usize> {
     places
 }
 
+/// Removes the images of an earlier evaluation: frames of the same number may be others now.
+pub fn clear(out: &Path) -> Result<(), EvalError> {
+    let folder = out.join(FOLDER);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // Only what `file` names: the folder is the user's.
+        if name.starts_with("bag") && name.contains("_frame") && name.ends_with(".jpg") {
+            std::fs::remove_file(&path).map_err(EvalError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// File name of a frame's image.
 pub fn file(bag: usize, frame: u64) -> String {
     format!("bag{bag}_frame{frame}.jpg")

@@ -86,6 +86,7 @@ fn notes(reports: &[Report]) -> Vec<EpisodeNotes> {
 
 /// The images of the worst frames lie with the shards; the bags may be on another machine.
 fn copy_images(parts: &[PathBuf], out: &Path, pairs: &[Paired]) -> Result<(), EvalError> {
+    gallery::clear(out)?;
     let folder = out.join(gallery::FOLDER);
     std::fs::create_dir_all(&folder).map_err(EvalError::io("create", &folder))?;
     for place in gallery::worst(pairs, gallery::SHOWN) {
