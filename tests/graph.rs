@@ -55,6 +55,11 @@ fn the_lifecycle_is_managed_by_services() {
 }
 
 #[test]
+fn the_workspace_is_guarded_by_fresh_poses_only() {
+    scenario("workspace", NODE);
+}
+
+#[test]
 fn bad_parameters_are_refused_with_a_list() {
     let output = refused(&[
         "--ros-args",

@@ -1,5 +1,6 @@
 //! `make demo` does what it says, and leaves nothing behind.
-#![cfg(all(feature = "ros", target_os = "linux"))]
+#![cfg(feature = "ros")]
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod ros_support;
@@ -8,6 +9,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,6 +17,9 @@ use ros_support::Domain;
 
 /// A variable that every process of a demo inherits, to find them all by.
 const MARK: &str = "OPENVLA_TT_DEMO_TEST";
+
+/// One at a time: each of them starts two processes that want the processor.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Demo {
     child: Child,
@@ -76,6 +81,7 @@ impl Drop for Demo {
 
 #[test]
 fn the_demo_runs_and_sums_up() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut demo = Demo::start("6");
     let mut out = BufReader::new(demo.child.stdout.take().unwrap());
     let text = demo.rest(&mut out);
@@ -94,6 +100,7 @@ fn the_demo_runs_and_sums_up() {
 
 #[test]
 fn ctrl_c_leaves_no_process() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Before the node is up, and while it moves.
     for lines in [1, 5] {
         let mut demo = Demo::start("60");
