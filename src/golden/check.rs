@@ -320,13 +320,13 @@ fn special_cases<B: Backend>(kit: &Kit, policy: &mut OpenVlaPolicy<B>, report: &
 fn missed(report: &Report, bounds: Bounds) -> Vec<String> {
     let mut missed = report.special.clone();
     for StageResult { case, stage, agreement } in &report.stages {
-        // Written so that NaN misses.
-        if !(agreement.pcc >= bounds.pcc) {
+        // What is not a number misses every bound.
+        if agreement.pcc.is_nan() || agreement.pcc < bounds.pcc {
             missed.push(format!("case {case}, {stage}: PCC {:.6} below {}", agreement.pcc, bounds.pcc));
         }
         if let Some(limit) = bounds.logits
             && stage.starts_with("logits")
-            && !(agreement.max_abs <= limit)
+            && (agreement.max_abs.is_nan() || agreement.max_abs > limit)
         {
             missed.push(format!("case {case}, {stage}: error {:.2e} above {limit:e}", agreement.max_abs));
         }
