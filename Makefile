@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test check bench ros build node clean cargo
+.PHONY: help demo test check bench ros build node soak clean cargo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ check: cargo ## format, lints, licences
 bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@if [ -x tools/bench/run ]; then tools/ros/run tools/bench/run; fi
+
+soak: cargo ## ten million random scripts against the control core; hours
+	@OPENVLA_SOAK_CASES=10000000 cargo test --release --test control_properties
 
 ros: ## set up ROS 2 (a second time does nothing)
 	@tools/ros/setup

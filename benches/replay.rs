@@ -88,7 +88,8 @@ fn write(path: &Path, frames: u32, jpeg: bool) {
 
 fn ours(bag: &Path, out: &Path) -> (f64, u64) {
     let settings = Settings { action_topic: None, ..settings(bag) };
-    let mut policy = ResizeOnly { resizer: Resizer::new(224).unwrap(), info: eval_support::Scripted::new().info, sum: 0 };
+    let mut policy =
+        ResizeOnly { resizer: Resizer::new(224).unwrap(), info: eval_support::Scripted::new().info, sum: 0 };
     let started = Instant::now();
     let options = RunOptions { overwrite: true, quiet: true };
     let evaluated = evaluate(&mut policy, &settings, out, options, &AtomicBool::new(false)).unwrap();

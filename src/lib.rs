@@ -13,6 +13,7 @@ pub mod eval;
 pub mod golden;
 pub mod models;
 pub mod observation;
+pub mod plan;
 pub mod policy;
 pub mod recorder;
 #[cfg(feature = "ros")]

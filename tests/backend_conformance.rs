@@ -23,8 +23,7 @@ fn mesh(kind: MeshKind, precision: &str) -> TtBackend {
     open(Provider::Simulated, kind, PrecisionPolicy::load(precision).unwrap()).unwrap()
 }
 
-/// bf16 keeps 8 significant bits: an element four times the root mean square is off by up to 4 / 512 of it, and a chain of
-/// roundings adds up.
+/// bf16 keeps 8 significant bits; a chain of roundings (weights folded with a scale, products, sums) adds up.
 const BF16: Tolerance = Tolerance(3e-2);
 /// BFP8 shares an exponent among 16 neighbours: weights are off by up to 2^-8 of the largest of them.
 const BFP8: Tolerance = Tolerance(8e-2);

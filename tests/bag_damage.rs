@@ -121,7 +121,11 @@ fn missing_metadata_is_a_warning() {
         std::fs::remove_file(bag.join("metadata.yaml")).unwrap();
         let outcome = read(&bag, Limits::default()).unwrap();
         assert_eq!(outcome.messages.len(), complete.messages.len());
-        assert!(matches!(outcome.warnings[..], [BagWarning::MissingMetadata { files: 2, .. }]), "{:?}", outcome.warnings);
+        assert!(
+            matches!(outcome.warnings[..], [BagWarning::MissingMetadata { files: 2, .. }]),
+            "{:?}",
+            outcome.warnings
+        );
     }
 }
 
@@ -136,16 +140,31 @@ fn metadata_that_does_not_hold() {
     };
     line(&failure(with("[1, 2")), &["metadata.yaml", "not rosbag2 metadata", "ros2 bag reindex"]);
     line(&failure(with("rosbag2_bagfile_information: 5")), &["not rosbag2 metadata"]);
-    line(&failure(with(&original.replace("split_mcap_1.mcap", "gone.mcap"))), &["lists gone.mcap", "not in the folder"]);
+    line(
+        &failure(with(&original.replace("split_mcap_1.mcap", "gone.mcap"))),
+        &["lists gone.mcap", "not in the folder"],
+    );
     line(&failure(with(&original.replace("split_mcap_1.mcap", "../../etc/passwd"))), &["lists passwd"]);
-    line(&failure(with(&original.replace("storage_identifier: mcap", "storage_identifier: sqlite3"))), &["storage_identifier is sqlite3"]);
-    line(&failure(with(&original.replace("storage_identifier: mcap", "storage_identifier: rocksdb"))), &["storage `rocksdb`", "mcap, sqlite3"]);
-    let lz = original.replace("compression_mode: ''", "compression_mode: MESSAGE").replace("compression_format: ''", "compression_format: fake");
+    line(
+        &failure(with(&original.replace("storage_identifier: mcap", "storage_identifier: sqlite3"))),
+        &["storage_identifier is sqlite3"],
+    );
+    line(
+        &failure(with(&original.replace("storage_identifier: mcap", "storage_identifier: rocksdb"))),
+        &["storage `rocksdb`", "mcap, sqlite3"],
+    );
+    let lz = original
+        .replace("compression_mode: ''", "compression_mode: MESSAGE")
+        .replace("compression_format: ''", "compression_format: fake");
     line(&failure(with(&lz)), &["compression `fake`", "supported: zstd"]);
     let wrong_type = original.replace("std_msgs/msg/String", "std_msgs/msg/Bool");
     line(&failure(with(&wrong_type)), &["/instruction", "std_msgs/msg/Bool", "std_msgs/msg/String"]);
     let outcome = with(&original.replacen("message_count: 40\n", "message_count: 41\n", 1)).unwrap();
-    assert!(matches!(outcome.warnings[..], [BagWarning::CountDiffers { stated: 41, found: 40, .. }]), "{:?}", outcome.warnings);
+    assert!(
+        matches!(outcome.warnings[..], [BagWarning::CountDiffers { stated: 41, found: 40, .. }]),
+        "{:?}",
+        outcome.warnings
+    );
 }
 
 #[test]
@@ -159,7 +178,14 @@ fn a_missing_topic_lists_what_exists() {
 fn a_wrong_type_names_the_topics_that_fit() {
     let bag = Bag::open(fixture("lz4.mcap")).unwrap();
     let error = failure(bag.topic_of_type("/twist", &[messages::IMAGE, messages::COMPRESSED_IMAGE]));
-    line(&error, &["`/twist` is geometry_msgs/msg/TwistStamped", "expected sensor_msgs/msg/Image or", "/camera/image/compressed"]);
+    line(
+        &error,
+        &[
+            "`/twist` is geometry_msgs/msg/TwistStamped",
+            "expected sensor_msgs/msg/Image or",
+            "/camera/image/compressed",
+        ],
+    );
 }
 
 #[test]
@@ -190,7 +216,8 @@ fn a_file_cut_anywhere_yields_what_came_before() {
                 Ok(outcome) => {
                     assert!(outcome.error.is_none(), "{name} cut at {cut}: {:?}", outcome.error);
                     assert!(complete.starts_with(&outcome.messages), "{name} cut at {cut}");
-                    let truncated = outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. }));
+                    let truncated =
+                        outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. }));
                     assert!(truncated, "{name} cut at {cut}: {:?}", outcome.warnings);
                     assert!(outcome.messages.len() >= best, "{name} cut at {cut} lost messages");
                     best = outcome.messages.len();
@@ -210,7 +237,8 @@ fn a_cut_in_the_middle_of_a_chunk_recovers_from_that_chunk() {
     let length = u64::from_le_bytes(whole[chunk + 1..chunk + 9].try_into().unwrap()) as usize;
     let outcome = read_bytes("cut.mcap", &whole[..chunk + length / 2]).unwrap();
     assert!(outcome.messages.len() > 5, "{}", outcome.messages.len());
-    let text = outcome.warnings.iter().map(ToString::to_string).find(|text| text.contains("ends in the middle")).unwrap();
+    let text =
+        outcome.warnings.iter().map(ToString::to_string).find(|text| text.contains("ends in the middle")).unwrap();
     assert!(text.contains(&format!("{} messages were recovered", outcome.messages.len())), "{text}");
 }
 
@@ -224,7 +252,11 @@ fn zeros_at_the_end_are_a_truncation() {
     whole.resize(keep + 4_000_000, 0);
     let outcome = read_bytes("a.mcap", &whole).unwrap();
     assert!(outcome.messages.len() >= cut && outcome.error.is_none());
-    assert!(outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. })), "{:?}", outcome.warnings);
+    assert!(
+        outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. })),
+        "{:?}",
+        outcome.warnings
+    );
 }
 
 #[test]
@@ -242,7 +274,8 @@ fn chunk_sizes_that_lie_end_the_file_there() {
             match read_bytes("lie.mcap", &lying) {
                 Err(error) => line(&error, &["lie.mcap"]),
                 Ok(outcome) => {
-                    let noticed = outcome.error.is_some() || outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. }));
+                    let noticed = outcome.error.is_some()
+                        || outcome.warnings.iter().any(|warning| matches!(warning, BagWarning::Truncated { .. }));
                     // One byte less cuts only the compressor's end mark: every message is there and the checksum holds.
                     let whole = outcome.messages == complete;
                     assert!(noticed || whole, "{what} size {value} for {true_value} was believed");
@@ -404,7 +437,9 @@ fn an_index_that_lies_is_not_followed_out_of_the_file() {
     // A chunk index record: opcode 8, length, start time, end time, offset of the chunk, its length.
     let chunk = first_chunk(&whole) as u64;
     let entry = whole.windows(8).rposition(|window| window == chunk.to_le_bytes()).unwrap();
-    for (at, value) in [(entry, u64::MAX), (entry, whole.len() as u64 - 3), (entry, 9), (entry + 8, u64::MAX), (entry + 8, 0)] {
+    for (at, value) in
+        [(entry, u64::MAX), (entry, whole.len() as u64 - 3), (entry, 9), (entry + 8, u64::MAX), (entry + 8, 0)]
+    {
         let mut lying = whole.clone();
         put(&mut lying, at, value);
         let folder = tempfile::tempdir().unwrap();

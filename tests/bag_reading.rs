@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use openvla_tt::bag::messages::{self, Action, CompressedImage, Float64, Float64MultiArray, Image, JointState, PoseStamped, Status, Text, TwistStamped};
+use openvla_tt::bag::messages::{
+    self, Action, CompressedImage, Float64, Float64MultiArray, Image, JointState, PoseStamped, Status, Text,
+    TwistStamped,
+};
 use openvla_tt::bag::{Bag, BagWarning, Message, Selection, Topic};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -88,9 +91,15 @@ fn check(name: &str) -> Vec<BagWarning> {
 
         let ours: Action = messages::decode(action_messages[i], actions).unwrap();
         assert_eq!(ours.generation, i as u64 + 1);
-        assert_eq!(Some(ours.token_ids.iter().map(|&id| id.into()).collect::<Vec<Value>>().as_slice()), frame["token_ids"].as_array().map(Vec::as_slice));
+        assert_eq!(
+            Some(ours.token_ids.iter().map(|&id| id.into()).collect::<Vec<Value>>().as_slice()),
+            frame["token_ids"].as_array().map(Vec::as_slice)
+        );
         assert_eq!((ours.normalized, ours.action), (floats(&frame["normalized"]), action));
-        assert_eq!((ours.stage_names, ours.stage_ms), (vec!["preprocess".to_owned(), "vision".to_owned()], vec![1.5, 2.25]));
+        assert_eq!(
+            (ours.stage_names, ours.stage_ms),
+            (vec!["preprocess".to_owned(), "vision".to_owned()], vec![1.5, 2.25])
+        );
         assert_eq!((ours.policy_hz, ours.latency_s, ours.margins[6]), (5.0, 0.25, 1.5));
     }
 
@@ -106,17 +115,34 @@ fn check(name: &str) -> Vec<BagWarning> {
     let (topic, found) = of(&bag, &all, "/vla/status", messages::STATUS);
     let status: Status = messages::decode(found[0], topic).unwrap();
     assert_eq!((status.state, status.reason, status.enabled, status.command_hz), (4, 201, true, 50.0));
-    assert_eq!((status.interventions, status.intervention_names), (vec![4, 5], vec!["velocity".to_owned(), "jerk".to_owned()]));
+    assert_eq!(
+        (status.interventions, status.intervention_names),
+        (vec![4, 5], vec!["velocity".to_owned(), "jerk".to_owned()])
+    );
     warnings
 }
 
 #[test]
 fn every_storage_and_compression_yields_the_same_messages() {
     for name in [
-        "mcap_plain", "mcap_chunk_zstd", "mcap_message_zstd", "mcap_file_zstd", "mcap_big_endian", "sqlite_plain",
-        "sqlite_version_8", "sqlite_message_zstd", "sqlite_file_zstd", "split_mcap", "split_sqlite", "lz4.mcap", "zstd.mcap",
-        "unchunked.mcap", "sqlite_plain/sqlite_plain.db3", "mcap_plain/mcap_plain.mcap",
-        "sqlite_message_zstd/sqlite_message_zstd.db3", "mcap_file_zstd/mcap_file_zstd.mcap.zstd",
+        "mcap_plain",
+        "mcap_chunk_zstd",
+        "mcap_message_zstd",
+        "mcap_file_zstd",
+        "mcap_big_endian",
+        "sqlite_plain",
+        "sqlite_version_8",
+        "sqlite_message_zstd",
+        "sqlite_file_zstd",
+        "split_mcap",
+        "split_sqlite",
+        "lz4.mcap",
+        "zstd.mcap",
+        "unchunked.mcap",
+        "sqlite_plain/sqlite_plain.db3",
+        "mcap_plain/mcap_plain.mcap",
+        "sqlite_message_zstd/sqlite_message_zstd.db3",
+        "mcap_file_zstd/mcap_file_zstd.mcap.zstd",
         "sqlite_file_zstd/sqlite_file_zstd.db3.zstd",
     ] {
         assert_eq!(check(name), [], "{name}");
@@ -146,14 +172,21 @@ fn neighbours_in_the_wrong_order_are_put_right_and_late_messages_are_counted() {
 fn a_window_of_time_and_a_choice_of_topics_are_kept() {
     let start = expected()["start"].as_i64().unwrap();
     for (name, seeks) in [
-        ("mcap_plain", true), ("lz4.mcap", true), ("split_mcap", true), ("sqlite_plain", true), ("split_sqlite", true),
-        ("no_summary.mcap", false), ("unchunked.mcap", false), ("mcap_file_zstd", false),
+        ("mcap_plain", true),
+        ("lz4.mcap", true),
+        ("split_mcap", true),
+        ("sqlite_plain", true),
+        ("split_sqlite", true),
+        ("no_summary.mcap", false),
+        ("unchunked.mcap", false),
+        ("mcap_file_zstd", false),
     ] {
         let bag = Bag::open(fixture(name)).unwrap();
         assert_eq!(bag.can_seek(), seeks, "{name}");
         let topic = bag.topic("/camera/image").unwrap().index;
         let selection = Selection::topics([topic]).between(start + 200_000_000, start + 600_000_000);
-        let times: Vec<i64> = bag.messages(&selection).unwrap().map(|message| message.unwrap().log_time - start).collect();
+        let times: Vec<i64> =
+            bag.messages(&selection).unwrap().map(|message| message.unwrap().log_time - start).collect();
         assert_eq!(times, [200_000_000, 400_000_000, 600_000_000], "{name}");
     }
 }

@@ -7,8 +7,8 @@ use control_support::{MS, World, live, norm};
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        Event, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig, RawWorkspace, Reason,
-        Refusal, Requests, ResetOutcome, State,
+        ControlState, Event, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig,
+        RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State, step,
     },
     time::Instant,
 };
@@ -799,4 +799,100 @@ fn status_is_published_when_something_changes_and_only_then() {
     world.lifecycle = Lifecycle::Active;
     assert!(tick(&mut world).changed);
     assert!(!tick(&mut world).changed);
+}
+
+#[test]
+fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
+    for requests in [Requests { enable: Some(false), ..Requests::default() }, estop()] {
+        let mut world = moving(live());
+        world.ros -= 1_000_000_000;
+        let output = ask(&mut world, requests);
+        assert!(!output.events.iter().any(|event| matches!(event, Event::FaultRaised { .. })), "{:?}", output.events);
+        assert_eq!(world.state.last_fault().reason, Reason::None);
+    }
+}
+
+#[test]
+fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
+    // An e-stop's cause is the button, not the camera that is off as well.
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    world.camera_on = false;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+    // Watchdogs over an active node say nothing about one that is inactive.
+    let mut world = moving(live());
+    for _ in 0..3 {
+        fault_and_recover(&mut world);
+    }
+    world.camera_on = false;
+    world.lifecycle = Lifecycle::Inactive;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+}
+
+#[test]
+fn what_was_noticed_is_over_when_motion_is_interrupted() {
+    let mut world = World::running(live());
+    world.until(200, |output| output.cause.reason == Reason::ConstantAction);
+    world.ros -= 1_000_000_000;
+    let output = tick(&mut world);
+    assert!(output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction))));
+    world.until(200, |output| output.state == State::Running);
+    // The count begins anew: the same action again is not at once a repetition.
+    let output = world.until(200, |output| output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. })));
+    assert_eq!(output.cause.reason, Reason::None);
+}
+
+#[test]
+fn a_latch_outlives_a_change_of_configuration() {
+    let mut world = World::new(live());
+    world.lifecycle = Lifecycle::Unconfigured;
+    assert_eq!(ask(&mut world, estop()).state, State::Estopped);
+    // A checkpoint has been loaded meanwhile: the runtime puts a fresh state in place of the old one.
+    let mut fresh = ControlState::new(live().validate().unwrap());
+    fresh.inherit(&world.state);
+    world.state = fresh;
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(tick(&mut world).state, State::Estopped);
+    assert_eq!(ask(&mut world, enable()).state, State::Estopped);
+    // Without a latch there is nothing to take over but the counts.
+    let mut fresh = ControlState::new(live().validate().unwrap());
+    fresh.inherit(&World::running(live()).state);
+    let output = step(Instant::from_nanoseconds(1), &mut fresh, &Inputs::default());
+    assert_eq!(output.state, State::Unconfigured);
+}
+
+#[test]
+fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
+    let mut world = moving(live());
+    assert!(
+        world.until(200, |output| output.command.is_some_and(|command| command.gripper().is_some())).command.is_some()
+    );
+    world.lifecycle = Lifecycle::Inactive;
+    world.until(200, |output| output.at_rest);
+    world.lifecycle = Lifecycle::Active;
+    for _ in 0..20 {
+        let output = tick(&mut world);
+        assert_eq!((output.state, output.command.unwrap().gripper()), (State::Idle, None));
+    }
+}
+
+#[test]
+fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    world.until(200, |output| output.at_rest);
+    for _ in 0..50 {
+        tick(&mut world);
+    }
+    let both = Requests { enable: Some(true), reset: true, ..Requests::default() };
+    let output = ask(&mut world, both);
+    assert_eq!((output.reset, output.state), (Some(ResetOutcome::Done), State::Idle));
+    assert_eq!(tick(&mut world).state, State::Idle);
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
 }

@@ -41,7 +41,8 @@ fn golden_bag(path: &std::path::Path) -> Vec<Vec<u32>> {
             }
         }
         writer.compressed("/camera/compressed", at, "png", png);
-        let action: Vec<f64> = case["actions"]["bridge_orig"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let action: Vec<f64> =
+            case["actions"]["bridge_orig"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
         writer.array("/actions", at + 5_000_000, &action);
         tokens.push(case["generated_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect());
     }
@@ -57,8 +58,23 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
     for (topic, name) in [("/camera/compressed", "compressed"), ("/raw", "raw")] {
         let out = folder.path().join(name);
-        let arguments = ["--bag", bag.to_str().unwrap(), "--image-topic", topic, "--instruction-topic", "/instruction", "--action-topic",
-            "/actions", "--checkpoint", checkpoint.to_str().unwrap(), "--unnorm-key", "bridge_orig", "--quiet", "--out", out.to_str().unwrap()];
+        let arguments = [
+            "--bag",
+            bag.to_str().unwrap(),
+            "--image-topic",
+            topic,
+            "--instruction-topic",
+            "/instruction",
+            "--action-topic",
+            "/actions",
+            "--checkpoint",
+            checkpoint.to_str().unwrap(),
+            "--unnorm-key",
+            "bridge_orig",
+            "--quiet",
+            "--out",
+            out.to_str().unwrap(),
+        ];
         eval(&arguments).unwrap();
         let report = Report::read(&out).unwrap();
         assert_eq!((report.frames.evaluated, report.frames.matched, report.frames.failed), (12, 12, 0), "{topic}");
@@ -67,7 +83,8 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
         for dimension in &report.overall.dimensions {
             assert!(dimension.max.unwrap() < 1e-12, "{topic} {}: {:?}", dimension.name, dimension.max);
         }
-        let predicted: Vec<Vec<u32>> = read_table(&out, 7).unwrap().iter().map(|pair| pair.prediction().unwrap().token_ids.clone()).collect();
+        let predicted: Vec<Vec<u32>> =
+            read_table(&out, 7).unwrap().iter().map(|pair| pair.prediction().unwrap().token_ids.clone()).collect();
         assert_eq!(predicted, tokens, "{topic}");
         for stage in ["preprocess", "vision", "projector", "prefill", "decode", "total"] {
             assert_eq!(report.latency_ms[stage].n, 12, "{stage}");

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use openvla_tt::eval::{ActionTokens, EpisodeNotes, MetricOptions, Metrics, Paired, PolicySettings, Report, Settings, Shard, normalize};
+use openvla_tt::eval::{
+    ActionTokens, EpisodeNotes, MetricOptions, Metrics, Paired, PolicySettings, Report, Settings, Shard, normalize,
+};
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-9;
@@ -90,7 +92,8 @@ fn latencies_equal_numpy() {
 #[test]
 fn the_inverse_codec_equals_numpy() {
     let expected = expected();
-    let floats = |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
+    let floats =
+        |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
     let tokens = ActionTokens { end: 32_000 };
     for (probe, id) in floats(&expected["probes"]).into_iter().zip(floats(&expected["probe_tokens"])) {
         assert_eq!(f64::from(tokens.encode(probe)), id, "token of {probe:e}");
@@ -98,11 +101,18 @@ fn the_inverse_codec_equals_numpy() {
     let (q01, q99) = (floats(&expected["q01"]), floats(&expected["q99"]));
     let mask = expected["mask"].as_array().unwrap();
     let rows = |name: &str| expected[name].as_array().unwrap().iter().map(floats).collect::<Vec<_>>();
-    for ((physical, normalized), ids) in rows("physical").into_iter().zip(rows("physical_normalized")).zip(rows("physical_tokens")) {
+    for ((physical, normalized), ids) in
+        rows("physical").into_iter().zip(rows("physical_normalized")).zip(rows("physical_tokens"))
+    {
         for i in 0..7 {
             let range = mask[i].as_bool().unwrap().then_some((q01[i], q99[i]));
             let ours = normalize(physical[i], range);
-            assert!((ours - normalized[i]).abs() < TOLERANCE, "{} becomes {ours}, {} in numpy", physical[i], normalized[i]);
+            assert!(
+                (ours - normalized[i]).abs() < TOLERANCE,
+                "{} becomes {ours}, {} in numpy",
+                physical[i],
+                normalized[i]
+            );
             assert_eq!(f64::from(tokens.encode(ours)), ids[i]);
         }
     }
@@ -114,6 +124,9 @@ fn nothing_recorded_gives_no_numbers_and_one_sided_grippers_no_score() {
     pairs.iter_mut().for_each(|pair| pair.recorded = None);
     let options = MetricOptions { tokens: None, gripper_threshold: 0.5 };
     let metrics = Metrics::of(&pairs, 7, options);
-    assert_eq!((metrics.frames, metrics.token_accuracy, metrics.normalized_mae, metrics.gripper), (0, None, None, None));
+    assert_eq!(
+        (metrics.frames, metrics.token_accuracy, metrics.normalized_mae, metrics.gripper),
+        (0, None, None, None)
+    );
     assert!(metrics.dimensions.iter().all(|dimension| dimension.n == 0 && dimension.mae.is_none()));
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 
 use eval_support::{BagWriter, Scripted, root, settings};
 use openvla_tt::bag::align::ActionMatch;
-use openvla_tt::eval::{EvalError, Evaluated, Report, RunOptions, Settings, Shard, compare, evaluate, merge, read_table, write_all};
+use openvla_tt::eval::{
+    EvalError, Evaluated, Report, RunOptions, Settings, Shard, compare, evaluate, merge, read_table, write_all,
+};
 
 const QUIET: RunOptions = RunOptions { overwrite: false, quiet: true };
 
@@ -39,8 +41,15 @@ fn a_policy_that_repeats_the_recording_scores_one() {
             let settings = Settings { image_topic: image_topic.into(), ..settings(&fixture(name)) };
             let Evaluated { report, .. } = run(&mut Scripted::new(), &settings, folder.path()).unwrap();
             assert_eq!((report.frames.images, report.frames.evaluated, report.frames.matched), (6, 6, 6), "{name}");
-            assert_eq!((report.overall.token_accuracy, report.overall.action_accuracy), (Some(1.0), Some(1.0)), "{name}");
-            assert!(report.overall.dimensions.iter().all(|d| d.mae == Some(0.0) && d.bin_distance_max == Some(0)), "{name}");
+            assert_eq!(
+                (report.overall.token_accuracy, report.overall.action_accuracy),
+                (Some(1.0), Some(1.0)),
+                "{name}"
+            );
+            assert!(
+                report.overall.dimensions.iter().all(|d| d.mae == Some(0.0) && d.bin_distance_max == Some(0)),
+                "{name}"
+            );
             assert_eq!(report.overall.gripper.as_ref().unwrap().f1, Some(1.0));
             assert_eq!((&report.incomplete, &report.warnings), (&vec![], &vec![]), "{name}");
         }
@@ -57,7 +66,8 @@ fn the_folder_holds_what_is_promised() {
         assert!(ink > 3000, "{plot} is nearly empty: {ink} pixels");
     }
     let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
-    for part in ["pick up the café cup ☕", "data:image/png;base64,", "data:image/jpeg;base64,", "droll", "Worst steps"] {
+    for part in ["pick up the café cup ☕", "data:image/png;base64,", "data:image/jpeg;base64,", "droll", "Worst steps"]
+    {
         assert!(page.contains(part), "{part}");
     }
     for outside in ["http://", "https://", "<script", "src=\"/"] {
@@ -70,7 +80,9 @@ fn the_folder_holds_what_is_promised() {
 
 #[test]
 fn arrays_and_twists_are_matched_by_their_policies() {
-    for (topic, gripper, dimensions) in [("/action_array", None, 7), ("/twist", None, 6), ("/twist", Some("/gripper"), 7)] {
+    for (topic, gripper, dimensions) in
+        [("/action_array", None, 7), ("/twist", None, 6), ("/twist", Some("/gripper"), 7)]
+    {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             action_topic: Some(topic.into()),
@@ -99,13 +111,18 @@ fn frames_without_an_action_in_reach_are_said() {
     };
     let Evaluated { report, .. } = run(&mut Scripted::new(), &settings, folder.path()).unwrap();
     assert_eq!((report.frames.evaluated, report.frames.matched), (6, 0));
-    assert!(report.warnings[0].contains("6 of 6 frames have no recorded action within 200 ms"), "{:?}", report.warnings);
+    assert!(
+        report.warnings[0].contains("6 of 6 frames have no recorded action within 200 ms"),
+        "{:?}",
+        report.warnings
+    );
 }
 
 #[test]
 fn an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let settings = Settings { bags: vec![fixture("mcap_plain"), fixture("lz4.mcap")], ..settings(&fixture("mcap_plain")) };
+    let settings =
+        Settings { bags: vec![fixture("mcap_plain"), fixture("lz4.mcap")], ..settings(&fixture("mcap_plain")) };
     let complete = run(&mut Scripted::new(), &settings, whole.path()).unwrap();
     let mut acted = Vec::new();
     for at in [2, 5, 100] {
@@ -118,7 +135,11 @@ fn an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one() {
     // No frame is inferred twice.
     assert_eq!(acted, [2, 5, 5]);
     for file in ["actions.csv", "report.json", "journal.jsonl", "curves_1.png"] {
-        assert_eq!(std::fs::read(whole.path().join(file)).unwrap(), std::fs::read(parts.path().join(file)).unwrap(), "{file}");
+        assert_eq!(
+            std::fs::read(whole.path().join(file)).unwrap(),
+            std::fs::read(parts.path().join(file)).unwrap(),
+            "{file}"
+        );
     }
     assert_eq!(complete.report.frames.evaluated, 12);
     // A finished evaluation is not done again.
@@ -186,6 +207,22 @@ fn two_policies_are_compared_frame_by_frame() {
 }
 
 #[test]
+fn an_overwritten_evaluation_leaves_no_image_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&mut Scripted::new(), &settings(&fixture("mcap_plain")), folder.path()).unwrap();
+    let stale = folder.path().join("frames/bag0_frame5.jpg");
+    let own = folder.path().join("frames/notes.txt");
+    std::fs::write(&own, "mine").unwrap();
+    assert!(stale.exists());
+    let other = Settings { limit: Some(2), ..settings(&fixture("mcap_plain")) };
+    let options = RunOptions { overwrite: true, quiet: true };
+    let evaluated = evaluate(&mut Scripted::new(), &other, folder.path(), options, &AtomicBool::new(false)).unwrap();
+    write_all(folder.path(), &evaluated.report, &evaluated.pairs).unwrap();
+    assert!(!stale.exists() && own.exists());
+    assert_eq!(evaluated.report.frames.evaluated, 2);
+}
+
+#[test]
 fn wrong_tokens_are_counted_and_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut policy = Scripted { fails: 2, ..Scripted::new() };
@@ -200,7 +237,10 @@ fn wrong_tokens_are_counted_and_the_run_goes_on() {
 fn topics_that_do_not_fit_are_refused_before_anything_runs() {
     let good = settings(&fixture("mcap_plain"));
     let error = fail(&Settings { image_topic: "/camera/rgb".into(), ..good.clone() });
-    assert!(error.contains("no topic `/camera/rgb`") && error.contains("/camera/image (sensor_msgs/msg/Image"), "{error}");
+    assert!(
+        error.contains("no topic `/camera/rgb`") && error.contains("/camera/image (sensor_msgs/msg/Image"),
+        "{error}"
+    );
     let error = fail(&Settings { image_topic: "/twist".into(), ..good.clone() });
     assert!(error.contains("`/twist` is geometry_msgs/msg/TwistStamped"), "{error}");
     let error = fail(&Settings { action_topic: Some("/instruction".into()), ..good.clone() });
@@ -225,7 +265,8 @@ fn a_damaged_bag_keeps_its_first_frames_and_the_next_bag_is_evaluated() {
     std::fs::write(&damaged, bytes).unwrap();
     let settings = Settings { bags: vec![damaged, fixture("mcap_plain")], ..settings(&fixture("mcap_plain")) };
     // The instruction of the damaged bag may lie behind the damage; it is given instead.
-    let settings = Settings { instruction_topic: None, instruction: Some("pick up the café cup ☕".into()), ..settings };
+    let settings =
+        Settings { instruction_topic: None, instruction: Some("pick up the café cup ☕".into()), ..settings };
     let Evaluated { report, .. } = run(&mut Scripted::new(), &settings, &folder.path().join("out")).unwrap();
     assert!(report.incomplete[0].contains("damaged.mcap is damaged after"), "{:?}", report.incomplete);
     assert!(report.episodes[0].frames.evaluated < 6);
@@ -281,13 +322,19 @@ fn images_of_changing_size_and_unfit_ones_are_named() {
     let evaluated = evaluate(&mut Constant(Scripted::new()), &settings, &out, QUIET, &stop).unwrap();
     write_all(&out, &evaluated.report, &evaluated.pairs).unwrap();
     let report = evaluated.report;
-    let frames: Vec<(u64, &str)> = evaluated.pairs.iter().map(|pair| (pair.step.frame, pair.step.instruction.as_str())).collect();
+    let frames: Vec<(u64, &str)> =
+        evaluated.pairs.iter().map(|pair| (pair.step.frame, pair.step.instruction.as_str())).collect();
     assert_eq!(frames, [(1, "go"), (2, "go"), (6, "stop")]);
-    let skipped: Vec<(&str, u64)> = report.frames.skipped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+    let skipped: Vec<(&str, u64)> =
+        report.frames.skipped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     assert_eq!(skipped, [("before the first instruction", 1), ("unfit image", 2), ("unfit instruction", 1)]);
     let said = report.warnings.join("\n");
-    for part in ["image size changes 2 times, first from 4x2 to 2x2 at frame 2", "frame 3: image data has 23 bytes", "control character",
-        "1 messages on /actions do not have 7 values (the first has 6)"] {
+    for part in [
+        "image size changes 2 times, first from 4x2 to 2x2 at frame 2",
+        "frame 3: image data has 23 bytes",
+        "control character",
+        "1 messages on /actions do not have 7 values (the first has 6)",
+    ] {
         assert!(said.contains(part), "`{part}` is missing in:\n{said}");
     }
     // The recorded NaN is no value; the other six are compared.

@@ -18,7 +18,8 @@ fn kit() -> Kit {
 }
 
 fn policy(kit: &Kit, decode: DecodeMode) -> OpenVlaPolicy<CpuBackend> {
-    let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: "f32".into() };
+    let options =
+        PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, precision: "f32".into(), ..Default::default() };
     OpenVlaPolicy::open(CpuBackend::new(2).unwrap(), &kit.checkpoint(), &options).unwrap()
 }
 
@@ -114,8 +115,7 @@ fn keys_after_rope_and_values_agree() {
     let mut policy = policy(&kit, DecodeMode::Full);
     let checkpoint = policy.checkpoint().clone();
     let (config, vocabulary) = (&checkpoint.config, checkpoint.config.llama.vocab_size);
-    let model =
-        OpenVla::load(&backend, &checkpoint.weights, config, &checkpoint.preprocessor, 0..vocabulary).unwrap();
+    let model = OpenVla::load(&backend, &checkpoint.weights, config, &checkpoint.preprocessor, 0..vocabulary).unwrap();
     let case = &kit.cases[0];
     let golden = kit.tensors(case.id).unwrap().unwrap();
     let rgb = policy.resize(&kit.image(&case.image).unwrap());
@@ -142,15 +142,24 @@ fn normalised_pixels_are_exact() {
         let rgb = policy.resize(&kit.image(&kit.cases[id].image).unwrap());
         let golden = golden.to_f32();
         for (tower, pixels) in towers.iter().enumerate() {
-            let source =
-                openvla_tt::backend::PatchSource { rgb: &rgb, side: 224, patch: 14, mean: pixels.mean, std: pixels.std };
+            let source = openvla_tt::backend::PatchSource {
+                rgb: &rgb,
+                side: 224,
+                patch: 14,
+                mean: pixels.mean,
+                std: pixels.std,
+            };
             let ours = backend.download(&backend.patches(source).unwrap()).unwrap();
             assert_eq!((ours.dtype(), ours.shape()), (DType::F32, [256, 588].as_slice()));
             for (index, value) in ours.to_f32().into_iter().enumerate() {
                 let (patch, column) = (index / 588, index % 588);
-                let (channel, y, x) = (column / 196, patch / 16 * 14 + column % 196 / 14, patch % 16 * 14 + column % 14);
+                let (channel, y, x) =
+                    (column / 196, patch / 16 * 14 + column % 196 / 14, patch % 16 * 14 + column % 14);
                 let want = golden[((tower * 3 + channel) * 224 + y) * 224 + x];
-                assert!(value.to_bits() == want.to_bits(), "tower {tower} channel {channel} ({x}, {y}): {value} {want}");
+                assert!(
+                    value.to_bits() == want.to_bits(),
+                    "tower {tower} channel {channel} ({x}, {y}): {value} {want}"
+                );
             }
         }
     }

@@ -35,7 +35,9 @@ impl Policy for Faulty {
             2 => panic!("injected panic"),
             3 => Some(f64::NAN),
             4 => {
-                return Err(CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into());
+                return Err(
+                    CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into()
+                );
             }
             5 => Some(f64::INFINITY),
             6 => {

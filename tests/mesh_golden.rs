@@ -3,9 +3,12 @@
 
 use std::path::Path;
 
+use openvla_tt::backend::Backend;
 use openvla_tt::backend::precision::PrecisionPolicy;
 use openvla_tt::backend::tt::{MeshKind, Provider, TtBackend, open};
 use openvla_tt::golden::{Bounds, Kit, Report, check};
+use openvla_tt::models::openvla::OpenVla;
+use openvla_tt::models::probe::Blind;
 use openvla_tt::policy::{DecodeMode, OpenVlaPolicy, PolicyOptions};
 
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
@@ -20,6 +23,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: &str) -> OpenVlaPolicy<TtBackend
         unnorm_key: Some("bridge_orig".into()),
         decode: DecodeMode::Full,
         precision: precision.into(),
+        ..Default::default()
     };
     OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap()
 }
@@ -63,5 +67,71 @@ fn block_floats_agree_on_every_mesh() {
             println!("{mesh:?} {precision}: lowest PCC {:?}, mean bin distance {bins}", worst(&report));
             assert!(report.missed.is_empty(), "{mesh:?} {precision}: {:#?}", report.missed);
         }
+    }
+}
+
+#[test]
+fn what_is_not_summed_between_chips_is_identical_on_every_mesh() {
+    let kit = kit();
+    let case = &kit.cases[0];
+    let results = MESHES.map(|mesh| {
+        let mut policy = policy(&kit, mesh, "mixed");
+        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let checkpoint = policy.checkpoint().clone();
+        let backend = policy.backend();
+        let model =
+            OpenVla::load(backend, &checkpoint.weights, &checkpoint.config, &checkpoint.preprocessor, 31_744..32_000)
+                .unwrap();
+        let features = model.features(backend, &rgb, &mut Blind).unwrap();
+        let image = model.project(backend, &features, &mut Blind).unwrap();
+        let (sequence, _) = model.prefill(backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+        // Layer 0's projections are cut by columns: each chip does some of the very same sums.
+        let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
+        [backend.download(&features).unwrap(), backend.download(&image).unwrap(), keys, values].map(|t| t.to_f32())
+    });
+    for stage in 0..4 {
+        assert!(results[0][stage].len() > 1000);
+        assert!(results[0][stage] == results[1][stage] && results[0][stage] == results[2][stage], "stage {stage}");
+    }
+}
+
+fn command(arguments: &[&str], provider: Option<&str>) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_openvla"));
+    command.args(arguments).env_remove("OPENVLA_TT_PROVIDER");
+    if let Some(path) = provider {
+        command.env("OPENVLA_TT_PROVIDER", path);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/openvla_tiny");
+    let (checkpoint, image) = (root.join("ckpt"), root.join("images/07_480x640_RGB.png"));
+    let common = ["predict", "--checkpoint", checkpoint.to_str().unwrap(), "--image", image.to_str().unwrap()];
+    let with = |more: &[&'static str]| {
+        let rest = ["--unnorm-key", "bridge_orig", "--instruction", "pick up the block", "--json"];
+        [&common[..], &rest, more].concat()
+    };
+    let answer = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (status, out, error) = command(&with(&["--device", "sim:n300", "--precision", "bf16"]), None);
+    assert_eq!(status, Some(0), "{error}");
+    let mesh = answer(&out);
+    assert_eq!((mesh["device"].as_str(), mesh["precision"].as_str()), (Some("sim:n300"), Some("bf16")));
+    let (_, out, _) = command(&with(&[]), None);
+    assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "the same action as on the CPU");
+    let refused: [(&[&str], Option<&str>, &str); 5] = [
+        (&["--device", "sim:n300"], Some("/nowhere/libtt_mesh_sim.so"), "the file does not exist"),
+        (&["--device", "tt:t3k"], None, "libtt_provider_ttnn.so"),
+        (&["--device", "sim:n300", "--precision", "f32"], None, "is the CPU's"),
+        (&["--device", "sim:n300", "--precision", "fp8"], None, "use bf16, mixed, bfp8 or a YAML file"),
+        (&["--precision", "bf16"], None, "is for a mesh"),
+    ];
+    for (arguments, provider, wanted) in refused {
+        let (status, out, error) = command(&with(arguments), provider);
+        assert_eq!((status, out.as_str(), error.lines().count()), (Some(1), "", 1), "{error}");
+        assert!(error.contains(wanted), "{error}");
     }
 }

@@ -210,9 +210,7 @@ impl PrecisionPolicy {
             WeightRole::Attention => self.attention,
             WeightRole::Mlp => self.mlp,
             // The device's embedding reads bf16 rows and nothing else.
-            WeightRole::Embedding => {
-                WeightPrecision { format: NumberFormat::Bf16, fidelity: MathFidelity::HiFi4 }
-            }
+            WeightRole::Embedding => WeightPrecision { format: NumberFormat::Bf16, fidelity: MathFidelity::HiFi4 },
             WeightRole::Head => self.head,
         }
     }

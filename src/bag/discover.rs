@@ -164,7 +164,9 @@ impl Bag {
     pub fn can_seek(&self) -> bool {
         self.files.iter().all(|file| match file.kind {
             Kind::Sqlite => true,
-            Kind::Mcap => !file.is_packed() && matches!(McapFile::open_window(&file.path, &self.limits, 0, 0), Ok(Some(_))),
+            Kind::Mcap => {
+                !file.is_packed() && matches!(McapFile::open_window(&file.path, &self.limits, 0, 0), Ok(Some(_)))
+            }
         })
     }
 
@@ -211,7 +213,9 @@ impl Bag {
     fn scan(&self, file: &BagFile, warnings: &mut Vec<BagWarning>) -> Result<Found, BagError> {
         let (found, warning) = mcap_file::scan(&file.path, &self.limits)?;
         // The truncation itself is reported by the reading that follows.
-        if found.is_empty() && let Some(warning) = warning {
+        if found.is_empty()
+            && let Some(warning) = warning
+        {
             warnings.push(warning);
         }
         Ok(found)
@@ -250,7 +254,9 @@ impl Bag {
         for listed in &metadata.topics {
             let type_name = canonical_type(&listed.type_name).into_owned();
             match self.topics.iter_mut().find(|topic| topic.name == listed.name) {
-                Some(known) if known.type_name == type_name => known.messages = known.messages.or(Some(listed.messages)),
+                Some(known) if known.type_name == type_name => {
+                    known.messages = known.messages.or(Some(listed.messages))
+                }
                 Some(known) => {
                     return Err(BagError::ConflictingTypes {
                         path: self.path.clone(),

@@ -39,7 +39,9 @@ pub enum BagError {
         what: String,
     },
     /// `metadata.yaml` lists a file that is not there.
-    #[error("{metadata} lists {missing}, which is not in the folder; restore it, or remove metadata.yaml to read the files that are there")]
+    #[error(
+        "{metadata} lists {missing}, which is not in the folder; restore it, or remove metadata.yaml to read the files that are there"
+    )]
     MissingFile {
         /// The metadata file.
         metadata: PathBuf,
@@ -105,7 +107,9 @@ pub enum BagError {
         second: String,
     },
     /// Bytes that no recorder writes.
-    #[error("{path} is damaged after {messages} messages: {what}; what came before was read, `mcap recover` or sqlite's `.recover` may save more")]
+    #[error(
+        "{path} is damaged after {messages} messages: {what}; what came before was read, `mcap recover` or sqlite's `.recover` may save more"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -167,7 +171,9 @@ pub enum BagWarning {
         what: String,
     },
     /// Messages whose log time lies further back than the order window.
-    #[error("{path}: {count} messages are out of order by up to {worst_ms} ms, the first at {first_ns} ns; they are used where they stand")]
+    #[error(
+        "{path}: {count} messages are out of order by up to {worst_ms} ms, the first at {first_ns} ns; they are used where they stand"
+    )]
     Unsorted {
         /// The bag.
         path: PathBuf,

@@ -76,7 +76,8 @@ impl McapFile {
         let file = File::open(path).map_err(BagError::io("open", path))?;
         let ranges = Ranges { file, left: 0, ranges: ranges.into_iter() };
         let mut window = McapFile::new(path, Box::new(ranges), limits);
-        window.reader = LinearReader::new_with_options(options(limits).with_skip_start_magic(true).with_skip_end_magic(true));
+        window.reader =
+            LinearReader::new_with_options(options(limits).with_skip_start_magic(true).with_skip_end_magic(true));
         window.channels = summary.channels.iter().map(|(id, channel)| (*id, Channel::of(channel))).collect();
         Ok(Some(window))
     }
@@ -105,7 +106,9 @@ impl McapFile {
                 let read = match read_some(&mut self.input, room) {
                     Ok(read) => read,
                     // The end of a half-written zstd file.
-                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(self.truncated("its zstd frame")),
+                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                        return Ok(self.truncated("its zstd frame"));
+                    }
                     Err(source) => return Err(BagError::io("read", &self.path)(source)),
                 };
                 self.reader.notify_read(read);
@@ -127,7 +130,10 @@ impl McapFile {
                                 visit(header.channel_id, log_time, &data);
                                 Ok(Step::Message)
                             }
-                            Ok(_) => Err(self.damaged(format!("a message names channel {}, which was not introduced", header.channel_id))),
+                            Ok(_) => Err(self.damaged(format!(
+                                "a message names channel {}, which was not introduced",
+                                header.channel_id
+                            ))),
                             Err(_) => Err(self.damaged(format!("log time {} ns is out of range", header.log_time))),
                         };
                     }
@@ -136,7 +142,9 @@ impl McapFile {
                 };
                 self.introduce(record)
             }
-            Err(McapError::UnexpectedEof) => Ok(self.truncated(if self.records == 0 { "its first record" } else { "a chunk, or the end mark" })),
+            Err(McapError::UnexpectedEof) => {
+                Ok(self.truncated(if self.records == 0 { "its first record" } else { "a chunk, or the end mark" }))
+            }
             Err(McapError::BadMagic) if self.records > 0 => Ok(self.truncated("its end mark")),
             Err(error) => Err(self.damaged(describe(&error))),
         }

@@ -77,7 +77,8 @@ pub struct Messages {
 impl Messages {
     pub(super) fn new(bag: &Bag, selection: &Selection) -> Result<Messages, BagError> {
         // The count of a bag read in full can be compared with what its metadata says.
-        let all = selection.from == i64::MIN && selection.until == i64::MAX && selection.topics.len() == bag.topics().len();
+        let all =
+            selection.from == i64::MIN && selection.until == i64::MAX && selection.topics.len() == bag.topics().len();
         Ok(Messages {
             path: bag.path().to_owned(),
             files: bag.files.clone().into_iter(),
@@ -119,7 +120,8 @@ impl Messages {
                     })?;
                     match step {
                         Step::Channel(id) => {
-                            let wanted = file.channels.get(&id).and_then(|channel| wanted(&self.topics, selection, channel));
+                            let wanted =
+                                file.channels.get(&id).and_then(|channel| wanted(&self.topics, selection, channel));
                             topics.insert(id, wanted);
                         }
                         Step::End => {
@@ -133,7 +135,11 @@ impl Messages {
                 Open::Sqlite { file, topics } => match file.next() {
                     Some(row) => {
                         let row = row?;
-                        topics.get(&row.topic).map(|&topic| Message { topic, log_time: row.log_time, payload: row.payload })
+                        topics.get(&row.topic).map(|&topic| Message {
+                            topic,
+                            log_time: row.log_time,
+                            payload: row.payload,
+                        })
                     }
                     None => {
                         self.open = None;
@@ -163,7 +169,8 @@ impl Messages {
                     Some(window) => window,
                     None => McapFile::open(&file.path, &self.limits)?,
                 };
-                let topics = open.channels.iter().map(|(id, channel)| (*id, wanted(&self.topics, &self.selection, channel)));
+                let topics =
+                    open.channels.iter().map(|(id, channel)| (*id, wanted(&self.topics, &self.selection, channel)));
                 Ok(Open::Mcap { topics: topics.collect(), file: Box::new(open) })
             }
             Kind::Sqlite => {

@@ -52,7 +52,11 @@ impl Database {
         } else {
             Connection::open_with_flags(uri(path), flags)
         };
-        let database = Database { connection: opened.map_err(|error| damaged(shown, 0, &error, limits))?, shown: shown.to_owned(), limits: *limits };
+        let database = Database {
+            connection: opened.map_err(|error| damaged(shown, 0, &error, limits))?,
+            shown: shown.to_owned(),
+            limits: *limits,
+        };
         database.restrict().map_err(|error| damaged(shown, 0, &error, limits))?;
         Ok(database)
     }
@@ -70,7 +74,8 @@ impl Database {
     /// Refuses views and virtual tables in the place of rosbag2's tables.
     fn check_tables(&self) -> Result<(), BagError> {
         for table in ["topics", "messages"] {
-            let sql = "SELECT count(*) FROM sqlite_master WHERE name = ?1 AND type = 'table' AND sql LIKE 'CREATE TABLE%'";
+            let sql =
+                "SELECT count(*) FROM sqlite_master WHERE name = ?1 AND type = 'table' AND sql LIKE 'CREATE TABLE%'";
             let tables: i64 =
                 self.connection.query_row(sql, [table], |row| row.get(0)).map_err(|error| self.damaged(0, &error))?;
             if tables != 1 {
@@ -100,7 +105,8 @@ impl Database {
     }
 
     fn read_topics(&self, count: bool) -> rusqlite::Result<(Found, Vec<i64>)> {
-        let mut statement = self.connection.prepare("SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?1")?;
+        let mut statement =
+            self.connection.prepare("SELECT id, name, type, serialization_format FROM topics ORDER BY id LIMIT ?1")?;
         let mut rows = statement.query([self.limits.topics as i64 + 1])?;
         let (mut found, mut ids) = (Found::new(), Vec::new());
         while let Some(row) = rows.next()? {
@@ -125,7 +131,14 @@ impl Database {
     }
 
     /// Hands the messages of `topics` to `send` in the order of their time, until it returns false.
-    fn messages(&self, topics: &[i64], from: i64, until: i64, sent: &mut u64, send: &mut dyn FnMut(Row) -> bool) -> rusqlite::Result<()> {
+    fn messages(
+        &self,
+        topics: &[i64],
+        from: i64,
+        until: i64,
+        sent: &mut u64,
+        send: &mut dyn FnMut(Row) -> bool,
+    ) -> rusqlite::Result<()> {
         let marks = vec!["?"; topics.len()].join(",");
         // rosbag2 indexes the time. Without that index a sort would carry every image through a temporary file; the
         // order of writing is nearly the same, and the order window does the rest.
@@ -186,7 +199,12 @@ fn check_pages(path: &Path, shown: &Path, size: u64) -> Result<(), BagError> {
 fn damaged(path: &Path, messages: u64, error: &rusqlite::Error, limits: &Limits) -> BagError {
     if error.sqlite_error_code() == Some(rusqlite::ErrorCode::TooBig) {
         let limit = limits.message_bytes as u64;
-        return BagError::TooLarge { path: path.to_owned(), what: "a message's size in bytes", value: limit + 1, limit };
+        return BagError::TooLarge {
+            path: path.to_owned(),
+            what: "a message's size in bytes",
+            value: limit + 1,
+            limit,
+        };
     }
     BagError::Damaged { path: path.to_owned(), messages, what: error.to_string() }
 }
@@ -212,7 +230,14 @@ pub(super) struct SqliteFile {
 
 impl SqliteFile {
     /// Reads the topics with the identifiers `topics` in `from..=until`. `shown` is the file as the user knows it.
-    pub fn open(path: &Path, shown: &Path, limits: &Limits, topics: Vec<i64>, from: i64, until: i64) -> Result<SqliteFile, BagError> {
+    pub fn open(
+        path: &Path,
+        shown: &Path,
+        limits: &Limits,
+        topics: Vec<i64>,
+        from: i64,
+        until: i64,
+    ) -> Result<SqliteFile, BagError> {
         let database = Database::open(path, shown, limits)?;
         let (sender, rows) = sync_channel(AHEAD);
         let thread = std::thread::Builder::new()

@@ -39,8 +39,11 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>, BagError> {
 
 /// Unpacks a compressed file to a temporary one, which is removed when the returned value is dropped.
 pub(super) fn to_temporary(path: &Path, limits: &Limits) -> Result<tempfile::TempPath, BagError> {
-    let mut temporary =
-        tempfile::Builder::new().prefix("openvla-bag-").suffix(".db3").tempfile().map_err(BagError::io("make a temporary file for", path))?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix("openvla-bag-")
+        .suffix(".db3")
+        .tempfile()
+        .map_err(BagError::io("make a temporary file for", path))?;
     let mut plain = open(path)?.take(limits.temporary_bytes + 1);
     let written = std::io::copy(&mut plain, temporary.as_file_mut()).map_err(BagError::io("unpack", path))?;
     if written > limits.temporary_bytes {

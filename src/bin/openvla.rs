@@ -1,4 +1,4 @@
-//! The command line: `openvla predict | inspect | selfcheck | bench`.
+//! The command line: `openvla predict | inspect | selfcheck | bench | replay`.
 
 use std::process::ExitCode;
 

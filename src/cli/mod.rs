@@ -2,8 +2,11 @@
 
 mod bench;
 mod inspect;
+mod plan;
 mod predict;
+mod replay;
 mod selfcheck;
+mod sensitivity;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +33,14 @@ enum Command {
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
+    /// What a model would need of a mesh and how fast it would be, from its config.json alone
+    Plan(plan::Plan),
+    /// Whether answers depend on the image and on the instruction, on every device and in every precision
+    Sensitivity(sensitivity::Sensitivity),
+    /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
+    Replay(replay::Replay),
+    /// Judge a checkpoint on recordings: metrics, plots and a report
+    Eval(Box<crate::eval::cli::Eval>),
 }
 
 /// Options that most commands share.
@@ -58,6 +69,8 @@ enum CliError {
     #[error(transparent)]
     Policy(#[from] crate::policy::PolicyError),
     #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
+    #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
     #[error(transparent)]
     Image(#[from] crate::observation::ImageError),
@@ -73,8 +86,24 @@ enum CliError {
     Kit(#[from] crate::golden::KitError),
     #[error(transparent)]
     Check(#[from] crate::golden::CheckError),
+    #[error("answers depend less on image or instruction than the float32 reference's: {0}; use a finer precision")]
+    Insensitive(String),
     #[error("selfcheck: {0}")]
     Bounds(String),
+    #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
+    Config { path: PathBuf, reason: String },
+    #[error(
+        "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
+    )]
+    NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
+    #[cfg(not(feature = "ros"))]
+    #[error(
+        "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`"
+    )]
+    NoRos,
+    #[cfg(feature = "ros")]
+    #[error(transparent)]
+    Replay(#[from] crate::ros::ReplayError),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -94,6 +123,10 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Selfcheck(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Plan(command) => command.run(),
+        Command::Sensitivity(command) => command.run(),
+        Command::Replay(command) => command.run(),
+        Command::Eval(command) => command.run().map_err(CliError::from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -78,3 +78,45 @@ fn note(flag: &mut bool, now: bool, events: &mut Events, cause: impl FnOnce() ->
     let cause = cause();
     events.push(if now { Event::Noticed(cause) } else { Event::NoLonger(cause.reason) });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: RawDetectors = RawDetectors { constant_steps: 3, stuck_distance: 0.5 };
+
+    /// What is noticed after three equal actions during which the end effector moved that far.
+    fn after_moving(distance: f64) -> Option<Reason> {
+        let mut detectors = Detectors::default();
+        let mut events = Events::default();
+        for x in [0.0, 0.0, distance] {
+            detectors.hear(&ChunkStep::default(), Some([x, 0.0, 0.0]), &CONFIG, &mut events);
+        }
+        detectors.noticed()
+    }
+
+    #[test]
+    fn stuck_is_less_than_the_distance() {
+        assert_eq!(after_moving(0.49), Some(Reason::Stuck));
+        assert_eq!(after_moving(0.5), Some(Reason::ConstantAction));
+    }
+
+    #[test]
+    fn repetition_needs_its_number_and_ends_with_another_action() {
+        let mut detectors = Detectors::default();
+        let mut events = Events::default();
+        let other = ChunkStep { gripper: 1.0, ..ChunkStep::default() };
+        for (step, expected) in [
+            (ChunkStep::default(), None),
+            (ChunkStep::default(), None),
+            (ChunkStep::default(), Some(Reason::ConstantAction)),
+            (other, None),
+            (other, None),
+            (other, Some(Reason::ConstantAction)),
+        ] {
+            detectors.hear(&step, None, &CONFIG, &mut events);
+            assert_eq!(detectors.noticed(), expected);
+        }
+        assert_eq!(events.iter().count(), 3);
+    }
+}

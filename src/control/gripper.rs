@@ -125,4 +125,14 @@ mod tests {
         assert!(done.contains(Intervention::GripperRange));
         assert!(hear(&mut gripper, 600, 0.0, &inverted).1.is_empty());
     }
+
+    #[test]
+    fn the_ends_of_the_band_belong_to_it() {
+        for value in [0.6, 0.4] {
+            let mut gripper = Gripper::default();
+            assert_eq!(hear(&mut gripper, 0, value, &CONFIG).0, None, "{value}");
+        }
+        assert_eq!(hear(&mut Gripper::default(), 0, 0.6 + 1e-12, &CONFIG).0, Some(1.0));
+        assert_eq!(hear(&mut Gripper::default(), 0, 0.4 - 1e-12, &CONFIG).0, Some(0.0));
+    }
 }

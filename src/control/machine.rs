@@ -72,6 +72,13 @@ impl Machine {
         }
     }
 
+    /// Takes over a closed latch.
+    pub(super) fn inherit(&mut self, old: &Self) {
+        if old.latch.is_some() {
+            (self.latch, self.state, self.cause, self.last_fault) = (old.latch, old.state, old.cause, old.last_fault);
+        }
+    }
+
     /// Decides the state. Returns what became of a reset request.
     pub(super) fn decide(
         &mut self,
@@ -100,7 +107,8 @@ impl Machine {
         if inputs.lifecycle != Lifecycle::Active {
             self.enabled = false;
         } else if let Some(enable) = inputs.requests.enable {
-            self.enabled = enable && self.latch.is_none();
+            // After a reset motion must be asked for anew: an enable that came with it was meant for another moment.
+            self.enabled = enable && self.latch.is_none() && reset != Some(ResetOutcome::Done);
         }
         self.count_fault(config, at, events);
         let (state, cause) = self.place(config, inputs, at);

@@ -82,7 +82,7 @@ pub(super) fn guard_workspace(config: &ControlConfig, area: &Workspace, arm: &Wh
     let wished = norm(linear);
     let present = norm(arm.moving).max(norm(arm.under_way));
     let mut factor: f64 = 1.0;
-    for axis in 0..3 {
+    for (axis, wish) in linear.into_iter().enumerate() {
         let since = arm.driven[axis] + arm.moving[axis] * period_s;
         let faces = [
             (1.0, area.max[axis] - arm.position[axis] - since.max(0.0)),
@@ -93,7 +93,7 @@ pub(super) fn guard_workspace(config: &ControlConfig, area: &Workspace, arm: &Wh
             if 0.0 < coming && room < coming * (present / (2.0 * a) + 2.0 * beat_s) {
                 return 0.0;
             }
-            let towards = side * linear[axis];
+            let towards = side * wish;
             if 0.0 < towards {
                 factor = factor.min(share_within(room, towards, wished / (2.0 * a), 3.0 * beat_s));
             }

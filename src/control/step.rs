@@ -90,6 +90,13 @@ impl ControlState {
         &self.machine.last_fault
     }
 
+    /// Takes over what must outlive a change of configuration: a closed latch, and the counts, which are never reset.
+    /// An e-stop that comes while a checkpoint is loaded is still there afterwards.
+    pub fn inherit(&mut self, old: &Self) {
+        self.machine.inherit(&old.machine);
+        self.counts = old.counts;
+    }
+
     fn at_rest(&self) -> bool {
         self.linear.at_rest() && self.angular.at_rest()
     }
@@ -181,6 +188,12 @@ impl ControlState {
             self.player.clear();
             self.detectors.forget(events);
             self.instruction = inputs.instruction;
+        }
+        // What the policy said about the gripper holds for one enabled run: activation must not close fingers on a hand.
+        // A fault keeps the grip, so that nothing is dropped.
+        let keeps_grip = running || matches!(self.machine.state, State::Holding | State::Fault | State::Estopped);
+        if !keeps_grip || inputs.lifecycle != Lifecycle::Active {
+            self.gripper = Gripper::default();
         }
         if running {
             self.stop_began = None;

@@ -146,18 +146,19 @@ fn look_at_policy(inputs: &Inputs<'_>) -> Option<Cause> {
 }
 
 /// While busy: the time since inference began. While running and idle: the time since the last sign of life, so that a worker that never
-/// begins is noticed too.
+/// begins is noticed too; a worker that waits for the next image may take as long as an image may be old.
 fn look_at_inference(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>, around: &Around) -> Option<Cause> {
-    let since = match inputs.inference {
-        Inference::Busy { since } => Some(since),
+    let (since, limit) = match inputs.inference {
+        Inference::Busy { since } => (since, config.inference_timeout),
         Inference::Idle => {
-            around.running_since.map(|running| around.last_result.map_or(running, |last| last.max(running)))
+            let running = around.running_since?;
+            let since = around.last_result.map_or(running, |last| last.max(running));
+            (since, config.inference_timeout + config.observation_timeout)
         }
-        Inference::Dead => None,
+        Inference::Dead => return None,
     };
-    let age = now.since(since?);
-    age.exceeds(config.inference_timeout)
-        .then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), config.inference_timeout.as_secs_f64()))
+    let age = now.since(since);
+    age.exceeds(limit).then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), limit.as_secs_f64()))
 }
 
 fn look_at_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {

@@ -171,13 +171,19 @@ impl Replay {
         let out = self.out.clone().ok_or_else(|| missing("--out DIR"))?;
         let image_topic = self.image_topic.clone().ok_or_else(|| missing("--image-topic T"))?;
         let checkpoint = self.checkpoint.clone();
-        let checkpoint = checkpoint.ok_or_else(|| EvalError::Usage("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS".to_owned()))?;
+        let checkpoint = checkpoint.ok_or_else(|| {
+            EvalError::Usage("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS".to_owned())
+        })?;
         let mut policy = load_policy(PolicySource {
             checkpoint: &checkpoint,
             device: self.device,
             precision: self.precision.as_ref(),
             threads: self.threads,
-            options: PolicyOptions { unnorm_key: self.unnorm_key.clone(), decode: self.decode, ..PolicyOptions::default() },
+            options: PolicyOptions {
+                unnorm_key: self.unnorm_key.clone(),
+                decode: self.decode,
+                ..PolicyOptions::default()
+            },
         })?;
         let info = policy.info();
         let decode = match self.decode {
@@ -236,11 +242,20 @@ impl Compare {
         if self.json {
             return print(&serde_json::to_string(&comparison).map_err(EvalError::result(&self.out))?);
         }
-        let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2} %", value * 100.0));
-        print(&format!("{} frames: {} of the tokens and {} of the actions are the same", comparison.frames, percent(comparison.token_agreement), percent(comparison.action_agreement)))?;
-        for (name, difference) in [("normalized error", &comparison.error), ("ms per inference", &comparison.latency_ms)] {
+        let percent =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2} %", value * 100.0));
+        print(&format!(
+            "{} frames: {} of the tokens and {} of the actions are the same",
+            comparison.frames,
+            percent(comparison.token_agreement),
+            percent(comparison.action_agreement)
+        ))?;
+        for (name, difference) in
+            [("normalized error", &comparison.error), ("ms per inference", &comparison.latency_ms)]
+        {
             if let Some(d) = difference {
-                let interval = d.interval.map_or_else(String::new, |(low, high)| format!(" (95 %: {low:.5} to {high:.5})"));
+                let interval =
+                    d.interval.map_or_else(String::new, |(low, high)| format!(" (95 %: {low:.5} to {high:.5})"));
                 print(&format!("{name}: A {:.5}, B {:.5}, B - A {:.5}{interval}", d.mean_a, d.mean_b, d.mean))?;
             }
         }
@@ -264,7 +279,8 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
 
 /// The error for an evaluation without a frame.
 fn nothing(report: &Report) -> EvalError {
-    let skipped: Vec<String> = report.frames.skipped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let skipped: Vec<String> =
+        report.frames.skipped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     let why = match (report.incomplete.first(), report.frames.images) {
         (Some(reason), _) => reason.clone(),
         (None, 0) => "the topic has no image".to_owned(),
@@ -290,11 +306,21 @@ fn print_report(report: &Report, out: &std::path::Path, json: bool) -> Result<()
     }
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.6}"));
     let share = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.2} %", value * 100.0));
-    print(&format!("{} frames evaluated, {} with a recorded action, {} without an answer", report.frames.evaluated, report.frames.matched, report.frames.failed))?;
+    print(&format!(
+        "{} frames evaluated, {} with a recorded action, {} without an answer",
+        report.frames.evaluated, report.frames.matched, report.frames.failed
+    ))?;
     if report.overall.frames > 0 {
         print("dimension          MAE        RMSE  bins off  exact tokens")?;
         for d in &report.overall.dimensions {
-            print(&format!("{:<9} {:>12} {:>11} {:>9} {:>13}", d.name, number(d.mae), number(d.rmse), d.bin_distance.map_or_else(|| "-".to_owned(), |bins| format!("{bins:.2}")), share(d.token_accuracy)))?;
+            print(&format!(
+                "{:<9} {:>12} {:>11} {:>9} {:>13}",
+                d.name,
+                number(d.mae),
+                number(d.rmse),
+                d.bin_distance.map_or_else(|| "-".to_owned(), |bins| format!("{bins:.2}")),
+                share(d.token_accuracy)
+            ))?;
         }
         let f1 = report.overall.gripper.as_ref().and_then(|gripper| gripper.f1);
         print(&format!("token accuracy {}, gripper F1 {}", share(report.overall.token_accuracy), number(f1)))?;
@@ -309,7 +335,9 @@ fn print_report(report: &Report, out: &std::path::Path, json: bool) -> Result<()
 fn print(text: &str) -> Result<(), EvalError> {
     use std::io::Write;
     match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(EvalError::io("write to", std::path::Path::new("stdout"))(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(EvalError::io("write to", std::path::Path::new("stdout"))(error))
+        }
         _ => Ok(()),
     }
 }

@@ -112,7 +112,9 @@ pub fn compare(a: &Path, b: &Path, out: &Path) -> Result<Comparison, EvalError> 
     let both: Vec<(&Paired, &Paired)> =
         pairs_a.iter().filter_map(|pair| Some((pair, *theirs.get(&key(&report_a, pair))?))).collect();
     if both.is_empty() {
-        return Err(mismatch("they have no frame in common (bag names, log times and frame numbers are compared)".to_owned()));
+        return Err(mismatch(
+            "they have no frame in common (bag names, log times and frame numbers are compared)".to_owned(),
+        ));
     }
     let comparison = sum_up((a, &report_a), (b, &report_b), &both, dimensions);
     std::fs::create_dir_all(out).map_err(EvalError::io("create", out))?;
@@ -142,7 +144,11 @@ fn sum_up(a: (&Path, &Report), b: (&Path, &Report), both: &[(&Paired, &Paired)],
         let ids: Vec<(u32, u32)> = x.token_ids.iter().copied().zip(y.token_ids.iter().copied()).collect();
         same.extend(ids.iter().map(|(x, y)| f64::from(x == y)));
         whole.extend((!ids.is_empty()).then(|| f64::from(ids.iter().all(|(x, y)| x == y))));
-        bins.extend(tokens.iter().flat_map(|tokens| ids.iter().map(|(x, y)| f64::from(tokens.bin(*x).abs_diff(tokens.bin(*y))))));
+        bins.extend(
+            tokens
+                .iter()
+                .flat_map(|tokens| ids.iter().map(|(x, y)| f64::from(tokens.bin(*x).abs_diff(tokens.bin(*y))))),
+        );
         let differences: Vec<f64> = x.normalized.iter().zip(&y.normalized).map(|(x, y)| (x - y).abs()).collect();
         furthest.extend(mean(&differences).map(|difference| (pair.step.bag, pair.step.frame, difference)));
     }
@@ -153,9 +159,13 @@ fn sum_up(a: (&Path, &Report), b: (&Path, &Report), both: &[(&Paired, &Paired)],
     let time = |stages: &[(String, f64)]| stages.iter().map(|(_, milliseconds)| milliseconds).sum::<f64>();
     let times: Vec<(f64, f64)> = acted.iter().map(|(_, x, _, y)| (time(&x.stages), time(&y.stages))).collect();
     let dimension = |(i, name): (usize, String)| {
-        let values: Vec<(f64, f64)> = acted.iter().filter_map(|(_, x, _, y)| x.action.get(i).copied().zip(y.action.get(i).copied())).collect();
+        let values: Vec<(f64, f64)> =
+            acted.iter().filter_map(|(_, x, _, y)| x.action.get(i).copied().zip(y.action.get(i).copied())).collect();
         let differences: Vec<f64> = values.iter().map(|(x, y)| (x - y).abs()).collect();
-        let hits: Vec<f64> = acted.iter().filter_map(|(_, x, _, y)| Some(f64::from(x.token_ids.get(i)? == y.token_ids.get(i)?))).collect();
+        let hits: Vec<f64> = acted
+            .iter()
+            .filter_map(|(_, x, _, y)| Some(f64::from(x.token_ids.get(i)? == y.token_ids.get(i)?)))
+            .collect();
         let errors: Vec<(f64, f64)> = acted
             .iter()
             .filter_map(|(pair, x, _, y)| {
@@ -196,36 +206,39 @@ fn page(comparison: &Comparison, report: &Report, both: &[(&Paired, &Paired)]) -
     let policy = |name: &str, path: &Path, policy: &PolicySettings| {
         html! { tr { td { (name) } td { (path.display()) } td { (policy.checkpoint.display()) } td { (policy.device) } td { (policy.precision) } td { (policy.decode) } } }
     };
-    frame("OpenVLA comparison", html! {
-        h1 { "Comparison on " (comparison.frames) " frames" }
-        table {
-            tr { th { "" } th { "evaluation" } th { "checkpoint" } th { "device" } th { "precision" } th { "decode" } }
-            (policy("A", &comparison.a, &comparison.policy_a)) (policy("B", &comparison.b, &comparison.policy_b))
-        }
-        div.tiles {
-            @for (name, value) in [
-                ("same tokens", percent(comparison.token_agreement)), ("same actions", percent(comparison.action_agreement)),
-                ("bins apart, mean", number(comparison.bin_distance)),
-                ("action only in A / B", format!("{} / {}", comparison.alone.0, comparison.alone.1)),
-            ] { div.tile { b { (value) } span { (name) } } }
-        }
-        h2 { "Paired differences, B minus A; lower is better" }
-        div.wide { table {
-            tr { th { "" } th { "n" } th { "A" } th { "B" } th { "difference" } th { "95 % interval" } th { "A better" } th { "B better" } th { "equal" } }
-            (difference("normalized error", comparison.error.as_ref())) (difference("ms per inference", comparison.latency_ms.as_ref()))
-            @for d in &comparison.dimensions { (difference(&format!("|error| of {}", d.name), d.error.as_ref())) }
-        } }
-        p.muted { "The interval takes frames as independent, which neighbouring frames of an episode are not quite." }
-        h2 { "A against B" }
-        table {
-            tr { th { "dimension" } th { "same tokens" } th { "mean difference" } th { "largest difference" } }
-            @for d in &comparison.dimensions { tr { td { (d.name) } td { (percent(d.token_agreement)) } td { (number(d.difference)) } td { (number(d.difference_max)) } } }
-        }
-        h2 { "Frames that differ most" }
-        @for (bag, number, difference) in &comparison.furthest {
-            @if let Some((x, y)) = both.iter().find(|(x, _)| x.step.bag == *bag && x.step.frame == *number) { (furthest(comparison, report, x, y, *difference)) }
-        }
-    })
+    frame(
+        "OpenVLA comparison",
+        html! {
+            h1 { "Comparison on " (comparison.frames) " frames" }
+            table {
+                tr { th { "" } th { "evaluation" } th { "checkpoint" } th { "device" } th { "precision" } th { "decode" } }
+                (policy("A", &comparison.a, &comparison.policy_a)) (policy("B", &comparison.b, &comparison.policy_b))
+            }
+            div.tiles {
+                @for (name, value) in [
+                    ("same tokens", percent(comparison.token_agreement)), ("same actions", percent(comparison.action_agreement)),
+                    ("bins apart, mean", number(comparison.bin_distance)),
+                    ("action only in A / B", format!("{} / {}", comparison.alone.0, comparison.alone.1)),
+                ] { div.tile { b { (value) } span { (name) } } }
+            }
+            h2 { "Paired differences, B minus A; lower is better" }
+            div.wide { table {
+                tr { th { "" } th { "n" } th { "A" } th { "B" } th { "difference" } th { "95 % interval" } th { "A better" } th { "B better" } th { "equal" } }
+                (difference("normalized error", comparison.error.as_ref())) (difference("ms per inference", comparison.latency_ms.as_ref()))
+                @for d in &comparison.dimensions { (difference(&format!("|error| of {}", d.name), d.error.as_ref())) }
+            } }
+            p.muted { "The interval takes frames as independent, which neighbouring frames of an episode are not quite." }
+            h2 { "A against B" }
+            table {
+                tr { th { "dimension" } th { "same tokens" } th { "mean difference" } th { "largest difference" } }
+                @for d in &comparison.dimensions { tr { td { (d.name) } td { (percent(d.token_agreement)) } td { (number(d.difference)) } td { (number(d.difference_max)) } } }
+            }
+            h2 { "Frames that differ most" }
+            @for (bag, number, difference) in &comparison.furthest {
+                @if let Some((x, y)) = both.iter().find(|(x, _)| x.step.bag == *bag && x.step.frame == *number) { (furthest(comparison, report, x, y, *difference)) }
+            }
+        },
+    )
 }
 
 fn difference(name: &str, difference: Option<&Difference>) -> Markup {

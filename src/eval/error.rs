@@ -77,7 +77,9 @@ pub enum EvalError {
         what: String,
     },
     /// Ctrl-C.
-    #[error("interrupted after {done} frames; the same command goes on where it stopped, the report in {out} covers what was done")]
+    #[error(
+        "interrupted after {done} frames; the same command goes on where it stopped, the report in {out} covers what was done"
+    )]
     Interrupted {
         /// Frames evaluated, earlier runs included.
         done: usize,

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::EvalError;
 use super::recorded::{ActionKind, ActionSpace, Track};
 use super::settings::Settings;
-use super::EvalError;
 use crate::bag::messages::{self, CompressedImage, Image, Text};
 use crate::bag::{Bag, BagError, Message, Selection, Topic};
 use crate::observation::{self, ImageError, RawImage, RgbImage};
@@ -65,7 +65,9 @@ impl Episode {
         let gripper = find(&settings.gripper_topic, &[messages::FLOAT64])?;
         let fixed = settings.instruction.as_deref().map(Instruction::new).transpose()?;
         if fixed.is_none() && instruction.is_none() {
-            return Err(EvalError::Usage("no instruction: pass --instruction TEXT or --instruction-topic T".to_owned()));
+            return Err(EvalError::Usage(
+                "no instruction: pass --instruction TEXT or --instruction-topic T".to_owned(),
+            ));
         }
         Ok(Episode { bag, image, instruction, action, gripper, fixed })
     }
@@ -95,15 +97,17 @@ impl Episode {
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Ending {
         let mut ending = Ending { images: 0, skipped: BTreeMap::new(), track, warnings: Vec::new(), failure: None };
-        let mut reader = Reader { episode: self, index, settings, done, held: None, size: None, sizes: (0, String::new()) };
+        let mut reader =
+            Reader { episode: self, index, settings, done, held: None, size: None, sizes: (0, String::new()) };
         let topics = [Some(&self.image), self.instruction.as_ref(), self.action.as_ref(), self.gripper.as_ref()];
-        let mut stream = match self.bag.messages(&Selection::topics(topics.into_iter().flatten().map(|topic| topic.index))) {
-            Ok(stream) => stream,
-            Err(error) => {
-                ending.failure = Some(error);
-                return ending;
-            }
-        };
+        let mut stream =
+            match self.bag.messages(&Selection::topics(topics.into_iter().flatten().map(|topic| topic.index))) {
+                Ok(stream) => stream,
+                Err(error) => {
+                    ending.failure = Some(error);
+                    return ending;
+                }
+            };
         for message in stream.by_ref() {
             let taken = message.and_then(|message| reader.take(&message, &mut ending, send));
             match taken {
@@ -118,9 +122,12 @@ impl Episode {
         ending.warnings = stream.warnings().iter().map(ToString::to_string).collect();
         let (changes, first) = reader.sizes;
         if changes > 0 {
-            ending.warnings.push(format!("{}: the image size changes {changes} times, first {first}", self.bag.path().display()));
+            ending
+                .warnings
+                .push(format!("{}: the image size changes {changes} times, first {first}", self.bag.path().display()));
         }
-        if let Some((count, values)) = ending.track.as_ref().map(|track| track.misfits).filter(|(count, _)| *count > 0) {
+        if let Some((count, values)) = ending.track.as_ref().map(|track| track.misfits).filter(|(count, _)| *count > 0)
+        {
             let (path, topic) = (self.bag.path().display(), settings.action_topic.as_deref().unwrap_or_default());
             let wanted = settings.policy.action_dim;
             ending.warnings.push(format!("{path}: {count} messages on {topic} do not have {wanted} values (the first has {values}); they are left out"));
@@ -141,7 +148,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn take(&mut self, message: &Message, ending: &mut Ending, send: &mut dyn FnMut(Frame) -> bool) -> Result<bool, BagError> {
+    fn take(
+        &mut self,
+        message: &Message,
+        ending: &mut Ending,
+        send: &mut dyn FnMut(Frame) -> bool,
+    ) -> Result<bool, BagError> {
         let is = |topic: &Option<Topic>| topic.as_ref().filter(|topic| topic.index == message.topic).cloned();
         if message.topic == self.episode.image.index {
             return self.image(message, ending, send);
@@ -159,7 +171,12 @@ impl Reader<'_> {
         Ok(true)
     }
 
-    fn image(&mut self, message: &Message, ending: &mut Ending, send: &mut dyn FnMut(Frame) -> bool) -> Result<bool, BagError> {
+    fn image(
+        &mut self,
+        message: &Message,
+        ending: &mut Ending,
+        send: &mut dyn FnMut(Frame) -> bool,
+    ) -> Result<bool, BagError> {
         let number = ending.images;
         ending.images += 1;
         if !self.settings.takes(self.index, number) || self.done.contains(&number) {

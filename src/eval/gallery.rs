@@ -37,6 +37,20 @@ pub fn worst(pairs: &[Paired], count: usize) -> Vec<usize> {
     places
 }
 
+/// Removes the images of an earlier evaluation: frames of the same number may be others now.
+pub fn clear(out: &Path) -> Result<(), EvalError> {
+    let folder = out.join(FOLDER);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // Only what `file` names: the folder is the user's.
+        if name.starts_with("bag") && name.contains("_frame") && name.ends_with(".jpg") {
+            std::fs::remove_file(&path).map_err(EvalError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// File name of a frame's image.
 pub fn file(bag: usize, frame: u64) -> String {
     format!("bag{bag}_frame{frame}.jpg")
@@ -59,9 +73,12 @@ pub fn collect(out: &Path, settings: &Settings, pairs: &[Paired], places: &[usiz
         let (Some(&from), Some(&until)) = (frames.values().min(), frames.values().max()) else { continue };
         // By log time, which a window of time keeps while the number of an image depends on where reading began.
         let mut left: BTreeMap<i64, u64> = frames.iter().map(|(frame, time)| (*time, *frame)).collect();
-        let windows = if bag_file.can_seek() { left.keys().map(|&time| (time, time)).collect() } else { vec![(from, until)] };
+        let windows =
+            if bag_file.can_seek() { left.keys().map(|&time| (time, time)).collect() } else { vec![(from, until)] };
         for (from, until) in windows {
-            let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(from, until)) else { continue };
+            let Ok(stream) = bag_file.messages(&Selection::topics([topic.index]).between(from, until)) else {
+                continue;
+            };
             for message in stream.filter_map(Result::ok) {
                 let Some(frame) = left.remove(&message.log_time) else { continue };
                 if let Ok((_, Ok(image))) = decode_image(&message, topic) {

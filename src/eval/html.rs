@@ -31,40 +31,43 @@ const EPISODES: usize = 500;
 pub fn page(report: &Report, pairs: &[Paired], plots: &[Plot], out: &Path) -> String {
     let settings = &report.settings;
     let policy = &settings.policy;
-    let markup = frame("OpenVLA evaluation", html! {
-        h1 { "Evaluation of " (policy.checkpoint.display()) }
-        p.muted {
-            (policy.device) ", precision " (policy.precision) ", decode " (policy.decode) ", statistics " (policy.unnorm_key)
-            ", images " code { (settings.image_topic) }
-            @if let Some(topic) = &settings.action_topic { ", actions " code { (topic) } }
-            ", version " (report.version)
-        }
-        @for line in &report.incomplete { div.bad { b { "Incomplete: " } (line) } }
-        (tiles(report))
-        @for warning in &report.warnings { div.note { (warning) } }
-        h2 { "Dimensions" }
-        @if report.overall.frames == 0 { p.muted { "No frame has a recorded action beside it, so there is no error to show." } }
-        @else { (dimensions(&report.overall)) }
-        @if let Some(gripper) = &report.overall.gripper {
-            p { "Gripper as open above " (gripper.threshold) ": F1 " (number(gripper.f1)) ", precision " (number(gripper.precision))
-                ", recall " (number(gripper.recall)) "; " (gripper.true_open) " right openings, " (gripper.false_open)
-                " wrong ones, " (gripper.false_closed) " missed, " (gripper.true_closed) " right closings." }
-        }
-        h2 { "Time" }
-        (latency(report))
-        @if !report.failures.is_empty() {
-            h2 { "Answers that were no action" }
-            table { tr { th { "reason" } th { "frames" } }
-                @for (reason, count) in &report.failures { tr { td { (reason) } td { (count) } } } }
-        }
-        h2 { "Episodes" }
-        (episodes(report))
-        h2 { "Plots" }
-        @for plot in plots { figure id=(plot.file) { img src=(data("image/png", &plot.png)) alt=(plot.caption); figcaption { (plot.caption) } } }
-        h2 { "Worst steps" }
-        p.muted { "Failures first, then by normalized error, then by the smallest margin between the two best tokens." }
-        @for place in gallery::worst(pairs, gallery::SHOWN) { (step(&pairs[place], report, out)) }
-    });
+    let markup = frame(
+        "OpenVLA evaluation",
+        html! {
+            h1 { "Evaluation of " (policy.checkpoint.display()) }
+            p.muted {
+                (policy.device) ", precision " (policy.precision) ", decode " (policy.decode) ", statistics " (policy.unnorm_key)
+                ", images " code { (settings.image_topic) }
+                @if let Some(topic) = &settings.action_topic { ", actions " code { (topic) } }
+                ", version " (report.version)
+            }
+            @for line in &report.incomplete { div.bad { b { "Incomplete: " } (line) } }
+            (tiles(report))
+            @for warning in &report.warnings { div.note { (warning) } }
+            h2 { "Dimensions" }
+            @if report.overall.frames == 0 { p.muted { "No frame has a recorded action beside it, so there is no error to show." } }
+            @else { (dimensions(&report.overall)) }
+            @if let Some(gripper) = &report.overall.gripper {
+                p { "Gripper as open above " (gripper.threshold) ": F1 " (number(gripper.f1)) ", precision " (number(gripper.precision))
+                    ", recall " (number(gripper.recall)) "; " (gripper.true_open) " right openings, " (gripper.false_open)
+                    " wrong ones, " (gripper.false_closed) " missed, " (gripper.true_closed) " right closings." }
+            }
+            h2 { "Time" }
+            (latency(report))
+            @if !report.failures.is_empty() {
+                h2 { "Answers that were no action" }
+                table { tr { th { "reason" } th { "frames" } }
+                    @for (reason, count) in &report.failures { tr { td { (reason) } td { (count) } } } }
+            }
+            h2 { "Episodes" }
+            (episodes(report))
+            h2 { "Plots" }
+            @for plot in plots { figure id=(plot.file) { img src=(data("image/png", &plot.png)) alt=(plot.caption); figcaption { (plot.caption) } } }
+            h2 { "Worst steps" }
+            p.muted { "Failures first, then by normalized error, then by the smallest margin between the two best tokens." }
+            @for place in gallery::worst(pairs, gallery::SHOWN) { (step(&pairs[place], report, out)) }
+        },
+    );
     markup.into_string()
 }
 
@@ -147,7 +150,9 @@ fn latency(report: &Report) -> Markup {
 /// Stages in the order in which they run, their sum last.
 fn in_order(report: &Report) -> Vec<(&String, &super::Percentiles)> {
     const ORDER: [&str; 5] = ["preprocess", "vision", "projector", "prefill", "decode"];
-    let place = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len() + usize::from(name == "total"));
+    let place = |name: &str| {
+        ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len() + usize::from(name == "total"))
+    };
     let mut stages: Vec<_> = report.latency_ms.iter().collect();
     stages.sort_by_key(|(name, _)| place(name));
     stages

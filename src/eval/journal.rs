@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvalError, Settings, Step};
+use super::{EvalError, Settings, Step, gallery};
 
 /// Its name in the output folder.
 pub const FILE: &str = "journal.jsonl";
@@ -34,6 +34,7 @@ impl Journal {
         let path = out.join(FILE);
         let old = if overwrite || !path.exists() { None } else { read(&path)? };
         let Some((head, steps, bytes)) = old else {
+            gallery::clear(out)?;
             let mut file = File::create(&path).map_err(EvalError::io("create", &path))?;
             write_line(&mut file, &path, &Head { settings: settings.clone() })?;
             return Ok(Journal { path, file, steps: Vec::new() });
@@ -101,7 +102,15 @@ mod tests {
             margins: vec![0.1],
             stages: vec![("vision".into(), 1e-3 / 3.0)],
         };
-        Step { bag: 0, frame, log_time: 5, stamp: None, size: (2, 3), instruction: "go".into(), outcome: Outcome::Action(prediction) }
+        Step {
+            bag: 0,
+            frame,
+            log_time: 5,
+            stamp: None,
+            size: (2, 3),
+            instruction: "go".into(),
+            outcome: Outcome::Action(prediction),
+        }
     }
 
     #[test]

@@ -31,16 +31,24 @@ pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, Eva
         }
         let slot = seen.get_mut(report.settings.shard.index as usize);
         if let Some(twin) = slot.and_then(|slot| slot.replace(path)) {
-            return Err(mismatch(format!("both are shard {}, the other one is {}", report.settings.shard, twin.display())));
+            return Err(mismatch(format!(
+                "both are shard {}, the other one is {}",
+                report.settings.shard,
+                twin.display()
+            )));
         }
     }
-    let missing: Vec<String> = (0..count).zip(&seen).filter(|(_, path)| path.is_none()).map(|(index, _)| format!("{index}/{count}")).collect();
+    let missing: Vec<String> =
+        (0..count).zip(&seen).filter(|(_, path)| path.is_none()).map(|(index, _)| format!("{index}/{count}")).collect();
     let mut incomplete: Vec<String> = reports.iter().flat_map(|report| report.incomplete.clone()).collect();
     if !missing.is_empty() {
         incomplete.push(format!("shards {} are missing", missing.join(", ")));
     }
     if !partial && !incomplete.is_empty() {
-        return Err(EvalError::Usage(format!("{}; evaluate them, or merge what is there with --partial", incomplete.join("; "))));
+        return Err(EvalError::Usage(format!(
+            "{}; evaluate them, or merge what is there with --partial",
+            incomplete.join("; ")
+        )));
     }
     incomplete.dedup();
 
@@ -78,6 +86,7 @@ fn notes(reports: &[Report]) -> Vec<EpisodeNotes> {
 
 /// The images of the worst frames lie with the shards; the bags may be on another machine.
 fn copy_images(parts: &[PathBuf], out: &Path, pairs: &[Paired]) -> Result<(), EvalError> {
+    gallery::clear(out)?;
     let folder = out.join(gallery::FOLDER);
     std::fs::create_dir_all(&folder).map_err(EvalError::io("create", &folder))?;
     for place in gallery::worst(pairs, gallery::SHOWN) {

@@ -45,9 +45,8 @@ type Area<'a> = DrawingArea<BitMapBackend<'a>, plotters::coord::Shift>;
 fn draw(file: &str, caption: &str, height: u32, paint: impl FnOnce(&Area<'_>) -> Drawn) -> Result<Plot, EvalError> {
     let failed = |what: String| EvalError::Plot { plot: file.to_owned(), what };
     static FONT: OnceLock<bool> = OnceLock::new();
-    let registered = FONT.get_or_init(|| {
-        register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok()
-    });
+    let registered =
+        FONT.get_or_init(|| register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok());
     if !registered {
         return Err(failed("the embedded font does not load".to_owned()));
     }
@@ -76,7 +75,8 @@ pub fn all(report: &Report, pairs: &[Paired], episodes: usize) -> Result<Vec<Plo
         plots.push(plot);
     }
     for (index, episode) in report.episodes.iter().enumerate().take(episodes) {
-        let own: Vec<&Paired> = pairs.iter().filter(|pair| pair.step.bag == index && pair.prediction().is_some()).collect();
+        let own: Vec<&Paired> =
+            pairs.iter().filter(|pair| pair.step.bag == index && pair.prediction().is_some()).collect();
         if !own.is_empty() {
             let caption = format!("{}: predicted against recorded, by frame", episode.bag.display());
             plots.push(curves(&format!("curves_{index}.png"), &caption, &own, report.settings.policy.action_dim)?);
@@ -87,7 +87,9 @@ pub fn all(report: &Report, pairs: &[Paired], episodes: usize) -> Result<Vec<Plo
 
 /// Lowest and highest value with some room, never empty.
 fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.filter(|value| value.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let (low, high) = values
+        .filter(|value| value.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
         return (-1.0, 1.0);
     }
@@ -106,9 +108,14 @@ fn curves(file: &str, caption: &str, own: &[&Paired], dimensions: usize) -> Resu
             legend.draw(&Rectangle::new([(x, 10), (x + 24, 14)], colour.filled()))?;
             legend.draw(&Text::new(name, (x + 30, 3), ("sans-serif", 16).into_font().color(&INK)))?;
         }
-        for (i, (panel, name)) in panels.split_evenly((dimensions, 1)).iter().zip(dimension_names(dimensions)).enumerate() {
-            let predicted = own.iter().filter_map(|pair| Some((pair.step.frame as f64, *pair.prediction()?.action.get(i)?)));
-            let recorded = own.iter().filter_map(|pair| Some((pair.step.frame as f64, pair.recorded.as_ref()?.action.get(i).copied().flatten()?)));
+        for (i, (panel, name)) in
+            panels.split_evenly((dimensions, 1)).iter().zip(dimension_names(dimensions)).enumerate()
+        {
+            let predicted =
+                own.iter().filter_map(|pair| Some((pair.step.frame as f64, *pair.prediction()?.action.get(i)?)));
+            let recorded = own.iter().filter_map(|pair| {
+                Some((pair.step.frame as f64, pair.recorded.as_ref()?.action.get(i).copied().flatten()?))
+            });
             let (predicted, recorded): (Vec<_>, Vec<_>) = (predicted.collect(), recorded.collect());
             let (low, high) = span(predicted.iter().chain(&recorded).map(|(_, value)| *value));
             let mut chart = ChartBuilder::on(panel)
@@ -119,7 +126,8 @@ fn curves(file: &str, caption: &str, own: &[&Paired], dimensions: usize) -> Resu
                 .build_cartesian_2d(first..last, low..high)?;
             let mut mesh = chart.configure_mesh();
             mesh.y_desc(&name).y_labels(4).x_labels(10).bold_line_style(GRID).light_line_style(WHITE).axis_style(GRID);
-            mesh.label_style(("sans-serif", 13).into_font().color(&INK)).axis_desc_style(("sans-serif", 15).into_font().color(&INK));
+            mesh.label_style(("sans-serif", 13).into_font().color(&INK))
+                .axis_desc_style(("sans-serif", 15).into_font().color(&INK));
             if i + 1 < dimensions {
                 mesh.x_labels(0);
             }
@@ -187,20 +195,25 @@ fn distances(report: &Report, pairs: &[Paired]) -> Result<Plot, EvalError> {
     }
     let total = counts.iter().sum::<u64>().max(1);
     let most = counts.iter().copied().max().unwrap_or(1).max(1);
-    draw("bins.png", "Distance of predicted from recorded tokens, in bins of 255", 44 + 26 * DISTANCES.len() as u32, |area| {
-        title(area, "tokens by distance in bins")?;
-        let mut below = None;
-        for (place, (&end, &count)) in DISTANCES.iter().zip(&counts).enumerate() {
-            let label = match below {
-                Some(below) if below + 1 < end => format!("{} - {end}", below + 1),
-                _ => end.to_string(),
-            };
-            let value = format!("{count}   {:.1} %", count as f64 * 100.0 / total as f64);
-            bar(area, place as i32, &label, count as f64 / most as f64, &value, RECORDED)?;
-            below = Some(end);
-        }
-        Ok(())
-    })
+    draw(
+        "bins.png",
+        "Distance of predicted from recorded tokens, in bins of 255",
+        44 + 26 * DISTANCES.len() as u32,
+        |area| {
+            title(area, "tokens by distance in bins")?;
+            let mut below = None;
+            for (place, (&end, &count)) in DISTANCES.iter().zip(&counts).enumerate() {
+                let label = match below {
+                    Some(below) if below + 1 < end => format!("{} - {end}", below + 1),
+                    _ => end.to_string(),
+                };
+                let value = format!("{count}   {:.1} %", count as f64 * 100.0 / total as f64);
+                bar(area, place as i32, &label, count as f64 / most as f64, &value, RECORDED)?;
+                below = Some(end);
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Distribution of the total time.
@@ -222,7 +235,10 @@ fn latency(report: &Report, pairs: &[Paired]) -> Result<Option<Plot>, EvalError>
     let plot = draw("latency.png", "Time per inference, all stages", 260, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
-            .caption(format!("inference, ms: median {:.1}, p95 {:.1}, p99 {:.1}", total.p50, total.p95, total.p99), ("sans-serif", 18).into_font().color(&INK))
+            .caption(
+                format!("inference, ms: median {:.1}, p95 {:.1}, p99 {:.1}", total.p50, total.p95, total.p99),
+                ("sans-serif", 18).into_font().color(&INK),
+            )
             .set_label_area_size(LabelAreaPosition::Left, 50)
             .set_label_area_size(LabelAreaPosition::Bottom, 26)
             .build_cartesian_2d(low..low + width * BARS as f64, 0_f64..f64::from(most) * 1.05)?;
@@ -239,7 +255,10 @@ fn latency(report: &Report, pairs: &[Paired]) -> Result<Option<Plot>, EvalError>
             Rectangle::new([(left, 0.0), (left + width * 0.9, f64::from(count))], ACCENT.filled())
         }))?;
         for (value, colour) in [(total.p50, INK), (total.p95, PREDICTED), (total.p99, RECORDED)] {
-            chart.draw_series(LineSeries::new([(value, 0.0), (value, f64::from(most) * 1.05)], colour.stroke_width(1)))?;
+            chart.draw_series(LineSeries::new(
+                [(value, 0.0), (value, f64::from(most) * 1.05)],
+                colour.stroke_width(1),
+            ))?;
         }
         Ok(())
     })?;

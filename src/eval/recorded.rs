@@ -85,7 +85,13 @@ impl Series {
     }
 
     /// Row of the action for an image, with its time on the clock that both share.
-    fn find(&self, order: &Clocks, image: (i64, Option<i64>), how: ActionMatch, tolerance: i64) -> Option<(usize, i64)> {
+    fn find(
+        &self,
+        order: &Clocks,
+        image: (i64, Option<i64>),
+        how: ActionMatch,
+        tolerance: i64,
+    ) -> Option<(usize, i64)> {
         let (clock, time) = match image.1 {
             Some(stamp) if self.stamps.len() == self.log_times.len() => (&order.stamps, stamp),
             _ => (&order.log_times, image.0),
@@ -163,7 +169,8 @@ impl Track {
             ActionKind::Action => {
                 let action: Action = messages::decode(message, topic)?;
                 // The later steps of a chunk answer images that were not taken yet.
-                let Some(first) = action.action.get(..dimensions).filter(|_| action.dimension as usize == dimensions) else {
+                let Some(first) = action.action.get(..dimensions).filter(|_| action.dimension as usize == dimensions)
+                else {
                     self.misfit(action.dimension as usize);
                     return Ok(());
                 };
@@ -183,7 +190,8 @@ impl Track {
             ActionKind::Twist => {
                 let stamped: TwistStamped = messages::decode(message, topic)?;
                 let (linear, angular) = (stamped.twist.linear, stamped.twist.angular);
-                let step = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z].map(|v| v / self.space.policy_hz);
+                let step =
+                    [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z].map(|v| v / self.space.policy_hz);
                 self.actions.push(message.log_time, stamped.header.stamp.nanoseconds(), &step);
             }
         }
@@ -218,7 +226,8 @@ impl Track {
         let one = |&frame: &(i64, Option<i64>)| {
             let (row, time) = self.actions.find(&clocks, frame, how, tolerance)?;
             let width = self.actions.width;
-            let mut action: Vec<Option<f64>> = self.actions.values[row * width..][..width].iter().map(|&v| Some(v)).collect();
+            let mut action: Vec<Option<f64>> =
+                self.actions.values[row * width..][..width].iter().map(|&v| Some(v)).collect();
             if self.kind == ActionKind::Twist {
                 // The command given together with the twist; a gripper that is told once holds until it is told again.
                 let at = (self.actions.log_times[row], None);
@@ -233,9 +242,11 @@ impl Track {
 
     fn record(&self, row: usize, time: i64, action: Vec<Option<f64>>, tokens: Option<ActionTokens>) -> Recorded {
         // A recording may hold NaN; it is as good as no value.
-        let action: Vec<Option<f64>> = action.into_iter().map(|value| value.filter(|value| value.is_finite())).collect();
+        let action: Vec<Option<f64>> =
+            action.into_iter().map(|value| value.filter(|value| value.is_finite())).collect();
         let pairs = action.iter().zip(&self.space.ranges);
-        let normalized: Vec<Option<f64>> = pairs.map(|(value, range)| value.map(|value| normalize(value, *range))).collect();
+        let normalized: Vec<Option<f64>> =
+            pairs.map(|(value, range)| value.map(|value| normalize(value, *range))).collect();
         let dimensions = self.space.dimensions;
         let recorded_tokens = self.actions.tokens.get(row * dimensions..(row + 1) * dimensions);
         let complete = self.actions.tokens.len() == self.len() * dimensions;

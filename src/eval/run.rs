@@ -91,7 +91,8 @@ fn sum_up(
         Outcome::Action(prediction) => Some(prediction),
         Outcome::Failure(_) => None,
     });
-    let tokens = predictions.clone().find_map(|prediction| ActionTokens::of(&prediction.token_ids, &prediction.normalized));
+    let tokens =
+        predictions.clone().find_map(|prediction| ActionTokens::of(&prediction.token_ids, &prediction.normalized));
     let (mut incomplete, mut warnings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut pairs: Vec<Paired> = steps.into_iter().map(|step| Paired { step, recorded: None }).collect();
     let read = endings.len();
@@ -112,7 +113,10 @@ fn sum_up(
             let missing = found.iter().filter(|recorded| recorded.is_none()).count();
             if missing > 0 {
                 let bag = settings.bags[bag].display();
-                warnings.push(format!("{bag}: {missing} of {} frames have no recorded action within {tolerance_ms} ms", found.len()));
+                warnings.push(format!(
+                    "{bag}: {missing} of {} frames have no recorded action within {tolerance_ms} ms",
+                    found.len()
+                ));
             }
             own.into_iter().zip(found).for_each(|(pair, recorded)| pair.recorded = recorded);
         }
@@ -151,7 +155,9 @@ impl Run<'_> {
         std::thread::scope(|scope| {
             let reader = std::thread::Builder::new().name("eval-read".to_owned());
             let reading = reader.spawn_scoped(scope, move || {
-                episode.read(bag, settings, track, done, &mut |frame| !stop.load(Ordering::Relaxed) && sender.send(frame).is_ok())
+                episode.read(bag, settings, track, done, &mut |frame| {
+                    !stop.load(Ordering::Relaxed) && sender.send(frame).is_ok()
+                })
             });
             let reading = reading.map_err(EvalError::io("start a thread to read", episode.bag.path()))?;
             let mut result = Ok(());
@@ -209,7 +215,10 @@ impl Run<'_> {
 /// Whether the next frame may fare better: a wrong token is a finding, a lost device is not.
 fn concerns_one_frame(error: &PolicyError) -> bool {
     match error {
-        PolicyError::Codec(_) | PolicyError::EndedEarly { .. } | PolicyError::Image(_) | PolicyError::Instruction(_) => true,
+        PolicyError::Codec(_)
+        | PolicyError::EndedEarly { .. }
+        | PolicyError::Image(_)
+        | PolicyError::Instruction(_) => true,
         other => other.is_not_finite(),
     }
 }

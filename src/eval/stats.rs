@@ -65,6 +65,7 @@ pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let (a, b) = (mean(&first)?, mean(&second)?);
     let product: f64 = pairs.iter().map(|(x, y)| (x - a) * (y - b)).sum();
-    let (xs, ys): (f64, f64) = (first.iter().map(|x| (x - a).powi(2)).sum(), second.iter().map(|y| (y - b).powi(2)).sum());
+    let (xs, ys): (f64, f64) =
+        (first.iter().map(|x| (x - a).powi(2)).sum(), second.iter().map(|y| (y - b).powi(2)).sum());
     (xs > 0.0 && ys > 0.0).then(|| product / (xs.sqrt() * ys.sqrt()))
 }

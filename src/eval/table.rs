@@ -7,16 +7,26 @@ use std::str::FromStr;
 
 use csv::StringRecord;
 
+use super::EvalError;
 use super::report::write_whole;
 use super::step::{Outcome, Paired, Prediction, Recorded, Step, dimension_names};
-use super::EvalError;
 
 /// Its name in the output folder.
 pub const FILE: &str = "actions.csv";
 
 const FIXED: [&str; 12] = [
-    "bag", "frame", "log_time_ns", "stamp_ns", "width", "height", "instruction", "failure", "token_ids",
-    "recorded_token_ids", "recorded_time_ns", "margins",
+    "bag",
+    "frame",
+    "log_time_ns",
+    "stamp_ns",
+    "width",
+    "height",
+    "instruction",
+    "failure",
+    "token_ids",
+    "recorded_token_ids",
+    "recorded_time_ns",
+    "margins",
 ];
 const COLUMNS: [&str; 4] = ["predicted", "recorded", "predicted_normalized", "recorded_normalized"];
 
@@ -35,7 +45,9 @@ pub fn write(out: &Path, pairs: &[Paired], dimensions: usize) -> Result<(), Eval
     header.extend(COLUMNS.iter().flat_map(|column| names.iter().map(move |name| format!("{column}_{name}"))));
     header.extend(stages.iter().map(|stage| format!("ms_{stage}")));
     let failed = EvalError::result(&path);
-    let result = writer.write_record(&header).and_then(|()| pairs.iter().try_for_each(|pair| writer.write_record(row(pair, dimensions, &stages))));
+    let result = writer
+        .write_record(&header)
+        .and_then(|()| pairs.iter().try_for_each(|pair| writer.write_record(row(pair, dimensions, &stages))));
     result.map_err(failed)?;
     let bytes = writer.into_inner().map_err(EvalError::result(&path))?;
     write_whole(&path, &bytes)
@@ -73,14 +85,21 @@ fn row(pair: &Paired, dimensions: usize, stages: &[String]) -> Vec<String> {
         cell(recorded.map(|recorded| recorded.time)),
         prediction.map_or_else(String::new, |prediction| join(&prediction.margins)),
     ];
-    let predicted = |values: fn(&Prediction) -> &Vec<f64>, i| cell(prediction.and_then(|prediction| values(prediction).get(i)));
-    let was = |values: fn(&Recorded) -> &Vec<Option<f64>>, i: usize| cell(recorded.and_then(|recorded| values(recorded).get(i).copied().flatten()));
+    let predicted =
+        |values: fn(&Prediction) -> &Vec<f64>, i| cell(prediction.and_then(|prediction| values(prediction).get(i)));
+    let was = |values: fn(&Recorded) -> &Vec<Option<f64>>, i: usize| {
+        cell(recorded.and_then(|recorded| values(recorded).get(i).copied().flatten()))
+    };
     cells.extend((0..dimensions).map(|i| predicted(|prediction| &prediction.action, i)));
     cells.extend((0..dimensions).map(|i| was(|recorded| &recorded.action, i)));
     cells.extend((0..dimensions).map(|i| predicted(|prediction| &prediction.normalized, i)));
     cells.extend((0..dimensions).map(|i| was(|recorded| &recorded.normalized, i)));
     cells.extend(stages.iter().map(|stage| {
-        cell(prediction.and_then(|prediction| prediction.stages.iter().find(|(name, _)| name == stage)).map(|(_, ms)| ms))
+        cell(
+            prediction
+                .and_then(|prediction| prediction.stages.iter().find(|(name, _)| name == stage))
+                .map(|(_, ms)| ms),
+        )
     }));
     cells
 }
@@ -143,7 +162,9 @@ impl Columns<'_> {
     fn pair(&self, record: &StringRecord, stages: &[String]) -> Result<Paired, EvalError> {
         let failure = self.text(record, "failure")?;
         let outcome = if failure.is_empty() {
-            let times = stages.iter().map(|stage| Ok(self.value(record, &format!("ms_{stage}"))?.map(|ms| (stage.clone(), ms))));
+            let times = stages
+                .iter()
+                .map(|stage| Ok(self.value(record, &format!("ms_{stage}"))?.map(|ms| (stage.clone(), ms))));
             let times: Result<Vec<Option<(String, f64)>>, EvalError> = times.collect();
             Outcome::Action(Prediction {
                 token_ids: self.list(record, "token_ids")?.into_iter().flatten().collect(),

@@ -5,6 +5,8 @@
 
 mod check;
 mod kit;
+mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
 pub use kit::{Case, Kit, KitError, TokenizerCase};
+pub use sensitivity::{Sensitivity, Spread, sensitivity};

@@ -181,8 +181,7 @@ impl<B: Backend> Layer<B> {
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
         let (queries, keys) = (spec.heads * spec.head_dim(), spec.kv_heads * spec.head_dim());
         let norm = |name| weights.rms_norm(backend, name, spec.hidden, spec.rms_epsilon);
-        let shape =
-            HeadShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim(), rotary: true };
+        let shape = HeadShape { heads: spec.heads, kv_heads: spec.kv_heads, head_dim: spec.head_dim(), rotary: true };
         let (heads, after) = (Split::Heads(shape), Split::AfterHeads(shape));
         let qkv = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let gate_up = [("gate_proj", spec.intermediate), ("up_proj", spec.intermediate)];

@@ -137,19 +137,40 @@ impl<B: Backend> OpenVla<B> {
         new_tokens: usize,
         probe: &mut impl Probe<B>,
     ) -> Result<(Sequence<B>, B::Tensor), ModelError> {
+        self.prefill_drafted(backend, image, (prompt, &[]), new_tokens, probe)
+    }
+
+    /// Like [`OpenVla::prefill`], with a guess of the tokens to come run along with the prompt: row i of the logits is that
+    /// of the token after i drafted ones, and means something as long as those are what the rows before it chose.
+    /// [`Sequence::accept`] keeps the ones that were right.
+    ///
+    /// # Errors
+    /// As [`OpenVla::prefill`].
+    pub fn prefill_drafted(
+        &self,
+        backend: &B,
+        image: &B::Tensor,
+        (prompt, draft): (&[u32], &[u32]),
+        new_tokens: usize,
+        probe: &mut impl Probe<B>,
+    ) -> Result<(Sequence<B>, B::Tensor), ModelError> {
         let [patches, _] = backend.shape(image);
         let positions = patches + prompt.len();
-        let capacity = positions + new_tokens;
+        let capacity = positions + new_tokens.max(draft.len());
         if capacity > self.max_positions {
             return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
         }
-        let text = self.llama.embed(backend, prompt)?;
+        if prompt.is_empty() {
+            return Err(BackendError::Shape { operation: "prefill", detail: "the prompt is empty".into() }.into());
+        }
+        let ids = [prompt, draft].concat();
+        let text = self.llama.embed(backend, &ids)?;
         let begin = backend.slice_rows(&text, 0..1)?;
-        let rest = backend.slice_rows(&text, 1..prompt.len())?;
+        let rest = backend.slice_rows(&text, 1..ids.len())?;
         let x = backend.sequence(&[&begin, image, &rest])?;
         probe.see("llm.inputs_embeds", &x)?;
         let mut cache = self.llama.new_cache(backend, capacity)?;
-        let last = self.llama.forward(backend, x, &mut cache, Span { position: 0, keep: 1 }, probe)?;
+        let last = self.llama.forward(backend, x, &mut cache, Span { position: 0, keep: 1 + draft.len() }, probe)?;
         let logits = self.llama.logits(backend, &last)?;
         probe.see("logits", &logits)?;
         Ok((Sequence { cache, positions }, logits))
@@ -175,17 +196,23 @@ impl<B: Backend> OpenVla<B> {
         Ok(logits)
     }
 
-    /// The greedy choice from one row of logits: its token id and how far ahead of the second it is.
+    /// The greedy choice from each row of logits: its token id and how far ahead of the second it is.
+    ///
+    /// # Errors
+    /// When a logit is not finite.
+    pub fn choices(&self, backend: &B, logits: &B::Tensor) -> Result<Vec<(u32, TopTwo)>, BackendError> {
+        // Vocabularies are far below u32::MAX: the checkpoint's configuration bounds them.
+        let id = |top: TopTwo| (self.llama.head_ids().start + top.index) as u32;
+        Ok(backend.top_two(logits)?.into_iter().map(|top| (id(top), top)).collect())
+    }
+
+    /// The greedy choice from the last row of logits.
     ///
     /// # Errors
     /// When a logit is not finite.
     pub fn choose(&self, backend: &B, logits: &B::Tensor) -> Result<(u32, TopTwo), BackendError> {
-        let top = backend.top_two(logits)?;
-        let top = *top
-            .last()
-            .ok_or_else(|| BackendError::Shape { operation: "choose", detail: "no row of logits".into() })?;
-        // Vocabularies are far below u32::MAX: the checkpoint's configuration bounds them.
-        Ok(((self.llama.head_ids().start + top.index) as u32, top))
+        let choice = self.choices(backend, logits)?.pop();
+        choice.ok_or_else(|| BackendError::Shape { operation: "choose", detail: "no row of logits".into() })
     }
 }
 
@@ -202,7 +229,12 @@ impl<B: Backend> Sequence<B> {
         &self.cache
     }
 
-    /// Positions run so far.
+    /// Keeps this many drafted tokens; what was run after them is forgotten when the next token is written over it.
+    pub fn accept(&mut self, drafted: usize) {
+        self.positions += drafted;
+    }
+
+    /// Positions run so far, drafted ones only where they were accepted.
     #[must_use]
     pub fn positions(&self) -> usize {
         self.positions

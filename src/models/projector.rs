@@ -20,7 +20,7 @@ impl<B: Backend> Projector<B> {
         Ok(Self {
             fc1: linear("fc1", [4 * vision, vision], Split::Columns)?,
             fc2: linear("fc2", [hidden, 4 * vision], Split::Rows)?,
-            fc3: linear("fc3", [hidden, hidden], Split::Whole)?,
+            fc3: linear("fc3", [hidden, hidden], Split::Columns)?,
         })
     }
 

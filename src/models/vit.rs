@@ -145,9 +145,8 @@ impl<B: Backend> Block<B> {
         let scale = |name: &str| layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose();
         let heads = HeadShape { heads: spec.heads, kv_heads: spec.heads, head_dim: width / spec.heads, rotary: false };
         let linear = |name, split, shape| weights.linear(backend, (WeightRole::Vision, split), name, shape);
-        let scaled = |name, split, shape, scale| {
-            weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale)
-        };
+        let scaled =
+            |name, split, shape, scale| weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale);
         Ok(Self {
             norm1: weights.layer_norm(backend, "norm1", width, EPSILON)?,
             qkv: linear("attn.qkv", Split::Heads(heads), [3 * width, width])?,

@@ -143,9 +143,7 @@ pub fn with_backend<W: WithBackend>(
     let (provider, mesh) = match device {
         Device::Cpu => {
             return match precision {
-                None | Some(Precision::F32) => {
-                    work.run(CpuBackend::new(threads).map_err(PolicyError::from)?, "f32")
-                }
+                None | Some(Precision::F32) => work.run(CpuBackend::new(threads).map_err(PolicyError::from)?, "f32"),
                 Some(Precision::Mesh(name)) => Err(DeviceError::MeshPrecision(name.clone()).into()),
             };
         }

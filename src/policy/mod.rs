@@ -10,7 +10,7 @@ pub use device::{
     Device, DeviceError, Mesh, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy, with_backend,
 };
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
-pub use openvla::{DecodeMode, Generation, OpenVlaPolicy, PolicyOptions};
+pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 
 use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;

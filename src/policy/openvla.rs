@@ -1,14 +1,15 @@
 //! OpenVLA as a policy: preprocessing, prompt, greedy decoding, action codec.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
-use crate::models::{Probe, TensorSource};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
+use crate::models::{Probe, TensorSource};
 use crate::observation::{Resizer, RgbImage};
 
 /// Over which tokens the greedy choice is made.
@@ -42,6 +43,18 @@ pub struct PolicyOptions {
     pub decode: DecodeMode,
     /// Name of the precision policy, for reports.
     pub precision: String,
+    /// Run the last action's tokens along with the next prompt and keep those that are right: the same tokens in fewer
+    /// steps, as most actions resemble the one before.
+    pub draft: bool,
+}
+
+/// What drafting has saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DraftCounts {
+    /// Tokens that were guessed.
+    pub offered: u64,
+    /// Tokens that were right, each of which saved a decode step.
+    pub accepted: u64,
 }
 
 /// Generated tokens and how they came about.
@@ -51,6 +64,8 @@ pub struct Generation {
     pub token_ids: Vec<u32>,
     /// Top-1 minus top-2 logit of each.
     pub margins: Vec<f32>,
+    /// Tokens taken from the draft.
+    pub accepted: usize,
     /// Where the time went.
     pub stages: Vec<Stage>,
 }
@@ -67,6 +82,10 @@ pub struct OpenVlaPolicy<B: Backend> {
     prompted: Option<(Instruction, String, Vec<u32>)>,
     /// Generation ends at this token.
     end_of_sequence: Option<u32>,
+    /// Whether the last answer is tried as the next.
+    draft: bool,
+    last: Vec<u32>,
+    counts: DraftCounts,
 }
 
 /// The network of a checkpoint, with the rows of the head that decoding chooses among.
@@ -129,7 +148,19 @@ impl<B: Backend> OpenVlaPolicy<B> {
         };
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
-        Ok(Self { backend, model, checkpoint, codec, resizer, info, prompted: None, end_of_sequence })
+        Ok(Self {
+            backend,
+            model,
+            checkpoint,
+            codec,
+            resizer,
+            info,
+            prompted: None,
+            end_of_sequence,
+            draft: options.draft,
+            last: Vec::new(),
+            counts: DraftCounts::default(),
+        })
     }
 
     /// Loads the network again, from tensors made of the checkpoint's: for tests of what broken weights lead to.
@@ -203,13 +234,36 @@ impl<B: Backend> OpenVlaPolicy<B> {
         input_ids: &[u32],
         probe: &mut (impl Probe<B> + Send),
     ) -> Result<Generation, PolicyError> {
-        self.backend.scope(|| self.generate_in_scope(rgb, input_ids, probe))
+        self.generate_drafted(rgb, input_ids, &[], probe)
+    }
+
+    /// Like [`OpenVlaPolicy::generate`], with a guess of the answer: all but its last token are run with the prompt, and the
+    /// longest part that greedy decoding would have chosen is kept. The answer is the greedy one whatever the guess.
+    ///
+    /// # Errors
+    /// As [`OpenVlaPolicy::generate`].
+    pub fn generate_drafted(
+        &self,
+        rgb: &[u8],
+        input_ids: &[u32],
+        draft: &[u32],
+        probe: &mut (impl Probe<B> + Send),
+    ) -> Result<Generation, PolicyError> {
+        // The last token is chosen but never fed, so there is nothing to guess after it.
+        let draft = &draft[..draft.len().min(self.codec.action_dim() - 1)];
+        self.backend.scope(|| self.generate_in_scope(rgb, (input_ids, draft), probe))
+    }
+
+    /// What drafting has saved so far.
+    #[must_use]
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.counts
     }
 
     fn generate_in_scope(
         &self,
         rgb: &[u8],
-        input_ids: &[u32],
+        (input_ids, draft): (&[u32], &[u32]),
         probe: &mut impl Probe<B>,
     ) -> Result<Generation, PolicyError> {
         let (backend, model, dimensions) = (&self.backend, &self.model, self.codec.action_dim());
@@ -219,13 +273,24 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let image = model.project(backend, &features, probe)?;
         watch.lap("projector");
         // The last token is chosen but never fed, so it needs no place.
-        let (mut sequence, mut logits) = model.prefill(backend, &image, input_ids, dimensions - 1, probe)?;
+        let (mut sequence, logits) =
+            model.prefill_drafted(backend, &image, (input_ids, draft), dimensions - 1, probe)?;
         let (mut token_ids, mut margins) = (Vec::with_capacity(dimensions), Vec::with_capacity(dimensions));
+        // Row i of the first logits is valid while the i drafted tokens before it were chosen.
+        let choices = model.choices(backend, &logits)?;
+        let right = choices.iter().zip(draft).take_while(|((id, _), drafted)| id == *drafted).count();
+        sequence.accept(right);
+        watch.lap("prefill");
+        let mut ready: VecDeque<_> = choices.into_iter().take(right + 1).collect();
         loop {
-            let (id, top) = model.choose(backend, &logits)?;
-            if token_ids.is_empty() {
-                watch.lap("prefill");
-            }
+            let (id, top) = match (ready.pop_front(), token_ids.last()) {
+                (Some(choice), _) => choice,
+                (None, Some(&last)) => {
+                    let logits = model.step(backend, &mut sequence, last, probe)?;
+                    model.choose(backend, &logits)?
+                }
+                (None, None) => return Err(PolicyError::EndedEarly { got: 0, wanted: dimensions }),
+            };
             token_ids.push(id);
             margins.push(top.margin());
             if self.end_of_sequence == Some(id) && token_ids.len() < dimensions {
@@ -235,10 +300,9 @@ impl<B: Backend> OpenVlaPolicy<B> {
             if token_ids.len() == dimensions {
                 break;
             }
-            logits = model.step(backend, &mut sequence, id, probe)?;
         }
         watch.lap("decode");
-        Ok(Generation { token_ids, margins, stages: watch.stages })
+        Ok(Generation { token_ids, margins, accepted: right, stages: watch.stages })
     }
 
     /// Refuses a token that stands for no action, with its text.
@@ -264,7 +328,13 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             }
         };
         let preprocess = Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
-        let generation = self.generate(&rgb, &input_ids, &mut Blind)?;
+        let guess = if self.draft { std::mem::take(&mut self.last) } else { Vec::new() };
+        let generation = self.generate_drafted(&rgb, &input_ids, &guess, &mut Blind)?;
+        self.counts.offered += guess.len().saturating_sub(1) as u64;
+        self.counts.accepted += generation.accepted as u64;
+        if self.draft {
+            self.last.clone_from(&generation.token_ids);
+        }
         let normalized = self.codec.normalized(&generation.token_ids)?;
         let action = self.codec.unnormalize(&normalized);
         Ok(Decision {

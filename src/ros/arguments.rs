@@ -115,7 +115,7 @@ fn refused(what: &str) -> ExitCode {
 }
 
 /// The ROS context. r2r panics on arguments that rcl does not accept; that becomes one line.
-fn context() -> Result<r2r::Context, String> {
+pub(super) fn context() -> Result<r2r::Context, String> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let created = catch_unwind(AssertUnwindSafe(r2r::Context::create));

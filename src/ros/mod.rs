@@ -13,6 +13,7 @@ mod messages;
 mod node;
 mod parameter_services;
 mod parameters;
+mod replay;
 mod requests;
 mod status;
 mod transitions;
@@ -20,6 +21,7 @@ mod transitions;
 pub use arguments::{run, start};
 pub use meaning::Files;
 pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameters, TABLE};
+pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
 use crate::{
     policy::{PolicyOptions, PolicySource, load_policy},

@@ -342,7 +342,7 @@ fn read_parameters(ros: &r2r::Node) -> Result<(RawParameters, Parameters), Param
 }
 
 /// A flag that SIGINT and SIGTERM raise. A second signal ends the process at once.
-fn stop_signals() -> Result<Arc<AtomicBool>, std::io::Error> {
+pub(super) fn stop_signals() -> Result<Arc<AtomicBool>, std::io::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: the first signal finds the flag down and only raises it.

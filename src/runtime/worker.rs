@@ -91,6 +91,9 @@ pub struct DecisionReport {
     pub info: Arc<PolicyInfo>,
 }
 
+/// An image and the instruction in force, with its generation.
+type Job = (Box<CameraImage>, (u64, Arc<Instruction>));
+
 struct Installed {
     policy: Box<dyn Policy>,
     info: Arc<PolicyInfo>,
@@ -155,7 +158,7 @@ impl Worker {
         }
     }
 
-    fn next_job(&self) -> Option<(Box<CameraImage>, (u64, Arc<Instruction>))> {
+    fn next_job(&self) -> Option<Job> {
         if self.installed.is_none()
             || !self.desk.active.load(Ordering::Acquire)
             || self.desk.inference() == Inference::Dead

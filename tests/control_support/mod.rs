@@ -4,8 +4,8 @@
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        ControlConfig, ControlState, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output, PolicyFailure,
-        PoseSeen, RawControlConfig, Requests, State, Twist, step,
+        ControlConfig, ControlState, Event, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits, Output,
+        PolicyFailure, PoseSeen, RawControlConfig, Requests, State, Twist, step,
     },
     recorder::Recorder,
     time::{Instant, Stamp},
@@ -124,6 +124,7 @@ pub struct Judge {
     pub longest_stop_ns: u64,
     stop_open: bool,
     latched: bool,
+    state: State,
     pub commands: u64,
     pub stops: u64,
 }
@@ -140,6 +141,7 @@ impl Judge {
             longest_stop_ns: 0,
             stop_open: false,
             latched: false,
+            state: State::Unconfigured,
             commands: 0,
             stops: 0,
         }
@@ -150,6 +152,19 @@ impl Judge {
             return Err(format!("left a latch for {:?} without a reset", output.state));
         }
         self.latched = output.state.is_latched();
+        let told: Vec<(State, State)> = output
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::StateChanged { from, to, .. } => Some((*from, *to)),
+                _ => None,
+            })
+            .collect();
+        let expected = if self.state == output.state { vec![] } else { vec![(self.state, output.state)] };
+        if told != expected {
+            return Err(format!("told {told:?} of {expected:?}"));
+        }
+        self.state = output.state;
         let moving_allowed = output.state == State::Running;
         if !moving_allowed && !output.verdict.target.is_zero() {
             return Err(format!("aims at {:?} in {:?}", output.verdict.target, output.state));

@@ -102,7 +102,10 @@ impl Policy for Scripted {
         token_ids[0] = (token_ids[0] + self.shift).min(31_999);
         let normalized = token_ids.iter().map(|&id| centre(id)).collect();
         let margins = (0..7).map(|i| 0.1 * i as f32).collect();
-        let stages = vec![Stage { name: "preprocess", milliseconds: 0.1 + 0.2 }, Stage { name: "vision", milliseconds: 1.0 / 3.0 }];
+        let stages = vec![
+            Stage { name: "preprocess", milliseconds: 0.1 + 0.2 },
+            Stage { name: "vision", milliseconds: 1.0 / 3.0 },
+        ];
         Ok(Decision { prompt: String::new(), input_ids: vec![], token_ids, normalized, action, margins, stages })
     }
 
@@ -130,7 +133,10 @@ pub struct BagWriter {
 
 impl BagWriter {
     pub fn new(path: &Path) -> BagWriter {
-        let options = mcap::WriteOptions::new().profile("ros2").compression(Some(mcap::Compression::Lz4)).chunk_size(Some(1 << 16));
+        let options = mcap::WriteOptions::new()
+            .profile("ros2")
+            .compression(Some(mcap::Compression::Lz4))
+            .chunk_size(Some(1 << 16));
         let writer = options.create(std::io::BufWriter::new(File::create(path).unwrap())).unwrap();
         BagWriter { writer, channels: BTreeMap::new() }
     }
@@ -143,7 +149,12 @@ impl BagWriter {
         }
         let mut payload = vec![0, 1, 0, 0];
         payload.extend(cdr_encoding::to_vec::<T, LittleEndian>(value).unwrap());
-        let header = mcap::records::MessageHeader { channel_id: self.channels[topic], sequence: 0, log_time: at as u64, publish_time: at as u64 };
+        let header = mcap::records::MessageHeader {
+            channel_id: self.channels[topic],
+            sequence: 0,
+            log_time: at as u64,
+            publish_time: at as u64,
+        };
         self.writer.write_to_known_channel(&header, &payload).unwrap();
     }
 
@@ -151,9 +162,23 @@ impl BagWriter {
         self.message(topic, "std_msgs/msg/String", at, &text);
     }
 
-    pub fn image(&mut self, topic: &str, at: i64, width: u32, height: u32, encoding: &str, channels: u32, data: Vec<u8>) {
+    pub fn image(
+        &mut self,
+        topic: &str,
+        at: i64,
+        width: u32,
+        height: u32,
+        encoding: &str,
+        channels: u32,
+        data: Vec<u8>,
+    ) {
         let header = Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "camera".into());
-        self.message(topic, "sensor_msgs/msg/Image", at, &RawImage(header, height, width, encoding, 0, width * channels, data));
+        self.message(
+            topic,
+            "sensor_msgs/msg/Image",
+            at,
+            &RawImage(header, height, width, encoding, 0, width * channels, data),
+        );
     }
 
     pub fn compressed(&mut self, topic: &str, at: i64, format: &str, data: Vec<u8>) {

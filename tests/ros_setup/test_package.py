@@ -156,5 +156,46 @@ class LaunchFile(unittest.TestCase):
         self.assertEqual({argument.name for argument in description.get_launch_arguments()}, set(self.arguments))
 
 
+class ReplayLaunchFile(unittest.TestCase):
+    def setUp(self):
+        self.text = (ROOT / "launch/replay.launch.yaml").read_text()
+        entries = yaml.safe_load(self.text)["launch"]
+        self.arguments = {entry["arg"]["name"]: entry["arg"] for entry in entries if "arg" in entry}
+        (self.include,) = (entry["include"] for entry in entries if "include" in entry)
+        (self.player,) = (entry["executable"] for entry in entries if "executable" in entry)
+
+    def test_every_argument_is_explained_and_used(self):
+        self.assertEqual(set(re.findall(r"\$\(var (\w+)\)", self.text)), set(self.arguments))
+        for name, argument in self.arguments.items():
+            self.assertGreater(len(argument["description"]), 15, name)
+            self.assertNotEqual("default" in argument, name in ("bag", "checkpoint"), f"{name}: only bag and checkpoint are required")
+
+    def test_the_node_is_given_arguments_it_has_and_commands_nothing(self):
+        entries = yaml.safe_load((ROOT / "launch/vla.launch.yaml").read_text())["launch"]
+        known = {entry["arg"]["name"] for entry in entries if "arg" in entry}
+        given = {argument["name"]: argument["value"] for argument in self.include["arg"]}
+        self.assertLessEqual(set(given), known)
+        self.assertEqual([given[name] for name in ("dry_run", "autostart", "use_sim_time")], ["true"] * 3)
+
+    def test_only_image_and_instruction_are_played(self):
+        command = self.player["cmd"]
+        self.assertTrue(command.startswith("ros2 bag play $(var bag) ") and "--clock" in command)
+        self.assertTrue(command.endswith("--topics $(var played_image_topic) $(var instruction_topic)"), command)
+
+    def test_the_instruction_is_offered_as_the_node_asks(self):
+        overrides = yaml.safe_load((ROOT / "launch/replay_qos.yaml").read_text())
+        default = self.arguments["instruction_topic"]["default"]
+        self.assertEqual(overrides[default]["durability"], "transient_local")
+        self.assertEqual(self.arguments["qos"]["default"], "$(find-pkg-share openvla_tt)/launch/replay_qos.yaml")
+
+    def test_launch_itself_reads_it(self):
+        try:
+            from launch.frontend import Parser
+        except ImportError:
+            self.skipTest("launch is not among the wheels; a sourced ROS 2 has it")
+        entity, parser = Parser.load(str(ROOT / "launch/replay.launch.yaml"))
+        parser.parse_description(entity)
+
+
 if __name__ == "__main__":
     unittest.main()

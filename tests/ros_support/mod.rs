@@ -57,6 +57,8 @@ impl Domain {
             command.env_remove(name);
         }
         command.env("ROS_DOMAIN_ID", self.id.to_string());
+        // Raw images are lost without it; the file says why.
+        command.env("FASTRTPS_DEFAULT_PROFILES_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/config/fastdds.xml"));
         // Humble knows only the older of the two; with both, Jazzy warns in every process.
         if std::env::var("ROS_DISTRO").as_deref() == Ok("humble") {
             command.env("ROS_LOCALHOST_ONLY", "1")

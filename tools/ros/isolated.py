@@ -65,6 +65,8 @@ def environment(domain: int) -> dict[str, str]:
     else:
         result.pop("ROS_LOCALHOST_ONLY", None)
         result["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Raw images are lost without it; the file says why.
+    result["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(pathlib.Path(__file__).resolve().parents[2] / "config/fastdds.xml")
     return result
 
 

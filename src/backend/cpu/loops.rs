@@ -35,6 +35,7 @@ fn exp(x: f32) -> f32 {
 /// within float32. Coefficients: weighted rational least squares (Lawson), relative error 1.8e-9 before rounding.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
+    #[allow(clippy::approx_constant)] // a fitted coefficient that happens to lie near 2/sqrt(pi)
     const P: [f32; 7] =
         [1.128_379_2, 0.185_135_26, 0.054_244_01, 0.003_838_625_5, 0.000_376_760_3, 4.609_271_4e-6, -1.279_999e-8];
     const Q: [f32; 6] = [1.0, 0.497_405_26, 0.113_873_78, 0.015_430_058, 0.001_301_527_4, 6.239_953e-5];

@@ -65,13 +65,9 @@ impl TtCache {
             (0..local.width).map(|at| column_of_head(shape, local.width, at).map(|column| column % pairs)).collect();
         let table = |of: fn(f32) -> f32| {
             let value = |row: usize, pair: Option<usize>| pair.map_or(0.0, |i| of(row as f32 * frequency(i)));
-            let values: Vec<f32> =
-                (0..rows).flat_map(|row| angles.iter().map(move |&pair| value(row, pair))).collect();
+            let values: Vec<f32> = (0..rows).flat_map(|row| angles.iter().map(move |&pair| value(row, pair))).collect();
             let array = HostArray::f32(&values, [1, 1, rows, local.width]);
-            backend
-                .mesh
-                .upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)
-                .map_err(device(OPERATION))
+            backend.mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile).map_err(device(OPERATION))
         };
         let side = || {
             let dims = [1, local.groups, rows, local.width];
@@ -86,10 +82,8 @@ impl TtCache {
     pub(super) fn read(&self, layer: usize) -> Result<(HostTensor, HostTensor), BackendError> {
         const OPERATION: &str = "read_cache";
         let CacheSpec { kv_heads, head_dim, layers, .. } = self.spec;
-        let layer = self
-            .layers
-            .get(layer)
-            .ok_or_else(|| shape_error(OPERATION, format!("layer {layer} of {layers}")))?;
+        let layer =
+            self.layers.get(layer).ok_or_else(|| shape_error(OPERATION, format!("layer {layer} of {layers}")))?;
         let LocalHeads { groups, width, .. } = self.local;
         let filled = layer.filled;
         let side = |cache: &Tensor| -> Result<HostTensor, BackendError> {
@@ -103,9 +97,7 @@ impl TtCache {
                 let shard = rows.read_f32(chip).map_err(device(OPERATION))?;
                 for (at, value) in shard.into_iter().enumerate() {
                     let (head, row) = (chip * groups + at / (filled * width), at / width % filled);
-                    if let (true, Some(column)) =
-                        (head < kv_heads, column_of_head(self.shape, width, at % width))
-                    {
+                    if let (true, Some(column)) = (head < kv_heads, column_of_head(self.shape, width, at % width)) {
                         values[(head * filled + row) * head_dim + column] = value;
                     }
                 }
@@ -116,12 +108,7 @@ impl TtCache {
     }
 
     /// Angles and positions of `rows` physical rows from `position` on, of which `shown` are real.
-    fn turn(
-        &mut self,
-        backend: &TtBackend,
-        position: usize,
-        rows: usize,
-    ) -> Result<Turn, BackendError> {
+    fn turn(&mut self, backend: &TtBackend, position: usize, rows: usize) -> Result<Turn, BackendError> {
         const OPERATION: &str = "causal_attention";
         if let Some(turn) = self.turn.as_ref().filter(|turn| (turn.position, turn.rows) == (position, rows)) {
             return Ok(turn.clone());
@@ -154,8 +141,7 @@ impl TtCache {
         if position > 0 && rows > 1 {
             let past = position + rows;
             let hidden = |row: usize, key: usize| if key <= position + row { 0.0 } else { HIDDEN };
-            let values: Vec<f32> =
-                (0..rows).flat_map(|row| (0..past).map(move |key| hidden(row, key))).collect();
+            let values: Vec<f32> = (0..rows).flat_map(|row| (0..past).map(move |key| hidden(row, key))).collect();
             let array = HostArray::f32(&values, [1, 1, rows, past]);
             let mask = backend.mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile);
             turn.mask = Some(mask.map_err(device(OPERATION))?);
@@ -177,11 +163,8 @@ impl TtCache {
             let detail = format!("[{}, {}] for {heads} + 2 x {kv_heads} heads of {head_dim}", qkv.rows, qkv.columns);
             return Err(shape_error(OPERATION, detail));
         }
-        let filled = self
-            .layers
-            .get(layer)
-            .ok_or_else(|| shape_error(OPERATION, format!("layer {layer} of {layers}")))?
-            .filled;
+        let filled =
+            self.layers.get(layer).ok_or_else(|| shape_error(OPERATION, format!("layer {layer} of {layers}")))?.filled;
         if position > filled {
             let detail = format!("position {position} leaves a gap after {filled}");
             return Err(shape_error(OPERATION, detail));
@@ -197,11 +180,9 @@ impl TtCache {
         let turn = self.turn(backend, position, rows)?;
         let failed = device(OPERATION);
         let compute = backend.attention_compute();
-        let [q, k, v] =
-            laid.one(OPERATION)?.split_heads(self.local.queries, self.local.groups).map_err(failed)?;
-        let turned = |x: &Tensor| {
-            x.rope(&turn.cosine, &turn.sine, RopeOrder::Half, backend.exact()).map_err(device(OPERATION))
-        };
+        let [q, k, v] = laid.one(OPERATION)?.split_heads(self.local.queries, self.local.groups).map_err(failed)?;
+        let turned =
+            |x: &Tensor| x.rope(&turn.cosine, &turn.sine, RopeOrder::Half, backend.exact()).map_err(device(OPERATION));
         let (q, k) = (turned(&q)?, turned(&k)?);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let Layer { keys, values, filled } = &mut self.layers[layer];
@@ -259,8 +240,7 @@ pub(super) fn bidirectional(backend: &TtBackend, qkv: &TtTensor, heads: usize) -
     };
     let laid = backend.shown(&backend.in_form(qkv, Form::Heads { shape, spread })?)?;
     let local = local_heads(shape, spread);
-    let [q, k, v] =
-        laid.one(OPERATION)?.split_heads(local.queries, local.groups).map_err(device(OPERATION))?;
+    let [q, k, v] = laid.one(OPERATION)?.split_heads(local.queries, local.groups).map_err(device(OPERATION))?;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let out = q
         .attention(&k, &v, None, false, scale, backend.attention_compute())

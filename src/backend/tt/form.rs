@@ -1,14 +1,19 @@
 //! How a matrix lies on the chips, and which physical column stands for which logical one.
 
-use super::super::{HeadShape, Split};
+use super::super::{HeadShape, Split, WeightRole};
 
 /// A physical column that stands for nothing; it holds zeros.
 pub(super) const PADDING: u32 = u32::MAX;
 /// Rows and columns of a tile.
-pub(super) const TILE: usize = 32;
-/// From this many columns per chip on, an MLP's part is padded so that 16 cores share it evenly: 11008 / 2 = 172 tiles
-/// would leave most cores of TT-NN's matmul idle.
+pub const TILE: usize = 32;
+/// The language model's MLP columns per chip are padded to a multiple of this, so that 16 cores share them evenly:
+/// 11008 / 2 = 172 tiles would leave most cores of TT-NN's matmul idle.
 const EVEN: usize = 16 * TILE;
+
+/// What the columns per chip of a layer are padded to.
+pub(super) fn multiple_of(role: WeightRole) -> usize {
+    if role == WeightRole::Mlp { EVEN } else { TILE }
+}
 
 /// Columns of a matrix over the chips. All forms but `Whole` exist only between the layers that make and take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,26 +68,27 @@ pub(super) fn column_of_head(shape: HeadShape, width: usize, physical: usize) ->
 
 impl Form {
     /// The form of what a layer gives out: `parts` stacked weights of `each` outputs over `chips`.
-    pub fn of_outputs(split: Split, parts: usize, each: usize, chips: usize) -> Self {
+    pub fn of_outputs(split: Split, parts: usize, each: usize, (chips, multiple): (usize, usize)) -> Self {
         match split {
-            Split::Columns => Self::columns(parts, each, chips),
+            Split::Columns => Self::columns(parts, each, chips, multiple),
             Split::Heads(shape) => Self::Heads { shape, spread: head_spread(shape, chips) },
             Split::Whole | Split::Rows | Split::AfterHeads(_) => Self::Whole,
         }
     }
 
     /// The form of what a layer takes in.
-    pub fn of_inputs(split: Split, inputs: usize, chips: usize) -> Self {
+    pub fn of_inputs(split: Split, inputs: usize, (chips, multiple): (usize, usize)) -> Self {
         match split {
-            Split::Rows => Self::columns(1, inputs, chips),
+            Split::Rows => Self::columns(1, inputs, chips, multiple),
             Split::AfterHeads(shape) => Self::AfterHeads { shape, spread: head_spread(shape, chips) },
             Split::Whole | Split::Columns | Split::Heads(_) => Self::Whole,
         }
     }
 
-    fn columns(parts: usize, each: usize, spread: usize) -> Self {
+    fn columns(parts: usize, each: usize, spread: usize, multiple: usize) -> Self {
         let run = each.div_ceil(spread);
-        let run = if run >= EVEN { run.next_multiple_of(EVEN) } else { run.next_multiple_of(TILE) };
+        // A part smaller than the multiple (test models) fills tiles only.
+        let run = run.next_multiple_of(if run >= multiple { multiple } else { TILE });
         if spread == 1 && parts == 1 && run == each { Self::Whole } else { Self::Columns { parts, each, spread, run } }
     }
 
@@ -97,6 +103,22 @@ impl Form {
     /// Physical tensors per chip.
     pub fn parts(self) -> usize {
         if let Self::Columns { parts, .. } = self { parts } else { 1 }
+    }
+
+    /// Columns of one physical tensor on one chip.
+    pub fn width(self, columns: usize) -> usize {
+        match self {
+            Self::Whole => columns,
+            Self::Columns { run, .. } => run,
+            Self::Heads { shape, spread } => {
+                let local = local_heads(shape, spread);
+                (local.queries + 2 * local.groups) * local.width
+            }
+            Self::AfterHeads { shape, spread } => {
+                let local = local_heads(shape, spread);
+                local.queries * local.width
+            }
+        }
     }
 
     /// For each physical tensor: which logical column each column stands for, chip after chip.
@@ -134,15 +156,37 @@ impl Form {
     }
 }
 
+/// What a linear layer takes of one chip: `parts` weights of `[rows, columns]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Inputs on the chip, padding included.
+    pub rows: usize,
+    /// Outputs on the chip, padding included.
+    pub columns: usize,
+    /// Weights.
+    pub parts: usize,
+}
+
+impl Placement {
+    /// Of a layer over `chips` whose columns per chip are padded to a multiple.
+    #[must_use]
+    pub fn of(split: Split, parts: usize, [outputs, inputs]: [usize; 2], chips: usize, multiple: usize) -> Self {
+        let gives = Form::of_outputs(split, parts, outputs / parts.max(1), (chips, multiple));
+        let takes = Form::of_inputs(split, inputs, (chips, multiple));
+        Self { rows: takes.width(inputs), columns: gives.width(outputs), parts: gives.parts() }
+    }
+}
+
+/// Key/value heads, columns of a head and rows of one layer's cache on one chip.
+#[must_use]
+pub fn cache_rows(heads: usize, kv_heads: usize, head_dim: usize, chips: usize, capacity: usize) -> [usize; 3] {
+    let shape = HeadShape { heads, kv_heads, head_dim, rotary: true };
+    let local = local_heads(shape, head_spread(shape, chips));
+    [local.groups, local.width, super::bucket(capacity.max(1))]
+}
+
 /// Appends physical columns of some of `count` heads, whose first is the matrix's head `first`.
-fn heads(
-    map: &mut Vec<u32>,
-    shape: HeadShape,
-    width: usize,
-    first: usize,
-    some: std::ops::Range<usize>,
-    count: usize,
-) {
+fn heads(map: &mut Vec<u32>, shape: HeadShape, width: usize, first: usize, some: std::ops::Range<usize>, count: usize) {
     for head in some {
         map.extend((0..width).map(|physical| match column_of_head(shape, width, physical) {
             Some(column) if head < count => ((first + head) * shape.head_dim + column) as u32,
@@ -172,12 +216,14 @@ mod tests {
                 (Split::Heads(shape(16, 16, 72, false)), 1, 3456, 3456),
             ];
             for (split, parts, each, columns) in cases {
-                let form = Form::of_outputs(split, parts, each, chips);
+                let form = Form::of_outputs(split, parts, each, (chips, EVEN));
                 let all: Vec<u32> = form.maps(columns).concat();
                 let real: Vec<u32> = all.iter().copied().filter(|&column| column != PADDING).collect();
                 assert_eq!(real.len(), columns, "{form:?}");
                 assert_eq!(real.into_iter().collect::<BTreeSet<_>>().len(), columns, "{form:?}");
-                assert!(form.maps(columns).iter().all(|map| map.len() % form.spread() == 0));
+                for map in form.maps(columns) {
+                    assert_eq!(map.len(), form.spread() * form.width(columns), "{form:?}");
+                }
             }
         }
     }
@@ -191,7 +237,7 @@ mod tests {
             // Columns of a head of 128 stay where the checkpoint has them.
             assert!((0..128).all(|column| column_of_head(llama, 128, column) == Some(column)));
         }
-        let run = |chips| match Form::of_outputs(Split::Columns, 2, 11_008, chips) {
+        let run = |chips| match Form::of_outputs(Split::Columns, 2, 11_008, (chips, multiple_of(WeightRole::Mlp))) {
             Form::Columns { run, .. } => run,
             _ => 0,
         };

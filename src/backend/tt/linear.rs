@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions, Mesh, Tensor};
 
-use super::form::{Form, PADDING};
+use super::form::{Form, PADDING, multiple_of};
 use super::{Activation, BackendError, LinearSource, TtBackend, TtTensor, device, shape_error};
 use crate::backend::{NormSource, Split, WeightRole};
 
@@ -84,7 +84,7 @@ impl TtLinear {
     pub(super) fn new(backend: &TtBackend, source: LinearSource) -> Result<Self, BackendError> {
         let stacked = measure(&source)?;
         let Stacked { inputs, outputs, each } = &stacked;
-        let chips = backend.spread(source.role);
+        let chips = (backend.spread(source.role), multiple_of(source.role));
         let parts = each.len();
         let gives = Form::of_outputs(source.split, parts, outputs / parts.max(1), chips);
         let takes = Form::of_inputs(source.split, *inputs, chips);
@@ -246,10 +246,7 @@ impl TtNorm {
         let vector = |tensor: &crate::tensor::HostTensor| {
             let values = tensor.to_f32();
             let array = HostArray::f32(&values, [1, 1, 1, columns]);
-            backend
-                .mesh
-                .upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)
-                .map_err(device("load_norm"))
+            backend.mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile).map_err(device("load_norm"))
         };
         Ok(Self {
             weight: vector(&source.weight)?,

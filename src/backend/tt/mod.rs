@@ -19,6 +19,7 @@ use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSour
 use crate::tensor::HostTensor;
 pub use attention::TtCache;
 use form::{Form, TILE};
+pub use form::{Placement, TILE as TILE_SIDE, cache_rows};
 pub use linear::{TtLinear, TtNorm};
 pub use open::{MeshKind, OpenError, Provider, open};
 
@@ -88,7 +89,8 @@ fn fidelity(fidelity: MathFidelity) -> Fidelity {
 }
 
 /// Rows that are kept for `rows` positions of a sequence.
-pub(crate) fn bucket(rows: usize) -> usize {
+#[must_use]
+pub fn bucket(rows: usize) -> usize {
     let prompt = SEQUENCE_BUCKETS.into_iter().find(|&bucket| rows > 256 && rows <= bucket);
     prompt.unwrap_or_else(|| rows.next_multiple_of(TILE))
 }
@@ -138,9 +140,16 @@ impl TtBackend {
     /// When the device does not answer.
     pub fn peak_memory(&self) -> Result<u64, BackendError> {
         let all = (0..self.chips()).map(|chip| self.mesh.memory(chip).map(|memory| memory.peak));
-        all.collect::<Result<Vec<_>, _>>()
-            .map(|peaks| peaks.into_iter().max().unwrap_or(0))
-            .map_err(device("memory"))
+        all.collect::<Result<Vec<_>, _>>().map(|peaks| peaks.into_iter().max().unwrap_or(0)).map_err(device("memory"))
+    }
+
+    /// Memory in use on the fullest chip, bytes.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn allocated_memory(&self) -> Result<u64, BackendError> {
+        let all = (0..self.chips()).map(|chip| self.mesh.memory(chip).map(|memory| memory.allocated));
+        all.collect::<Result<Vec<_>, _>>().map(|chips| chips.into_iter().max().unwrap_or(0)).map_err(device("memory"))
     }
 
     /// How often a matrix went through the host because it did not lie as the next operation needs it.
@@ -189,6 +198,18 @@ impl TtBackend {
     fn in_form(&self, x: &TtTensor, form: Form) -> Result<TtTensor, BackendError> {
         if x.form == form {
             return Ok(x.clone());
+        }
+        if let (Form::Columns { parts: 1, each, spread, run }, Form::Whole) = (x.form, form) {
+            // Runs lie in order and padding only after the last column: gathered, they are the matrix.
+            let mut part = x.one("gather")?.clone();
+            if spread > 1 {
+                part = part.all_gather(3).map_err(device("gather"))?;
+            }
+            if spread * run > each {
+                let [_, _, rows, _] = part.dims();
+                part = part.slice([0; 4], [1, 1, rows, each]).map_err(device("gather"))?;
+            }
+            return Ok(TtTensor { parts: vec![part], form, ..x.clone() });
         }
         self.detours.fetch_add(1, Ordering::Relaxed);
         let values = self.values(x)?;
@@ -352,8 +373,7 @@ impl Backend for TtBackend {
             return Err(shape_error(OPERATION, detail));
         }
         let y = self.in_form(y, x.form)?;
-        let (x, y) =
-            if x.physical_rows() == y.physical_rows() { (x, y) } else { (self.shown(&x)?, self.shown(&y)?) };
+        let (x, y) = if x.physical_rows() == y.physical_rows() { (x, y) } else { (self.shown(&x)?, self.shown(&y)?) };
         let sums = x.parts.iter().zip(&y.parts).map(|(a, b)| {
             a.combine(b, Combine::Add, tt_metal::Activation::None, a.format()).map_err(device(OPERATION))
         });

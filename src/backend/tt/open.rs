@@ -21,6 +21,28 @@ pub enum MeshKind {
     T3k,
 }
 
+impl MeshKind {
+    /// Number of chips.
+    #[must_use]
+    pub fn chips(self) -> usize {
+        self.board().chips()
+    }
+
+    /// Whether the last chip is wired to the first.
+    #[must_use]
+    pub fn ring(self) -> bool {
+        self == Self::T3k
+    }
+
+    fn board(self) -> Board {
+        match self {
+            Self::N150 => Board::N150,
+            Self::N300 => Board::N300,
+            Self::T3k => Board::T3k,
+        }
+    }
+}
+
 /// Who runs the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
@@ -46,11 +68,7 @@ pub struct OpenError {
 /// # Errors
 /// When there is no provider, no such device, or the provider is of another version.
 pub fn open(provider: Provider, mesh: MeshKind, policy: PrecisionPolicy) -> Result<TtBackend, OpenError> {
-    let board = match mesh {
-        MeshKind::N150 => Board::N150,
-        MeshKind::N300 => Board::N300,
-        MeshKind::T3k => Board::T3k,
-    };
+    let board = mesh.board();
     let kind = match provider {
         Provider::Simulated => ProviderKind::Simulated,
         Provider::Silicon => ProviderKind::Silicon,

@@ -1,0 +1,156 @@
+//! `openvla plan`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, print};
+use crate::backend::precision::PrecisionPolicy;
+use crate::checkpoint::OpenVlaConfig;
+use crate::plan::{ACTION_ROWS, Assumptions, GIB, Plan as Planned};
+use crate::policy::{DecodeMode, Device, DeviceError, Mesh};
+
+/// Largest config.json read, bytes; the published one has 170 kB.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// What a model would need of a mesh and how fast it would be, from its config.json alone.
+#[derive(Args)]
+pub(super) struct Plan {
+    /// The checkpoint's config.json; no weight is read
+    #[arg(long, value_name = "CONFIG.json")]
+    config: PathBuf,
+    /// n150, n300 or t3k
+    #[arg(long, env = "MESH_DEVICE", value_parser = mesh)]
+    mesh: Mesh,
+    /// bf16, mixed, bfp8 or a YAML file
+    #[arg(long, default_value = "mixed")]
+    precision: String,
+    /// Positions of the prompt with its image; default the image's patches and 20
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
+    positions: Option<u32>,
+    /// Over which tokens the choice is made: full computes the whole head
+    #[arg(long, default_value = "actions")]
+    decode: DecodeMode,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+fn mesh(text: &str) -> Result<Mesh, String> {
+    match format!("sim:{}", text.to_ascii_lowercase()).parse() {
+        Ok(Device::Simulated(mesh)) => Ok(mesh),
+        Ok(_) | Err(DeviceError::Unknown(_) | DeviceError::MeshPrecision(_) | DeviceError::HostPrecision(_)) => {
+            Err(format!("mesh '{text}' is not known; use n150, n300 or t3k"))
+        }
+    }
+}
+
+impl Plan {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let failed = |reason: String| CliError::Config { path: self.config.clone(), reason };
+        let size = std::fs::metadata(&self.config).map_err(|error| failed(error.to_string()))?.len();
+        if size > MAX_CONFIG_BYTES {
+            return Err(failed(format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
+        }
+        let bytes = std::fs::read(&self.config).map_err(|error| failed(error.to_string()))?;
+        let config = OpenVlaConfig::from_json(&self.config, &bytes)?;
+        let policy = PrecisionPolicy::load(&self.precision).map_err(crate::policy::PolicyLoadError::from)?;
+        let mut assumptions = Assumptions::standard(&config);
+        if let Some(positions) = self.positions {
+            assumptions.positions = positions as usize;
+        }
+        assumptions.head_rows = match self.decode {
+            DecodeMode::Full => config.llama.vocab_size,
+            DecodeMode::Actions => ACTION_ROWS,
+        };
+        let plan = Planned::new(&config, self.mesh, policy, assumptions);
+        if self.json {
+            show_json(&plan)?
+        } else {
+            show(&plan)?
+        }
+        match plan.memory.shortfall() {
+            None => Ok(()),
+            Some(bytes) => Err(CliError::NoRoom {
+                mesh: name(plan.mesh),
+                precision: plan.policy.name.clone(),
+                needed: plan.memory.total() as f64 / GIB,
+                capacity: plan.memory.capacity as f64 / GIB,
+                shortfall: bytes as f64 / GIB,
+            }),
+        }
+    }
+}
+
+fn name(mesh: Mesh) -> String {
+    Device::Simulated(mesh).to_string().trim_start_matches("sim:").to_owned()
+}
+
+fn show(plan: &Planned) -> Result<(), CliError> {
+    let chips = plan.mesh.chips();
+    print(&format!(
+        "{}: {chips} chip{}, precision {}",
+        name(plan.mesh),
+        if chips == 1 { "" } else { "s" },
+        plan.policy.name
+    ))?;
+    print("\nmemory of one chip            GiB")?;
+    for (what, bytes) in &plan.memory.items {
+        print(&format!("  {what:<36} {:>7.3}", *bytes as f64 / GIB))?;
+    }
+    let (total, capacity) = (plan.memory.total() as f64 / GIB, plan.memory.capacity as f64 / GIB);
+    print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
+    print(
+        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        ms   (of one chip, one pass)",
+    )?;
+    for stage in &plan.stages {
+        print(&format!(
+            "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2}",
+            stage.name,
+            stage.count,
+            stage.flop / 1e9,
+            stage.bytes / 1e6,
+            stage.sent / 1e6,
+            stage.flop_ms,
+            stage.memory_ms,
+            stage.collective_ms,
+            stage.ms()
+        ))?;
+    }
+    print(&format!("predicted: {:.1} ms per action, {:.2} Hz", plan.total_ms(), plan.hz()))?;
+    print("\nassumed (nothing here was measured on silicon):")?;
+    for line in plan.assumptions.lines(&plan.policy, chips) {
+        print(&format!("  {line}"))?;
+    }
+    Ok(())
+}
+
+fn show_json(plan: &Planned) -> Result<(), CliError> {
+    let memory: serde_json::Map<_, _> =
+        plan.memory.items.iter().map(|(what, bytes)| (what.clone(), json!(bytes))).collect();
+    let stages: Vec<_> = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            json!({"name": stage.name, "count": stage.count, "flop": stage.flop, "bytes": stage.bytes, "sent": stage.sent,
+                "flop_ms": stage.flop_ms, "memory_ms": stage.memory_ms, "collective_ms": stage.collective_ms, "ms": stage.ms()})
+        })
+        .collect();
+    print(
+        &json!({
+            "mesh": name(plan.mesh),
+            "chips": plan.mesh.chips(),
+            "precision": plan.policy.name,
+            "memory_bytes": memory,
+            "memory_total_bytes": plan.memory.total(),
+            "memory_capacity_bytes": plan.memory.capacity,
+            "shortfall_gib": plan.memory.shortfall().map(|bytes| bytes as f64 / GIB),
+            "stages": stages,
+            "total_ms": plan.total_ms(),
+            "hz": plan.hz(),
+            "assumptions": plan.assumptions.lines(&plan.policy, plan.mesh.chips()),
+        })
+        .to_string(),
+    )
+}

@@ -1,0 +1,117 @@
+//! `openvla sensitivity`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CliError, print};
+use crate::backend::precision::PrecisionPolicy;
+use crate::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
+use crate::policy::{Device, Mesh, PolicyOptions, PolicySource, Precision, load_policy};
+
+/// Whether answers depend on the image and on the instruction, on every device and in every precision.
+#[derive(Args)]
+pub(super) struct Sensitivity {
+    /// Folder of a golden kit, for its images and instructions; its checkpoint is used unless --checkpoint is given
+    #[arg(long, value_name = "DIR")]
+    golden: PathBuf,
+    /// Checkpoint folder
+    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Devices; default sim:n150, sim:n300 and sim:t3k. The float32 reference always runs on the CPU
+    #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
+    device: Vec<Device>,
+    /// Precisions; default bf16, mixed and bfp8
+    #[arg(long, value_delimiter = ',', value_name = "P")]
+    precision: Vec<String>,
+    /// Images and instructions of the kit that are tried
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
+    inputs: u32,
+    /// Worker threads of the CPU backend; 0 means one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+struct Row {
+    device: String,
+    precision: String,
+    measured: Measured,
+}
+
+impl Sensitivity {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let kit = Kit::open(&self.golden)?;
+        let folder = self.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+        let measure = |device: Device, precision: &Precision| -> Result<Row, CliError> {
+            let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
+            let mut policy = load_policy(PolicySource {
+                checkpoint: &folder,
+                device,
+                precision: Some(precision),
+                threads: self.threads,
+                options: PolicyOptions { unnorm_key, ..Default::default() },
+            })?;
+            let measured = sensitivity(&kit, policy.as_mut(), self.inputs as usize)?;
+            Ok(Row { device: device.to_string(), precision: precision.to_string(), measured })
+        };
+        let mut devices = self.device.clone();
+        if devices.is_empty() {
+            devices = [Mesh::N150, Mesh::N300, Mesh::T3k].map(Device::Simulated).to_vec();
+        }
+        let mut precisions = self.precision.clone();
+        if precisions.is_empty() {
+            precisions = PrecisionPolicy::shipped().map(str::to_owned).to_vec();
+        }
+        let reference = measure(Device::Cpu, &Precision::F32)?;
+        let mut rows = Vec::new();
+        for device in devices {
+            for precision in &precisions {
+                rows.push(measure(device, &Precision::Mesh(precision.clone()))?);
+            }
+        }
+        let dull: Vec<String> = rows
+            .iter()
+            .filter(|row| !row.measured.like(reference.measured))
+            .map(|row| format!("{} {}", row.device, row.precision))
+            .collect();
+        if self.json {
+            show_json(&reference, &rows)?
+        } else {
+            show(&reference, &rows)?
+        }
+        if dull.is_empty() { Ok(()) } else { Err(CliError::Insensitive(dull.join(", "))) }
+    }
+}
+
+fn show(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
+    print("device     precision      images: distinct  distance   instructions: distinct  distance")?;
+    for row in std::iter::once(reference).chain(rows) {
+        let Measured { images, instructions } = row.measured;
+        print(&format!(
+            "{:<10} {:<12} {:>9} of {:<4} {:>9.2} {:>17} of {:<4} {:>9.2}",
+            row.device,
+            row.precision,
+            images.distinct,
+            images.inputs,
+            images.distance,
+            instructions.distinct,
+            instructions.inputs,
+            instructions.distance
+        ))?;
+    }
+    print("distinct: different answers among the inputs; distance: mean over pairs of answers, in bins per dimension")
+}
+
+fn show_json(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
+    let spread =
+        |spread: Spread| json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance});
+    let row = |row: &Row| {
+        json!({"device": row.device, "precision": row.precision, "images": spread(row.measured.images),
+            "instructions": spread(row.measured.instructions), "like_reference": row.measured.like(reference.measured)})
+    };
+    print(&json!({"reference": row(reference), "rows": rows.iter().map(row).collect::<Vec<_>>()}).to_string())
+}

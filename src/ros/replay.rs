@@ -1,0 +1,384 @@
+//! `openvla replay`: a bag's messages on the graph again, at the recorded pace or another, with `/clock` on request.
+//!
+//! Payloads are published as they were recorded, byte for byte: nothing is decoded, so nothing can be decoded wrongly.
+//! Without a list of topics only observations are published: a recorded command that is published again moves a robot.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use r2r::{PublisherUntyped, QosProfile, rosgraph_msgs::msg::Clock};
+
+use super::{NodeError, arguments::context, inbox::publish, messages::time, node::stop_signals};
+use crate::{
+    bag::{Bag, BagError, Message, Selection, Topic, messages},
+    time::Stamp,
+};
+
+/// The longest sleep: how late a signal is seen.
+const NAP: Duration = Duration::from_millis(20);
+/// How long the node stays after the last message: what was sent reliably must arrive before its sender is gone.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// What to replay, and how.
+#[derive(Debug, Clone)]
+pub struct ReplayOptions {
+    /// Bag folder or file.
+    pub bag: PathBuf,
+    /// Seconds of the recording per second; positive.
+    pub rate: f64,
+    /// Topics to publish, as recorded; empty: every observation.
+    pub topics: Vec<String>,
+    /// Recorded topic that becomes `image`, or `image/compressed` when its type is `CompressedImage`.
+    pub image_topic: Option<String>,
+    /// Recorded topic that becomes `instruction`.
+    pub instruction_topic: Option<String>,
+    /// Recorded topic and the name to publish it under.
+    pub remaps: Vec<(String, String)>,
+    /// Rate of `/clock` on the machine's clock, Hz; `None`: no `/clock`.
+    pub clock_hz: Option<f64>,
+    /// Begin again at the end. Time then jumps back.
+    pub repeat: bool,
+    /// Longest wait for subscribers of images and texts before the first message.
+    pub wait: Duration,
+}
+
+/// What was replayed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replayed {
+    /// Recorded topic, published topic, messages.
+    pub topics: Vec<(String, String, u64)>,
+    /// From the first to the last message, seconds on the machine's clock.
+    pub seconds: f64,
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+}
+
+/// Why a bag is not replayed, or not any further.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The bag cannot be read.
+    #[error(transparent)]
+    Bag(#[from] BagError),
+    /// ROS refused something.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A topic that was asked for cannot be published.
+    #[error("topic `{topic}` cannot be published as `{name}` ({type_name}): {error}")]
+    Topic {
+        /// As recorded.
+        topic: String,
+        /// As it was to be published.
+        name: String,
+        /// Its type.
+        type_name: String,
+        /// rcl's or r2r's reason.
+        error: r2r::Error,
+    },
+    /// Nothing would be published.
+    #[error("{bag} has no observation to replay; name topics with --topics, it has: {available}")]
+    Nothing {
+        /// The bag.
+        bag: PathBuf,
+        /// Topics and types.
+        available: String,
+    },
+    /// A payload without the four bytes that say how it is encoded.
+    #[error("message at {log_time} ns on `{topic}` is not CDR; everything before it was published")]
+    Payload {
+        /// The topic.
+        topic: String,
+        /// Log time, nanoseconds since the epoch.
+        log_time: i64,
+    },
+}
+
+/// A topic on its way out.
+struct Outlet {
+    index: usize,
+    recorded: String,
+    name: String,
+    /// Whether replay waits for its subscriber.
+    awaited: bool,
+    publisher: PublisherUntyped,
+    sent: u64,
+}
+
+/// Types that tell what was perceived and asked. Others may command a robot or speak for another node.
+fn is_observation(type_name: &str) -> bool {
+    type_name.starts_with("sensor_msgs/msg/") || [messages::STRING, messages::POSE_STAMPED].contains(&type_name)
+}
+
+/// The name under which a recorded topic is published.
+fn published_name(options: &ReplayOptions, topic: &Topic) -> String {
+    if let Some((_, name)) = options.remaps.iter().find(|(from, _)| *from == topic.name) {
+        name.clone()
+    } else if options.image_topic.as_deref() == Some(&topic.name) {
+        if topic.type_name == messages::COMPRESSED_IMAGE { "image/compressed" } else { "image" }.to_owned()
+    } else if options.instruction_topic.as_deref() == Some(&topic.name) {
+        "instruction".to_owned()
+    } else {
+        topic.name.clone()
+    }
+}
+
+/// The topics to publish; a name that the bag lacks or a type that does not fit is an error that lists what exists.
+fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, BagError> {
+    if let Some(name) = &options.image_topic {
+        bag.topic_of_type(name, &[messages::IMAGE, messages::COMPRESSED_IMAGE])?;
+    }
+    if let Some(name) = &options.instruction_topic {
+        bag.topic_of_type(name, &[messages::STRING])?;
+    }
+    for (name, _) in &options.remaps {
+        bag.topic(name)?;
+    }
+    if options.topics.is_empty() {
+        // Who renames a topic wants it.
+        let renamed = |topic: &Topic| options.remaps.iter().any(|(from, _)| *from == topic.name);
+        let wanted = |topic: &&Topic| topic.encoding == "cdr" && (is_observation(&topic.type_name) || renamed(topic));
+        return Ok(bag.topics().iter().filter(wanted).collect());
+    }
+    let named = options.topics.iter().chain(&options.image_topic).chain(&options.instruction_topic);
+    let mut topics = Vec::new();
+    for name in named {
+        let kind = bag.topic(name)?.type_name.clone();
+        topics.push(bag.topic_of_type(name, &[&kind])?);
+    }
+    topics.sort_by_key(|topic| topic.index);
+    topics.dedup_by_key(|topic| topic.index);
+    Ok(topics)
+}
+
+/// How a topic is offered. Reliable serves every subscriber; texts are kept for those who come late, as the node asks of instructions.
+fn quality(topic: &Topic) -> QosProfile {
+    if topic.type_name == messages::STRING {
+        QosProfile::default().keep_last(1).reliable().transient_local()
+    } else {
+        QosProfile::default().keep_last(10).reliable()
+    }
+}
+
+/// Recorded and machine time side by side.
+struct Pace {
+    begun: Instant,
+    first_ns: i64,
+    rate: f64,
+}
+
+impl Pace {
+    /// How long until a message of this log time is due; zero when it is late. A recorded gap of any length is waited for, in naps.
+    fn left(&self, log_time: i64) -> Duration {
+        let due_s = log_time.saturating_sub(self.first_ns) as f64 * 1e-9 / self.rate;
+        let left_s = (due_s - self.begun.elapsed().as_secs_f64()).clamp(0.0, 1e6);
+        Duration::from_secs_f64(left_s)
+    }
+
+    /// Recorded time now, nanoseconds since the epoch.
+    #[allow(clippy::cast_possible_truncation)] // A float beyond i64 becomes its nearest end.
+    fn now_ns(&self) -> i64 {
+        let passed = self.begun.elapsed().as_nanos() as f64 * self.rate;
+        self.first_ns.saturating_add(passed as i64)
+    }
+}
+
+/// `/clock`, when it is asked for.
+struct ClockOutlet {
+    publisher: r2r::Publisher<Clock>,
+    period: Duration,
+    next: Instant,
+}
+
+impl ClockOutlet {
+    fn tick(&mut self, ns: i64) -> Result<(), NodeError> {
+        self.next = Instant::now() + self.period;
+        let message = Clock { clock: time(Stamp::from_nanoseconds(ns)) };
+        self.publisher.publish(&message).map_err(|error| NodeError::Ros { what: "a message on /clock", error })
+    }
+}
+
+/// Sleeps, ticking the clock, until a message is due. `false` when a signal came.
+fn wait_for(pace: &Pace, log_time: i64, clock: &mut Option<ClockOutlet>, stop: &AtomicBool) -> Result<bool, NodeError> {
+    loop {
+        if stop.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let mut left = pace.left(log_time);
+        if left.is_zero() {
+            return Ok(true);
+        }
+        if let Some(clock) = clock {
+            let now = Instant::now();
+            if clock.next <= now {
+                // Never beyond the message: its subscribers would take it for old.
+                clock.tick(pace.now_ns().min(log_time))?;
+            }
+            left = left.min(clock.next.saturating_duration_since(now));
+        }
+        sleep(left.min(NAP));
+    }
+}
+
+/// Publishes the bag until its end or a signal. `note` hears one line at a time of what the user should know.
+///
+/// # Errors
+/// A bag that cannot be read, a topic it lacks, and what ROS refuses.
+pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Replayed, ReplayError> {
+    let bag = Bag::open(&options.bag)?;
+    bag.warnings().iter().for_each(|warning| note(&warning.to_string()));
+    let topics = chosen(&bag, options)?;
+    let left_out: Vec<_> =
+        bag.topics().iter().filter(|topic| topics.iter().all(|chosen| chosen.index != topic.index)).collect();
+    if topics.is_empty() {
+        let available =
+            left_out.iter().map(|topic| format!("{} ({})", topic.name, topic.type_name)).collect::<Vec<_>>();
+        return Err(ReplayError::Nothing { bag: options.bag.clone(), available: available.join(", ") });
+    }
+    if options.topics.is_empty() && !left_out.is_empty() {
+        let names: Vec<_> = left_out.iter().map(|topic| topic.name.as_str()).collect();
+        note(&format!("left out, as they are no observations (--topics publishes them): {}", names.join(", ")));
+    }
+    let context = context().map_err(NodeError::Arguments)?;
+    let mut ros =
+        r2r::Node::create(context, "replay", "").map_err(|error| NodeError::Ros { what: "the node", error })?;
+    let stop = stop_signals().map_err(NodeError::Threads)?;
+    let mut outlets = Vec::new();
+    for topic in topics {
+        let name = published_name(options, topic);
+        let publisher = ros.create_publisher_untyped(&name, &topic.type_name, quality(topic)).map_err(|error| {
+            ReplayError::Topic {
+                topic: topic.name.clone(),
+                name: name.clone(),
+                type_name: topic.type_name.clone(),
+                error,
+            }
+        })?;
+        let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING].contains(&&*topic.type_name);
+        outlets.push(Outlet { index: topic.index, recorded: topic.name.clone(), name, awaited, publisher, sent: 0 });
+    }
+    let mut clock = match options.clock_hz {
+        Some(hz) => Some(ClockOutlet {
+            publisher: publish(&mut ros, "/clock", QosProfile::default().keep_last(1).reliable())?,
+            period: Duration::from_secs_f64(1.0 / hz.clamp(1.0, 1000.0)),
+            next: Instant::now(),
+        }),
+        None => None,
+    };
+    await_subscribers(&outlets, options.wait, &stop, note);
+
+    let begun = Instant::now();
+    let mut last = begun;
+    let mut interrupted = false;
+    while !interrupted {
+        let before = sent(&outlets);
+        let mut stream = bag.messages(&Selection::topics(outlets.iter().map(|outlet| outlet.index)))?;
+        let mut pace = None;
+        for message in &mut stream {
+            let message = message?;
+            let pace = pace.get_or_insert_with(|| Pace {
+                begun: Instant::now(),
+                first_ns: message.log_time,
+                rate: options.rate,
+            });
+            if !wait_for(pace, message.log_time, &mut clock, &stop)? {
+                interrupted = true;
+                break;
+            }
+            if let Some(clock) = clock.as_mut() {
+                // Also a message that is late finds a clock that has reached it.
+                clock.tick(pace.now_ns().max(message.log_time))?;
+            }
+            send(&mut outlets, &message)?;
+            last = Instant::now();
+        }
+        if !interrupted {
+            stream.warnings().iter().skip(bag.warnings().len()).for_each(|warning| note(&warning.to_string()));
+            if let Some(pace) = &pace {
+                let end_ns = pace.now_ns();
+                let tail = Pace { begun: Instant::now(), first_ns: end_ns, rate: 1.0 };
+                let linger_ns = i64::try_from(LINGER.as_nanos()).unwrap_or(0);
+                interrupted = !wait_for(&tail, end_ns.saturating_add(linger_ns), &mut clock, &stop)?;
+            }
+        }
+        // A turn without a message would be repeated at full speed for ever.
+        if !options.repeat || sent(&outlets) == before {
+            break;
+        }
+    }
+    let seconds = last.duration_since(begun).as_secs_f64();
+    let topics = outlets.into_iter().map(|outlet| (outlet.recorded, outlet.name, outlet.sent)).collect();
+    Ok(Replayed { topics, seconds, interrupted })
+}
+
+fn sent(outlets: &[Outlet]) -> u64 {
+    outlets.iter().map(|outlet| outlet.sent).sum()
+}
+
+/// Publishes a message on its topic.
+fn send(outlets: &mut [Outlet], message: &Message) -> Result<(), ReplayError> {
+    let Some(outlet) = outlets.iter_mut().find(|outlet| outlet.index == message.topic) else { return Ok(()) };
+    // Representation identifiers of plain CDR, big and little endian; the middleware trusts them.
+    if !matches!(message.payload.as_slice(), [0, 0 | 1, _, _, ..]) {
+        return Err(ReplayError::Payload { topic: outlet.recorded.clone(), log_time: message.log_time });
+    }
+    outlet.publisher.publish_raw(&message.payload).map_err(|error| NodeError::Ros { what: "a message", error })?;
+    outlet.sent += 1;
+    Ok(())
+}
+
+/// Waits until images and texts have subscribers: what is published before is lost to them.
+fn await_subscribers(outlets: &[Outlet], patience: Duration, stop: &AtomicBool, note: &mut dyn FnMut(&str)) {
+    let begun = Instant::now();
+    let lonely = |outlet: &&Outlet| {
+        outlet.awaited
+            && outlet.publisher.get_inter_process_subscription_count().is_ok_and(|subscribers| subscribers == 0)
+    };
+    while outlets.iter().any(|outlet| lonely(&outlet)) && begun.elapsed() < patience && !stop.load(Ordering::Acquire) {
+        sleep(NAP);
+    }
+    let names: Vec<_> = outlets.iter().filter(lonely).map(|outlet| outlet.name.as_str()).collect();
+    if !names.is_empty() && !patience.is_zero() {
+        note(&format!("nobody subscribes to {} after {} s; replaying", names.join(", "), patience.as_secs_f64()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_commands_are_no_observations() {
+        for kind in [
+            messages::IMAGE,
+            messages::COMPRESSED_IMAGE,
+            messages::STRING,
+            messages::JOINT_STATE,
+            messages::POSE_STAMPED,
+        ] {
+            assert!(is_observation(kind), "{kind}");
+        }
+        for kind in [
+            messages::TWIST_STAMPED,
+            messages::FLOAT64,
+            messages::FLOAT64_MULTI_ARRAY,
+            messages::ACTION,
+            messages::STATUS,
+        ] {
+            assert!(!is_observation(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_pace_holds_for_any_stamp() {
+        let pace = Pace { begun: Instant::now(), first_ns: 0, rate: 0.5 };
+        let left = pace.left(1_000_000_000).as_secs_f64();
+        assert!((1.9..=2.0).contains(&left), "one recorded second takes two: {left}");
+        assert_eq!(pace.left(i64::MIN), Duration::ZERO);
+        assert!(pace.left(i64::MAX) > Duration::from_secs(1000));
+        assert!((0..1_000_000_000).contains(&pace.now_ns()));
+        assert_eq!(Pace { first_ns: i64::MAX, ..pace }.now_ns(), i64::MAX);
+    }
+}
