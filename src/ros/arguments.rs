@@ -7,7 +7,10 @@ use std::{
 
 use r2r::ParameterValue;
 
-use super::{NodeError, PolicyFactory, RawParameters, TABLE, node::VlaNode};
+use super::{
+    NodeError, PolicyFactory, RawParameters, TABLE,
+    node::{VlaNode, stop_signals},
+};
 
 const USAGE: &str = "\
 vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
@@ -105,8 +108,10 @@ pub fn run(factory: PolicyFactory) -> ExitCode {
 /// # Errors
 /// Arguments or parameters that ROS or the node refuses, and failures while running.
 pub fn start(factory: PolicyFactory) -> Result<(), NodeError> {
+    // First of all, so that a signal while ROS starts is an orderly stop too.
+    let stop = stop_signals()?;
     let context = context().map_err(NodeError::Arguments)?;
-    VlaNode::create(context, factory).and_then(VlaNode::spin)
+    VlaNode::create(context, factory, stop).and_then(VlaNode::spin)
 }
 
 fn refused(what: &str) -> ExitCode {

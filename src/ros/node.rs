@@ -91,7 +91,11 @@ pub struct VlaNode {
 
 impl VlaNode {
     /// Creates everything; nothing runs but the control loop, which holds still.
-    pub(super) fn create(context: r2r::Context, factory: PolicyFactory) -> Result<Self, NodeError> {
+    pub(super) fn create(
+        context: r2r::Context,
+        factory: PolicyFactory,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self, NodeError> {
         let failed = |what| move |error| NodeError::Ros { what, error };
         let mut ros = r2r::Node::create(context, "vla", "").map_err(failed("the node"))?;
         let name = ros.fully_qualified_name().map_err(failed("the node"))?;
@@ -143,7 +147,6 @@ impl VlaNode {
             observer,
             parameters.scheduling,
         )?;
-        let stop = stop_signals()?;
         Ok(Self {
             ros,
             name,

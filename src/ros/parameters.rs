@@ -415,7 +415,7 @@ impl RawParameters {
         let (default, settled) = (Self::default(), self.with_control(settled));
         for spec in TABLE {
             let (given, holds) = (self.get(spec.name), settled.get(spec.name));
-            if given != holds && given != default.get(spec.name) {
+            if shown(&given) != shown(&holds) && given != default.get(spec.name) {
                 let what = format!(
                     "{} contradicts {} in the contract or robot file; leave it out here",
                     shown(&given),

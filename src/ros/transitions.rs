@@ -319,6 +319,8 @@ impl VlaNode {
                 self.runtime.set_lifecycle(Lifecycle::Unconfigured);
                 if ended != Ended::Success {
                     self.transitions.autostart = Autostart::Done;
+                    // A policy that was loaded and then refused is not kept.
+                    drop(self.runtime.unload());
                 }
             }
             State::Inactive => self.runtime.set_lifecycle(Lifecycle::Inactive),

@@ -22,6 +22,8 @@ def scenario(executable, logs):
         executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False,
         overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
         record_directory=f"{folder}/records",
+        # One trouble after the other: that three within 10 s latch is not the point here.
+        faults_to_latch=8, fault_window_s=0.5,
     )
     graph = Peer()
     try:
