@@ -61,6 +61,7 @@ def scenario(executable, logs):
         graph.film(pixels(cases[4]), hz=2)
         check_case(graph, cases[4], "rgb8")
         assert graph.grippers and all(0.0 <= value <= 1.0 for value in graph.grippers)
+        graph.spin(2.1)
         rate = len([t for t, _ in graph.twists if graph.twists[-1][0] - 2.0 <= t]) / 2.0
         assert 40 < rate < 60, f"command rate {rate} Hz"
         assert graph.twists[-1][1].header.frame_id == "base_link"

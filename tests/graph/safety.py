@@ -197,6 +197,7 @@ def quiet_by_default(executable, logs, cases):
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
+        graph.until("an action before anything is enabled", lambda: graph.actions)
         answer = graph.enable()
         assert answer.success and "dry_run" in answer.message, answer
         graph.until("actions", lambda: 5 < len(graph.actions))
