@@ -28,7 +28,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn fail(settings: &Settings) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let error = run(&mut Scripted::new(), settings, folder.path()).err().expect("it was accepted").to_string();
+    let error = run(&mut Scripted::new(), settings, folder.path()).map(drop).expect_err("it was accepted").to_string();
     assert!(!error.contains('\n'), "more than one line: {error}");
     error
 }

@@ -235,6 +235,10 @@ impl ControlState {
         if !finite {
             return Err(Refusal::NotFinite);
         }
+        // Asked before whether motion is allowed: a result that missed its deadline has usually ended the motion itself.
+        if now.since(origin.inference_started).exceeds(self.config.inference_timeout) {
+            return Err(Refusal::LateResult);
+        }
         let Some(running_since) = self.machine.running_since else {
             return Err(Refusal::NotAllowed);
         };
@@ -243,9 +247,6 @@ impl ControlState {
         }
         if self.newest_generation.is_some_and(|newest| origin.generation <= newest) {
             return Err(Refusal::OutOfOrder);
-        }
-        if now.since(origin.inference_started).exceeds(self.config.inference_timeout) {
-            return Err(Refusal::LateResult);
         }
         let too_old = origin.inference_started.since(origin.image_received).exceeds(self.config.observation_timeout);
         if too_old || origin.inference_started < running_since {

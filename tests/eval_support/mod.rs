@@ -96,7 +96,7 @@ impl Policy for Scripted {
         if let Some((at, flag)) = &self.stop {
             flag.fetch_or(self.acted >= *at, Ordering::Relaxed);
         }
-        if self.fails > 0 && self.acted % self.fails == 0 {
+        if self.fails > 0 && self.acted.is_multiple_of(self.fails) {
             return Err(PolicyError::Codec(CodecError { id: 29_871, text: None, dimension: 0, range: 31_744..32_000 }));
         }
         token_ids[0] = (token_ids[0] + self.shift).min(31_999);
@@ -162,6 +162,7 @@ impl BagWriter {
         self.message(topic, "std_msgs/msg/String", at, &text);
     }
 
+    #[allow(clippy::too_many_arguments)] // the fields of a message
     pub fn image(
         &mut self,
         topic: &str,

@@ -316,7 +316,8 @@ def clock_jump(graph, case, good):
     assert graph.state == "RUNNING", "half speed is no fault"
     state.update(offset=now() - 100.0, since=time.monotonic())
     at = begin(graph)
-    row("ROS clock jumps back 100 s", graph.time_to_stop(at), STOP_S + 0.1, graph, ("HOLDING",), "CLOCK_JUMPED_BACK")
+    # A jump is a moment: half a second after it the robot may move again, and on a fast machine it does.
+    row("ROS clock jumps back 100 s", graph.time_to_stop(at, still_s=0.1), STOP_S + 0.1, graph, ("HOLDING",), "CLOCK_JUMPED_BACK")
     graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
     # Time stands still, and so does the camera: the steady clock notices.
     state.update(offset=now(), rate=0.0, since=time.monotonic())

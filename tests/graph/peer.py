@@ -281,8 +281,8 @@ class Peer:
         close = lambda: self.twists and numpy.allclose(self.numbers(self.twists[-1][1]), wanted, atol=1e-9)
         return self.until(f"the twist is {wanted}", close, timeout)
 
-    def time_to_stop(self, since, timeout=15.0):
-        """Seconds from `since` until the first command that is zero and stays so for 0.3 s."""
+    def time_to_stop(self, since, timeout=15.0, still_s=0.3):
+        """Seconds from `since` until the first command that is zero and stays so for `still_s`."""
 
         def stopped():
             zero_since = None
@@ -290,7 +290,7 @@ class Peer:
                 if numpy.any(self.numbers(twist)):
                     break
                 zero_since = at
-            return zero_since is not None and since <= self.twists[-1][0] and 0.3 <= self.twists[-1][0] - zero_since and zero_since
+            return zero_since is not None and since <= self.twists[-1][0] and still_s <= self.twists[-1][0] - zero_since and zero_since
 
         return max(0.0, self.until("the command is zero", stopped, timeout) - since)
 
