@@ -90,7 +90,7 @@ impl ControlState {
         &self.machine.last_fault
     }
 
-    /// Takes over what must outlive a change of configuration: a closed latch, and the counts, which are never reset.
+    /// Takes over from a state that is at rest what must outlive a change of configuration: a closed latch, and the counts, which are never reset.
     /// An e-stop that comes while a checkpoint is loaded is still there afterwards.
     pub fn inherit(&mut self, old: &Self) {
         self.machine.inherit(&old.machine);
@@ -248,7 +248,7 @@ impl ControlState {
         if self.newest_generation.is_some_and(|newest| origin.generation <= newest) {
             return Err(Refusal::OutOfOrder);
         }
-        let too_old = origin.inference_started.since(origin.image_received).exceeds(self.config.observation_timeout);
+        let too_old = origin.inference_started.since(origin.image_taken).exceeds(self.config.observation_timeout);
         if too_old || origin.inference_started < running_since {
             return Err(Refusal::OldObservation);
         }

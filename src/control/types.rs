@@ -100,6 +100,18 @@ pub struct ImageSeen {
     pub ros_received: Stamp,
 }
 
+impl ImageSeen {
+    /// When it was taken, on the steady clock: when it arrived, less what its stamp lay behind ROS time *then*. So a camera's delay counts, and what ROS
+    /// time does afterwards (pause, jump, run at another rate) does not. Under simulated time the delay is in the simulator's seconds, which are
+    /// those its camera lives in. A stamp that lies ahead makes no image younger.
+    ///
+    /// Of use only when the stamp is: the watchdogs refuse those too far behind or ahead, before they ask for the age.
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.received.before(self.ros_received.since(self.stamp).get())
+    }
+}
+
 /// The newest end-effector pose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoseSeen {
@@ -396,7 +408,7 @@ pub struct Output {
     pub steps_begun: u64,
     /// Whether the command is exactly zero and stays so until a new chunk is taken. Deactivation waits for it.
     pub at_rest: bool,
-    /// How old the newest image with a new stamp is, in seconds on the steady clock.
+    /// How old the newest image with a new stamp is, in seconds on the steady clock since it was taken; see [`ImageSeen::taken`].
     pub image_age_s: Option<f64>,
     /// Whether the state, or the reason for it, differs from the step before: publish `~/status`.
     pub changed: bool,

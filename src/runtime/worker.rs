@@ -215,7 +215,7 @@ impl Worker {
             generation: self.generation,
             instruction_generation: *instruction_generation,
             image_stamp: image.seen.stamp,
-            image_received: image.seen.received,
+            image_taken: image.seen.taken(),
             inference_started: started,
             steps_begun_at_observation: image.steps_begun,
         };
