@@ -73,12 +73,16 @@ fn broken(good: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn each_rule_of_a_contract_has_a_bad_file() {
-    let cases = [
+    let long_key = &format!("{}, libero_object", "k".repeat(257));
+    let long_topic = &format!("topic: {}", "t".repeat(256));
+    let nine_cameras = &"  - topic: image\n    view: third_person\n".repeat(9);
+    let cases: &[(&str, &str, &str)] = &[
         ("name: openvla-7b fine-tuned on LIBERO\n", "", "name: missing"),
         ("unnorm_keys: [libero_spatial, libero_object, libero_goal, libero_10]\n", "", "unnorm_keys: missing"),
         ("[libero_spatial, libero_object, libero_goal, libero_10]", "[]", "unnorm_keys: must name at least one"),
         ("libero_spatial, libero_object", "libero_goal, libero_object", "unnorm_keys[2]: `libero_goal` is named twice"),
         ("libero_spatial, libero_object", "'', libero_object", "unnorm_keys[0]: must have 1 to 256 characters"),
+        ("libero_spatial, libero_object", long_key, "unnorm_keys[0]: must have 1 to 256 characters"),
         ("  frame: base\n", "", "action.frame: missing; it has no default"),
         ("  frame: base\n", "  frame: camera\n", "action.frame: `camera` is none of base, tool"),
         (
@@ -98,9 +102,11 @@ fn each_rule_of_a_contract_has_a_bad_file() {
             "action.composition: a rotation in the base frame composes from the left",
         ),
         ("composition: left", "composition: up", "action.composition: `up` is none of left, right"),
+        ("  composition: left", "  #", "action.composition: missing"),
         ("  translation_scale_m: 0.05\n", "", "action.translation_scale_m: missing"),
         ("translation_scale_m: 0.05", "translation_scale_m: 0.0", "action.translation_scale_m: 0 m is outside"),
         ("rotation_scale_rad: 0.5", "rotation_scale_rad: .nan", "action.rotation_scale_rad: NaN rad is outside"),
+        ("  rotation_scale_rad: 0.5", "  #", "action.rotation_scale_rad: missing"),
         (
             "polarity: one_is_open",
             "polarity: yes_please",
@@ -110,12 +116,20 @@ fn each_rule_of_a_contract_has_a_bad_file() {
         ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1  is outside 0.05..0.95"),
         ("policy_hz: 20.0\n", "", "policy_hz: missing"),
         ("policy_hz: 20.0", "policy_hz: -20.0", "policy_hz: -20 Hz is outside"),
+        ("policy_hz: 20.0", "policy_hz: 201", "policy_hz: 201 Hz is outside 0.1..200 Hz"),
         ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
         ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
         ("resize: lanczos3", "resize: nearest", "image.resize: `nearest` is none of bicubic, lanczos3"),
+        ("  resize: lanczos3", "  #", "image.resize: missing"),
         ("  jpeg: true\n", "", "image.jpeg: missing"),
         ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
         ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
+        ("prompt: openvla", "#", "prompt: missing"),
+        ("cameras:\n  - topic: image\n    view: third_person\n", "", "cameras: missing"),
+        ("  - topic: image\n    view: third_person\n", nine_cameras, "cameras: 9 cameras are outside 1..8"),
+        ("  - topic: image\n    view", "  - view", "cameras[0].topic: missing"),
+        ("    view: third_person\n", "", "cameras[0].view: missing"),
+        ("topic: image", long_topic, "is not a ROS name"),
         ("  - topic: image\n    view: third_person\n", "  []\n", "cameras: 0 cameras are outside 1..8"),
         ("topic: image", "topic: 'my camera'", "cameras[0].topic: `my camera` is not a ROS name"),
         ("view: third_person", "view: moon", "cameras[0].view: `moon` is none of third_person, wrist"),
@@ -130,7 +144,7 @@ fn each_rule_of_a_contract_has_a_bad_file() {
     assert!(load(CONTRACT, CheckpointContract::load).is_ok());
     for (from, to, expected) in cases {
         let error = load(&broken(CONTRACT, from, to), CheckpointContract::load).unwrap_err();
-        assert!(error.contains(expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
+        assert!(error.contains(*expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
         assert!(!error.contains('\n'), "one line: {error}");
     }
 }
@@ -154,12 +168,20 @@ fn each_rule_of_a_robot_has_a_bad_file() {
             "command.rate_hz: at 15 Hz one late command is longer than the arm's timeout of 0.1 s",
         ),
         ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
+        ("  timeout_s: 0.1", "  #", "command.timeout_s: missing"),
+        ("  twist_topic: /servo_node/delta_twist_cmds\n", "", "command.twist_topic: missing"),
+        ("  rate_hz: 50.0", "  #", "command.rate_hz: missing"),
+        ("  translation: 0.05", "  #", "step_cap.translation: missing"),
+        ("  rotation: 0.25", "  rotation: 3.3", "step_cap.rotation: 3.3 rad is outside"),
         ("jerk: 10.0}", "}", "limits.linear.jerk: missing"),
         ("velocity: 0.25, ", "", "limits.linear.velocity: missing"),
         ("acceleration: 3.0, ", "", "limits.angular.acceleration: missing"),
         ("  translation: 0.05", "  translation: 2.0", "step_cap.translation: 2 m is outside"),
         ("  rotation: 0.25", "  #", "step_cap.rotation: missing"),
         ("frame: wx250s/base_link\n  min", "frame: world\n  min", "workspace.frame: `world` is not the base frame"),
+        ("  frame: wx250s/base_link\n  min", "  min", "workspace.frame: missing"),
+        ("frame: wx250s/base_link\n  min", "frame: 'a-b'\n  min", "workspace.frame: `a-b` is not a ROS name"),
+        ("  margin: 0.01", "  #", "workspace.margin: missing"),
         ("  min: [0.10, -0.20, -0.01] # m\n", "", "workspace.min: missing"),
         ("  max: [0.45, 0.25, 0.30]\n", "", "workspace.max: missing"),
         ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
@@ -243,6 +265,11 @@ fn a_pair_that_does_not_fit_is_refused() {
     let five = [0.0; 5];
     let error = join(&plain, &same, Some((&five, &five)), &base).unwrap_err().to_string();
     assert!(error.contains("5 and 5 dimensions; an end-effector action has 7"), "{error}");
+    for (low, high) in [(7, 6), (6, 7), (8, 7)] {
+        let (low, high) = (vec![0.0; low], vec![0.0; high]);
+        let error = join(&plain, &same, Some((&low, &high)), &base).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} and {} dimensions", low.len(), high.len())), "{error}");
+    }
     // Control's own ranges are told together with them.
     let fast = robot("velocity: 0.25", "velocity: 25.0");
     let error = join(&contract("policy_hz: 20.0", "policy_hz: 60.0"), &fast, None, &base).unwrap_err().to_string();
