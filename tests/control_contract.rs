@@ -1,11 +1,16 @@
 //! Every YAML under config/ loads and fits; for each rule there is a bad file, and the words it is refused with.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use openvla_tt::{
     contract::{CheckpointContract, ContractError, FILE_BYTES_MAX, Robot, join},
-    control::{ControlConfig, RawControlConfig, RawEnvelope, RawWorkspace},
+    control::{
+        ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawWorkspace,
+    },
 };
 
 fn config(folder: &str) -> Vec<PathBuf> {
@@ -371,12 +376,114 @@ fn each_rule_of_controls_parameters_is_asserted() {
 }
 
 #[test]
+fn the_rules_between_parameters_allow_exactly_what_they_say() {
+    type Change = fn(&mut RawControlConfig);
+    // Each pair: the last value that is good, and the first that is not.
+    let cases: &[(Change, Change, &str)] = &[
+        (|c| c.overrun_s = 0.03, |c| c.overrun_s = 0.029_999, "overrun_s"),
+        (|c| c.pause_s = 0.1, |c| c.pause_s = 0.099_999, "pause_s"),
+        (
+            |c| (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) = (1000.0, 1.28, 100.0),
+            |c| (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) = (1000.0, 1.2801, 100.0),
+            "limits.linear.jerk",
+        ),
+        // 3 s: 2.5 s of braking and 0.5 s of jerk.
+        (
+            |c| c.limits.angular = RawMotionLimits { velocity: 2.5, acceleration: 1.0, jerk: 2.0 },
+            |c| c.limits.angular = RawMotionLimits { velocity: 2.5001, acceleration: 1.0, jerk: 2.0 },
+            "limits.angular.acceleration",
+        ),
+        (|c| c.faults_to_latch = 8, |c| c.faults_to_latch = 9, "faults_to_latch"),
+        (|c| c.detectors.constant_steps = 10_000, |c| c.detectors.constant_steps = 10_001, "detectors.constant_steps"),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.251], margin: 0.125 }),
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.25], margin: 0.125 }),
+            "workspace.z",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.499),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.5),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [0.01; 6], q99: [0.01; 6] }),
+            |c| c.envelope = Some(RawEnvelope { q01: [0.01; 6], q99: [0.01, 0.01, 0.01, 0.01, 0.01, 0.009] }),
+            "envelope.dyaw",
+        ),
+    ];
+    for (good, bad, place) in cases {
+        let with = |change: &Change| {
+            let mut raw = RawControlConfig::default();
+            change(&mut raw);
+            raw.validate()
+        };
+        assert!(with(good).is_ok(), "{place}: {}", with(good).unwrap_err());
+        let problems = with(bad).unwrap_err();
+        assert_eq!(problems.0.iter().map(|problem| problem.place.as_str()).collect::<Vec<_>>(), [*place], "{problems}");
+    }
+    // Two problems of one kind do not hide each other, and one problem is told in the singular.
+    let raw = RawControlConfig { faults_to_latch: 0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "1 problem in the configuration: faults_to_latch: 0 is outside 1..8"
+    );
+    let raw = RawControlConfig { faults_to_latch: 0, clear_s: 0.0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "2 problems in the configuration: clear_s: 0 s is outside 0.1..60 s; faults_to_latch: 0 is outside 1..8"
+    );
+    let infinite = RawEnvelope { q01: [-0.01; 6], q99: [0.01, f64::INFINITY, 0.01, 0.01, 0.01, 0.01] };
+    let raw = RawControlConfig { envelope: Some(infinite), ..RawControlConfig::default() };
+    assert!(raw.validate().unwrap_err().to_string().contains("envelope.dy: "));
+}
+
+#[test]
+fn a_validated_configuration_says_what_was_given() {
+    let raw = RawControlConfig {
+        dry_run: false,
+        command_rate_hz: 100.0,
+        expected_inference_s: 0.4,
+        observation_timeout_s: 0.7,
+        limits: RawLimits {
+            linear: RawMotionLimits { velocity: 0.5, acceleration: 2.0, jerk: 8.0 },
+            angular: RawMotionLimits { velocity: 0.75, acceleration: 1.5, jerk: 12.0 },
+        },
+        ..RawControlConfig::default()
+    };
+    let config = raw.validate().unwrap();
+    assert!(!config.dry_run() && !config.needs_ee_pose());
+    assert_eq!(config.period(), Duration::from_millis(10));
+    assert_eq!(config.inference_timeout(), Duration::from_millis(800), "twice what was measured");
+    assert_eq!(config.observation_timeout(), Duration::from_millis(700));
+    let limits = |limits: &MotionLimits| (limits.velocity(), limits.acceleration(), limits.jerk());
+    assert_eq!((limits(config.linear()), limits(config.angular())), ((0.5, 2.0, 8.0), (0.75, 1.5, 12.0)));
+    assert_eq!((config.linear().stop_time_s(), config.angular().stop_time_s()), (0.5, 0.625));
+    assert_eq!(config.stop_time_s(), 0.625, "the slower group's");
+    let given = RawControlConfig { inference_timeout_s: 3.0, ..raw };
+    assert_eq!(given.validate().unwrap().inference_timeout(), Duration::from_secs(3));
+    let area = RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.02 };
+    assert!(RawControlConfig { workspace: Some(area), ..raw }.validate().unwrap().needs_ee_pose());
+}
+
+#[test]
 fn parameters_from_yaml_know_no_other_names() {
     let parse = |text: &str| serde_yaml::from_str::<RawControlConfig>(text).map_err(|error| error.to_string());
     let raw =
         parse("{command_rate_hz: 100.0, limits: {linear: {velocity: 0.1, acceleration: 0.5, jerk: 5.0}}}").unwrap();
     assert_eq!((raw.command_rate_hz, raw.limits.linear.velocity, raw.limits.angular.velocity), (100.0, 0.1, 0.6));
     assert!(raw.dry_run);
+    let raw = parse("{workspace: {min: [0.0, 0.0, 0.0], max: [1.0, 1.0, 1.0]}}").unwrap();
+    assert_eq!(raw.workspace.unwrap().margin, 0.02);
     for bad in [
         "{speed: 1}",
         "{gripper: {polarity: 1}}",

@@ -1007,6 +1007,80 @@ fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
 }
 
 #[test]
+fn watchdogs_allow_exactly_what_they_say() {
+    let run = |raw: RawControlConfig, change: &dyn Fn(&mut Inputs<'_>)| {
+        let mut bare = Bare::running(raw);
+        let output = bare.step(20 * MS, |inputs| change(inputs));
+        (output.state, output.cause)
+    };
+    let stamp = |inputs: &mut Inputs<'_>, ahead_ns: i64| {
+        let image = inputs.image.as_mut().unwrap();
+        image.stamp = Stamp::from_nanoseconds(image.stamp.nanoseconds() + ahead_ns);
+    };
+    let ns = 1_000_000_000 / 8;
+    let raw = RawControlConfig {
+        clock_jump_tolerance_s: 0.125,
+        stamp_future_tolerance_s: 0.125,
+        stamp_past_tolerance_s: 0.125,
+        ..live()
+    };
+    for (ahead, reason) in [
+        (ns, Reason::None),
+        (ns + 1, Reason::ImageStampFuture),
+        (-ns, Reason::None),
+        (-ns - 1, Reason::ImageStampPast),
+    ] {
+        let (state, cause) = run(raw, &|inputs| stamp(inputs, ahead));
+        if reason == Reason::None {
+            assert_eq!(state, State::Running, "{ahead}");
+        } else {
+            assert_eq!((state, cause.reason, cause.limit), (State::Holding, reason, 0.125));
+            assert!((cause.value - 0.125).abs() < 1e-8, "the value is a distance: {}", cause.value);
+        }
+    }
+    // The step before was at 1020 ms of ROS time.
+    let back_to = |ns: i64| move |inputs: &mut Inputs<'_>| inputs.ros_now = Stamp::from_nanoseconds(1_020_000_000 - ns);
+    assert_eq!(run(raw, &back_to(ns)).0, State::Running);
+    assert_eq!(run(raw, &back_to(ns + 1)).1.reason, Reason::ClockJumpedBack);
+    // Nobody need hear a command that is not published.
+    for (dry_run, state) in [(true, State::Running), (false, State::Holding)] {
+        let mut bare = Bare::running(RawControlConfig { dry_run, ..live() });
+        let mut output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        for _ in 0..20 {
+            output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        }
+        assert_eq!(output.state, state, "dry_run {dry_run}");
+    }
+}
+
+#[test]
+fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
+    for axis in [0, 4] {
+        let mut world = World::new(guarded());
+        world.pose = pose(&world, [0.0; 3]);
+        ask(&mut world, enable());
+        let mut wish = [0.0; 7];
+        wish[axis] = 0.02;
+        world.policy.steps = vec![ChunkStep::from_array(wish)];
+        let mut seen = Vec::new();
+        for _ in 0..60 {
+            world.pose = pose(&world, [0.0; 3]);
+            seen.extend(tick(&mut world).verdict.interventions.iter());
+        }
+        for (which, expected) in [
+            (Intervention::Acceleration, true),
+            (Intervention::Jerk, true),
+            (Intervention::Workspace, false),
+            (Intervention::Velocity, false),
+            (Intervention::StepCap, false),
+            (Intervention::Envelope, false),
+        ] {
+            assert_eq!(seen.contains(&which), expected, "axis {axis}: {}", which.name());
+        }
+    }
+}
+
+#[test]
 fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
     let mut world = moving(live());
     let mut steps = 0;

@@ -154,6 +154,14 @@ mod tests {
             let (t, r) = ([step[0], step[1], step[2]], [step[3], step[4], step[5]]);
             assert_eq!(envelope_factor(&envelope(), t, r), 1.0);
         }
+        // What rounding may have added to an end is forgiven, more is not.
+        assert_eq!(envelope_factor(&envelope(), [0.02 * (1.0 + 5e-10), 0.0, 0.0], [0.0; 3]), 1.0);
+        assert_eq!(envelope_factor(&envelope(), [0.0; 3], [0.0, 0.0, -0.1 * (1.0 + 5e-10)]), 1.0);
+        assert!(envelope_factor(&envelope(), [0.02 * (1.0 + 2e-9), 0.0, 0.0], [0.0; 3]) < 1.0);
+        let config = RawControlConfig { envelope: Some(envelope()), ..Default::default() }.validate().unwrap();
+        let mut done = InterventionSet::EMPTY;
+        bound_step(&config, &ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0]), &mut done);
+        assert!(done.is_empty(), "{done:?}");
         // dz: q01 is above zero, so that anything below zero scales to a stop.
         assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, -0.001], [0.0; 3]), 0.0);
         assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, 0.001], [0.0; 3]), 1.0);
@@ -192,6 +200,21 @@ mod tests {
         let capped = cap_velocity(&config, Twist { linear: [0.5, 0.0, 0.0], angular: [0.0, 0.3, 0.0] }, &mut done);
         assert!((capped.linear[0] - 0.25).abs() < 1e-6 && (capped.angular[1] - 0.15).abs() < 1e-6);
         assert!(done.contains(Intervention::Velocity));
+        // The limit of either group alone decides for both; at a limit the aim is a little below it.
+        let aim = 1.0 - 2.0 * EPSILON;
+        for (linear, angular, factor) in [
+            (0.5, 0.5, 0.5 * aim),
+            (0.1, 1.2, 0.5 * aim),
+            (0.25, 0.1, aim),
+            (0.1, 0.6, aim),
+            (0.1, 0.1, 1.0),
+            (0.249_999, 0.599_999, 1.0),
+        ] {
+            let twist = Twist { linear: [0.0, -linear, 0.0], angular: [0.0, 0.0, angular] };
+            let capped = cap_velocity(&config, twist, &mut done);
+            assert!((capped.linear[1] + linear * factor).abs() < 1e-13, "{linear} {angular}: {}", capped.linear[1]);
+            assert!((capped.angular[2] - angular * factor).abs() < 1e-13, "{linear} {angular}: {}", capped.angular[2]);
+        }
         let mut none = InterventionSet::EMPTY;
         let kept = cap_velocity(&config, Twist { linear: [0.0, 0.25, 0.0], angular: [0.0, 0.6, 0.0] }, &mut none);
         assert!(none.is_empty() && (kept.linear[1] - 0.25).abs() < 1e-6 && kept.linear[1] < 0.25);
@@ -255,6 +278,24 @@ mod tests {
         // Nor does a speed away; a slow speed towards the face takes its way of one period.
         assert!((guard(arm(0.98, 0.0, -0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
         assert!((guard(arm(0.98 - 0.02 * 0.01, 0.0, 0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_room_a_stop_needs_follows_from_the_limits() {
+        let factor = |acceleration: f64, jerk: f64, x: f64, wish: f64| {
+            let mut raw = RawControlConfig::default();
+            (raw.limits.linear.acceleration, raw.limits.linear.jerk) = (acceleration, jerk);
+            let arm = Whereabouts { position: [x, 0.5, 0.5], ..STILL };
+            let area = Workspace { min: [0.0; 3], max: [1.0; 3] };
+            guard_workspace(&raw.validate().unwrap(), &area, &arm, [wish, 0.0, 0.0])
+        };
+        // 0.2 f (0.2 f / 2a + 3 beats) = 0.02 m; a beat is a period and a/j, or a quarter of the period where that is longer.
+        for (acceleration, jerk, beat) in [(2.0, 20.0, 0.12), (0.5, 5.0, 0.12), (1.0, 1000.0, 0.025), (2.0, 400.0, 0.025)] {
+            let f = factor(acceleration, jerk, 0.98, 0.2);
+            let way = 0.2 * f * (0.1 / acceleration * f + 3.0 * beat);
+            assert!(f == 1.0 && way < 0.02 || (way - 0.02).abs() < 1e-12, "{acceleration} {jerk}: {f}, {way} m");
+            assert!(factor(acceleration, jerk, 0.998, 0.2) < 1.0);
+        }
     }
 
     #[test]

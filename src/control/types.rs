@@ -413,3 +413,40 @@ pub struct Output {
     /// Whether the state, or the reason for it, differs from the step before: publish `~/status`.
     pub changed: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Reason;
+
+    #[test]
+    fn states_have_the_numbers_and_names_of_the_message() {
+        let message = include_str!("../../msg/msg/Status.msg");
+        for (i, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(state.code()), i);
+            let constant = message.lines().find_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let name = words.get(1).filter(|_| words.first() == Some(&"uint8"))?;
+                (name.split('=').next() == Some(state.name())).then(|| words.join(" "))
+            });
+            let constant = constant.unwrap_or_default();
+            assert!(constant.replace(' ', "").contains(&format!("{}={}", state.name(), state.code())), "{constant}");
+            assert_eq!(state.is_latched(), matches!(state.name(), "FAULT" | "ESTOPPED"));
+        }
+    }
+
+    #[test]
+    fn events_that_do_not_fit_are_counted() {
+        let mut events = Events::default();
+        assert!(events.is_empty() && events.iter().next().is_none());
+        for i in 0..EVENTS_MAX + 3 {
+            assert_eq!(events.lost(), i.saturating_sub(EVENTS_MAX) as u32);
+            events.push(Event::Gripper { to: i as f64 });
+            assert!(!events.is_empty());
+        }
+        assert_eq!(events.lost(), 3);
+        let kept: Vec<f64> = events.iter().map(|event| if let Event::Gripper { to } = event { *to } else { -1.0 }).collect();
+        assert_eq!(kept, (0..EVENTS_MAX).map(|i| i as f64).collect::<Vec<_>>());
+        assert_ne!(Event::NoLonger(Reason::Stuck), Event::NoLonger(Reason::ConstantAction));
+    }
+}
