@@ -1057,11 +1057,11 @@ fn watchdogs_allow_exactly_what_they_say() {
 fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
     for axis in [0, 4] {
         let mut world = World::new(guarded());
-        world.pose = pose(&world, [0.0; 3]);
-        ask(&mut world, enable());
         let mut wish = [0.0; 7];
         wish[axis] = 0.02;
         world.policy.steps = vec![ChunkStep::from_array(wish)];
+        world.pose = pose(&world, [0.0; 3]);
+        ask(&mut world, enable());
         let mut seen = Vec::new();
         for _ in 0..60 {
             world.pose = pose(&world, [0.0; 3]);

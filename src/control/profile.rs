@@ -217,7 +217,8 @@ impl Profile {
             return wished;
         }
         let mut below = excess(low);
-        // False position with halving: `low` always keeps the reserve, and any `low` is safe. Straight on, the first guess is exact.
+        // False position with halving: `low` always keeps the reserve, and any `low` is safe. Straight on three guesses lose a quarter of a per cent of
+        // the wish at most; turning, one per cent on average (the tests say so).
         for _ in 0..3 {
             // Only a rate above zero may end the search early: at full speed, where nothing is left in reserve, turning must stay possible.
             if 0.0 < low && -5e-7 * self.velocity_max <= below {
