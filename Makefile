@@ -24,7 +24,7 @@ bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@if [ -x tools/bench/run ]; then tools/ros/run tools/bench/run; fi
 
-soak: cargo ## ten million random scripts against the control core; hours
+soak: cargo ## ten million random scripts against the control core; about ten minutes
 	@OPENVLA_SOAK_CASES=10000000 cargo test --release --test control_properties
 
 ros: ## set up ROS 2 (a second time does nothing)

@@ -174,12 +174,12 @@ proptest! {
     }
 }
 
-/// Drives a perfect arm about at random inside a box; every policy step is far too large for it.
+/// Drives a perfect arm about at random inside a box; every policy step is far too large for it. It moves with each command until the next one comes.
 fn drive_in_a_box(seed: u64, limits: RawLimits, pose_every: u64, swing: f64) -> Result<f64, String> {
     let area = RawWorkspace { min: [0.1, -0.2, 0.0], max: [0.45, 0.25, 0.3], margin: 0.01 };
     let mut world = World::new(RawControlConfig { limits, workspace: Some(area), ..live() });
     let mut random = Random::new(seed);
-    let mut position = [0.3, 0.0, 0.15];
+    let (mut position, mut velocity) = ([0.3, 0.0, 0.15], [0.0; 3]);
     let mut closest = f64::INFINITY;
     world.pose = Some(PoseSeen { received: Instant::from_nanoseconds(world.now), position });
     world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() })?;
@@ -190,8 +190,6 @@ fn drive_in_a_box(seed: u64, limits: RawLimits, pose_every: u64, swing: f64) -> 
             world.policy.steps = vec![ChunkStep::from_array(wish)];
         }
         let dt = 15 * MS + random.below(15 * MS);
-        let output = world.tick(dt, Requests::default())?;
-        let velocity = output.command.map_or([0.0; 3], |command| command.twist().linear);
         for axis in 0..3 {
             position[axis] += velocity[axis] * dt as f64 * 1e-9;
             let room = (position[axis] - area.min[axis]).min(area.max[axis] - position[axis]) - area.margin;
@@ -200,6 +198,8 @@ fn drive_in_a_box(seed: u64, limits: RawLimits, pose_every: u64, swing: f64) -> 
                 return Err(format!("seed {seed}, step {i}: axis {axis} is {room} m beyond the margin"));
             }
         }
+        let output = world.tick(dt, Requests::default())?;
+        velocity = output.command.map_or([0.0; 3], |command| command.twist().linear);
         if i % pose_every == 0 {
             world.pose = Some(PoseSeen { received: Instant::from_nanoseconds(world.now), position });
         }

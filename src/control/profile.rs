@@ -224,9 +224,8 @@ impl Profile {
             if 0.0 < low && -5e-7 * self.velocity_max <= below {
                 break;
             }
-            let span = above - below;
-            let middle =
-                if 0.0 < span { low + (high - low) * (-below / span).clamp(0.05, 0.95) } else { 0.5 * (low + high) };
+            // Never 0 / 0: `above` is above zero. Where rounding put `below` there too, any guess will do.
+            let middle = low + (high - low) * (-below / (above - below)).clamp(0.05, 0.95);
             let at_middle = excess(middle);
             if at_middle <= 0.0 {
                 (low, below) = (middle, at_middle);

@@ -5,7 +5,7 @@ use super::{
     profile::EPSILON,
     reason::{Intervention, InterventionSet},
     types::Twist,
-    vector::{V3, norm, scale},
+    vector::{V3, add_scaled, norm, scale},
 };
 use crate::chunk::ChunkStep;
 
@@ -52,13 +52,32 @@ fn cap_factor(length: f64, limit: f64) -> f64 {
     if limit < length { limit / length } else { 1.0 }
 }
 
+/// What was driven since a pose, metres, as far as it counts against the room in front of the upper and of the lower faces. Driving away takes back
+/// what was driven before, but is not saved up against what comes after it: the arm may lag, and turn round before it has got there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Driven {
+    up: V3,
+    down: V3,
+}
+
+impl Driven {
+    /// With another piece of the way.
+    pub(super) fn and(self, way: V3) -> Self {
+        let not_below_zero = |v: V3| v.map(|x| x.max(0.0));
+        Self {
+            up: not_below_zero(add_scaled(self.up, way, 1.0)),
+            down: not_below_zero(add_scaled(self.down, way, -1.0)),
+        }
+    }
+}
+
 /// Where the arm is, as far as its pose and the commands since tell.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Whereabouts {
     /// The last pose's position.
     pub(super) position: V3,
-    /// What the commands published since that pose add up to, metres.
-    pub(super) driven: V3,
+    /// What was driven since that pose.
+    pub(super) driven: Driven,
     /// The velocity commanded now.
     pub(super) moving: V3,
     /// The velocity the profile has under way: `u`, of which the command is the mean.
@@ -83,10 +102,10 @@ pub(super) fn guard_workspace(config: &ControlConfig, area: &Workspace, arm: &Wh
     let present = norm(arm.moving).max(norm(arm.under_way));
     let mut factor: f64 = 1.0;
     for (axis, wish) in linear.into_iter().enumerate() {
-        let since = arm.driven[axis] + arm.moving[axis] * period_s;
+        let next = arm.moving[axis] * period_s;
         let faces = [
-            (1.0, area.max[axis] - arm.position[axis] - since.max(0.0)),
-            (-1.0, arm.position[axis] - area.min[axis] + since.min(0.0)),
+            (1.0, area.max[axis] - arm.position[axis] - (arm.driven.up[axis] + next).max(0.0)),
+            (-1.0, arm.position[axis] - area.min[axis] - (arm.driven.down[axis] - next).max(0.0)),
         ];
         for (side, room) in faces {
             let coming = (side * arm.moving[axis]).max(side * arm.under_way[axis]);
@@ -230,8 +249,12 @@ mod tests {
         assert_eq!((share_within(0.0, 0.2, 0.15, 0.36), share_within(-1.0, 0.2, 0.15, 0.36)), (0.0, 0.0));
     }
 
-    const STILL: Whereabouts =
-        Whereabouts { position: [0.5; 3], driven: [0.0; 3], moving: [0.0; 3], under_way: [0.0; 3] };
+    const STILL: Whereabouts = Whereabouts {
+        position: [0.5; 3],
+        driven: Driven { up: [0.0; 3], down: [0.0; 3] },
+        moving: [0.0; 3],
+        under_way: [0.0; 3],
+    };
 
     fn guard(arm: Whereabouts, linear: V3) -> f64 {
         let config = RawControlConfig::default().validate().unwrap();
@@ -263,7 +286,7 @@ mod tests {
     fn what_was_driven_since_the_pose_counts_against_the_room_in_front_only() {
         let arm = |x: f64, driven: f64, moving: f64| Whereabouts {
             position: [x, 0.5, 0.5],
-            driven: [driven, 0.0, 0.0],
+            driven: Driven::default().and([driven, 0.0, 0.0]),
             moving: [moving, 0.0, 0.0],
             ..STILL
         };
@@ -278,6 +301,19 @@ mod tests {
         // Nor does a speed away; a slow speed towards the face takes its way of one period.
         assert!((guard(arm(0.98, 0.0, -0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
         assert!((guard(arm(0.98 - 0.02 * 0.01, 0.0, 0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+    }
+
+    #[test]
+    fn driving_away_takes_back_but_is_not_saved_up() {
+        let drive = |ways: &[f64]| {
+            let driven = ways.iter().fold(Driven::default(), |driven, way| driven.and([0.0, *way, 0.0]));
+            assert_eq!((driven.up[0], driven.down[2]), (0.0, 0.0));
+            (driven.up[1], driven.down[1])
+        };
+        assert_eq!(drive(&[0.5, 0.25]), (0.75, 0.0));
+        assert_eq!(drive(&[0.5, -0.25]), (0.25, 0.25));
+        assert_eq!(drive(&[-0.5, 0.25]), (0.25, 0.25));
+        assert_eq!(drive(&[0.5, -1.0, 0.25, 0.25]), (0.5, 0.5));
     }
 
     #[test]
