@@ -191,6 +191,20 @@ impl BagWriter {
         self.message(topic, "std_msgs/msg/Float64MultiArray", at, &Array(vec![], 0, values.to_vec()));
     }
 
+    pub fn pose(&mut self, topic: &str, at: i64, position: [f64; 3]) {
+        let header = Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "base".into());
+        self.message(topic, "geometry_msgs/msg/PoseStamped", at, &(header, position, [0.0, 0.0, 0.0, 1.0]));
+    }
+
+    pub fn twist(&mut self, topic: &str, at: i64, linear: [f64; 3], angular: [f64; 3]) {
+        let header = Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "base".into());
+        self.message(topic, "geometry_msgs/msg/TwistStamped", at, &(header, linear, angular));
+    }
+
+    pub fn number(&mut self, topic: &str, at: i64, value: f64) {
+        self.message(topic, "std_msgs/msg/Float64", at, &value);
+    }
+
     pub fn finish(mut self) {
         self.writer.finish().unwrap();
     }
