@@ -133,10 +133,12 @@ pub struct BagWriter {
 
 impl BagWriter {
     pub fn new(path: &Path) -> BagWriter {
-        let options = mcap::WriteOptions::new()
-            .profile("ros2")
-            .compression(Some(mcap::Compression::Lz4))
-            .chunk_size(Some(1 << 16));
+        BagWriter::compressing(path, Some(mcap::Compression::Lz4))
+    }
+
+    /// `None`: as `ros2 bag record` writes without further options.
+    pub fn compressing(path: &Path, compression: Option<mcap::Compression>) -> BagWriter {
+        let options = mcap::WriteOptions::new().profile("ros2").compression(compression).chunk_size(Some(1 << 16));
         let writer = options.create(std::io::BufWriter::new(File::create(path).unwrap())).unwrap();
         BagWriter { writer, channels: BTreeMap::new() }
     }
