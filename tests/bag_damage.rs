@@ -223,7 +223,10 @@ fn a_file_cut_anywhere_yields_what_came_before() {
                     best = outcome.messages.len();
                 }
                 // Before the first channel there is nothing to recover.
-                Err(error) => assert!(best == 0, "{name} cut at {cut}: {error}"),
+                Err(error) => {
+                    assert!(best == 0, "{name} cut at {cut}: {error}");
+                    line(&error, &["cut.mcap", "ends in the middle", "before the first topic"]);
+                }
             }
         }
         assert!(best + 1 >= complete.len(), "{name}: only {best} of {}", complete.len());

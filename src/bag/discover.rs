@@ -231,10 +231,22 @@ impl Bag {
         if let Some(metadata) = listed {
             self.believe(metadata)?;
         }
-        if self.topics.is_empty() {
-            return Err(BagError::Empty { path: self.path.clone(), what: "no topic was recorded" });
+        if !self.topics.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // A recording that broke off this early looks as if nothing had been recorded; it is not the same.
+        let cut = warnings.iter().find_map(|warning| match warning {
+            BagWarning::Truncated { path, what, .. } => Some((path.clone(), *what)),
+            _ => None,
+        });
+        Err(match cut {
+            Some((path, what)) => BagError::Damaged {
+                path,
+                messages: 0,
+                what: format!("it ends in the middle ({what}), before the first topic"),
+            },
+            None => BagError::Empty { path: self.path.clone(), what: "no topic was recorded" },
+        })
     }
 
     fn scan(&self, file: &BagFile, warnings: &mut Vec<BagWarning>) -> Result<Found, BagError> {

@@ -148,10 +148,11 @@ impl Resizer {
             weigh(done, between, coefficients, groups);
             done
         };
-        let mut out = Vec::with_capacity(side * side * 3);
-        for row in rows.chunks_exact(groups) {
-            let pixels = &row.as_flattened().as_chunks::<WIDE>().0[..side];
-            out.extend(pixels.iter().flat_map(|&[red, green, blue, _]| [red, green, blue]));
+        let mut out = vec![0; side * side * 3];
+        for (out, row) in out.chunks_exact_mut(side * 3).zip(rows.chunks_exact(groups)) {
+            for (pixel, wide) in out.as_chunks_mut::<3>().0.iter_mut().zip(row.as_flattened().as_chunks::<WIDE>().0) {
+                pixel.copy_from_slice(&wide[..3]);
+            }
         }
         out
     }
@@ -209,12 +210,12 @@ fn weigh(out: &mut [Group], rows: &[Group], coefficients: &Coefficients, groups:
             let mut sums = [1i32 << (PRECISION_BITS - 1); LANES];
             for (row, weight) in weights.iter().enumerate() {
                 let values = &rows[row * groups + place];
-                for lane in 0..LANES {
-                    sums[lane] += i32::from(values[lane]) * weight;
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += i32::from(*value) * weight;
                 }
             }
-            for lane in 0..LANES {
-                out[lane] = clip(sums[lane]);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = clip(sum);
             }
         }
     }
