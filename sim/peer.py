@@ -12,6 +12,7 @@ A twist that is not followed by another one within command_timeout_s is replaced
 
 import json
 import math
+import signal
 import sys
 import time
 
@@ -21,8 +22,9 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
@@ -326,22 +328,24 @@ class TabletopPeer:
 
 
 def main():
-    rclpy.init()
-    peer = None
+    # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from under a publication.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_stop = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.append(True))
+    peer, failure = None, None
     try:
         peer = TabletopPeer()
         executor = SingleThreadedExecutor()
         executor.add_node(peer.node)
-        while rclpy.ok() and (peer.viewer is None or peer.viewer.is_running()):
+        while not asked_to_stop and (peer.viewer is None or peer.viewer.is_running()):
             executor.spin_once(timeout_sec=0.2)
-    except (Refused, ValueError) as error:
-        sys.exit(f"tabletop: {error}")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if peer is not None:
-            peer.close()
-        rclpy.try_shutdown()
+    except ValueError as error:
+        failure = f"tabletop: {error}"
+    if peer is not None:
+        peer.close()
+    rclpy.shutdown()
+    sys.exit(failure)
 
 
 if __name__ == "__main__":
