@@ -158,7 +158,7 @@ class TabletopPeer:
         subscribe(String, "~/episode", self.take_episode, RELIABLE)
         self.node.create_service(Trigger, "~/reset", self.reset)
         self.node.create_service(Trigger, "~/success", self.answer_success)
-        self.episode, self.error, self.lag = 0, "", 0
+        self.episode, self.error, self.refusals, self.lag = 0, "", 0, 0
         self.simulated = 0.0  # never goes back, unlike the scene's own time [s]
         self.viewer = None
         self.begin(dict(seed=s["seed"], task=s["task"], block=s["block"], bowl=s["bowl"]))
@@ -212,7 +212,7 @@ class TabletopPeer:
         try:
             self.begin(json.loads(message.data))
         except (Refused, ValueError, RecursionError) as error:
-            self.error = f"~/episode: {error}"
+            self.error, self.refusals = f"~/episode: {error}", self.refusals + 1
             self.node.get_logger().warning(self.error)
             self.publish_state()
 
@@ -317,7 +317,8 @@ class TabletopPeer:
             path_length_m=round(scene.path_length, 4), tool=[round(float(x), 4) for x in position], gripper=round(scene.gripper_opening(), 3),
             blocks={colour: [round(float(x), 4) for x in place] for colour, place in scene.targets().items()},
             commands=self.arm.received, refused=self.arm.refused, command_timeouts=self.arm.timeouts, measured_speed=round(self.peak_speed, 4),
-            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, lost_periods=self.lag, error=self.error,
+            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, lost_periods=self.lag,
+            refusals=self.refusals, error=self.error,
         )
         self.state.publish(String(data=json.dumps(state)))
 
