@@ -11,7 +11,6 @@ A twist that is not followed by another one within command_timeout_s is replaced
 """
 
 import json
-import math
 import signal
 import sys
 import time
@@ -30,6 +29,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 
+from command import Command
 from tabletop import TASKS, TabletopScene
 
 PERIOD = 0.02  # of the arm's driver, and of its state topics [s]
@@ -38,8 +38,6 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # live: as it should be. still: the first picture again and again with new stamps. frozen: the same with its old stamp. off: no images.
 CAMERAS = ("live", "still", "frozen", "off")
-# Sees less than this long ago count as this: two stamps of a 50 Hz stream lie at least so far apart but for jitter [s].
-SHORTEST_INTERVAL = 0.012
 
 # name: default, least, greatest or None, what it is
 PARAMETERS = {
@@ -85,55 +83,6 @@ def read_parameters(node):
     return values
 
 
-class Arm:
-    """The driver: the newest command, its age and what was asked of it at most."""
-
-    def __init__(self, timeout):
-        self.timeout = timeout
-        self.twist, self.gripper, self.heard = np.zeros(6), 1.0, None
-        self.refused = self.timeouts = 0
-        self.new_episode()
-
-    def new_episode(self):
-        self.received, self.previous = 0, None
-        self.peaks = dict(linear_speed=0.0, angular_speed=0.0, linear_acceleration=0.0, angular_acceleration=0.0)
-
-    def take_twist(self, message):
-        linear, angular = message.twist.linear, message.twist.angular
-        twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
-        if not np.isfinite(twist).all():
-            self.refused += 1
-            return
-        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
-        self._measure(twist, stamp)
-        self.twist, self.heard = twist, time.monotonic()
-        self.received += 1
-
-    def _measure(self, twist, stamp):
-        for group, part in (("linear", slice(0, 3)), ("angular", slice(3, 6))):
-            self._peak(f"{group}_speed", twist[part])
-            if self.previous is not None and 0 < stamp - self.previous[1] < self.timeout:
-                interval = max(stamp - self.previous[1], SHORTEST_INTERVAL)
-                self._peak(f"{group}_acceleration", (twist[part] - self.previous[0][part]) / interval)
-        self.previous = twist, stamp
-
-    def _peak(self, name, vector):
-        self.peaks[name] = max(self.peaks[name], float(np.linalg.norm(vector)))
-
-    def take_gripper(self, message):
-        if math.isfinite(message.data):
-            self.gripper = min(max(message.data, 0.0), 1.0)
-        else:
-            self.refused += 1
-
-    def command(self):
-        """The twist to follow now; zero after a silence."""
-        if self.heard is not None and self.timeout < time.monotonic() - self.heard:
-            self.timeouts += 1
-            self.heard, self.twist, self.previous = None, np.zeros(6), None
-        return self.twist
-
-
 class TabletopPeer:
     """The node."""
 
@@ -144,7 +93,7 @@ class TabletopPeer:
         size = s["image_size"]
         tasks = tuple(name.strip() for name in s["tasks"].split(",") if name.strip())
         self.scene = TabletopScene(s["seed"], blocks=s["blocks"], bowls=s["bowls"], randomize=s["randomize"], width=size, height=size, tasks=tasks)
-        self.arm = Arm(s["command_timeout_s"])
+        self.arm = Command(s["command_timeout_s"])
         create = self.node.create_publisher
         self.image = create(Image, "image", qos_profile_sensor_data)
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
