@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use openvla_tt::backend::{Backend, Normalisation, Pixels};
 use openvla_tt::backend::cpu::CpuBackend;
+use openvla_tt::backend::{Backend, Normalisation, Pixels};
 use openvla_tt::golden::{Bounds, Kit, check};
 use openvla_tt::models::TensorSource;
 use openvla_tt::models::openvla::OpenVla;

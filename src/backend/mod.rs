@@ -484,10 +484,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// When the work fails or does what cannot be recorded.
-    fn record(
-        &self,
-        work: impl FnOnce() -> Result<(), BackendError>,
-    ) -> Result<Option<Self::Recording>, BackendError> {
+    fn record(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<Option<Self::Recording>, BackendError> {
         let _ = work;
         Ok(None)
     }

@@ -32,7 +32,5 @@ pub(super) fn centred_patches(pixels: Pixels<'_>) -> Vec<f32> {
 /// Every u8 value normalised once per channel, in the arithmetic of the reference: `(u / 255 - mean) / std` in float32.
 pub(super) fn normalisation_tables(normalisation: Normalisation) -> [[f32; 256]; 3] {
     let Normalisation { mean, std } = normalisation;
-    std::array::from_fn(|channel| {
-        std::array::from_fn(|value| (value as f32 / 255.0 - mean[channel]) / std[channel])
-    })
+    std::array::from_fn(|channel| std::array::from_fn(|value| (value as f32 / 255.0 - mean[channel]) / std[channel]))
 }

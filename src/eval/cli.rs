@@ -11,7 +11,7 @@ use super::run::{RunOptions, evaluate};
 use super::settings::{PolicySettings, Settings, Shard};
 use super::{EvalError, compare, merge, write_all};
 use crate::bag::align::ActionMatch;
-use crate::policy::{MeshChoices, DecodeMode, Device, PolicyOptions, PolicySource, Precision, load_policy};
+use crate::policy::{DecodeMode, Device, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy};
 
 /// Judge a checkpoint on recordings: metrics, plots and a report.
 #[derive(Args, Debug)]

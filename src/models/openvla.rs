@@ -156,12 +156,7 @@ impl<B: Backend> OpenVla<B> {
     }
 
     /// The language model's input: the image after the first of the text's embeddings.
-    pub(super) fn sequence(
-        &self,
-        backend: &B,
-        image: &B::Tensor,
-        text: &B::Tensor,
-    ) -> Result<B::Tensor, BackendError> {
+    pub(super) fn sequence(&self, backend: &B, image: &B::Tensor, text: &B::Tensor) -> Result<B::Tensor, BackendError> {
         let [ids, _] = backend.shape(text);
         let begin = backend.slice_rows(text, 0..1)?;
         let rest = backend.slice_rows(text, 1..ids)?;
@@ -220,7 +215,13 @@ impl<B: Backend> OpenVla<B> {
         let x = self.sequence(backend, image, &text)?;
         probe.see("llm.inputs_embeds", &x)?;
         let mut cache = self.llama.new_cache(backend, capacity)?;
-        let last = self.llama.forward(backend, x, &mut cache, Span { position: Position::At(0), keep: 1 + draft.len() }, probe)?;
+        let last = self.llama.forward(
+            backend,
+            x,
+            &mut cache,
+            Span { position: Position::At(0), keep: 1 + draft.len() },
+            probe,
+        )?;
         let logits = self.llama.logits(backend, &last)?;
         probe.see("logits", &logits)?;
         Ok((Sequence { cache, positions }, logits))

@@ -171,7 +171,7 @@ pub fn with_backend<W: WithBackend>(
     let policy = PrecisionPolicy::load(name)?;
     let name = policy.name.clone();
     let cache = choices.weight_cache.as_ref().map(|folder| {
-        WeightCache::open(folder).map_err(|error| PolicyLoadError::WeightCache(folder.clone(), error))
+        WeightCache::open(folder).map_err(|error| PolicyLoadError::WeightCache { path: folder.clone(), reason: error })
     });
     let backend = match cache.transpose()? {
         Some(cache) => open(provider, mesh, policy)?.with_weight_cache(cache),
@@ -193,8 +193,13 @@ pub enum PolicyLoadError {
     #[error(transparent)]
     Mesh(#[from] OpenError),
     /// A folder for packed weights that cannot be made.
-    #[error("weight cache {}: {1}; name a folder that can be written", .0.display())]
-    WeightCache(PathBuf, std::io::Error),
+    #[error("weight cache {}: {reason}; name a folder that can be written", path.display())]
+    WeightCache {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: std::io::Error,
+    },
     /// The checkpoint is unfit.
     #[error(transparent)]
     Policy(#[from] PolicyError),

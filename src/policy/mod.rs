@@ -7,7 +7,8 @@ mod openvla;
 
 pub use action_codec::{ActionCodec, CodecError};
 pub use device::{
-    Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy, with_backend,
+    Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy,
+    with_backend,
 };
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};

@@ -437,7 +437,8 @@ fn answers<B: Backend>(backend: &B, numbers: &mut Numbers) {
         let mut broken = vec![0.5; width];
         broken[3] = f32::NAN;
         let x = backend.upload(&HostTensor::from_f32(&[1, width], broken).unwrap()).unwrap();
-        let refused = backend.choose(&x, &head, &table, &mut answer).and_then(|()| backend.read_answer(&answer).map(drop));
+        let refused =
+            backend.choose(&x, &head, &table, &mut answer).and_then(|()| backend.read_answer(&answer).map(drop));
         assert!(refused.is_err());
     }
 }

@@ -272,7 +272,8 @@ impl Mesh {
 
     /// What has gone between host and mesh since it was opened.
     pub fn traffic(&self) -> Traffic {
-        let [reads, read_bytes, writes, written_bytes] = [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
+        let [reads, read_bytes, writes, written_bytes] =
+            [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
         Traffic { reads, read_bytes, writes, written_bytes }
     }
 

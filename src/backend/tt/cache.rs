@@ -176,7 +176,9 @@ mod tests {
             copy
         };
         let other = std::fs::read(file(b"b")).unwrap();
-        for damaged in [bent, grown, whole[..whole.len() - 1].to_vec(), vec![], flipped(0), flipped(20), flipped(50), other] {
+        for damaged in
+            [bent, grown, whole[..whole.len() - 1].to_vec(), vec![], flipped(0), flipped(20), flipped(50), other]
+        {
             std::fs::write(file(b"a"), &damaged).unwrap();
             assert_eq!(get(&cache, b"a", &bytes), bytes);
             assert_eq!(std::fs::read(file(b"a")).unwrap(), whole, "made anew");

@@ -69,7 +69,10 @@ pub(super) fn folded(source: PatchEmbeddingSource) -> Result<LinearSource, Backe
     const OPERATION: &str = "load_patch_embedding";
     let PatchEmbeddingSource { linear, normalisation } = source;
     let [weight] = linear.weights.as_slice() else {
-        return Err(shape_error(OPERATION, format!("{} stacked weights; a patch embedding has one", linear.weights.len())));
+        return Err(shape_error(
+            OPERATION,
+            format!("{} stacked weights; a patch embedding has one", linear.weights.len()),
+        ));
     };
     let [outputs, inputs] = *weight.shape() else {
         return Err(shape_error(OPERATION, format!("weight {:?} is not [outputs, inputs]", weight.shape())));

@@ -215,7 +215,9 @@ impl Host<'_> {
         };
         let (operation, dims) = ("load_linear", [1, 1, height, width]);
         let weight = match &backend.weight_cache {
-            None => mesh.upload(HostArray::f32(&self.values(&rows, &columns), dims), distribution, format, Layout::Tile),
+            None => {
+                mesh.upload(HostArray::f32(&self.values(&rows, &columns), dims), distribution, format, Layout::Tile)
+            }
             Some(cache) => {
                 let chips = if distribution == Distribution::Replicate { 1 } else { mesh.chips() };
                 let length = packed_bytes(dims, distribution, chips, format);
@@ -252,7 +254,12 @@ impl Host<'_> {
     }
 
     /// Everything that decides the packed bytes.
-    fn key(&self, mesh: &Mesh, (rows, columns): (&[u32], &[u32]), (distribution, format): (Distribution, Format)) -> Key {
+    fn key(
+        &self,
+        mesh: &Mesh,
+        (rows, columns): (&[u32], &[u32]),
+        (distribution, format): (Distribution, Format),
+    ) -> Key {
         let mut key = Key::new(mesh.provider_name(), mesh.chips());
         key.add(format!("{distribution:?} {format}").as_bytes());
         key.add(bytemuck::cast_slice(rows));

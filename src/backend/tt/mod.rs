@@ -172,7 +172,15 @@ impl TtBackend {
             cache: format(policy.cache),
             collectives: format(policy.collectives),
         };
-        Self { mesh, target, policy, formats, detours: AtomicU64::new(0), kernels: Kernels::default(), weight_cache: None }
+        Self {
+            mesh,
+            target,
+            policy,
+            formats,
+            detours: AtomicU64::new(0),
+            kernels: Kernels::default(),
+            weight_cache: None,
+        }
     }
 
     /// The same with packed weights kept in a folder.
@@ -614,10 +622,7 @@ impl Backend for TtBackend {
         true
     }
 
-    fn record(
-        &self,
-        work: impl FnOnce() -> Result<(), BackendError>,
-    ) -> Result<Option<tt_metal::Trace>, BackendError> {
+    fn record(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<Option<tt_metal::Trace>, BackendError> {
         let (trace, done) = self.mesh.capture(|| Ok(work())).map_err(device("record"))?;
         done.map(|()| Some(trace))
     }
