@@ -133,7 +133,7 @@ fn our_kernels_give_the_very_logits_of_the_plain_way() {
 }
 
 /// The checkpoint's tensors, one row of the head not a number.
-struct Broken<'a>(&'a dyn TensorSource);
+struct Broken<'a>(&'a (dyn TensorSource + Send + Sync));
 
 impl TensorSource for Broken<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, openvla_tt::models::ModelError> {
