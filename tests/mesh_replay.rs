@@ -3,12 +3,14 @@
 
 use std::path::Path;
 
+use openvla_tt::backend::Backend;
+use openvla_tt::backend::cpu::CpuBackend;
 use openvla_tt::backend::precision::PrecisionPolicy;
 use openvla_tt::backend::tt::{CacheCounts, Kernels, MeshKind, Provider, TtBackend, WeightCache, open};
 use openvla_tt::golden::Kit;
 use openvla_tt::models::TensorSource;
 use openvla_tt::models::probe::Blind;
-use openvla_tt::policy::{DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
+use openvla_tt::policy::{DecodeMode, DraftCounts, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
 use openvla_tt::tensor::{DType, HostTensor};
 
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
@@ -110,6 +112,40 @@ fn replays_give_the_tokens_of_the_eager_path_on_every_mesh_in_every_precision() 
         replays_equal_eager(mesh, "mixed", Kernels::Ttnn, DecodeMode::Full);
     }
     replays_equal_eager(MeshKind::N300, "bf16", Kernels::Ttnn, DecodeMode::Actions);
+}
+
+/// Actions with the last answer as a draft are those without.
+fn drafts_change_nothing<B: Backend>(kit: &Kit, make: impl Fn() -> B) {
+    let open = |draft: bool| {
+        let options = PolicyOptions { unnorm_key: Some("bridge_orig".into()), draft, ..Default::default() };
+        OpenVlaPolicy::open(make(), &kit.checkpoint(), &options).unwrap()
+    };
+    let (mut plain, mut drafting) = (open(false), open(true));
+    let mut inputs: Vec<_> = [0, 0, 4, 1, 1]
+        .map(|case| &kit.cases[case])
+        .map(|case| (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap()))
+        .into_iter()
+        .collect();
+    inputs.push(inputs[0].clone());
+    for (image, instruction) in &inputs {
+        let (want, got) = (plain.act(image, instruction).unwrap(), drafting.act(image, instruction).unwrap());
+        assert_eq!((want.token_ids, want.action), (got.token_ids, got.action));
+    }
+    let counts = drafting.draft_counts();
+    println!("{}: {} of {} drafted tokens accepted", drafting.info().device, counts.accepted, counts.offered);
+    // The first has nothing to guess from; two images come twice, and then every token is right.
+    assert_eq!(counts.offered, 6 * 5);
+    assert!((12..30).contains(&counts.accepted), "{counts:?}");
+    assert_eq!(plain.draft_counts(), DraftCounts::default());
+}
+
+#[test]
+fn drafting_changes_no_action_on_the_cpu_and_on_meshes() {
+    let kit = kit();
+    drafts_change_nothing(&kit, || CpuBackend::new(2).unwrap());
+    for mesh in [MeshKind::N300, MeshKind::T3k] {
+        drafts_change_nothing(&kit, || backend(mesh, "bf16", Kernels::Custom));
+    }
 }
 
 #[test]

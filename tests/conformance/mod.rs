@@ -483,7 +483,8 @@ fn loaded<B: Backend>(backend: &B, split: Split, parts: &[&Matrix], bias: Option
 /// The pairs of layers that a mesh cuts over its chips, against the same layers in one piece.
 fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     // Widths that chips and tiles divide, and widths that they do not.
-    for (rows, width, inside) in [(1, 64, 344), (33, 72, 256), (288, 64, 86)] {
+    // A row of 1024 fills whole tiles when it is summed.
+    for (rows, width, inside) in [(1, 64, 344), (33, 72, 256), (288, 64, 86), (1, 1024, 96)] {
         let x = numbers.matrix(rows, width);
         let [gate, up] = [0, 1].map(|_| weights(numbers, inside, width));
         let (down, bias) = (weights(numbers, width, inside), numbers.matrix(1, width));

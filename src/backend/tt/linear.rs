@@ -172,7 +172,7 @@ impl TtLinear {
         for (weight, bias) in &self.weights {
             let mut y = input.linear(weight, bias.as_ref(), options).map_err(device("linear"))?;
             if !alone {
-                y = y.all_reduce().map_err(device("linear"))?;
+                y = sum_over_chips(&y).map_err(device("linear"))?;
                 if self.product != self.format {
                     y = y.convert(self.format, Layout::Tile).map_err(device("linear"))?;
                 }
@@ -183,6 +183,18 @@ impl TtLinear {
             parts.push(y);
         }
         Ok(TtTensor { parts, form: self.gives, rows: x.rows, columns: self.outputs })
+    }
+}
+
+/// Sums over the chips. A single row fills one of a tile's 32: under another shape the same numbers fill whole tiles, and a
+/// 32nd of the bytes goes over the links.
+fn sum_over_chips(y: &Tensor) -> tt_metal::Result<Tensor> {
+    let dims = y.dims();
+    match dims {
+        [1, 1, 1, columns] if columns.is_multiple_of(TILE * TILE) => {
+            y.reshape([1, 1, TILE, columns / TILE])?.all_reduce()?.reshape(dims)
+        }
+        _ => y.all_reduce(),
     }
 }
 
