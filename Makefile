@@ -6,10 +6,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test check bench ros build node soak clean cargo
+.PHONY: help demo test check sanitize bench ros build node soak clean cargo
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: node ## the whole way once: camera images and an instruction in, commands out, 20 s
 	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(abspath $(TARGET_DIR)/release/vla_node)" tools/demo/run
@@ -19,6 +19,11 @@ test: cargo ## every test; closes with "N passed, N failed"
 
 check: cargo ## format, lints, licences
 	@tools/test/check
+
+# Kernels and emulated cores run under ASan and UBSan in `make test` already; this is the Rust around them. The compiler's own flag for it is unstable.
+sanitize: cargo ## simulated mesh, safe floor and C ABI under AddressSanitizer; x86_64 Linux, minutes
+	@RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" cargo test --target x86_64-unknown-linux-gnu --target-dir "$(TARGET_DIR)/sanitize" \
+		-p tt-metal-sys -p tt-metal -p tt-mesh-sim --no-fail-fast
 
 bench: cargo ## benchmarks
 	@cargo bench --workspace

@@ -463,6 +463,11 @@ pub trait Backend: Send + Sync {
         table: &Self::Table,
         answer: &mut Self::Answer,
     ) -> Result<(), BackendError>;
+    /// Makes a token that the host names the one whose embedding [`Backend::chosen_row`] gives. Not for recordings.
+    ///
+    /// # Errors
+    /// When the id leaves the table or the device fails.
+    fn tell(&self, answer: &mut Self::Answer, table: &Self::Table, id: u32) -> Result<(), BackendError>;
     /// Embedding of the answer's newest token, `[1, columns]`.
     ///
     /// # Errors

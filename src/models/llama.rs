@@ -161,6 +161,14 @@ impl<B: Backend> Llama<B> {
         backend.choose(x, &self.lm_head, &self.embed_tokens, answer)
     }
 
+    /// Makes `id` the answer's newest token.
+    ///
+    /// # Errors
+    /// When the id leaves the table or the device fails.
+    pub fn tell(&self, backend: &B, answer: &mut B::Answer, id: u32) -> Result<(), BackendError> {
+        backend.tell(answer, &self.embed_tokens, id)
+    }
+
     /// Runs `x` `[positions, hidden]` at `position..`, and returns the normalised state of the last `keep` positions,
     /// `[keep, hidden]`. The last layer's attention output and MLP run for those positions only.
     ///

@@ -108,7 +108,7 @@ impl Assumptions {
                 "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
                 self.host_seconds * 1e3
             ),
-            "no launch overhead between operations: prompt and decode step are recordings that the device replays (not so with --draft or --eager)".into(),
+            "no launch overhead between operations: prompt and decode step are recordings that the device replays (not so with --eager)".into(),
         ]
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::{Backend, Choice};
 use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
-use crate::models::action::RecordedAction;
+use crate::models::action::{Acted, ActionShape, RecordedAction};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
 use crate::models::{Probe, TensorSource};
@@ -67,6 +67,8 @@ pub struct Generation {
     pub token_ids: Vec<u32>,
     /// Top-1 minus top-2 logit of each; empty when the device does not say.
     pub margins: Vec<f32>,
+    /// Tokens that were guessed.
+    pub offered: usize,
     /// Tokens taken from the draft.
     pub accepted: usize,
     /// Where the time went.
@@ -156,8 +158,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self {
-            // A draft's acceptance is decided on the host, in the middle of an action.
-            replays: backend.records() && !options.draft && !options.eager,
+            replays: backend.records() && !options.eager,
             place: None,
             backend,
             model,
@@ -265,26 +266,37 @@ impl<B: Backend> OpenVlaPolicy<B> {
         self.backend.scope(|| self.generate_in_scope(rgb, (input_ids, draft), probe))
     }
 
-    /// Generates an action's tokens without the host in between, on a device that records. The first action of a prompt's
-    /// length is done operation by operation and recorded afterwards.
+    /// Generates an action's tokens without the host in between, on a device that records; with a guess of the answer when
+    /// the policy drafts. The first action of a prompt's length is done operation by operation and recorded afterwards.
     ///
     /// # Errors
     /// As [`OpenVlaPolicy::generate`].
-    pub fn generate_recorded(&mut self, rgb: &[u8], input_ids: &[u32]) -> Result<Generation, PolicyError> {
+    pub fn generate_recorded(
+        &mut self,
+        rgb: &[u8],
+        input_ids: &[u32],
+        guess: &[u32],
+    ) -> Result<Generation, PolicyError> {
         let mut watch = Stopwatch::start();
-        let Self { backend, model, codec, place, .. } = &mut *self;
+        let Self { backend, model, codec, place, draft, .. } = &mut *self;
         // An action that fails takes its recordings with it.
         let mut here = match place.take().filter(|place| place.takes(input_ids.len())) {
             Some(here) => here,
             // Only after the last recording was given back: what is allocated while one lives may lie where it writes.
             None => {
-                let centres = codec.centres().iter().map(|&centre| centre as f32).collect();
-                let tokens = (codec.action_dim(), codec.ids().end, centres);
-                backend.scope(|| model.place_for_action(backend, rgb, input_ids, tokens))?
+                let shape = ActionShape {
+                    prompt: input_ids.len(),
+                    tokens: codec.action_dim(),
+                    drafts: *draft,
+                    end_id: codec.ids().end,
+                    centres: codec.centres().iter().map(|&centre| centre as f32).collect(),
+                };
+                backend.scope(|| model.place_for_action(backend, (rgb, input_ids), shape))?
             }
         };
         let stage = if here.is_recorded() { "replay" } else { "record" };
-        let choices = backend.scope(|| model.act(backend, (rgb, input_ids), &mut here))?;
+        let acted = backend.scope(|| model.act(backend, (rgb, input_ids, guess), &mut here))?;
+        let Acted { choices, offered, accepted } = acted;
         self.place = Some(here);
         watch.lap(stage);
         let token_ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
@@ -292,7 +304,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             self.accept(id, index)?;
         }
         let margins: Option<Vec<f32>> = choices.iter().map(|&Choice { margin, .. }| margin).collect();
-        Ok(Generation { token_ids, margins: margins.unwrap_or_default(), accepted: 0, stages: watch.stages })
+        Ok(Generation { token_ids, margins: margins.unwrap_or_default(), offered, accepted, stages: watch.stages })
     }
 
     fn generate_in_scope(
@@ -334,7 +346,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             }
         }
         watch.lap("decode");
-        Ok(Generation { token_ids, margins, accepted: right, stages: watch.stages })
+        Ok(Generation { token_ids, margins, offered: draft.len(), accepted: right, stages: watch.stages })
     }
 
     /// Refuses an early end, and a token that stands for no action, with its text.
@@ -366,11 +378,11 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
         let preprocess = Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
         let guess = if self.draft { std::mem::take(&mut self.last) } else { Vec::new() };
         let generation = if self.replays {
-            self.generate_recorded(&rgb, &input_ids)?
+            self.generate_recorded(&rgb, &input_ids, &guess)?
         } else {
             self.generate_drafted(&rgb, &input_ids, &guess, &mut Blind)?
         };
-        self.counts.offered += guess.len().saturating_sub(1) as u64;
+        self.counts.offered += generation.offered as u64;
         self.counts.accepted += generation.accepted as u64;
         if self.draft {
             self.last.clone_from(&generation.token_ids);

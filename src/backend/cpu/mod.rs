@@ -369,6 +369,11 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn tell(&self, answer: &mut CpuAnswer, table: &CpuTable, id: u32) -> Result<(), BackendError> {
+        answer.row = Some(self.embed(table, &[id])?);
+        Ok(())
+    }
+
     fn chosen_row(&self, answer: &CpuAnswer) -> Result<CpuTensor, BackendError> {
         answer.row.clone().ok_or_else(|| shape_error("chosen_row", "nothing was chosen".into()))
     }

@@ -133,6 +133,21 @@ impl TtAnswer {
         joined.copy_to(&self.chosen).map_err(failed)
     }
 
+    pub(super) fn tell(&self, backend: &TtBackend, table: &TtTable, id: u32) -> Result<(), BackendError> {
+        const OPERATION: &str = "tell";
+        if id as usize >= table.vocabulary {
+            return Err(shape_error(OPERATION, format!("id {id} leaves a table of {} rows", table.vocabulary)));
+        }
+        let ids = [id];
+        let array = HostArray::u32(&ids, [1; 4]);
+        backend
+            .mesh
+            .upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor)
+            .and_then(|id| table.table.embedding(&id, Layout::Tile))
+            .and_then(|row| row.copy_to(&self.row))
+            .map_err(device(OPERATION))
+    }
+
     pub(super) fn row(&self, backend: &TtBackend) -> Result<TtTensor, BackendError> {
         let part = backend.in_stream(&self.row)?;
         let [_, _, rows, columns] = part.dims();

@@ -610,6 +610,10 @@ impl Backend for TtBackend {
         answer.choose(self, x, head, table)
     }
 
+    fn tell(&self, answer: &mut TtAnswer, table: &TtTable, id: u32) -> Result<(), BackendError> {
+        answer.tell(self, table, id)
+    }
+
     fn chosen_row(&self, answer: &TtAnswer) -> Result<TtTensor, BackendError> {
         answer.row(self)
     }
