@@ -89,11 +89,11 @@ impl Assumptions {
             ),
             format!("DRAM: {:.0} GB/s per chip (288 by specification)", self.dram_bytes_per_second / 1e9),
             format!(
-                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, {}; prefill carries {prefill}, decode {} rows of {decode}",
+                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, {}; prefill carries {prefill}, a decode step {} of {decode}",
                 self.link_bytes_per_second / 1e9,
                 self.hop_seconds * 1e6,
                 if self.serial_collectives { "nothing overlaps" } else { "hidden behind arithmetic" },
-                self.decode_rows
+                if self.decode_rows == 1 { "one row, folded into whole tiles,".to_owned() } else { format!("{} rows", self.decode_rows) }
             ),
             format!(
                 "vision and projector: {}",
