@@ -12,7 +12,7 @@ use super::run::{RunOptions, evaluate};
 use super::settings::{PolicySettings, Settings, Shard};
 use super::{EvalError, compare, merge, write_all};
 use crate::bag::align::ActionMatch;
-use crate::policy::{DecodeMode, Device, PolicyOptions, PolicySource, Precision, load_policy};
+use crate::policy::{DecodeMode, Device, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy};
 
 /// Judge a checkpoint on recordings: metrics, plots and a report. With --expert: judge a robot file's limits on the recorded actions.
 #[derive(Args, Debug)]
@@ -88,6 +88,12 @@ struct Replay {
     /// full: greedy over the whole vocabulary, as the official code; actions: over the action tokens only
     #[arg(long, default_value = "full")]
     decode: DecodeMode,
+    /// Try the last action's tokens as the next: the same tokens in fewer steps
+    #[arg(long)]
+    draft: bool,
+    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh and precision is quicker
+    #[arg(long, value_name = "DIR")]
+    weight_cache: Option<PathBuf>,
     /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -227,9 +233,11 @@ impl Replay {
             device: self.device,
             precision: self.precision.as_ref(),
             threads: self.threads,
+            mesh: MeshChoices { weight_cache: self.weight_cache.clone(), ..MeshChoices::default() },
             options: PolicyOptions {
                 unnorm_key: self.unnorm_key.clone(),
                 decode: self.decode,
+                draft: self.draft,
                 ..PolicyOptions::default()
             },
         })?;
