@@ -8,9 +8,7 @@ use std::{
 
 use openvla_tt::{
     contract::{CheckpointContract, ContractError, FILE_BYTES_MAX, Robot, join},
-    control::{
-        ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawWorkspace,
-    },
+    control::{ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawWorkspace},
 };
 
 fn config(folder: &str) -> Vec<PathBuf> {

@@ -150,7 +150,10 @@ fn legal(raw: RawControlConfig) -> RawControlConfig {
         let velocity = raw.velocity.min((3.0 - raw.acceleration / jerk) * raw.acceleration * (1.0 - 1e-9));
         RawMotionLimits { velocity, jerk, ..raw }
     };
-    RawControlConfig { limits: RawLimits { linear: group(raw.limits.linear), angular: group(raw.limits.angular) }, ..raw }
+    RawControlConfig {
+        limits: RawLimits { linear: group(raw.limits.linear), angular: group(raw.limits.angular) },
+        ..raw
+    }
 }
 
 proptest! {

@@ -1001,7 +1001,9 @@ fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
         })
     };
     let mut bare = Bare::running(live());
-    for (dt, expected) in [(20 * MS, None), (100 * MS, None), (100 * MS + 1, Some(0.100_000_001)), (700 * MS, Some(0.7))] {
+    for (dt, expected) in
+        [(20 * MS, None), (100 * MS, None), (100 * MS + 1, Some(0.100_000_001)), (700 * MS, Some(0.7))]
+    {
         assert_eq!(told(&bare.step(dt, |_| {})), expected, "{dt}");
     }
 }
@@ -1024,12 +1026,9 @@ fn watchdogs_allow_exactly_what_they_say() {
         stamp_past_tolerance_s: 0.125,
         ..live()
     };
-    for (ahead, reason) in [
-        (ns, Reason::None),
-        (ns + 1, Reason::ImageStampFuture),
-        (-ns, Reason::None),
-        (-ns - 1, Reason::ImageStampPast),
-    ] {
+    for (ahead, reason) in
+        [(ns, Reason::None), (ns + 1, Reason::ImageStampFuture), (-ns, Reason::None), (-ns - 1, Reason::ImageStampPast)]
+    {
         let (state, cause) = run(raw, &|inputs| stamp(inputs, ahead));
         if reason == Reason::None {
             assert_eq!(state, State::Running, "{ahead}");

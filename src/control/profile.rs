@@ -355,7 +355,9 @@ mod tests {
         let (tick_s, window) = (run.profile.tick_s, run.profile.window());
         let mut ends = vec![0.0_f64; window + 2];
         let mut decided = 0;
-        for (i, dt) in [3, 7, 20, 20, 1, 19, 20, 5, 15, 10, 10, 33, 20, 2, 18, 20, 20, 40, 20, 20].into_iter().enumerate() {
+        for (i, dt) in
+            [3, 7, 20, 20, 1, 19, 20, 5, 15, 10, 10, 33, 20, 2, 18, 20, 20, 40, 20, 20].into_iter().enumerate()
+        {
             let target = if i < 8 { 0.2 } else { 0.05 };
             let velocity = run.go(dt * MS, [target, 0.0, 0.0]).velocity[0];
             let new = (run.now.nanoseconds().div_ceil(run.profile.tick_ns)) as usize - decided;
@@ -423,8 +425,7 @@ mod tests {
         let back = slow.profile.under_way()[0] - 0.5 * slow.profile.acceleration_max * slow.profile.tick_s;
         assert_eq!(flags(slow.ticks(1, [back, 0.0, 0.0])), (false, true));
         // A lag is one from a millionth of the velocity limit on.
-        for (velocity, target, lags) in
-            [(0.25, 1e-6, true), (0.25, 2e-7, false), (2.5, 2e-6, false), (2.5, 4e-6, true)]
+        for (velocity, target, lags) in [(0.25, 1e-6, true), (0.25, 2e-7, false), (2.5, 2e-6, false), (2.5, 4e-6, true)]
         {
             let limits = MotionLimits { velocity, acceleration: 1.0, jerk: 10.0 };
             let mut profile = Profile::new(&limits, Duration::from_millis(20));
@@ -538,7 +539,9 @@ mod tests {
                 let length = norm(sideways);
                 let sideways = if length == 0.0 { [1.0, 0.0, 0.0] } else { scale(sideways, 1.0 / length) };
                 let diagonal = scale(add_scaled(ahead, sideways, 1.0), 0.5_f64.sqrt());
-                for (direction, straight) in [(ahead, true), (sideways, false), (diagonal, false), (scale(ahead, -1.0), false)] {
+                for (direction, straight) in
+                    [(ahead, true), (sideways, false), (diagonal, false), (scale(ahead, -1.0), false)]
+                {
                     for wished in [a, 0.3 * a] {
                         let rate = profile.reserve_allows(from, direction, wished);
                         assert!((0.0..=wished).contains(&rate));
@@ -550,7 +553,11 @@ mod tests {
                             let (mut low, mut high) = (0.0, wished);
                             for _ in 0..50 {
                                 let middle = 0.5 * (low + high);
-                                if profile.stop_path(from, direction, middle) <= v { low = middle } else { high = middle }
+                                if profile.stop_path(from, direction, middle) <= v {
+                                    low = middle
+                                } else {
+                                    high = middle
+                                }
                             }
                             let lost = (low - rate) / wished;
                             let (worst, sum, count) = &mut given_away[usize::from(!straight)];
@@ -561,7 +568,9 @@ mod tests {
             });
         }
         // What three guesses come to: at worst, and on average.
-        for ((worst, sum, count), (worst_allowed, mean_allowed)) in given_away.into_iter().zip([(0.0025, 1e-4), (0.42, 0.012)]) {
+        for ((worst, sum, count), (worst_allowed, mean_allowed)) in
+            given_away.into_iter().zip([(0.0025, 1e-4), (0.42, 0.012)])
+        {
             println!("{count} rates were cut; too much by {worst} of the wish at worst, by {} on average", sum / count);
             assert!(500.0 < count && worst < worst_allowed && sum / count < mean_allowed);
         }

@@ -326,7 +326,9 @@ mod tests {
             guard_workspace(&raw.validate().unwrap(), &area, &arm, [wish, 0.0, 0.0])
         };
         // 0.2 f (0.2 f / 2a + 3 beats) = 0.02 m; a beat is a period and a/j, or a quarter of the period where that is longer.
-        for (acceleration, jerk, beat) in [(2.0, 20.0, 0.12), (0.5, 5.0, 0.12), (1.0, 1000.0, 0.025), (2.0, 400.0, 0.025)] {
+        for (acceleration, jerk, beat) in
+            [(2.0, 20.0, 0.12), (0.5, 5.0, 0.12), (1.0, 1000.0, 0.025), (2.0, 400.0, 0.025)]
+        {
             let f = factor(acceleration, jerk, 0.98, 0.2);
             let way = 0.2 * f * (0.1 / acceleration * f + 3.0 * beat);
             assert!(f == 1.0 && way < 0.02 || (way - 0.02).abs() < 1e-12, "{acceleration} {jerk}: {f}, {way} m");

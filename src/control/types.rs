@@ -445,7 +445,8 @@ mod tests {
             assert!(!events.is_empty());
         }
         assert_eq!(events.lost(), 3);
-        let kept: Vec<f64> = events.iter().map(|event| if let Event::Gripper { to } = event { *to } else { -1.0 }).collect();
+        let kept: Vec<f64> =
+            events.iter().map(|event| if let Event::Gripper { to } = event { *to } else { -1.0 }).collect();
         assert_eq!(kept, (0..EVENTS_MAX).map(|i| i as f64).collect::<Vec<_>>());
         assert_ne!(Event::NoLonger(Reason::Stuck), Event::NoLonger(Reason::ConstantAction));
     }

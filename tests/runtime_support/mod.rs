@@ -23,7 +23,9 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    pub fn new(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<Self> {
+    pub fn new(
+        act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static,
+    ) -> Box<Self> {
         let info = PolicyInfo {
             unnorm_key: "test".into(),
             action_dim: 7,
