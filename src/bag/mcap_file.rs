@@ -100,13 +100,13 @@ impl McapFile {
 
     /// Reads on by one record. `visit` gets channel, log time (nanoseconds) and payload of a message.
     pub fn step(&mut self, visit: &mut dyn FnMut(u16, i64, &[u8])) -> Result<Step, BagError> {
-        let reader = &mut self.reader;
-        // A hostile length makes the parser subtract below zero, which panics where overflow is checked. Its reader is not used again.
-        let event = std::panic::catch_unwind(AssertUnwindSafe(move || reader.next_event()));
-        let Ok(event) = event else {
-            self.reader = LinearReader::new_with_options(options(&self.limits));
-            return Err(self.damaged("a record does not fit into its chunk".to_owned()));
-        };
+        // A hostile length makes the parser subtract below zero, which panics where overflow is checked. It is not asked again after that.
+        let reader = AssertUnwindSafe(&mut self.reader);
+        let event = std::panic::catch_unwind(move || {
+            let AssertUnwindSafe(reader) = { reader };
+            reader.next_event()
+        });
+        let Ok(event) = event else { return Err(self.damaged("a record does not fit into its chunk".to_owned())) };
         let Some(event) = event else { return Ok(Step::End) };
         match event {
             Ok(LinearReadEvent::ReadRequest(bytes)) => {
