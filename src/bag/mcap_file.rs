@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use mcap::McapError;
@@ -99,7 +100,14 @@ impl McapFile {
 
     /// Reads on by one record. `visit` gets channel, log time (nanoseconds) and payload of a message.
     pub fn step(&mut self, visit: &mut dyn FnMut(u16, i64, &[u8])) -> Result<Step, BagError> {
-        let Some(event) = self.reader.next_event() else { return Ok(Step::End) };
+        // A hostile length makes the parser subtract below zero, which panics where overflow is checked. It is not asked again after that.
+        let reader = AssertUnwindSafe(&mut self.reader);
+        let event = std::panic::catch_unwind(move || {
+            let AssertUnwindSafe(reader) = { reader };
+            reader.next_event()
+        });
+        let Ok(event) = event else { return Err(self.damaged("a record does not fit into its chunk".to_owned())) };
+        let Some(event) = event else { return Ok(Step::End) };
         match event {
             Ok(LinearReadEvent::ReadRequest(bytes)) => {
                 let room = self.reader.insert(bytes.max(READ_AHEAD));

@@ -15,7 +15,7 @@ pub fn lines(report: &ExpertReport) -> Vec<String> {
         report.robot,
         report.command_hz
     )];
-    lines.push(format!("{:<22} {:>10} {:>10} {:>10} {:>10}", "", "asked p95", "asked max", "limit", "commanded"));
+    lines.push(format!("{:<28} {:>10} {:>10} {:>10} {:>10}", "", "asked p95", "asked max", "limit", "commanded"));
     for (name, unit, motion, limit) in [
         ("linear", "m", &sums.linear, &report.limits.linear),
         ("angular", "rad", &sums.angular, &report.limits.angular),
@@ -26,7 +26,7 @@ pub fn lines(report: &ExpertReport) -> Vec<String> {
             };
             let label = format!("{name} {} {unit}/{}", quantity.0, quantity.1);
             lines.push(format!(
-                "{label:<22} {:>10} {:>10} {limit:>10.4} {commanded:>10.4}",
+                "{label:<28} {:>10} {:>10} {limit:>10.4} {commanded:>10.4}",
                 of(|p| p.p95),
                 of(|p| p.max)
             ));
