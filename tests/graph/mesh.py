@@ -17,14 +17,14 @@ def answers(executable, logs, folder, device, cases):
     """What the node publishes for each case, and what the robot is told in the end."""
     parameters = dict(checkpoint=str(KIT / "ckpt"), contract=peer.slow_contract(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
     # How fast a simulated mesh is says nothing: what is published is compared.
-    parameters |= dict(overrun_s=0.4, observation_timeout_s=10.0, inference_timeout_s=60.0, stamp_past_tolerance_s=10.0)
+    parameters |= dict(overrun_s=0.4, observation_timeout_s=10.0, inference_timeout_s=60.0, load_timeout_s=600.0, stamp_past_tolerance_s=10.0)
     logs.append(f"{folder}/{device.replace(':', '_')}.log")
     node, graph = NodeProcess(executable, logs[-1], **parameters, device=device, **DEVICES[device]), Peer()
     published = []
     try:
         graph.film(pixels(cases[0]))
         graph.say(cases[0]["instruction"])
-        graph.until("active", graph.in_state("IDLE", "RUNNING", "HOLDING"), timeout=120.0)
+        graph.until("active", graph.in_state("IDLE", "RUNNING", "HOLDING"), timeout=600.0)
         answer = graph.enable()
         assert answer.success, answer.message
         for case in cases:
@@ -36,7 +36,7 @@ def answers(executable, logs, folder, device, cases):
             action = graph.until(
                 f"golden tokens of case {case['id']} on {device}; last {[list(a.token_ids) for a in graph.actions[-2:]]}",
                 lambda: next((a for a in graph.actions[before:] if a.instruction == wanted and list(a.token_ids) == case["generated_ids"]), None),
-                timeout=60.0,
+                timeout=120.0,
             )
             published.append((list(action.token_ids), list(action.normalized), list(action.action)))
             stages = ", ".join(f"{name} {ms:.0f}" for name, ms in zip(action.stage_names, action.stage_ms))

@@ -196,6 +196,8 @@ struct Dram {
     pages: u32,
     data: Vec<u8>,
     written: Vec<u8>,
+    /// What it held, when it held anything.
+    before: Option<Vec<u8>>,
 }
 
 #[repr(C)]
@@ -306,6 +308,10 @@ impl Mesh {
         let chips = self.chips();
         for (index, handle) in handles.iter().enumerate() {
             let spec = self.stored(*handle)?.spec;
+            // What the kernels only read stays as it is, and keeps its sharing between chips.
+            if done.iter().all(|(_, memory)| memory[index].before.as_ref() == Some(&memory[index].data)) {
+                continue;
+            }
             // Every byte that a logical element needs, on every chip.
             let whole = done.iter().all(|(_, memory)| written_whole(&memory[index].written, &spec));
             let mut shards = Vec::with_capacity(chips);
@@ -316,10 +322,7 @@ impl Mesh {
                 shards.resize(chips, first);
             }
             if let Some(tensor) = self.tensors.get_mut(handle) {
-                // What the kernels only read keeps its sharing between chips.
-                if tensor.chips.iter().zip(&shards).any(|(old, new)| old != new) || tensor.chips.is_empty() {
-                    tensor.chips = shards;
-                }
+                tensor.chips = shards;
                 if whole {
                     tensor.written = Written::All;
                 }
@@ -343,11 +346,19 @@ impl Mesh {
             (Written::All, Some(values)) => (to_pages(values, &spec, By::Device), 1),
             _ => (vec![0; pages * page_bytes], 0),
         };
+        let before = (filled == 1).then(|| data.clone());
         let base = self
             .recorded_address(handle)
             .and_then(|address| u32::try_from(address).ok())
             .ok_or_else(|| invalid("a tensor without address"))?;
-        Ok(Dram { base, page_bytes: page_bytes as u32, pages: pages as u32, written: vec![filled; data.len()], data })
+        Ok(Dram {
+            base,
+            page_bytes: page_bytes as u32,
+            pages: pages as u32,
+            written: vec![filled; data.len()],
+            data,
+            before,
+        })
     }
 }
 
