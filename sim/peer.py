@@ -138,11 +138,9 @@ class TabletopPeer:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
         if instruction is not None and not isinstance(instruction, str):
             raise Refused(f"instruction: {instruction!r} is no text")
-        former = self.scene.seed, self.scene.task, self.scene.target, self.scene.bowl
         try:
             self.scene.reset(seed, task=wanted.get("task") or None, block=wanted.get("block") or None, bowl=wanted.get("bowl") or None)
         except (ValueError, TypeError) as error:
-            self.scene.reset(former[0], task=former[1], block=former[2], bowl=former[3])
             raise Refused(str(error)) from None
         self.camera, self.picture = camera, None
         self.episode += 1

@@ -190,7 +190,7 @@ class Session:
         ) | parameters
         self.vla = Program("vla_node", [node_executable()], parameters)
         self.programs.append(self.vla)
-        self.until("the node is active", lambda: self.status is not None and STATES[self.status.state] in ("IDLE", "HOLDING", "FAULT"), 300.0)
+        self.until("the node is active", lambda: self.status is not None and STATES[self.status.state] in ("IDLE", "HOLDING", "FAULT"), parameters.get("load_timeout_s", 300.0))
 
     def stop_node(self):
         status = self.vla.stop(self.turn)

@@ -56,9 +56,13 @@ class TabletopScene:
         """A new layout by seed. `task`, `block` and `bowl` (colour names) replace the random choice and change nothing else."""
         # Independent streams: the same seed has the same layout and look whatever is asked of the robot.
         layout, looks, choice = (np.random.default_rng([int(seed), stream]) for stream in range(3))
-        self.seed = int(seed)
-        self.colours = [str(c) for c in layout.permutation(list(BLOCK_COLOURS))[: len(self._blocks)]]
-        self.bowl_colours = [str(c) for c in layout.permutation(list(BOWL_COLOURS))[: len(self._bowls)]]
+        colours = [str(c) for c in layout.permutation(list(BLOCK_COLOURS))[: len(self._blocks)]]
+        bowl_colours = [str(c) for c in layout.permutation(list(BOWL_COLOURS))[: len(self._bowls)]]
+        drawn = str(choice.choice(self.tasks)), str(choice.choice(colours)), str(choice.choice(bowl_colours)) if bowl_colours else None
+        asked = task or drawn[0], block or drawn[1], bowl or drawn[2]
+        # Before anything changes: a reset that is refused leaves the scene as it is.
+        self._check(*asked, colours, bowl_colours)
+        self.seed, self.colours, self.bowl_colours = int(seed), colours, bowl_colours
         paints = {f"block{k}": BLOCK_COLOURS[c] for k, c in enumerate(self.colours)}
         paints |= {f"bowl{k}": BOWL_COLOURS[c] for k, c in enumerate(self.bowl_colours)}
         paint(self.model, looks, paints, 1.0 if self.randomize else 0.0)
@@ -77,20 +81,22 @@ class TabletopScene:
         mujoco.mj_forward(self.model, self.data)
         self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
         self.first_touched, self.path_length = None, 0.0
-        task_drawn, block_drawn = choice.choice(self.tasks), choice.choice(self.colours)
-        bowl_drawn = choice.choice(self.bowl_colours) if self.bowl_colours else None
-        self.ask(task or str(task_drawn), block or str(block_drawn), bowl or (str(bowl_drawn) if bowl_drawn is not None else None))
+        self.ask(*asked)
 
     def ask(self, task, block, bowl=None):
         """What the robot is to do from now on; the scene stays as it is."""
-        if task not in TASKS:
-            raise ValueError(f"task: '{task}' is not among {list(TASKS)}")
-        if block not in self.colours:
-            raise ValueError(f"block: there is no '{block}' block on the table, only {self.colours}")
-        if task == "place" and bowl not in self.bowl_colours:
-            raise ValueError(f"bowl: there is no '{bowl}' bowl on the table, only {self.bowl_colours or 'none'}")
+        self._check(task, block, bowl, self.colours, self.bowl_colours)
         self.task, self.target, self.bowl = task, block, bowl
         self.instruction = _WORDS[task].format(block=block, bowl=bowl)
+
+    @staticmethod
+    def _check(task, block, bowl, colours, bowl_colours):
+        if task not in TASKS:
+            raise ValueError(f"task: '{task}' is not among {list(TASKS)}")
+        if block not in colours:
+            raise ValueError(f"block: there is no '{block}' block on the table, only {colours}")
+        if task == "place" and bowl not in bowl_colours:
+            raise ValueError(f"bowl: there is no '{bowl}' bowl on the table, only {bowl_colours or 'none'}")
 
     def _place_objects(self, random):
         """Blocks and bowls at random, none behind another one within reach of a push, none under the tool's way to it."""

@@ -12,6 +12,8 @@ import unittest
 import numpy as np
 import yaml
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -137,6 +139,27 @@ class Robot(unittest.TestCase):
         self.session.until("it is said", lambda: self.said and self.said[-1] == f"push the {state['target']} block")
         self.episode(seed=7, task="push", instruction="")
         self.session.until("it is taken back", lambda: self.said[-1] == "")
+
+    def test_a_service_resets_to_the_next_seed_or_to_what_the_parameters_say(self):
+        reset = self.session.node.create_client(Trigger, "tabletop/reset")
+        setter = self.session.node.create_client(SetParameters, "tabletop/set_parameters")
+
+        def put(**values):
+            request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+            self.assertTrue(all(result.successful for result in self.session.call(setter, request).results))
+
+        self.episode(seed=20)
+        answer = self.session.call(reset, Trigger.Request())
+        self.assertTrue(answer.success and answer.message.startswith("seed 21: "), answer)
+        put(seed=40, task="push")
+        answer = self.session.call(reset, Trigger.Request())
+        self.assertRegex(answer.message, "^seed 40: push the ")
+        put(block="pink")
+        answer = self.session.call(reset, Trigger.Request())
+        self.assertFalse(answer.success)
+        self.assertIn("'pink'", answer.message)
+        put(block="", task="")
+        self.assertTrue(self.session.call(reset, Trigger.Request()).success)
 
     def test_nonsense_is_refused_in_one_line_and_changes_nothing(self):
         state = self.episode(seed=8, task="touch")

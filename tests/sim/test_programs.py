@@ -129,6 +129,18 @@ class Evaluation(Marked):
                 self.assertLess(episodes[row]["tool_moved"], table.STILL)
             self.assertLessEqual(episodes["random-weights"]["peaks"]["linear_speed"], 0.25 + 1e-9)
 
+    @unittest.skipUnless(has_node(), "the node is not built")
+    def test_in_step_the_same_seed_goes_the_same_way(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for out in ("one", "two"):
+                status, text, err = self.evaluate("--lockstep", "--rows", "policy,dark", "--tasks", "push", "--seeds", "1", "--seconds", "1", "--decode", "full", "--out", f"{folder}/{out}", *GOLDEN)
+                self.assertEqual(status, 0, err + text)
+            first, second = (json.loads((pathlib.Path(folder) / out / "episodes.jsonl").read_text()) for out in ("one", "two"))
+            self.assertEqual((first["row"], first["variant"]), ("policy", "cpu, in step"))
+            self.assertGreater(first["path_length"], 0.01)
+            for name in ("path_length", "tool_moved", "seconds", "done", "instruction"):
+                self.assertEqual(first[name], second[name], name)
+
     def test_nonsense_is_refused(self):
         for arguments, words in (
             (["--rows", "policy,miracle"], "'miracle'"), (["--seeds", "0"], "seeds"), (["--first-seed", "1000000"], "0..999999"), (["--checkpoint", "/none", "--rows", "policy"], "no checkpoint at /none"),

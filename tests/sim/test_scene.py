@@ -67,6 +67,15 @@ class Seeds(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, re.escape(wanted)):
                 call()
 
+    def test_a_refused_reset_leaves_the_scene_as_it_is(self):
+        self.scene.reset(9)
+        self.scene.apply([0.1, 0, 0, 0, 0, 0], 0.5, 0.4)
+        before = self.scene.render().copy(), self.scene.instruction, self.scene.time
+        with self.assertRaises(ValueError):
+            self.scene.reset(10, block="pink")
+        np.testing.assert_array_equal(before[0], self.scene.render())
+        self.assertEqual(before[1:], (self.scene.instruction, self.scene.time))
+
 
 class Commands(unittest.TestCase):
     @classmethod

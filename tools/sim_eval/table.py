@@ -45,9 +45,9 @@ def lines_of(found):
         rows.append([
             row, variant, task, share(sum(map(good, episodes)), len(episodes)), number(median([e["success_s"] for e in done if e["success_s"] is not None]), ".1f"),
             number(median([e["path_length"] for e in (done or episodes)]), ".2f"), number(median([e["tool_moved"] for e in episodes]), ".3f"),
-            number(shaped / seconds if seconds and rates else math.nan, ".1f"), number(median(rates), ".1f"), number(1e3 * percentile(ages, 0.5), ".0f"),
+            number(shaped / seconds if seconds and rates and speeds else math.nan, ".1f"), number(median(rates), ".1f"), number(1e3 * percentile(ages, 0.5), ".0f"),
             number(1e3 * percentile(ages, 0.99), ".0f"), number(max(speeds, default=math.nan), ".3f"), number(max(accelerations, default=math.nan), ".2f"),
-            str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes)) if rates else "-",
+            str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes)) if rates and speeds else "-",
         ])
     return rows
 
@@ -60,6 +60,7 @@ as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less tha
 time: to success; path: of the tool, over successes when there are any; moved: farthest from its start. Medians.
 shaped: periods per second in which the safety layer changed a command (envelope, step cap, workspace, velocity, gripper; not the smoothing of starts and stops).
 age: from an image's stamp to the stamp of the first command that follows from it. speed [m/s], accel [m/s2]: largest commanded, measured at the robot.
+in step: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is what the machine reached meanwhile.
 expert and chance act without ROS on the same scenes; chance draws a random direction at the expert's speed and a random gripper every second."""
 
 
