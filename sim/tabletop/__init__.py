@@ -1,0 +1,14 @@
+"""A simulated tabletop robot: six-joint arm, parallel gripper, coloured blocks, one camera. Needs MuJoCo and NumPy, no ROS."""
+
+import os
+
+# Without a display MuJoCo draws through EGL, which Mesa serves in software; an existing choice is kept.
+# The variable must be set before mujoco is imported for the first time.
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+from .expert import expert  # noqa: E402
+from .rollout import Rollout, rollout  # noqa: E402
+from .scene import BLOCK_COLOURS, BOWL_COLOURS, TASKS, TabletopScene  # noqa: E402
+from .tracking import NodeTracking  # noqa: E402
+
+__all__ = ["BLOCK_COLOURS", "BOWL_COLOURS", "NodeTracking", "Rollout", "TASKS", "TabletopScene", "expert", "rollout"]

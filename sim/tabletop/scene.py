@@ -1,0 +1,226 @@
+"""The tabletop cell as an object: reset, render, apply a command, ask how the task stands."""
+
+import atexit
+
+import mujoco
+import numpy as np
+
+from . import model as cell
+from .kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotation_error
+from .randomise import paint
+
+BLOCK_COLOURS = {"red": (0.85, 0.10, 0.10), "green": (0.10, 0.62, 0.18), "blue": (0.12, 0.25, 0.85), "yellow": (0.93, 0.82, 0.08)}
+BOWL_COLOURS = {"white": (0.93, 0.93, 0.93), "black": (0.10, 0.10, 0.10)}
+TASKS = ("touch", "push", "pick", "place")
+_WORDS = {"touch": "touch the {block} block", "push": "push the {block} block", "pick": "pick up the {block} block", "place": "put the {block} block in the {bowl} bowl"}
+
+# Where blocks are put and where the tool starts [m], base frame; the tool's workspace is a little larger (config/robots/tabletop.yaml).
+BLOCK_REGION = np.array([[0.36, 0.53], [-0.14, 0.14]])
+START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
+DOWN = np.diag([1.0, -1.0, -1.0])
+CONTROL_PERIOD = 0.02  # between two evaluations of the inverse kinematics [s]
+TOUCH_HEIGHT = 0.01  # a fingertip this close above a block has touched it [m]
+PUSH_DISTANCE = 0.03
+LIFT_HEIGHT = 0.04
+# What the arm's own controller takes at most, whoever commands; far above the node's limits.
+SPEED_LIMIT = np.array([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
+
+
+class TabletopScene:
+    """One cell with `blocks` blocks. Every reset is determined by its seed; layout and looks do not depend on the task."""
+
+    def __init__(self, seed=0, *, blocks=3, bowls=0, randomize=True, width=224, height=224, tasks=("touch", "push", "pick")):
+        if not 1 <= blocks <= len(BLOCK_COLOURS):
+            raise ValueError(f"blocks: {blocks} is not between 1 and {len(BLOCK_COLOURS)}, the number of colours")
+        if not 0 <= bowls <= len(BOWL_COLOURS):
+            raise ValueError(f"bowls: {bowls} is not between 0 and {len(BOWL_COLOURS)}, the number of colours")
+        unknown = [task for task in tasks if task not in TASKS or (task == "place" and not bowls)]
+        if unknown or not tasks:
+            raise ValueError(f"tasks: {list(tasks)} is not among {list(TASKS)}; place needs bowls=1 or more")
+        self.width, self.height, self.tasks = width, height, tuple(tasks)
+        self.randomize = randomize
+        self.model = mujoco.MjModel.from_xml_string(cell.mjcf(blocks, bowls, width, height))
+        self.data = mujoco.MjData(self.model)
+        self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
+        self._renderer = None
+        self._blocks = [self.model.body(f"block{k}").id for k in range(blocks)]
+        self._bowls = [self.model.body(f"bowl{k}").id for k in range(bowls)]
+        self._block_of_geom = {self.model.geom(f"block{k}").id: k for k in range(blocks)}
+        self._fingers = {self.model.geom(f"{name}_pad").id for name in cell.FINGER_JOINTS}
+        self._finger_qpos = np.array([self.model.joint(name).qposadr[0] for name in cell.FINGER_JOINTS])
+        self.reset(seed)
+
+    # -- a new episode ---------------------------------------------------------------------------------------------------
+
+    def reset(self, seed, *, task=None, block=None, bowl=None):
+        """A new layout by seed. `task`, `block` and `bowl` (colour names) replace the random choice and change nothing else."""
+        # Independent streams: the same seed has the same layout and look whatever is asked of the robot.
+        layout, looks, choice = (np.random.default_rng([int(seed), stream]) for stream in range(3))
+        self.seed = int(seed)
+        self.colours = [str(c) for c in layout.permutation(list(BLOCK_COLOURS))[: len(self._blocks)]]
+        self.bowl_colours = [str(c) for c in layout.permutation(list(BOWL_COLOURS))[: len(self._bowls)]]
+        paints = {f"block{k}": BLOCK_COLOURS[c] for k, c in enumerate(self.colours)}
+        paints |= {f"bowl{k}": BOWL_COLOURS[c] for k, c in enumerate(self.bowl_colours)}
+        paint(self.model, looks, paints, 1.0 if self.randomize else 0.0)
+        mujoco.mj_resetData(self.model, self.data)
+        self._place_objects(layout)
+        start = layout.uniform(*START_REGION.T)
+        posture = self.kinematics.solve(self.data, start, DOWN, cell.READY_POSTURE)
+        self.data.ctrl[: len(posture)] = posture
+        self.data.qpos[self._finger_qpos] = cell.FINGER_TRAVEL
+        self.data.ctrl[len(posture) :] = cell.FINGER_TRAVEL
+        self._rotation = DOWN.copy()
+        for _ in range(25):  # the blocks settle
+            mujoco.mj_step(self.model, self.data)
+        self.data.qvel[:] = 0
+        self.data.time = 0.0
+        mujoco.mj_forward(self.model, self.data)
+        self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
+        self.first_touched, self.path_length = None, 0.0
+        task_drawn, block_drawn = choice.choice(self.tasks), choice.choice(self.colours)
+        bowl_drawn = choice.choice(self.bowl_colours) if self.bowl_colours else None
+        self.ask(task or str(task_drawn), block or str(block_drawn), bowl or (str(bowl_drawn) if bowl_drawn is not None else None))
+
+    def ask(self, task, block, bowl=None):
+        """What the robot is to do from now on; the scene stays as it is."""
+        if task not in TASKS:
+            raise ValueError(f"task: '{task}' is not among {list(TASKS)}")
+        if block not in self.colours:
+            raise ValueError(f"block: there is no '{block}' block on the table, only {self.colours}")
+        if task == "place" and bowl not in self.bowl_colours:
+            raise ValueError(f"bowl: there is no '{bowl}' bowl on the table, only {self.bowl_colours or 'none'}")
+        self.task, self.target, self.bowl = task, block, bowl
+        self.instruction = _WORDS[task].format(block=block, bowl=bowl)
+
+    def _place_objects(self, random):
+        """Blocks and bowls at random, none behind another one within reach of a push, none under the tool's way to it."""
+        for _ in range(10_000):
+            places = random.uniform(*BLOCK_REGION.T, size=(len(self._blocks) + len(self._bowls), 2))
+            if all(self._apart(places, i, j) for i in range(len(places)) for j in range(i)):
+                break
+        else:
+            raise RuntimeError(f"no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use fewer")
+        for k, (x, y) in enumerate(places[: len(self._blocks)]):
+            yaw = random.uniform(-0.15, 0.15)
+            address = self.model.joint(f"block{k}").qposadr[0]
+            self.data.qpos[address : address + 7] = [x, y, cell.BLOCK_SIZE / 2, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        for k, (x, y) in enumerate(places[len(self._blocks) :]):
+            self.model.body(f"bowl{k}").pos[:] = [x, y, 0]
+
+    def _apart(self, places, i, j):
+        away = np.abs(places[i] - places[j])
+        radius = 0.035 * ((i >= len(self._blocks)) + (j >= len(self._blocks)))
+        return np.hypot(*away) > 0.10 + radius and (away[1] > 0.075 + radius or away[0] > 0.14 + radius)
+
+    # -- commands ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, twist, gripper, dt):
+        """Moves the tool with a twist [m/s, rad/s; base frame] and the gripper to 0 (closed) .. 1 (open) for `dt` seconds of simulated time."""
+        twist = np.asarray(twist, dtype=float)
+        if twist.shape != (6,) or not np.isfinite(twist).all() or not np.isfinite(gripper):
+            raise ValueError(f"twist, gripper: {twist.tolist()}, {gripper} are not six and one finite numbers")
+        twist = np.clip(twist, -SPEED_LIMIT, SPEED_LIMIT)
+        self.data.ctrl[len(cell.ARM_JOINTS) :] = np.clip(gripper, 0.0, 1.0) * cell.FINGER_TRAVEL
+        steps = max(1, round(dt / cell.TIMESTEP))
+        per_control = round(CONTROL_PERIOD / cell.TIMESTEP)
+        for first in range(0, steps, per_control):
+            self._control(twist, min(per_control, steps - first))
+
+    def _control(self, twist, steps):
+        duration = steps * cell.TIMESTEP
+        before, turned = self.kinematics.pose(self.data)
+        self._rotation = rotate(self._rotation, twist[3:] * duration)
+        wish = twist.copy()
+        wish[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
+        goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
+        target = np.clip(goals + self.kinematics.joint_velocity(self.data, wish) * duration, *self.kinematics.limits.T)
+        # The joints' goals never run away from the joints (an arm that is pressed against the table).
+        target = np.clip(target, self.data.qpos[self.kinematics.qpos] - 0.1, self.data.qpos[self.kinematics.qpos] + 0.1)
+        change = (target - goals) / steps
+        for _ in range(steps):
+            goals += change
+            mujoco.mj_step(self.model, self.data)
+            self._watch_touches()
+        self.path_length += float(np.linalg.norm(self.data.site_xpos[self.kinematics.site] - before))
+
+    def _watch_touches(self):
+        if self.first_touched is not None:
+            return
+        for contact in self.data.contact[: self.data.ncon]:
+            pair = (contact.geom1, contact.geom2)
+            for one, other in (pair, pair[::-1]):
+                if one in self._fingers and other in self._block_of_geom:
+                    self.first_touched = self.colours[self._block_of_geom[other]]
+                    return
+        tip = self.data.site_xpos[self.kinematics.site]
+        for k in range(len(self._blocks)):
+            away = tip - self.block_position(k)
+            if max(abs(away[0]), abs(away[1])) < cell.BLOCK_SIZE / 2 and 0 <= away[2] - cell.BLOCK_SIZE / 2 < TOUCH_HEIGHT:
+                self.first_touched = self.colours[k]
+                return
+
+    # -- what a sensor or a judge sees --------------------------------------------------------------------------------------
+
+    def render(self):
+        """The camera's image, uint8 [height, width, 3], RGB."""
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self.model, self.height, self.width)
+            # A surface that is freed while Python ends complains on stderr.
+            atexit.register(self.close)
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._renderer.update_scene(self.data, "camera")
+        return self._renderer.render()
+
+    def close(self):
+        """Frees the drawing surface."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+            atexit.unregister(self.close)
+
+    @property
+    def time(self):
+        """Simulated time since the reset [s]."""
+        return self.data.time
+
+    def ee_pose(self):
+        """Tool centre point: position [m] and quaternion (x, y, z, w) in the base frame."""
+        position, rotation = self.kinematics.pose(self.data)
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, rotation.ravel())
+        return position, np.roll(quaternion, -1)
+
+    def joint_states(self):
+        """Names, positions [rad; fingers m], velocities."""
+        names = list(cell.ARM_JOINTS + cell.FINGER_JOINTS)
+        joints = [self.model.joint(name) for name in names]
+        return names, np.array([self.data.qpos[j.qposadr[0]] for j in joints]), np.array([self.data.qvel[j.dofadr[0]] for j in joints])
+
+    def gripper_opening(self):
+        """0 (closed) .. 1 (open), measured."""
+        return float(self.data.qpos[self._finger_qpos].mean() / cell.FINGER_TRAVEL)
+
+    def block_position(self, index):
+        return self.data.xpos[self._blocks[index]]
+
+    def targets(self):
+        """Every block: {colour: position [m]}, centre, base frame."""
+        return {colour: self.block_position(k).copy() for k, colour in enumerate(self.colours)}
+
+    def bowl_places(self):
+        """Every bowl: {colour: position [m]}, centre of its plate, base frame."""
+        return {colour: self.model.body_pos[self._bowls[k]].copy() for k, colour in enumerate(self.bowl_colours)}
+
+    def success(self, task=None, block=None, bowl=None):
+        """Whether the task is done; another task or colour may be asked about."""
+        task, block, bowl = task or self.task, block or self.target, bowl or self.bowl
+        index = self.colours.index(block)
+        moved = self.block_position(index) - self._begin[index]
+        if task == "touch":
+            return self.first_touched == block
+        if task == "push":
+            return bool(moved[0] > PUSH_DISTANCE)
+        if task == "pick":
+            return bool(moved[2] > LIFT_HEIGHT)
+        away = self.block_position(index) - self.bowl_places()[bowl]
+        return bool(np.hypot(away[0], away[1]) < cell.BOWL_RADIUS and away[2] < cell.BLOCK_SIZE and self.gripper_opening() > 0.8)
