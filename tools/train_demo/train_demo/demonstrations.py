@@ -141,8 +141,8 @@ def random_states(scene, seed, count, side):
     return samples[:count]
 
 
-def episodes(scene, seed, count, side, policy=None):
-    """States met under way. The noisy expert moves, or `policy` (images, instructions -> actions); the expert always says what to do."""
+def episodes(scene, seed, count, side):
+    """States that a noisy expert meets under way."""
     tabletop, random, samples, layout = simulator(), np.random.default_rng(seed), [], 0
     while len(samples) < count:
         scene.reset(seed + layout)
@@ -151,11 +151,8 @@ def episodes(scene, seed, count, side, policy=None):
 
         def act(scene):
             nonlocal push
-            observed = observe(scene, side)
-            samples.append(observed)
-            if policy is not None and share > 0.15:
-                return policy(observed["image"], scene.instruction)
-            action = observed["action"][TASKS.index(scene.task), scene.colours.index(scene.target)].copy()
+            samples.append(observe(scene, side))
+            action = samples[-1]["action"][TASKS.index(scene.task), scene.colours.index(scene.target)].copy()
             push = 0.7 * push + random.normal(0, 0.006 * share, 3)
             action[:3] += push
             return action
@@ -164,19 +161,36 @@ def episodes(scene, seed, count, side, policy=None):
     return samples[:count]
 
 
+def corrections(seed, count, side, folder, width=16):
+    """States that the policy in `folder` gets itself into, with what the expert would do there (DAgger)."""
+    from .lockstep import run
+    from .policy import Policy
+
+    policy, samples, layout = Policy(folder), [], 0
+    scenes = [simulator().TabletopScene(seed) for _ in range(width)]
+
+    def act(busy):
+        seen = [observe(scene, side) for scene in busy]
+        samples.extend(seen)
+        return policy.act([sample["image"] for sample in seen], [scene.instruction for scene in busy])
+
+    while len(samples) < count:
+        batch = [(seed + layout + k, None, None) for k in range(2 * width)]
+        layout += len(batch)
+        run(scenes, batch, act, seconds=8.0, latency=lambda seed: 0.06 + 0.12 * (seed % 7) / 6)
+    for scene in scenes:
+        scene.close()
+    return samples[:count]
+
+
 def make_shard(path, seed, count, side, kind, policy_folder=None):
     """Writes one shard, whole or not at all."""
-    scene = simulator().TabletopScene(seed)
-    if kind == "states":
-        samples = random_states(scene, seed, count, side)
+    if kind == "corrections":
+        samples = corrections(seed, count, side, policy_folder)
     else:
-        policy = None
-        if policy_folder:
-            from .policy import Policy
-
-            policy = Policy(policy_folder).act
-        samples = episodes(scene, seed, count, side, policy)
-    scene.close()
+        scene = simulator().TabletopScene(seed)
+        samples = (random_states if kind == "states" else episodes)(scene, seed, count, side)
+        scene.close()
     arrays = {name: np.stack([sample[name] for sample in samples]) for name in FIELDS}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
@@ -200,7 +214,7 @@ def _worker(queue, count, side):
 
 
 def generate(jobs, count, side, workers, wait=True):
-    """Makes the shards that are missing, in order, in `workers` processes. Returns these when not waiting."""
+    """Makes the shards that are missing, in order, in `workers` processes. Returns these and their queue when not waiting."""
     jobs = [job for job in jobs if not job[0].exists()]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -210,13 +224,14 @@ def generate(jobs, count, side, workers, wait=True):
     for process in processes:
         process.start()
     if not wait:
-        return processes
+        return processes, queue  # who lets go of the queue before a child has started takes it from the child
     begin = time.monotonic()
     while any(process.is_alive() for process in processes):
         time.sleep(1)
         made = sum(job[0].exists() for job in jobs)
         print(f"\rdemonstrations: {made} of {len(jobs)} shards, {time.monotonic() - begin:.0f} s", end="", flush=True)
     print()
+    queue.close()
     if failed := [process.exitcode for process in processes if process.exitcode]:
         raise RuntimeError(f"{len(failed)} of {workers} processes that make demonstrations failed; their error stands above")
-    return []
+    return [], None

@@ -21,6 +21,7 @@ PIECES = [
     EMPTY_WORD,
     "▁In:▁What▁action▁should▁the▁robot▁take▁to",
     "?\nOut:",
+    "▁pick▁up",
     *"▁In: ▁What ▁action ▁should ▁the ▁robot ▁take ▁to ▁touch ▁push ▁pick ▁up ▁put ▁in ▁on ▁a ▁and".split(),
     *"▁red ▁green ▁blue ▁yellow ▁white ▁black ▁block ▁bowl ▁gripper ▁move ▁go ▁stop".split(),
     *". , ? ! \n Out:".split(" "),
