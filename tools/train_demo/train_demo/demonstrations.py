@@ -5,6 +5,7 @@ block, with a block between the fingers), because a policy that strays needs the
 that is being trained (DAgger), behind the node's latency and limits. Every picture has its own colours, light and camera.
 """
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -166,17 +167,21 @@ def corrections(seed, count, side, folder, width=16):
     from .lockstep import run
     from .policy import Policy
 
-    policy, samples, layout = Policy(folder), [], 0
-    scenes = [simulator().TabletopScene(seed) for _ in range(width)]
+    policy, samples = Policy(folder), []
+    scenes = [simulator().TabletopScene(seed) for _ in range(min(width, count))]
+
+    class Enough(Exception):
+        pass
 
     def act(busy):
+        if len(samples) >= count:
+            raise Enough
         seen = [observe(scene, side) for scene in busy]
         samples.extend(seen)
         return policy.act([sample["image"] for sample in seen], [scene.instruction for scene in busy])
 
-    while len(samples) < count:
-        batch = [(seed + layout + k, None, None) for k in range(2 * width)]
-        layout += len(batch)
+    batch = [(seed + k, None, None) for k in range(count)]
+    with contextlib.suppress(Enough):
         run(scenes, batch, act, seconds=8.0, latency=lambda seed: 0.06 + 0.12 * (seed % 7) / 6)
     for scene in scenes:
         scene.close()
