@@ -108,7 +108,8 @@ impl Tokenizer {
     }
 
     /// Checks that every id has a row in the embedding, that texts get their BOS, and that there is the empty word that the
-    /// prompt must end with; in a vocabulary of Llama-2's size it must have Llama-2's id. A tokenizer of another model would otherwise feed the policy plausible nonsense.
+    /// prompt must end with; in a vocabulary of Llama-2's size it must have Llama-2's id. A tokenizer of another model would
+    /// otherwise feed the policy plausible nonsense.
     ///
     /// # Errors
     /// What does not fit.

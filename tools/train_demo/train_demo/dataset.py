@@ -59,9 +59,10 @@ class Demonstrations:
     def available(self, step):
         return bisect.bisect_right(self.steps, step)
 
-    def batch(self, seed, step, images, branches, stats):
-        random = np.random.default_rng([seed, step])
-        shards = self.load(self.available(step))
+    def batch(self, seed, images, branches, stats):
+        """`seed`: that of the run, the step, the process."""
+        random = np.random.default_rng(seed)
+        shards = self.load(self.available(seed[1]))
         chosen, rows = random.integers(len(shards), size=images), random.random(images)
         picked = [(shards[s], int(r * len(shards[s]["tip"]))) for s, r in zip(chosen, rows)]
         return collate(picked, random, branches, stats, self.prompts)

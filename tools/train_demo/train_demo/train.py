@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 from torch import nn
 
 from . import demonstrations
@@ -61,7 +63,7 @@ def options():
     parser.add_argument("--correction-shards", type=int, default=8, help="each time")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that make demonstrations")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="that share each step's images, one thread each")
     parser.add_argument("--save-seconds", type=float, default=180.0)
     parser.add_argument("--small", action="store_true", help="a tiny model and few demonstrations: a few minutes, learns little")
     chosen = parser.parse_args()
@@ -73,9 +75,11 @@ def options():
 
 
 class Trainer:
-    def __init__(self, chosen):
+    """One of `processes` equal ones: each has the whole model and a share of the images, gradients are averaged. Rank 0 also makes data, shows, saves."""
+
+    def __init__(self, chosen, rank=0):
         torch.manual_seed(chosen.seed)
-        self.chosen, self.step, self.seconds = chosen, 0, 0.0
+        self.chosen, self.rank, self.step, self.seconds = chosen, rank, 0, 0.0
         self.shape = SMALL if chosen.small else SHAPE
         self.model, self.auxiliary = OpenVla(self.shape, SIZE), Auxiliary(self.shape.hidden_size)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -156,7 +160,8 @@ class Trainer:
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.stats = state["step"], state["seconds"], state["stats"]
-        print(f"goes on at step {self.step} of {self.chosen.steps}")
+        if self.rank == 0:
+            print(f"goes on at step {self.step} of {self.chosen.steps}")
 
     def losses(self, batch, model, language):
         """The loss and figures of a batch."""
@@ -171,16 +176,35 @@ class Trainer:
         answer = answer_loss(self.auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
         action = (each * ACTION_WEIGHT).sum()
         figures |= {"action": action.item(), "answer": answer.item(), "bins": distance.tolist()}
-        return 0.5 * loss + action + answer, figures
+        # The action tokens have the largest gradients by far; what they build on must not wait for them.
+        return 3 * loss + action + 5 * answer, figures
 
-    def one_step(self):
+    def reduce(self, stop):
+        """Averages the gradients over the processes. Whether any of them was asked to stop."""
+        if self.chosen.processes == 1:
+            return stop
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters] + [torch.tensor([float(stop)])])
+        torch.distributed.all_reduce(flat)
+        flat /= self.chosen.processes
+        *gradients, stop = flat.split([parameter.numel() for parameter in self.parameters] + [1])
+        for parameter, gradient in zip(self.parameters, gradients):
+            parameter.grad.copy_(gradient.view_as(parameter))
+        return bool(stop > 0)
+
+    def one_step(self, stop=False):
+        """One step of the optimiser; figures, and whether to stop after it."""
         chosen = self.chosen
-        batch = self.data.batch(chosen.seed, self.step, chosen.images, chosen.branches, self.stats)
+        images = chosen.images // chosen.processes
+        batch = self.data.batch([chosen.seed, self.step, self.rank], images, chosen.branches, self.stats)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         loss, figures = self.losses(batch, self.model, self.step >= chosen.vision_steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        stop = self.reduce(stop)
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
         # The average follows the weights more slowly the longer training lasts.
@@ -188,7 +212,7 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
         self.step += 1
-        return figures
+        return figures, stop
 
     @torch.no_grad()
     def check(self):
@@ -210,17 +234,27 @@ class Trainer:
             result[task] = {"mm": (1e3 * metres).round(2).tolist(), "gripper_wrong": round(float(distance[6]) / 127, 3)}
         return result
 
-    def run(self):
-        chosen = self.chosen
+    def follow(self):
+        """What every process but the first does."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop = False
+        while self.step < self.chosen.steps and not stop:
+            _, stop = self.one_step()
+
+    def begin(self):
         self.resume()
-        self.make_data()
+        if self.rank == 0:
+            self.make_data()
         if self.stats is None:
             self.stats = statistics(self.data.load(self.data.available(0)))
-        stop = False
+
+    def run(self):
+        chosen = self.chosen
+        asked = stop = False
 
         def ask_to_stop(*_):
-            nonlocal stop
-            stop = True
+            nonlocal asked
+            asked = True
 
         signal.signal(signal.SIGTERM, ask_to_stop)
         begin, before = time.monotonic(), self.seconds
@@ -228,7 +262,7 @@ class Trainer:
         while self.step < chosen.steps and not stop:
             if self.step in self.rounds:
                 self.correct()
-            figures = self.one_step()
+            figures, stop = self.one_step(asked)
             now = time.monotonic()
             self.seconds = before + now - begin
             if not np.isfinite(list(value for value in figures.values() if isinstance(value, float))).all():
@@ -254,10 +288,30 @@ class Trainer:
         return self
 
 
+def join(chosen, rank, rendezvous):
+    torch.set_num_threads(1)
+    if chosen.processes > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=chosen.processes)
+    trainer = Trainer(chosen, rank)
+    trainer.begin()
+    return trainer
+
+
+def follower(chosen, rank, rendezvous):
+    join(chosen, rank, rendezvous).follow()
+
+
 def main():
     chosen = options()
-    torch.set_num_threads(chosen.threads)
-    trainer = Trainer(chosen).run()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    rendezvous = chosen.out.resolve() / f"rendezvous_{os.getpid()}"
+    context = torch.multiprocessing.get_context("spawn")
+    for rank in range(1, chosen.processes):
+        context.Process(target=follower, args=(chosen, rank, rendezvous), daemon=True).start()
+    try:
+        trainer = join(chosen, 0, rendezvous).run()
+    finally:
+        rendezvous.unlink(missing_ok=True)
     folder = chosen.out / "checkpoint"
     export(trainer.average, trainer.stats, folder)
     print(f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min")
