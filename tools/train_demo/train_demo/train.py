@@ -51,7 +51,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=4200, help="the learning rate falls over the last 30 %%")
+    parser.add_argument("--steps", type=int, default=4200, help="of the optimiser")
     parser.add_argument("--vision-steps", type=int, default=1200, help="steps at the start that train the vision half alone")
     parser.add_argument("--images", type=int, default=64, help="per step")
     parser.add_argument("--branches", type=int, default=4, help="instructions per image")
@@ -63,6 +63,7 @@ def options():
     parser.add_argument("--correction-shards", type=int, default=8, help="each time")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that make demonstrations")
+    parser.add_argument("--decay", type=float, default=0.45, help="share of the steps at the end over which the learning rate falls to zero")
     parser.add_argument("--processes", type=int, default=2, help="that share each step's images, one thread each")
     parser.add_argument("--save-seconds", type=float, default=180.0)
     parser.add_argument("--small", action="store_true", help="a tiny model and few demonstrations: a few minutes, learns little")
@@ -101,8 +102,8 @@ class Trainer:
             self.rounds[step] = [
                 (folder / f"corrections_{step}_{i:02d}.npz", first + i * 10_000, "corrections", policy) for i in range(chosen.correction_shards)
             ]
-            # Time to make the first of them.
-            schedule += [(step + 4 * per + i * per, job[0]) for i, job in enumerate(self.rounds[step])]
+            # A correction takes several times as long to make as another demonstration.
+            schedule += [(step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])]
         self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
         self.file = chosen.out / "training.pt"
         self.stats, self.queues = None, []
@@ -128,10 +129,10 @@ class Trainer:
         self.make(jobs)
 
     def rate(self):
-        """Learning rate: up over 200 steps, constant, down to zero over the last 30 %."""
+        """Learning rate: up over 200 steps, constant, down to zero at the end."""
         chosen = self.chosen
         warm = min(1.0, (self.step + 1) / min(200, chosen.steps / 10))
-        left = (chosen.steps - self.step) / (0.3 * chosen.steps)
+        left = (chosen.steps - self.step) / (chosen.decay * chosen.steps)
         return chosen.rate * warm * min(1.0, left)
 
     def save(self):
