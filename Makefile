@@ -5,14 +5,32 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+NODE := $(abspath $(TARGET_DIR)/release/vla_node)
+# Checkpoint of `make demo` and `make sim-eval`, and what else is said to them.
+DEMO_CHECKPOINT ?= models/tabletop
+ARGS ?=
 
-.PHONY: help demo test check bench ros build node soak clean cargo
+.PHONY: help demo demo-golden test check bench ros sim sim-eval build node soak clean cargo
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node ## the whole way once: camera images and an instruction in, commands out, 20 s
-	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(abspath $(TARGET_DIR)/release/vla_node)" tools/demo/run
+demo: node ## a trained policy drives a simulated robot: instructions at random, live, about a minute
+	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
+	    tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/demo/tabletop --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS); \
+	else \
+	    echo "no trained policy at $(DEMO_CHECKPOINT): showing the node alone (make demo-golden)"; \
+	    $(MAKE) --no-print-directory demo-golden; \
+	fi
+
+demo-golden: node ## the node alone on random weights: camera images and an instruction in, commands out, 20 s
+	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/demo/run
+
+sim-eval: node ## success rates on the simulated robot; ARGS="--seeds 20 --on cpu --on sim:n300/bf16"
+	@tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/sim_eval/run --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS)
+
+sim: ## set up the simulated robot (a second time does nothing)
+	@tools/sim/setup
 
 test: cargo ## every test; closes with "N passed, N failed"
 	@tools/test/run
@@ -38,7 +56,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros build install log
+	@rm -rf .ros .sim build install log
 
 cargo:
 	@command -v cargo >/dev/null || { echo "make: cargo not found: install Rust 1.89 or newer (rustup) and open a new shell" >&2; exit 1; }

@@ -21,14 +21,17 @@ class NodeTracking:
         self.scene, self.latency = scene, latency
         self.velocity = np.zeros(6)
         self.wish, self.gripper = np.zeros(6), 1.0
+        self.on_the_way, self.ticks = [], 0
 
     def step(self, action):
-        """One policy period: the former action until the latency has passed, then this one."""
-        action = np.asarray(action, dtype=float)
-        ticks = round(1.0 / POLICY_HZ / PERIOD)
-        for tick in range(ticks):
-            if tick == round(self.latency / PERIOD):
-                self.wish, self.gripper = action[:6] * POLICY_HZ, action[6]
+        """One policy period: earlier actions until the latency has passed, then this one."""
+        action = np.array(action, dtype=float)
+        self.on_the_way.append((self.ticks + round(self.latency / PERIOD), action))
+        for _ in range(round(1.0 / POLICY_HZ / PERIOD)):
+            while self.on_the_way and self.on_the_way[0][0] <= self.ticks:
+                _, arrived = self.on_the_way.pop(0)
+                self.wish, self.gripper = arrived[:6] * POLICY_HZ, arrived[6]
+            self.ticks += 1
             self._tick()
 
     def _tick(self):

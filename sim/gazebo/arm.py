@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""The controller of the arm in Gazebo: the node's twist becomes joint velocities, joint states become the tool's pose.
+
+usage: tools/sim/run sim/gazebo/arm.py [--ros-args -p use_sim_time:=true]      (launch/gazebo.launch.yaml starts it)
+
+It does what MoveIt Servo does for a real arm: damped least squares, a command timeout, a way to the ready posture first. MuJoCo is used for its
+kinematics alone; tests/sim/test_gazebo.py compares them with those of the SDF world.
+"""
+
+import signal
+import sys
+
+import mujoco
+import numpy as np
+import rclpy
+from command import Command
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64
+from tabletop import model as cell
+from tabletop.kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotation_error
+
+PERIOD = 0.02
+COMMAND_TIMEOUT_S = 0.2
+HOMING_GAIN, HOMING_SPEED, AT_HOME = 2.0, 0.8, 0.02  # [1/s], [rad/s], [rad]
+JOINT_SPEED = 2.0  # no joint is ever asked for more [rad/s]
+DOWN = np.diag([1.0, -1.0, -1.0])
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class ArmController:
+    """Joint velocities from joint positions and a twist, without ROS. At first it goes to the ready posture; twists are ignored until it is there."""
+
+    def __init__(self):
+        self.model = mujoco.MjModel.from_xml_string(cell.mjcf(1, 0, 64, 64))
+        self.data = mujoco.MjData(self.model)
+        self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
+        self.ready = np.array(cell.READY_POSTURE)
+        self.at_home, self.wanted = False, DOWN.copy()
+
+    def pose(self, positions):
+        """Tool position [m] and quaternion (x, y, z, w) in the base frame."""
+        self.data.qpos[self.kinematics.qpos] = positions
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        position, rotation = self.kinematics.pose(self.data)
+        quaternion = np.empty(4)
+        mujoco.mju_mat2Quat(quaternion, rotation.ravel())
+        return position, np.roll(quaternion, -1)
+
+    def velocities(self, positions, twist, period):
+        """Joint velocities [rad/s] for the next period [s]."""
+        positions = np.asarray(positions, dtype=float)
+        if not self.at_home:
+            error = self.ready - positions
+            self.at_home = bool(np.abs(error).max() < AT_HOME)
+            if not self.at_home:
+                return np.clip(HOMING_GAIN * error, -HOMING_SPEED, HOMING_SPEED)
+        self.pose(positions)
+        _, turned = self.kinematics.pose(self.data)
+        self.wanted = rotate(self.wanted, twist[3:] * period)
+        wish = np.array(twist, dtype=float)
+        wish[3:] += ORIENTATION_GAIN * rotation_error(self.wanted, turned)
+        speeds = np.clip(self.kinematics.joint_velocity(self.data, wish), -JOINT_SPEED, JOINT_SPEED)
+        low, high = self.kinematics.limits.T
+        # Away from a limit only.
+        return np.where((positions <= low) & (speeds < 0) | (positions >= high) & (speeds > 0), 0.0, speeds)
+
+
+class GazeboArm:
+    """The node."""
+
+    def __init__(self):
+        self.node = rclpy.create_node("gazebo_arm")
+        self.controller, self.command = ArmController(), Command(COMMAND_TIMEOUT_S)
+        create = self.node.create_publisher
+        self.speeds = [create(Float64, f"arm/{name}/velocity", RELIABLE) for name in cell.ARM_JOINTS]
+        self.fingers = [create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS]
+        self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
+        self.positions = None
+        subscribe = self.node.create_subscription
+        subscribe(JointState, "joint_states", self.take_joints, qos_profile_sensor_data)
+        subscribe(TwistStamped, "vla/command/twist", self.command.take_twist, RELIABLE)
+        subscribe(Float64, "vla/command/gripper", self.command.take_gripper, RELIABLE)
+        # On the steady clock, as an arm's controller: also when simulated time stands still the command times out.
+        self.node.create_timer(PERIOD, self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def take_joints(self, message):
+        places = dict(zip(message.name, message.position))
+        if not all(name in places and np.isfinite(places[name]) for name in cell.ARM_JOINTS):
+            return
+        self.positions = np.array([places[name] for name in cell.ARM_JOINTS])
+        position, orientation = self.controller.pose(self.positions)
+        pose = PoseStamped()
+        pose.header.stamp, pose.header.frame_id = message.header.stamp, "base"
+        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, position)
+        o = pose.pose.orientation
+        o.x, o.y, o.z, o.w = map(float, orientation)
+        self.ee_pose.publish(pose)
+
+    def turn(self):
+        if self.positions is None:
+            return
+        for publisher, speed in zip(self.speeds, self.controller.velocities(self.positions, self.command.command(), PERIOD)):
+            publisher.publish(Float64(data=float(speed)))
+        for publisher in self.fingers:
+            publisher.publish(Float64(data=self.command.gripper * cell.FINGER_TRAVEL))
+
+
+def main():
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_stop = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.append(True))
+    arm = GazeboArm()
+    executor = SingleThreadedExecutor()
+    executor.add_node(arm.node)
+    while not asked_to_stop:
+        executor.spin_once(timeout_sec=0.2)
+    rclpy.shutdown()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

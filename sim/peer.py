@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""The simulated tabletop robot as a ROS 2 node, in a process of its own: camera, arm driver and referee.
+
+usage: tools/sim/run sim/peer.py [--ros-args -p seed:=7 -p task:=push -p block:=red -p viewer:=true ...]
+
+Publishes   image (Image rgb8 224x224), ee_pose (PoseStamped), joint_states (JointState), /clock (with publish_clock), instruction (String, latched),
+            ~/state (String: JSON, latched, on every change and at 10 Hz).
+Subscribes  vla/command/twist (TwistStamped, base frame), vla/command/gripper (Float64, 0 closed .. 1 open), ~/episode (String: JSON, a new episode).
+Services    ~/reset (Trigger: the parameters' episode, or the next seed), ~/success (Trigger: how the task stands).
+A twist that is not followed by another one within command_timeout_s is replaced by zero, as an arm's own driver does.
+"""
+
+import json
+import signal
+import sys
+import time
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64, String
+from std_srvs.srv import Trigger
+
+from command import Command
+from tabletop import TASKS, TabletopScene
+
+PERIOD = 0.02  # of the arm's driver, and of its state topics [s]
+STATE_PERIOD = 0.1
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# live: as it should be. still: the first picture again and again with new stamps. frozen: the same with its old stamp. off: no images.
+CAMERAS = ("live", "still", "frozen", "off")
+
+# name: default, least, greatest or None, what it is
+PARAMETERS = {
+    "seed": (0, 0, 2**53, "Layout and looks of the first episode."),
+    "task": ("", None, None, f"One of {', '.join(TASKS)}; empty: drawn by the seed."),
+    "block": ("", None, None, "Colour of the block to act on; empty: drawn by the seed."),
+    "bowl": ("", None, None, "Colour of the bowl to place into; empty: drawn by the seed."),
+    "tasks": ("touch,push,pick", None, None, "From which the seed draws, with commas; place needs bowls."),
+    "blocks": (3, 1, 4, "Blocks on the table."),
+    "bowls": (0, 0, 2, "Bowls on the table."),
+    "randomize": (True, None, None, "Colours, light and camera differ by seed."),
+    "image_hz": (10.0, 0.5, 50.0, "Camera images per second."),
+    "image_size": (224, 64, 640, "Width and height of an image [pixels]; policies are trained at 224."),
+    "command_timeout_s": (0.2, 0.02, 5.0, "The arm stops when no twist has come for so long, on the steady clock [s]."),
+    "publish_instruction": (True, None, None, "Publish the episode's instruction on `instruction`."),
+    "publish_clock": (False, None, None, "Publish /clock; stamps are simulated time then."),
+    "real_time_factor": (1.0, 0.05, 20.0, "Simulated seconds per second; other than 1 needs publish_clock and a node with use_sim_time."),
+    "viewer": (False, None, None, "Show MuJoCo's viewer; needs a display."),
+    "frame_id": ("base", None, None, "Frame of ee_pose."),
+}
+
+
+class Refused(ValueError):
+    """What a user gave cannot be done."""
+
+
+def read_parameters(node):
+    """Every parameter, checked; all problems at once."""
+    values, problems = {}, []
+    for name, (default, least, greatest, about) in PARAMETERS.items():
+        value = node.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True)).value
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(default):
+            problems.append(f"{name}: {value!r} is no {type(default).__name__}")
+        elif least is not None and not least <= value <= greatest:
+            problems.append(f"{name}: {value} is outside {least}..{greatest}")
+        values[name] = value
+    if not problems and values["real_time_factor"] != 1.0 and not values["publish_clock"]:
+        problems.append(f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the node's clock runs at another speed")
+    if problems:
+        raise Refused("; ".join(problems))
+    return values
+
+
+class TabletopPeer:
+    """The node."""
+
+    def __init__(self):
+        self.node = rclpy.create_node("tabletop")
+        self.settings = read_parameters(self.node)
+        s = self.settings
+        size = s["image_size"]
+        tasks = tuple(name.strip() for name in s["tasks"].split(",") if name.strip())
+        self.scene = TabletopScene(s["seed"], blocks=s["blocks"], bowls=s["bowls"], randomize=s["randomize"], width=size, height=size, tasks=tasks)
+        self.arm = Command(s["command_timeout_s"])
+        create = self.node.create_publisher
+        self.image = create(Image, "image", qos_profile_sensor_data)
+        self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
+        self.joint_states = create(JointState, "joint_states", qos_profile_sensor_data)
+        self.instruction = create(String, "instruction", LATCHED) if s["publish_instruction"] else None
+        self.clock = create(ClockMessage, "/clock", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)) if s["publish_clock"] else None
+        self.state = create(String, "~/state", LATCHED)
+        subscribe = self.node.create_subscription
+        subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
+        subscribe(Float64, "vla/command/gripper", self.arm.take_gripper, RELIABLE)
+        subscribe(String, "~/episode", self.take_episode, RELIABLE)
+        self.node.create_service(Trigger, "~/reset", self.reset)
+        self.node.create_service(Trigger, "~/success", self.answer_success)
+        self.episode, self.error, self.refusals, self.lag = 0, "", 0, 0
+        self.simulated = 0.0  # never goes back, unlike the scene's own time [s]
+        self.viewer = None
+        self.begin(dict(seed=s["seed"], task=s["task"], block=s["block"], bowl=s["bowl"]))
+        if s["viewer"]:
+            self.open_viewer()
+        self.started, self.ticks = time.monotonic(), 0
+        self.next_image = self.next_state = 0.0
+        self.timer = self.node.create_timer(PERIOD / s["real_time_factor"], self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def open_viewer(self):
+        import mujoco.viewer  # needs a display
+
+        self.viewer = mujoco.viewer.launch_passive(self.scene.model, self.scene.data, show_left_ui=False, show_right_ui=False)
+
+    # -- episodes -------------------------------------------------------------------------------------------------------
+
+    def begin(self, wanted):
+        """Starts an episode; refuses what it does not understand and leaves the present one as it is then."""
+        if not isinstance(wanted, dict):
+            raise Refused(f"an episode is a JSON object, not {type(wanted).__name__}")
+        unknown = wanted.keys() - {"seed", "task", "block", "bowl", "instruction", "camera"}
+        if unknown:
+            raise Refused(f"unknown: {', '.join(sorted(map(str, unknown)))}; known: seed, task, block, bowl, instruction, camera")
+        seed, camera, instruction = wanted.get("seed", self.scene.seed + 1), wanted.get("camera", "live"), wanted.get("instruction")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**53:
+            raise Refused(f"seed: {seed!r} is no integer from 0 to 2^53")
+        if camera not in CAMERAS:
+            raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
+        if instruction is not None and not isinstance(instruction, str):
+            raise Refused(f"instruction: {instruction!r} is no text")
+        former = self.scene.seed, self.scene.task, self.scene.target, self.scene.bowl
+        try:
+            self.scene.reset(seed, task=wanted.get("task") or None, block=wanted.get("block") or None, bowl=wanted.get("bowl") or None)
+        except (ValueError, TypeError) as error:
+            self.scene.reset(former[0], task=former[1], block=former[2], bowl=former[3])
+            raise Refused(str(error)) from None
+        self.camera, self.picture = camera, None
+        self.episode += 1
+        self.arm.new_episode()
+        self.arm.gripper = 1.0
+        self.succeeded_at, self.peak_speed = None, 0.0
+        # An empty text is published too: it takes the instruction away from the node.
+        self.said = self.scene.instruction if instruction is None else instruction
+        if self.instruction is not None:
+            self.instruction.publish(String(data=self.said))
+        self.error = ""
+        self.next_image = self.simulated
+        self.publish_state()
+
+    def take_episode(self, message):
+        try:
+            self.begin(json.loads(message.data))
+        except (Refused, ValueError, RecursionError) as error:
+            self.error, self.refusals = f"~/episode: {error}", self.refusals + 1
+            self.node.get_logger().warning(self.error)
+            self.publish_state()
+
+    def reset(self, _, response):
+        """The episode that the parameters name when one of them was changed, else the next seed."""
+        wanted = {name: self.node.get_parameter(name).value for name in ("seed", "task", "block", "bowl")}
+        if wanted["seed"] == self.settings["seed"]:
+            wanted["seed"] = self.scene.seed + 1
+        else:
+            self.settings["seed"] = wanted["seed"]
+        try:
+            self.begin(wanted)
+            response.success, response.message = True, f"seed {self.scene.seed}: {self.scene.instruction}"
+        except Refused as error:
+            response.success, response.message = False, str(error)
+        return response
+
+    def answer_success(self, _, response):
+        response.success = self.succeeded_at is not None
+        response.message = f"{self.scene.instruction}: " + (f"done after {self.succeeded_at:.2f} s" if response.success else f"not done after {self.scene.time:.2f} s")
+        return response
+
+    # -- time passes ------------------------------------------------------------------------------------------------------
+
+    def turn(self):
+        due = int((time.monotonic() - self.started) * self.settings["real_time_factor"] / PERIOD)
+        # After a pause of the process the world goes on from where it stood: five periods are caught up with, no more.
+        if due - self.ticks > 5:
+            self.lag += due - self.ticks - 5
+            self.started += (due - self.ticks - 5) * PERIOD / self.settings["real_time_factor"]
+            due = self.ticks + 5
+        for _ in range(due - self.ticks):
+            self.ticks += 1
+            self.advance()
+
+    def advance(self):
+        before, _ = self.scene.ee_pose()
+        self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
+        self.simulated += PERIOD
+        after, _ = self.scene.ee_pose()
+        self.peak_speed = max(self.peak_speed, float(np.linalg.norm(after - before)) / PERIOD)
+        if self.clock is not None:
+            self.clock.publish(ClockMessage(clock=self.stamp()))
+        if self.succeeded_at is None and self.scene.success():
+            self.succeeded_at = self.scene.time
+            self.publish_state()
+        self.publish_arm()
+        if self.next_image <= self.simulated + 1e-9:
+            self.next_image = max(self.next_image, self.simulated - PERIOD) + 1.0 / self.settings["image_hz"]
+            self.publish_image()
+        if self.next_state <= self.simulated + 1e-9:
+            self.next_state = self.simulated + STATE_PERIOD
+            self.publish_state()
+        if self.viewer is not None and self.viewer.is_running():
+            self.viewer.sync()
+
+    def stamp(self):
+        if not self.settings["publish_clock"]:
+            return self.node.get_clock().now().to_msg()
+        nanoseconds = round(self.simulated * 1e9)
+        return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+    # -- what is published --------------------------------------------------------------------------------------------------
+
+    def publish_arm(self):
+        stamp = self.stamp()
+        pose = PoseStamped()
+        pose.header.stamp, pose.header.frame_id = stamp, self.settings["frame_id"]
+        position, orientation = self.scene.ee_pose()
+        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, position)
+        o = pose.pose.orientation
+        o.x, o.y, o.z, o.w = map(float, orientation)
+        self.ee_pose.publish(pose)
+        joints = JointState()
+        joints.header.stamp = stamp
+        names, positions, velocities = self.scene.joint_states()
+        joints.name, joints.position, joints.velocity = names, positions.tolist(), velocities.tolist()
+        self.joint_states.publish(joints)
+
+    def publish_image(self):
+        if self.camera == "off":
+            return
+        if self.camera == "frozen" and self.picture is not None:
+            self.image.publish(self.picture)
+            return
+        stamp = self.stamp()  # of the state that is drawn, not of the end of drawing
+        if self.camera == "live" or self.picture is None:
+            pixels = self.scene.render()
+            self.picture = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+            self.picture.header.frame_id = "camera"
+            self.picture.data = pixels.tobytes()
+        self.picture.header.stamp = stamp
+        self.image.publish(self.picture)
+
+    def publish_state(self):
+        scene = self.scene
+        position, _ = scene.ee_pose()
+        state = dict(
+            episode=self.episode, seed=scene.seed, task=scene.task, target=scene.target, bowl=scene.bowl, instruction=self.said, camera=self.camera,
+            success=self.succeeded_at is not None, success_s=self.succeeded_at, first_touched=scene.first_touched, time_s=round(scene.time, 3),
+            done={colour: [task for task in ("touch", "push", "pick") if scene.success(task, colour)] for colour in scene.colours},
+            path_length_m=round(scene.path_length, 4), tool=[round(float(x), 4) for x in position], gripper=round(scene.gripper_opening(), 3),
+            blocks={colour: [round(float(x), 4) for x in place] for colour, place in scene.targets().items()},
+            commands=self.arm.received, refused=self.arm.refused, command_timeouts=self.arm.timeouts, measured_speed=round(self.peak_speed, 4),
+            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, lost_periods=self.lag,
+            refusals=self.refusals, error=self.error,
+        )
+        self.state.publish(String(data=json.dumps(state)))
+
+    def close(self):
+        if self.viewer is not None:
+            self.viewer.close()
+        self.scene.close()
+
+
+def main():
+    # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from under a publication.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    asked_to_stop = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.append(True))
+    peer, failure = None, None
+    try:
+        peer = TabletopPeer()
+        executor = SingleThreadedExecutor()
+        executor.add_node(peer.node)
+        while not asked_to_stop and (peer.viewer is None or peer.viewer.is_running()):
+            executor.spin_once(timeout_sec=0.2)
+    except ValueError as error:
+        failure = f"tabletop: {error}"
+    if peer is not None:
+        peer.close()
+    rclpy.shutdown()
+    sys.exit(failure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The demo and the evaluation as a user starts them, on the golden kit's random weights; and the statistics of the tables."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+from PIL import Image
+from session import ROOT, SessionError, node_executable
+
+sys.path.insert(0, str(ROOT / "tools/sim_eval"))
+import intervals  # noqa: E402
+import table  # noqa: E402
+
+MARK = "OPENVLA_TT_SIM_TEST"
+GOLDEN = ["--checkpoint", str(ROOT / "tests/data/openvla_tiny/ckpt"), "--contract", str(ROOT / "config/checkpoints/openvla_tiny.yaml"), "--unnorm-key", "bridge_orig"]
+
+
+def has_node():
+    try:
+        return bool(node_executable())
+    except SessionError:
+        return False
+
+
+def alive(mark):
+    """Processes that have inherited the mark."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+        except OSError:
+            continue
+    return found
+
+
+class Marked(unittest.TestCase):
+    def start(self, *command):
+        self.mark = f"{os.getpid()}-{self.id()}"
+        environment = os.environ | {MARK: self.mark}
+        return subprocess.Popen([sys.executable, *map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, process, seconds=120):
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        # A child may take a moment to vanish after its parent has reaped it.
+        end = time.monotonic() + 5
+        while alive(self.mark) and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertEqual(alive(self.mark), [])
+        return process.returncode, out, err
+
+
+@unittest.skipUnless(has_node(), "the node is not built")
+class Demo(Marked):
+    def test_it_shows_episodes_writes_a_video_and_leaves_nothing_behind(self):
+        with tempfile.TemporaryDirectory() as folder:
+            gif = pathlib.Path(folder) / "demo.gif"
+            status, out, err = self.finish(self.start(ROOT / "tools/demo/tabletop", *GOLDEN, "--episodes", "1", "--seconds", "2", "--seed", "5", "--gif", gif))
+            self.assertEqual(status, 0, err + out)
+            self.assertRegex(out, r"of 1 instructions done; again with --seed 5")
+            self.assertRegex(out, r"largest commanded speed 0\.[012]\d* m/s")
+            self.assertIn("everything came to rest and ended", out)
+            with Image.open(gif) as film:
+                self.assertGreater(film.n_frames, 3)
+                self.assertEqual(film.size, (224, 252))
+
+    def test_interrupted_it_comes_to_rest_and_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            process = self.start(ROOT / "tools/demo/tabletop", *GOLDEN, "--episodes", "3", "--seconds", "60", "--seed", "5", "--gif", f"{folder}/demo.gif")
+            for line in process.stdout:
+                if line.startswith("1/3"):
+                    break
+            process.send_signal(signal.SIGINT)
+            status, out, err = self.finish(process)
+            self.assertEqual(status, 130, err + out)
+            self.assertIn("interrupted", out)
+            self.assertNotIn("Traceback", err)
+
+    def test_what_is_not_there_is_named(self):
+        for arguments, words in (
+            (["--checkpoint", "/no/such/folder"], "no checkpoint at /no/such/folder; train one"), ([*GOLDEN, "--tasks", "dance"], "'dance'"), ([*GOLDEN, "--episodes", "0"], "1..100"),
+        ):
+            status, _, err = self.finish(self.start(ROOT / "tools/demo/tabletop", *arguments))
+            self.assertEqual(status, 2)
+            self.assertIn(words, err)
+
+
+class Evaluation(Marked):
+    def evaluate(self, *arguments):
+        return self.finish(self.start(ROOT / "tools/sim_eval/run", *arguments))
+
+    def test_what_was_run_is_not_run_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ["--rows", "expert,chance", "--tasks", "touch", "--checkpoint", "/none", "--seconds", "5", "--out", folder]
+            status, out, err = self.evaluate(*arguments, "--seeds", "2")
+            self.assertEqual(status, 0, err)
+            self.assertIn("[4/4", out)
+            status, out, err = self.evaluate(*arguments, "--seeds", "3")
+            self.assertEqual(status, 0, err)
+            self.assertIn("[2/2", out)
+            episodes = [json.loads(line) for line in (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines()]
+            self.assertEqual([(e["row"], e["seed"]) for e in episodes], [("expert", 0), ("expert", 1), ("chance", 0), ("chance", 1), ("expert", 2), ("chance", 2)])
+            self.assertTrue(all(e["success"] for e in episodes if e["row"] == "expert"))
+            self.assertIn("3/3 = 100 %", (pathlib.Path(folder) / "report.txt").read_text())
+
+    @unittest.skipUnless(has_node(), "the node is not built")
+    def test_rows_on_the_node(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = "random-weights,swapped,no-instruction,dark"
+            status, out, err = self.evaluate("--rows", rows, "--tasks", "push", "--seeds", "1", "--seconds", "2", "--decode", "full", "--out", folder, *GOLDEN)
+            self.assertEqual(status, 0, err + out)
+            episodes = {e["row"]: e for e in map(json.loads, (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines())}
+            self.assertEqual(set(episodes), set(rows.split(",")))
+            swapped = episodes["swapped"]
+            self.assertIn(swapped["said"], swapped["instruction"])
+            self.assertNotEqual(swapped["said"], swapped["named_before"])
+            for row in ("no-instruction", "dark"):
+                self.assertLess(episodes[row]["tool_moved"], table.STILL)
+            self.assertLessEqual(episodes["random-weights"]["peaks"]["linear_speed"], 0.25 + 1e-9)
+
+    @unittest.skipUnless(has_node(), "the node is not built")
+    def test_in_step_the_same_seed_goes_the_same_way(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for out in ("one", "two"):
+                status, text, err = self.evaluate("--lockstep", "--rows", "policy,dark", "--tasks", "push", "--seeds", "1", "--seconds", "1", "--decode", "full", "--out", f"{folder}/{out}", *GOLDEN)
+                self.assertEqual(status, 0, err + text)
+            first, second = (json.loads((pathlib.Path(folder) / out / "episodes.jsonl").read_text()) for out in ("one", "two"))
+            self.assertEqual((first["row"], first["variant"]), ("policy", "cpu, in step"))
+            self.assertGreater(first["path_length"], 0.01)
+            for name in ("path_length", "tool_moved", "seconds", "done", "instruction"):
+                self.assertEqual(first[name], second[name], name)
+
+    def test_nonsense_is_refused(self):
+        for arguments, words in (
+            (["--rows", "policy,miracle"], "'miracle'"), (["--seeds", "0"], "seeds"), (["--first-seed", "1000000"], "0..999999"), (["--checkpoint", "/none", "--rows", "policy"], "no checkpoint at /none"),
+        ):
+            status, _, err = self.evaluate(*arguments)
+            self.assertIn(status, (1, 2))
+            self.assertIn(words, err)
+
+
+class Statistics(unittest.TestCase):
+    def test_wilson_is_as_published(self):
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+        for successes, trials, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+            found = intervals.wilson(successes, trials)
+            self.assertAlmostEqual(found[0], low, places=4)
+            self.assertAlmostEqual(found[1], high, places=4)
+        self.assertEqual(intervals.wilson(0, 0), (0.0, 1.0))
+
+    def test_mcnemar_is_a_sign_test(self):
+        self.assertEqual(intervals.mcnemar(0, 0), 1.0)
+        self.assertEqual(intervals.mcnemar(5, 5), 1.0)
+        self.assertAlmostEqual(intervals.mcnemar(0, 5), 2 / 32)
+        self.assertAlmostEqual(intervals.mcnemar(8, 1), 2 * 10 / 512)
+
+    def test_percentiles_are_values_that_occurred(self):
+        self.assertEqual(intervals.percentile(range(1, 101), 0.99), 99)
+        self.assertEqual(intervals.median([3, 1, 2]), 2)
+        self.assertTrue(math.isnan(intervals.median([])))
+
+    def test_pairs_compare_equal_seeds_only(self):
+        def episode(variant, seed, success):
+            return dict(row="policy", variant=variant, task="touch", seed=seed, success=success, tool_moved=0.1)
+
+        found = table.groups([episode("cpu", s, s != 1) for s in range(4)] + [episode("sim:n300/bf16", s, s != 2) for s in range(1, 6)])
+        _, rows = table.pairs(found)
+        self.assertEqual(rows, [["touch", "cpu", "sim:n300/bf16", "3", "1", "1", "1", "1.00"]])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,103 @@
+"""From episodes to tables."""
+
+import math
+
+from intervals import mcnemar, median, percentile, wilson
+
+# What shapes a wish that is not itself too fast is no intervention worth a row: every start from rest is smoothed.
+SMOOTHING = ("acceleration", "jerk", "ramp_down", "gripper_range")
+STILL = 0.005  # a tool that moved less than this did not move [m]
+MUST_NOT_MOVE = ("frozen", "dark", "no-instruction")
+
+
+def number(value, form):
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def share(good, n):
+    low, high = wilson(good, n)
+    return f"{good}/{n} = {100 * good / n:.0f} % [{100 * low:.0f}, {100 * high:.0f}]" if n else "-"
+
+
+def groups(episodes):
+    """Episodes by (row, variant, task), in the order in which they came."""
+    found = {}
+    for episode in episodes:
+        found.setdefault((episode["row"], episode["variant"], episode["task"]), []).append(episode)
+    return found
+
+
+def good(episode):
+    """Whether it went as this row wants it: the task done, or for rows in which nothing may move, nothing moved."""
+    return episode["tool_moved"] < STILL if episode["row"] in MUST_NOT_MOVE else episode["success"]
+
+
+def lines_of(found):
+    rows = []
+    for (row, variant, task), episodes in found.items():
+        done = [e for e in episodes if e["success"]]
+        ages = [age for e in episodes for age in e["ages_s"]]
+        seconds = sum(e["seconds"] for e in episodes)
+        shaped = sum(n for e in episodes for name, n in e["interventions"].items() if name not in SMOOTHING)
+        rates = [e["policy_hz"] for e in episodes if e["policy_hz"]]
+        speeds = [e["peaks"]["linear_speed"] for e in episodes if e["peaks"]]
+        accelerations = [e["peaks"]["linear_acceleration"] for e in episodes if e["peaks"]]
+        rows.append([
+            row, variant, task, share(sum(map(good, episodes)), len(episodes)), number(median([e["success_s"] for e in done if e["success_s"] is not None]), ".1f"),
+            number(median([e["path_length"] for e in (done or episodes)]), ".2f"), number(median([e["tool_moved"] for e in episodes]), ".3f"),
+            number(shaped / seconds if seconds and rates and speeds else math.nan, ".1f"), number(median(rates), ".1f"), number(1e3 * percentile(ages, 0.5), ".0f"),
+            number(1e3 * percentile(ages, 0.99), ".0f"), number(max(speeds, default=math.nan), ".3f"), number(max(accelerations, default=math.nan), ".2f"),
+            str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes)) if rates and speeds else "-",
+        ])
+    return rows
+
+
+HEADER = [
+    "row", "on", "task", "as wished [95 %]", "time [s]", "path [m]", "moved [m]", "shaped [1/s]", "policy [Hz]", "age p50 [ms]", "age p99 [ms]", "speed max", "accel max", "faults",
+]
+LEGEND = f"""\
+as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm. Wilson's 95 % interval.
+time: to success; path: of the tool, over successes when there are any; moved: farthest from its start. Medians.
+shaped: periods per second in which the safety layer changed a command (envelope, step cap, workspace, velocity, gripper; not the smoothing of starts and stops).
+age: from an image's stamp to the stamp of the first command that follows from it. speed [m/s], accel [m/s2]: largest commanded, measured at the robot.
+in step: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is what the machine reached meanwhile.
+expert and chance act without ROS on the same scenes; chance draws a random direction at the expert's speed and a random gripper every second."""
+
+
+def markdown(header, rows):
+    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def plain(header, rows):
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *rows])
+
+
+def pairs(found):
+    """Each variant of `policy` against the first one, over the seeds that both have run."""
+    names = list(dict.fromkeys(variant for row, variant, _ in found if row == "policy"))
+    rows = []
+    for other in names[1:]:
+        for task in dict.fromkeys(task for row, variant, task in found if row == "policy" and variant == other):
+            first = {e["seed"]: e["success"] for e in found.get(("policy", names[0], task), [])}
+            second = {e["seed"]: e["success"] for e in found[("policy", other, task)]}
+            both = first.keys() & second.keys()
+            only_first = sum(first[s] and not second[s] for s in both)
+            only_second = sum(second[s] and not first[s] for s in both)
+            rows.append([task, names[0], other, str(len(both)), str(sum(first[s] and second[s] for s in both)), str(only_first), str(only_second), f"{mcnemar(only_first, only_second):.2f}"])
+    return ["task", "first", "second", "pairs", "both", "only first", "only second", "p (McNemar)"], rows
+
+
+def report(episodes, write=plain):
+    """Everything as text."""
+    found = groups(episodes)
+    parts = [write(HEADER, lines_of(found))]
+    swapped = [e for e in episodes if e["row"] == "swapped"]
+    if swapped:
+        old = sum(e["task"] in e["done"].get(e["named_before"], []) for e in swapped)
+        parts.append(f"swapped: judged by the colour that was said; the colour that the seed draws was acted on in {old} of {len(swapped)} episodes.")
+    header, rows = pairs(found)
+    if rows:
+        parts.append("Paired seeds:\n" + write(header, rows))
+    parts.append(LEGEND)
+    return "\n\n".join(parts)
