@@ -356,6 +356,23 @@ fn a_tokenizer_of_another_model() {
         vocabulary.insert("other".to_owned(), json!(29_871));
     });
     one_line_with(swapped, &["tokenizer.json", "token 29871 is", "empty word", "same checkpoint"]);
+    // A vocabulary of another size may have it anywhere, but must have it.
+    let config = edited("config.json", |json| set(json, "/pad_to_multiple_of", json!(63)));
+    let renamed = |edit: fn(&mut Value)| {
+        let folder =
+            kit_with(&[("tokenizer.json", edited("tokenizer.json", edit)), ("config.json", config.clone())], &[]);
+        Checkpoint::open(folder.path())
+    };
+    let moved = renamed(|json| {
+        let vocabulary = json.pointer_mut("/model/vocab").unwrap().as_object_mut().unwrap();
+        vocabulary.insert("▁".to_owned(), json!(29_900));
+    });
+    assert_eq!(moved.unwrap().tokenizer.empty_word(), Some(29_900));
+    let lost = renamed(|json| {
+        let vocabulary = json!([["<unk>", 0.0], ["<s>", 0.0], ["</s>", 0.0]]);
+        set(json, "/model", json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false, "vocab": vocabulary}));
+    });
+    one_line_with(lost.unwrap_err(), &["tokenizer.json", "no empty word", "same checkpoint"]);
     let beyond = open(|json| {
         drop(json.pointer_mut("/model/vocab").unwrap().as_object_mut().unwrap().insert("new".into(), json!(99_999)))
     });

@@ -43,6 +43,6 @@ pub use llama_config::LlamaConfig;
 pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
 pub use preprocessor::{PreprocessorConfig, TowerPixels};
 pub use shard::{MappedTensor, SafetensorsFile};
-pub use tokenizer::{EMPTY_WORD, MAX_TEXT_BYTES, Tokenizer};
+pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 pub use tower_config::{TowerConfig, TowerFamily};
 pub use weights::WeightFiles;

@@ -14,14 +14,19 @@ const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 /// Longest text encoded, bytes: four bytes for each of the 2048 positions of the model, and more than any instruction.
 pub const MAX_TEXT_BYTES: usize = 8192;
 
-/// Llama-2's id of the empty word `▁`, after which OpenVLA answers.
-pub const EMPTY_WORD: u32 = 29_871;
+/// The empty word, after which OpenVLA answers.
+const EMPTY_WORD: &str = "▁";
+/// Tokens of Llama-2's vocabulary, whose empty word the official code names by its id.
+const LLAMA_2_WORDS: usize = 32_000;
+const LLAMA_2_EMPTY_WORD: u32 = 29_871;
 
 /// The text encoder of a checkpoint.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// Id of the empty word, where the vocabulary has one.
+    empty_word: Option<u32>,
 }
 
 impl Tokenizer {
@@ -57,7 +62,8 @@ impl Tokenizer {
         }
         let clean = serde_json::to_vec(&fields).map_err(|error| fail(error.to_string()))?;
         let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&clean)).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), inner })
+        let empty_word = inner.token_to_id(EMPTY_WORD);
+        Ok(Self { path: path.to_owned(), inner, empty_word })
     }
 
     /// Token ids of a text, with the special tokens that tokenizer.json adds (Llama: BOS in front).
@@ -86,6 +92,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The id of the empty word `▁`, after which OpenVLA answers: 29871 in Llama-2's vocabulary. An opened checkpoint has one.
+    pub fn empty_word(&self) -> Option<u32> {
+        self.empty_word
+    }
+
     /// Number of tokens, added ones included (32001 in OpenVLA).
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -96,8 +107,9 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
-    /// Checks that every id has a row in the embedding, that texts get their BOS, and that token 29871 is the empty word that
-    /// the prompt must end with. A tokenizer of another model would otherwise feed the policy plausible nonsense.
+    /// Checks that every id has a row in the embedding, that texts get their BOS, and that there is the empty word that the
+    /// prompt must end with; in a vocabulary of Llama-2's size it must have Llama-2's id. A tokenizer of another model would
+    /// otherwise feed the policy plausible nonsense.
     ///
     /// # Errors
     /// What does not fit.
@@ -111,12 +123,14 @@ impl Tokenizer {
         if end > rows {
             return Err(fail(format!("token ids go up to {}, the embedding has {rows} rows", end - 1)));
         }
-        let empty = self.token(EMPTY_WORD);
-        if empty.as_deref() != Some("▁") {
+        if config.action_token_end == LLAMA_2_WORDS && self.empty_word != Some(LLAMA_2_EMPTY_WORD) {
+            let found = self.token(LLAMA_2_EMPTY_WORD).unwrap_or_default();
             return Err(fail(format!(
-                "token {EMPTY_WORD} is {:?}, not the empty word \"▁\" of Llama-2",
-                empty.unwrap_or_default()
+                "token {LLAMA_2_EMPTY_WORD} is {found:?}, not the empty word {EMPTY_WORD:?} of Llama-2"
             )));
+        }
+        if self.empty_word.is_none() {
+            return Err(fail(format!("the vocabulary has no empty word {EMPTY_WORD:?}, which every prompt ends with")));
         }
         let bos = self.id("<s>");
         let first = self.encode("a")?.first().copied();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
 use crate::backend::{Backend, Choice};
-use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
+use crate::checkpoint::{Checkpoint, WeightFiles};
 use crate::models::action::{Acted, ActionShape, RecordedAction};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
@@ -230,8 +230,9 @@ impl<B: Backend> OpenVlaPolicy<B> {
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
         let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
         // The official code appends the empty word when the prompt does not end with it: it stood there in training.
-        if ids.last() != Some(&EMPTY_WORD) {
-            ids.push(EMPTY_WORD);
+        let empty_word = self.checkpoint.tokenizer.empty_word();
+        if ids.last().copied() != empty_word {
+            ids.extend(empty_word);
         }
         Ok(ids)
     }

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The training command, run small, and proof that its export is faithful: the Rust program answers with the same tokens as PyTorch.
+
+    tools/train_demo/test_small.py [target/release/openvla]
+
+Trains some sixty steps, stops half-way with SIGTERM and goes on, exports, and compares greedy tokens on pictures of the simulator.
+Needs the environment that `tools/train_demo/run` makes (TRAIN_DEMO_VENV names another).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = HERE.parents[1] / "target" / "release" / "openvla"
+INSTRUCTIONS = ("touch the red block", "push the blue block", "pick up the green block", "dance")
+
+
+def command(out):
+    return [str(HERE / "run"), "--out", str(out), "--small"]
+
+
+class Small(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.out = Path(cls.folder.name)
+        log = cls.out / "log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(command(cls.out), stdout=file, stderr=subprocess.STDOUT)
+            # The demonstrations of the first correction exist: training is past its first third.
+            while process.poll() is None and not list(cls.out.glob("policy_*")):
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            cls.first_status = process.wait(timeout=300)
+        cls.first_log = log.read_text()
+        second = subprocess.run(command(cls.out), capture_output=True, text=True, timeout=900)
+        cls.second_status, cls.second_log = second.returncode, second.stdout + second.stderr
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_is_stopped_and_goes_on(self):
+        self.assertEqual(self.first_status, 1, self.first_log)
+        self.assertIn("the same command goes on from here", self.first_log)
+        self.assertEqual(self.second_status, 0, self.second_log)
+        self.assertIn("goes on at step", self.second_log)
+
+    def test_the_loss_falls(self):
+        import torch
+
+        state = torch.load(self.out / "training.pt", map_location="cpu")
+        self.assertEqual(state["step"], 60)
+        shown = [float(line.split("patch ")[1].split()[0]) for line in (self.first_log + self.second_log).splitlines() if "patch " in line]
+        self.assertLess(shown[-1], 4.2, "from about 4.7 at the start")
+
+    def test_the_program_answers_with_the_same_tokens(self):
+        import numpy as np
+        from PIL import Image
+
+        sys.path.insert(0, str(HERE))
+        from train_demo.demonstrations import simulator
+        from train_demo.policy import Policy
+
+        program, checkpoint = os.environ.get("OPENVLA", PROGRAM), self.out / "checkpoint"
+        facts = json.loads(subprocess.run([program, "inspect", "--json", "--checkpoint", checkpoint], capture_output=True, check=True).stdout)
+        self.assertFalse(facts.get("missing"), facts)
+        policy = Policy(checkpoint)
+        for seed in range(3):
+            scene = simulator().TabletopScene(seed)
+            picture = scene.render().copy()
+            scene.close()
+            file = self.out / "picture.png"
+            Image.fromarray(picture).save(file)
+            for instruction in INSTRUCTIONS:
+                answer = subprocess.run(
+                    [program, "predict", "--json", "--checkpoint", checkpoint, "--image", file, "--instruction", instruction], capture_output=True, text=True
+                )
+                (ids,) = policy.tokens([picture], [instruction])
+                (action,) = policy.act([picture], [instruction])
+                if action is None:
+                    self.assertIn("is no action token", answer.stderr)
+                    continue
+                self.assertEqual(answer.returncode, 0, answer.stderr)
+                told = json.loads(answer.stdout)
+                self.assertEqual(told["token_ids"], ids.tolist(), instruction)
+                np.testing.assert_allclose(told["action"], action, atol=1e-12)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        os.environ["OPENVLA"] = sys.argv.pop(1)
+    unittest.main()

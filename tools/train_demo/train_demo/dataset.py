@@ -1,0 +1,106 @@
+"""Shards of demonstrations in memory, batches of them by step number, and the statistics that the checkpoint carries."""
+
+import bisect
+import time
+
+import numpy as np
+import torch
+
+from .demonstrations import FIELDS, TASKS
+from .losses import jitter
+from .vocabulary import Vocabulary, action_ids, normalize
+
+TASK_WEIGHT = {"touch": 0.36, "push": 0.32, "pick": 0.32}
+INSTRUCTIONS = {"touch": "touch the {} block", "push": "push the {} block", "pick": "pick up the {} block"}
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+def statistics(shards):
+    """`dataset_statistics.json` of the expert's actions in these shards."""
+    actions = np.concatenate([shard["action"].reshape(-1, 7) for shard in shards]).astype(np.float64)
+    low, high = np.percentile(actions, [1, 99], axis=0)
+    # The tool never turns: a range around zero makes its tokens decode to exactly zero.
+    low[3:6], high[3:6] = -0.05, 0.05
+    summary = {"mean": actions.mean(0), "std": actions.std(0), "min": actions.min(0), "max": actions.max(0), "q01": low, "q99": high}
+    return {
+        "action": {**{name: value.tolist() for name, value in summary.items()}, "mask": [True] * 6 + [False]},
+        "num_transitions": len(actions),
+        "num_trajectories": sum(len(shard["tip"]) for shard in shards),
+    }
+
+
+class Demonstrations:
+    """Grows as shards are made: how many a step may draw from depends on the step alone, so that a rerun sees the same batches."""
+
+    def __init__(self, schedule):
+        """`schedule`: (step from which a shard is drawn from, its path), ascending."""
+        self.steps, self.paths = zip(*schedule)
+        self.shards, self.makers = [], []
+        vocabulary = Vocabulary()
+        prompts = [vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:] for task in TASKS for colour in COLOURS]
+        if len({len(prompt) for prompt in prompts}) != 1:
+            raise ValueError("the prompts of all tasks must have one length in tokens; change PIECES")
+        self.prompts = np.array(prompts).reshape(len(TASKS), len(COLOURS), -1)
+
+    def load(self, count, patience=1800.0):
+        """The first `count` shards, waiting for those still being made."""
+        while len(self.shards) < count:
+            path, begin = self.paths[len(self.shards)], time.monotonic()
+            while not path.exists():
+                if time.monotonic() - begin > patience or (self.makers and not any(maker.is_alive() for maker in self.makers)):
+                    if path.exists():
+                        break
+                    raise TimeoutError(f"{path} was not made within {time.monotonic() - begin:.0f} s; the error of the process that makes it stands above")
+                time.sleep(0.5)
+            with np.load(path) as file:
+                self.shards.append({name: file[name] for name in FIELDS})
+        return self.shards[:count]
+
+    def available(self, step):
+        return bisect.bisect_right(self.steps, step)
+
+    def batch(self, seed, images, branches, stats):
+        """`seed`: that of the run, the step, the process."""
+        random = np.random.default_rng(seed)
+        shards = self.load(self.available(seed[1]))
+        chosen, rows = random.integers(len(shards), size=images), random.random(images)
+        picked = [(shards[s], int(r * len(shards[s]["tip"]))) for s, r in zip(chosen, rows)]
+        return collate(picked, random, branches, stats, self.prompts)
+
+
+def collate(picked, random, branches, stats, prompts, augment=True):
+    """Tensors of a batch; `branches` (task, block) pairs are asked of every image, the block nearest to the tool more often."""
+    arrays = {name: np.stack([shard[name][row] for shard, row in picked]) for name in FIELDS}
+    batch = {name: torch.from_numpy(arrays[name]) for name in ("colour", "block", "block_uv", "tip", "opening")}
+    batch["rgb"] = photometric(arrays["image"], random if augment else None)
+    away = np.linalg.norm(arrays["block"][..., :2] - arrays["tip"][:, None, :2], axis=-1)
+    blocks = away.shape[1]
+    weight = 1.0 + 2.0 * (np.arange(blocks) == away.argmin(1)[:, None])
+    weight = np.array([TASK_WEIGHT[task] for task in TASKS])[None, :, None] * weight[:, None]
+    # Gumbel's trick: that many pairs of each image without putting one back.
+    keys = np.log(weight).reshape(len(picked), -1) + random.gumbel(size=(len(picked), weight[0].size))
+    pairs = np.argsort(-keys, 1)[:, :branches]
+    task, block = pairs // blocks, pairs % blocks
+    image = np.arange(len(picked))[:, None]
+    normalized = normalize(arrays["action"][image, task, block], stats["action"])
+    ids = action_ids(normalized)
+    words = prompts[task, arrays["colour"][image, block]]
+    fed = jitter(ids, random) if augment else ids
+    batch["texts"] = torch.from_numpy(np.concatenate([words, fed[..., :-1]], -1))
+    batch["normalized"] = torch.from_numpy(normalized).float()
+    batch["vector"] = torch.from_numpy(arrays["block"][image, block] - arrays["tip"][:, None])
+    batch["task"] = torch.from_numpy(task)
+    return batch
+
+
+def photometric(images, random):
+    """Pictures as [B, 3, side, side] in 0..1, with another exposure, contrast and white balance each when there is `random`."""
+    rgb = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    if random is None:
+        return rgb
+    count = len(images)
+    gain = torch.from_numpy(random.uniform(0.8, 1.2, (count, 1, 1, 1)) * random.uniform(0.93, 1.07, (count, 3, 1, 1))).float()
+    shift = torch.from_numpy(random.uniform(-0.06, 0.06, (count, 1, 1, 1))).float()
+    rgb = rgb * gain + shift
+    noise = torch.from_numpy(random.standard_normal((1, 3, *rgb.shape[2:]), dtype=np.float32) * 0.01)
+    return (rgb + noise).clamp_(0, 1)

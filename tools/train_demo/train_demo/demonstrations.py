@@ -1,0 +1,242 @@
+"""Demonstrations: pictures of the tabletop with what the scripted expert would do for every task and block in them.
+
+Most pictures are of states drawn at random rather than met on the way: the tool is put anywhere, with most weight on what matters (over, behind and around a
+block, with a block between the fingers), because a policy that strays needs the expert's word there too. The rest are met by a noisy expert, or by a policy
+that is being trained (DAgger), behind the node's latency and limits. Every picture has its own colours, light and camera.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TASKS = ("touch", "push", "pick")
+# Layouts for training have seeds from here on: every smaller seed is held out.
+FIRST_SEED = 10_000_000
+POSES_PER_LAYOUT = 4
+FIELDS = ("image", "colour", "block", "block_uv", "tip", "opening", "action")
+
+
+def simulator():
+    """`sim/tabletop` of this repository."""
+    path = str(Path(__file__).resolve().parents[3] / "sim")
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    import tabletop
+
+    return tabletop
+
+
+def picture(scene, side):
+    """What the towers see, uint8 [side, side, 3]: resized as OpenVLA's processor does."""
+    return np.asarray(Image.fromarray(scene.render()).resize((side, side), Image.BICUBIC))
+
+
+def observe(scene, side):
+    """One picture with its labels."""
+    colours = list(simulator().BLOCK_COLOURS)
+    blocks = np.array([scene.block_position(k) for k in range(len(scene.colours))])
+    kept = scene.task, scene.target, scene.bowl
+    actions = np.zeros((len(TASKS), len(blocks), 7), np.float32)
+    for t, task in enumerate(TASKS):
+        for k, colour in enumerate(scene.colours):
+            scene.ask(task, colour)
+            actions[t, k] = simulator().expert(scene)
+    scene.ask(*kept)
+    return {
+        "image": picture(scene, side),
+        "colour": np.array([colours.index(c) for c in scene.colours], np.int64),
+        "block": blocks.astype(np.float32),
+        "block_uv": project(scene, blocks).astype(np.float32),
+        "tip": scene.ee_pose()[0].astype(np.float32),
+        "opening": np.float32(scene.gripper_opening()),
+        "action": actions,
+    }
+
+
+def project(scene, points):
+    """Where points [n, 3] of the base frame appear: column and row in 0..1 of the picture."""
+    camera = scene.model.camera("camera").id
+    away = (points - scene.data.cam_xpos[camera]) @ scene.data.cam_xmat[camera].reshape(3, 3)
+    half = np.tan(np.radians(scene.model.cam_fovy[camera]) / 2)
+    plane = away[:, :2] / -away[:, 2:] / half
+    return np.column_stack([0.5 + plane[:, 0] / 2, 0.5 - plane[:, 1] / 2])
+
+
+def repaint(scene, random):
+    """Other colours, light and camera for the same layout."""
+    tabletop = simulator()
+    from tabletop.randomise import paint
+
+    paints = {f"block{k}": tabletop.BLOCK_COLOURS[c] for k, c in enumerate(scene.colours)}
+    paints |= {f"bowl{k}": tabletop.BOWL_COLOURS[c] for k, c in enumerate(scene.bowl_colours)}
+    paint(scene.model, random, paints, 1.0)
+
+
+def draw_state(scene, random):
+    """Puts tool, fingers and, sometimes, blocks somewhere. False when the arm does not reach it or things overlap."""
+    import mujoco
+    from tabletop import model as cell
+    from tabletop.scene import DOWN
+
+    half = cell.BLOCK_SIZE / 2
+    for k in range(len(scene.colours)):
+        address = scene.model.joint(f"block{k}").qposadr[0]
+        x, y, _ = scene._begin[k]
+        # A third of the blocks have been pushed about.
+        if random.random() < 0.33:
+            x, y = x + random.uniform(-0.01, 0.05), y + random.normal(0, 0.01)
+        yaw = random.normal(0, 0.12)
+        scene.data.qpos[address : address + 7] = [x, y, half, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        scene.data.qpos[address] = x
+    chosen = int(random.integers(len(scene.colours)))
+    address = scene.model.joint(f"block{chosen}").qposadr[0]
+    x, y, z = scene.data.qpos[address : address + 3]
+    opening = random.choice([0.0, 1.0, random.random()], p=[0.48, 0.44, 0.08])
+    spread = np.exp(random.uniform(np.log(0.003), np.log(0.06)))
+    kind = random.choice(["anywhere", "over", "behind", "around", "grasp", "held"], p=[0.24, 0.28, 0.18, 0.14, 0.06, 0.10])
+    if kind == "anywhere":
+        tip = random.uniform([0.31, -0.17, 0.02], [0.57, 0.17, 0.22])
+    elif kind == "over":
+        height = 2 * half + np.exp(random.uniform(np.log(0.003), np.log(0.12)))
+        tip = np.array([x, y, height]) + [*random.normal(0, spread, 2), 0.0]
+    elif kind == "behind":
+        tip = np.array([x - random.uniform(0.018, 0.1), y + random.normal(0, min(spread, 0.025)), 0.012 + np.exp(random.uniform(np.log(0.004), np.log(0.1)))])
+    elif kind == "around":
+        opening = 1.0
+        tip = np.array([x, y, 0.015 + np.exp(random.uniform(np.log(0.002), np.log(0.1)))])
+        tip[:2] += random.normal(0, min(spread, 0.02), 2)
+    elif kind == "grasp":
+        opening = random.choice([1.0, random.uniform(0.5, 1.0)])
+        tip = np.array([*(np.array([x, y]) + random.normal(0, 0.005, 2)), random.uniform(0.015, 0.028)])
+    else:
+        opening = random.uniform(0.47, 0.6)
+        height = random.choice([0.018, random.uniform(0.016, 0.14)])
+        tip = np.array([*random.uniform([0.34, -0.15], [0.55, 0.15]) * 0.3 + np.array([x, y]) * 0.7, height])
+        scene.data.qpos[address : address + 3] = tip + [*random.normal(0, 0.003, 2), half - 0.018 + random.normal(0, 0.002)]
+        scene.data.qpos[address + 3 : address + 7] = [1, 0, 0, 0]
+    try:
+        scene.kinematics.solve(scene.data, tip, DOWN, cell.READY_POSTURE)
+    except ValueError:
+        return False
+    scene.data.qpos[scene._finger_qpos] = opening * cell.FINGER_TRAVEL
+    mujoco.mj_forward(scene.model, scene.data)
+    deepest = min((c.dist for c in scene.data.contact[: scene.data.ncon]), default=0.0)
+    return deepest > (-0.004 if kind in ("grasp", "held", "around") else -0.002)
+
+
+def random_states(scene, seed, count, side):
+    random, samples, layout = np.random.default_rng(seed), [], 0
+    while len(samples) < count:
+        scene.reset(seed + layout)
+        layout += 1
+        for _ in range(POSES_PER_LAYOUT):
+            repaint(scene, random)
+            if draw_state(scene, random):
+                samples.append(observe(scene, side))
+    return samples[:count]
+
+
+def episodes(scene, seed, count, side):
+    """States that a noisy expert meets under way."""
+    tabletop, random, samples, layout = simulator(), np.random.default_rng(seed), [], 0
+    while len(samples) < count:
+        scene.reset(seed + layout)
+        layout += 1
+        share, push = random.uniform(0, 1), np.zeros(3)
+
+        def act(scene):
+            nonlocal push
+            samples.append(observe(scene, side))
+            action = samples[-1]["action"][TASKS.index(scene.task), scene.colours.index(scene.target)].copy()
+            push = 0.7 * push + random.normal(0, 0.006 * share, 3)
+            action[:3] += push
+            return action
+
+        tabletop.rollout(scene, act, seconds=8.0, latency=random.uniform(0.06, 0.18))
+    return samples[:count]
+
+
+def corrections(seed, count, side, folder, width=16):
+    """States that the policy in `folder` gets itself into, with what the expert would do there (DAgger)."""
+    from .lockstep import run
+    from .policy import Policy
+
+    policy, samples = Policy(folder), []
+    scenes = [simulator().TabletopScene(seed) for _ in range(min(width, count))]
+
+    class Enough(Exception):
+        pass
+
+    def act(busy):
+        if len(samples) >= count:
+            raise Enough
+        seen = [observe(scene, side) for scene in busy]
+        samples.extend(seen)
+        return policy.act([sample["image"] for sample in seen], [scene.instruction for scene in busy])
+
+    batch = [(seed + k, None, None) for k in range(count)]
+    with contextlib.suppress(Enough):
+        run(scenes, batch, act, seconds=8.0, latency=lambda seed: 0.06 + 0.12 * (seed % 7) / 6)
+    for scene in scenes:
+        scene.close()
+    return samples[:count]
+
+
+def make_shard(path, seed, count, side, kind, policy_folder=None):
+    """Writes one shard, whole or not at all."""
+    if kind == "corrections":
+        samples = corrections(seed, count, side, policy_folder)
+    else:
+        scene = simulator().TabletopScene(seed)
+        samples = (random_states if kind == "states" else episodes)(scene, seed, count, side)
+        scene.close()
+    arrays = {name: np.stack([sample[name] for sample in samples]) for name in FIELDS}
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    temporary.rename(path)
+
+
+def plan(folder, count, seed, episode_every=8):
+    """Shard files in order with their seed and kind; every eighth is of episodes. A shard's seeds are its own."""
+    first = FIRST_SEED + seed * 100_000_000
+    for i in range(count):
+        yield folder / f"shard_{i:04d}.npz", first + i * 10_000, "episodes" if i % episode_every == episode_every - 1 else "states"
+
+
+def _worker(queue, count, side):
+    import torch
+
+    torch.set_num_threads(1)
+    while (job := queue.get()) is not None:
+        make_shard(job[0], job[1], count, side, job[2], *job[3:])
+
+
+def generate(jobs, count, side, workers, wait=True):
+    """Makes the shards that are missing, in order, in `workers` processes. Returns these and their queue when not waiting."""
+    jobs = [job for job in jobs if not job[0].exists()]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    for job in [*jobs, *[None] * workers]:
+        queue.put(job)
+    processes = [context.Process(target=_worker, args=(queue, count, side), daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    if not wait:
+        return processes, queue  # who lets go of the queue before a child has started takes it from the child
+    begin = time.monotonic()
+    while any(process.is_alive() for process in processes):
+        time.sleep(1)
+        made = sum(job[0].exists() for job in jobs)
+        print(f"\rdemonstrations: {made} of {len(jobs)} shards, {time.monotonic() - begin:.0f} s", end="", flush=True)
+    print()
+    queue.close()
+    if failed := [process.exitcode for process in processes if process.exitcode]:
+        raise RuntimeError(f"{len(failed)} of {workers} processes that make demonstrations failed; their error stands above")
+    return [], None

@@ -1,0 +1,322 @@
+"""The training loop: seeded, resumable, one process.
+
+    python -m train_demo.train --out DIR [--steps N] [--small]
+
+writes DIR/demonstrations, DIR/training.pt (every few minutes, on SIGTERM and at the end) and DIR/checkpoint, the folder that the node loads.
+"""
+
+import argparse
+import copy
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import nn
+
+from . import demonstrations
+from .dataset import TASKS, Demonstrations, collate, statistics
+from .export import export
+from .losses import Auxiliary, action_loss, answer_loss, patch_loss
+from .model import OpenVla, Shape, TowerShape
+from .vocabulary import SIZE
+
+SHAPE = Shape(
+    image_size=112,
+    dino=TowerShape(96, 4, 3),
+    siglip=TowerShape(64, 4, 2),
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+)
+SMALL = Shape(
+    image_size=56,
+    dino=TowerShape(32, 2, 2),
+    siglip=TowerShape(32, 2, 2),
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+)
+ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=4200, help="of the optimiser")
+    parser.add_argument("--vision-steps", type=int, default=1200, help="steps at the start that train the vision half alone")
+    parser.add_argument("--images", type=int, default=64, help="per step")
+    parser.add_argument("--branches", type=int, default=4, help="instructions per image")
+    parser.add_argument("--shards", type=int, default=40, help="of demonstrations")
+    parser.add_argument("--per-shard", type=int, default=1024, help="pictures")
+    parser.add_argument("--steps-per-shard", type=int, default=30, help="a step draws from shards made by then")
+    parser.add_argument("--first-shards", type=int, default=8, help="to begin with")
+    parser.add_argument("--corrections", type=int, nargs="*", default=[2000, 2700], help="steps whose policy is let loose and corrected by the expert (DAgger)")
+    parser.add_argument("--correction-shards", type=int, default=8, help="each time")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make demonstrations")
+    parser.add_argument("--decay", type=float, default=0.45, help="share of the steps at the end over which the learning rate falls to zero")
+    parser.add_argument("--processes", type=int, default=2, help="that share each step's images, one thread each")
+    parser.add_argument("--save-seconds", type=float, default=180.0)
+    parser.add_argument("--small", action="store_true", help="a tiny model and few demonstrations: a few minutes, learns little")
+    chosen = parser.parse_args()
+    if chosen.small:
+        for name, value in dict(steps=60, vision_steps=20, corrections=[22], correction_shards=1, images=16, branches=3, shards=2, per_shard=64, first_shards=1, steps_per_shard=5).items():
+            if getattr(chosen, name) == parser.get_default(name):
+                setattr(chosen, name, value)
+    return chosen
+
+
+class Trainer:
+    """One of `processes` equal ones: each has the whole model and a share of the images, gradients are averaged. Rank 0 also makes data, shows, saves."""
+
+    def __init__(self, chosen, rank=0):
+        torch.manual_seed(chosen.seed)
+        self.chosen, self.rank, self.step, self.seconds = chosen, rank, 0, 0.0
+        self.shape = SMALL if chosen.small else SHAPE
+        self.model, self.auxiliary = OpenVla(self.shape, SIZE), Auxiliary(self.shape.hidden_size)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
+        matrices = [p for p in self.parameters if p.dim() > 1]
+        rest = [p for p in self.parameters if p.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=chosen.rate, betas=(0.9, 0.98), foreach=True)
+        folder = chosen.out / "demonstrations"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.jobs = list(demonstrations.plan(folder, chosen.shards, chosen.seed))
+        self.check_job = (folder / "check.npz", demonstrations.FIRST_SEED - 1_000_000, "episodes")
+        per = chosen.steps_per_shard
+        schedule = [(max(0, (i - chosen.first_shards + 1) * per), job[0]) for i, job in enumerate(self.jobs)]
+        self.rounds = {}
+        for number, step in enumerate(sorted(chosen.corrections)):
+            first = demonstrations.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
+            policy = chosen.out / f"policy_{step}"
+            self.rounds[step] = [
+                (folder / f"corrections_{step}_{i:02d}.npz", first + i * 10_000, "corrections", policy) for i in range(chosen.correction_shards)
+            ]
+            # A correction takes several times as long to make as another demonstration.
+            schedule += [(step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])]
+        self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
+        self.file = chosen.out / "training.pt"
+        self.stats, self.queues = None, []
+
+    def make(self, jobs):
+        """Starts making what is missing of `jobs`."""
+        chosen = self.chosen
+        processes, queue = demonstrations.generate(jobs, chosen.per_shard, self.shape.image_size, chosen.workers, wait=False)
+        self.data.makers += processes
+        self.queues.append(queue)
+
+    def make_data(self):
+        first = self.chosen.first_shards
+        self.make([*self.jobs[:first], self.check_job, *self.jobs[first:]])
+        for step, jobs in self.rounds.items():
+            if step < self.step:
+                self.make(jobs)
+
+    def correct(self):
+        """Lets the policy loose as it is now, for demonstrations of how to get out of what it gets into."""
+        jobs = self.rounds[self.step]
+        export(self.average, self.stats, jobs[0][3])
+        self.make(jobs)
+
+    def rate(self):
+        """Learning rate: up over 200 steps, constant, down to zero at the end."""
+        chosen = self.chosen
+        warm = min(1.0, (self.step + 1) / min(200, chosen.steps / 10))
+        left = (chosen.steps - self.step) / (chosen.decay * chosen.steps)
+        return chosen.rate * warm * min(1.0, left)
+
+    def save(self):
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "stats": self.stats,
+            "shape": self.shape.as_dict(),
+        }
+        temporary = self.file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.file)
+
+    def resume(self):
+        if not self.file.exists():
+            return
+        state = torch.load(self.file, map_location="cpu")
+        if state["shape"] != self.shape.as_dict():
+            raise SystemExit(f"train_demo: {self.file} is of another model shape; give another --out or delete it")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.stats = state["step"], state["seconds"], state["stats"]
+        if self.rank == 0:
+            print(f"goes on at step {self.step} of {self.chosen.steps}")
+
+    def losses(self, batch, model, language):
+        """The loss and figures of a batch."""
+        patches = model.project(batch["rgb"])
+        loss, relative = patch_loss(self.auxiliary, patches, batch)
+        figures = {"patch": loss.item(), "relative": relative.item()}
+        if not language:
+            return loss, figures
+        prompt = self.data.prompts.shape[-1]
+        states = model.hidden(patches, batch["texts"])[:, :, prompt - 1 :]
+        each, distance = action_loss(model.head(states), batch["normalized"])
+        answer = answer_loss(self.auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
+        action = (each * ACTION_WEIGHT).sum()
+        figures |= {"action": action.item(), "answer": answer.item(), "bins": distance.tolist()}
+        # The action tokens have the largest gradients by far; what they build on must not wait for them.
+        return 3 * loss + action + 5 * answer, figures
+
+    def reduce(self, stop):
+        """Averages the gradients over the processes. Whether any of them was asked to stop."""
+        if self.chosen.processes == 1:
+            return stop
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters] + [torch.tensor([float(stop)])])
+        torch.distributed.all_reduce(flat)
+        flat /= self.chosen.processes
+        *gradients, stop = flat.split([parameter.numel() for parameter in self.parameters] + [1])
+        for parameter, gradient in zip(self.parameters, gradients):
+            parameter.grad.copy_(gradient.view_as(parameter))
+        return bool(stop > 0)
+
+    def one_step(self, stop=False):
+        """One step of the optimiser; figures, and whether to stop after it."""
+        chosen = self.chosen
+        images = chosen.images // chosen.processes
+        batch = self.data.batch([chosen.seed, self.step, self.rank], images, chosen.branches, self.stats)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        loss, figures = self.losses(batch, self.model, self.step >= chosen.vision_steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        stop = self.reduce(stop)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+        self.optimizer.step()
+        # The average follows the weights more slowly the longer training lasts.
+        keep = min(0.998, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+        self.step += 1
+        return figures, stop
+
+    @torch.no_grad()
+    def check(self):
+        """Figures of the averaged weights on layouts that training never sees, for every instruction of every picture."""
+        path = self.check_job[0]
+        if not path.exists():
+            return {}
+        with np.load(path) as file:
+            shard = {name: file[name] for name in demonstrations.FIELDS}
+        rows = range(0, len(shard["tip"]), max(1, len(shard["tip"]) // 96))
+        batch = collate([(shard, row) for row in rows], np.random.default_rng(0), 9, self.stats, self.data.prompts, augment=False)
+        states = self.average.hidden(self.average.project(batch["rgb"]), batch["texts"])[:, :, self.data.prompts.shape[-1] - 1 :]
+        result = {}
+        low, high = (np.array(self.stats["action"][name]) for name in ("q01", "q99"))
+        for t, task in enumerate(TASKS):
+            one = batch["task"] == t
+            _, distance = action_loss(self.average.head(states[one]), batch["normalized"][one])
+            metres = distance[:3].numpy() * (high - low)[:3] / 255
+            result[task] = {"mm": (1e3 * metres).round(2).tolist(), "gripper_wrong": round(float(distance[6]) / 127, 3)}
+        return result
+
+    def follow(self):
+        """What every process but the first does."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop = False
+        while self.step < self.chosen.steps and not stop:
+            _, stop = self.one_step()
+
+    def begin(self):
+        self.resume()
+        if self.rank == 0:
+            self.make_data()
+        if self.stats is None:
+            self.stats = statistics(self.data.load(self.data.available(0)))
+
+    def run(self):
+        chosen = self.chosen
+        asked = stop = False
+
+        def ask_to_stop(*_):
+            nonlocal asked
+            asked = True
+
+        signal.signal(signal.SIGTERM, ask_to_stop)
+        begin, before = time.monotonic(), self.seconds
+        saved, shown, first = begin, begin, self.step
+        while self.step < chosen.steps and not stop:
+            if self.step in self.rounds:
+                self.correct()
+            figures, stop = self.one_step(asked)
+            now = time.monotonic()
+            self.seconds = before + now - begin
+            if not np.isfinite(list(value for value in figures.values() if isinstance(value, float))).all():
+                raise SystemExit(f"train_demo: step {self.step}: a loss is not finite ({figures}); lower --rate")
+            if now - shown > 15 or self.step == chosen.steps:
+                speed = (self.step - first) / (now - begin)
+                left = (chosen.steps - self.step) / speed
+                text = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {np.round(v, 1).tolist()}" for k, v in figures.items())
+                print(f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left  shards {len(self.data.shards)}  {text}", flush=True)
+                shown = now
+            if now - saved > chosen.save_seconds or self.step == chosen.steps or stop:
+                self.save()
+                if self.step > chosen.vision_steps:
+                    print("check", json.dumps(self.check()), flush=True)
+                saved = time.monotonic()
+        self.save()
+        for process in self.data.makers:
+            process.terminate()
+        for queue in self.queues:
+            queue.cancel_join_thread()
+        if stop:
+            raise SystemExit("train_demo: stopped; the same command goes on from here")
+        return self
+
+
+def join(chosen, rank, rendezvous):
+    torch.set_num_threads(1)
+    if chosen.processes > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=chosen.processes)
+    trainer = Trainer(chosen, rank)
+    trainer.begin()
+    return trainer
+
+
+def follower(chosen, rank, rendezvous):
+    join(chosen, rank, rendezvous).follow()
+
+
+def main():
+    chosen = options()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    rendezvous = chosen.out.resolve() / f"rendezvous_{os.getpid()}"
+    context = torch.multiprocessing.get_context("spawn")
+    for rank in range(1, chosen.processes):
+        context.Process(target=follower, args=(chosen, rank, rendezvous), daemon=True).start()
+    try:
+        trainer = join(chosen, 0, rendezvous).run()
+    finally:
+        rendezvous.unlink(missing_ok=True)
+    folder = chosen.out / "checkpoint"
+    export(trainer.average, trainer.stats, folder)
+    print(f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
