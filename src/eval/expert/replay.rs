@@ -61,7 +61,7 @@ pub fn replay(
             generation: next as u64,
             instruction_generation: 1,
             image_stamp: stamp,
-            image_received: instant,
+            image_taken: instant,
             inference_started: instant,
             steps_begun_at_observation: steps_begun,
         };
