@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--side-by-side", type=int, default=20, help="episodes at once")
-    parser.add_argument("--rows", default="all", help="comma-separated beginnings of row names, or all")
+    parser.add_argument("--rows", nargs="*", help="names of rows (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -78,11 +78,10 @@ def main():
     rows += [(f"{task}, random actions", plain[task], at_random(policy, 1)) for task in TASKS]
     rows += [(f"{task}, random weights", plain[task], learned(untrained)) for task in TASKS]
     rows += [(f"{task}, scripted expert", plain[task], expert) for task in TASKS]
-    wanted = chosen.rows.split(",")
     results = []
     print("| task | success | 95 % interval | wrong block touched first | median time of successes, s |\n|---|---|---|---|---|", flush=True)
     for name, episodes, act in rows:
-        if chosen.rows != "all" and not any(name == row or name.startswith(row + ",") for row in wanted):
+        if chosen.rows and name not in chosen.rows:
             continue
         outcomes = run(scenes, episodes, act, seconds=SECONDS, latency=lambda seed: LATENCY)
         done = [o for o in outcomes if o.success]
