@@ -41,7 +41,7 @@ check: cargo ## format, lints, licences
 # Kernels and emulated cores run under ASan and UBSan in `make test` already; this is the Rust around them. The compiler's own flag for it is
 # unstable; the provider that a test loads finds the sanitizer in the test, which must therefore export it.
 sanitize: cargo ## simulated mesh, safe floor and C ABI under AddressSanitizer; x86_64 Linux, minutes
-	@RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Clink-arg=-Wl,--export-dynamic-symbol=__asan_*" cargo test --target x86_64-unknown-linux-gnu --target-dir "$(TARGET_DIR)/sanitize" \
+	@RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address -Clink-arg=-Wl,--export-dynamic-symbol=__asan_*,--export-dynamic-symbol=__sanitizer_*" cargo test --target x86_64-unknown-linux-gnu --target-dir "$(TARGET_DIR)/sanitize" \
 		-p tt-metal-sys -p tt-metal -p tt-mesh-sim --no-fail-fast
 
 bench: cargo ## benchmarks
