@@ -4,67 +4,38 @@
 //! publisher; the period error is the distance of two such times from the period. The middleware's share is in `make demo`'s summary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../tests/runtime_support/mod.rs"]
+mod runtime_support;
+
 use std::{
     hint::black_box,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant as Wall},
 };
 
 use openvla_tt::{
     chunk::ChunkStep,
-    control::{Command, Lifecycle, RawControlConfig, Requests, State},
-    observation::RgbImage,
-    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo},
-    runtime::{CameraBytes, CommandSink, NodeClock, Priority, Runtime, Threads, monotonic_now},
-    time::{Clock, Instant, Stamp},
+    control::{Lifecycle, RawControlConfig, Requests, State},
+    policy::{Instruction, Policy},
+    runtime::{CameraBytes, NodeClock, Priority, Runtime, Threads},
+    time::Clock,
 };
+use runtime_support::{FORWARD, Recorded, Scripted};
 
 /// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some hundred million weights would.
-struct Burner {
-    info: PolicyInfo,
-    threads: usize,
-}
-
-impl Policy for Burner {
-    fn act(&mut self, _: &RgbImage, _: &Instruction) -> Result<Decision, PolicyError> {
-        let end = Wall::now() + Duration::from_millis(150);
-        std::thread::scope(|scope| {
-            for _ in 0..self.threads {
-                scope.spawn(|| {
-                    let mut memory = vec![1.0f32; 1 << 20];
-                    while Wall::now() < end {
-                        memory.iter_mut().for_each(|x| *x = x.mul_add(1.000_001, 1e-9));
-                    }
-                    black_box(&memory);
-                });
-            }
-        });
-        let action = vec![0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
-        let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
-        Ok(Decision {
-            prompt,
-            input_ids,
-            token_ids,
-            normalized: action.clone(),
-            action,
-            margins: Vec::new(),
-            stages: Vec::new(),
-        })
-    }
-
-    fn info(&self) -> &PolicyInfo {
-        &self.info
-    }
-}
-
-#[derive(Clone, Default)]
-struct Times(Arc<Mutex<Vec<Instant>>>);
-
-impl CommandSink for Times {
-    fn publish(&mut self, _: Stamp, _: &Command) {
-        // Nobody else holds the lock while commands are published.
-        self.0.lock().unwrap().push(monotonic_now());
-    }
+fn burn(threads: usize) {
+    let end = Wall::now() + Duration::from_millis(150);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut memory = vec![1.0f32; 1 << 20];
+                while Wall::now() < end {
+                    memory.iter_mut().for_each(|x| *x = x.mul_add(1.000_001, 1e-9));
+                }
+                black_box(&memory);
+            });
+        }
+    });
 }
 
 /// Processor time of this process, seconds.
@@ -96,21 +67,17 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         overrun_s: 0.5,
         ..RawControlConfig::default()
     };
-    let times = Times::default();
-    times.0.lock().unwrap().reserve(100_000);
+    let recorded = Recorded::default();
+    recorded.0.lock().unwrap().reserve(100_000);
     let clock = NodeClock::new(false);
     let threads = Threads { control_priority, ..Threads::default() };
     let mut runtime =
-        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(times.clone()), None, threads)
+        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(recorded.clone()), None, threads)
             .unwrap();
-    let info = PolicyInfo {
-        unnorm_key: "bench".into(),
-        action_dim: 7,
-        device: "cpu".into(),
-        precision: "f32".into(),
-        envelope: vec![None; 7],
-    };
-    let policy: Box<dyn Policy> = Box::new(Burner { info, threads: cores });
+    let policy: Box<dyn Policy> = Scripted::new(move |_, _| {
+        burn(cores);
+        Ok(FORWARD.to_vec())
+    });
     let loaded = runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
     loaded.recv().unwrap().unwrap();
     runtime.set_instruction(Some(Instruction::new("burn").unwrap()));
@@ -126,17 +93,17 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
     }
     let (begin, used) = (Wall::now(), processor_s());
-    times.0.lock().unwrap().clear();
+    recorded.0.lock().unwrap().clear();
     while begin.elapsed() < Duration::from_secs(seconds) {
         film(&mut runtime);
     }
     let load = (processor_s() - used) / begin.elapsed().as_secs_f64();
     let snapshot = runtime.snapshot().unwrap();
-    let taken = times.0.lock().unwrap().clone();
+    let taken = recorded.0.lock().unwrap().clone();
     runtime.shut_down(Duration::from_secs(5));
     let period = 1.0 / rate_hz;
     let mut errors: Vec<f64> =
-        taken.windows(2).map(|pair| (pair[1].since(pair[0]).seconds() - period).abs() * 1e3).collect();
+        taken.windows(2).map(|pair| (pair[1].0.since(pair[0].0).seconds() - period).abs() * 1e3).collect();
     errors.sort_by(f64::total_cmp);
     let scheduling = match snapshot.priority {
         Priority::RealTime(priority) => format!("FIFO {priority}"),

@@ -60,7 +60,7 @@ fn measure(rate_hz: f64) -> Vec<u64> {
             generation: i + 1,
             instruction_generation: 1,
             image_stamp: stamp,
-            image_received: here,
+            image_taken: here,
             inference_started: here,
             steps_begun_at_observation: begun,
         };

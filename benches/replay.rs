@@ -1,13 +1,15 @@
-//! Frames per second of an evaluation without its model: reading, decompressing, decoding, resizing, journal.
+//! Frames per second of an evaluation without its model: reading, decompressing, decoding, resizing, journal; beside a plain Python reader
+//! (`tools/eval/read_in_python.py`: rosbags, Pillow) on the same bags of 640x480 images.
 //!
-//! `cargo bench --bench replay [-- FRAMES]` writes bags of 640x480 images, evaluates them with a policy that only resizes,
-//! and, where `PYTHON` (default `python3`) has rosbags and Pillow, times `tools/eval/read_in_python.py` on the same bags.
+//! `cargo bench --bench replay [-- FRAMES]`; `PYTHON` (default `python3`) needs rosbags and Pillow before 13, see tools/bags/requirements.txt.
+//! Both run by turns, each in a process of its own, first on one core and then on all; the best of the rounds counts. Processor time is
+//! printed too: on a busy machine it is the fairer number.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "../tests/eval_support/mod.rs"]
 mod eval_support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -60,13 +62,27 @@ fn picture(frame: u32) -> Vec<u8> {
         .collect()
 }
 
-fn write(path: &Path, frames: u32, jpeg: bool) {
-    let mut writer = BagWriter::new(path);
+/// A kind of bag.
+struct Case {
+    name: &'static str,
+    jpeg: bool,
+    compression: Option<mcap::Compression>,
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "raw", jpeg: false, compression: None },
+    Case { name: "raw, zstd chunks", jpeg: false, compression: Some(mcap::Compression::Zstd) },
+    Case { name: "raw, lz4 chunks", jpeg: false, compression: Some(mcap::Compression::Lz4) },
+    Case { name: "JPEG", jpeg: true, compression: None },
+];
+
+fn write(path: &Path, frames: u32, case: &Case) {
+    let mut writer = BagWriter::compressing(path, case.compression);
     writer.text("/instruction", 1, "go");
     let pictures: Vec<Vec<u8>> = (0..8)
         .map(|i| {
             let raw = picture(i);
-            if !jpeg {
+            if !case.jpeg {
                 return raw;
             }
             let mut bytes = std::io::Cursor::new(Vec::new());
@@ -77,7 +93,7 @@ fn write(path: &Path, frames: u32, jpeg: bool) {
         .collect();
     for i in 0..frames {
         let (at, data) = (i64::from(i + 1) * 33_000_000, pictures[i as usize % 8].clone());
-        if jpeg {
+        if case.jpeg {
             writer.compressed("/camera/image", at, "jpeg", data);
         } else {
             writer.image("/camera/image", at, 640, 480, "rgb8", 3, data);
@@ -86,49 +102,115 @@ fn write(path: &Path, frames: u32, jpeg: bool) {
     writer.finish();
 }
 
-fn ours(bag: &Path, out: &Path) -> (f64, u64) {
+/// Seconds that all threads of this process have worked.
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours, which the call fills.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(status, 0, "no processor clock");
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// What one reading of a bag came to.
+#[derive(Clone, Copy)]
+struct Reading {
+    frames_per_second: f64,
+    processor_ms: f64,
+    /// Of all pixels that a model would have got.
+    sum: u64,
+}
+
+impl Reading {
+    /// From the line that a reader prints.
+    fn of(line: &str) -> Option<Reading> {
+        let mut words = line.split_whitespace();
+        let mut number = || words.next()?.parse::<f64>().ok();
+        let (frames_per_second, processor_ms) = (number()?, number()?);
+        Some(Reading { frames_per_second, processor_ms, sum: words.next()?.parse().ok()? })
+    }
+
+    fn better(self, other: Option<Reading>) -> Reading {
+        let other = other.unwrap_or(self);
+        Reading {
+            frames_per_second: self.frames_per_second.max(other.frames_per_second),
+            processor_ms: self.processor_ms.min(other.processor_ms),
+            sum: self.sum,
+        }
+    }
+}
+
+/// Our reader, in this process: prints its line.
+fn read(bag: &Path) {
+    let out = tempfile::tempdir().unwrap();
     let settings = Settings { action_topic: None, ..settings(bag) };
     let mut policy =
         ResizeOnly { resizer: Resizer::new(224).unwrap(), info: eval_support::Scripted::new().info, sum: 0 };
-    let started = Instant::now();
+    let (started, worked) = (Instant::now(), processor_seconds());
     let options = RunOptions { overwrite: true, quiet: true };
-    let evaluated = evaluate(&mut policy, &settings, out, options, &AtomicBool::new(false)).unwrap();
-    (evaluated.pairs.len() as f64 / started.elapsed().as_secs_f64(), policy.sum)
+    let evaluated = evaluate(&mut policy, &settings, out.path(), options, &AtomicBool::new(false)).unwrap();
+    let frames = evaluated.pairs.len() as f64;
+    let (seconds, worked) = (started.elapsed().as_secs_f64(), processor_seconds() - worked);
+    println!("{} {} {}", frames / seconds, worked * 1e3 / frames, policy.sum);
 }
 
-fn python(bag: &Path) -> Option<(f64, u64)> {
-    let script = eval_support::root("tools/eval/read_in_python.py");
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
-    let output = Command::new(python).arg(script).arg(bag).arg("/camera/image").output().ok()?;
+/// A reader in a process of its own, on the first core or on all.
+fn run(program: &Path, arguments: &[&Path], one_core: bool) -> Option<Reading> {
+    let mut command = if one_core { Command::new("taskset") } else { Command::new(program) };
+    if one_core {
+        command.args(["-c", "0"]).arg(program);
+    }
+    let output = command.args(arguments).output().ok()?;
     if !output.status.success() {
         eprintln!("{}", String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default());
         return None;
     }
-    let text = String::from_utf8(output.stdout).ok()?;
-    let mut numbers = text.split_whitespace();
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    Reading::of(std::str::from_utf8(&output.stdout).ok()?)
 }
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(bag) = arguments.iter().position(|argument| argument == "--read").and_then(|at| arguments.get(at + 1)) {
+        return read(Path::new(bag));
+    }
     // `cargo test` runs benches too: a few frames then, so that this cannot rot.
-    let benching = std::env::args().any(|argument| argument == "--bench");
-    let frames = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    let benching = arguments.iter().any(|argument| argument == "--bench");
+    let frames = arguments.iter().find_map(|argument| argument.parse().ok());
     let frames: u32 = frames.unwrap_or(if benching { 600 } else { 4 });
+    let own = std::env::current_exe().unwrap();
+    let python = PathBuf::from(std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into()));
+    let script = eval_support::root("tools/eval/read_in_python.py");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let folder = tempfile::tempdir().unwrap();
-    for (name, jpeg) in [("raw rgb8, lz4", false), ("JPEG, lz4", true)] {
-        let bag = folder.path().join(if jpeg { "jpeg.mcap" } else { "raw.mcap" });
-        write(&bag, frames, jpeg);
-        let rounds = if benching { 3 } else { 1 };
-        let best = |times: Vec<(f64, u64)>| times.into_iter().max_by(|a, b| a.0.total_cmp(&b.0));
-        let (rate, sum) = best((0..rounds).map(|_| ours(&bag, &folder.path().join("out"))).collect()).unwrap();
-        assert!(sum > 0);
-        match best((0..rounds).map_while(|_| if benching { python(&bag) } else { None }).collect()) {
-            Some((theirs, their_sum)) => {
-                println!("replay {name}: {rate:.0} frames/s, Python {theirs:.0} frames/s, {:.1} times", rate / theirs);
-                // JPEG decoders may differ in the last bit; raw images may not.
-                assert!(jpeg || sum == their_sum, "the pixels differ: {sum} here, {their_sum} in Python");
+    for (case, one_core) in CASES.iter().flat_map(|case| [(case, true), (case, false)]) {
+        let bag = folder.path().join("bag.mcap");
+        write(&bag, frames, case);
+        let (mut ours, mut theirs) = (None, None);
+        for _ in 0..if benching { 4 } else { 1 } {
+            ours = run(&own, &[Path::new("--read"), &bag], one_core).map(|reading| reading.better(ours)).or(ours);
+            if benching {
+                let topic = Path::new("/camera/image");
+                theirs =
+                    run(&python, &[&script, &bag, topic], one_core).map(|reading| reading.better(theirs)).or(theirs);
             }
-            None => println!("replay {name}: {rate:.0} frames/s (no Python reader to compare with)"),
         }
+        let name = format!("replay {}, {} of {cores} cores", case.name, if one_core { 1 } else { cores });
+        // Without `taskset` there is no first half.
+        let Some(ours) = ours else { continue };
+        assert!(ours.sum > 0);
+        let Some(theirs) = theirs else {
+            println!("{name}: {:.0} frames/s (no Python reader to compare with)", ours.frames_per_second);
+            continue;
+        };
+        println!(
+            "{name}: {:.0} frames/s, Python {:.0}, {:.1} times; processor {:.2} ms a frame, Python {:.2}, {:.1} times",
+            ours.frames_per_second,
+            theirs.frames_per_second,
+            ours.frames_per_second / theirs.frames_per_second,
+            ours.processor_ms,
+            theirs.processor_ms,
+            theirs.processor_ms / ours.processor_ms
+        );
+        // JPEG decoders may differ in the last bit; raw images may not.
+        assert!(case.jpeg || ours.sum == theirs.sum, "the pixels differ: {} here, {} in Python", ours.sum, theirs.sum);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use openvla_tt::bag::fuzz_entry;
 use openvla_tt::checkpoint::{
     CheckpointError, NormStats, OpenVlaConfig, PreprocessorConfig, Tokenizer, WeightIndex, header_length, parse_header,
 };
@@ -144,5 +145,27 @@ pub fn fuzz_tokenizer_json(bytes: &[u8]) -> bool {
             assert!(tokenizer.encode(&"x".repeat(openvla_tt::checkpoint::MAX_TEXT_BYTES + 1)).is_err());
             true
         }
+    }
+}
+
+/// The bytes as an MCAP file, its payloads as every message. Accepted: at least one message was read.
+pub fn fuzz_bag_mcap(bytes: &[u8]) -> bool {
+    let (messages, complaint) = fuzz_entry::mcap(bytes);
+    if let Some(complaint) = complaint {
+        check_text(&complaint);
+    }
+    messages > 0
+}
+
+/// The bytes as a CDR payload. Accepted: they are one of our messages.
+pub fn fuzz_bag_payload(bytes: &[u8]) -> bool {
+    fuzz_entry::cdr_messages(bytes) > 0
+}
+
+/// The bytes as metadata.yaml.
+pub fn fuzz_bag_metadata(bytes: &[u8]) -> bool {
+    match fuzz_entry::metadata(bytes) {
+        Err(line) => check_text(&line),
+        Ok(_) => true,
     }
 }

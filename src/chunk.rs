@@ -52,8 +52,8 @@ pub struct ChunkOrigin {
     pub instruction_generation: u64,
     /// The source image's header stamp, in ROS time. Reported, never measured against.
     pub image_stamp: Stamp,
-    /// When the source image arrived, on the steady clock.
-    pub image_received: Instant,
+    /// When the source image was taken, on the steady clock: its arrival less its delay until then.
+    pub image_taken: Instant,
     /// When inference began, on the steady clock.
     pub inference_started: Instant,
     /// `Output::steps_begun` of `control` when the source image was taken. A newer chunk continues where the older one got to since then.

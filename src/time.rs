@@ -57,6 +57,15 @@ impl Stamp {
     pub fn seconds_since(self, earlier: Stamp) -> f64 {
         (i128::from(self.nanoseconds) - i128::from(earlier.nanoseconds)) as f64 * 1e-9
     }
+
+    /// Time since `earlier`; zero when `earlier` lies ahead. Never overflows: any two stamps lie less than 2^64 ns apart.
+    #[must_use]
+    pub const fn since(self, earlier: Stamp) -> Age {
+        if self.nanoseconds <= earlier.nanoseconds {
+            return Age(Duration::ZERO);
+        }
+        Age(Duration::from_nanos(self.nanoseconds.abs_diff(earlier.nanoseconds)))
+    }
 }
 
 impl fmt::Display for Stamp {
@@ -100,6 +109,13 @@ impl Instant {
     pub fn after(self, span: Duration) -> Instant {
         let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         Self { nanoseconds: self.nanoseconds.saturating_add(nanoseconds) }
+    }
+
+    /// This point moved backward; saturates at the clock's start.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Instant {
+        let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self { nanoseconds: self.nanoseconds.saturating_sub(nanoseconds) }
     }
 }
 
@@ -237,8 +253,11 @@ mod tests {
         let b = Stamp::from_ros(9, 500_000_000);
         assert_eq!(a.seconds_since(b), 0.5);
         assert_eq!(b.seconds_since(a), -0.5);
-        let whole = Stamp::from_nanoseconds(i64::MAX).seconds_since(Stamp::from_nanoseconds(i64::MIN));
-        assert!(whole > 1.8e10);
+        let (first, last) = (Stamp::from_nanoseconds(i64::MIN), Stamp::from_nanoseconds(i64::MAX));
+        assert!(last.seconds_since(first) > 1.8e10);
+        assert_eq!(a.since(b).get(), Duration::from_millis(500));
+        assert_eq!((b.since(a).get(), a.since(a).get()), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(last.since(first).get(), Duration::from_nanos(u64::MAX));
     }
 
     #[test]
@@ -250,6 +269,8 @@ mod tests {
         assert!(!late.since(early).exceeds(Duration::from_nanos(500)));
         assert!(late.since(early).exceeds(Duration::from_nanos(499)));
         assert_eq!(Instant::from_nanoseconds(u64::MAX).after(Duration::from_secs(1)).nanoseconds(), u64::MAX);
+        assert_eq!(late.before(Duration::from_nanos(500)), early);
+        assert_eq!(early.before(Duration::MAX), Instant::START);
     }
 
     #[test]

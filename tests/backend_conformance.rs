@@ -6,7 +6,7 @@ mod conformance;
 use conformance::{Tolerance, suite};
 use openvla_tt::backend::cpu::CpuBackend;
 use openvla_tt::backend::precision::PrecisionPolicy;
-use openvla_tt::backend::tt::{MeshKind, Provider, TtBackend, open};
+use openvla_tt::backend::tt::{Kernels, MeshKind, Provider, TtBackend, open};
 
 #[test]
 fn cpu_computes_in_float32() {
@@ -41,6 +41,11 @@ fn n300_computes_in_bf16() {
 #[test]
 fn t3k_computes_in_bf16() {
     suite(&mesh(MeshKind::T3k, "bf16"), BF16);
+}
+
+#[test]
+fn ttnn_operations_do_what_our_kernels_do() {
+    suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
 }
 
 #[test]

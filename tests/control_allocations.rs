@@ -81,7 +81,7 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
             generation: i,
             instruction_generation: 1,
             image_stamp: Stamp::from_nanoseconds(now as i64),
-            image_received: here,
+            image_taken: here,
             inference_started: here,
             steps_begun_at_observation: steps_begun,
         };

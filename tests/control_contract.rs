@@ -1,11 +1,16 @@
 //! Every YAML under config/ loads and fits; for each rule there is a bad file, and the words it is refused with.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use openvla_tt::{
     contract::{CheckpointContract, ContractError, FILE_BYTES_MAX, Robot, join},
-    control::{ControlConfig, RawControlConfig, RawEnvelope, RawWorkspace},
+    control::{
+        ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawWorkspace,
+    },
 };
 
 fn config(folder: &str) -> Vec<PathBuf> {
@@ -73,12 +78,16 @@ fn broken(good: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn each_rule_of_a_contract_has_a_bad_file() {
-    let cases = [
+    let long_key = &format!("{}, libero_object", "k".repeat(257));
+    let long_topic = &format!("topic: {}", "t".repeat(256));
+    let nine_cameras = &"  - topic: image\n    view: third_person\n".repeat(9);
+    let cases: &[(&str, &str, &str)] = &[
         ("name: openvla-7b fine-tuned on LIBERO\n", "", "name: missing"),
         ("unnorm_keys: [libero_spatial, libero_object, libero_goal, libero_10]\n", "", "unnorm_keys: missing"),
         ("[libero_spatial, libero_object, libero_goal, libero_10]", "[]", "unnorm_keys: must name at least one"),
         ("libero_spatial, libero_object", "libero_goal, libero_object", "unnorm_keys[2]: `libero_goal` is named twice"),
         ("libero_spatial, libero_object", "'', libero_object", "unnorm_keys[0]: must have 1 to 256 characters"),
+        ("libero_spatial, libero_object", long_key, "unnorm_keys[0]: must have 1 to 256 characters"),
         ("  frame: base\n", "", "action.frame: missing; it has no default"),
         ("  frame: base\n", "  frame: camera\n", "action.frame: `camera` is none of base, tool"),
         (
@@ -98,9 +107,11 @@ fn each_rule_of_a_contract_has_a_bad_file() {
             "action.composition: a rotation in the base frame composes from the left",
         ),
         ("composition: left", "composition: up", "action.composition: `up` is none of left, right"),
+        ("  composition: left", "  #", "action.composition: missing"),
         ("  translation_scale_m: 0.05\n", "", "action.translation_scale_m: missing"),
         ("translation_scale_m: 0.05", "translation_scale_m: 0.0", "action.translation_scale_m: 0 m is outside"),
         ("rotation_scale_rad: 0.5", "rotation_scale_rad: .nan", "action.rotation_scale_rad: NaN rad is outside"),
+        ("  rotation_scale_rad: 0.5", "  #", "action.rotation_scale_rad: missing"),
         (
             "polarity: one_is_open",
             "polarity: yes_please",
@@ -110,12 +121,20 @@ fn each_rule_of_a_contract_has_a_bad_file() {
         ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1  is outside 0.05..0.95"),
         ("policy_hz: 20.0\n", "", "policy_hz: missing"),
         ("policy_hz: 20.0", "policy_hz: -20.0", "policy_hz: -20 Hz is outside"),
+        ("policy_hz: 20.0", "policy_hz: 201", "policy_hz: 201 Hz is outside 0.1..200 Hz"),
         ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
         ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
         ("resize: lanczos3", "resize: nearest", "image.resize: `nearest` is none of bicubic, lanczos3"),
+        ("  resize: lanczos3", "  #", "image.resize: missing"),
         ("  jpeg: true\n", "", "image.jpeg: missing"),
         ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
         ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
+        ("prompt: openvla", "#", "prompt: missing"),
+        ("cameras:\n  - topic: image\n    view: third_person\n", "", "cameras: missing"),
+        ("  - topic: image\n    view: third_person\n", nine_cameras, "cameras: 9 cameras are outside 1..8"),
+        ("  - topic: image\n    view", "  - view", "cameras[0].topic: missing"),
+        ("    view: third_person\n", "", "cameras[0].view: missing"),
+        ("topic: image", long_topic, "is not a ROS name"),
         ("  - topic: image\n    view: third_person\n", "  []\n", "cameras: 0 cameras are outside 1..8"),
         ("topic: image", "topic: 'my camera'", "cameras[0].topic: `my camera` is not a ROS name"),
         ("view: third_person", "view: moon", "cameras[0].view: `moon` is none of third_person, wrist"),
@@ -130,7 +149,7 @@ fn each_rule_of_a_contract_has_a_bad_file() {
     assert!(load(CONTRACT, CheckpointContract::load).is_ok());
     for (from, to, expected) in cases {
         let error = load(&broken(CONTRACT, from, to), CheckpointContract::load).unwrap_err();
-        assert!(error.contains(expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
+        assert!(error.contains(*expected), "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}");
         assert!(!error.contains('\n'), "one line: {error}");
     }
 }
@@ -154,12 +173,20 @@ fn each_rule_of_a_robot_has_a_bad_file() {
             "command.rate_hz: at 15 Hz one late command is longer than the arm's timeout of 0.1 s",
         ),
         ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
+        ("  timeout_s: 0.1", "  #", "command.timeout_s: missing"),
+        ("  twist_topic: /servo_node/delta_twist_cmds\n", "", "command.twist_topic: missing"),
+        ("  rate_hz: 50.0", "  #", "command.rate_hz: missing"),
+        ("  translation: 0.05", "  #", "step_cap.translation: missing"),
+        ("  rotation: 0.25", "  rotation: 3.3", "step_cap.rotation: 3.3 rad is outside"),
         ("jerk: 10.0}", "}", "limits.linear.jerk: missing"),
         ("velocity: 0.25, ", "", "limits.linear.velocity: missing"),
         ("acceleration: 3.0, ", "", "limits.angular.acceleration: missing"),
         ("  translation: 0.05", "  translation: 2.0", "step_cap.translation: 2 m is outside"),
         ("  rotation: 0.25", "  #", "step_cap.rotation: missing"),
         ("frame: wx250s/base_link\n  min", "frame: world\n  min", "workspace.frame: `world` is not the base frame"),
+        ("  frame: wx250s/base_link\n  min", "  min", "workspace.frame: missing"),
+        ("frame: wx250s/base_link\n  min", "frame: 'a-b'\n  min", "workspace.frame: `a-b` is not a ROS name"),
+        ("  margin: 0.01", "  #", "workspace.margin: missing"),
         ("  min: [0.10, -0.20, -0.01] # m\n", "", "workspace.min: missing"),
         ("  max: [0.45, 0.25, 0.30]\n", "", "workspace.max: missing"),
         ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
@@ -243,6 +270,11 @@ fn a_pair_that_does_not_fit_is_refused() {
     let five = [0.0; 5];
     let error = join(&plain, &same, Some((&five, &five)), &base).unwrap_err().to_string();
     assert!(error.contains("5 and 5 dimensions; an end-effector action has 7"), "{error}");
+    for (low, high) in [(7, 6), (6, 7), (8, 7)] {
+        let (low, high) = (vec![0.0; low], vec![0.0; high]);
+        let error = join(&plain, &same, Some((&low, &high)), &base).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} and {} dimensions", low.len(), high.len())), "{error}");
+    }
     // Control's own ranges are told together with them.
     let fast = robot("velocity: 0.25", "velocity: 25.0");
     let error = join(&contract("policy_hz: 20.0", "policy_hz: 60.0"), &fast, None, &base).unwrap_err().to_string();
@@ -344,12 +376,114 @@ fn each_rule_of_controls_parameters_is_asserted() {
 }
 
 #[test]
+fn the_rules_between_parameters_allow_exactly_what_they_say() {
+    type Change = fn(&mut RawControlConfig);
+    // Each pair: the last value that is good, and the first that is not.
+    let cases: &[(Change, Change, &str)] = &[
+        (|c| c.overrun_s = 0.03, |c| c.overrun_s = 0.029_999, "overrun_s"),
+        (|c| c.pause_s = 0.1, |c| c.pause_s = 0.099_999, "pause_s"),
+        (
+            |c| (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) = (1000.0, 1.28, 100.0),
+            |c| (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) = (1000.0, 1.2801, 100.0),
+            "limits.linear.jerk",
+        ),
+        // 3 s: 2.5 s of braking and 0.5 s of jerk.
+        (
+            |c| c.limits.angular = RawMotionLimits { velocity: 2.5, acceleration: 1.0, jerk: 2.0 },
+            |c| c.limits.angular = RawMotionLimits { velocity: 2.5001, acceleration: 1.0, jerk: 2.0 },
+            "limits.angular.acceleration",
+        ),
+        (|c| c.faults_to_latch = 8, |c| c.faults_to_latch = 9, "faults_to_latch"),
+        (|c| c.detectors.constant_steps = 10_000, |c| c.detectors.constant_steps = 10_001, "detectors.constant_steps"),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.251], margin: 0.125 }),
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.25], margin: 0.125 }),
+            "workspace.z",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.499),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.5),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [0.01; 6], q99: [0.01; 6] }),
+            |c| c.envelope = Some(RawEnvelope { q01: [0.01; 6], q99: [0.01, 0.01, 0.01, 0.01, 0.01, 0.009] }),
+            "envelope.dyaw",
+        ),
+    ];
+    for (good, bad, place) in cases {
+        let with = |change: &Change| {
+            let mut raw = RawControlConfig::default();
+            change(&mut raw);
+            raw.validate()
+        };
+        assert!(with(good).is_ok(), "{place}: {}", with(good).unwrap_err());
+        let problems = with(bad).unwrap_err();
+        assert_eq!(problems.0.iter().map(|problem| problem.place.as_str()).collect::<Vec<_>>(), [*place], "{problems}");
+    }
+    // Two problems of one kind do not hide each other, and one problem is told in the singular.
+    let raw = RawControlConfig { faults_to_latch: 0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "1 problem in the configuration: faults_to_latch: 0 is outside 1..8"
+    );
+    let raw = RawControlConfig { faults_to_latch: 0, clear_s: 0.0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "2 problems in the configuration: clear_s: 0 s is outside 0.1..60 s; faults_to_latch: 0 is outside 1..8"
+    );
+    let infinite = RawEnvelope { q01: [-0.01; 6], q99: [0.01, f64::INFINITY, 0.01, 0.01, 0.01, 0.01] };
+    let raw = RawControlConfig { envelope: Some(infinite), ..RawControlConfig::default() };
+    assert!(raw.validate().unwrap_err().to_string().contains("envelope.dy: "));
+}
+
+#[test]
+fn a_validated_configuration_says_what_was_given() {
+    let raw = RawControlConfig {
+        dry_run: false,
+        command_rate_hz: 100.0,
+        expected_inference_s: 0.4,
+        observation_timeout_s: 0.7,
+        limits: RawLimits {
+            linear: RawMotionLimits { velocity: 0.5, acceleration: 2.0, jerk: 8.0 },
+            angular: RawMotionLimits { velocity: 0.75, acceleration: 1.5, jerk: 12.0 },
+        },
+        ..RawControlConfig::default()
+    };
+    let config = raw.validate().unwrap();
+    assert!(!config.dry_run() && !config.needs_ee_pose());
+    assert_eq!(config.period(), Duration::from_millis(10));
+    assert_eq!(config.inference_timeout(), Duration::from_millis(800), "twice what was measured");
+    assert_eq!(config.observation_timeout(), Duration::from_millis(700));
+    let limits = |limits: &MotionLimits| (limits.velocity(), limits.acceleration(), limits.jerk());
+    assert_eq!((limits(config.linear()), limits(config.angular())), ((0.5, 2.0, 8.0), (0.75, 1.5, 12.0)));
+    assert_eq!((config.linear().stop_time_s(), config.angular().stop_time_s()), (0.5, 0.625));
+    assert_eq!(config.stop_time_s(), 0.625, "the slower group's");
+    let given = RawControlConfig { inference_timeout_s: 3.0, ..raw };
+    assert_eq!(given.validate().unwrap().inference_timeout(), Duration::from_secs(3));
+    let area = RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.02 };
+    assert!(RawControlConfig { workspace: Some(area), ..raw }.validate().unwrap().needs_ee_pose());
+}
+
+#[test]
 fn parameters_from_yaml_know_no_other_names() {
     let parse = |text: &str| serde_yaml::from_str::<RawControlConfig>(text).map_err(|error| error.to_string());
     let raw =
         parse("{command_rate_hz: 100.0, limits: {linear: {velocity: 0.1, acceleration: 0.5, jerk: 5.0}}}").unwrap();
     assert_eq!((raw.command_rate_hz, raw.limits.linear.velocity, raw.limits.angular.velocity), (100.0, 0.1, 0.6));
     assert!(raw.dry_run);
+    let raw = parse("{workspace: {min: [0.0, 0.0, 0.0], max: [1.0, 1.0, 1.0]}}").unwrap();
+    assert_eq!(raw.workspace.unwrap().margin, 0.02);
     for bad in [
         "{speed: 1}",
         "{gripper: {polarity: 1}}",

@@ -7,10 +7,10 @@ use control_support::{MS, World, live, norm};
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        ControlState, Event, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig,
-        RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State, step,
+        ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen,
+        RawControlConfig, RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State, step,
     },
-    time::Instant,
+    time::{Instant, Stamp},
 };
 
 const PERIOD: u64 = 20 * MS;
@@ -268,6 +268,59 @@ fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
         assert_eq!(output.cause.reason, *reason, "{name}");
         assert_eq!((world.now - from) / MS, *after_ms, "{name}");
     }
+}
+
+#[test]
+fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
+    // Whatever ROS time does after the last image (runs slow or fast, stands, jumps within its tolerance): the delay is what it was on arrival.
+    for (skew_ms, ros_rate, after_ms) in [
+        (0, 1.0, 520),
+        (-300, 1.0, 220),
+        (-300, 0.1, 220),
+        (-300, 10.0, 220),
+        (-300, 0.0, 220),
+        (-480, 1.0, 40),
+        (-500, 1.0, 20),
+        // A stamp that lies ahead makes no image younger than its arrival.
+        (90, 1.0, 520),
+    ] {
+        let mut world = World::new(live());
+        world.policy.takes_ns = 0;
+        world.camera_skew_ns = skew_ms * MS as i64;
+        assert_eq!(ask(&mut world, enable()).state, State::Running, "{skew_ms}");
+        let output = tick(&mut world);
+        assert_eq!(output.image_age_s, Some((-skew_ms).max(0) as f64 * 1e-3), "{skew_ms}");
+        world.camera_on = false;
+        world.ros_rate = ros_rate;
+        let from = world.now;
+        let output = world.until(100, |output| output.state != State::Running);
+        assert_eq!(output.cause.reason, Reason::ImageStale, "{skew_ms}");
+        assert_eq!((world.now - from) / MS, after_ms, "{skew_ms} ms at {ros_rate}x");
+        assert!((output.image_age_s.unwrap() - output.cause.value).abs() < 1e-12);
+        assert_eq!((world.now - from) / MS, ((output.cause.value * 1e3).round() as i64 + skew_ms.min(0)) as u64);
+    }
+    // A delay that the stamps' tolerance allows can still be more than an image's age may be.
+    let mut world = World::running(RawControlConfig { observation_timeout_s: 0.3, ..live() });
+    world.camera_skew_ns = -400 * MS as i64;
+    let output = tick(&mut world);
+    assert_eq!((output.state, output.cause.reason, output.cause.limit), (State::Holding, Reason::ImageStale, 0.3));
+}
+
+#[test]
+fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived() {
+    let mut world = World::running(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    let seen = |world: &World, behind_ms: i64| ImageSeen {
+        received: Instant::from_nanoseconds(world.now),
+        stamp: Stamp::from_nanoseconds(world.ros - behind_ms * MS as i64),
+        ros_received: Stamp::from_nanoseconds(world.ros),
+    };
+    let fresh = seen(&world, 500);
+    assert_eq!(forge(&mut world, |o| o.image_taken = fresh.taken()), None);
+    let old = seen(&world, 501);
+    assert_eq!(forge(&mut world, |o| o.image_taken = old.taken()), Some(Refusal::OldObservation));
+    let ahead = seen(&world, -2000);
+    assert_eq!(ahead.taken(), ahead.received);
 }
 
 #[test]
@@ -691,7 +744,7 @@ fn chunks_are_refused_by_name() {
     assert_eq!(forge(&mut world, |_| {}), None);
     assert_eq!(forge(&mut world, |o| o.instruction_generation = 0), Some(Refusal::OldInstruction));
     assert_eq!(forge(&mut world, |o| o.generation = 1), Some(Refusal::OutOfOrder));
-    assert_eq!(forge(&mut world, |o| o.image_received = Instant::START), Some(Refusal::OldObservation));
+    assert_eq!(forge(&mut world, |o| o.image_taken = Instant::START), Some(Refusal::OldObservation));
     assert_eq!(forge(&mut world, |o| o.inference_started = Instant::START), Some(Refusal::LateResult));
     let counts = world.state.interventions();
     for which in
@@ -861,10 +914,207 @@ fn a_latch_outlives_a_change_of_configuration() {
     assert_eq!(tick(&mut world).state, State::Estopped);
     assert_eq!(ask(&mut world, enable()).state, State::Estopped);
     // Without a latch there is nothing to take over but the counts.
+    let mut old = moving(live());
+    ask(&mut old, Requests { enable: Some(false), ..Requests::default() });
+    old.until(100, |output| output.at_rest);
+    assert_ne!(old.state.interventions().get(Intervention::Acceleration), 0);
     let mut fresh = ControlState::new(live().validate().unwrap());
-    fresh.inherit(&World::running(live()).state);
+    fresh.inherit(&old.state);
     let output = step(Instant::from_nanoseconds(1), &mut fresh, &Inputs::default());
     assert_eq!(output.state, State::Unconfigured);
+    assert_eq!(fresh.interventions(), old.state.interventions());
+    assert!(output.events.is_empty());
+}
+
+/// Control without a world: one fresh image per step, and whatever else the test says.
+struct Bare {
+    state: ControlState,
+    now: u64,
+}
+
+impl Bare {
+    fn running(raw: RawControlConfig) -> Self {
+        let mut bare = Self { state: ControlState::new(raw.validate().unwrap()), now: 1000 * MS };
+        let output = bare.step(20 * MS, |inputs| inputs.requests = enable());
+        assert_eq!(output.state, State::Running);
+        bare
+    }
+
+    fn step<'a>(&mut self, dt: u64, change: impl FnOnce(&mut Inputs<'a>)) -> Output {
+        self.now += dt;
+        let now = Instant::from_nanoseconds(self.now);
+        let stamp = Stamp::from_nanoseconds(self.now as i64);
+        let image = Some(ImageSeen { received: now, stamp, ros_received: stamp });
+        let mut inputs =
+            Inputs { ros_now: stamp, lifecycle: Lifecycle::Active, instruction: Some(1), image, ..Inputs::default() };
+        change(&mut inputs);
+        step(now, &mut self.state, &inputs)
+    }
+
+    fn chunk(&self, generation: u64) -> ActionChunk {
+        let now = Instant::from_nanoseconds(self.now + 20 * MS);
+        let origin = ChunkOrigin {
+            generation,
+            instruction_generation: 1,
+            image_taken: now,
+            inference_started: now,
+            ..ChunkOrigin::default()
+        };
+        ActionChunk::new(origin, 5.0, vec![ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])]).unwrap()
+    }
+}
+
+#[test]
+fn an_idle_worker_shows_by_any_result_that_it_lives() {
+    // 0.5 s for the inference and 0.5 s for the next image. With a result every 51 steps the step before it comes after exactly 1 s: just in time.
+    for (every, kind, reason) in [
+        (51, "taken", None),
+        (52, "taken", Some(Reason::InferenceTimeout)),
+        (51, "refused", Some(Reason::InferenceFailed)),
+        (52, "refused", Some(Reason::InferenceTimeout)),
+    ] {
+        let mut bare = Bare::running(live());
+        let mut first = None;
+        for i in 1..=4 * every {
+            let chunk = bare.chunk(i);
+            let output = bare.step(20 * MS, |inputs| {
+                inputs.inference = Inference::Idle;
+                if i % every == 0 && kind == "taken" {
+                    inputs.chunk = Some(&chunk);
+                } else if i % every == 0 {
+                    inputs.policy_failure = Some(PolicyFailure::Refused);
+                }
+            });
+            let interrupted = Some(output.cause.reason).filter(|_| output.state == State::Holding);
+            first = first.or(interrupted);
+        }
+        assert_eq!(first, reason, "{kind} every {every} steps");
+    }
+}
+
+#[test]
+fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
+    let told = |output: &Output| {
+        output.events.iter().find_map(|event| match event {
+            Event::Overrun { interval_s } => Some(*interval_s),
+            _ => None,
+        })
+    };
+    let mut bare = Bare::running(live());
+    for (dt, expected) in [(20 * MS, None), (100 * MS, None), (100 * MS + 1, Some(0.100_000_001)), (700 * MS, Some(0.7))] {
+        assert_eq!(told(&bare.step(dt, |_| {})), expected, "{dt}");
+    }
+}
+
+#[test]
+fn watchdogs_allow_exactly_what_they_say() {
+    let run = |raw: RawControlConfig, change: &dyn Fn(&mut Inputs<'_>)| {
+        let mut bare = Bare::running(raw);
+        let output = bare.step(20 * MS, |inputs| change(inputs));
+        (output.state, output.cause)
+    };
+    let stamp = |inputs: &mut Inputs<'_>, ahead_ns: i64| {
+        let image = inputs.image.as_mut().unwrap();
+        image.stamp = Stamp::from_nanoseconds(image.stamp.nanoseconds() + ahead_ns);
+    };
+    let ns = 1_000_000_000 / 8;
+    let raw = RawControlConfig {
+        clock_jump_tolerance_s: 0.125,
+        stamp_future_tolerance_s: 0.125,
+        stamp_past_tolerance_s: 0.125,
+        ..live()
+    };
+    for (ahead, reason) in [
+        (ns, Reason::None),
+        (ns + 1, Reason::ImageStampFuture),
+        (-ns, Reason::None),
+        (-ns - 1, Reason::ImageStampPast),
+    ] {
+        let (state, cause) = run(raw, &|inputs| stamp(inputs, ahead));
+        if reason == Reason::None {
+            assert_eq!(state, State::Running, "{ahead}");
+        } else {
+            assert_eq!((state, cause.reason, cause.limit), (State::Holding, reason, 0.125));
+            assert!((cause.value - 0.125).abs() < 1e-8, "the value is a distance: {}", cause.value);
+        }
+    }
+    // The step before was at 1020 ms of ROS time.
+    let back_to = |ns: i64| move |inputs: &mut Inputs<'_>| inputs.ros_now = Stamp::from_nanoseconds(1_020_000_000 - ns);
+    assert_eq!(run(raw, &back_to(ns)).0, State::Running);
+    assert_eq!(run(raw, &back_to(ns + 1)).1.reason, Reason::ClockJumpedBack);
+    // Nobody need hear a command that is not published.
+    for (dry_run, state) in [(true, State::Running), (false, State::Holding)] {
+        let mut bare = Bare::running(RawControlConfig { dry_run, ..live() });
+        let mut output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        for _ in 0..20 {
+            output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        }
+        assert_eq!(output.state, state, "dry_run {dry_run}");
+    }
+}
+
+#[test]
+fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
+    for axis in [0, 4] {
+        let mut world = World::new(guarded());
+        let mut wish = [0.0; 7];
+        wish[axis] = 0.02;
+        world.policy.steps = vec![ChunkStep::from_array(wish)];
+        world.pose = pose(&world, [0.0; 3]);
+        ask(&mut world, enable());
+        let mut seen = Vec::new();
+        for _ in 0..60 {
+            world.pose = pose(&world, [0.0; 3]);
+            seen.extend(tick(&mut world).verdict.interventions.iter());
+        }
+        for (which, expected) in [
+            (Intervention::Acceleration, true),
+            (Intervention::Jerk, true),
+            (Intervention::Workspace, false),
+            (Intervention::Velocity, false),
+            (Intervention::StepCap, false),
+            (Intervention::Envelope, false),
+        ] {
+            assert_eq!(seen.contains(&which), expected, "axis {axis}: {}", which.name());
+        }
+    }
+}
+
+#[test]
+fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
+    let mut world = moving(live());
+    let mut steps = 0;
+    // Disabled, then withdrawn, then stopped while it comes to rest: one stop, counted from the first.
+    let mut output = ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    let from = world.now;
+    while came_to_rest(&output).is_none() {
+        steps += 1;
+        output = ask(&mut world, if steps == 3 { estop() } else { Requests::default() });
+        assert!(steps < 100);
+    }
+    assert_eq!(came_to_rest(&output), Some((world.now - from) as f64 * 1e-9));
+    // At rest there is nothing to come to rest from.
+    for _ in 0..20 {
+        assert_eq!(came_to_rest(&ask(&mut world, estop())), None);
+    }
+    // Nor is what ran out by itself, and was at rest before the cause came, a stop.
+    let mut world = moving(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    world.until(100, |output| output.at_rest);
+    for _ in 0..20 {
+        assert_eq!(came_to_rest(&ask(&mut world, estop())), None);
+    }
+    // A stop that was called off is forgotten: the next one is counted from its own cause.
+    let mut world = moving(live());
+    ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    ask(&mut world, enable());
+    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    let mut output = ask(&mut world, estop());
+    let from = world.now;
+    while came_to_rest(&output).is_none() {
+        output = tick(&mut world);
+    }
+    assert_eq!(came_to_rest(&output), Some((world.now - from) as f64 * 1e-9));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Every metric equals numpy's to 1e-9: `tools/eval/make_expected.py` computes them from the same frames.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
+mod eval_support;
 
-use openvla_tt::eval::{
-    ActionTokens, EpisodeNotes, MetricOptions, Metrics, Paired, PolicySettings, Report, Settings, Shard, normalize,
-};
+use std::path::{Path, PathBuf};
+
+use openvla_tt::eval::{ActionTokens, EpisodeNotes, MetricOptions, Metrics, Paired, Report, Settings, normalize};
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-9;
@@ -54,29 +54,7 @@ fn metrics_equal_numpy() {
 
 #[test]
 fn latencies_equal_numpy() {
-    let settings = Settings {
-        bags: vec!["a".into(), "b".into()],
-        image_topic: "/image".into(),
-        instruction: None,
-        instruction_topic: None,
-        action_topic: None,
-        gripper_topic: None,
-        action_match: None,
-        tolerance_ms: None,
-        policy_hz: 5.0,
-        every: 1,
-        limit: None,
-        shard: Shard::default(),
-        gripper_threshold: 0.5,
-        policy: PolicySettings {
-            checkpoint: "c".into(),
-            unnorm_key: "k".into(),
-            action_dim: 7,
-            device: "cpu".into(),
-            precision: "f32".into(),
-            decode: "full".into(),
-        },
-    };
+    let settings = Settings { bags: vec!["a".into(), "b".into()], ..eval_support::settings(Path::new("a")) };
     let notes = vec![EpisodeNotes::default(); 2];
     let report = Report::of(settings, Some(ActionTokens { end: 32_000 }), notes, &pairs(), vec![], vec![]);
     let mut places = 0;

@@ -1,26 +1,40 @@
-//! The report in a real browser: it renders, and the plots and images are seen. Needs Chromium (`CHROMIUM`, or `chromium`,
-//! `chromium-browser` or `google-chrome` on the path); says so and does nothing without it.
+//! The report in a real browser: it renders, and the plots and images are seen. Needs Chromium (`CHROMIUM`, or one of the usual names on the
+//! path; `tools/test/browser` gets one). Without it the test says `SKIPPED` past the runner's capture, and why; `tools/test/run` repeats that at
+//! the end. A `CHROMIUM` that does not run is a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod eval_support;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use eval_support::{Scripted, root, settings};
+use openvla_tt::eval::expert::{ExpertSettings, replay};
 use openvla_tt::eval::{RunOptions, evaluate, write_all};
 
 /// Colours of the plots: recorded, predicted, latency.
 const COLOURS: [[u8; 3]; 3] = [[0, 114, 178], [213, 94, 0], [0, 158, 115]];
 
 fn browser() -> Option<PathBuf> {
-    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
-    let usual = ["chromium", "chromium-browser", "google-chrome"].map(PathBuf::from);
-    named.into_iter().chain(usual).find(|program| {
+    let runs = |program: &PathBuf| {
         let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         version.is_ok_and(|status| status.success())
-    })
+    };
+    if let Some(named) = std::env::var_os("CHROMIUM").filter(|name| !name.is_empty()).map(PathBuf::from) {
+        assert!(runs(&named), "CHROMIUM is {}, which does not run", named.display());
+        return Some(named);
+    }
+    ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(runs)
+}
+
+/// A line that the test runner does not capture.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Opens a page and takes its picture. Returns what the browser said.
@@ -46,7 +60,7 @@ fn open(browser: &Path, page: &Path, picture: &Path, profile: &Path) -> String {
 #[test]
 fn the_report_renders_in_a_browser() {
     let Some(browser) = browser() else {
-        eprintln!("no Chromium found (set CHROMIUM): the report was not opened");
+        say("SKIPPED the_report_renders_in_a_browser: no Chromium (tools/test/browser gets one, or set CHROMIUM)");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -54,7 +68,21 @@ fn the_report_renders_in_a_browser() {
     let mut policy = Scripted { shift: 9, fails: 5, ..Scripted::new() };
     let options = RunOptions { overwrite: false, quiet: true };
     let evaluated = evaluate(&mut policy, &settings, folder.path(), options, &AtomicBool::new(false)).unwrap();
+    // The recorded actions within a robot's limits stand in the same report.
+    let expert = ExpertSettings {
+        bags: settings.bags.clone(),
+        action_topic: "/vla/action".into(),
+        gripper_topic: None,
+        pose_topic: None,
+        robot: root("config/robots/widowx_250.yaml"),
+        contract: root("config/checkpoints/openvla-7b.yaml"),
+        checkpoint: None,
+        unnorm_key: None,
+    };
+    let limited = replay(&expert, folder.path()).unwrap();
     write_all(folder.path(), &evaluated.report, &evaluated.pairs).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(text.contains(&format!("within the limits of {}", limited.robot)));
 
     // Kept, for a person to look at.
     let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.png");
@@ -70,10 +98,18 @@ fn the_report_renders_in_a_browser() {
     // The frames are noise, so their pictures are the only places with many different colours.
     let colours: std::collections::BTreeSet<[u8; 3]> = seen.pixels().map(|pixel| pixel.0).collect();
     assert!(colours.len() > 1000, "only {} colours: the frames are not shown", colours.len());
-    println!("screenshot: {}", picture.display());
+    say(&format!("screenshot of the report: {}", picture.display()));
+
+    let other = Path::new(env!("CARGO_TARGET_TMPDIR")).join("expert.png");
+    let said = open(&browser, &folder.path().join("expert.html"), &other, &folder.path().join("profile"));
+    assert!(!said.contains("CONSOLE"), "the page has errors: {said}");
+    let seen = image::open(&other).unwrap().into_rgb8();
+    for colour in &COLOURS[..2] {
+        let pixels = seen.pixels().filter(|pixel| pixel.0 == *colour).count();
+        assert!(pixels > 300, "colour {colour:?} fills only {pixels} pixels: are the curves shown?");
+    }
 
     // The same page without its pictures must not pass.
-    let text = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     let broken = folder.path().join("broken.html");
     std::fs::write(&broken, text.replace(";base64,", ";base64,AAAA")).unwrap();
     let other = folder.path().join("broken.png");

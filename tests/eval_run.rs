@@ -340,3 +340,28 @@ fn images_of_changing_size_and_unfit_ones_are_named() {
     // The recorded NaN is no value; the other six are compared.
     assert_eq!((report.frames.matched, report.overall.dimensions[0].n, report.overall.dimensions[1].n), (3, 0, 3));
 }
+
+#[test]
+fn a_bag_that_was_written_again_is_not_taken_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let bag = folder.path().join("bag.mcap");
+    std::fs::copy(fixture("lz4.mcap"), &bag).unwrap();
+    let settings = settings(&bag);
+    let out = folder.path().join("out");
+    let mut policy = Scripted { stop: Some((2, Arc::new(AtomicBool::new(false)))), ..Scripted::new() };
+    assert!(run(&mut policy, &settings, &out).unwrap().interrupted);
+    // The same size, another time.
+    let file = std::fs::OpenOptions::new().append(true).open(&bag).unwrap();
+    let before = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(before + std::time::Duration::from_secs(5)).unwrap();
+    let error = run(&mut Scripted::new(), &settings, &out).err().unwrap().to_string();
+    assert!(error.contains("bag.mcap has changed since") && error.contains("--overwrite"), "{error}");
+    // Another size, the same time.
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    file.set_modified(before).unwrap();
+    let error = run(&mut Scripted::new(), &settings, &out).err().unwrap().to_string();
+    assert!(error.contains("bytes written at"), "{error}");
+    std::fs::copy(fixture("lz4.mcap"), &bag).unwrap();
+    file.set_modified(before).unwrap();
+    assert_eq!(run(&mut Scripted::new(), &settings, &out).unwrap().report.frames.evaluated, 6);
+}

@@ -171,3 +171,44 @@ fn tokenizer_json() {
     value["model"]["merges"] = serde_json::json!([]);
     drive(entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
 }
+
+fn bag(name: &str) -> Vec<u8> {
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bags").join(name)).unwrap()
+}
+
+#[test]
+fn bag_mcap() {
+    let seeds =
+        ["unchunked.mcap", "lz4.mcap", "zstd.mcap", "no_summary.mcap", "mcap_message_zstd/mcap_message_zstd.mcap"];
+    drive(entries::fuzz_bag_mcap, &seeds.map(bag), 400);
+    // An error may lie in any byte of the first records, which the mutations above seldom hit.
+    let (seed, mut random) = (bag("unchunked.mcap"), Random(11));
+    for at in 0..seed.len().min(1500) {
+        let mut bytes = seed.clone();
+        bytes[at] ^= 1 << random.below(8);
+        entries::fuzz_bag_mcap(&bytes);
+        entries::fuzz_bag_mcap(&bytes[..at]);
+    }
+}
+
+#[test]
+fn bag_payload() {
+    let payload = |fields: &[&[u8]]| [&[0u8, 1, 0, 0], fields.concat().as_slice()].concat();
+    let text = payload(&[&3u32.to_le_bytes(), b"go\0"]);
+    let array = payload(&[&0u32.to_le_bytes(), &0u32.to_le_bytes(), &2u32.to_le_bytes(), &[0; 4], &[7; 16]]);
+    let compressed = payload(&[
+        &[1; 8],
+        &1u32.to_le_bytes(),
+        &[0; 4],
+        &5u32.to_le_bytes(),
+        b"jpeg\0\0\0\0",
+        &4u32.to_le_bytes(),
+        &[9; 4],
+    ]);
+    drive(entries::fuzz_bag_payload, &[text, array, compressed], 4000);
+}
+
+#[test]
+fn bag_metadata() {
+    drive(entries::fuzz_bag_metadata, &[bag("mcap_plain/metadata.yaml"), bag("split_sqlite/metadata.yaml")], 1500);
+}

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use openvla_tt::backend::Backend;
 use openvla_tt::backend::cpu::CpuBackend;
+use openvla_tt::backend::{Backend, Normalisation, Pixels};
 use openvla_tt::golden::{Bounds, Kit, check};
 use openvla_tt::models::TensorSource;
 use openvla_tt::models::openvla::OpenVla;
@@ -142,14 +142,10 @@ fn normalised_pixels_are_exact() {
         let rgb = policy.resize(&kit.image(&kit.cases[id].image).unwrap());
         let golden = golden.to_f32();
         for (tower, pixels) in towers.iter().enumerate() {
-            let source = openvla_tt::backend::PatchSource {
-                rgb: &rgb,
-                side: 224,
-                patch: 14,
-                mean: pixels.mean,
-                std: pixels.std,
-            };
-            let ours = backend.download(&backend.patches(source).unwrap()).unwrap();
+            let image = backend.image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();
+            let patches = backend.cut_patches(&image).unwrap();
+            let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
+            let ours = backend.download(&backend.normalise(&patches, normalisation).unwrap()).unwrap();
             assert_eq!((ours.dtype(), ours.shape()), (DType::F32, [256, 588].as_slice()));
             for (index, value) in ours.to_f32().into_iter().enumerate() {
                 let (patch, column) = (index / 588, index % 588);

@@ -45,6 +45,11 @@ fn images_give_golden_tokens_and_twists() {
 }
 
 #[test]
+fn a_simulated_mesh_gives_the_actions_of_the_cpu() {
+    scenario("mesh", NODE);
+}
+
+#[test]
 fn the_node_stops_latches_and_survives() {
     scenario("safety", NODE);
 }

@@ -23,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("golden", &["tensor", "checkpoint", "backend", "models", "observation", "policy"]),
     ("runtime", &["units", "time", "chunk", "policy", "control", "observation", "recorder", "contract"]),
     ("bag", &["units", "time", "observation"]),
-    ("eval", &["units", "time", "chunk", "observation", "policy", "control", "contract", "bag"]),
+    ("eval", &["units", "time", "chunk", "checkpoint", "observation", "policy", "control", "contract", "bag"]),
     (
         "cli",
         &[

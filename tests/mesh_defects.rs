@@ -11,7 +11,7 @@ use openvla_tt::golden::{Kit, Sensitivity, sensitivity};
 use openvla_tt::models::Probe;
 use openvla_tt::models::openvla::OpenVla;
 use openvla_tt::models::probe::Blind;
-use openvla_tt::policy::{Device, OpenVlaPolicy, PolicyOptions, PolicySource, load_policy};
+use openvla_tt::policy::{Device, MeshChoices, OpenVlaPolicy, PolicyOptions, PolicySource, load_policy};
 use openvla_tt::tensor::agreement;
 
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
@@ -136,6 +136,7 @@ fn reference_sensitivity(kit: &Kit) -> Sensitivity {
         device: Device::Cpu,
         precision: None,
         threads: 2,
+        mesh: MeshChoices::default(),
         options: options(),
     })
     .unwrap();

@@ -123,7 +123,18 @@ fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
     assert_eq!((mesh["device"].as_str(), mesh["precision"].as_str()), (Some("sim:n300"), Some("bf16")));
     let (_, out, _) = command(&with(&[]), None);
     assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "the same action as on the CPU");
-    let refused: [(&[&str], Option<&str>, &str); 5] = [
+    // Without replaying, with TT-NN's operations instead of our kernels: the same.
+    let (_, out, error) =
+        command(&with(&["--device", "sim:n300", "--precision", "bf16", "--eager", "--kernels", "ttnn"]), None);
+    assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "{error}");
+    let bench = ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--image", image.to_str().unwrap()];
+    let bench = [&bench[..], &["--unnorm-key", "bridge_orig", "--repeats", "2", "--draft", "--json"]].concat();
+    let (status, out, error) = command(&bench, None);
+    assert_eq!(status, Some(0), "{error}");
+    // Three inferences of one image: the second and the third guess what the one before said.
+    assert_eq!(answer(&out)["draft"], serde_json::json!({"offered": 12, "accepted": 12}));
+    let refused: [(&[&str], Option<&str>, &str); 6] = [
+        (&["--device", "sim:n300", "--weight-cache", "/proc/nowhere"], None, "name a folder that can be written"),
         (&["--device", "sim:n300"], Some("/nowhere/libtt_mesh_sim.so"), "the file does not exist"),
         (&["--device", "tt:t3k"], None, "libtt_provider_ttnn.so"),
         (&["--device", "sim:n300", "--precision", "f32"], None, "is the CPU's"),

@@ -1,6 +1,8 @@
 //! The threads together: a scripted policy and recorded commands, no ROS, the real clock.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod runtime_support;
+
 use std::{
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant as Wall},
@@ -11,78 +13,11 @@ use openvla_tt::{
     control::{
         Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests, ResetOutcome, State,
     },
-    observation::RgbImage,
-    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo},
-    runtime::{CameraBytes, CommandSink, NodeClock, Report, Runtime, Snapshot, Threads, monotonic_now},
-    time::{Clock, Instant, Stamp},
+    policy::{Instruction, Policy},
+    runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads},
+    time::{Clock, Instant},
 };
-
-type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send>;
-
-/// A policy that does what the test says.
-struct Scripted {
-    act: Act,
-    info: PolicyInfo,
-}
-
-impl Scripted {
-    fn boxed(
-        act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static,
-    ) -> Box<dyn Policy> {
-        Self::new(act)
-    }
-
-    fn new(act: impl FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send + 'static) -> Box<Self> {
-        let info = PolicyInfo {
-            unnorm_key: "test".into(),
-            action_dim: 7,
-            device: "script".into(),
-            precision: "f64".into(),
-            envelope: vec![None; 7],
-        };
-        Box::new(Self { act: Box::new(act), info })
-    }
-
-    fn forward() -> Box<dyn Policy> {
-        Self::forward_boxed()
-    }
-
-    fn forward_boxed() -> Box<Self> {
-        Self::new(|_, _| Ok(FORWARD.to_vec()))
-    }
-}
-
-/// 2 cm ahead per policy period of 0.2 s: 0.1 m/s.
-const FORWARD: [f64; 7] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
-
-impl Policy for Scripted {
-    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
-        let action = (self.act)(image, instruction)?;
-        let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
-        Ok(Decision {
-            prompt,
-            input_ids,
-            token_ids,
-            normalized: action.clone(),
-            action,
-            margins: Vec::new(),
-            stages: Vec::new(),
-        })
-    }
-
-    fn info(&self) -> &PolicyInfo {
-        &self.info
-    }
-}
-
-#[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<(Instant, Command)>>>);
-
-impl CommandSink for Recorded {
-    fn publish(&mut self, _: Stamp, command: &Command) {
-        self.0.lock().unwrap().push((monotonic_now(), *command));
-    }
-}
+use runtime_support::{FORWARD, Recorded, Scripted};
 
 struct Rig {
     runtime: Runtime,
@@ -221,7 +156,7 @@ fn images_become_commands_and_no_image_becomes_zero() {
 #[test]
 fn a_flood_of_images_is_dropped_not_queued() {
     let (seen, looked_at) = mpsc::channel();
-    let mut rig = Rig::running(Scripted::boxed(move |image, _| {
+    let mut rig = Rig::running(Scripted::new(move |image, _| {
         std::thread::sleep(Duration::from_millis(20));
         let _ = seen.send(image.pixels()[0]);
         Ok(FORWARD.to_vec())
@@ -247,7 +182,7 @@ fn a_flood_of_images_is_dropped_not_queued() {
 #[test]
 fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
     let mut calls = 0;
-    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+    let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
         assert!(calls < 30, "told to panic");
         Ok(FORWARD.to_vec())
@@ -278,7 +213,7 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
 fn a_blocked_inference_stops_the_robot_but_not_the_stream() {
     let (block, blocked) = mpsc::channel::<()>();
     let mut calls = 0;
-    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+    let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
         if calls == 25 {
             let _ = blocked.recv_timeout(Duration::from_secs(10));
@@ -320,13 +255,28 @@ fn estop_latches_until_reset() {
 }
 
 #[test]
+fn a_new_configuration_resets_no_counter() {
+    let mut rig = Rig::running(Scripted::forward());
+    rig.runtime.set_lifecycle(Lifecycle::Inactive);
+    let before = rig.until("at rest", |snapshot| snapshot.output.state == State::Inactive && stopped(snapshot));
+    assert!(0 < before.output.steps_begun && 0 < before.interventions.get(Intervention::Acceleration));
+    rig.runtime.configure_control(config());
+    // The steps begun are the new state's own; they tell that it is in force.
+    let after = rig.until("the new configuration", |snapshot| snapshot.output.steps_begun == 0);
+    assert_eq!(after.output.state, State::Inactive);
+    for which in Intervention::ALL {
+        assert!(before.interventions.get(*which) <= after.interventions.get(*which), "{}", which.name());
+    }
+}
+
+#[test]
 fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
     let mut rig = Rig::new();
     rig.until("stepping", |snapshot| snapshot.output.state == State::Unconfigured);
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let slow = Box::new(move || {
         may_go_on.recv().unwrap();
-        Ok(Scripted::forward())
+        Ok(Scripted::forward() as Box<dyn Policy>)
     });
     let loaded = rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 0.0);
     rig.ask(Requests { estop: true, ..Requests::default() });
@@ -373,10 +323,10 @@ fn a_loader_nobody_waits_for_leaves_no_policy() {
     let counted = Arc::clone(&asked);
     let slow = Box::new(move || {
         may_go_on.recv().unwrap();
-        Ok(Scripted::boxed(move |_, _| {
+        Ok(Scripted::new(move |_, _| {
             *counted.lock().unwrap() += 1;
             Ok(FORWARD.to_vec())
-        }))
+        }) as Box<dyn Policy>)
     });
     drop(rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 1e-20));
     go_on.send(()).unwrap();
@@ -393,7 +343,7 @@ fn a_loader_nobody_waits_for_leaves_no_policy() {
 fn a_result_for_an_earlier_instruction_is_dropped() {
     let (started, has_started) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
-    let mut rig = Rig::running(Scripted::boxed(move |_, instruction| {
+    let mut rig = Rig::running(Scripted::new(move |_, instruction| {
         if instruction.text() == "wait" {
             started.send(()).unwrap();
             may_go_on.recv().unwrap();
@@ -425,7 +375,7 @@ fn broken_images_count_as_no_images() {
 #[test]
 fn nan_latches() {
     let mut calls = 0;
-    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+    let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
         let mut action = FORWARD.to_vec();
         if calls == 30 {
@@ -441,9 +391,9 @@ fn nan_latches() {
 #[test]
 fn policies_that_do_not_fit_are_refused() {
     let mut rig = Rig::new();
-    let error = rig.load(Scripted::boxed(|_, _| Ok(vec![f64::NAN; 7]))).unwrap_err();
+    let error = rig.load(Scripted::new(|_, _| Ok(vec![f64::NAN; 7]))).unwrap_err();
     assert!(error.contains("not finite"), "{error}");
-    let error = rig.load(Scripted::boxed(|_, _| panic!("no device"))).unwrap_err();
+    let error = rig.load(Scripted::new(|_, _| panic!("no device"))).unwrap_err();
     assert!(error.contains("no device"), "{error}");
     let answer = rig.runtime.load(
         Box::new(|| Err("/no/such/folder: not found".into())),
@@ -452,7 +402,7 @@ fn policies_that_do_not_fit_are_refused() {
         0.0,
     );
     assert_eq!(answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(), "/no/such/folder: not found");
-    let mut five = Scripted::forward_boxed();
+    let mut five = Scripted::forward();
     five.info.action_dim = 5;
     let error = rig.load(five).unwrap_err();
     assert!(error.contains("5 numbers"), "{error}");
@@ -475,7 +425,7 @@ fn shutting_down_ramps_down_first() {
 fn shutting_down_does_not_wait_for_a_stuck_policy() {
     let (_keep, blocked) = mpsc::channel::<()>();
     let mut calls = 0;
-    let mut rig = Rig::running(Scripted::boxed(move |_, _| {
+    let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
         if calls == 25 {
             let _ = blocked.recv();

@@ -76,7 +76,8 @@ void kernel_main() {
         second = 0;
     }
     const uint32_t id = first_id + best;
-    const uint32_t from_top = end_id - id - 1;
+    // Ids past the end stand for no action; like the official code they count as the first bin.
+    const uint32_t from_top = id < end_id ? end_id - id - 1 : 0;
     const uint32_t bin = from_top < bins ? from_top : bins - 1;
 
     cb_reserve_back(2, 1);

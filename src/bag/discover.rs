@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::mcap_file::{self, Found, McapFile};
 use super::messages::canonical_type;
 use super::metadata::Metadata;
@@ -62,6 +64,17 @@ impl BagFile {
     pub fn readable(&self) -> &Path {
         self.unpacked.as_ref().map_or(self.path.as_path(), |temporary| temporary)
     }
+}
+
+/// What tells a file that was written again from the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    /// Its name without the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last written, nanoseconds since the epoch, where the file system knows.
+    pub modified_ns: Option<u64>,
 }
 
 /// A recording: a folder of files with the same topics, or a single file.
@@ -127,6 +140,20 @@ impl Bag {
     /// Bytes of all files, as they lie on the disk.
     pub fn bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| std::fs::metadata(&file.path).ok()).map(|file| file.len()).sum()
+    }
+
+    /// The files as they are on the disk now: whether a bag is still the one that was read before.
+    pub fn file_states(&self) -> Result<Vec<FileState>, BagError> {
+        let state = |file: &BagFile| {
+            let found = std::fs::metadata(&file.path).map_err(BagError::io("open", &file.path))?;
+            let modified = found.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            Ok(FileState {
+                name: file.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                bytes: found.len(),
+                modified_ns: modified.and_then(|time| u64::try_from(time.as_nanos()).ok()),
+            })
+        };
+        self.files.iter().map(state).collect()
     }
 
     /// The topic called `name`; the error lists what exists.
@@ -204,10 +231,22 @@ impl Bag {
         if let Some(metadata) = listed {
             self.believe(metadata)?;
         }
-        if self.topics.is_empty() {
-            return Err(BagError::Empty { path: self.path.clone(), what: "no topic was recorded" });
+        if !self.topics.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // A recording that broke off this early looks as if nothing had been recorded; it is not the same.
+        let cut = warnings.iter().find_map(|warning| match warning {
+            BagWarning::Truncated { path, what, .. } => Some((path.clone(), *what)),
+            _ => None,
+        });
+        Err(match cut {
+            Some((path, what)) => BagError::Damaged {
+                path,
+                messages: 0,
+                what: format!("it ends in the middle ({what}), before the first topic"),
+            },
+            None => BagError::Empty { path: self.path.clone(), what: "no topic was recorded" },
+        })
     }
 
     fn scan(&self, file: &BagFile, warnings: &mut Vec<BagWarning>) -> Result<Found, BagError> {

@@ -11,19 +11,21 @@ fn limits() -> Limits {
     Limits { message_bytes: 1 << 20, ..Limits::default() }
 }
 
-/// An MCAP file, with every payload decoded as every message. Returns how many messages it held.
-pub fn mcap(bytes: &[u8]) -> u64 {
+/// An MCAP file, with every payload decoded as every message. Returns how many messages it held, and why it ended early.
+pub fn mcap(bytes: &[u8]) -> (u64, Option<String>) {
     let mut file = McapFile::new(Path::new("fuzz.mcap"), Box::new(std::io::Cursor::new(bytes.to_vec())), &limits());
     let mut messages = 0;
-    while let Ok(step) = file.step(&mut |_, _, payload| {
-        messages += 1;
-        cdr_messages(payload);
-    }) {
-        if matches!(step, Step::End) {
-            break;
+    loop {
+        let step = file.step(&mut |_, _, payload| {
+            messages += 1;
+            cdr_messages(payload);
+        });
+        match step {
+            Ok(Step::End) => return (messages, file.warning.map(|warning| warning.to_string())),
+            Ok(_) => {}
+            Err(error) => return (messages, Some(error.to_string())),
         }
     }
-    messages
 }
 
 /// A payload, decoded as every message. Returns how many types it fits.
@@ -52,7 +54,8 @@ pub fn cdr_messages(payload: &[u8]) -> usize {
     .count()
 }
 
-/// A `metadata.yaml`. Returns whether it is one.
-pub fn metadata(bytes: &[u8]) -> bool {
-    Metadata::parse(bytes, Path::new("metadata.yaml"), &limits()).is_ok()
+/// A `metadata.yaml`. Returns how many files it lists, or what is wrong with it.
+pub fn metadata(bytes: &[u8]) -> Result<usize, String> {
+    let parsed = Metadata::parse(bytes, Path::new("metadata.yaml"), &limits());
+    parsed.map(|metadata| metadata.files.len()).map_err(|error| error.to_string())
 }

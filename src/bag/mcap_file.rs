@@ -13,7 +13,7 @@ use mcap::sans_io::summary_reader::{SummaryReadEvent, SummaryReader, SummaryRead
 use super::{BagError, BagWarning, Limits, unpack};
 
 /// Bytes asked of the file at once; the parser itself asks for as little as nine.
-const READ_AHEAD: usize = 256 << 10;
+const READ_AHEAD: usize = 1 << 20;
 
 /// A channel of the file: one publisher's stream on a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]

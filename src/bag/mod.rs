@@ -47,7 +47,7 @@ mod reader;
 mod sqlite_file;
 mod unpack;
 
-pub use discover::{Bag, Topic};
+pub use discover::{Bag, FileState, Topic};
 pub use error::{BagError, BagWarning};
 pub use limits::Limits;
 pub use reader::{Message, Messages, Selection};

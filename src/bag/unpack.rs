@@ -1,7 +1,7 @@
 //! zstd as rosbag2 applies it: to single messages and to whole files.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use super::{BagError, Limits};
@@ -34,7 +34,8 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>, BagError> {
         let decoder = zstd::stream::read::Decoder::new(file).map_err(BagError::io("unpack", path))?;
         return Ok(Box::new(decoder));
     }
-    Ok(Box::new(BufReader::with_capacity(1 << 20, file)))
+    // Read in large pieces by the parser: a buffer here would only copy them once more.
+    Ok(Box::new(file))
 }
 
 /// Unpacks a compressed file to a temporary one, which is removed when the returned value is dropped.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Common, print};
+use super::{Asking, CliError, Common, print};
 use crate::observation;
-use crate::policy::{DecodeMode, Instruction, PolicyOptions, PolicySource, load_policy};
+use crate::policy::Instruction;
 
 /// Time every stage of an inference.
 #[derive(Args)]
@@ -21,12 +21,8 @@ pub(super) struct Bench {
     /// What the robot should do
     #[arg(long, default_value = "pick up the block", value_name = "TEXT")]
     instruction: String,
-    /// Which statistics; needed unless the checkpoint has exactly one set
-    #[arg(long, value_name = "K")]
-    unnorm_key: Option<String>,
-    /// Over which tokens the choice is made; a checkpoint with random weights needs actions
-    #[arg(long, default_value = "full")]
-    decode: DecodeMode,
+    #[command(flatten)]
+    asking: Asking,
     /// Inferences that are measured
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
@@ -45,13 +41,8 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), CliError> {
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
-        let mut policy = load_policy(PolicySource {
-            checkpoint: self.common.checkpoint()?,
-            device: self.common.device,
-            precision: self.common.precision.as_ref(),
-            threads: self.common.threads,
-            options: PolicyOptions { unnorm_key: self.unnorm_key, decode: self.decode, ..Default::default() },
-        })?;
+        let drafts = self.asking.draft;
+        let mut policy = self.common.policy(self.asking)?;
         let mut tokens = Vec::new();
         let mut order = Vec::new();
         let mut times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
@@ -72,6 +63,7 @@ impl Bench {
                     .push(ms);
             }
         }
+        let counts = policy.draft_counts();
         times.values_mut().for_each(|values| values.sort_by(f64::total_cmp));
         if self.common.json {
             let stages: serde_json::Map<_, _> = order
@@ -83,13 +75,20 @@ impl Bench {
                 })
                 .collect();
             let info = policy.info();
-            return print(&json!({"device": info.device, "repeats": self.repeats, "milliseconds": stages}).to_string());
+            let mut result = json!({"device": info.device, "repeats": self.repeats, "milliseconds": stages});
+            if drafts {
+                result["draft"] = json!({"offered": counts.offered, "accepted": counts.accepted});
+            }
+            return print(&result.to_string());
         }
         print(&format!("{}, {} inferences", policy.info().device, self.repeats))?;
         print(&format!("{:<12} {:>10} {:>10} {:>10} {:>10}  ms", "stage", "p50", "p90", "p99", "max"))?;
         for name in order {
             let of = |part| percentile(&times[name], part);
             print(&format!("{name:<12} {:>10.2} {:>10.2} {:>10.2} {:>10.2}", of(0.5), of(0.9), of(0.99), of(1.0)))?;
+        }
+        if drafts {
+            print(&format!("drafted tokens: {} of {} accepted", counts.accepted, counts.offered))?;
         }
         Ok(())
     }

@@ -13,7 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::policy::{Device, Precision};
+use crate::backend::tt::Kernels;
+use crate::policy::{DecodeMode, Device, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy};
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
@@ -58,9 +59,33 @@ struct Common {
     /// Worker threads of the CPU backend; 0 means one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// On a mesh: custom (our own kernels) or ttnn (TT-NN's operations) cut patches and choose tokens
+    #[arg(long, default_value = "custom")]
+    kernels: Kernels,
+    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh and precision is quicker
+    #[arg(long, value_name = "DIR")]
+    weight_cache: Option<PathBuf>,
     /// Print one JSON object on stdout and nothing else there
     #[arg(long)]
     json: bool,
+}
+
+/// Options of commands that ask a policy.
+#[derive(Args, Clone, Debug)]
+struct Asking {
+    /// Which statistics to un-normalise with; needed unless the checkpoint has exactly one set
+    #[arg(long, value_name = "K")]
+    unnorm_key: Option<String>,
+    /// full: greedy over the whole vocabulary, as the official code; actions: over the action tokens only, which a checkpoint
+    /// with random weights needs
+    #[arg(long, default_value = "full")]
+    decode: DecodeMode,
+    /// Try the last action's tokens as the next: the same tokens in fewer steps
+    #[arg(long)]
+    draft: bool,
+    /// On a mesh: do every operation from the host instead of replaying a recording
+    #[arg(long)]
+    eager: bool,
 }
 
 /// What can go wrong in a command.
@@ -111,6 +136,22 @@ enum CliError {
 impl Common {
     fn checkpoint(&self) -> Result<&PathBuf, CliError> {
         self.checkpoint.as_ref().ok_or(CliError::NoCheckpoint)
+    }
+
+    fn mesh(&self) -> MeshChoices {
+        MeshChoices { kernels: self.kernels, weight_cache: self.weight_cache.clone() }
+    }
+
+    fn policy(&self, asking: Asking) -> Result<Box<dyn Policy>, CliError> {
+        let Asking { unnorm_key, decode, draft, eager } = asking;
+        Ok(load_policy(PolicySource {
+            checkpoint: self.checkpoint()?,
+            device: self.device,
+            precision: self.precision.as_ref(),
+            threads: self.threads,
+            mesh: self.mesh(),
+            options: PolicyOptions { unnorm_key, decode, draft, eager, ..Default::default() },
+        })?)
     }
 }
 

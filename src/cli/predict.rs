@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Common, print};
+use super::{Asking, CliError, Common, print};
 use crate::observation;
-use crate::policy::{DecodeMode, Instruction, PolicyOptions, PolicySource, load_policy};
+use crate::policy::Instruction;
 
 /// One action from one image and one instruction.
 #[derive(Args)]
@@ -20,12 +20,8 @@ pub(super) struct Predict {
     /// What the robot should do
     #[arg(long, value_name = "TEXT")]
     instruction: String,
-    /// Which statistics to un-normalise with; needed unless the checkpoint has exactly one set
-    #[arg(long, value_name = "K")]
-    unnorm_key: Option<String>,
-    /// full: greedy over the whole vocabulary, as the official code; actions: over the action tokens only
-    #[arg(long, default_value = "full")]
-    decode: DecodeMode,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 impl Predict {
@@ -33,13 +29,7 @@ impl Predict {
         // What the user typed is checked before a checkpoint is loaded.
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
-        let mut policy = load_policy(PolicySource {
-            checkpoint: self.common.checkpoint()?,
-            device: self.common.device,
-            precision: self.common.precision.as_ref(),
-            threads: self.common.threads,
-            options: PolicyOptions { unnorm_key: self.unnorm_key, decode: self.decode, ..Default::default() },
-        })?;
+        let mut policy = self.common.policy(self.asking)?;
         let decision = policy.act(&image, &instruction)?;
         let info = policy.info();
         if self.common.json {
@@ -69,8 +59,10 @@ impl Predict {
             // Only the usual seven have names; what others mean is up to the data set.
             let name = if info.action_dim == names.len() { names[index].to_owned() } else { index.to_string() };
             print(&format!(
-                "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8.3}",
-                decision.token_ids[index], decision.normalized[index], decision.margins[index]
+                "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
+                decision.token_ids[index],
+                decision.normalized[index],
+                decision.margins.get(index).map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
             ))?;
         }
         let stages: Vec<String> =

@@ -53,7 +53,7 @@ impl Selfcheck {
         let folder = self.common.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let Common { device, threads, .. } = self.common;
         let work = Check { kit: &kit, folder: &folder };
-        let report = with_backend(device, self.common.precision.as_ref(), threads, work)??;
+        let report = with_backend(device, self.common.precision.as_ref(), threads, &self.common.mesh(), work)??;
         self.show(&kit, &report)?;
         match report.missed.len() {
             0 => Ok(()),

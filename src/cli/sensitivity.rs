@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{CliError, print};
 use crate::backend::precision::PrecisionPolicy;
 use crate::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
-use crate::policy::{Device, Mesh, PolicyOptions, PolicySource, Precision, load_policy};
+use crate::policy::{Device, Mesh, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy};
 
 /// Whether answers depend on the image and on the instruction, on every device and in every precision.
 #[derive(Args)]
@@ -53,6 +53,7 @@ impl Sensitivity {
                 device,
                 precision: Some(precision),
                 threads: self.threads,
+                mesh: MeshChoices::default(),
                 options: PolicyOptions { unnorm_key, ..Default::default() },
             })?;
             let measured = sensitivity(&kit, policy.as_mut(), self.inputs as usize)?;

@@ -276,6 +276,27 @@ mod tests {
     }
 
     #[test]
+    fn counts_are_kept_apart_and_late_results_are_those_of_five_names() {
+        let mut counts = InterventionCounts::default();
+        for (i, which) in Intervention::ALL.iter().enumerate() {
+            for _ in 0..=i {
+                counts.add(*which);
+            }
+        }
+        for (i, which) in Intervention::ALL.iter().enumerate() {
+            assert_eq!((counts.get(*which), counts.as_array()[i]), (i as u64 + 1, i as u64 + 1), "{}", which.name());
+        }
+        let late = [
+            Intervention::LateResult,
+            Intervention::OutOfOrder,
+            Intervention::OldInstruction,
+            Intervention::OldObservation,
+            Intervention::Exhausted,
+        ];
+        assert_eq!(counts.late_results(), late.into_iter().map(|which| counts.get(which)).sum());
+    }
+
+    #[test]
     fn a_set_holds_what_was_put_in_and_nothing_else() {
         let mut set = InterventionSet::EMPTY;
         assert!(set.is_empty());

@@ -5,7 +5,7 @@ use super::{
     profile::EPSILON,
     reason::{Intervention, InterventionSet},
     types::Twist,
-    vector::{V3, norm, scale},
+    vector::{V3, add_scaled, norm, scale},
 };
 use crate::chunk::ChunkStep;
 
@@ -52,13 +52,32 @@ fn cap_factor(length: f64, limit: f64) -> f64 {
     if limit < length { limit / length } else { 1.0 }
 }
 
+/// What was driven since a pose, metres, as far as it counts against the room in front of the upper and of the lower faces. Driving away takes back
+/// what was driven before, but is not saved up against what comes after it: the arm may lag, and turn round before it has got there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Driven {
+    up: V3,
+    down: V3,
+}
+
+impl Driven {
+    /// With another piece of the way.
+    pub(super) fn and(self, way: V3) -> Self {
+        let not_below_zero = |v: V3| v.map(|x| x.max(0.0));
+        Self {
+            up: not_below_zero(add_scaled(self.up, way, 1.0)),
+            down: not_below_zero(add_scaled(self.down, way, -1.0)),
+        }
+    }
+}
+
 /// Where the arm is, as far as its pose and the commands since tell.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Whereabouts {
     /// The last pose's position.
     pub(super) position: V3,
-    /// What the commands published since that pose add up to, metres.
-    pub(super) driven: V3,
+    /// What was driven since that pose.
+    pub(super) driven: Driven,
     /// The velocity commanded now.
     pub(super) moving: V3,
     /// The velocity the profile has under way: `u`, of which the command is the mean.
@@ -83,10 +102,10 @@ pub(super) fn guard_workspace(config: &ControlConfig, area: &Workspace, arm: &Wh
     let present = norm(arm.moving).max(norm(arm.under_way));
     let mut factor: f64 = 1.0;
     for (axis, wish) in linear.into_iter().enumerate() {
-        let since = arm.driven[axis] + arm.moving[axis] * period_s;
+        let next = arm.moving[axis] * period_s;
         let faces = [
-            (1.0, area.max[axis] - arm.position[axis] - since.max(0.0)),
-            (-1.0, arm.position[axis] - area.min[axis] + since.min(0.0)),
+            (1.0, area.max[axis] - arm.position[axis] - (arm.driven.up[axis] + next).max(0.0)),
+            (-1.0, arm.position[axis] - area.min[axis] - (arm.driven.down[axis] - next).max(0.0)),
         ];
         for (side, room) in faces {
             let coming = (side * arm.moving[axis]).max(side * arm.under_way[axis]);
@@ -154,6 +173,14 @@ mod tests {
             let (t, r) = ([step[0], step[1], step[2]], [step[3], step[4], step[5]]);
             assert_eq!(envelope_factor(&envelope(), t, r), 1.0);
         }
+        // What rounding may have added to an end is forgiven, more is not.
+        assert_eq!(envelope_factor(&envelope(), [0.02 * (1.0 + 5e-10), 0.0, 0.0], [0.0; 3]), 1.0);
+        assert_eq!(envelope_factor(&envelope(), [0.0; 3], [0.0, 0.0, -0.1 * (1.0 + 5e-10)]), 1.0);
+        assert!(envelope_factor(&envelope(), [0.02 * (1.0 + 2e-9), 0.0, 0.0], [0.0; 3]) < 1.0);
+        let config = RawControlConfig { envelope: Some(envelope()), ..Default::default() }.validate().unwrap();
+        let mut done = InterventionSet::EMPTY;
+        bound_step(&config, &ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0]), &mut done);
+        assert!(done.is_empty(), "{done:?}");
         // dz: q01 is above zero, so that anything below zero scales to a stop.
         assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, -0.001], [0.0; 3]), 0.0);
         assert_eq!(envelope_factor(&envelope(), [0.0, 0.0, 0.001], [0.0; 3]), 1.0);
@@ -192,6 +219,21 @@ mod tests {
         let capped = cap_velocity(&config, Twist { linear: [0.5, 0.0, 0.0], angular: [0.0, 0.3, 0.0] }, &mut done);
         assert!((capped.linear[0] - 0.25).abs() < 1e-6 && (capped.angular[1] - 0.15).abs() < 1e-6);
         assert!(done.contains(Intervention::Velocity));
+        // The limit of either group alone decides for both; at a limit the aim is a little below it.
+        let aim = 1.0 - 2.0 * EPSILON;
+        for (linear, angular, factor) in [
+            (0.5, 0.5, 0.5 * aim),
+            (0.1, 1.2, 0.5 * aim),
+            (0.25, 0.1, aim),
+            (0.1, 0.6, aim),
+            (0.1, 0.1, 1.0),
+            (0.249_999, 0.599_999, 1.0),
+        ] {
+            let twist = Twist { linear: [0.0, -linear, 0.0], angular: [0.0, 0.0, angular] };
+            let capped = cap_velocity(&config, twist, &mut done);
+            assert!((capped.linear[1] + linear * factor).abs() < 1e-13, "{linear} {angular}: {}", capped.linear[1]);
+            assert!((capped.angular[2] - angular * factor).abs() < 1e-13, "{linear} {angular}: {}", capped.angular[2]);
+        }
         let mut none = InterventionSet::EMPTY;
         let kept = cap_velocity(&config, Twist { linear: [0.0, 0.25, 0.0], angular: [0.0, 0.6, 0.0] }, &mut none);
         assert!(none.is_empty() && (kept.linear[1] - 0.25).abs() < 1e-6 && kept.linear[1] < 0.25);
@@ -207,8 +249,12 @@ mod tests {
         assert_eq!((share_within(0.0, 0.2, 0.15, 0.36), share_within(-1.0, 0.2, 0.15, 0.36)), (0.0, 0.0));
     }
 
-    const STILL: Whereabouts =
-        Whereabouts { position: [0.5; 3], driven: [0.0; 3], moving: [0.0; 3], under_way: [0.0; 3] };
+    const STILL: Whereabouts = Whereabouts {
+        position: [0.5; 3],
+        driven: Driven { up: [0.0; 3], down: [0.0; 3] },
+        moving: [0.0; 3],
+        under_way: [0.0; 3],
+    };
 
     fn guard(arm: Whereabouts, linear: V3) -> f64 {
         let config = RawControlConfig::default().validate().unwrap();
@@ -240,7 +286,7 @@ mod tests {
     fn what_was_driven_since_the_pose_counts_against_the_room_in_front_only() {
         let arm = |x: f64, driven: f64, moving: f64| Whereabouts {
             position: [x, 0.5, 0.5],
-            driven: [driven, 0.0, 0.0],
+            driven: Driven::default().and([driven, 0.0, 0.0]),
             moving: [moving, 0.0, 0.0],
             ..STILL
         };
@@ -255,6 +301,37 @@ mod tests {
         // Nor does a speed away; a slow speed towards the face takes its way of one period.
         assert!((guard(arm(0.98, 0.0, -0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
         assert!((guard(arm(0.98 - 0.02 * 0.01, 0.0, 0.01), [0.2, 0.0, 0.0]) - two_centimetres).abs() < 1e-12);
+    }
+
+    #[test]
+    fn driving_away_takes_back_but_is_not_saved_up() {
+        let drive = |ways: &[f64]| {
+            let driven = ways.iter().fold(Driven::default(), |driven, way| driven.and([0.0, *way, 0.0]));
+            assert_eq!((driven.up[0], driven.down[2]), (0.0, 0.0));
+            (driven.up[1], driven.down[1])
+        };
+        assert_eq!(drive(&[0.5, 0.25]), (0.75, 0.0));
+        assert_eq!(drive(&[0.5, -0.25]), (0.25, 0.25));
+        assert_eq!(drive(&[-0.5, 0.25]), (0.25, 0.25));
+        assert_eq!(drive(&[0.5, -1.0, 0.25, 0.25]), (0.5, 0.5));
+    }
+
+    #[test]
+    fn the_room_a_stop_needs_follows_from_the_limits() {
+        let factor = |acceleration: f64, jerk: f64, x: f64, wish: f64| {
+            let mut raw = RawControlConfig::default();
+            (raw.limits.linear.acceleration, raw.limits.linear.jerk) = (acceleration, jerk);
+            let arm = Whereabouts { position: [x, 0.5, 0.5], ..STILL };
+            let area = Workspace { min: [0.0; 3], max: [1.0; 3] };
+            guard_workspace(&raw.validate().unwrap(), &area, &arm, [wish, 0.0, 0.0])
+        };
+        // 0.2 f (0.2 f / 2a + 3 beats) = 0.02 m; a beat is a period and a/j, or a quarter of the period where that is longer.
+        for (acceleration, jerk, beat) in [(2.0, 20.0, 0.12), (0.5, 5.0, 0.12), (1.0, 1000.0, 0.025), (2.0, 400.0, 0.025)] {
+            let f = factor(acceleration, jerk, 0.98, 0.2);
+            let way = 0.2 * f * (0.1 / acceleration * f + 3.0 * beat);
+            assert!(f == 1.0 && way < 0.02 || (way - 0.02).abs() < 1e-12, "{acceleration} {jerk}: {f}, {way} m");
+            assert!(factor(acceleration, jerk, 0.998, 0.2) < 1.0);
+        }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use super::{
     player::{Player, Turn},
     profile::Profile,
     reason::{Cause, Intervention, InterventionCounts, InterventionSet, Reason},
-    shape::{self, Whereabouts},
+    shape::{self, Driven, Whereabouts},
     types::{Command, Event, Events, Inputs, Lifecycle, Output, Refusal, State, Twist, Verdict},
-    vector::add_scaled,
+    vector::scale,
     watchdog::{Around, Watchdogs},
 };
 use crate::{
@@ -33,8 +33,8 @@ pub struct ControlState {
     last_step: Option<Instant>,
     last_sample: Option<Instant>,
     last_twist: Twist,
-    /// The pose in use: when it was received, and what the commands published since add up to, metres.
-    pose: Option<(Instant, [f64; 3])>,
+    /// The pose in use: when it was received, and what was driven since.
+    pose: Option<(Instant, Driven)>,
     last_reckoning: Option<Instant>,
     last_result: Option<Instant>,
     newest_generation: Option<u64>,
@@ -90,7 +90,7 @@ impl ControlState {
         &self.machine.last_fault
     }
 
-    /// Takes over what must outlive a change of configuration: a closed latch, and the counts, which are never reset.
+    /// Takes over from a state that is at rest what must outlive a change of configuration: a closed latch, and the counts, which are never reset.
     /// An e-stop that comes while a checkpoint is loaded is still there afterwards.
     pub fn inherit(&mut self, old: &Self) {
         self.machine.inherit(&old.machine);
@@ -169,14 +169,14 @@ impl ControlState {
 
     /// Adds up what was driven since the pose in use was received.
     fn reckon(&mut self, now: Instant, inputs: &Inputs<'_>) {
-        let moved = |since: Instant| self.last_twist.linear.map(|v| v * now.since(since).seconds());
+        let moved = |since: Instant| scale(self.last_twist.linear, now.since(since).seconds());
         self.pose = match (inputs.ee_pose, self.pose) {
             (None, _) => None,
             (Some(pose), Some((received, driven))) if received == pose.received => {
                 let last = self.last_reckoning.unwrap_or(now);
-                Some((received, add_scaled(driven, moved(last), 1.0)))
+                Some((received, driven.and(moved(last))))
             }
-            (Some(pose), _) => Some((pose.received, moved(pose.received))),
+            (Some(pose), _) => Some((pose.received, Driven::default().and(moved(pose.received)))),
         };
         self.last_reckoning = Some(now);
     }
@@ -248,7 +248,7 @@ impl ControlState {
         if self.newest_generation.is_some_and(|newest| origin.generation <= newest) {
             return Err(Refusal::OutOfOrder);
         }
-        let too_old = origin.inference_started.since(origin.image_received).exceeds(self.config.observation_timeout);
+        let too_old = origin.inference_started.since(origin.image_taken).exceeds(self.config.observation_timeout);
         if too_old || origin.inference_started < running_since {
             return Err(Refusal::OldObservation);
         }

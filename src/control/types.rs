@@ -100,6 +100,18 @@ pub struct ImageSeen {
     pub ros_received: Stamp,
 }
 
+impl ImageSeen {
+    /// When it was taken, on the steady clock: when it arrived, less what its stamp lay behind ROS time *then*. So a camera's delay counts, and what ROS
+    /// time does afterwards (pause, jump, run at another rate) does not. Under simulated time the delay is in the simulator's seconds, which are
+    /// those its camera lives in. A stamp that lies ahead makes no image younger.
+    ///
+    /// Of use only when the stamp is: the watchdogs refuse those too far behind or ahead, before they ask for the age.
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.received.before(self.ros_received.since(self.stamp).get())
+    }
+}
+
 /// The newest end-effector pose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoseSeen {
@@ -396,8 +408,45 @@ pub struct Output {
     pub steps_begun: u64,
     /// Whether the command is exactly zero and stays so until a new chunk is taken. Deactivation waits for it.
     pub at_rest: bool,
-    /// How old the newest image with a new stamp is, in seconds on the steady clock.
+    /// How old the newest image with a new stamp is, in seconds on the steady clock since it was taken; see [`ImageSeen::taken`].
     pub image_age_s: Option<f64>,
     /// Whether the state, or the reason for it, differs from the step before: publish `~/status`.
     pub changed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Reason;
+
+    #[test]
+    fn states_have_the_numbers_and_names_of_the_message() {
+        let message = include_str!("../../msg/msg/Status.msg");
+        for (i, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(state.code()), i);
+            let constant = message.lines().find_map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let name = words.get(1).filter(|_| words.first() == Some(&"uint8"))?;
+                (name.split('=').next() == Some(state.name())).then(|| words.join(" "))
+            });
+            let constant = constant.unwrap_or_default();
+            assert!(constant.replace(' ', "").contains(&format!("{}={}", state.name(), state.code())), "{constant}");
+            assert_eq!(state.is_latched(), matches!(state.name(), "FAULT" | "ESTOPPED"));
+        }
+    }
+
+    #[test]
+    fn events_that_do_not_fit_are_counted() {
+        let mut events = Events::default();
+        assert!(events.is_empty() && events.iter().next().is_none());
+        for i in 0..EVENTS_MAX + 3 {
+            assert_eq!(events.lost(), i.saturating_sub(EVENTS_MAX) as u32);
+            events.push(Event::Gripper { to: i as f64 });
+            assert!(!events.is_empty());
+        }
+        assert_eq!(events.lost(), 3);
+        let kept: Vec<f64> = events.iter().map(|event| if let Event::Gripper { to } = event { *to } else { -1.0 }).collect();
+        assert_eq!(kept, (0..EVENTS_MAX).map(|i| i as f64).collect::<Vec<_>>());
+        assert_ne!(Event::NoLonger(Reason::Stuck), Event::NoLonger(Reason::ConstantAction));
+    }
 }

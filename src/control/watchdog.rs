@@ -24,6 +24,7 @@ pub(super) struct Watchdogs {
 struct Newest {
     stamp: Stamp,
     received: Instant,
+    taken: Instant,
     /// How far its stamp lay behind ROS time when it arrived; negative when ahead.
     behind_s: f64,
 }
@@ -65,7 +66,7 @@ impl Watchdogs {
 
     /// Age of the newest image whose stamp was new.
     pub(super) fn image_age_s(&self, now: Instant) -> Option<f64> {
-        self.newest_image.map(|newest| now.since(newest.received).seconds())
+        self.newest_image.map(|newest| now.since(newest.taken).seconds())
     }
 
     fn look_at_ros_time(&mut self, config: &ControlConfig, ros_now: Stamp) -> Option<Cause> {
@@ -91,7 +92,7 @@ impl Watchdogs {
             Some(newest) if newest.stamp == image.stamp => newest,
             _ => {
                 let behind_s = image.ros_received.seconds_since(image.stamp);
-                Newest { stamp: image.stamp, received: image.received, behind_s }
+                Newest { stamp: image.stamp, received: image.received, taken: image.taken(), behind_s }
             }
         };
         self.newest_image = Some(newest);
@@ -101,11 +102,12 @@ impl Watchdogs {
         if config.stamp_future_tolerance_s < -newest.behind_s {
             return Some(Cause::seconds(Reason::ImageStampFuture, -newest.behind_s, config.stamp_future_tolerance_s));
         }
-        let age = now.since(newest.received);
+        let age = now.since(newest.taken);
         if !age.exceeds(config.observation_timeout) {
             return None;
         }
-        let frozen = !now.since(image.received).exceeds(config.observation_timeout);
+        let repeated = newest.received < image.received;
+        let frozen = repeated && !now.since(image.received).exceeds(config.observation_timeout);
         let reason = if frozen { Reason::ImageFrozen } else { Reason::ImageStale };
         Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
     }

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand};
 
+use super::expert::{self, ExpertSettings};
 use super::report::Report;
 use super::run::{RunOptions, evaluate};
 use super::settings::{PolicySettings, Settings, Shard};
 use super::{EvalError, compare, merge, write_all};
 use crate::bag::align::ActionMatch;
-use crate::policy::{DecodeMode, Device, PolicyOptions, PolicySource, Precision, load_policy};
+use crate::policy::{DecodeMode, Device, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy};
 
-/// Judge a checkpoint on recordings: metrics, plots and a report.
+/// Judge a checkpoint on recordings: metrics, plots and a report. With --expert: judge a robot file's limits on the recorded actions.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Eval {
@@ -37,7 +38,7 @@ struct Replay {
     #[arg(long, required = true, num_args = 1.., value_name = "DIR|FILE")]
     bag: Vec<PathBuf>,
     /// Topic of the camera: sensor_msgs/Image or CompressedImage
-    #[arg(long, required = true, value_name = "T")]
+    #[arg(long, required_unless_present = "expert", value_name = "T")]
     image_topic: Option<String>,
     /// What the robot should do
     #[arg(long, value_name = "TEXT", conflicts_with = "instruction_topic")]
@@ -87,6 +88,12 @@ struct Replay {
     /// full: greedy over the whole vocabulary, as the official code; actions: over the action tokens only
     #[arg(long, default_value = "full")]
     decode: DecodeMode,
+    /// Try the last action's tokens as the next: the same tokens in fewer steps
+    #[arg(long)]
+    draft: bool,
+    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh and precision is quicker
+    #[arg(long, value_name = "DIR")]
+    weight_cache: Option<PathBuf>,
     /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -102,6 +109,19 @@ struct Replay {
     /// Print report.json on stdout and nothing else there
     #[arg(long)]
     json: bool,
+    /// No policy: replay the recorded actions through the control core, and say what its limits change; writes expert.json and
+    /// expert.html. --checkpoint then only gives the statistics' envelope
+    #[arg(long, requires_all = ["robot", "contract", "action_topic"], help_heading = "Recorded actions within limits")]
+    expert: bool,
+    /// The limits: a file as in config/robots/
+    #[arg(long, value_name = "FILE", requires = "expert", help_heading = "Recorded actions within limits")]
+    robot: Option<PathBuf>,
+    /// What the actions' numbers mean: a file as in config/checkpoints/
+    #[arg(long, value_name = "FILE", requires = "expert", help_heading = "Recorded actions within limits")]
+    contract: Option<PathBuf>,
+    /// Recorded pose of the end effector, geometry_msgs/PoseStamped; without it the workspace is not looked at
+    #[arg(long, value_name = "T", requires = "expert", help_heading = "Recorded actions within limits")]
+    pose_topic: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -166,9 +186,43 @@ impl Eval {
 }
 
 impl Replay {
+    /// `--expert`
+    fn run_expert(&self, out: &std::path::Path) -> Result<(), EvalError> {
+        let missing = |what: &str| EvalError::Usage(format!("no {what} given; see openvla eval --help"));
+        let settings = ExpertSettings {
+            bags: self.bag.clone(),
+            action_topic: self.action_topic.clone().ok_or_else(|| missing("--action-topic T"))?,
+            gripper_topic: self.gripper_topic.clone(),
+            pose_topic: self.pose_topic.clone(),
+            robot: self.robot.clone().ok_or_else(|| missing("--robot FILE"))?,
+            contract: self.contract.clone().ok_or_else(|| missing("--contract FILE"))?,
+            checkpoint: self.checkpoint.clone(),
+            unnorm_key: self.unnorm_key.clone(),
+        };
+        let report = expert::replay(&settings, out)?;
+        if self.json {
+            print(&serde_json::to_string(&report).map_err(EvalError::result(out))?)?;
+        } else {
+            for warning in &report.warnings {
+                eprintln!("openvla eval: {warning}");
+            }
+            for line in expert::lines(&report) {
+                print(&line)?;
+            }
+            print(&format!("{}", out.join("expert.html").display()))?;
+        }
+        match report.incomplete.first() {
+            None => Ok(()),
+            Some(reason) => Err(EvalError::Usage(format!("incomplete: {reason}"))),
+        }
+    }
+
     fn run(self) -> Result<(), EvalError> {
         let missing = |what: &str| EvalError::Usage(format!("no {what} given; see openvla eval --help"));
         let out = self.out.clone().ok_or_else(|| missing("--out DIR"))?;
+        if self.expert {
+            return self.run_expert(&out);
+        }
         let image_topic = self.image_topic.clone().ok_or_else(|| missing("--image-topic T"))?;
         let checkpoint = self.checkpoint.clone();
         let checkpoint = checkpoint.ok_or_else(|| {
@@ -179,9 +233,11 @@ impl Replay {
             device: self.device,
             precision: self.precision.as_ref(),
             threads: self.threads,
+            mesh: MeshChoices { weight_cache: self.weight_cache.clone(), ..MeshChoices::default() },
             options: PolicyOptions {
                 unnorm_key: self.unnorm_key.clone(),
                 decode: self.decode,
+                draft: self.draft,
                 ..PolicyOptions::default()
             },
         })?;

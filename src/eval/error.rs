@@ -17,6 +17,12 @@ pub enum EvalError {
     /// The policy cannot be loaded.
     #[error(transparent)]
     Load(#[from] PolicyLoadError),
+    /// A contract or a robot file.
+    #[error(transparent)]
+    Contract(#[from] crate::contract::ContractError),
+    /// The checkpoint's statistics.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
     /// The instruction of the command line.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
@@ -30,6 +36,16 @@ pub enum EvalError {
         /// The system's answer.
         #[source]
         source: std::io::Error,
+    },
+    /// A bag is not what it was when the evaluation began.
+    #[error("{bag} has changed since the evaluation in {out} began: {what}; choose another --out, or --overwrite it")]
+    OtherBag {
+        /// The bag.
+        bag: PathBuf,
+        /// The output folder.
+        out: PathBuf,
+        /// Which file, with both sizes and times.
+        what: String,
     },
     /// A file of an earlier evaluation that does not parse.
     #[error("{path}: {what}; evaluate again with --overwrite, or restore the file")]

@@ -1,6 +1,8 @@
-//! The frames of a bag, decoded ahead of the policy on a thread of their own.
+//! The frames of a bag, read ahead of the policy on a thread of their own.
 
 use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
 
 use super::EvalError;
 use super::recorded::{ActionKind, ActionSpace, Track};
@@ -13,7 +15,7 @@ use crate::policy::Instruction;
 /// Types that a topic of images may have.
 const IMAGES: [&str; 2] = [messages::IMAGE, messages::COMPRESSED_IMAGE];
 
-/// A frame for the policy.
+/// A frame as it was recorded.
 pub struct Frame {
     /// Which image of the topic, counted from 0.
     pub number: u64,
@@ -21,10 +23,30 @@ pub struct Frame {
     pub log_time: i64,
     /// Header stamp, nanoseconds since the epoch.
     pub stamp: Option<i64>,
-    /// The image as the node would see it.
-    pub image: RgbImage,
+    /// The image, not decoded yet.
+    pub picture: Picture,
     /// The instruction that was in force.
     pub instruction: Instruction,
+}
+
+/// The bytes of an image message with what is needed to decode them.
+pub struct Picture {
+    data: Bytes,
+    /// Of an image that is not compressed: width, height, step, encoding.
+    raw: Option<(usize, usize, usize, String)>,
+}
+
+impl Picture {
+    /// The image as the node would see it.
+    pub fn decode(&self) -> Result<RgbImage, ImageError> {
+        let data = &self.data;
+        match &self.raw {
+            None => observation::decode(data),
+            Some((width, height, step, encoding)) => {
+                RawImage { width: *width, height: *height, step: *step, encoding, data }.to_rgb_within(data)
+            }
+        }
+    }
 }
 
 /// An episode: a bag with its topics checked.
@@ -50,6 +72,14 @@ pub struct Ending {
     pub warnings: Vec<String>,
     /// Why the bag ended early.
     pub failure: Option<BagError>,
+}
+
+impl Ending {
+    /// Counts an image that is not evaluated, and keeps the first of its kind.
+    pub fn skip(&mut self, number: u64, reason: &'static str, detail: &str) {
+        let entry = self.skipped.entry(reason).or_insert_with(|| (0, format!("frame {number}: {detail}")));
+        entry.0 += 1;
+    }
 }
 
 impl Episode {
@@ -97,8 +127,7 @@ impl Episode {
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Ending {
         let mut ending = Ending { images: 0, skipped: BTreeMap::new(), track, warnings: Vec::new(), failure: None };
-        let mut reader =
-            Reader { episode: self, index, settings, done, held: None, size: None, sizes: (0, String::new()) };
+        let mut reader = Reader { episode: self, index, settings, done, held: None };
         let topics = [Some(&self.image), self.instruction.as_ref(), self.action.as_ref(), self.gripper.as_ref()];
         let mut stream =
             match self.bag.messages(&Selection::topics(topics.into_iter().flatten().map(|topic| topic.index))) {
@@ -109,7 +138,7 @@ impl Episode {
                 }
             };
         for message in stream.by_ref() {
-            let taken = message.and_then(|message| reader.take(&message, &mut ending, send));
+            let taken = message.and_then(|message| reader.take(message, &mut ending, send));
             match taken {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -120,12 +149,6 @@ impl Episode {
             }
         }
         ending.warnings = stream.warnings().iter().map(ToString::to_string).collect();
-        let (changes, first) = reader.sizes;
-        if changes > 0 {
-            ending
-                .warnings
-                .push(format!("{}: the image size changes {changes} times, first {first}", self.bag.path().display()));
-        }
         if let Some((count, values)) = ending.track.as_ref().map(|track| track.misfits).filter(|(count, _)| *count > 0)
         {
             let (path, topic) = (self.bag.path().display(), settings.action_topic.as_deref().unwrap_or_default());
@@ -143,14 +166,12 @@ struct Reader<'a> {
     done: &'a HashSet<u64>,
     /// The newest recorded instruction, or why it is none.
     held: Option<Result<Instruction, String>>,
-    size: Option<(usize, usize)>,
-    sizes: (u64, String),
 }
 
 impl Reader<'_> {
     fn take(
         &mut self,
-        message: &Message,
+        message: Message,
         ending: &mut Ending,
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Result<bool, BagError> {
@@ -159,21 +180,21 @@ impl Reader<'_> {
             return self.image(message, ending, send);
         }
         if let Some(topic) = is(&self.episode.instruction) {
-            let text: Text = messages::decode(message, &topic)?;
+            let text: Text = messages::decode(&message, &topic)?;
             self.held = Some(Instruction::new(&text.data).map_err(|error| error.to_string()));
         }
         if let (Some(topic), Some(track)) = (is(&self.episode.action), ending.track.as_mut()) {
-            track.push(&self.episode.bag, message, &topic)?;
+            track.push(&self.episode.bag, &message, &topic)?;
         }
         if let (Some(topic), Some(track)) = (is(&self.episode.gripper), ending.track.as_mut()) {
-            track.push_gripper(message, &topic)?;
+            track.push_gripper(&message, &topic)?;
         }
         Ok(true)
     }
 
     fn image(
         &mut self,
-        message: &Message,
+        message: Message,
         ending: &mut Ending,
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Result<bool, BagError> {
@@ -182,10 +203,7 @@ impl Reader<'_> {
         if !self.settings.takes(self.index, number) || self.done.contains(&number) {
             return Ok(true);
         }
-        let mut skip = |reason, detail: String| {
-            let entry = ending.skipped.entry(reason).or_insert_with(|| (0, format!("frame {number}: {detail}")));
-            entry.0 += 1;
-        };
+        let mut skip = |reason, detail: String| ending.skip(number, reason, &detail);
         let instruction = match (&self.episode.fixed, &self.held) {
             (Some(fixed), _) => fixed.clone(),
             (None, Some(Ok(held))) => held.clone(),
@@ -198,38 +216,26 @@ impl Reader<'_> {
                 return Ok(true);
             }
         };
-        let (stamp, decoded) = decode_image(message, &self.episode.image)?;
-        let image = match decoded {
-            Ok(image) => image,
-            Err(error) => {
-                skip("unfit image", error.to_string());
-                return Ok(true);
-            }
-        };
-        let size = (image.width(), image.height());
-        if let Some(before) = self.size.replace(size).filter(|before| *before != size) {
-            if self.sizes.0 == 0 {
-                self.sizes.1 = format!("from {}x{} to {}x{} at frame {number}", before.0, before.1, size.0, size.1);
-            }
-            self.sizes.0 += 1;
-        }
-        Ok(send(Frame { number, log_time: message.log_time, stamp, image, instruction }))
+        let log_time = message.log_time;
+        let (stamp, picture) = picture(message, &self.episode.image)?;
+        Ok(send(Frame { number, log_time, stamp, picture, instruction }))
     }
 }
 
-/// An image message as the node would take it: its stamp, and the image or why there is none.
-pub fn decode_image(message: &Message, topic: &Topic) -> Result<(Option<i64>, Result<RgbImage, ImageError>), BagError> {
-    if topic.type_name == messages::COMPRESSED_IMAGE {
-        let image: CompressedImage = messages::decode(message, topic)?;
-        return Ok((image.header.stamp.nanoseconds(), observation::decode(image.data)));
-    }
-    let image: Image = messages::decode(message, topic)?;
-    let raw = RawImage {
-        width: image.width as usize,
-        height: image.height as usize,
-        encoding: &image.encoding,
-        step: image.step as usize,
-        data: image.data,
+/// An image message: its stamp, and its bytes without a copy.
+pub fn picture(message: Message, topic: &Topic) -> Result<(Option<i64>, Picture), BagError> {
+    // The decoder lends the image's bytes out of the payload; where they lie in it is what is kept.
+    let place = |part: &[u8]| match part.as_ptr().addr().checked_sub(message.payload.as_ptr().addr()) {
+        Some(at) if !part.is_empty() => at..at + part.len(),
+        _ => 0..0,
     };
-    Ok((image.header.stamp.nanoseconds(), raw.to_rgb()))
+    let (stamp, range, raw) = if topic.type_name == messages::COMPRESSED_IMAGE {
+        let image: CompressedImage = messages::decode(&message, topic)?;
+        (image.header.stamp.nanoseconds(), place(image.data), None)
+    } else {
+        let image: Image = messages::decode(&message, topic)?;
+        let raw = (image.width as usize, image.height as usize, image.step as usize, image.encoding);
+        (image.header.stamp.nanoseconds(), place(image.data), Some(raw))
+    };
+    Ok((stamp, Picture { data: Bytes::from(message.payload).slice(range), raw }))
 }

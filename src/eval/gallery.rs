@@ -7,7 +7,7 @@ use std::path::Path;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 
-use super::frames::decode_image;
+use super::frames::picture;
 use super::step::Paired;
 use super::{EvalError, Settings};
 use crate::bag::{Bag, Selection};
@@ -81,7 +81,7 @@ pub fn collect(out: &Path, settings: &Settings, pairs: &[Paired], places: &[usiz
             };
             for message in stream.filter_map(Result::ok) {
                 let Some(frame) = left.remove(&message.log_time) else { continue };
-                if let Ok((_, Ok(image))) = decode_image(&message, topic) {
+                if let Ok(Ok(image)) = picture(message, topic).map(|(_, picture)| picture.decode()) {
                     let path = folder.join(file(bag, frame));
                     std::fs::write(&path, jpeg(&image)).map_err(EvalError::io("write", &path))?;
                 }

@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::gallery;
 use super::metrics::Metrics;
 use super::plots::Plot;
 use super::report::Report;
 use super::step::{Outcome, Paired, dimension_names};
+use super::{expert, gallery};
 
 const STYLE: &str = "
 body{font:15px/1.45 system-ui,'Segoe UI',Roboto,sans-serif;color:#222;max-width:1060px;margin:24px auto;padding:0 16px}
@@ -59,6 +59,7 @@ pub fn page(report: &Report, pairs: &[Paired], plots: &[Plot], out: &Path) -> St
                 table { tr { th { "reason" } th { "frames" } }
                     @for (reason, count) in &report.failures { tr { td { (reason) } td { (count) } } } }
             }
+            @if let Some(section) = expert::section(out, &settings.bags) { (section) }
             h2 { "Episodes" }
             (episodes(report))
             h2 { "Plots" }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{EvalError, Settings, Step, gallery};
+use crate::bag::FileState;
 
 /// Its name in the output folder.
 pub const FILE: &str = "journal.jsonl";
@@ -17,6 +18,8 @@ const LINE: u64 = 1 << 20;
 #[derive(Serialize, Deserialize)]
 struct Head {
     settings: Settings,
+    /// The files of each bag, in the order of the settings.
+    files: Vec<Vec<FileState>>,
 }
 
 /// An open journal.
@@ -28,20 +31,31 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `out`, or begins one. A journal of other settings is an error.
-    pub fn open(out: &Path, settings: &Settings, overwrite: bool) -> Result<Journal, EvalError> {
+    /// Opens the journal in `out`, or begins one. A journal of other settings, or of bags that were written again since (`files`: theirs as
+    /// they are now), is an error.
+    pub fn open(
+        out: &Path,
+        settings: &Settings,
+        files: &[Vec<FileState>],
+        overwrite: bool,
+    ) -> Result<Journal, EvalError> {
         std::fs::create_dir_all(out).map_err(EvalError::io("create", out))?;
         let path = out.join(FILE);
         let old = if overwrite || !path.exists() { None } else { read(&path)? };
         let Some((head, steps, bytes)) = old else {
             gallery::clear(out)?;
             let mut file = File::create(&path).map_err(EvalError::io("create", &path))?;
-            write_line(&mut file, &path, &Head { settings: settings.clone() })?;
+            write_line(&mut file, &path, &Head { settings: settings.clone(), files: files.to_vec() })?;
             return Ok(Journal { path, file, steps: Vec::new() });
         };
         let differing = head.settings.differences(settings, false);
         if !differing.is_empty() {
             return Err(EvalError::OtherRun { path: out.to_owned(), differing: differing.join(", ") });
+        }
+        for ((bag, before), now) in settings.bags.iter().zip(&head.files).zip(files) {
+            if let Some(what) = change(before, now) {
+                return Err(EvalError::OtherBag { bag: bag.clone(), out: out.to_owned(), what });
+            }
         }
         let file = OpenOptions::new().append(true).open(&path).map_err(EvalError::io("open", &path))?;
         // The line that the interruption cut goes; its frame is evaluated again.
@@ -53,6 +67,19 @@ impl Journal {
     pub fn push(&mut self, step: &Step) -> Result<(), EvalError> {
         write_line(&mut self.file, &self.path, step)
     }
+}
+
+/// What differs between the files of a bag before and now.
+fn change(before: &[FileState], now: &[FileState]) -> Option<String> {
+    if before.len() != now.len() {
+        return Some(format!("it had {} files and has {}", before.len(), now.len()));
+    }
+    let (old, new) = before.iter().zip(now).find(|(old, new)| old != new)?;
+    let say = |state: &FileState| {
+        let seconds = state.modified_ns.map_or_else(|| "?".to_owned(), |ns| format!("{:.3}", ns as f64 * 1e-9));
+        format!("{} of {} bytes written at {seconds}", state.name, state.bytes)
+    };
+    Some(format!("it held {} and holds {}", say(old), say(new)))
 }
 
 fn write_line(file: &mut File, path: &Path, value: &impl Serialize) -> Result<(), EvalError> {
@@ -116,12 +143,12 @@ mod tests {
     #[test]
     fn a_torn_line_is_dropped_and_numbers_come_back_to_the_last_bit() {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), &settings(), false).unwrap();
+        let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
         (0..3).for_each(|frame| journal.push(&step(frame)).unwrap());
         let path = folder.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
-        let mut journal = Journal::open(folder.path(), &settings(), false).unwrap();
+        let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
         assert_eq!(journal.steps, [step(0), step(1)]);
         journal.push(&step(2)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
@@ -130,12 +157,12 @@ mod tests {
     #[test]
     fn another_evaluation_is_not_continued() {
         let folder = tempfile::tempdir().unwrap();
-        Journal::open(folder.path(), &settings(), false).unwrap();
+        Journal::open(folder.path(), &settings(), &[], false).unwrap();
         let other = Settings { every: 9, ..settings() };
-        let error = Journal::open(folder.path(), &other, false).err().unwrap().to_string();
+        let error = Journal::open(folder.path(), &other, &[], false).err().unwrap().to_string();
         assert!(error.contains("every (1 here, 9 there)") && error.contains("--overwrite"), "{error}");
-        assert!(Journal::open(folder.path(), &other, true).unwrap().steps.is_empty());
+        assert!(Journal::open(folder.path(), &other, &[], true).unwrap().steps.is_empty());
         std::fs::write(folder.path().join(FILE), b"not json\n").unwrap();
-        assert!(Journal::open(folder.path(), &other, false).is_err());
+        assert!(Journal::open(folder.path(), &other, &[], false).is_err());
     }
 }

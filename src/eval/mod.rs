@@ -3,17 +3,19 @@
 //! An [`Episode`](frames::Episode) reads a bag and decodes its images with the node's observation code, on a thread of its
 //! own; [`evaluate`] gives them to the policy and writes each answer to the [`journal`]; at the end of the bag the
 //! [`recorded`] actions are matched to the frames, [`metrics`] compares, and [`report`], [`table`], [`plots`] and [`html`]
-//! say it. Nothing here can reach a publisher.
+//! say it. [`expert`] replays recorded actions through the control core instead of a policy. Nothing here can reach a publisher.
 
 pub mod cli;
 mod compare;
 mod error;
+pub mod expert;
 mod frames;
 mod gallery;
 mod html;
 mod journal;
 mod merge;
 mod metrics;
+mod pipeline;
 mod plots;
 mod progress;
 mod recorded;

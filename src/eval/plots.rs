@@ -4,6 +4,8 @@ use std::io::Cursor;
 use std::sync::OnceLock;
 
 use image::{ImageFormat, RgbImage};
+use plotters::chart::MeshStyle;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
@@ -97,6 +99,32 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low - room, high + room)
 }
 
+type Panel<'a, 'b> = ChartBuilder<'a, 'b, BitMapBackend<'b>>;
+
+/// A panel among others on the same axis, which only the last one names.
+fn panel_chart<'a, 'b>(panel: &'a Area<'b>, last: bool) -> Panel<'a, 'b> {
+    let mut chart = ChartBuilder::on(panel);
+    chart
+        .margin_right(12)
+        .margin_top(4)
+        .set_label_area_size(LabelAreaPosition::Left, 70)
+        .set_label_area_size(LabelAreaPosition::Bottom, if last { 24 } else { 6 });
+    chart
+}
+
+fn draw_mesh(
+    mut mesh: MeshStyle<'_, '_, RangedCoordf64, RangedCoordf64, BitMapBackend<'_>>,
+    name: &str,
+    last: bool,
+) -> Drawn {
+    mesh.y_desc(name).y_labels(4).x_labels(if last { 10 } else { 0 });
+    mesh.bold_line_style(GRID).light_line_style(WHITE).axis_style(GRID);
+    mesh.label_style(("sans-serif", 13).into_font().color(&INK))
+        .axis_desc_style(("sans-serif", 15).into_font().color(&INK));
+    mesh.draw()?;
+    Ok(())
+}
+
 /// One panel per dimension.
 fn curves(file: &str, caption: &str, own: &[&Paired], dimensions: usize) -> Result<Plot, EvalError> {
     let stride = own.len().div_ceil(POINTS).max(1);
@@ -118,20 +146,8 @@ fn curves(file: &str, caption: &str, own: &[&Paired], dimensions: usize) -> Resu
             });
             let (predicted, recorded): (Vec<_>, Vec<_>) = (predicted.collect(), recorded.collect());
             let (low, high) = span(predicted.iter().chain(&recorded).map(|(_, value)| *value));
-            let mut chart = ChartBuilder::on(panel)
-                .margin_right(12)
-                .margin_top(4)
-                .set_label_area_size(LabelAreaPosition::Left, 70)
-                .set_label_area_size(LabelAreaPosition::Bottom, if i + 1 == dimensions { 24 } else { 6 })
-                .build_cartesian_2d(first..last, low..high)?;
-            let mut mesh = chart.configure_mesh();
-            mesh.y_desc(&name).y_labels(4).x_labels(10).bold_line_style(GRID).light_line_style(WHITE).axis_style(GRID);
-            mesh.label_style(("sans-serif", 13).into_font().color(&INK))
-                .axis_desc_style(("sans-serif", 15).into_font().color(&INK));
-            if i + 1 < dimensions {
-                mesh.x_labels(0);
-            }
-            mesh.draw()?;
+            let mut chart = panel_chart(panel, i + 1 == dimensions).build_cartesian_2d(first..last, low..high)?;
+            draw_mesh(chart.configure_mesh(), &name, i + 1 == dimensions)?;
             chart.draw_series(LineSeries::new(recorded.iter().copied(), RECORDED.stroke_width(2)))?;
             chart.draw_series(LineSeries::new(predicted.iter().copied(), PREDICTED.stroke_width(1)))?;
             // A line of one point is invisible.
@@ -139,6 +155,28 @@ fn curves(file: &str, caption: &str, own: &[&Paired], dimensions: usize) -> Resu
                 chart.draw_series(recorded.into_iter().map(|point| Circle::new(point, 3, RECORDED.filled())))?;
                 chart.draw_series(predicted.into_iter().map(|point| Circle::new(point, 2, PREDICTED.filled())))?;
             }
+        }
+        Ok(())
+    })
+}
+
+/// Velocities asked for and commanded, one panel per dimension: seconds, six asked, six commanded.
+pub fn motion(file: &str, caption: &str, points: &[(f64, [f64; 6], [f64; 6])]) -> Result<Plot, EvalError> {
+    let (first, last) = span(points.iter().map(|(time, _, _)| *time));
+    draw(file, caption, CURVE * 6 + 40, |area| {
+        let (legend, panels) = area.split_vertically(24);
+        for (x, colour, name) in [(70, RECORDED, "asked"), (190, PREDICTED, "commanded")] {
+            legend.draw(&Rectangle::new([(x, 10), (x + 24, 14)], colour.filled()))?;
+            legend.draw(&Text::new(name, (x + 30, 3), ("sans-serif", 16).into_font().color(&INK)))?;
+        }
+        for (i, (panel, name)) in panels.split_evenly((6, 1)).iter().zip(dimension_names(7)).enumerate() {
+            let (low, high) = span(points.iter().flat_map(|(_, asked, commanded)| [asked[i], commanded[i]]));
+            let mut chart = panel_chart(panel, i + 1 == 6).build_cartesian_2d(first..last, low..high)?;
+            draw_mesh(chart.configure_mesh(), &name, i + 1 == 6)?;
+            let asked = points.iter().map(|(time, asked, _)| (*time, asked[i]));
+            let commanded = points.iter().map(|(time, _, commanded)| (*time, commanded[i]));
+            chart.draw_series(LineSeries::new(asked, RECORDED.stroke_width(2)))?;
+            chart.draw_series(LineSeries::new(commanded, PREDICTED.stroke_width(1)))?;
         }
         Ok(())
     })

@@ -3,20 +3,18 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
 
 use super::frames::{Ending, Episode, Frame};
 use super::journal::Journal;
+use super::pipeline::{self, Decoded, Source};
 use super::progress::Progress;
 use super::recorded::ActionSpace;
 use super::report::{EpisodeNotes, Report};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
+use crate::observation::RgbImage;
 use crate::policy::{Policy, PolicyError};
-
-/// Frames that may be decoded before the policy asks for them. More would only cost memory: one is enough to overlap.
-const AHEAD: usize = 2;
 
 /// What a run does besides evaluating.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +55,8 @@ pub fn evaluate(
     for episode in &episodes {
         episode.track(&space)?;
     }
-    let mut journal = Journal::open(out, settings, options.overwrite)?;
+    let files = episodes.iter().map(|episode| episode.bag.file_states()).collect::<Result<Vec<_>, _>>()?;
+    let mut journal = Journal::open(out, settings, &files, options.overwrite)?;
     let mut steps = std::mem::take(&mut journal.steps);
     let total = episodes.iter().enumerate().map(|(bag, episode)| Some(settings.share(bag, episode.images()?))).sum();
     let mut progress = Progress::new(total, steps.len() as u64, options.quiet);
@@ -141,7 +140,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// One bag: a thread reads and decodes, this one infers.
+    /// One bag.
     fn episode(
         &mut self,
         bag: usize,
@@ -151,38 +150,30 @@ impl Run<'_> {
         steps: &mut Vec<Step>,
     ) -> Result<Ending, EvalError> {
         let (settings, stop, track) = (self.settings, self.stop, episode.track(space)?);
-        let (sender, receiver) = sync_channel::<Frame>(AHEAD);
-        std::thread::scope(|scope| {
-            let reader = std::thread::Builder::new().name("eval-read".to_owned());
-            let reading = reader.spawn_scoped(scope, move || {
-                episode.read(bag, settings, track, done, &mut |frame| {
-                    !stop.load(Ordering::Relaxed) && sender.send(frame).is_ok()
-                })
-            });
-            let reading = reading.map_err(EvalError::io("start a thread to read", episode.bag.path()))?;
-            let mut result = Ok(());
-            // Leaving the loop early drops the receiver, which ends the reader at its next frame.
-            for frame in receiver {
-                match self.step(bag, frame) {
-                    Ok(Some(step)) => steps.push(step),
-                    Ok(None) => break,
-                    Err(error) => {
-                        result = Err(error);
-                        break;
+        let mut unfit: Vec<(u64, String)> = Vec::new();
+        let mut sizes = Sizes::default();
+        let source = Source { episode, bag, settings, track, done, stop };
+        let mut ending = pipeline::run(source, &mut |Decoded { frame, image }| {
+            match image {
+                Err(error) => unfit.push((frame.number, error.to_string())),
+                Ok(image) => {
+                    sizes.see(frame.number, (image.width(), image.height()));
+                    match self.step(bag, frame, &image)? {
+                        Some(step) => steps.push(step),
+                        None => return Ok(false),
                     }
                 }
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
             }
-            let ending = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result.map(|()| ending)
-        })
+            Ok(!stop.load(Ordering::Relaxed))
+        })?;
+        unfit.iter().for_each(|(number, detail)| ending.skip(*number, "unfit image", detail));
+        ending.warnings.extend(sizes.warning(episode.bag.path()));
+        Ok(ending)
     }
 
     /// One frame. `None`: the policy cannot go on.
-    fn step(&mut self, bag: usize, frame: Frame) -> Result<Option<Step>, EvalError> {
-        let outcome = match self.policy.act(&frame.image, &frame.instruction) {
+    fn step(&mut self, bag: usize, frame: Frame, image: &RgbImage) -> Result<Option<Step>, EvalError> {
+        let outcome = match self.policy.act(image, &frame.instruction) {
             Ok(decision) => Outcome::Action(Prediction {
                 token_ids: decision.token_ids,
                 normalized: decision.normalized,
@@ -203,12 +194,36 @@ impl Run<'_> {
             log_time: frame.log_time,
             stamp: frame.stamp,
             // Sides are bounded by the observation code, far below u32::MAX.
-            size: (frame.image.width() as u32, frame.image.height() as u32),
+            size: (image.width() as u32, image.height() as u32),
             instruction: frame.instruction.text().to_owned(),
             outcome,
         };
         self.journal.push(&step)?;
         Ok(Some(step))
+    }
+}
+
+/// Notices images of changing size.
+#[derive(Default)]
+struct Sizes {
+    last: Option<(usize, usize)>,
+    changes: u64,
+    first: String,
+}
+
+impl Sizes {
+    fn see(&mut self, frame: u64, size: (usize, usize)) {
+        if let Some(before) = self.last.replace(size).filter(|before| *before != size) {
+            if self.changes == 0 {
+                self.first = format!("from {}x{} to {}x{} at frame {frame}", before.0, before.1, size.0, size.1);
+            }
+            self.changes += 1;
+        }
+    }
+
+    fn warning(&self, bag: &Path) -> Option<String> {
+        let Self { changes, first, .. } = self;
+        (*changes > 0).then(|| format!("{}: the image size changes {changes} times, first {first}", bag.display()))
     }
 }
 

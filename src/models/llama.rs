@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::{ModelError, Probe, Weights};
-use crate::backend::{Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Split, WeightRole};
+use crate::backend::{
+    Activation, AnswerSpec, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Position, Split, WeightRole,
+};
 
 /// A head of more rows than this may be cut over the chips.
 const WIDE_HEAD: usize = 1024;
@@ -39,7 +41,7 @@ impl LlamaSpec {
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     /// Position of the first row.
-    pub position: usize,
+    pub position: Position,
     /// How many of the last rows are wanted.
     pub keep: usize,
 }
@@ -135,6 +137,38 @@ impl<B: Backend> Llama<B> {
         backend.embed(&self.embed_tokens, ids)
     }
 
+    /// Like [`Llama::embed`], of ids on the device.
+    ///
+    /// # Errors
+    /// As [`Llama::embed`].
+    pub fn embed_ids(&self, backend: &B, ids: &B::Ids) -> Result<B::Tensor, BackendError> {
+        backend.embed_ids(&self.embed_tokens, ids)
+    }
+
+    /// Room for tokens chosen on the device.
+    ///
+    /// # Errors
+    /// When the device has none.
+    pub fn new_answer(&self, backend: &B, spec: AnswerSpec) -> Result<B::Answer, BackendError> {
+        backend.new_answer(spec, &self.embed_tokens)
+    }
+
+    /// Chooses the token after the one row of `x`, on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn choose(&self, backend: &B, x: &B::Tensor, answer: &mut B::Answer) -> Result<(), BackendError> {
+        backend.choose(x, &self.lm_head, &self.embed_tokens, answer)
+    }
+
+    /// Makes `id` the answer's newest token.
+    ///
+    /// # Errors
+    /// When the id leaves the table or the device fails.
+    pub fn tell(&self, backend: &B, answer: &mut B::Answer, id: u32) -> Result<(), BackendError> {
+        backend.tell(answer, &self.embed_tokens, id)
+    }
+
     /// Runs `x` `[positions, hidden]` at `position..`, and returns the normalised state of the last `keep` positions,
     /// `[keep, hidden]`. The last layer's attention output and MLP run for those positions only.
     ///
@@ -206,7 +240,7 @@ impl<B: Backend> Layer<B> {
         backend: &B,
         x: B::Tensor,
         cache: &mut B::Cache,
-        (index, position): (usize, usize),
+        (index, position): (usize, Position),
         cut: Option<Range<usize>>,
     ) -> Result<B::Tensor, BackendError> {
         let normed = backend.rms_norm(&x, &self.input_layernorm)?;

@@ -2,6 +2,7 @@
 //!
 //! A model never sees an observation or a robot: bytes of an image and token ids go in, features and logits come out.
 
+pub mod action;
 pub mod llama;
 pub mod openvla;
 pub mod probe;

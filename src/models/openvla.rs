@@ -9,21 +9,15 @@ use super::llama::{Llama, LlamaSpec, Span};
 use super::projector::Projector;
 use super::vit::{VisionTower, VitSpec};
 use super::{ModelError, Probe, TensorSource, Weights};
-use crate::backend::{Backend, BackendError, PatchSource, TopTwo};
+use crate::backend::{Backend, BackendError, Normalisation, Pixels, Position, TopTwo};
 use crate::checkpoint::{LlamaConfig, OpenVlaConfig, PreprocessorConfig, TowerConfig, TowerFamily};
-
-/// Mean and standard deviation per channel, 0..1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Normalisation {
-    /// Mean per channel.
-    pub mean: [f32; 3],
-    /// Standard deviation per channel.
-    pub std: [f32; 3],
-}
 
 /// The network.
 pub struct OpenVla<B: Backend> {
-    towers: Vec<(VisionTower<B>, Normalisation)>,
+    /// Each with the number of its grid.
+    towers: Vec<(VisionTower<B>, usize)>,
+    /// Sides of images and of their patches, pixels: towers with the same share them.
+    grids: Vec<(usize, usize)>,
     projector: Projector<B>,
     llama: Llama<B>,
     max_positions: usize,
@@ -76,19 +70,22 @@ impl<B: Backend> OpenVla<B> {
         head_ids: Range<usize>,
     ) -> Result<Self, ModelError> {
         let weights = Weights::new(source);
-        let towers = config
-            .towers
-            .iter()
-            .zip(&preprocessor.towers)
-            .map(|(tower, pixels)| {
-                let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
-                Ok((VisionTower::load(backend, &weights.at(tower.prefix), tower.into())?, normalisation))
-            })
-            .collect::<Result<Vec<_>, ModelError>>()?;
+        let (mut towers, mut grids) = (Vec::new(), Vec::new());
+        for (tower, pixels) in config.towers.iter().zip(&preprocessor.towers) {
+            let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
+            let loaded = VisionTower::load(backend, &weights.at(tower.prefix), tower.into(), normalisation)?;
+            let grid = (loaded.spec().side, loaded.spec().patch);
+            let number = grids.iter().position(|known| *known == grid).unwrap_or_else(|| {
+                grids.push(grid);
+                grids.len() - 1
+            });
+            towers.push((loaded, number));
+        }
         let vision = config.towers.iter().map(|tower| tower.width).sum();
         let hidden = config.llama.hidden_size;
         Ok(Self {
             towers,
+            grids,
             projector: Projector::load(backend, &weights.at("projector"), vision, hidden)?,
             llama: Llama::load(backend, &weights.at("language_model"), (&config.llama).into(), head_ids)?,
             max_positions: config.llama.max_positions,
@@ -100,13 +97,70 @@ impl<B: Backend> OpenVla<B> {
     /// # Errors
     /// When the device fails.
     pub fn features(&self, backend: &B, rgb: &[u8], probe: &mut impl Probe<B>) -> Result<B::Tensor, BackendError> {
+        self.features_of(backend, &self.images(backend, rgb)?, probe)
+    }
+
+    /// A resized RGB image on the device, once for each grid of patches that the towers cut it into.
+    ///
+    /// # Errors
+    /// When it has another size than the towers take.
+    pub fn images(&self, backend: &B, rgb: &[u8]) -> Result<Vec<B::Image>, BackendError> {
+        self.grids.iter().map(|&(side, patch)| backend.image(Pixels { rgb, side, patch })).collect()
+    }
+
+    /// Like [`OpenVla::features`], of an image on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn features_of(
+        &self,
+        backend: &B,
+        images: &[B::Image],
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        let cut = images.iter().map(|image| backend.cut_patches(image)).collect::<Result<Vec<_>, _>>()?;
         let mut features = Vec::with_capacity(self.towers.len());
-        for (tower, Normalisation { mean, std }) in &self.towers {
-            let &VitSpec { side, patch, .. } = tower.spec();
-            let image = PatchSource { rgb, side, patch, mean: *mean, std: *std };
-            features.push(tower.forward(backend, image, probe)?);
+        for (tower, grid) in &self.towers {
+            let patches = cut.get(*grid).ok_or_else(|| BackendError::Shape {
+                operation: "features",
+                detail: format!("{} images for {} grids of patches", images.len(), self.grids.len()),
+            })?;
+            features.push(tower.forward(backend, patches, probe)?);
         }
         backend.concat_columns(&features.iter().collect::<Vec<_>>())
+    }
+
+    /// Patches of an image: positions that it takes in the sequence.
+    #[must_use]
+    pub fn patches(&self) -> usize {
+        self.towers.first().map_or(0, |(tower, _)| tower.spec().patches())
+    }
+
+    pub(super) fn llama(&self) -> &Llama<B> {
+        &self.llama
+    }
+
+    /// Positions that a prompt, its image and `further` tokens take.
+    pub(super) fn check_prompt(&self, prompt: &[u32], patches: usize, further: usize) -> Result<usize, ModelError> {
+        let capacity = patches + prompt.len() + further;
+        if capacity > self.max_positions {
+            return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
+        }
+        let refuse = |detail: String| Err(BackendError::Shape { operation: "prefill", detail }.into());
+        let vocabulary = self.llama.spec().vocabulary;
+        match prompt.iter().find(|&&id| id as usize >= vocabulary) {
+            _ if prompt.is_empty() => refuse("the prompt is empty".into()),
+            Some(id) => refuse(format!("id {id} leaves a vocabulary of {vocabulary}")),
+            None => Ok(capacity),
+        }
+    }
+
+    /// The language model's input: the image after the first of the text's embeddings.
+    pub(super) fn sequence(&self, backend: &B, image: &B::Tensor, text: &B::Tensor) -> Result<B::Tensor, BackendError> {
+        let [ids, _] = backend.shape(text);
+        let begin = backend.slice_rows(text, 0..1)?;
+        let rest = backend.slice_rows(text, 1..ids)?;
+        backend.sequence(&[&begin, image, &rest])
     }
 
     /// Patch embeddings `[patches, hidden]`.
@@ -156,21 +210,18 @@ impl<B: Backend> OpenVla<B> {
     ) -> Result<(Sequence<B>, B::Tensor), ModelError> {
         let [patches, _] = backend.shape(image);
         let positions = patches + prompt.len();
-        let capacity = positions + new_tokens.max(draft.len());
-        if capacity > self.max_positions {
-            return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
-        }
-        if prompt.is_empty() {
-            return Err(BackendError::Shape { operation: "prefill", detail: "the prompt is empty".into() }.into());
-        }
-        let ids = [prompt, draft].concat();
-        let text = self.llama.embed(backend, &ids)?;
-        let begin = backend.slice_rows(&text, 0..1)?;
-        let rest = backend.slice_rows(&text, 1..ids.len())?;
-        let x = backend.sequence(&[&begin, image, &rest])?;
+        let capacity = self.check_prompt(prompt, patches, new_tokens.max(draft.len()))?;
+        let text = self.llama.embed(backend, &[prompt, draft].concat())?;
+        let x = self.sequence(backend, image, &text)?;
         probe.see("llm.inputs_embeds", &x)?;
         let mut cache = self.llama.new_cache(backend, capacity)?;
-        let last = self.llama.forward(backend, x, &mut cache, Span { position: 0, keep: 1 + draft.len() }, probe)?;
+        let last = self.llama.forward(
+            backend,
+            x,
+            &mut cache,
+            Span { position: Position::At(0), keep: 1 + draft.len() },
+            probe,
+        )?;
         let logits = self.llama.logits(backend, &last)?;
         probe.see("logits", &logits)?;
         Ok((Sequence { cache, positions }, logits))
@@ -188,7 +239,7 @@ impl<B: Backend> OpenVla<B> {
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
         let x = self.llama.embed(backend, &[token])?;
-        let span = Span { position: sequence.positions, keep: 1 };
+        let span = Span { position: Position::At(sequence.positions), keep: 1 };
         let last = self.llama.forward(backend, x, &mut sequence.cache, span, probe)?;
         sequence.positions += 1;
         let logits = self.llama.logits(backend, &last)?;

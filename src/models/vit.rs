@@ -5,7 +5,9 @@
 //! `prismatic/extern/hf/modeling_prismatic.py`), so the last block is neither loaded nor run.
 
 use super::{ModelError, Probe, Weights};
-use crate::backend::{Activation, Backend, BackendError, HeadShape, PatchSource, Split, WeightRole};
+use crate::backend::{
+    Activation, Backend, BackendError, HeadShape, LinearSource, Normalisation, PatchEmbeddingSource, Split, WeightRole,
+};
 
 /// timm's `LayerNorm` of both towers.
 const EPSILON: f32 = 1e-6;
@@ -48,7 +50,7 @@ impl VitSpec {
 /// A tower without its last block.
 pub struct VisionTower<B: Backend> {
     spec: VitSpec,
-    patch_embed: B::Linear,
+    patch_embed: B::PatchEmbedding,
     pos_embed: B::Tensor,
     /// Class token and registers `[1 + registers, width]`.
     prefix: Option<B::Tensor>,
@@ -71,16 +73,22 @@ impl<B: Backend> VisionTower<B> {
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
-    pub fn load(backend: &B, weights: &Weights<'_>, spec: VitSpec) -> Result<Self, ModelError> {
+    pub fn load(
+        backend: &B,
+        weights: &Weights<'_>,
+        spec: VitSpec,
+        normalisation: Normalisation,
+    ) -> Result<Self, ModelError> {
         let VitSpec { width, patch, .. } = spec;
         let convolution = weights.at("patch_embed.proj");
-        let patch_embed = backend.load_linear(crate::backend::LinearSource {
+        let linear = LinearSource {
             role: WeightRole::Vision,
             weights: vec![convolution.matrix("weight", &[width, 3, patch, patch], width)?],
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
             split: Split::Whole,
-        })?;
+        };
+        let patch_embed = backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation })?;
         let rows = |name: &str, rows: usize| -> Result<B::Tensor, ModelError> {
             Ok(backend.upload(&weights.matrix(name, &[1, rows, width], rows)?)?)
         };
@@ -101,19 +109,18 @@ impl<B: Backend> VisionTower<B> {
         &self.spec
     }
 
-    /// Patch features `[patches, width]` of a resized image.
+    /// Patch features `[patches, width]` of a resized image's patches.
     ///
     /// # Errors
     /// When the device fails.
     pub fn forward(
         &self,
         backend: &B,
-        image: PatchSource<'_>,
+        patches: &B::Tensor,
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
         let name = &self.spec.name;
-        let patches = backend.patches(image)?;
-        let x = backend.linear(&patches, &self.patch_embed, Activation::Identity)?;
+        let x = backend.embed_patches(patches, &self.patch_embed)?;
         probe.see(&format!("{name}.patch_embed"), &x)?;
         // The position embedding belongs to the patches only; prefix tokens have none.
         let x = backend.add(x, &self.pos_embed)?;

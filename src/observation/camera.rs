@@ -1,5 +1,7 @@
 //! Uncompressed camera images in the encodings of `sensor_msgs/Image`.
 
+use bytes::Bytes;
+
 use super::{ImageError, RgbImage, check_side};
 
 /// Encodings that are accepted (names: `sensor_msgs/image_encodings.hpp`).
@@ -76,6 +78,18 @@ impl RawImage<'_> {
     /// # Errors
     /// When encoding, size, step and data do not agree.
     pub fn to_rgb(&self) -> Result<RgbImage, ImageError> {
+        self.convert(None)
+    }
+
+    /// [`RawImage::to_rgb`] without a copy where `owner`, of which `data` is a part, holds the pixels as they are needed.
+    ///
+    /// # Errors
+    /// As [`RawImage::to_rgb`].
+    pub fn to_rgb_within(&self, owner: &Bytes) -> Result<RgbImage, ImageError> {
+        self.convert(Some(owner))
+    }
+
+    fn convert(&self, owner: Option<&Bytes>) -> Result<RgbImage, ImageError> {
         let &Self { width, height, step, data, .. } = self;
         let encoding = Encoding::from_name(self.encoding)?;
         check_side(width, height)?;
@@ -92,6 +106,9 @@ impl RawImage<'_> {
                 let needed = needed.unwrap_or(usize::MAX);
                 return Err(ImageError::Bytes { bytes: data.len(), height, step, needed });
             }
+        }
+        if let Some(owner) = owner.filter(|_| encoding == Encoding::Rgb8 && step == row_bytes) {
+            return RgbImage::shared(width, height, owner.slice_ref(data));
         }
         let mut pixels = Vec::with_capacity(width * height * 3);
         for row in data.chunks(step).take(height) {
@@ -116,13 +133,22 @@ mod tests {
         RawImage { width: 2, height: 2, encoding, step, data }
     }
 
+    fn bgr_rows() -> &'static [u8] {
+        &[3, 2, 1, 6, 5, 4, 0, 9, 8, 7, 12, 11, 10, 0]
+    }
+
     #[test]
     fn encodings_and_padding() {
         let rgb = raw("rgb8", 6, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).to_rgb().unwrap();
-        let bgr = raw("bgr8", 7, &[3, 2, 1, 6, 5, 4, 0, 9, 8, 7, 12, 11, 10, 0]).to_rgb().unwrap();
+        let bgr = raw("bgr8", 7, bgr_rows()).to_rgb().unwrap();
         let bgra = raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99]).to_rgb().unwrap();
         assert_eq!(rgb, bgr);
         assert_eq!(rgb, bgra);
+        let owner = Bytes::from_static(&[9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9]);
+        let within = raw("rgb8", 6, &owner[1..13]).to_rgb_within(&owner).unwrap();
+        assert_eq!(within, rgb);
+        assert_eq!(within.pixels().as_ptr(), owner[1..].as_ptr());
+        assert_eq!(raw("bgr8", 7, bgr_rows()).to_rgb_within(&Bytes::from_static(bgr_rows())).unwrap(), rgb);
         let grey = raw("mono8", 3, &[1, 2, 0, 3, 4]).to_rgb().unwrap(); // the last row's padding is missing
         assert_eq!(grey.pixels(), [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
     }

@@ -4,6 +4,7 @@ mod camera;
 mod file;
 mod resize;
 
+use bytes::Bytes;
 pub use camera::{Encoding, RawImage};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
 pub use resize::Resizer;
@@ -75,12 +76,12 @@ pub enum ImageError {
     },
 }
 
-/// An RGB image, 8 bits per channel, rows top to bottom without gaps.
+/// An RGB image, 8 bits per channel, rows top to bottom without gaps. A clone shares the pixels.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
     height: usize,
-    pixels: Vec<u8>,
+    pixels: Bytes,
 }
 
 impl std::fmt::Debug for RgbImage {
@@ -95,6 +96,14 @@ impl RgbImage {
     /// # Errors
     /// When a side is out of bounds or the bytes do not fill the image.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self, ImageError> {
+        Self::shared(width, height, pixels.into())
+    }
+
+    /// An image over bytes that belong to something larger, such as a message.
+    ///
+    /// # Errors
+    /// As [`RgbImage::new`].
+    pub fn shared(width: usize, height: usize, pixels: Bytes) -> Result<Self, ImageError> {
         check_side(width, height)?;
         if pixels.len() != width * height * 3 {
             let needed = width * height * 3;

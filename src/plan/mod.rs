@@ -39,7 +39,7 @@ pub struct Assumptions {
     pub hop_seconds: f64,
     /// Collectives wait for arithmetic and arithmetic for collectives; otherwise they cost nothing.
     pub serial_collectives: bool,
-    /// Rows that a collective of a decode step carries; a tile has 32.
+    /// Rows that a collective of a decode step carries: one of a tile's 32, or all of them.
     pub decode_rows: usize,
     /// Format of the partial sums in prefill and in decode; `None` is the policy's.
     pub payload: Option<[NumberFormat; 2]>,
@@ -63,7 +63,8 @@ impl Assumptions {
             link_bytes_per_second: 12.5e9,
             hop_seconds: 1e-6,
             serial_collectives: true,
-            decode_rows: TILE_SIDE,
+            // The backend folds a single row into whole tiles where it fills them.
+            decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) { 1 } else { TILE_SIDE },
             payload: None,
             mlp_multiple: 16 * TILE_SIDE,
             host_seconds: 0.0,
@@ -88,11 +89,11 @@ impl Assumptions {
             ),
             format!("DRAM: {:.0} GB/s per chip (288 by specification)", self.dram_bytes_per_second / 1e9),
             format!(
-                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, {}; prefill carries {prefill}, decode {} rows of {decode}",
+                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, {}; prefill carries {prefill}, a decode step {} of {decode}",
                 self.link_bytes_per_second / 1e9,
                 self.hop_seconds * 1e6,
                 if self.serial_collectives { "nothing overlaps" } else { "hidden behind arithmetic" },
-                self.decode_rows
+                if self.decode_rows == 1 { "one row, folded into whole tiles,".to_owned() } else { format!("{} rows", self.decode_rows) }
             ),
             format!(
                 "vision and projector: {}",
@@ -107,7 +108,7 @@ impl Assumptions {
                 "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
                 self.host_seconds * 1e3
             ),
-            "no launch overhead between operations: traces replay without the host".into(),
+            "no launch overhead between operations: prompt and decode step are recordings that the device replays (not so with --eager)".into(),
         ]
     }
 
@@ -205,7 +206,8 @@ fn memory(
         assumptions.positions + assumptions.tokens - 1
     });
     let side = allocated(groups * rows, width, policy.cache, true);
-    let tables = 2 * allocated(rows, width, NumberFormat::Bf16, true);
+    // Cosine and sine, in tiles for the prompt and row by row for looking up a decoded token's.
+    let tables = [true, false].map(|tiled| 2 * allocated(rows, width, NumberFormat::Bf16, tiled)).iter().sum::<u64>();
     // The widest moment of a pass: residual, its norm, the projections and both halves of the MLP.
     let widest =
         llama.hidden_size * 4 + (llama.heads + 2 * llama.kv_heads) * llama.head_dim + 3 * llama.intermediate_size;

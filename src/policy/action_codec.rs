@@ -60,6 +60,12 @@ impl ActionCodec {
         self.ids.clone()
     }
 
+    /// Bin centres, -1..1, that of the highest id first.
+    #[must_use]
+    pub fn centres(&self) -> &[f64] {
+        &self.centres
+    }
+
     /// The statistics.
     #[must_use]
     pub fn stats(&self) -> &ActionStats {

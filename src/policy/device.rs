@@ -1,7 +1,7 @@
 //! Which device a policy runs on and in which number formats, by the names users give.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
-use crate::backend::tt::{OpenError, Provider, open};
+use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open};
 
 /// The policy of a mesh when none is named.
 const MESH_DEFAULT: &str = "mixed";
@@ -104,6 +104,15 @@ impl FromStr for Precision {
     }
 }
 
+/// Choices of a mesh; the CPU has none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshChoices {
+    /// Whose kernels cut patches and choose tokens.
+    pub kernels: Kernels,
+    /// Folder in which packed weights are kept for the next start; `None` keeps none.
+    pub weight_cache: Option<PathBuf>,
+}
+
 /// Where and how to load a policy.
 #[derive(Clone, Debug)]
 pub struct PolicySource<'a> {
@@ -115,6 +124,8 @@ pub struct PolicySource<'a> {
     pub precision: Option<&'a Precision>,
     /// Workers of the CPU backend; 0 means one per core.
     pub threads: usize,
+    /// Choices of a mesh.
+    pub mesh: MeshChoices,
     /// Choices of the policy.
     pub options: PolicyOptions,
 }
@@ -138,6 +149,7 @@ pub fn with_backend<W: WithBackend>(
     device: Device,
     precision: Option<&Precision>,
     threads: usize,
+    choices: &MeshChoices,
     work: W,
 ) -> Result<W::Output, PolicyLoadError> {
     let (provider, mesh) = match device {
@@ -158,7 +170,14 @@ pub fn with_backend<W: WithBackend>(
     // A policy is cheap to read and a mesh is not opened for a wrong one.
     let policy = PrecisionPolicy::load(name)?;
     let name = policy.name.clone();
-    work.run(open(provider, mesh, policy)?, &name)
+    let cache = choices.weight_cache.as_ref().map(|folder| {
+        WeightCache::open(folder).map_err(|error| PolicyLoadError::WeightCache { path: folder.clone(), reason: error })
+    });
+    let backend = match cache.transpose()? {
+        Some(cache) => open(provider, mesh, policy)?.with_weight_cache(cache),
+        None => open(provider, mesh, policy)?,
+    };
+    work.run(backend.with_kernels(choices.kernels), &name)
 }
 
 /// Why a policy could not be loaded.
@@ -173,6 +192,14 @@ pub enum PolicyLoadError {
     /// The mesh cannot be opened.
     #[error(transparent)]
     Mesh(#[from] OpenError),
+    /// A folder for packed weights that cannot be made.
+    #[error("weight cache {}: {reason}; name a folder that can be written", path.display())]
+    WeightCache {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: std::io::Error,
+    },
     /// The checkpoint is unfit.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -191,5 +218,6 @@ pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLo
             Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?))
         }
     }
-    with_backend(source.device, source.precision, source.threads, Load(source.checkpoint, source.options))
+    let work = Load(source.checkpoint, source.options);
+    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
 }

@@ -7,7 +7,8 @@ mod openvla;
 
 pub use action_codec::{ActionCodec, CodecError};
 pub use device::{
-    Device, DeviceError, Mesh, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy, with_backend,
+    Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend, load_policy,
+    with_backend,
 };
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
@@ -30,7 +31,7 @@ pub struct Decision {
     pub normalized: Vec<f64>,
     /// Physical action in the data set's units (Bridge: metres, radians, gripper 1 = open), per policy period.
     pub action: Vec<f64>,
-    /// Top-1 minus top-2 logit of each token.
+    /// Top-1 minus top-2 logit of each token; empty when the device chooses tokens and does not say.
     pub margins: Vec<f32>,
     /// Where the time went.
     pub stages: Vec<Stage>,
@@ -39,7 +40,8 @@ pub struct Decision {
 /// A named part of an inference and how long it took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, `vision`, `projector`, `prefill` or `decode`.
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode`; where a device works without the host, `record` at
+    /// first and `replay` afterwards.
     pub name: &'static str,
     /// Wall-clock milliseconds.
     pub milliseconds: f64,
@@ -77,6 +79,10 @@ pub trait Policy: Send {
     fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError>;
     /// What this policy is.
     fn info(&self) -> &PolicyInfo;
+    /// What drafting has saved so far; nothing for a policy that does not draft.
+    fn draft_counts(&self) -> DraftCounts {
+        DraftCounts::default()
+    }
 }
 
 /// Why there is no action.

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt};
-use crate::backend::Backend;
+use crate::backend::{Backend, Choice};
 use crate::checkpoint::{Checkpoint, EMPTY_WORD, WeightFiles};
+use crate::models::action::{Acted, ActionShape, RecordedAction};
 use crate::models::openvla::OpenVla;
 use crate::models::probe::Blind;
 use crate::models::{Probe, TensorSource};
@@ -46,6 +47,8 @@ pub struct PolicyOptions {
     /// Run the last action's tokens along with the next prompt and keep those that are right: the same tokens in fewer
     /// steps, as most actions resemble the one before.
     pub draft: bool,
+    /// Do every operation from the host, also where a device could replay a recording.
+    pub eager: bool,
 }
 
 /// What drafting has saved.
@@ -62,8 +65,10 @@ pub struct DraftCounts {
 pub struct Generation {
     /// One id per action dimension.
     pub token_ids: Vec<u32>,
-    /// Top-1 minus top-2 logit of each.
+    /// Top-1 minus top-2 logit of each; empty when the device does not say.
     pub margins: Vec<f32>,
+    /// Tokens that were guessed.
+    pub offered: usize,
     /// Tokens taken from the draft.
     pub accepted: usize,
     /// Where the time went.
@@ -86,6 +91,10 @@ pub struct OpenVlaPolicy<B: Backend> {
     draft: bool,
     last: Vec<u32>,
     counts: DraftCounts,
+    /// Whether actions are recorded and replayed.
+    replays: bool,
+    /// Where they are, for prompts of one length.
+    place: Option<RecordedAction<B>>,
 }
 
 /// The network of a checkpoint, with the rows of the head that decoding chooses among.
@@ -149,6 +158,8 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self {
+            replays: backend.records() && !options.eager,
+            place: None,
             backend,
             model,
             checkpoint,
@@ -172,6 +183,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
         tensors: impl FnOnce(&'a WeightFiles) -> Box<dyn TensorSource + Send + Sync + 'a>,
         decode: DecodeMode,
     ) -> Result<(), PolicyError> {
+        self.place = None;
         let source = tensors(&self.checkpoint.weights);
         self.model = load_model(&self.backend, &self.checkpoint, &self.codec, &*source, decode)?;
         Ok(())
@@ -254,10 +266,45 @@ impl<B: Backend> OpenVlaPolicy<B> {
         self.backend.scope(|| self.generate_in_scope(rgb, (input_ids, draft), probe))
     }
 
-    /// What drafting has saved so far.
-    #[must_use]
-    pub fn draft_counts(&self) -> DraftCounts {
-        self.counts
+    /// Generates an action's tokens without the host in between, on a device that records; with a guess of the answer when
+    /// the policy drafts. The first action of a prompt's length is done operation by operation and recorded afterwards.
+    ///
+    /// # Errors
+    /// As [`OpenVlaPolicy::generate`].
+    pub fn generate_recorded(
+        &mut self,
+        rgb: &[u8],
+        input_ids: &[u32],
+        guess: &[u32],
+    ) -> Result<Generation, PolicyError> {
+        let mut watch = Stopwatch::start();
+        let Self { backend, model, codec, place, draft, .. } = &mut *self;
+        // An action that fails takes its recordings with it.
+        let mut here = match place.take().filter(|place| place.takes(input_ids.len())) {
+            Some(here) => here,
+            // Only after the last recording was given back: what is allocated while one lives may lie where it writes.
+            None => {
+                let shape = ActionShape {
+                    prompt: input_ids.len(),
+                    tokens: codec.action_dim(),
+                    drafts: *draft,
+                    end_id: codec.ids().end,
+                    centres: codec.centres().iter().map(|&centre| centre as f32).collect(),
+                };
+                backend.scope(|| model.place_for_action(backend, (rgb, input_ids), shape))?
+            }
+        };
+        let stage = if here.is_recorded() { "replay" } else { "record" };
+        let acted = backend.scope(|| model.act(backend, (rgb, input_ids, guess), &mut here))?;
+        let Acted { choices, offered, accepted } = acted;
+        self.place = Some(here);
+        watch.lap(stage);
+        let token_ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
+        for (index, &id) in token_ids.iter().enumerate() {
+            self.accept(id, index)?;
+        }
+        let margins: Option<Vec<f32>> = choices.iter().map(|&Choice { margin, .. }| margin).collect();
+        Ok(Generation { token_ids, margins: margins.unwrap_or_default(), offered, accepted, stages: watch.stages })
     }
 
     fn generate_in_scope(
@@ -293,20 +340,21 @@ impl<B: Backend> OpenVlaPolicy<B> {
             };
             token_ids.push(id);
             margins.push(top.margin());
-            if self.end_of_sequence == Some(id) && token_ids.len() < dimensions {
-                return Err(PolicyError::EndedEarly { got: token_ids.len() - 1, wanted: dimensions });
-            }
-            self.check(id, token_ids.len() - 1)?;
+            self.accept(id, token_ids.len() - 1)?;
             if token_ids.len() == dimensions {
                 break;
             }
         }
         watch.lap("decode");
-        Ok(Generation { token_ids, margins, accepted: right, stages: watch.stages })
+        Ok(Generation { token_ids, margins, offered: draft.len(), accepted: right, stages: watch.stages })
     }
 
-    /// Refuses a token that stands for no action, with its text.
-    fn check(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
+    /// Refuses an early end, and a token that stands for no action, with its text.
+    fn accept(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
+        let wanted = self.codec.action_dim();
+        if self.end_of_sequence == Some(id) && dimension + 1 < wanted {
+            return Err(PolicyError::EndedEarly { got: dimension, wanted });
+        }
         self.codec
             .bin(id, dimension)
             .map(drop)
@@ -329,8 +377,12 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
         };
         let preprocess = Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
         let guess = if self.draft { std::mem::take(&mut self.last) } else { Vec::new() };
-        let generation = self.generate_drafted(&rgb, &input_ids, &guess, &mut Blind)?;
-        self.counts.offered += guess.len().saturating_sub(1) as u64;
+        let generation = if self.replays {
+            self.generate_recorded(&rgb, &input_ids, &guess)?
+        } else {
+            self.generate_drafted(&rgb, &input_ids, &guess, &mut Blind)?
+        };
+        self.counts.offered += generation.offered as u64;
         self.counts.accepted += generation.accepted as u64;
         if self.draft {
             self.last.clone_from(&generation.token_ids);
@@ -350,5 +402,9 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
 
     fn info(&self) -> &PolicyInfo {
         &self.info
+    }
+
+    fn draft_counts(&self) -> DraftCounts {
+        self.counts
     }
 }

@@ -24,7 +24,7 @@ pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameter
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
 use crate::{
-    policy::{PolicyOptions, PolicySource, load_policy},
+    policy::{MeshChoices, PolicyOptions, PolicySource, load_policy},
     runtime::Loader,
 };
 
@@ -46,9 +46,11 @@ pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
             device: parameters.device,
             precision: parameters.precision.as_ref(),
             threads: parameters.threads,
+            mesh: MeshChoices { weight_cache: parameters.weight_cache.clone(), ..MeshChoices::default() },
             options: PolicyOptions {
                 unnorm_key: parameters.unnorm_key.clone(),
                 decode: parameters.decode,
+                draft: parameters.draft,
                 ..PolicyOptions::default()
             },
         })

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     control::{Cause, Event, Intervention, Reason, State},
-    policy::PolicyInfo,
+    policy::{DraftCounts, PolicyInfo},
     runtime::{Report, Snapshot},
     time::{Clock, Instant},
 };
@@ -42,6 +42,7 @@ pub(super) struct Facts {
     inference_s: Option<f64>,
     inference_times: VecDeque<f64>,
     latencies: VecDeque<f64>,
+    draft: DraftCounts,
     told: Option<Told>,
     told_at: Option<Instant>,
     command_hz: f64,
@@ -119,6 +120,7 @@ impl VlaNode {
                     facts.inference_s = Some(report.inference_s);
                     Facts::keep(&mut facts.inference_times, report.inference_s);
                     Facts::keep(&mut facts.latencies, report.latency_s);
+                    facts.draft = report.draft;
                     (facts.image_note, facts.policy_note) = (None, None);
                     if let Err(error) =
                         self.outboxes.action.publish(&messages::action(&report, &self.parameters.frame_id))
@@ -324,6 +326,7 @@ impl VlaNode {
                     ("inference p99 [ms]", milliseconds(&facts.inference_times, 0.99)),
                     ("image to action p50 [ms]", milliseconds(&facts.latencies, 0.5)),
                     ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
+                    ("drafted tokens accepted", format!("{} of {}", facts.draft.accepted, facts.draft.offered)),
                     ("device", facts.info.as_ref().map_or_else(String::new, |info| info.device.clone())),
                 ],
             ),

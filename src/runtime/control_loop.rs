@@ -88,8 +88,6 @@ pub(super) struct ControlLoop {
     period: Duration,
     /// The newest image whose bytes were not found to be broken.
     image: Option<ImageSeen>,
-    /// Whether the last step left control latched.
-    latched: bool,
     commands: u64,
     answered: u64,
     reset: Option<ResetOutcome>,
@@ -123,7 +121,6 @@ impl ControlLoop {
             period: config.period(),
             state: Box::new(ControlState::new(config)),
             image: None,
-            latched: false,
             commands: 0,
             answered: 0,
             reset: None,
@@ -154,10 +151,9 @@ impl ControlLoop {
 
     /// One step: look at the desk, step, publish, tell.
     pub fn tick(&mut self) {
-        // A latch outlives a change of configuration, also one that closed while a checkpoint was being loaded: the fresh state waits for the reset.
-        if !self.latched
-            && let Some(state) = self.desk.control.take()
-        {
+        if let Some(mut state) = self.desk.control.take() {
+            // A latch outlives a change of configuration, also one that closed while a checkpoint was being loaded; and counts are never reset.
+            state.inherit(&self.state);
             self.period = state.config().period();
             self.desk.retired.put_back(std::mem::replace(&mut self.state, state));
         }
@@ -182,7 +178,6 @@ impl ControlLoop {
         };
         let now = self.clock.steady();
         let output = step(now, &mut self.state, &inputs);
-        self.latched = output.state.is_latched();
         if let Some(command) = &output.command {
             self.sink.publish(inputs.ros_now, command);
             self.commands += 1;

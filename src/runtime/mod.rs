@@ -274,7 +274,7 @@ impl Runtime {
         answer
     }
 
-    /// Gives control another configuration and a fresh state, once no latch is closed. The caller makes sure that it is at rest.
+    /// Gives control another configuration and a fresh state, which keeps a closed latch and the counts. The caller makes sure that it is at rest.
     pub fn configure_control(&mut self, config: ControlConfig) {
         drop(self.desk.retired.take());
         self.rest_within = rest_within(&config);

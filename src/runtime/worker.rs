@@ -16,7 +16,7 @@ use crate::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{Inference, PolicyFailure},
     observation::{ImageError, RgbImage},
-    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage},
+    policy::{Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage},
     time::Clock,
 };
 
@@ -89,6 +89,8 @@ pub struct DecisionReport {
     pub inference_s: f64,
     /// Statistics, device and precision.
     pub info: Arc<PolicyInfo>,
+    /// What drafting has saved so far.
+    pub draft: DraftCounts,
 }
 
 /// An image and the instruction in force, with its generation.
@@ -215,7 +217,7 @@ impl Worker {
             generation: self.generation,
             instruction_generation: *instruction_generation,
             image_stamp: image.seen.stamp,
-            image_received: image.seen.received,
+            image_taken: image.seen.taken(),
             inference_started: started,
             steps_begun_at_observation: image.steps_begun,
         };
@@ -237,6 +239,7 @@ impl Worker {
                                 .unwrap_or(f64::NAN),
                             inference_s: finished.since(started).seconds(),
                             info: Arc::clone(&installed.info),
+                            draft: installed.policy.draft_counts(),
                         }))
                     }
                     Err(error) => {

@@ -3,7 +3,8 @@
 //! Generic over the backend: the CPU runs it with float32 tolerances, a mesh with those of its number formats.
 
 use openvla_tt::backend::{
-    Activation, Backend, CacheSpec, HeadShape, LinearSource, NormSource, PatchSource, Split, WeightRole,
+    Activation, AnswerSpec, Backend, CacheSpec, Choice, HeadShape, LinearSource, NormSource, Normalisation,
+    PatchEmbeddingSource, Pixels, Position, Split, WeightRole,
 };
 use openvla_tt::tensor::{DType, HostTensor};
 
@@ -105,6 +106,8 @@ pub fn suite<B: Backend>(backend: &B, tolerance: Tolerance) {
         bidirectional_attention(backend, &mut numbers, tolerance);
         causal_attention(backend, &mut numbers, tolerance);
         patches(backend, &mut numbers, tolerance);
+        counted_positions(backend, &mut numbers);
+        answers(backend, &mut numbers);
         moving(backend, &mut numbers, tolerance);
         parallel_mlp(backend, &mut numbers, tolerance);
         parallel_attention(backend, &mut numbers, tolerance);
@@ -302,7 +305,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
                 values: qkv.values[position * qkv.columns..(position + rows) * qkv.columns].to_vec(),
             };
             let device = backend.upload(&host(&piece)).unwrap();
-            let got = backend.causal_attention(&device, &mut cache, 1, position).unwrap();
+            let got = backend.causal_attention(&device, &mut cache, 1, Position::At(position)).unwrap();
             let expected = Matrix {
                 rows,
                 columns: want.columns,
@@ -323,7 +326,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             columns: qkv.columns,
             values: qkv.values[..qkv.columns].to_vec(),
         }));
-        backend.causal_attention(&device.unwrap(), &mut cache, 1, 10).unwrap();
+        backend.causal_attention(&device.unwrap(), &mut cache, 1, Position::At(10)).unwrap();
         assert_eq!(backend.read_cache(&cache, 1).unwrap().0.shape(), [kv_heads, 11, dim]);
     }
 }
@@ -331,14 +334,113 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
 fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     let (side, patch) = (224, 14);
     let rgb: Vec<u8> = (0..side * side * 3).map(|_| numbers.next() as u8).collect();
-    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let black = vec![0; rgb.len()];
+    let mut image = backend.image(Pixels { rgb: &black, side, patch }).unwrap();
+    backend.renew_image(&mut image, &rgb).unwrap();
     let want = Matrix::from_fn(256, 588, |index, column| {
         let (channel, y, x) =
             (column / 196, index / 16 * patch + column % 196 / patch, index % 16 * patch + column % patch);
-        (f64::from(rgb[(y * side + x) * 3 + channel]) / 255.0 - f64::from(mean[channel])) / f64::from(std[channel])
+        f64::from(rgb[(y * side + x) * 3 + channel]) - 128.0
     });
-    let got = backend.patches(PatchSource { rgb: &rgb, side, patch, mean, std }).unwrap();
-    near(backend, "patches", &got, &want, tolerance);
+    let cut = backend.cut_patches(&image).unwrap();
+    near(backend, "cut_patches", &cut, &want, Tolerance(0.0));
+    // Two towers over the same patches, each with its own normalisation.
+    for (mean, std) in [([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), ([0.5; 3], [0.5; 3])] {
+        let (weight, bias) = (numbers.matrix(96, 588), numbers.matrix(1, 96));
+        let linear = LinearSource {
+            role: WeightRole::Vision,
+            weights: vec![bf16(&weight, &[96, 588])],
+            bias: Some(bf16(&bias, &[96])),
+            output_scale: None,
+            split: Split::Whole,
+        };
+        let normalisation = Normalisation { mean, std };
+        let layer = backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation }).unwrap();
+        let normalised = Matrix::from_fn(256, 588, |row, column| {
+            let channel = column / 196;
+            ((want.at(row, column) + 128.0) / 255.0 - f64::from(mean[channel])) / f64::from(std[channel])
+        });
+        let product = normalised.times_transposed(&weight);
+        let want = Matrix::from_fn(256, 96, |row, column| product.at(row, column) + bias.at(0, column));
+        near(backend, "embed_patches", &backend.embed_patches(&cut, &layer).unwrap(), &want, tolerance);
+    }
+}
+
+/// A position that the device counts gives the very same as one that the host says.
+fn counted_positions<B: Backend>(backend: &B, numbers: &mut Numbers) {
+    let spec = CacheSpec { layers: 2, heads: 8, kv_heads: 8, head_dim: 32, capacity: 40, rope_theta: 1e4 };
+    let width = 3 * 8 * 32;
+    let prompt = backend.upload(&host(&numbers.matrix(33, width))).unwrap();
+    let rows: Vec<B::Tensor> = (0..4).map(|_| backend.upload(&host(&numbers.matrix(1, width))).unwrap()).collect();
+    let [mut said, mut counted] = [0, 1].map(|_| backend.new_cache(spec).unwrap());
+    for cache in [&mut said, &mut counted] {
+        for layer in 0..2 {
+            backend.causal_attention(&prompt, cache, layer, Position::At(0)).unwrap();
+        }
+    }
+    backend.seek(&mut counted, 33).unwrap();
+    for round in 0..2 {
+        // The second round goes back to where the first began.
+        backend.rewind(&mut counted).unwrap();
+        for (at, row) in rows.iter().enumerate() {
+            for layer in 0..2 {
+                let a = backend.causal_attention(row, &mut said, layer, Position::At(33 + at)).unwrap();
+                let b = backend.causal_attention(row, &mut counted, layer, Position::Counted).unwrap();
+                let [a, b] = [a, b].map(|x| backend.download(&x).unwrap().to_f32());
+                assert_eq!(a, b, "round {round}, row {at}, layer {layer}");
+            }
+            backend.advance(&mut counted).unwrap();
+        }
+    }
+}
+
+/// Tokens chosen on the device are those that the host would choose, and so is the embedding that follows.
+fn answers<B: Backend>(backend: &B, numbers: &mut Numbers) {
+    // Few outputs whole on each chip, and many that may be cut.
+    for (outputs, split, first) in [(64, Split::Whole, 100), (1088, Split::Columns, 0), (96, Split::Whole, 200)] {
+        let (vocabulary, width) = (1100, 64);
+        let table = backend.load_table(bf16(&numbers.matrix(vocabulary, width), &[vocabulary, width])).unwrap();
+        let head = backend
+            .load_linear(LinearSource {
+                role: WeightRole::Head,
+                weights: vec![bf16(&numbers.matrix(outputs, width), &[outputs, width])],
+                bias: None,
+                output_scale: None,
+                split,
+            })
+            .unwrap();
+        let end_id = first + outputs as u32;
+        let centres: Vec<f32> = (0..outputs - 1).map(|bin| bin as f32).collect();
+        let spec = AnswerSpec { tokens: 3, ids: first..end_id, end_id, centres };
+        let mut answer = backend.new_answer(spec, &table).unwrap();
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            let x = backend.upload(&host(&numbers.matrix(1, width))).unwrap();
+            let top = backend.top_two(&backend.linear(&x, &head, Activation::Identity).unwrap()).unwrap()[0];
+            backend.choose(&x, &head, &table, &mut answer).unwrap();
+            let id = first + top.index as u32;
+            let bin = (end_id - id - 1).min(outputs as u32 - 2);
+            all.push((Choice { id, centre: Some(bin as f32), margin: Some(top.margin()) }, x));
+            let row = backend.download(&backend.chosen_row(&answer).unwrap()).unwrap().to_f32();
+            let want = backend.download(&backend.embed(&table, &[id]).unwrap()).unwrap().to_f32();
+            assert_eq!(row, want, "the embedding of {id}");
+        }
+        let chosen = backend.read_answer(&answer).unwrap();
+        assert_eq!(chosen.len(), 3);
+        for (got, (want, _)) in chosen.iter().zip(&all[2..]) {
+            assert_eq!(got.id, want.id);
+            // A device need not say more, but what it says is right.
+            assert!(got.centre.is_none() || got.centre == want.centre, "{got:?} {want:?}");
+            assert!(got.margin.is_none() || got.margin == want.margin, "{got:?} {want:?}");
+        }
+        // What is not a number is not believed, whoever notices.
+        let mut broken = vec![0.5; width];
+        broken[3] = f32::NAN;
+        let x = backend.upload(&HostTensor::from_f32(&[1, width], broken).unwrap()).unwrap();
+        let refused =
+            backend.choose(&x, &head, &table, &mut answer).and_then(|()| backend.read_answer(&answer).map(drop));
+        assert!(refused.is_err());
+    }
 }
 
 fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
@@ -381,7 +483,8 @@ fn loaded<B: Backend>(backend: &B, split: Split, parts: &[&Matrix], bias: Option
 /// The pairs of layers that a mesh cuts over its chips, against the same layers in one piece.
 fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     // Widths that chips and tiles divide, and widths that they do not.
-    for (rows, width, inside) in [(1, 64, 344), (33, 72, 256), (288, 64, 86)] {
+    // A row of 1024 fills whole tiles when it is summed.
+    for (rows, width, inside) in [(1, 64, 344), (33, 72, 256), (288, 64, 86), (1, 1024, 96)] {
         let x = numbers.matrix(rows, width);
         let [gate, up] = [0, 1].map(|_| weights(numbers, inside, width));
         let (down, bias) = (weights(numbers, width, inside), numbers.matrix(1, width));
@@ -436,7 +539,7 @@ fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance:
         let attended = if rotary {
             let spec = CacheSpec { layers: 1, heads, kv_heads, head_dim, capacity: 64, rope_theta: 10_000.0 };
             let mut cache = backend.new_cache(spec).unwrap();
-            let attended = backend.causal_attention(&laid, &mut cache, 0, 0).unwrap();
+            let attended = backend.causal_attention(&laid, &mut cache, 0, Position::At(0)).unwrap();
             let (keys, values) = backend.read_cache(&cache, 0).unwrap();
             for (which, stored) in [(1, keys), (2, values)] {
                 assert_eq!(stored.shape(), [kv_heads, rows, head_dim]);
@@ -480,12 +583,24 @@ fn refusals<B: Backend>(backend: &B) {
     let spec = CacheSpec { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, capacity: 4, rope_theta: 1e4 };
     let mut cache = backend.new_cache(spec).unwrap();
     let qkv = up(&numbers.matrix(3, 96));
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, 1).is_err(), "a gap");
-    backend.causal_attention(&qkv, &mut cache, 0, 0).unwrap();
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, 3).is_err(), "full");
+    assert!(backend.causal_attention(&qkv, &mut cache, 0, Position::At(1)).is_err(), "a gap");
+    backend.causal_attention(&qkv, &mut cache, 0, Position::At(0)).unwrap();
+    assert!(backend.causal_attention(&qkv, &mut cache, 0, Position::At(3)).is_err(), "full");
     assert!(backend.new_cache(CacheSpec { heads: 3, kv_heads: 2, ..spec }).is_err());
     let rgb = [0; 12];
-    assert!(backend.patches(PatchSource { rgb: &rgb, side: 3, patch: 3, mean: [0.; 3], std: [1.; 3] }).is_err());
+    assert!(backend.image(Pixels { rgb: &rgb, side: 3, patch: 3 }).is_err());
+    let mut image = backend.image(Pixels { rgb: &[0; 27], side: 3, patch: 3 }).unwrap();
+    assert!(backend.renew_image(&mut image, &rgb).is_err());
+    let mut ids = backend.ids(&[1, 2]).unwrap();
+    assert!(backend.renew_ids(&mut ids, &[1]).is_err());
+    assert!(backend.embed_ids(&table, &backend.ids(&[32, 0]).unwrap()).is_err());
+    let mut cache = backend.new_cache(spec).unwrap();
+    assert!(backend.rewind(&mut cache).is_err() && backend.advance(&mut cache).is_err(), "nothing sought");
+    assert!(backend.causal_attention(&up(&numbers.matrix(1, 96)), &mut cache, 0, Position::Counted).is_err());
+    assert!(backend.seek(&mut cache, 5).is_err(), "beyond the cache");
+    let answer = |ids| AnswerSpec { tokens: 2, ids, end_id: 32, centres: vec![0.0] };
+    assert!(backend.new_answer(answer(0..33), &table).is_err());
+    assert!(backend.new_answer(answer(4..4), &table).is_err());
     let broken = HostTensor::from_f32(&[1, 64], [vec![1.0; 63], vec![f32::NAN]].concat()).unwrap();
     assert!(backend.top_two(&backend.upload(&broken).unwrap()).is_err());
 }

@@ -390,7 +390,7 @@ impl World {
                 generation: self.generation,
                 instruction_generation: instruction,
                 image_stamp: image.stamp,
-                image_received: image.received,
+                image_taken: image.taken(),
                 inference_started: now,
                 steps_begun_at_observation: self.steps_begun,
             };
@@ -406,7 +406,7 @@ impl World {
             generation: self.generation,
             instruction_generation: self.instruction.unwrap_or(0),
             image_stamp: Stamp::from_nanoseconds(self.ros),
-            image_received: Instant::from_nanoseconds(self.now),
+            image_taken: Instant::from_nanoseconds(self.now),
             inference_started: Instant::from_nanoseconds(self.now),
             steps_begun_at_observation: self.steps_begun,
         }

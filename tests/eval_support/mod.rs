@@ -133,10 +133,12 @@ pub struct BagWriter {
 
 impl BagWriter {
     pub fn new(path: &Path) -> BagWriter {
-        let options = mcap::WriteOptions::new()
-            .profile("ros2")
-            .compression(Some(mcap::Compression::Lz4))
-            .chunk_size(Some(1 << 16));
+        BagWriter::compressing(path, Some(mcap::Compression::Lz4))
+    }
+
+    /// `None`: as `ros2 bag record` writes without further options.
+    pub fn compressing(path: &Path, compression: Option<mcap::Compression>) -> BagWriter {
+        let options = mcap::WriteOptions::new().profile("ros2").compression(compression).chunk_size(Some(1 << 16));
         let writer = options.create(std::io::BufWriter::new(File::create(path).unwrap())).unwrap();
         BagWriter { writer, channels: BTreeMap::new() }
     }
@@ -189,6 +191,20 @@ impl BagWriter {
 
     pub fn array(&mut self, topic: &str, at: i64, values: &[f64]) {
         self.message(topic, "std_msgs/msg/Float64MultiArray", at, &Array(vec![], 0, values.to_vec()));
+    }
+
+    pub fn pose(&mut self, topic: &str, at: i64, position: [f64; 3]) {
+        let header = Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "base".into());
+        self.message(topic, "geometry_msgs/msg/PoseStamped", at, &(header, position, [0.0, 0.0, 0.0, 1.0]));
+    }
+
+    pub fn twist(&mut self, topic: &str, at: i64, linear: [f64; 3], angular: [f64; 3]) {
+        let header = Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "base".into());
+        self.message(topic, "geometry_msgs/msg/TwistStamped", at, &(header, linear, angular));
+    }
+
+    pub fn number(&mut self, topic: &str, at: i64, value: f64) {
+        self.message(topic, "std_msgs/msg/Float64", at, &value);
     }
 
     pub fn finish(mut self) {

@@ -1,11 +1,14 @@
-"""The managed lifecycle through its services, as `ros2 lifecycle` and nav2's manager call them."""
+"""The managed lifecycle through its services, as `ros2 lifecycle` and nav2's manager call them.
+
+`nodes`, `listed` and `set_as_ros2` do what the verbs of ros2lifecycle 0.32 (Jazzy) do: the command line itself is in no wheel.
+"""
 
 import tempfile
 import time
 
 import peer
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from peer import CONTRACT, KIT, STOP_S, NodeProcess, Peer, kit_cases
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
@@ -17,6 +20,30 @@ def set_parameter(graph, name, value):
     return answer.results[0]
 
 
+def nodes(graph):
+    """`ros2 lifecycle nodes`: those with a service of this name and type."""
+    services = graph.node.get_service_names_and_types()
+    return [name.removesuffix("/get_state") for name, types in services if name.endswith("/get_state") and "lifecycle_msgs/srv/GetState" in types]
+
+
+def listed(graph):
+    """`ros2 lifecycle list`: the transitions that begin in the state `get` tells, number and label alike."""
+    state = graph.call(GetState, "get_state", GetState.Request()).current_state
+    edges = graph.call(GetAvailableTransitions, "get_available_transitions", GetAvailableTransitions.Request()).available_transitions
+    assert all(edge.start_state == state for edge in edges), (state, edges)
+    whole = graph.call(GetAvailableTransitions, "get_transition_graph", GetAvailableTransitions.Request()).available_transitions
+    # What `list --all` shows of this state, but for the ends of work, which only the node itself takes.
+    assert [e for e in whole if e.start_state == state and e.transition.id < 10] == edges, (whole, edges)
+    return [edge.transition for edge in edges]
+
+
+def set_as_ros2(graph, wanted):
+    """`ros2 lifecycle set`: looks the transition up by label, then by number, and sends back both as the node told them."""
+    offered = listed(graph)
+    transition = next((t for t in offered if t.label == wanted), None) or next(t for t in offered if str(t.id) == wanted)
+    return graph.call(ChangeState, "change_state", ChangeState.Request(transition=transition), 30.0).success
+
+
 def scenario(executable, logs):
     case = kit_cases()[0]
     logs.append(f"{tempfile.mkdtemp()}/node.log")
@@ -24,6 +51,7 @@ def scenario(executable, logs):
     graph = Peer()
     try:
         assert graph.lifecycle() == "unconfigured"
+        assert nodes(graph) == ["/vla"], nodes(graph)
         states = graph.call(GetAvailableStates, "get_available_states", GetAvailableStates.Request()).available_states
         assert {s.label: s.id for s in states}["active"] == 3 and len(states) == 10
         edges = graph.call(GetAvailableTransitions, "get_available_transitions", GetAvailableTransitions.Request()).available_transitions
@@ -100,11 +128,20 @@ def scenario(executable, logs):
         graph.reset_when_possible()
         assert graph.change("deactivate") and graph.change("cleanup")
 
+        # The whole way as `ros2 lifecycle` goes it, by label and by number.
+        for wanted, reached in (("configure", "inactive"), ("3", "active"), ("deactivate", "inactive"), ("activate", "active"), ("4", "inactive"), ("cleanup", "unconfigured")):
+            assert set_as_ros2(graph, wanted) and graph.lifecycle() == reached, wanted
+
         # Again, by number instead of label, and the end.
         for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_ACTIVE_SHUTDOWN):
             request = ChangeState.Request(transition=Transition(id=number))
             assert graph.call(ChangeState, "change_state", request, 30.0).success, number
         assert graph.lifecycle() == "finalized" and not graph.change("configure")
+        assert listed(graph) == []
+        # ~/transition_event tells every step once, in order: each begins where the one before it ended.
+        graph.until("the last event", lambda: graph.transitions[-1].goal_state.label == "finalized")
+        for before, after in zip(graph.transitions, graph.transitions[1:]):
+            assert before.goal_state == after.start_state and before.timestamp <= after.timestamp, (before, after)
         labels = [(e.start_state.label, e.transition.label, e.goal_state.label) for e in graph.transitions]
         for wanted in (("unconfigured", "configure", "configuring"), ("configuring", "transition_failure", "unconfigured"), ("configuring", "transition_success", "inactive"),
                        ("active", "deactivate", "deactivating"), ("deactivating", "transition_success", "inactive"), ("cleaningup", "transition_success", "unconfigured"),

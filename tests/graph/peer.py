@@ -125,6 +125,7 @@ class Peer:
         subscribe(Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), LATCHED)
         subscribe(TransitionEvent, f"{node_name}/transition_event", self.transitions.append, RELIABLE)
         self.command = None
+        self.zero = None
         if listen:
             self.listen()
         self.clients = {}
@@ -282,14 +283,14 @@ class Peer:
         return self.until(f"the twist is {wanted}", close, timeout)
 
     def time_to_stop(self, since, timeout=15.0, still_s=0.3):
-        """Seconds from `since` until the first command that is zero and stays so for `still_s`."""
+        """Seconds from `since` until this peer hears the first command that is zero and stays so for `still_s`; that command is kept in `zero`."""
 
         def stopped():
-            zero_since = None
+            zero_since = self.zero = None
             for at, twist in reversed(self.twists):
                 if numpy.any(self.numbers(twist)):
                     break
-                zero_since = at
+                zero_since, self.zero = at, twist
             return zero_since is not None and since <= self.twists[-1][0] and still_s <= self.twists[-1][0] - zero_since and zero_since
 
         return max(0.0, self.until("the command is zero", stopped, timeout) - since)

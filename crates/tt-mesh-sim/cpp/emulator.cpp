@@ -30,12 +30,17 @@ struct Machine {
     ucontext_t scheduler{};
     Fiber* running = nullptr;
     std::string failure;
+    // The program has failed: kernels that still wait are unwound, so that what their stacks hold is freed.
+    bool abandoned = false;
     // The scheduler's own stack, which AddressSanitizer must be told about at every switch.
     const void* stack_bottom = nullptr;
     size_t stack_size = 0;
 };
 
 thread_local Machine* machine = nullptr;
+
+// Ends a kernel that waits for what will not come any more.
+struct Abandoned {};
 
 uint32_t align(uint32_t value, uint32_t to) { return (value + to - 1) / to * to; }
 
@@ -140,8 +145,12 @@ void enter() {
     __sanitizer_finish_switch_fiber(nullptr, &machine->stack_bottom, &machine->stack_size);
 #endif
     try {
-        fiber.entry();
-        finish(fiber);
+        if (!machine->abandoned) {
+            fiber.entry();
+            finish(fiber);
+        }
+    } catch (const Abandoned&) {
+        // Its failure is another kernel's.
     } catch (const Fault& found) {
         machine->failure = fiber.name() + " " + found.text;
     } catch (const std::exception& found) {
@@ -205,6 +214,15 @@ void schedule() {
                 }
             }
             return;
+        }
+    }
+}
+
+void unwind_waiting() {
+    machine->abandoned = true;
+    for (auto& fiber : machine->fibers) {
+        if (!fiber->done) {
+            resume(*fiber);
         }
     }
 }
@@ -280,6 +298,9 @@ void wait_until(std::function<bool()> ready, const std::string& what) {
     self().ready = std::move(ready);
     self().waiting = what;
     switch_to_scheduler();
+    if (machine->abandoned) {
+        throw Abandoned{};
+    }
 }
 
 uint32_t compile_arg(uint32_t index) {
@@ -602,6 +623,7 @@ extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, 
             prepare(*fiber);
         }
         schedule();
+        unwind_waiting();
         for (auto& [place, core] : here.cores) {
             for (uint32_t i = 0; i < 32 && here.failure.empty(); ++i) {
                 const CircularBuffer& buffer = core->buffers[i];

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Api, TTP_ABI_VERSION};
 
@@ -65,6 +65,9 @@ pub struct Provider {
     _library: Option<Arc<libloading::Library>>,
 }
 
+/// Libraries that were loaded: none is unloaded before the process ends.
+static LOADED: Mutex<Vec<Arc<libloading::Library>>> = Mutex::new(Vec::new());
+
 impl Provider {
     /// Loads the shared library at `path` and checks it. Nothing is opened on any device.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
@@ -97,7 +100,7 @@ impl Provider {
         })?;
         // Kept loaded until the process ends: a provider may have threads and thread-local error texts.
         let library = Arc::new(library);
-        std::mem::forget(library.clone());
+        LOADED.lock().unwrap_or_else(PoisonError::into_inner).push(library.clone());
         Ok(Self { api, name: provider_name(&api), _library: Some(library) })
     }
 

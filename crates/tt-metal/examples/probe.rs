@@ -229,6 +229,53 @@ const CHECKS: &[Check] = &[
         )?;
         Ok(row)
     }),
+    // What recorded actions need, see the model's backend.
+    ("words: shift register", |m| {
+        let chosen = m.zeros([1, 1, 7, 8], Format::U32, Layout::RowMajor)?;
+        let newest = words(m, &[1, 2, 3, 4, 5, 6, 7, 8])?;
+        let kept = chosen.slice([0, 0, 1, 0], [1, 1, 7, 8])?;
+        Tensor::concat(&[&kept, &newest], 2)?.copy_to(&chosen)?;
+        Ok(chosen)
+    }),
+    ("words: register of indices", |m| {
+        let chosen = m.zeros([1, 1, 7, 1], Format::U32, Layout::RowMajor)?;
+        let kept = chosen.slice([0, 0, 1, 0], [1, 1, 7, 1])?;
+        Tensor::concat(&[&kept, &words(m, &[9])?], 2)?.copy_to(&chosen)?;
+        Ok(chosen)
+    }),
+    ("words: copy and count", |m| {
+        let (begin, at) = (words(m, &[276])?, words(m, &[0])?);
+        begin.copy_to(&at)?;
+        at.increment(1)?;
+        Ok(at)
+    }),
+    ("rotation looked up by a counted position", |m| {
+        let table = random(m, [1, 1, 288, 128], Format::Bf16, 41)?.convert(Format::Bf16, Layout::RowMajor)?;
+        table.embedding(&words(m, &[277])?, Layout::Tile)
+    }),
+    ("rows of a table, row-major", |m| {
+        let data = noise(512 * 1024, 42);
+        let array = HostArray::f32(&data, [1, 1, 512, 1024]);
+        let table = m.upload(array, Distribution::Replicate, Format::Bf16, Layout::RowMajor)?;
+        table.slice([0, 0, 256, 0], [1, 1, 512, 1024])
+    }),
+    ("one row summed as whole tiles", |m| {
+        let x = random(m, [1, 1, 1, 4096], Format::Bf16, 43)?;
+        x.reshape([1, 1, 32, 128])?.all_reduce()?.reshape([1, 1, 1, 4096])
+    }),
+    ("one row of bfp8_b summed as whole tiles", |m| {
+        let x = random(m, [1, 1, 1, 4096], Format::Bfp8B, 44)?;
+        x.reshape([1, 1, 32, 128])?.all_reduce()?.reshape([1, 1, 1, 4096])
+    }),
+    ("image renewed", |m| {
+        let bytes: Vec<u8> = (0..28 * 84).map(|i| i as u8).collect();
+        let array = HostArray::u8(&bytes, [1, 1, 28, 84]);
+        let image = m.upload(array, Distribution::Replicate, Format::U8, Layout::RowMajor)?;
+        image.write(array, Distribution::Replicate)?;
+        let out = m.empty([1, 1, 4, 588], Format::Bf16, Layout::Tile)?;
+        image_patches(m, &image, &out, 14)?;
+        Ok(out)
+    }),
     ("trace: capture", |m| {
         let x = random(m, [1, 1, 32, 64], Format::Bf16, 40)?;
         x.add(&x)?;

@@ -25,7 +25,7 @@ mod trace;
 mod types;
 
 pub use error::{Error, Kind, Result};
-pub use mesh::{Memory, Mesh, MeshInfo, MeshOptions};
+pub use mesh::{Memory, Mesh, MeshInfo, MeshOptions, Traffic};
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
 pub use target::{ProviderKind, Target, find_provider};

@@ -1,7 +1,7 @@
 //! An open mesh.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tt_metal_sys as abi;
@@ -82,6 +82,21 @@ pub(crate) struct Inner {
     closed: AtomicBool,
     deferred: Mutex<Option<Error>>,
     capturing: Mutex<Option<Capturing>>,
+    /// Reads, bytes read, writes, bytes written: see [`Traffic`].
+    traffic: [AtomicU64; 4],
+}
+
+/// What has gone between host and mesh: every read and write waits for the other side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Shards read.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Host arrays brought to the mesh.
+    pub writes: u64,
+    /// Bytes of these arrays, each counted once however many chips it goes to.
+    pub written_bytes: u64,
 }
 
 /// An error while a mesh was closed by its last owner: returned by the next `Mesh::open`.
@@ -116,6 +131,19 @@ impl Inner {
     }
 
     /// Whether handles of this mesh mean nothing any more.
+    fn count(&self, first: usize, bytes: usize) {
+        self.traffic[first].fetch_add(1, Ordering::Relaxed);
+        self.traffic[first + 1].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn count_read(&self, bytes: usize) {
+        self.count(0, bytes);
+    }
+
+    pub fn count_write(&self, bytes: usize) {
+        self.count(2, bytes);
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -203,6 +231,7 @@ impl Mesh {
             closed: AtomicBool::new(false),
             deferred: Mutex::default(),
             capturing: Mutex::default(),
+            traffic: Default::default(),
         };
         inner.checked("ttp_mesh_describe", status)?;
         if info.chips != board.chips() {
@@ -234,6 +263,18 @@ impl Mesh {
     /// What the provider calls itself.
     pub fn provider_name(&self) -> &str {
         self.0.provider.name()
+    }
+
+    /// Whoever stands behind it.
+    pub fn provider(&self) -> &Provider {
+        &self.0.provider
+    }
+
+    /// What has gone between host and mesh since it was opened.
+    pub fn traffic(&self) -> Traffic {
+        let [reads, read_bytes, writes, written_bytes] =
+            [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
+        Traffic { reads, read_bytes, writes, written_bytes }
     }
 
     /// DRAM of one chip.
@@ -306,6 +347,7 @@ impl Mesh {
             )
         };
         self.0.checked("ttp_tensor_upload", status)?;
+        self.0.count_write(array.length());
         Tensor::adopt(self.0.clone(), handle)
     }
 }

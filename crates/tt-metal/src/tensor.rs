@@ -114,6 +114,10 @@ impl<'a> HostArray<'a> {
         Self::new(data, dims, format, Layout::Tile)
     }
 
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn to_abi(self) -> Result<abi::Host> {
         Ok(abi::Host {
             data: self.data.cast(),
@@ -265,7 +269,9 @@ impl Tensor {
         // SAFETY: both pointers are valid for the call; `host` borrows `array`.
         let status =
             unsafe { (self.0.mesh.api().ttp_tensor_write)(self.0.handle, &raw const host, &raw const distribution) };
-        self.0.mesh.checked("ttp_tensor_write", status)
+        self.0.mesh.checked("ttp_tensor_write", status)?;
+        self.0.mesh.count_write(array.length());
+        Ok(())
     }
 
     fn read_into<T>(&self, chip: usize, format: Format, out: &mut [T]) -> Result<()> {
@@ -281,7 +287,9 @@ impl Tensor {
                 size_of_val(out) as u64,
             )
         };
-        self.0.mesh.checked("ttp_tensor_read", status)
+        self.0.mesh.checked("ttp_tensor_read", status)?;
+        self.0.mesh.count_read(size_of_val(out));
+        Ok(())
     }
 
     fn elements(&self) -> usize {

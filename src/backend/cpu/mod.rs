@@ -14,7 +14,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo};
+use super::patches::{centred_patches, check_pixels, normalisation_tables};
+use super::{
+    Activation, AnswerSpec, Backend, BackendError, CacheSpec, Choice, LinearSource, NormSource, Normalisation,
+    PatchEmbeddingSource, Pixels, Position, TopTwo,
+};
 use crate::tensor::HostTensor;
 pub use attention::CpuCache;
 pub use linear::CpuLinear;
@@ -55,6 +59,26 @@ pub struct CpuTable {
     columns: usize,
 }
 
+/// A patch embedding, and what every byte of a channel becomes before it.
+pub struct CpuPatchEmbedding {
+    linear: CpuLinear,
+    tables: [[f32; 256]; 3],
+}
+
+/// Pixels of an image.
+pub struct CpuImage {
+    rgb: Vec<u8>,
+    side: usize,
+    patch: usize,
+}
+
+/// Tokens that were chosen, oldest first.
+pub struct CpuAnswer {
+    spec: AnswerSpec,
+    chosen: Vec<TopTwo>,
+    row: Option<CpuTensor>,
+}
+
 /// `what` does not fit, in words.
 fn shape_error(operation: &'static str, detail: String) -> BackendError {
     BackendError::Shape { operation, detail }
@@ -79,6 +103,25 @@ impl CpuBackend {
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+
+    /// Normalised pixels of patches that [`Backend::cut_patches`] gave: what a patch embedding sees.
+    ///
+    /// # Errors
+    /// When the columns are not three channels.
+    pub fn normalise(&self, patches: &CpuTensor, normalisation: Normalisation) -> Result<CpuTensor, BackendError> {
+        normalised(patches, &normalisation_tables(normalisation))
+    }
+}
+
+fn normalised(patches: &CpuTensor, tables: &[[f32; 256]; 3]) -> Result<CpuTensor, BackendError> {
+    let (rows, columns) = (patches.rows, patches.columns);
+    if columns == 0 || !columns.is_multiple_of(3) {
+        return Err(shape_error("embed_patches", format!("{columns} columns are not three channels of a patch")));
+    }
+    let channel = |at: usize| at % columns / (columns / 3);
+    // Values are bytes minus 128; a cast of anything else stays within the table.
+    let value = |(at, &value): (usize, &f32)| tables[channel(at)][usize::from((value + 128.0) as u8)];
+    Ok(CpuTensor::new(rows, columns, patches.values.iter().enumerate().map(value).collect()))
 }
 
 impl Backend for CpuBackend {
@@ -87,6 +130,12 @@ impl Backend for CpuBackend {
     type Norm = CpuNorm;
     type Table = CpuTable;
     type Cache = CpuCache;
+    type PatchEmbedding = CpuPatchEmbedding;
+    type Image = CpuImage;
+    type Ids = Vec<u32>;
+    type Answer = CpuAnswer;
+    /// Nothing is recorded: a host does not wait for itself.
+    type Recording = std::convert::Infallible;
 
     fn name(&self) -> String {
         format!("cpu ({} threads, f32 arithmetic)", self.threads())
@@ -134,9 +183,31 @@ impl Backend for CpuBackend {
         cache.read(layer)
     }
 
-    fn patches(&self, source: PatchSource<'_>) -> Result<CpuTensor, BackendError> {
-        let (rows, columns, values) = super::patches::patches(source)?;
-        Ok(CpuTensor::new(rows, columns, values))
+    fn load_patch_embedding(&self, source: PatchEmbeddingSource) -> Result<CpuPatchEmbedding, BackendError> {
+        let tables = normalisation_tables(source.normalisation);
+        Ok(CpuPatchEmbedding { linear: CpuLinear::new(source.linear)?, tables })
+    }
+
+    fn image(&self, pixels: Pixels<'_>) -> Result<CpuImage, BackendError> {
+        check_pixels("image", pixels)?;
+        Ok(CpuImage { rgb: pixels.rgb.to_vec(), side: pixels.side, patch: pixels.patch })
+    }
+
+    fn renew_image(&self, image: &mut CpuImage, rgb: &[u8]) -> Result<(), BackendError> {
+        check_pixels("renew_image", Pixels { rgb, side: image.side, patch: image.patch })?;
+        image.rgb.copy_from_slice(rgb);
+        Ok(())
+    }
+
+    fn cut_patches(&self, image: &CpuImage) -> Result<CpuTensor, BackendError> {
+        let &CpuImage { ref rgb, side, patch } = image;
+        let values = centred_patches(Pixels { rgb, side, patch });
+        Ok(CpuTensor::new((side / patch).pow(2), 3 * patch * patch, values))
+    }
+
+    fn embed_patches(&self, x: &CpuTensor, layer: &CpuPatchEmbedding) -> Result<CpuTensor, BackendError> {
+        let x = normalised(x, &layer.tables)?;
+        self.scope(|| layer.linear.apply(&x, Activation::Identity))
     }
 
     fn linear(&self, x: &CpuTensor, layer: &CpuLinear, activation: Activation) -> Result<CpuTensor, BackendError> {
@@ -184,12 +255,41 @@ impl Backend for CpuBackend {
         qkv: &CpuTensor,
         cache: &mut CpuCache,
         layer: usize,
-        position: usize,
+        position: Position,
     ) -> Result<CpuTensor, BackendError> {
+        let position = match position {
+            Position::At(position) => position,
+            Position::Counted if qkv.rows == 1 => cache.counted()?,
+            Position::Counted => return Err(shape_error("causal_attention", format!("{} counted rows", qkv.rows))),
+        };
         self.scope(|| cache.attend(qkv, layer, position))
     }
 
-    fn embed(&self, table: &CpuTable, ids: &[u32]) -> Result<CpuTensor, BackendError> {
+    fn seek(&self, cache: &mut CpuCache, position: usize) -> Result<(), BackendError> {
+        cache.seek(position)
+    }
+
+    fn rewind(&self, cache: &mut CpuCache) -> Result<(), BackendError> {
+        cache.rewind()
+    }
+
+    fn advance(&self, cache: &mut CpuCache) -> Result<(), BackendError> {
+        cache.advance()
+    }
+
+    fn ids(&self, ids: &[u32]) -> Result<Vec<u32>, BackendError> {
+        Ok(ids.to_vec())
+    }
+
+    fn renew_ids(&self, place: &mut Vec<u32>, ids: &[u32]) -> Result<(), BackendError> {
+        if place.len() != ids.len() {
+            return Err(shape_error("renew_ids", format!("{} ids where {} were", ids.len(), place.len())));
+        }
+        place.copy_from_slice(ids);
+        Ok(())
+    }
+
+    fn embed_ids(&self, table: &CpuTable, ids: &Vec<u32>) -> Result<CpuTensor, BackendError> {
         let mut values = Vec::with_capacity(ids.len() * table.columns);
         for &id in ids {
             let row = id as usize;
@@ -235,5 +335,60 @@ impl Backend for CpuBackend {
             return Err(shape_error("top_two", format!("{} columns have no second largest", x.columns)));
         }
         (0..x.rows).map(|row| super::top_two_of(x.row(row))).collect()
+    }
+
+    fn new_answer(&self, spec: AnswerSpec, table: &CpuTable) -> Result<CpuAnswer, BackendError> {
+        let vocabulary = table.table.shape().first().copied().unwrap_or(0);
+        if spec.tokens == 0 || spec.ids.is_empty() || spec.ids.end as usize > vocabulary {
+            let detail = format!("{} tokens among ids {:?} of {vocabulary}", spec.tokens, spec.ids);
+            return Err(shape_error("new_answer", detail));
+        }
+        Ok(CpuAnswer { spec, chosen: Vec::new(), row: None })
+    }
+
+    fn choose(
+        &self,
+        x: &CpuTensor,
+        head: &CpuLinear,
+        table: &CpuTable,
+        answer: &mut CpuAnswer,
+    ) -> Result<(), BackendError> {
+        let logits = self.linear(x, head, Activation::Identity)?;
+        let tops = self.top_two(&logits)?;
+        let ([top], true) = (tops.as_slice(), logits.columns == answer.spec.ids.len()) else {
+            let detail = format!("[{}, {}] for ids {:?}", logits.rows, logits.columns, answer.spec.ids);
+            return Err(shape_error("choose", detail));
+        };
+        // The head's columns are ids of a vocabulary far below u32::MAX.
+        let id = answer.spec.ids.start + top.index as u32;
+        answer.row = Some(self.embed(table, &[id])?);
+        if answer.chosen.len() == answer.spec.tokens {
+            answer.chosen.remove(0);
+        }
+        answer.chosen.push(*top);
+        Ok(())
+    }
+
+    fn tell(&self, answer: &mut CpuAnswer, table: &CpuTable, id: u32) -> Result<(), BackendError> {
+        answer.row = Some(self.embed(table, &[id])?);
+        Ok(())
+    }
+
+    fn chosen_row(&self, answer: &CpuAnswer) -> Result<CpuTensor, BackendError> {
+        answer.row.clone().ok_or_else(|| shape_error("chosen_row", "nothing was chosen".into()))
+    }
+
+    fn read_answer(&self, answer: &CpuAnswer) -> Result<Vec<Choice>, BackendError> {
+        let AnswerSpec { ids, end_id, centres, .. } = &answer.spec;
+        let choice = |top: &TopTwo| {
+            let id = ids.start + top.index as u32;
+            let bin = (end_id.saturating_sub(id + 1) as usize).min(centres.len().saturating_sub(1));
+            Choice { id, centre: centres.get(bin).copied(), margin: Some(top.margin()) }
+        };
+        Ok(answer.chosen.iter().map(choice).collect())
+    }
+
+    fn replay(&self, recording: &Self::Recording) -> Result<(), BackendError> {
+        match *recording {}
     }
 }

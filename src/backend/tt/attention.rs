@@ -7,7 +7,7 @@ use tt_metal::{Combine, Distribution, Format, HostArray, Layout, RopeOrder, Tens
 
 use super::form::{Form, LocalHeads, PADDING, column_of_head, head_spread, local_heads};
 use super::{BackendError, TtBackend, TtTensor, bucket, device, shape_error};
-use crate::backend::{CacheSpec, HeadShape};
+use crate::backend::{CacheSpec, HeadShape, Position};
 use crate::tensor::HostTensor;
 
 /// What masks a score: far below any score, and still finite in bf16.
@@ -24,6 +24,21 @@ pub struct TtCache {
     cosine: Tensor,
     sine: Tensor,
     /// Rows of the tables for the positions of the current pass: all layers turn by the same angles.
+    turn: Option<Turn>,
+    count: Option<Count>,
+}
+
+/// A position that the device counts by itself.
+struct Count {
+    /// Where counting begins: I32 and U32 `[1, 1, 1, 1]`.
+    begin: [Tensor; 2],
+    /// Where it stands.
+    at: [Tensor; 2],
+    /// Cosine and sine, row-major, for looking rows up.
+    tables: [Tensor; 2],
+    /// The host's copy of both numbers; only the first is true while recordings are replayed.
+    host: (usize, usize),
+    /// Angles of the current row.
     turn: Option<Turn>,
 }
 
@@ -76,7 +91,78 @@ impl TtCache {
         let layers = (0..spec.layers)
             .map(|_| Ok(Layer { keys: side()?, values: side()?, filled: 0 }))
             .collect::<Result<_, BackendError>>()?;
-        Ok(Self { spec, shape, spread, local, layers, cosine: table(f32::cos)?, sine: table(f32::sin)?, turn: None })
+        let (cosine, sine) = (table(f32::cos)?, table(f32::sin)?);
+        Ok(Self { spec, shape, spread, local, layers, cosine, sine, turn: None, count: None })
+    }
+
+    pub(super) fn seek(&mut self, backend: &TtBackend, position: usize) -> Result<(), BackendError> {
+        const OPERATION: &str = "seek";
+        let capacity = self.spec.capacity;
+        if position > capacity {
+            return Err(BackendError::Capacity { operation: OPERATION, position, capacity });
+        }
+        let failed = device(OPERATION);
+        // Positions of a cache were counted against its capacity, which both types hold.
+        let (signed, unsigned) = ([position as i32], [position as u32]);
+        let arrays = [(HostArray::i32(&signed, [1; 4]), Format::I32), (HostArray::u32(&unsigned, [1; 4]), Format::U32)];
+        let place = || -> Result<[Tensor; 2], BackendError> {
+            let [a, b] = arrays.map(|(array, format)| {
+                backend.mesh.upload(array, Distribution::Replicate, format, Layout::RowMajor).map_err(failed)
+            });
+            Ok([a?, b?])
+        };
+        let row_major = |table: &Tensor| table.convert(Format::Bf16, Layout::RowMajor).map_err(failed);
+        self.count = Some(Count {
+            begin: place()?,
+            at: place()?,
+            tables: [row_major(&self.cosine)?, row_major(&self.sine)?],
+            host: (position, position),
+            turn: None,
+        });
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<&mut Count, BackendError> {
+        self.count.as_mut().ok_or_else(|| shape_error("counted position", "no position was sought".into()))
+    }
+
+    pub(super) fn rewind(&mut self) -> Result<(), BackendError> {
+        let count = self.count()?;
+        for (begin, at) in count.begin.iter().zip(&count.at) {
+            begin.copy_to(at).map_err(device("rewind"))?;
+        }
+        (count.host.1, count.turn) = (count.host.0, None);
+        Ok(())
+    }
+
+    pub(super) fn advance(&mut self) -> Result<(), BackendError> {
+        let count = self.count()?;
+        for at in &count.at {
+            at.increment(1).map_err(device("advance"))?;
+        }
+        (count.host.1, count.turn) = (count.host.1 + 1, None);
+        Ok(())
+    }
+
+    /// Angles of the row where the device's count stands.
+    fn counted_turn(&mut self) -> Result<Turn, BackendError> {
+        let count = self.count()?;
+        if let Some(turn) = &count.turn {
+            return Ok(turn.clone());
+        }
+        let [place, row] = &count.at;
+        let [cosine, sine] =
+            [0, 1].map(|i| count.tables[i].embedding(row, Layout::Tile).map_err(device("causal_attention")));
+        let turn = Turn {
+            position: count.host.1,
+            rows: 1,
+            cosine: cosine?,
+            sine: sine?,
+            positions: vec![place.clone()],
+            mask: None,
+        };
+        count.turn = Some(turn.clone());
+        Ok(turn)
     }
 
     pub(super) fn read(&self, layer: usize) -> Result<(HostTensor, HostTensor), BackendError> {
@@ -155,9 +241,14 @@ impl TtCache {
         backend: &TtBackend,
         qkv: &TtTensor,
         layer: usize,
-        position: usize,
+        position: Position,
     ) -> Result<TtTensor, BackendError> {
         const OPERATION: &str = "causal_attention";
+        let (position, counted) = match position {
+            Position::At(position) => (position, false),
+            Position::Counted if qkv.rows == 1 => (self.count()?.host.1, true),
+            Position::Counted => return Err(shape_error(OPERATION, format!("{} counted rows", qkv.rows))),
+        };
         let CacheSpec { heads, kv_heads, head_dim, capacity, layers, .. } = self.spec;
         if qkv.columns != (heads + 2 * kv_heads) * head_dim || qkv.rows == 0 {
             let detail = format!("[{}, {}] for {heads} + 2 x {kv_heads} heads of {head_dim}", qkv.rows, qkv.columns);
@@ -175,9 +266,9 @@ impl TtCache {
         let form = Form::Heads { shape: self.shape, spread: self.spread };
         let laid = backend.in_form(qkv, form)?;
         // A first pass may bring rows that nobody sees; a later one would write them over its successors' places.
-        let laid = if position == 0 { laid } else { backend.shown(&laid)? };
+        let laid = if position == 0 && !counted { laid } else { backend.shown(&laid)? };
         let rows = laid.physical_rows();
-        let turn = self.turn(backend, position, rows)?;
+        let turn = if counted { self.counted_turn()? } else { self.turn(backend, position, rows)? };
         let failed = device(OPERATION);
         let compute = backend.attention_compute();
         let [q, k, v] = laid.one(OPERATION)?.split_heads(self.local.queries, self.local.groups).map_err(failed)?;
@@ -186,7 +277,7 @@ impl TtCache {
         let (q, k) = (turned(&q)?, turned(&k)?);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let Layer { keys, values, filled } = &mut self.layers[layer];
-        let out = if position == 0 && rows > 1 {
+        let out = if position == 0 && rows > 1 && !counted {
             keys.cache_fill(&k).map_err(device(OPERATION))?;
             values.cache_fill(&v).map_err(device(OPERATION))?;
             q.attention(&k, &v, None, true, scale, compute)

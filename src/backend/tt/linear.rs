@@ -4,9 +4,13 @@ use std::sync::OnceLock;
 
 use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions, Mesh, Tensor};
 
-use super::form::{Form, PADDING, multiple_of};
+use super::cache::Key;
+use super::form::{Form, PADDING, TILE, multiple_of};
 use super::{Activation, BackendError, LinearSource, TtBackend, TtTensor, device, shape_error};
 use crate::backend::{NormSource, Split, WeightRole};
+
+/// Outputs of a layer that one row of cores does: a column of tiles each.
+const NARROW: usize = 8 * TILE;
 
 /// A linear layer on the mesh.
 pub struct TtLinear {
@@ -100,7 +104,7 @@ impl TtLinear {
         };
         let scale = source.output_scale.as_ref().map(|scale| scale.to_f32());
         let host = Host { source: &source, stacked: &stacked, scale: scale.as_deref(), takes, gives };
-        let weights = (0..gives.parts()).map(|part| host.upload(&backend.mesh, part, super::format(precision.format)));
+        let weights = (0..gives.parts()).map(|part| host.upload(backend, part, super::format(precision.format)));
         Ok(Self {
             weights: weights.collect::<Result<_, _>>()?,
             inputs: *inputs,
@@ -122,6 +126,20 @@ impl TtLinear {
             let _ = self.unfolded.set(Box::new(plain));
         }
         self.unfolded.get().map(AsRef::as_ref).ok_or_else(|| shape_error("linear", "the layer was not kept".into()))
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Weight and arithmetic of a layer that a row of cores can do at once: one weight, whole on every chip, few outputs.
+    pub(super) fn narrow(&self) -> Option<(&Tensor, Compute)> {
+        let whole = self.takes == Form::Whole && self.gives == Form::Whole && self.scaled.is_none();
+        let fits = self.outputs.is_multiple_of(TILE) && self.inputs.is_multiple_of(TILE) && self.outputs <= NARROW;
+        match self.weights.as_slice() {
+            [(weight, None)] if whole && fits && self.format == Format::F32 => Some((weight, self.compute)),
+            _ => None,
+        }
     }
 
     pub(super) fn apply(
@@ -154,7 +172,7 @@ impl TtLinear {
         for (weight, bias) in &self.weights {
             let mut y = input.linear(weight, bias.as_ref(), options).map_err(device("linear"))?;
             if !alone {
-                y = y.all_reduce().map_err(device("linear"))?;
+                y = sum_over_chips(&y).map_err(device("linear"))?;
                 if self.product != self.format {
                     y = y.convert(self.format, Layout::Tile).map_err(device("linear"))?;
                 }
@@ -165,6 +183,18 @@ impl TtLinear {
             parts.push(y);
         }
         Ok(TtTensor { parts, form: self.gives, rows: x.rows, columns: self.outputs })
+    }
+}
+
+/// Sums over the chips. A single row fills one of a tile's 32: under another shape the same numbers fill whole tiles, and a
+/// 32nd of the bytes goes over the links.
+fn sum_over_chips(y: &Tensor) -> tt_metal::Result<Tensor> {
+    let dims = y.dims();
+    match dims {
+        [1, 1, 1, columns] if columns.is_multiple_of(TILE * TILE) => {
+            y.reshape([1, 1, TILE, columns / TILE])?.all_reduce()?.reshape(dims)
+        }
+        _ => y.all_reduce(),
     }
 }
 
@@ -179,10 +209,84 @@ struct Host<'a> {
 
 impl Host<'_> {
     /// The weight `[inputs, outputs]` and bias of one physical output tensor, in chip order.
-    fn upload(&self, mesh: &Mesh, part: usize, format: Format) -> Result<(Tensor, Option<Tensor>), BackendError> {
-        let Stacked { inputs, outputs, each } = self.stacked;
+    fn upload(
+        &self,
+        backend: &TtBackend,
+        part: usize,
+        format: Format,
+    ) -> Result<(Tensor, Option<Tensor>), BackendError> {
+        let mesh = &backend.mesh;
+        let Stacked { inputs, outputs, .. } = self.stacked;
         let rows = self.takes.maps(*inputs).swap_remove(0);
         let columns = self.gives.maps(*outputs).swap_remove(part);
+        let (height, width) = (rows.len(), columns.len());
+        let distribution = match (self.takes.spread(), self.gives.spread()) {
+            (1, 1) => Distribution::Replicate,
+            (1, _) => Distribution::Shard(3),
+            _ => Distribution::Shard(2),
+        };
+        let (operation, dims) = ("load_linear", [1, 1, height, width]);
+        let weight = match &backend.weight_cache {
+            None => {
+                mesh.upload(HostArray::f32(&self.values(&rows, &columns), dims), distribution, format, Layout::Tile)
+            }
+            Some(cache) => {
+                let chips = if distribution == Distribution::Replicate { 1 } else { mesh.chips() };
+                let length = packed_bytes(dims, distribution, chips, format);
+                let pack = || {
+                    let values = self.values(&rows, &columns);
+                    tt_metal::pack(mesh.provider(), HostArray::f32(&values, dims), distribution, chips, format)
+                };
+                let packed = cache.get(self.key(mesh, (&rows, &columns), (distribution, format)), length, pack);
+                packed.and_then(|packed| {
+                    mesh.upload(HostArray::packed(&packed, dims, format), distribution, format, Layout::Tile)
+                })
+            }
+        };
+        let weight = weight.map_err(device(operation))?;
+        let Some(bias) = self.source.bias.as_ref().map(|bias| bias.to_f32()) else { return Ok((weight, None)) };
+        let mut line: Vec<f32> = columns
+            .iter()
+            .map(|&output| match output {
+                PADDING => 0.0,
+                output => bias[output as usize] * self.scale.map_or(1.0, |scale| scale[output as usize]),
+            })
+            .collect();
+        let (dims, distribution) = if self.takes.spread() > 1 {
+            // Each chip adds its bias to its part of the sum: only the first has one.
+            let chips = self.takes.spread();
+            line.resize(chips * width, 0.0);
+            ([1, chips, 1, width], Distribution::Shard(1))
+        } else {
+            ([1, 1, 1, width], distribution)
+        };
+        // As precise as the destination register: a bias is a few bytes.
+        let bias = mesh.upload(HostArray::f32(&line, dims), distribution, Format::Bf16, Layout::Tile);
+        Ok((weight, Some(bias.map_err(device(operation))?)))
+    }
+
+    /// Everything that decides the packed bytes.
+    fn key(
+        &self,
+        mesh: &Mesh,
+        (rows, columns): (&[u32], &[u32]),
+        (distribution, format): (Distribution, Format),
+    ) -> Key {
+        let mut key = Key::new(mesh.provider_name(), mesh.chips());
+        key.add(format!("{distribution:?} {format}").as_bytes());
+        key.add(bytemuck::cast_slice(rows));
+        key.add(bytemuck::cast_slice(columns));
+        key.add(bytemuck::cast_slice(self.scale.unwrap_or_default()));
+        for weight in &self.source.weights {
+            key.add(format!("{:?} {:?}", weight.dtype(), weight.shape()).as_bytes());
+            key.add(weight.bytes());
+        }
+        key
+    }
+
+    /// The weight `[inputs, outputs]`, rows and columns as they lie on the chips.
+    fn values(&self, rows: &[u32], columns: &[u32]) -> Vec<f32> {
+        let Stacked { inputs, each, .. } = self.stacked;
         let (height, width) = (rows.len(), columns.len());
         let mut values = vec![0.0f32; height * width];
         // Logical output of each column, looked up weight by weight so that each is widened once.
@@ -204,35 +308,18 @@ impl Host<'_> {
             }
             first += count;
         }
-        let distribution = match (self.takes.spread(), self.gives.spread()) {
-            (1, 1) => Distribution::Replicate,
-            (1, _) => Distribution::Shard(3),
-            _ => Distribution::Shard(2),
-        };
-        let operation = "load_linear";
-        let weight = mesh
-            .upload(HostArray::f32(&values, [1, 1, height, width]), distribution, format, Layout::Tile)
-            .map_err(device(operation))?;
-        let Some(bias) = self.source.bias.as_ref().map(|bias| bias.to_f32()) else { return Ok((weight, None)) };
-        let mut line: Vec<f32> = columns
-            .iter()
-            .map(|&output| match output {
-                PADDING => 0.0,
-                output => bias[output as usize] * self.scale.map_or(1.0, |scale| scale[output as usize]),
-            })
-            .collect();
-        let (dims, distribution) = if self.takes.spread() > 1 {
-            // Each chip adds its bias to its part of the sum: only the first has one.
-            let chips = self.takes.spread();
-            line.resize(chips * width, 0.0);
-            ([1, chips, 1, width], Distribution::Shard(1))
-        } else {
-            ([1, 1, 1, width], distribution)
-        };
-        // As precise as the destination register: a bias is a few bytes.
-        let bias = mesh.upload(HostArray::f32(&line, dims), distribution, Format::Bf16, Layout::Tile);
-        Ok((weight, Some(bias.map_err(device(operation))?)))
+        values
     }
+}
+
+/// Bytes of what the provider packs: whole tiles, shard after shard.
+fn packed_bytes(dims: [usize; 4], distribution: Distribution, chips: usize, format: Format) -> usize {
+    let mut shard = dims;
+    if let Distribution::Shard(dim) = distribution {
+        shard[dim] /= chips.max(1);
+    }
+    let [a, b, rows, columns] = shard;
+    chips * a * b * rows.div_ceil(TILE) * columns.div_ceil(TILE) * format.tile_bytes()
 }
 
 impl TtNorm {

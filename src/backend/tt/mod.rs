@@ -4,8 +4,11 @@
 //! projector are computed on every chip unless the precision policy splits them. Everything a product or a norm depends
 //! on (fidelity, float32 sums, epsilon) is given with each call: TT-NN's defaults are never relied on.
 
+mod answer;
 mod attention;
+mod cache;
 mod form;
+mod image;
 mod linear;
 mod open;
 
@@ -15,11 +18,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tt_metal::{Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, Mesh, Tensor};
 
 use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
-use super::{Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchSource, TopTwo, WeightRole};
+use super::{
+    Activation, AnswerSpec, Backend, BackendError, CacheSpec, Choice, LinearSource, NormSource, PatchEmbeddingSource,
+    Pixels, Position, TopTwo, WeightRole,
+};
 use crate::tensor::HostTensor;
+pub use answer::TtAnswer;
 pub use attention::TtCache;
+pub use cache::{CacheCounts, WeightCache};
 use form::{Form, TILE};
 pub use form::{Placement, TILE as TILE_SIDE, cache_rows};
+pub use image::TtImage;
 pub use linear::{TtLinear, TtNorm};
 pub use open::{MeshKind, OpenError, Provider, open};
 
@@ -34,6 +43,50 @@ pub struct TtBackend {
     formats: Formats,
     /// How often a matrix went through the host to lie as the next operation needs it: never, on a model's way.
     detours: AtomicU64,
+    kernels: Kernels,
+    weight_cache: Option<WeightCache>,
+}
+
+/// Who cuts patches and chooses tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kernels {
+    /// Our own kernels, under `kernels/`.
+    #[default]
+    Custom,
+    /// TT-NN's operations and the host.
+    Ttnn,
+}
+
+impl std::str::FromStr for Kernels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "custom" => Ok(Self::Custom),
+            "ttnn" => Ok(Self::Ttnn),
+            other => Err(format!("kernels is '{other}'; use custom or ttnn")),
+        }
+    }
+}
+
+/// Token ids on the mesh.
+pub struct TtIds {
+    /// U32 `[1, 1, 1, n]` row-major, one or whole tiles of them.
+    ids: Tensor,
+    count: usize,
+    /// The largest of them.
+    largest: u32,
+}
+
+impl TtIds {
+    /// One id, or whole tiles of them.
+    fn padded(ids: &[u32]) -> Vec<u32> {
+        let mut padded = ids.to_vec();
+        if ids.len() != 1 {
+            padded.resize(ids.len().max(1).next_multiple_of(TILE), 0);
+        }
+        padded
+    }
 }
 
 /// The policy's formats of what flows, as the device names them.
@@ -119,7 +172,43 @@ impl TtBackend {
             cache: format(policy.cache),
             collectives: format(policy.collectives),
         };
-        Self { mesh, target, policy, formats, detours: AtomicU64::new(0) }
+        Self {
+            mesh,
+            target,
+            policy,
+            formats,
+            detours: AtomicU64::new(0),
+            kernels: Kernels::default(),
+            weight_cache: None,
+        }
+    }
+
+    /// The same with packed weights kept in a folder.
+    #[must_use]
+    pub fn with_weight_cache(self, cache: WeightCache) -> Self {
+        Self { weight_cache: Some(cache), ..self }
+    }
+
+    /// What the folder of packed weights has saved so far.
+    #[must_use]
+    pub fn weight_cache_counts(&self) -> CacheCounts {
+        self.weight_cache.as_ref().map(WeightCache::counts).unwrap_or_default()
+    }
+
+    /// The same with other kernels.
+    #[must_use]
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
+    }
+
+    /// What has gone between host and mesh so far.
+    #[must_use]
+    pub fn traffic(&self) -> tt_metal::Traffic {
+        self.mesh.traffic()
+    }
+
+    fn own_kernels(&self) -> bool {
+        self.kernels == Kernels::Custom
     }
 
     /// The precision policy.
@@ -261,7 +350,7 @@ impl TtBackend {
         tensor.convert(self.formats.stream, Layout::Tile).map_err(device("convert"))
     }
 
-    /// Parts of one width below each other, and `filler` rows of zeros.
+    /// Parts of one width below each other, and `filler` rows of anything.
     fn stack(&self, operation: &'static str, parts: &[&TtTensor], filler: usize) -> Result<TtTensor, BackendError> {
         let Some(first) = parts.first() else { return Err(shape_error(operation, "no matrices".into())) };
         let columns = first.columns;
@@ -275,8 +364,13 @@ impl TtBackend {
             tensors.push(self.in_stream(whole.one(operation)?)?);
         }
         if filler > 0 {
-            let zeros = self.mesh.zeros([1, 1, filler, columns], self.formats.stream, Layout::Tile);
-            tensors.push(zeros.map_err(device(operation))?);
+            // Rows that are there already fill up as well as zeros from the host, and can be recorded.
+            let there = tensors.iter().find(|part| part.dims()[2] >= filler);
+            let rows = match there {
+                Some(part) => part.slice([0; 4], [1, 1, filler, columns]),
+                None => self.mesh.zeros([1, 1, filler, columns], self.formats.stream, Layout::Tile),
+            };
+            tensors.push(rows.map_err(device(operation))?);
         }
         let joined = match tensors.as_slice() {
             [one] => one.clone(),
@@ -292,6 +386,11 @@ impl Backend for TtBackend {
     type Norm = TtNorm;
     type Table = TtTable;
     type Cache = TtCache;
+    type PatchEmbedding = TtLinear;
+    type Image = TtImage;
+    type Ids = TtIds;
+    type Answer = TtAnswer;
+    type Recording = tt_metal::Trace;
 
     fn name(&self) -> String {
         let chips = self.chips();
@@ -348,10 +447,24 @@ impl Backend for TtBackend {
         cache.read(layer)
     }
 
-    fn patches(&self, source: PatchSource<'_>) -> Result<TtTensor, BackendError> {
-        let (rows, columns, values) = super::patches::patches(source)?;
-        let part = self.put(&values, rows, columns, Format::Bf16)?;
-        Ok(TtTensor { parts: vec![part], form: Form::Whole, rows, columns })
+    fn load_patch_embedding(&self, source: PatchEmbeddingSource) -> Result<TtLinear, BackendError> {
+        TtLinear::new(self, image::folded(source)?)
+    }
+
+    fn image(&self, pixels: Pixels<'_>) -> Result<TtImage, BackendError> {
+        TtImage::new(self, pixels)
+    }
+
+    fn renew_image(&self, image: &mut TtImage, rgb: &[u8]) -> Result<(), BackendError> {
+        image.renew(rgb)
+    }
+
+    fn cut_patches(&self, image: &TtImage) -> Result<TtTensor, BackendError> {
+        image.cut(self)
+    }
+
+    fn embed_patches(&self, x: &TtTensor, layer: &TtLinear) -> Result<TtTensor, BackendError> {
+        layer.apply(self, x, Activation::Identity)
     }
 
     fn linear(&self, x: &TtTensor, layer: &TtLinear, activation: Activation) -> Result<TtTensor, BackendError> {
@@ -393,29 +506,52 @@ impl Backend for TtBackend {
         qkv: &TtTensor,
         cache: &mut TtCache,
         layer: usize,
-        position: usize,
+        position: Position,
     ) -> Result<TtTensor, BackendError> {
         cache.attend(self, qkv, layer, position)
     }
 
-    fn embed(&self, table: &TtTable, ids: &[u32]) -> Result<TtTensor, BackendError> {
-        const OPERATION: &str = "embed";
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= table.vocabulary) {
-            return Err(shape_error(OPERATION, format!("id {id} leaves a table of {} rows", table.vocabulary)));
-        }
-        // One id, or whole tiles of them.
-        let mut padded = ids.to_vec();
-        if ids.len() != 1 {
-            padded.resize(ids.len().max(1).next_multiple_of(TILE), 0);
-        }
+    fn seek(&self, cache: &mut TtCache, position: usize) -> Result<(), BackendError> {
+        cache.seek(self, position)
+    }
+
+    fn rewind(&self, cache: &mut TtCache) -> Result<(), BackendError> {
+        cache.rewind()
+    }
+
+    fn advance(&self, cache: &mut TtCache) -> Result<(), BackendError> {
+        cache.advance()
+    }
+
+    fn ids(&self, ids: &[u32]) -> Result<TtIds, BackendError> {
+        let padded = TtIds::padded(ids);
         let array = HostArray::u32(&padded, [1, 1, 1, padded.len()]);
-        let rows = self
-            .mesh
-            .upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor)
-            .and_then(|ids| table.table.embedding(&ids, Layout::Tile))
-            .map_err(device(OPERATION))?;
+        let tensor = self.mesh.upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor);
+        let largest = ids.iter().copied().max().unwrap_or(0);
+        Ok(TtIds { ids: tensor.map_err(device("ids"))?, count: ids.len(), largest })
+    }
+
+    fn renew_ids(&self, place: &mut TtIds, ids: &[u32]) -> Result<(), BackendError> {
+        const OPERATION: &str = "renew_ids";
+        if ids.len() != place.count {
+            return Err(shape_error(OPERATION, format!("{} ids where {} were", ids.len(), place.count)));
+        }
+        let padded = TtIds::padded(ids);
+        let array = HostArray::u32(&padded, place.ids.dims());
+        place.ids.write(array, Distribution::Replicate).map_err(device(OPERATION))?;
+        place.largest = ids.iter().copied().max().unwrap_or(0);
+        Ok(())
+    }
+
+    fn embed_ids(&self, table: &TtTable, ids: &TtIds) -> Result<TtTensor, BackendError> {
+        const OPERATION: &str = "embed";
+        if ids.largest as usize >= table.vocabulary {
+            let detail = format!("id {} leaves a table of {} rows", ids.largest, table.vocabulary);
+            return Err(shape_error(OPERATION, detail));
+        }
+        let rows = table.table.embedding(&ids.ids, Layout::Tile).map_err(device(OPERATION))?;
         let part = self.in_stream(&rows)?;
-        Ok(TtTensor { parts: vec![part], form: Form::Whole, rows: ids.len(), columns: table.columns })
+        Ok(TtTensor { parts: vec![part], form: Form::Whole, rows: ids.count, columns: table.columns })
     }
 
     fn concat_rows(&self, parts: &[&TtTensor]) -> Result<TtTensor, BackendError> {
@@ -458,5 +594,44 @@ impl Backend for TtBackend {
             return Err(shape_error("top_two", format!("{} columns have no second largest", x.columns)));
         }
         self.values(x)?.chunks_exact(x.columns).map(super::top_two_of).collect()
+    }
+
+    fn new_answer(&self, spec: AnswerSpec, table: &TtTable) -> Result<TtAnswer, BackendError> {
+        TtAnswer::new(self, spec, table)
+    }
+
+    fn choose(
+        &self,
+        x: &TtTensor,
+        head: &TtLinear,
+        table: &TtTable,
+        answer: &mut TtAnswer,
+    ) -> Result<(), BackendError> {
+        answer.choose(self, x, head, table)
+    }
+
+    fn tell(&self, answer: &mut TtAnswer, table: &TtTable, id: u32) -> Result<(), BackendError> {
+        answer.tell(self, table, id)
+    }
+
+    fn chosen_row(&self, answer: &TtAnswer) -> Result<TtTensor, BackendError> {
+        answer.row(self)
+    }
+
+    fn read_answer(&self, answer: &TtAnswer) -> Result<Vec<Choice>, BackendError> {
+        answer.read()
+    }
+
+    fn records(&self) -> bool {
+        true
+    }
+
+    fn record(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<Option<tt_metal::Trace>, BackendError> {
+        let (trace, done) = self.mesh.capture(|| Ok(work())).map_err(device("record"))?;
+        done.map(|()| Some(trace))
+    }
+
+    fn replay(&self, recording: &tt_metal::Trace) -> Result<(), BackendError> {
+        recording.run(false).map_err(device("replay"))
     }
 }
