@@ -293,7 +293,7 @@ mod tests {
             Intervention::OldObservation,
             Intervention::Exhausted,
         ];
-        assert_eq!(counts.late_results(), late.into_iter().map(|which| counts.get(which)).sum());
+        assert_eq!(counts.late_results(), late.into_iter().map(|which| counts.get(which)).sum::<u64>());
     }
 
     #[test]
