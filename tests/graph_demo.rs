@@ -90,7 +90,7 @@ fn the_demo_runs_and_sums_up() {
         let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("'{before}' is not in\n{text}"));
         rest.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
     };
-    assert!(number("images in") > 20 && number("inferences ") > 20 && number("commands out") > 200, "{text}");
+    assert!(number("images in") > 20 && number("inferences ") > 5 && number("commands out") > 200, "{text}");
     let golden = text.split("official code's: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     let (equal, of) = golden.split_once(" of ").unwrap();
     assert!(equal == of && equal != "0", "{golden}\n{text}");
