@@ -190,7 +190,15 @@ class Session:
         ) | parameters
         self.vla = Program("vla_node", [node_executable()], parameters)
         self.programs.append(self.vla)
-        self.until("the node is active", lambda: self.status is not None and STATES[self.status.state] in ("IDLE", "HOLDING", "FAULT"), parameters.get("load_timeout_s", 300.0))
+        self.until("the node is active", self._active, parameters.get("load_timeout_s", 300.0))
+
+    def _active(self):
+        if self.status is None:
+            return False
+        # It tries again and again; a folder or a contract that is wrong stays so.
+        if self.status.reason == Status.REASON_CONFIGURATION_INVALID:
+            raise SessionError(f"the node cannot be configured: {self.status.detail}")
+        return STATES[self.status.state] in ("IDLE", "HOLDING", "FAULT")
 
     def stop_node(self):
         status = self.vla.stop(self.turn)

@@ -87,6 +87,20 @@ class Demo(Marked):
             self.assertIn("interrupted", out)
             self.assertNotIn("Traceback", err)
 
+    def test_a_checkpoint_that_the_node_refuses_is_named_at_once(self):
+        begin = time.monotonic()
+        status, _, err = self.finish(self.start(ROOT / "tools/demo/tabletop", *GOLDEN[:-1], "no_such_key", "--episodes", "1"))
+        self.assertEqual(status, 1)
+        self.assertRegex(err.strip().splitlines()[-1], "^demo: vla_node ended with status 2; .*no_such_key")
+        with tempfile.TemporaryDirectory() as folder:
+            for path in pathlib.Path(GOLDEN[1]).iterdir():
+                if path.name != "model-00002-of-00002.safetensors":
+                    (pathlib.Path(folder) / path.name).symlink_to(path)
+            status, _, err = self.finish(self.start(ROOT / "tools/demo/tabletop", "--checkpoint", folder, *GOLDEN[2:], "--episodes", "1"))
+            self.assertEqual(status, 1)
+            self.assertRegex(err.strip().splitlines()[-1], "^demo: the node cannot be configured: .*model-00002-of-00002")
+        self.assertLess(time.monotonic() - begin, 100)
+
     def test_what_is_not_there_is_named(self):
         for arguments, words in (
             (["--checkpoint", "/no/such/folder"], "no checkpoint at /no/such/folder; train one"), ([*GOLDEN, "--tasks", "dance"], "'dance'"), ([*GOLDEN, "--episodes", "0"], "1..100"),
