@@ -267,6 +267,13 @@ impl Mesh {
         self.kernels.get(id).cloned()
     }
 
+    /// What stands for the compiled form of an operation: of programs that differ in their runtime arguments only, the first.
+    fn compiled(&self, op: Op) -> Op {
+        let Op::Program { id } = op else { return op };
+        let same = |known: &Arc<OwnedProgram>| self.kernels.get(id).is_some_and(|program| known.compiles_as(program));
+        Op::Program { id: self.kernels.iter().position(same).unwrap_or(id) }
+    }
+
     /// Where a tensor lies, or lay when a trace recorded it.
     pub(crate) fn recorded_address(&self, handle: u64) -> Option<u64> {
         let now = self.tensors.get(&handle).and_then(|tensor| tensor.block).map(|block| block.start);
@@ -304,7 +311,7 @@ impl Mesh {
             ensure!(!inputs[1..].contains(&inputs[0]), "{}: the target is also an input", op.name());
         }
         let outputs = op.check(&specs, self.chips())?;
-        let program = (op, specs);
+        let program = (self.compiled(op), specs);
         if self.capture.is_some() {
             if !self.programs.contains(&program) {
                 return Err(refusal(

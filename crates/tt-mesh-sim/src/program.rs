@@ -50,7 +50,30 @@ fn range([x0, y0, x1, y1]: [u32; 4]) -> abi::CoreRange {
     abi::CoreRange { x0, y0, x1, y1 }
 }
 
+impl OwnedKernel {
+    /// Whether one compiled kernel serves both: what is given to it at each launch, addresses among it, may differ.
+    fn compiles_as(&self, other: &Self) -> bool {
+        let Self { name, source, compile_args, accessors, runtime_args: _, runtime_arg_count, role, cores, compute } =
+            self;
+        *name == other.name
+            && *source == other.source
+            && *compile_args == other.compile_args
+            && *accessors == other.accessors
+            && *runtime_arg_count == other.runtime_arg_count
+            && *role == other.role
+            && *cores == other.cores
+            && *compute == other.compute
+    }
+}
+
 impl OwnedProgram {
+    /// Whether one compiled program serves both.
+    pub(crate) fn compiles_as(&self, other: &Self) -> bool {
+        self.buffers == other.buffers
+            && self.kernels.len() == other.kernels.len()
+            && self.kernels.iter().zip(&other.kernels).all(|(one, another)| one.compiles_as(another))
+    }
+
     /// Copies a program.
     ///
     /// # Safety

@@ -133,6 +133,31 @@ fn the_narrow_matmul_equals_the_linear_operation_bit_for_bit() {
     }
 }
 
+/// Its tensors lie elsewhere in the recording than in the run before it: addresses are runtime arguments, and compile nothing.
+#[test]
+fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
+    let mesh = mesh(Board::N300);
+    let w = random(&mesh, [1, 1, 128, 256], Format::Bf16, 6);
+    let multiply = |x: &Tensor, out: &Tensor| narrow_matmul(&mesh, x, &w, out, Compute::default());
+    let empty = || mesh.empty([1, 1, 1, 256], Format::F32, Layout::Tile).unwrap();
+    let (x, out) = (random(&mesh, [1, 1, 1, 128], Format::Bf16, 5), empty());
+    multiply(&x, &out).unwrap();
+    let (other_x, other_out) = (random(&mesh, [1, 1, 1, 128], Format::Bf16, 7), empty());
+    assert!(
+        x.address().unwrap() != other_x.address().unwrap() && out.address().unwrap() != other_out.address().unwrap()
+    );
+    let (trace, ()) = mesh.capture(|| multiply(&other_x, &other_out)).unwrap();
+    trace.run(true).unwrap();
+    let recorded = same_everywhere(&other_out);
+    multiply(&other_x, &out).unwrap();
+    assert_eq!(recorded, same_everywhere(&out));
+    // What is compiled in still counts: another depth is another program.
+    let (short, narrow) =
+        (random(&mesh, [1, 1, 1, 64], Format::Bf16, 5), random(&mesh, [1, 1, 64, 256], Format::Bf16, 6));
+    let refused = mesh.capture(|| narrow_matmul(&mesh, &short, &narrow, &other_out, Compute::default()));
+    assert!(refused.unwrap_err().to_string().contains("was not compiled before the capture"));
+}
+
 struct Head {
     logits: Tensor,
     centres: Tensor,
