@@ -66,7 +66,7 @@ class Lockstep:
         episode = Episode(
             seed=seed, task=task, target=scene.target, instruction=said, success=done, success_s=round(scene.time, 2) if done else None,
             done={c: [t for t in ("touch", "push", "pick") if scene.success(t, c)] for c in scene.colours}, first_touched=scene.first_touched, seconds=round(scene.time, 2),
-            path_length=round(scene.path_length, 4), tool_moved=round(farthest, 4), policy_hz=round(steps / took, 2), command_hz=0.0, ages_s=[], interventions={}, late_results=0,
+            path_length=round(scene.path_length, 4), tool_moved=round(farthest, 4), moved_later=0.0, policy_hz=round(steps / took, 2), command_hz=0.0, ages_s=[], interventions={}, late_results=0,
             peaks={}, command_timeouts=0, end_state="-", reasons=[],
         )
         return dataclasses.asdict(episode)

@@ -140,7 +140,7 @@ class Evaluation(Marked):
             self.assertIn(swapped["said"], swapped["instruction"])
             self.assertNotEqual(swapped["said"], swapped["named_before"])
             for row in ("no-instruction", "dark"):
-                self.assertLess(episodes[row]["tool_moved"], table.STILL)
+                self.assertLess(episodes[row]["moved_later"], table.STILL)
             self.assertLessEqual(episodes["random-weights"]["peaks"]["linear_speed"], 0.25 + 1e-9)
 
     @unittest.skipUnless(has_node(), "the node is not built")
@@ -186,7 +186,7 @@ class Statistics(unittest.TestCase):
 
     def test_pairs_compare_equal_seeds_only(self):
         def episode(variant, seed, success):
-            return dict(row="policy", variant=variant, task="touch", seed=seed, success=success, tool_moved=0.1)
+            return dict(row="policy", variant=variant, task="touch", seed=seed, success=success, tool_moved=0.1, moved_later=0.1)
 
         found = table.groups([episode("cpu", s, s != 1) for s in range(4)] + [episode("sim:n300/bf16", s, s != 2) for s in range(1, 6)])
         _, rows = table.pairs(found)

@@ -7,6 +7,7 @@ from intervals import mcnemar, median, percentile, wilson
 # What shapes a wish that is not itself too fast is no intervention worth a row: every start from rest is smoothed.
 SMOOTHING = ("acceleration", "jerk", "ramp_down", "gripper_range")
 STILL = 0.005  # a tool that moved less than this did not move [m]
+# Without images the node stops within 0.89 s (SAFETY.md): what moves later than 1 s after the start of such an episode counts.
 MUST_NOT_MOVE = ("frozen", "dark", "no-instruction")
 
 
@@ -29,14 +30,15 @@ def groups(episodes):
 
 def good(episode):
     """Whether it went as this row wants it: the task done, or for rows in which nothing may move, nothing moved."""
-    return episode["tool_moved"] < STILL if episode["row"] in MUST_NOT_MOVE else episode["success"]
+    return episode["moved_later"] < STILL if episode["row"] in MUST_NOT_MOVE else episode["success"]
 
 
 def lines_of(found):
     rows = []
     for (row, variant, task), episodes in found.items():
         done = [e for e in episodes if e["success"]]
-        ages = [age for e in episodes for age in e["ages_s"]]
+        # In rows without news the stream goes on with zeros, whose age says nothing.
+        ages = [age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE]
         seconds = sum(e["seconds"] for e in episodes)
         shaped = sum(n for e in episodes for name, n in e["interventions"].items() if name not in SMOOTHING)
         rates = [e["policy_hz"] for e in episodes if e["policy_hz"]]
@@ -56,7 +58,7 @@ HEADER = [
     "row", "on", "task", "as wished [95 %]", "time [s]", "path [m]", "moved [m]", "shaped [1/s]", "policy [Hz]", "age p50 [ms]", "age p99 [ms]", "speed max", "accel max", "faults",
 ]
 LEGEND = f"""\
-as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm. Wilson's 95 % interval.
+as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm from 1 s after the start on. Wilson's 95 % interval.
 time: to success; path: of the tool, over successes when there are any; moved: farthest from its start. Medians.
 shaped: periods per second in which the safety layer changed a command (envelope, step cap, workspace, velocity, gripper; not the smoothing of starts and stops).
 age: from an image's stamp to the stamp of the first command that follows from it. speed [m/s], accel [m/s2]: largest commanded, measured at the robot.
