@@ -27,6 +27,7 @@ demo-golden: node ## the node alone on random weights: camera images and an inst
 	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/demo/run
 
 sim-eval: node ## success rates on the simulated robot; ARGS="--seeds 20 --on cpu --on sim:n300/bf16"
+	@case "$(ARGS)" in *sim:*) cargo build --release -p tt-mesh-sim ;; esac
 	@tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/sim_eval/run --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS)
 
 sim: ## set up the simulated robot (a second time does nothing)
