@@ -75,7 +75,8 @@ impl Bench {
                 })
                 .collect();
             let info = policy.info();
-            let mut result = json!({"device": info.device, "repeats": self.repeats, "milliseconds": stages});
+            let mut result =
+                json!({"device": info.device, "repeats": self.repeats, "token_ids": tokens, "milliseconds": stages});
             if drafts {
                 result["draft"] = json!({"offered": counts.offered, "accepted": counts.accepted});
             }
