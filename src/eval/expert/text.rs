@@ -72,10 +72,10 @@ pub fn lines(report: &ExpertReport) -> Vec<String> {
 }
 
 /// Quantity with its unit of time, what was asked, the limit, the largest command.
-pub(super) fn rows<'a>(
-    motion: &'a Motion,
-    limit: &Bounds,
-) -> [((&'static str, &'static str), Option<&'a Percentiles>, f64, f64); 3] {
+pub(super) type Row<'a> = ((&'static str, &'static str), Option<&'a Percentiles>, f64, f64);
+
+/// Velocity, acceleration and jerk.
+pub(super) fn rows<'a>(motion: &'a Motion, limit: &Bounds) -> [Row<'a>; 3] {
     [
         (("velocity", "s"), motion.asked_velocity.as_ref(), limit.velocity, motion.commanded.velocity),
         (("acceleration", "s2"), motion.asked_acceleration.as_ref(), limit.acceleration, motion.commanded.acceleration),
