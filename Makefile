@@ -63,7 +63,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim build install log
+	@rm -rf .ros .sim .train build install log
 
 cargo:
 	@command -v cargo >/dev/null || { echo "make: cargo not found: install Rust 1.89 or newer (rustup) and open a new shell" >&2; exit 1; }

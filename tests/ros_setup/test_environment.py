@@ -71,7 +71,7 @@ class SetUp(unittest.TestCase):
     def test_unusable_python_is_named_in_one_line(self):
         # A copy of the scripts with nothing built: the check must come before any download.
         with tempfile.TemporaryDirectory() as folder:
-            done = shell(f"mkdir {folder}/tools && cp -r tools/ros {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
+            done = shell(f"mkdir {folder}/tools && cp -r tools/ros tools/setup.sh {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
                          OPENVLA_PYTHON="/no/such/python", OPENVLA_ROS="private")
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^tools/ros/setup: no Python 3.10 to 3.13 .*\(tried /no/such/python\).*\n$")
