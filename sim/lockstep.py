@@ -49,16 +49,17 @@ class Lockstep:
                     return np.array(action.action)
         raise SessionError(f"no action for an image within {patience:g} s; the node says {self.session.said()}")
 
-    def run(self, scene, seed, task, instruction=None, judge=None, seconds=10.0, latency=0.1):
-        """One episode on `scene`, as Session.run returns it; `judge(scene)` says when it is done."""
+    def run(self, scene, seed, task, instruction=None, judge=None, seconds=10.0, latency=0.1, blind=False):
+        """One episode on `scene`, as Session.run returns it; `judge(scene)` says when it is done. `blind`: the policy is shown the first picture throughout."""
         judge = judge or (lambda scene: scene.success())
         scene.reset(seed, task=task)
         said = scene.instruction if instruction is None else instruction(scene)
         self.say(said)
         tracking, begin, steps = NodeTracking(scene, latency), time.monotonic(), 0
         start, farthest = scene.ee_pose()[0], 0.0
+        pixels = scene.render().copy()
         while scene.time < seconds and not judge(scene):
-            tracking.step(self.ask(scene.render()))
+            tracking.step(self.ask(pixels if blind else scene.render()))
             steps += 1
             farthest = max(farthest, float(np.linalg.norm(scene.ee_pose()[0] - start)))
         done = bool(judge(scene))

@@ -38,6 +38,8 @@ LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # live: as it should be. still: the first picture again and again with new stamps. frozen: the same with its old stamp. off: no images.
 CAMERAS = ("live", "still", "frozen", "off")
+# What ~/episode understands; `camera` is in force from `camera_from_s` of the episode's time on, before that the camera is live.
+EPISODE_KEYS = ("seed", "task", "block", "bowl", "instruction", "camera", "camera_from_s")
 
 # name: default, least, greatest or None, what it is
 PARAMETERS = {
@@ -128,9 +130,9 @@ class TabletopPeer:
         """Starts an episode; refuses what it does not understand and leaves the present one as it is then."""
         if not isinstance(wanted, dict):
             raise Refused(f"an episode is a JSON object, not {type(wanted).__name__}")
-        unknown = wanted.keys() - {"seed", "task", "block", "bowl", "instruction", "camera"}
+        unknown = wanted.keys() - set(EPISODE_KEYS)
         if unknown:
-            raise Refused(f"unknown: {', '.join(sorted(map(str, unknown)))}; known: seed, task, block, bowl, instruction, camera")
+            raise Refused(f"unknown: {', '.join(sorted(map(str, unknown)))}; known: {', '.join(EPISODE_KEYS)}")
         seed, camera, instruction = wanted.get("seed", self.scene.seed + 1), wanted.get("camera", "live"), wanted.get("instruction")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**53:
             raise Refused(f"seed: {seed!r} is no integer from 0 to 2^53")
@@ -138,11 +140,14 @@ class TabletopPeer:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
         if instruction is not None and not isinstance(instruction, str):
             raise Refused(f"instruction: {instruction!r} is no text")
+        camera_from = wanted.get("camera_from_s", 0.0)
+        if isinstance(camera_from, bool) or not isinstance(camera_from, (int, float)) or not 0 <= camera_from <= 3600:
+            raise Refused(f"camera_from_s: {camera_from!r} is no number from 0 to 3600")
         try:
             self.scene.reset(seed, task=wanted.get("task") or None, block=wanted.get("block") or None, bowl=wanted.get("bowl") or None)
         except (ValueError, TypeError) as error:
             raise Refused(str(error)) from None
-        self.camera, self.picture = camera, None
+        self.camera, self.camera_from, self.picture = camera, camera_from, None
         self.episode += 1
         self.arm.new_episode()
         self.arm.gripper = 1.0
@@ -240,13 +245,15 @@ class TabletopPeer:
         self.joint_states.publish(joints)
 
     def publish_image(self):
-        if self.camera == "off":
+        # Simulated time is a sum of steps: a little less than what it should be counts too.
+        camera = self.camera if self.camera_from <= self.scene.time + 1e-9 else "live"
+        if camera == "off":
             return
-        if self.camera == "frozen" and self.picture is not None:
+        if camera == "frozen" and self.picture is not None:
             self.image.publish(self.picture)
             return
         stamp = self.stamp()  # of the state that is drawn, not of the end of drawing
-        if self.camera == "live" or self.picture is None:
+        if camera == "live" or self.picture is None:
             pixels = self.scene.render()
             self.picture = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
             self.picture.header.frame_id = "camera"

@@ -29,10 +29,6 @@ RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
 
 
-# From the loss of the camera to standstill the node promises 0.89 s (SAFETY.md); after this time nothing may move without images.
-LATER_S = 1.0
-
-
 class SessionError(RuntimeError):
     """Something that was started does not do what it should; the text says what and where its log is."""
 
@@ -121,7 +117,7 @@ class Episode:
     seconds: float
     path_length: float
     tool_moved: float
-    moved_later: float  # farthest from where the tool was LATER_S after motion was allowed
+    moved_later: float  # farthest from where the tool was `later_s` after motion was allowed
     policy_hz: float
     command_hz: float
     ages_s: list  # from an image's stamp to the first command that follows from it
@@ -284,16 +280,19 @@ class Session:
                 self.turn()
         raise SessionError(f"the node cannot be reset: {self.said()}")
 
-    def run(self, seed, task=None, block=None, bowl=None, instruction=None, camera="live", seconds=10.0, judge=None):
-        """One episode: a new scene, the arm enabled, until `judge(state)` (the task is done) or the time is over."""
+    def run(self, seed, task=None, block=None, bowl=None, instruction=None, camera="live", camera_from_s=0.0, seconds=10.0, wait_s=0.0, later_s=1.0, judge=None):
+        """One episode: a new scene, `wait_s` of nothing, the arm enabled, until `judge(state)` (the task is done) or the time is over."""
         judge = judge or (lambda state: state["success"])
         self.at_rest()
-        self.new_scene(seed=seed, task=task, block=block, bowl=bowl, instruction=instruction, camera=camera)
+        self.new_scene(seed=seed, task=task, block=block, bowl=bowl, instruction=instruction, camera=camera, camera_from_s=camera_from_s)
         said = (self.state["instruction"] if instruction is None else instruction).strip()
         if said:
             self.until("the node has the instruction", lambda: self.status.instruction.lower() == said.lower())
         else:
             self.until("the node has no instruction", lambda: not self.status.instruction)
+        end = time.monotonic() + wait_s
+        while time.monotonic() < end:
+            self.turn()
         before = dict(zip(self.status.intervention_names, self.status.interventions))
         late, tool = self.status.late_results, self.state["tool"]
         self.actions, self.twists, self.reasons = [], [], []
@@ -305,7 +304,7 @@ class Session:
                 program.check()
             self.turn()
             moved = max(moved, math.dist(tool, self.state["tool"]))
-            if LATER_S < time.monotonic() - begin:
+            if later_s < time.monotonic() - begin:
                 later = later or self.state["tool"]
                 moved_later = max(moved_later, math.dist(later, self.state["tool"]))
             if STATES[self.status.state] == "FAULT" and enabled:

@@ -165,7 +165,7 @@ class Robot(unittest.TestCase):
         state = self.episode(seed=8, task="touch")
         for wanted, words in (
             ({"seed": -1}, "seed: -1"), ({"seed": True}, "seed: True"), ({"task": "dance"}, "'dance'"), ({"block": "pink"}, "'pink'"), ({"sed": 3}, "unknown: sed"),
-            ({"camera": "lost"}, "camera: 'lost'"), ({"task": 7}, "7"), ({"block": ["red"]}, "red"),
+            ({"camera": "lost"}, "camera: 'lost'"), ({"camera_from_s": -1}, "camera_from_s: -1"), ({"camera_from_s": True}, "camera_from_s: True"), ({"task": 7}, "7"), ({"block": ["red"]}, "red"),
         ):
             with self.assertRaises(SessionError) as raised:
                 self.session.new_scene(**wanted)
@@ -178,8 +178,8 @@ class Robot(unittest.TestCase):
         self.assertEqual((self.session.state["seed"], self.session.state["instruction"]), (state["seed"], state["instruction"]))
 
     def test_the_camera_can_stand_still_freeze_and_go_dark(self):
-        def images(camera):
-            self.session.new_scene(seed=9, camera=camera)
+        def images(camera, begins=0.0):
+            self.session.new_scene(seed=9, camera=camera, camera_from_s=begins)
             self.heard["image"] = []
             t = self.session.state["time_s"]
             self.session.until("half a second", lambda: self.session.state["time_s"] > t + 0.6)
@@ -189,6 +189,11 @@ class Robot(unittest.TestCase):
         self.assertEqual(len({pixels for pixels, _ in images("still")}), 1)
         self.assertEqual(len({stamp for _, stamp in images("frozen")}), 1)
         self.assertEqual(images("off"), [])
+        # Live at first, as a camera that is lost in the middle of a motion: of six images (in simulated time) three are left, or three with one stamp.
+        self.assertLess(len(images("off", 0.3)), 4)
+        stamps = [stamp for _, stamp in images("frozen", 0.3)]
+        self.assertEqual(len(set(stamps[-3:])), 1)
+        self.assertEqual(self.session.state["camera"], "frozen")
 
 
 class Starting(unittest.TestCase):

@@ -2,63 +2,22 @@
 
 import json
 import math
-import os
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
 from PIL import Image
-from session import ROOT, SessionError, node_executable
+from programs import Marked, has_node
+from session import ROOT
 
 sys.path.insert(0, str(ROOT / "tools/sim_eval"))
 import intervals  # noqa: E402
 import table  # noqa: E402
 
-MARK = "OPENVLA_TT_SIM_TEST"
 GOLDEN = ["--checkpoint", str(ROOT / "tests/data/openvla_tiny/ckpt"), "--contract", str(ROOT / "config/checkpoints/openvla_tiny.yaml"), "--unnorm-key", "bridge_orig"]
-
-
-def has_node():
-    try:
-        return bool(node_executable())
-    except SessionError:
-        return False
-
-
-def alive(mark):
-    """Processes that have inherited the mark."""
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
-        except OSError:
-            continue
-    return found
-
-
-class Marked(unittest.TestCase):
-    def start(self, *command):
-        self.mark = f"{os.getpid()}-{self.id()}"
-        environment = os.environ | {MARK: self.mark}
-        return subprocess.Popen([sys.executable, *map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def finish(self, process, seconds=120):
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        # A child may take a moment to vanish after its parent has reaped it.
-        end = time.monotonic() + 5
-        while alive(self.mark) and time.monotonic() < end:
-            time.sleep(0.05)
-        self.assertEqual(alive(self.mark), [])
-        return process.returncode, out, err
 
 
 @unittest.skipUnless(has_node(), "the node is not built")
@@ -131,7 +90,7 @@ class Evaluation(Marked):
     @unittest.skipUnless(has_node(), "the node is not built")
     def test_rows_on_the_node(self):
         with tempfile.TemporaryDirectory() as folder:
-            rows = "random-weights,swapped,no-instruction,dark"
+            rows = "random-weights,swapped,no-instruction,dark,frozen"
             status, out, err = self.evaluate("--rows", rows, "--tasks", "push", "--seeds", "1", "--seconds", "2", "--decode", "full", "--out", folder, *GOLDEN)
             self.assertEqual(status, 0, err + out)
             episodes = {e["row"]: e for e in map(json.loads, (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines())}
@@ -139,8 +98,8 @@ class Evaluation(Marked):
             swapped = episodes["swapped"]
             self.assertIn(swapped["said"], swapped["instruction"])
             self.assertNotEqual(swapped["said"], swapped["named_before"])
-            for row in ("no-instruction", "dark"):
-                self.assertLess(episodes[row]["moved_later"], table.STILL)
+            for row in ("no-instruction", "dark", "frozen"):
+                self.assertLess(episodes[row]["tool_moved"], table.STILL)
             self.assertLessEqual(episodes["random-weights"]["peaks"]["linear_speed"], 0.25 + 1e-9)
 
     @unittest.skipUnless(has_node(), "the node is not built")
@@ -186,11 +145,22 @@ class Statistics(unittest.TestCase):
 
     def test_pairs_compare_equal_seeds_only(self):
         def episode(variant, seed, success):
-            return dict(row="policy", variant=variant, task="touch", seed=seed, success=success, tool_moved=0.1, moved_later=0.1)
+            return dict(row="swapped", variant=variant, task="touch", seed=seed, success=success, tool_moved=0.1, moved_later=0.1)
 
         found = table.groups([episode("cpu", s, s != 1) for s in range(4)] + [episode("sim:n300/bf16", s, s != 2) for s in range(1, 6)])
         _, rows = table.pairs(found)
-        self.assertEqual(rows, [["touch", "cpu", "sim:n300/bf16", "3", "1", "1", "1", "1.00"]])
+        self.assertEqual(rows, [["swapped", "touch", "cpu", "sim:n300/bf16", "3", "1", "1", "1", "1.00"]])
+
+    def test_each_row_is_judged_by_what_it_is_about(self):
+        def good(row, success, moved, later):
+            return table.good(dict(row=row, success=success, tool_moved=moved, moved_later=later))
+
+        self.assertTrue(good("policy", True, 0.3, 0.3) and not good("policy", False, 0.3, 0.0))
+        for row in table.MUST_NOT_MOVE:
+            self.assertTrue(good(row, False, 0.004, 0.0) and not good(row, True, 0.006, 0.0), row)
+        # An arm that never moved did not stop either.
+        for row in table.MUST_STOP:
+            self.assertTrue(good(row, False, 0.1, 0.004) and not good(row, False, 0.1, 0.006) and not good(row, False, 0.0, 0.0), row)
 
 
 if __name__ == "__main__":

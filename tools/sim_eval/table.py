@@ -6,9 +6,13 @@ from intervals import mcnemar, median, percentile, wilson
 
 # What shapes a wish that is not itself too fast is no intervention worth a row: every start from rest is smoothed.
 SMOOTHING = ("acceleration", "jerk", "ramp_down", "gripper_range")
+PAIRED = ("policy", "swapped", "first-picture")  # rows that every device and precision runs, with the same seeds
 STILL = 0.005  # a tool that moved less than this did not move [m]
-# Without images the node stops within 0.89 s (SAFETY.md): what moves later than 1 s after the start of such an episode counts.
-MUST_NOT_MOVE = ("frozen", "dark", "no-instruction")
+# Rows in which nothing may ever move, and rows in which it must come to a stand and stay so: from `later_s` of the episode on (STOPPED_AFTER_S).
+MUST_NOT_MOVE = ("no-instruction", "dark", "frozen")
+MUST_STOP = ("dropout", "still")
+# The camera is lost 1.2 s after the start at the latest and the node promises to stand 0.89 s later; an unchanged picture needs 5 cm of motion to be noticed (SAFETY.md).
+STOPPED_AFTER_S = 2.5
 
 
 def number(value, form):
@@ -29,16 +33,20 @@ def groups(episodes):
 
 
 def good(episode):
-    """Whether it went as this row wants it: the task done, or for rows in which nothing may move, nothing moved."""
-    return episode["moved_later"] < STILL if episode["row"] in MUST_NOT_MOVE else episode["success"]
+    """Whether it went as this row wants it: the task done; nothing moved; or it moved and came to a stand."""
+    if episode["row"] in MUST_NOT_MOVE:
+        return episode["tool_moved"] < STILL
+    if episode["row"] in MUST_STOP:
+        return episode["moved_later"] < STILL <= episode["tool_moved"]
+    return episode["success"]
 
 
 def lines_of(found):
     rows = []
     for (row, variant, task), episodes in found.items():
         done = [e for e in episodes if e["success"]]
-        # In rows without news the stream goes on with zeros, whose age says nothing.
-        ages = [age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE]
+        # Where images end, the stream goes on with zeros, whose age says nothing.
+        ages = [age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE + MUST_STOP]
         seconds = sum(e["seconds"] for e in episodes)
         shaped = sum(n for e in episodes for name, n in e["interventions"].items() if name not in SMOOTHING)
         rates = [e["policy_hz"] for e in episodes if e["policy_hz"]]
@@ -58,7 +66,8 @@ HEADER = [
     "row", "on", "task", "as wished [95 %]", "time [s]", "path [m]", "moved [m]", "shaped [1/s]", "policy [Hz]", "age p50 [ms]", "age p99 [ms]", "speed max", "accel max", "faults",
 ]
 LEGEND = f"""\
-as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm from 1 s after the start on. Wilson's 95 % interval.
+as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm; in {", ".join(MUST_STOP)}: it moved, and stood still from {STOPPED_AFTER_S:g} s after the start on.
+first-picture: simulated time goes on, the policy is shown the first picture again and again; what is left is what it does blindly. Wilson's 95 % intervals.
 time: to success; path: of the tool, over successes when there are any; moved: farthest from its start. Medians.
 shaped: periods per second in which the safety layer changed a command (envelope, step cap, workspace, velocity, gripper; not the smoothing of starts and stops).
 age: from an image's stamp to the stamp of the first command that follows from it. speed [m/s], accel [m/s2]: largest commanded, measured at the robot.
@@ -76,18 +85,21 @@ def plain(header, rows):
 
 
 def pairs(found):
-    """Each variant of `policy` against the first one, over the seeds that both have run."""
-    names = list(dict.fromkeys(variant for row, variant, _ in found if row == "policy"))
+    """Each variant of a row against the first one, over the seeds that both have run."""
     rows = []
-    for other in names[1:]:
-        for task in dict.fromkeys(task for row, variant, task in found if row == "policy" and variant == other):
-            first = {e["seed"]: e["success"] for e in found.get(("policy", names[0], task), [])}
-            second = {e["seed"]: e["success"] for e in found[("policy", other, task)]}
-            both = first.keys() & second.keys()
-            only_first = sum(first[s] and not second[s] for s in both)
-            only_second = sum(second[s] and not first[s] for s in both)
-            rows.append([task, names[0], other, str(len(both)), str(sum(first[s] and second[s] for s in both)), str(only_first), str(only_second), f"{mcnemar(only_first, only_second):.2f}"])
-    return ["task", "first", "second", "pairs", "both", "only first", "only second", "p (McNemar)"], rows
+    for row in PAIRED:
+        names = list(dict.fromkeys(variant for name, variant, _ in found if name == row))
+        for other in names[1:]:
+            for task in dict.fromkeys(task for name, variant, task in found if name == row and variant == other):
+                first = {e["seed"]: e["success"] for e in found.get((row, names[0], task), [])}
+                second = {e["seed"]: e["success"] for e in found[(row, other, task)]}
+                both = first.keys() & second.keys()
+                only_first = sum(first[s] and not second[s] for s in both)
+                only_second = sum(second[s] and not first[s] for s in both)
+                if both:
+                    counts = len(both), sum(first[s] and second[s] for s in both), only_first, only_second
+                    rows.append([row, task, names[0], other, *map(str, counts), f"{mcnemar(only_first, only_second):.2f}"])
+    return ["row", "task", "first", "second", "pairs", "both", "only first", "only second", "p (McNemar)"], rows
 
 
 def report(episodes, write=plain):
