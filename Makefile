@@ -10,12 +10,12 @@ NODE := $(abspath $(TARGET_DIR)/release/vla_node)
 DEMO_CHECKPOINT ?= models/tabletop
 ARGS ?=
 
-.PHONY: help demo demo-golden test check sanitize bench ros sim sim-eval build node soak clean cargo
+.PHONY: help demo demo-golden test check sanitize bench ros sim sim-eval provider train build node soak clean cargo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node ## a trained policy drives a simulated robot: instructions at random, live, about a minute
+demo: node provider ## a trained policy drives a simulated robot: instructions at random, live, about 40 s
 	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
 	    tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/demo/tabletop --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS); \
 	else \
@@ -26,9 +26,15 @@ demo: node ## a trained policy drives a simulated robot: instructions at random,
 demo-golden: node ## the node alone on random weights: camera images and an instruction in, commands out, 20 s
 	@tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/demo/run
 
-sim-eval: node ## success rates on the simulated robot; ARGS="--seeds 20 --on cpu --on sim:n300/bf16"
-	@case "$(ARGS)" in *sim:*) cargo build --release -p tt-mesh-sim ;; esac
+sim-eval: node provider ## success rates on the simulated robot; ARGS="--seeds 20 --on cpu --on sim:n300/bf16"
 	@tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)" tools/sim_eval/run --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS)
+
+# The simulated mesh, when ARGS name one.
+provider: cargo
+	@case "$(ARGS)" in *sim:*) cargo build --release -p tt-mesh-sim ;; esac
+
+train: ## train the tabletop policy anew in target/train; goes on where it was stopped, about an hour on two cores
+	@tools/train_demo/run --out target/train $(ARGS)
 
 sim: ## set up the simulated robot (a second time does nothing)
 	@tools/sim/setup

@@ -4,13 +4,13 @@ What a policy or a number format is worth, without what the machine's load or an
 (tabletop.NodeTracking stands in for it) and every action is `latency` old in simulated time; `Session.run` has both as they are.
 """
 
-import dataclasses
 import time
 
 import numpy as np
+from episode import Episode
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
-from session import LATCHED, Episode, SessionError
+from session import LATCHED, SessionError
 from std_msgs.msg import String
 from tabletop import NodeTracking
 
@@ -64,10 +64,8 @@ class Lockstep:
             farthest = max(farthest, float(np.linalg.norm(scene.ee_pose()[0] - start)))
         done = bool(judge(scene))
         took = time.monotonic() - begin
-        episode = Episode(
-            seed=seed, task=task, target=scene.target, instruction=said, success=done, success_s=round(scene.time, 2) if done else None,
-            done={c: [t for t in ("touch", "push", "pick") if scene.success(t, c)] for c in scene.colours}, first_touched=scene.first_touched, seconds=round(scene.time, 2),
-            path_length=round(scene.path_length, 4), tool_moved=round(farthest, 4), moved_later=0.0, policy_hz=round(steps / took, 2), command_hz=0.0, ages_s=[], interventions={}, late_results=0,
-            peaks={}, command_timeouts=0, end_state="-", reasons=[],
+        return Episode(
+            seed=seed, task=task, target=scene.target, instruction=said, success=done, success_s=round(scene.time, 2) if done else None, seconds=round(scene.time, 2),
+            path_length=round(scene.path_length, 4), tool_moved=round(farthest, 4), first_touched=scene.first_touched,
+            done={c: [t for t in ("touch", "push", "pick") if scene.success(t, c)] for c in scene.colours}, policy_hz=round(steps / took, 2),
         )
-        return dataclasses.asdict(episode)

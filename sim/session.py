@@ -1,7 +1,6 @@
 """The node and the simulated robot, each in a process of its own, and an rclpy peer that runs episodes on them: for the demo, the evaluation and the tests."""
 
 import ctypes
-import dataclasses
 import json
 import math
 import os
@@ -14,6 +13,7 @@ import time
 
 import numpy as np
 import rclpy
+from episode import Episode
 from geometry_msgs.msg import TwistStamped
 from openvla_tt_msgs.msg import Action, Status
 from rclpy.executors import SingleThreadedExecutor
@@ -26,6 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+DRIVER_PERIOD_S = 0.02  # of the simulated arm's driver, sim/peer.py
 STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
 
 
@@ -98,35 +99,11 @@ class SceneView:
     def targets(self):
         return {colour: np.array(place) for colour, place in self.state["blocks"].items()}
 
+    def bowl_places(self):
+        return {colour: np.array(place) for colour, place in self.state.get("bowls", {}).items()}
+
     def gripper_opening(self):
         return self.state["gripper"]
-
-
-@dataclasses.dataclass
-class Episode:
-    """How an episode went, as measured at the robot and on the graph. Times in seconds, lengths in metres."""
-
-    seed: int
-    task: str
-    target: str
-    instruction: str
-    success: bool
-    success_s: float | None
-    done: dict  # colour -> tasks that hold at the end
-    first_touched: str | None
-    seconds: float
-    path_length: float
-    tool_moved: float
-    moved_later: float  # farthest from where the tool was `later_s` after motion was allowed
-    policy_hz: float
-    command_hz: float
-    ages_s: list  # from an image's stamp to the first command that follows from it
-    interventions: dict
-    late_results: int
-    peaks: dict
-    command_timeouts: int
-    end_state: str
-    reasons: list
 
 
 def seconds_of(stamp):
@@ -294,10 +271,10 @@ class Session:
         while time.monotonic() < end:
             self.turn()
         before = dict(zip(self.status.intervention_names, self.status.interventions))
-        late, tool = self.status.late_results, self.state["tool"]
+        late, lost, tool = self.status.late_results, self.state["lost_periods"], self.state["tool"]
         self.actions, self.twists, self.reasons = [], [], []
-        begin, moved, later, moved_later = time.monotonic(), 0.0, None, 0.0
         self.call(self.enable_client, SetBool.Request(data=True))
+        begin, began, moved, later, moved_later = time.monotonic(), self.state["time_s"], 0.0, None, 0.0
         enabled = True
         while time.monotonic() - begin < seconds and not judge(self.state):
             for program in self.programs:
@@ -309,18 +286,22 @@ class Session:
                 moved_later = max(moved_later, math.dist(later, self.state["tool"]))
             if STATES[self.status.state] == "FAULT" and enabled:
                 enabled = False  # latched: the episode is over, but the arm is watched to its end
-        took, state, status = time.monotonic() - begin, self.state, self.status
-        ages = self._ages()
-        recent = self.twists
+        took, state, status, reasons = time.monotonic() - begin, self.state, self.status, self.reasons[:20]
+        ages, streamed = self._ages(), list(self.twists)
         self.call(self.enable_client, SetBool.Request(data=False))
-        self.until("the status says so", lambda: not self.status.enabled)
+        # The stop belongs to the episode: what was commanded at most is read when it is over.
+        self.until("the command is zero", lambda: not self.status.enabled and self.twist is not None and self.command_speed() == 0.0)
+        told = self.state["time_s"]
+        self.until("the robot has told of it", lambda: self.state["time_s"] > told)
         after = dict(zip(self.status.intervention_names, self.status.interventions))
         return Episode(
-            seed=state["seed"], task=state["task"], target=state["target"], instruction=said, success=bool(judge(state)), success_s=state["success_s"], done=state["done"],
-            first_touched=state["first_touched"], seconds=round(took, 3), path_length=state["path_length_m"], tool_moved=round(moved, 4), moved_later=round(moved_later, 4),
-            policy_hz=round(len(self.actions) / took, 2), command_hz=round((len(recent) - 1) / (recent[-1] - recent[0]), 2) if 1 < len(recent) and recent[0] < recent[-1] else 0.0,
+            seed=state["seed"], task=state["task"], target=state["target"], instruction=said, success=bool(judge(state)),
+            success_s=None if state["success_s"] is None else round(state["success_s"] - began, 3), seconds=round(state["time_s"] - began, 3), path_length=state["path_length_m"],
+            tool_moved=round(moved, 4), first_touched=state["first_touched"], done=state["done"], moved_later=round(moved_later, 4), policy_hz=round(len(self.actions) / took, 2),
+            command_hz=round((len(streamed) - 1) / (streamed[-1] - streamed[0]), 2) if 1 < len(streamed) and streamed[0] < streamed[-1] else 0.0,
             ages_s=[round(age, 4) for age in ages], interventions={n: after[n] - before.get(n, 0) for n in after if after[n] > before.get(n, 0)},
-            late_results=self.status.late_results - late, peaks=state["peaks"], command_timeouts=state["command_timeouts"], end_state=STATES[status.state], reasons=self.reasons[:20],
+            late_results=self.status.late_results - late, peaks=self.state["peaks"], measured=self.state["measured"], lost_s=round((self.state["lost_periods"] - lost) * DRIVER_PERIOD_S, 3),
+            command_timeouts=state["command_timeouts"], end_state=STATES[status.state], reasons=reasons,
         )
 
     def _ages(self):

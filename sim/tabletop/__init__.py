@@ -6,9 +6,15 @@ import os
 # The variable must be set before mujoco is imported for the first time.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
+from .chance import chance  # noqa: E402
 from .expert import expert  # noqa: E402
 from .rollout import Rollout, rollout  # noqa: E402
 from .scene import BLOCK_COLOURS, BOWL_COLOURS, TASKS, TabletopScene  # noqa: E402
 from .tracking import NodeTracking  # noqa: E402
 
-__all__ = ["BLOCK_COLOURS", "BOWL_COLOURS", "NodeTracking", "Rollout", "TASKS", "TabletopScene", "expert", "rollout"]
+__all__ = ["BLOCK_COLOURS", "BOWL_COLOURS", "NodeTracking", "Rollout", "TASKS", "TabletopScene", "chance", "expert", "other_colour", "rollout"]
+
+
+def other_colour(colours, colour):
+    """The colour that a swapped instruction names: the one after `colour` on the table."""
+    return colours[(list(colours).index(colour) + 1) % len(colours)]

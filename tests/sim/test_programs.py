@@ -9,12 +9,14 @@ import tempfile
 import time
 import unittest
 
+import numpy as np
 from PIL import Image
 from programs import Marked, has_node
 from session import ROOT
 
 sys.path.insert(0, str(ROOT / "tools/sim_eval"))
 import intervals  # noqa: E402
+import random_weights  # noqa: E402
 import table  # noqa: E402
 
 GOLDEN = ["--checkpoint", str(ROOT / "tests/data/openvla_tiny/ckpt"), "--contract", str(ROOT / "config/checkpoints/openvla_tiny.yaml"), "--unnorm-key", "bridge_orig"]
@@ -82,10 +84,22 @@ class Evaluation(Marked):
             status, out, err = self.evaluate(*arguments, "--seeds", "3")
             self.assertEqual(status, 0, err)
             self.assertIn("[2/2", out)
-            episodes = [json.loads(line) for line in (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines()]
+            file = pathlib.Path(folder) / "episodes.jsonl"
+            episodes = [json.loads(line) for line in file.read_text().splitlines()]
             self.assertEqual([(e["row"], e["seed"]) for e in episodes], [("expert", 0), ("expert", 1), ("chance", 0), ("chance", 1), ("expert", 2), ("chance", 2)])
             self.assertTrue(all(e["success"] for e in episodes if e["row"] == "expert"))
             self.assertIn("3/3 = 100 %", (pathlib.Path(folder) / "report.txt").read_text())
+            # A line that a crash cut off is run again, and the one after it is not lost; only what is asked for is reported.
+            file.write_text(file.read_text()[:-40])
+            for count in ("[1/1", ""):
+                status, out, err = self.evaluate(*arguments, "--seeds", "1", "--first-seed", "2")
+                self.assertEqual((status, "[1/1" in out), (0, bool(count)), err + out)
+            self.assertIn("1/1 = 100 %", out)
+            self.assertNotIn("3/3", out)
+            # Other conditions are another experiment.
+            status, out, err = self.evaluate(*arguments[:-4], "--seconds", "6", "--out", folder, "--seeds", "1")
+            self.assertEqual(status, 0, err)
+            self.assertIn("[2/2", out)
 
     @unittest.skipUnless(has_node(), "the node is not built")
     def test_rows_on_the_node(self):
@@ -106,7 +120,7 @@ class Evaluation(Marked):
     def test_in_step_the_same_seed_goes_the_same_way(self):
         with tempfile.TemporaryDirectory() as folder:
             for out in ("one", "two"):
-                status, text, err = self.evaluate("--lockstep", "--rows", "policy,dark", "--tasks", "push", "--seeds", "1", "--seconds", "1", "--decode", "full", "--out", f"{folder}/{out}", *GOLDEN)
+                status, text, err = self.evaluate("--lockstep", "--rows", "policy", "--tasks", "push", "--seeds", "1", "--seconds", "1", "--decode", "full", "--out", f"{folder}/{out}", *GOLDEN)
                 self.assertEqual(status, 0, err + text)
             first, second = (json.loads((pathlib.Path(folder) / out / "episodes.jsonl").read_text()) for out in ("one", "two"))
             self.assertEqual((first["row"], first["variant"]), ("policy", "cpu, in step"))
@@ -116,7 +130,8 @@ class Evaluation(Marked):
 
     def test_nonsense_is_refused(self):
         for arguments, words in (
-            (["--rows", "policy,miracle"], "'miracle'"), (["--seeds", "0"], "seeds"), (["--first-seed", "1000000"], "0..999999"), (["--checkpoint", "/none", "--rows", "policy"], "no checkpoint at /none"),
+            (["--rows", "policy,miracle"], "'miracle'"), (["--rows", ""], "row: ''"), (["--seeds", "0"], "seeds"), (["--seconds", "nan"], "seconds: nan must lie in 1..600"),
+            (["--rows", "dark", "--lockstep"], "row: 'dark' is not there with --lockstep"), (["--rows", "expert", "--out", "/dev/null/results"], "sim-eval: /dev/null/results: Not a directory"), (["--first-seed", "1000000"], "0..999999"), (["--checkpoint", "/none", "--rows", "policy"], "no checkpoint at /none"),
         ):
             status, _, err = self.evaluate(*arguments)
             self.assertIn(status, (1, 2))
@@ -152,15 +167,45 @@ class Statistics(unittest.TestCase):
         self.assertEqual(rows, [["swapped", "touch", "cpu", "sim:n300/bf16", "3", "1", "1", "1", "1.00"]])
 
     def test_each_row_is_judged_by_what_it_is_about(self):
-        def good(row, success, moved, later):
-            return table.good(dict(row=row, success=success, tool_moved=moved, moved_later=later))
+        def good(row, success, moved, later, reasons=("IMAGE_STALE: the newest camera image is too old (0.6 s, limit 0.5 s)",)):
+            return table.good(dict(row=row, success=success, tool_moved=moved, moved_later=later, reasons=reasons))
 
         self.assertTrue(good("policy", True, 0.3, 0.3) and not good("policy", False, 0.3, 0.0))
         for row in table.MUST_NOT_MOVE:
             self.assertTrue(good(row, False, 0.004, 0.0) and not good(row, True, 0.006, 0.0), row)
-        # An arm that never moved did not stop either.
+        # An arm that never moved did not stop either, and one that stands for another reason was not stopped.
         for row in table.MUST_STOP:
             self.assertTrue(good(row, False, 0.1, 0.004) and not good(row, False, 0.1, 0.006) and not good(row, False, 0.0, 0.0), row)
+            self.assertFalse(good(row, False, 0.1, 0.0, ["", "WAITING_FOR_ACTION: enabled"]))
+
+    def test_a_command_past_the_limits_and_a_simulation_that_lags_are_problems(self):
+        allowed = table.limits(ROOT / "config/robots/tabletop.yaml")
+        self.assertEqual(allowed, dict(linear_speed=0.25, linear_acceleration=1.0, angular_speed=0.6, angular_acceleration=3.0))
+
+        def problems(lost=0.0, **peaks):
+            return table.problems([dict(row="policy", variant="cpu", task="push", seed=7, seconds=5.0, lost_s=lost, peaks=allowed | peaks), dict(peaks={}, seconds=1.0, lost_s=0.0)], allowed)
+
+        self.assertEqual(problems(), [])
+        (said,) = problems(angular_speed=0.601)
+        self.assertIn("angular_speed: 0.6010 of 0.6 was commanded in policy cpu push seed 7", said)
+        (said,) = problems(lost=0.2)
+        self.assertIn("lost 0.2 s in 1 episodes", said)
+
+
+class RandomWeights(unittest.TestCase):
+    def test_a_network_as_before_training_in_every_file_of_the_same_checkpoint(self):
+        source = pathlib.Path(GOLDEN[1])
+        with tempfile.TemporaryDirectory() as folder:
+            made = random_weights.make(source, pathlib.Path(folder) / "checkpoint", seed=3)
+            for path in sorted(source.iterdir()):
+                same = path.read_bytes() == (made / path.name).read_bytes()
+                self.assertEqual(same, path.suffix != ".safetensors", path.name)
+                self.assertEqual(path.stat().st_size, (made / path.name).stat().st_size)
+
+    def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even(self):
+        # 1 + 1/256 lies half-way between two; so does 1 + 3/256, whose even neighbour is above.
+        values = np.array([1.0, -2.0, 1 + 1 / 256, 1 + 3 / 256, 1 + 1.1 / 256])
+        self.assertEqual([hex(v) for v in random_weights.as_bfloat16(values)], ["0x3f80", "0xc000", "0x3f80", "0x3f82", "0x3f81"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
     tools/train_demo/run test [target/release/openvla]
 
-Trains some sixty steps, stops half-way with SIGTERM and goes on; trains them once more without a stop: the weights are the same to the last bit.
+Trains some sixty steps, stops half-way as Ctrl-C does and goes on; trains them once more without a stop: the weights are the same to the last bit.
 Then compares greedy tokens on pictures of the simulator.
 """
 
@@ -37,7 +37,7 @@ class Small(unittest.TestCase):
             # The demonstrations of the first correction exist: training is past its first third.
             while process.poll() is None and not list(cls.out.glob("policy_*")):
                 time.sleep(0.2)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
             cls.first_status = process.wait(timeout=300)
         cls.first_log = log.read_text()
         cls.second_status, cls.second_log = cls.train(cls.out)
@@ -63,6 +63,15 @@ class Small(unittest.TestCase):
         one, other = ((folder / "checkpoint/model.safetensors").read_bytes() for folder in (self.out, self.out / "again"))
         self.assertTrue(one == other, "another checkpoint from the same command")
 
+    def test_the_checkpoint_says_what_made_it_and_another_command_is_refused(self):
+        told = json.loads((self.out / "checkpoint/training.json").read_text())
+        self.assertIn("--seed 1 --steps 60 --vision-steps 20", told["command"])
+        self.assertIn("--small", told["command"])
+        self.assertEqual(told["versions"]["torch"].split("+")[0], "2.2.2")
+        other = subprocess.run([*command(self.out), "--seed", "2"], capture_output=True, text=True, timeout=120)
+        self.assertEqual(other.returncode, 1, other.stdout)
+        self.assertRegex(other.stderr.strip().splitlines()[-1], r"^train_demo: .*training\.pt was begun with '.*--seed 1 .*'.*--seed 2 ")
+
     def test_the_loss_falls(self):
         import torch
 
@@ -79,9 +88,10 @@ class Small(unittest.TestCase):
         from train_demo.demonstrations import simulator
         from train_demo.policy import Policy
 
-        program, checkpoint = os.environ.get("OPENVLA", PROGRAM), self.out / "checkpoint"
+        program, checkpoint = Path(os.environ.get("OPENVLA", PROGRAM)), self.out / "checkpoint"
+        self.assertTrue(program.is_file(), f"no program at {program}; run `make build` or name one")
         facts = json.loads(subprocess.run([program, "inspect", "--json", "--checkpoint", checkpoint], capture_output=True, check=True).stdout)
-        self.assertFalse(facts.get("missing"), facts)
+        self.assertEqual(facts["missing"], [], facts)
         policy, compared = Policy(checkpoint), 0
         for seed in range(3):
             scene = simulator().TabletopScene(seed)

@@ -213,6 +213,9 @@ def plan(folder, count, seed, episode_every=8):
 def _worker(queue, count, side):
     import torch
 
+    from .provenance import die_with_parent
+
+    die_with_parent()
     torch.set_num_threads(1)
     while (job := queue.get()) is not None:
         make_shard(job[0], job[1], count, side, job[2], *job[3:])

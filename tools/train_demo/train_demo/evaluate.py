@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,6 @@ SECONDS = 12.0
 LATENCY = 0.1
 
 
-def wilson(successes, count, z=1.96):
-    """95 % confidence interval of a proportion."""
-    share, spread = successes / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return centre - half, centre + half
-
-
 def learned(policy):
     return lambda scenes: policy.act([scene.render() for scene in scenes], [scene.instruction for scene in scenes])
 
@@ -36,12 +27,8 @@ def expert(scenes):
     return [simulator().expert(scene) for scene in scenes]
 
 
-def at_random(policy, seed):
-    """Uniformly random actions of the size that the statistics allow."""
-    random = np.random.default_rng(seed)
-    low, high = (np.array(policy.stats[name]) for name in ("q01", "q99"))
-    low[3:6] = high[3:6] = 0.0
-    return lambda scenes: [random.uniform(low, high) for _ in scenes]
+def blindly(scenes):
+    return [simulator().chance(scene) for scene in scenes]
 
 
 def asked(scene, seeds):
@@ -49,7 +36,7 @@ def asked(scene, seeds):
     pairs = {}
     for seed in seeds:
         scene.reset(seed)
-        pairs[seed] = scene.target, scene.colours[(scene.colours.index(scene.target) + 1) % len(scene.colours)]
+        pairs[seed] = scene.target, simulator().other_colour(scene.colours, scene.target)
     return pairs
 
 
@@ -64,6 +51,9 @@ def main():
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    simulator()
+    from intervals import wilson  # of sim/
+
     policy = Policy(chosen.checkpoint)
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     scenes = [simulator().TabletopScene(seeds[0]) for _ in range(min(chosen.side_by_side, len(seeds)))]
@@ -75,7 +65,7 @@ def main():
     swapped = [(seed, "touch", colours[seed][1]) for seed in seeds]
     rows = [(task, plain[task], learned(policy)) for task in TASKS]
     rows.append(("touch, another colour named", swapped, learned(policy)))
-    rows += [(f"{task}, random actions", plain[task], at_random(policy, 1)) for task in TASKS]
+    rows += [(f"{task}, chance", plain[task], blindly) for task in TASKS]
     rows += [(f"{task}, random weights", plain[task], learned(untrained)) for task in TASKS]
     rows += [(f"{task}, scripted expert", plain[task], expert) for task in TASKS]
     results = []

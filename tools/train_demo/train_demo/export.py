@@ -122,8 +122,8 @@ def preprocessor(side):
     }
 
 
-def export(model, statistics, folder):
-    """Writes the folder, whole or not at all; an older one in its place is replaced."""
+def export(model, statistics, folder, provenance=None):
+    """Writes the folder, whole or not at all; an older one in its place is replaced. `provenance` goes into training.json, which nothing but people reads."""
     state, statistics = tensors(model), {KEY: statistics}
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<PAD>"}
     files = {
@@ -137,6 +137,8 @@ def export(model, statistics, folder):
         "added_tokens.json": {"<PAD>": ACTION_END},
         "generation_config.json": {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": ACTION_END, "transformers_version": "4.40.1"},
     }
+    if provenance is not None:
+        files["training.json"] = provenance
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

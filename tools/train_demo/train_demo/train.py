@@ -2,7 +2,8 @@
 
     python -m train_demo.train --out DIR [--steps N] [--small]
 
-writes DIR/demonstrations, DIR/training.pt (every few minutes, on SIGTERM and at the end) and DIR/checkpoint, the folder that the node loads.
+writes DIR/demonstrations, DIR/training.pt (every few minutes, on Ctrl-C or SIGTERM, and at the end) and DIR/checkpoint, the folder that the node loads, with
+training.json: what it was made with.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from torch import nn
 from . import demonstrations
 from .dataset import TASKS, Demonstrations, collate, statistics
 from .export import export
+from .provenance import die_with_parent, provenance, same_run
 from .losses import Auxiliary, action_loss, answer_loss, patch_loss
 from .model import OpenVla, Shape, TowerShape
 from .vocabulary import SIZE
@@ -44,6 +46,7 @@ SMALL = Shape(
     num_hidden_layers=2,
     num_attention_heads=2,
 )
+STOPPED = "train_demo: stopped; the same command goes on from here"
 ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 
 
@@ -107,6 +110,7 @@ class Trainer:
         self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
         self.file = chosen.out / "training.pt"
         self.stats, self.queues = None, []
+        self.provenance = provenance(chosen)
 
     def make(self, jobs):
         """Starts making what is missing of `jobs`."""
@@ -145,6 +149,7 @@ class Trainer:
             "seconds": self.seconds,
             "stats": self.stats,
             "shape": self.shape.as_dict(),
+            "provenance": self.provenance,
         }
         temporary = self.file.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -155,7 +160,10 @@ class Trainer:
             return
         state = torch.load(self.file, map_location="cpu")
         if state["shape"] != self.shape.as_dict():
-            raise SystemExit(f"train_demo: {self.file} is of another model shape; give another --out or delete it")
+            self.refuse(f"{self.file} is of another model shape; give another --out or delete it")
+        if other := same_run(state["provenance"], self.provenance):
+            self.refuse(f"{self.file} was begun with {other}; give the same options, another --out, or delete it")
+        self.provenance = state["provenance"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.auxiliary.load_state_dict(state["auxiliary"])
@@ -163,6 +171,10 @@ class Trainer:
         self.step, self.seconds, self.stats = state["step"], state["seconds"], state["stats"]
         if self.rank == 0:
             print(f"goes on at step {self.step} of {self.chosen.steps}")
+
+    def refuse(self, text):
+        # Once, not from every process.
+        raise SystemExit(f"train_demo: {text}" if self.rank == 0 else 1)
 
     def losses(self, batch, model, language):
         """The loss and figures of a batch."""
@@ -237,7 +249,6 @@ class Trainer:
 
     def follow(self):
         """What every process but the first does."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         stop = False
         while self.step < self.chosen.steps and not stop:
             _, stop = self.one_step()
@@ -257,7 +268,8 @@ class Trainer:
             nonlocal asked
             asked = True
 
-        signal.signal(signal.SIGTERM, ask_to_stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_to_stop)
         begin, before = time.monotonic(), self.seconds
         saved, shown, first = begin, begin, self.step
         while self.step < chosen.steps and not stop:
@@ -285,7 +297,7 @@ class Trainer:
         for queue in self.queues:
             queue.cancel_join_thread()
         if stop:
-            raise SystemExit("train_demo: stopped; the same command goes on from here")
+            raise SystemExit(STOPPED)
         return self
 
 
@@ -299,6 +311,7 @@ def join(chosen, rank, rendezvous):
 
 
 def follower(chosen, rank, rendezvous):
+    die_with_parent()
     join(chosen, rank, rendezvous).follow()
 
 
@@ -311,10 +324,12 @@ def main():
         context.Process(target=follower, args=(chosen, rank, rendezvous), daemon=True).start()
     try:
         trainer = join(chosen, 0, rendezvous).run()
+    except KeyboardInterrupt:  # while waiting for the first demonstrations
+        raise SystemExit(STOPPED) from None
     finally:
         rendezvous.unlink(missing_ok=True)
     folder = chosen.out / "checkpoint"
-    export(trainer.average, trainer.stats, folder)
+    export(trainer.average, trainer.stats, folder, trainer.provenance | {"minutes": round(trainer.seconds / 60, 1)})
     print(f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min")
 
 

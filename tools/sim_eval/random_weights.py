@@ -1,0 +1,43 @@
+"""A checkpoint like another one whose weights are as before any training: the fair comparison beside chance."""
+
+import json
+import shutil
+
+import numpy as np
+
+
+def as_bfloat16(values):
+    """Rounded to the nearest, ties to even; as the 16 bits that the file holds."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+
+
+def initial(name, shape, random):
+    """As tools/train_demo begins: norms 1, biases 0, matrices by their number of inputs."""
+    if name.endswith(".bias"):
+        return np.zeros(shape)
+    if len(shape) == 1:
+        return np.full(shape, 0.5 if "scale_factor" in name else 1.0)
+    if name.endswith("embed_tokens.weight"):
+        return random.normal(0, 0.5, shape)
+    if name.endswith(("lm_head.weight", "pos_embed", "cls_token", "reg_token")):
+        return random.normal(0, 0.02, shape)
+    return random.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+
+
+def make(source, folder, seed=0):
+    """Writes it: every file of the folder `source`, its safetensors files with other numbers."""
+    random = np.random.default_rng(seed)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    for path in sorted(folder.glob("*.safetensors")):
+        content = bytearray(path.read_bytes())
+        first = 8 + int.from_bytes(content[:8], "little")
+        for name, entry in sorted(json.loads(content[8:first]).items()):
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] != "BF16":
+                raise ValueError(f"{path}: {name} is {entry['dtype']}, not BF16")
+            begin, end = entry["data_offsets"]
+            content[first + begin : first + end] = as_bfloat16(initial(name, entry["shape"], random)).tobytes()
+        path.write_bytes(content)
+    return folder

@@ -1,0 +1,64 @@
+"""What a checkpoint was made with: kept through every resume, written beside the weights."""
+
+import ctypes
+import platform
+import signal
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+# How and where a run goes, not what comes out of it.
+WITHOUT_EFFECT = ("out", "save_seconds", "workers")
+PACKAGES = ("torch", "numpy", "mujoco", "pillow")
+
+
+def provenance(chosen):
+    """Options, the commit of this repository, versions and processor of a run that begins now."""
+    options = {name: value for name, value in vars(chosen).items() if name not in WITHOUT_EFFECT}
+    return {
+        "command": "tools/train_demo/run " + " ".join(f"--{name.replace('_', '-')} {written(value)}".rstrip() for name, value in options.items() if value is not False),
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "processor": processor(),
+    }
+
+
+def written(value):
+    return "" if value is True else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def same_run(old, new):
+    """What differs that makes it another run, or nothing. Another processor or version may round otherwise; another command learns something else."""
+    return None if old["command"] == new["command"] else f"'{old['command']}', not with '{new['command']}'"
+
+
+def commit():
+    """The repository's commit, `-dirty` when the training or the simulator differ from it; None outside of a repository."""
+    here = Path(__file__).resolve().parents[3]
+
+    def git(*words):
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "sim/tabletop", "tools/train_demo")
+    except OSError:
+        return None
+    return head and head + ("-dirty" if changed else "")
+
+
+def processor():
+    try:
+        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def die_with_parent():
+    """This process gets SIGTERM when the one that started it dies, however it dies (Linux); Ctrl-C is the parent's to act upon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        pass
