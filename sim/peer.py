@@ -5,32 +5,40 @@ usage: tools/sim/run sim/peer.py [--ros-args -p seed:=7 -p task:=push -p block:=
 
 Publishes   image (Image rgb8 224x224), ee_pose (PoseStamped), joint_states (JointState), /clock (with publish_clock), instruction (String, latched),
             ~/state (String: JSON, latched, on every change and at 10 Hz).
-Subscribes  vla/command/twist (TwistStamped, base frame), vla/command/gripper (Float64, 0 closed .. 1 open), ~/episode (String: JSON, a new episode).
-Services    ~/reset (Trigger: the parameters' episode, or the next seed), ~/success (Trigger: how the task stands).
+Subscribes  vla/command/twist (TwistStamped in `frame_id`; in another frame it is refused), vla/command/gripper (Float64, 0 closed .. 1 open), ~/episode (String: JSON, a new episode).
+Services    ~/reset (Trigger: the seed that was set since the last one, or the next; task, block and bowl of the parameters), ~/success (Trigger: how the task stands).
+Parameters  seed, task, block and bowl can be set while it runs, for ~/reset; the others when it starts.
 A twist that is not followed by another one within command_timeout_s is replaced by zero, as an arm's own driver does.
 """
 
 import json
+import os
 import signal
 import sys
 import time
+import warnings
 
-import numpy as np
-import rclpy
+try:
+    from tabletop import TASKS, TabletopScene  # first: it says how MuJoCo draws before MuJoCo is imported
+
+    import rclpy
+except (ImportError, RuntimeError, AttributeError) as error:  # by MUJOCO_GL
+    sys.exit(f"tabletop: {error} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}); tools/sim/run sim/peer.py sets up what it needs")
 from builtin_interfaces.msg import Time
+from command import Command
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from rcl_interfaces.msg import ParameterDescriptor
+from measured import Motion
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
-
-from command import Command
-from tabletop import TASKS, TabletopScene
 
 PERIOD = 0.02  # of the arm's driver, and of its state topics [s]
 STATE_PERIOD = 0.1
@@ -40,6 +48,8 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 CAMERAS = ("live", "still", "frozen", "off")
 # What ~/episode understands; `camera` is in force from `camera_from_s` of the episode's time on, before that the camera is live.
 EPISODE_KEYS = ("seed", "task", "block", "bowl", "instruction", "camera", "camera_from_s")
+# Parameters that ~/reset looks at; a change of another one would have no effect and is refused.
+SETTABLE = ("seed", "task", "block", "bowl")
 
 # name: default, least, greatest or None, what it is
 PARAMETERS = {
@@ -58,7 +68,7 @@ PARAMETERS = {
     "publish_clock": (False, None, None, "Publish /clock; stamps are simulated time then."),
     "real_time_factor": (1.0, 0.05, 20.0, "Simulated seconds per second; other than 1 needs publish_clock and a node with use_sim_time."),
     "viewer": (False, None, None, "Show MuJoCo's viewer; needs a display."),
-    "frame_id": ("base", None, None, "Frame of ee_pose."),
+    "frame_id": ("base", None, None, "Frame of ee_pose and of the twists that are taken."),
 }
 
 
@@ -66,23 +76,52 @@ class Refused(ValueError):
     """What a user gave cannot be done."""
 
 
+def one_line(text):
+    """Without what a log or a message cannot hold, and no longer than a line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:300]
+
+
+def is_text(value):
+    """Whether a ROS message holds it: JSON knows characters that UTF-8 does not."""
+    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+
+
+def problem_of(name, value):
+    """What is wrong with a parameter's value, or None."""
+    default, least, greatest, _ = PARAMETERS[name]
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        return f"{name}: {value!r} is no {type(default).__name__}"
+    if least is not None and not least <= value <= greatest:
+        return f"{name}: {value} is outside {least}..{greatest}"
+    return None
+
+
 def read_parameters(node):
     """Every parameter, checked; all problems at once."""
-    values, problems = {}, []
-    for name, (default, least, greatest, about) in PARAMETERS.items():
-        value = node.declare_parameter(name, default, ParameterDescriptor(description=about, dynamic_typing=True)).value
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not type(default):
-            problems.append(f"{name}: {value!r} is no {type(default).__name__}")
-        elif least is not None and not least <= value <= greatest:
-            problems.append(f"{name}: {value} is outside {least}..{greatest}")
-        values[name] = value
+    values = {}
+    for name, (default, _, _, about) in PARAMETERS.items():
+        descriptor = ParameterDescriptor(description=about, dynamic_typing=True, read_only=name not in SETTABLE)
+        value = node.declare_parameter(name, default, descriptor).value
+        values[name] = float(value) if isinstance(default, float) and type(value) is int else value
+    problems = [problem for problem in map(problem_of, values, values.values()) if problem]
     if not problems and values["real_time_factor"] != 1.0 and not values["publish_clock"]:
         problems.append(f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the node's clock runs at another speed")
     if problems:
         raise Refused("; ".join(problems))
     return values
+
+
+def check_display():
+    """MuJoCo's viewer ends the whole process where there is none."""
+    import glfw
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not glfw.init():
+            raise Refused(f"viewer: true needs a display, and DISPLAY is '{os.environ.get('DISPLAY', '')}'; leave it false, images are drawn without one")
+    glfw.terminate()
 
 
 class TabletopPeer:
@@ -95,7 +134,10 @@ class TabletopPeer:
         size = s["image_size"]
         tasks = tuple(name.strip() for name in s["tasks"].split(",") if name.strip())
         self.scene = TabletopScene(s["seed"], blocks=s["blocks"], bowls=s["bowls"], randomize=s["randomize"], width=size, height=size, tasks=tasks)
-        self.arm = Command(s["command_timeout_s"])
+        if s["viewer"]:
+            check_display()
+        self.try_to_draw()
+        self.arm = Command(s["command_timeout_s"], s["frame_id"], self.node.get_logger().warning)
         create = self.node.create_publisher
         self.image = create(Image, "image", qos_profile_sensor_data)
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
@@ -111,16 +153,24 @@ class TabletopPeer:
         self.node.create_service(Trigger, "~/success", self.answer_success)
         self.episode, self.error, self.refusals, self.lag = 0, "", 0, 0
         self.simulated = 0.0  # never goes back, unlike the scene's own time [s]
-        self.viewer = None
-        self.begin(dict(seed=s["seed"], task=s["task"], block=s["block"], bowl=s["bowl"]))
+        self.viewer, self.seed_is_new = None, False
+        self.node.add_on_set_parameters_callback(self.take_parameters)
+        self.begin({name: s[name] for name in SETTABLE})
         if s["viewer"]:
             self.open_viewer()
         self.started, self.ticks = time.monotonic(), 0
         self.next_image = self.next_state = 0.0
         self.timer = self.node.create_timer(PERIOD / s["real_time_factor"], self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
+    def try_to_draw(self):
+        """Now, not at the first image: where there is nothing to draw with, nothing starts."""
+        try:
+            self.scene.render()
+        except Exception as error:  # of whatever kind, by MUJOCO_GL
+            raise Refused(f"no image can be drawn with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; try egl or osmesa (tools/sim/setup finds out which)") from None
+
     def open_viewer(self):
-        import mujoco.viewer  # needs a display
+        import mujoco.viewer
 
         self.viewer = mujoco.viewer.launch_passive(self.scene.model, self.scene.data, show_left_ui=False, show_right_ui=False)
 
@@ -133,25 +183,27 @@ class TabletopPeer:
         unknown = wanted.keys() - set(EPISODE_KEYS)
         if unknown:
             raise Refused(f"unknown: {', '.join(sorted(map(str, unknown)))}; known: {', '.join(EPISODE_KEYS)}")
+        for name in ("task", "block", "bowl", "instruction"):
+            if wanted.get(name) is not None and not is_text(wanted[name]):
+                raise Refused(f"{name}: {wanted[name]!r} is no text")
         seed, camera, instruction = wanted.get("seed", self.scene.seed + 1), wanted.get("camera", "live"), wanted.get("instruction")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**53:
             raise Refused(f"seed: {seed!r} is no integer from 0 to 2^53")
         if camera not in CAMERAS:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
-        if instruction is not None and not isinstance(instruction, str):
-            raise Refused(f"instruction: {instruction!r} is no text")
         camera_from = wanted.get("camera_from_s", 0.0)
         if isinstance(camera_from, bool) or not isinstance(camera_from, (int, float)) or not 0 <= camera_from <= 3600:
             raise Refused(f"camera_from_s: {camera_from!r} is no number from 0 to 3600")
         try:
             self.scene.reset(seed, task=wanted.get("task") or None, block=wanted.get("block") or None, bowl=wanted.get("bowl") or None)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise Refused(str(error)) from None
+        # From here on nothing is refused.
         self.camera, self.camera_from, self.picture = camera, camera_from, None
         self.episode += 1
         self.arm.new_episode()
         self.arm.gripper = 1.0
-        self.succeeded_at, self.peak_speed = None, 0.0
+        self.succeeded_at, self.motion = None, Motion(self.scene.ee_pose()[0], PERIOD)
         # An empty text is published too: it takes the instruction away from the node.
         self.said = self.scene.instruction if instruction is None else instruction
         if self.instruction is not None:
@@ -164,22 +216,27 @@ class TabletopPeer:
         try:
             self.begin(json.loads(message.data))
         except (Refused, ValueError, RecursionError) as error:
-            self.error, self.refusals = f"~/episode: {error}", self.refusals + 1
+            self.error, self.refusals = one_line(f"~/episode: {error}"), self.refusals + 1
             self.node.get_logger().warning(self.error)
             self.publish_state()
 
+    def take_parameters(self, parameters):
+        """Says whether they may be set; a seed is for the next ~/reset, also when it is the one it was before."""
+        problems = [problem for p in parameters if p.name in SETTABLE and (problem := problem_of(p.name, p.value))]
+        if not problems and any(p.name == "seed" for p in parameters):
+            self.seed_is_new = True
+        return SetParametersResult(successful=not problems, reason="; ".join(problems))
+
     def reset(self, _, response):
-        """The episode that the parameters name when one of them was changed, else the next seed."""
-        wanted = {name: self.node.get_parameter(name).value for name in ("seed", "task", "block", "bowl")}
-        if wanted["seed"] == self.settings["seed"]:
+        wanted = {name: self.node.get_parameter(name).value for name in SETTABLE}
+        if not self.seed_is_new:
             wanted["seed"] = self.scene.seed + 1
-        else:
-            self.settings["seed"] = wanted["seed"]
         try:
             self.begin(wanted)
+            self.seed_is_new = False
             response.success, response.message = True, f"seed {self.scene.seed}: {self.scene.instruction}"
         except Refused as error:
-            response.success, response.message = False, str(error)
+            response.success, response.message = False, one_line(error)
         return response
 
     def answer_success(self, _, response):
@@ -201,11 +258,9 @@ class TabletopPeer:
             self.advance()
 
     def advance(self):
-        before, _ = self.scene.ee_pose()
         self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
         self.simulated += PERIOD
-        after, _ = self.scene.ee_pose()
-        self.peak_speed = max(self.peak_speed, float(np.linalg.norm(after - before)) / PERIOD)
+        self.motion.take(self.scene.ee_pose()[0])
         if self.clock is not None:
             self.clock.publish(ClockMessage(clock=self.stamp()))
         if self.succeeded_at is None and self.scene.success():
@@ -263,16 +318,20 @@ class TabletopPeer:
 
     def publish_state(self):
         scene = self.scene
-        position, _ = scene.ee_pose()
+        tasks = [task for task in TASKS if task != "place" or scene.bowl_colours]
+
+        def rounded(values):
+            return [round(float(x), 4) for x in values]
+
         state = dict(
             episode=self.episode, seed=scene.seed, task=scene.task, target=scene.target, bowl=scene.bowl, instruction=self.said, camera=self.camera,
             success=self.succeeded_at is not None, success_s=self.succeeded_at, first_touched=scene.first_touched, time_s=round(scene.time, 3),
-            done={colour: [task for task in ("touch", "push", "pick") if scene.success(task, colour)] for colour in scene.colours},
-            path_length_m=round(scene.path_length, 4), tool=[round(float(x), 4) for x in position], gripper=round(scene.gripper_opening(), 3),
-            blocks={colour: [round(float(x), 4) for x in place] for colour, place in scene.targets().items()},
-            commands=self.arm.received, refused=self.arm.refused, command_timeouts=self.arm.timeouts, measured_speed=round(self.peak_speed, 4),
-            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, lost_periods=self.lag,
-            refusals=self.refusals, error=self.error,
+            done={colour: [task for task in tasks if scene.success(task, colour)] for colour in scene.colours},
+            path_length_m=round(scene.path_length, 4), tool=rounded(scene.ee_pose()[0]), gripper=round(scene.gripper_opening(), 3),
+            blocks={colour: rounded(place) for colour, place in scene.targets().items()}, bowls={colour: rounded(place) for colour, place in scene.bowl_places().items()},
+            commands=self.arm.received, refused=self.arm.refused, command_timeouts=self.arm.timeouts,
+            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, measured={name: round(value, 4) for name, value in self.motion.peaks.items()},
+            lost_periods=self.lag, refusals=self.refusals, error=self.error,
         )
         self.state.publish(String(data=json.dumps(state)))
 
@@ -282,25 +341,32 @@ class TabletopPeer:
         self.scene.close()
 
 
-def main():
+def start():
+    """The node, or Refused and the like: whatever a user can do wrong shows here."""
+    strangers = remove_ros_args(sys.argv)[1:]
+    if strangers:
+        raise Refused(f"unknown argument '{strangers[0]}'; parameters follow --ros-args, as in --ros-args -p seed:=7")
     # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from under a publication.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    return TabletopPeer()
+
+
+def main():
     asked_to_stop = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.append(True))
-    peer, failure = None, None
     try:
-        peer = TabletopPeer()
-        executor = SingleThreadedExecutor()
-        executor.add_node(peer.node)
-        while not asked_to_stop and (peer.viewer is None or peer.viewer.is_running()):
-            executor.spin_once(timeout_sec=0.2)
-    except ValueError as error:
-        failure = f"tabletop: {error}"
-    if peer is not None:
-        peer.close()
+        peer = start()
+    except (ValueError, RuntimeError, NameValidationException, ParameterException) as error:  # RuntimeError: ROS arguments that cannot be parsed
+        # A renderer that was only half made complains when it is deleted.
+        sys.unraisablehook = lambda _: None
+        sys.exit(f"tabletop: {one_line(error)}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(peer.node)
+    while not asked_to_stop and (peer.viewer is None or peer.viewer.is_running()):
+        executor.spin_once(timeout_sec=0.2)
+    peer.close()
     rclpy.shutdown()
-    sys.exit(failure)
 
 
 if __name__ == "__main__":

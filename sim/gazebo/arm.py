@@ -5,10 +5,13 @@ usage: tools/sim/run sim/gazebo/arm.py [--ros-args -p use_sim_time:=true]      (
 
 It does what MoveIt Servo does for a real arm: damped least squares, a command timeout, a way to the ready posture first. MuJoCo is used for its
 kinematics alone; tests/sim/test_gazebo.py compares them with those of the SDF world.
+
+Gazebo's JointController holds its last velocity for ever. So zeros are published while joint_states do not come, and when this program ends, whatever ends
+it but SIGKILL.
 """
 
 import signal
-import sys
+import time
 
 import mujoco
 import numpy as np
@@ -16,6 +19,7 @@ import rclpy
 from command import Command
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -26,6 +30,8 @@ from tabletop.kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotati
 
 PERIOD = 0.02
 COMMAND_TIMEOUT_S = 0.2
+JOINT_STATES_TIMEOUT_S = 0.2  # Gazebo publishes them every 4 ms of its time
+FRAME = "base"  # of twists and of ee_pose: the world's
 HOMING_GAIN, HOMING_SPEED, AT_HOME = 2.0, 0.8, 0.02  # [1/s], [rad/s], [rad]
 JOINT_SPEED = 2.0  # no joint is ever asked for more [rad/s]
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -33,7 +39,10 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ArmController:
-    """Joint velocities from joint positions and a twist, without ROS. At first it goes to the ready posture; twists are ignored until it is there."""
+    """Joint velocities from joint positions and a twist, without ROS. At first it goes to the ready posture; twists are ignored until it is there.
+
+    `now` is on any clock that does not stand still [s].
+    """
 
     def __init__(self):
         self.model = mujoco.MjModel.from_xml_string(cell.mjcf(1, 0, 64, 64))
@@ -41,6 +50,14 @@ class ArmController:
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
         self.ready = np.array(cell.READY_POSTURE)
         self.at_home, self.wanted = False, DOWN.copy()
+        self.positions, self.heard = None, None
+
+    def take(self, positions, now):
+        self.positions, self.heard = np.asarray(positions, dtype=float), now
+
+    def blind(self, now):
+        """Whether it does not know where the joints are."""
+        return self.positions is None or JOINT_STATES_TIMEOUT_S < now - self.heard
 
     def pose(self, positions):
         """Tool position [m] and quaternion (x, y, z, w) in the base frame."""
@@ -52,9 +69,11 @@ class ArmController:
         mujoco.mju_mat2Quat(quaternion, rotation.ravel())
         return position, np.roll(quaternion, -1)
 
-    def velocities(self, positions, twist, period):
+    def velocities(self, twist, period, now):
         """Joint velocities [rad/s] for the next period [s]."""
-        positions = np.asarray(positions, dtype=float)
+        if self.blind(now):
+            return np.zeros(len(cell.ARM_JOINTS))
+        positions = self.positions
         if not self.at_home:
             error = self.ready - positions
             self.at_home = bool(np.abs(error).max() < AT_HOME)
@@ -76,12 +95,13 @@ class GazeboArm:
 
     def __init__(self):
         self.node = rclpy.create_node("gazebo_arm")
-        self.controller, self.command = ArmController(), Command(COMMAND_TIMEOUT_S)
+        self.log = self.node.get_logger()
+        self.controller, self.command = ArmController(), Command(COMMAND_TIMEOUT_S, FRAME, self.log.warning)
         create = self.node.create_publisher
         self.speeds = [create(Float64, f"arm/{name}/velocity", RELIABLE) for name in cell.ARM_JOINTS]
         self.fingers = [create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS]
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
-        self.positions = None
+        self.said_ready, self.said_blind = False, False
         subscribe = self.node.create_subscription
         subscribe(JointState, "joint_states", self.take_joints, qos_profile_sensor_data)
         subscribe(TwistStamped, "vla/command/twist", self.command.take_twist, RELIABLE)
@@ -93,22 +113,38 @@ class GazeboArm:
         places = dict(zip(message.name, message.position))
         if not all(name in places and np.isfinite(places[name]) for name in cell.ARM_JOINTS):
             return
-        self.positions = np.array([places[name] for name in cell.ARM_JOINTS])
-        position, orientation = self.controller.pose(self.positions)
+        self.controller.take([places[name] for name in cell.ARM_JOINTS], time.monotonic())
+        position, orientation = self.controller.pose(self.controller.positions)
         pose = PoseStamped()
-        pose.header.stamp, pose.header.frame_id = message.header.stamp, "base"
+        pose.header.stamp, pose.header.frame_id = message.header.stamp, FRAME
         pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, position)
         o = pose.pose.orientation
         o.x, o.y, o.z, o.w = map(float, orientation)
         self.ee_pose.publish(pose)
 
     def turn(self):
-        if self.positions is None:
-            return
-        for publisher, speed in zip(self.speeds, self.controller.velocities(self.positions, self.command.command(), PERIOD)):
-            publisher.publish(Float64(data=float(speed)))
+        now = time.monotonic()
+        self.publish(self.controller.velocities(self.command.command(), PERIOD, now))
         for publisher in self.fingers:
             publisher.publish(Float64(data=self.command.gripper * cell.FINGER_TRAVEL))
+        if self.controller.at_home and not self.said_ready:
+            self.said_ready = True
+            self.log.info("the ready posture is reached: twists are followed from now on")
+        blind = self.controller.blind(now)
+        if blind and not self.said_blind:
+            self.log.warning("no joint_states: the arm is held until they come; does Gazebo run, and the bridge?")
+        self.said_blind = blind
+
+    def publish(self, speeds):
+        for publisher, speed in zip(self.speeds, speeds):
+            publisher.publish(Float64(data=float(speed)))
+
+    def halt(self):
+        """Zeros, and until they have arrived: what a publisher holds when it ends is lost."""
+        self.publish(np.zeros(len(self.speeds)))
+        end = time.monotonic() + 1.0
+        for publisher in self.speeds:
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
 
 
 def main():
@@ -119,10 +155,12 @@ def main():
     arm = GazeboArm()
     executor = SingleThreadedExecutor()
     executor.add_node(arm.node)
-    while not asked_to_stop:
-        executor.spin_once(timeout_sec=0.2)
-    rclpy.shutdown()
-    sys.exit(0)
+    try:
+        while not asked_to_stop:
+            executor.spin_once(timeout_sec=0.2)
+    finally:
+        arm.halt()
+        rclpy.shutdown()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The tabletop cell as an object: reset, render, apply a command, ask how the task stands."""
 
 import atexit
+import itertools
 
 import mujoco
 import numpy as np
@@ -16,6 +17,11 @@ _WORDS = {"touch": "touch the {block} block", "push": "push the {block} block", 
 
 # Where blocks are put and where the tool starts [m], base frame; the tool's workspace is a little larger (config/robots/tabletop.yaml).
 BLOCK_REGION = np.array([[0.36, 0.53], [-0.14, 0.14]])
+# Of a bowl's centre: over it the tool is within the workspace, and the camera sees the bowl but for a part of its rim.
+BOWL_REGION = np.array([[0.27, 0.54], [-0.17, 0.17]])
+BOWL_FROM_BLOCK = 0.12  # centres [m]: between the rim and a block the open fingers find room
+BOWL_BESIDE, BOWL_BEHIND = 0.09, 0.135  # a bowl lies so far to the side of a block, or so far before or behind it: a push passes it by
+BOWL_FROM_BOWL = 0.13
 START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
 DOWN = np.diag([1.0, -1.0, -1.0])
 CONTROL_PERIOD = 0.02  # between two evaluations of the inverse kinematics [s]
@@ -40,7 +46,7 @@ class TabletopScene:
         self.width, self.height, self.tasks = width, height, tuple(tasks)
         self.randomize = randomize
         self.model = mujoco.MjModel.from_xml_string(cell.mjcf(blocks, bowls, width, height))
-        self.data = mujoco.MjData(self.model)
+        self.data, self._scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
         self._renderer = None
         self._blocks = [self.model.body(f"block{k}").id for k in range(blocks)]
@@ -55,21 +61,23 @@ class TabletopScene:
     def reset(self, seed, *, task=None, block=None, bowl=None):
         """A new layout by seed. `task`, `block` and `bowl` (colour names) replace the random choice and change nothing else."""
         # Independent streams: the same seed has the same layout and look whatever is asked of the robot.
-        layout, looks, choice = (np.random.default_rng([int(seed), stream]) for stream in range(3))
+        layout, looks, choice, beside = (np.random.default_rng([int(seed), stream]) for stream in range(4))
         colours = [str(c) for c in layout.permutation(list(BLOCK_COLOURS))[: len(self._blocks)]]
         bowl_colours = [str(c) for c in layout.permutation(list(BOWL_COLOURS))[: len(self._bowls)]]
         drawn = str(choice.choice(self.tasks)), str(choice.choice(colours)), str(choice.choice(bowl_colours)) if bowl_colours else None
         asked = task or drawn[0], block or drawn[1], bowl or drawn[2]
         # Before anything changes: a reset that is refused leaves the scene as it is.
         self._check(*asked, colours, bowl_colours)
+        places, bowls = self._layout(layout, beside)
+        yaws = [layout.uniform(-0.15, 0.15) for _ in places]
+        posture = self.kinematics.solve(self._scratch, layout.uniform(*START_REGION.T), DOWN, cell.READY_POSTURE)
         self.seed, self.colours, self.bowl_colours = int(seed), colours, bowl_colours
         paints = {f"block{k}": BLOCK_COLOURS[c] for k, c in enumerate(self.colours)}
         paints |= {f"bowl{k}": BOWL_COLOURS[c] for k, c in enumerate(self.bowl_colours)}
         paint(self.model, looks, paints, 1.0 if self.randomize else 0.0)
         mujoco.mj_resetData(self.model, self.data)
-        self._place_objects(layout)
-        start = layout.uniform(*START_REGION.T)
-        posture = self.kinematics.solve(self.data, start, DOWN, cell.READY_POSTURE)
+        self._put(places, yaws, bowls)
+        self.data.qpos[self.kinematics.qpos] = posture
         self.data.ctrl[: len(posture)] = posture
         self.data.qpos[self._finger_qpos] = cell.FINGER_TRAVEL
         self.data.ctrl[len(posture) :] = cell.FINGER_TRAVEL
@@ -95,28 +103,47 @@ class TabletopScene:
             raise ValueError(f"task: '{task}' is not among {list(TASKS)}")
         if block not in colours:
             raise ValueError(f"block: there is no '{block}' block on the table, only {colours}")
-        if task == "place" and bowl not in bowl_colours:
+        if (task == "place" or bowl is not None) and bowl not in bowl_colours:
             raise ValueError(f"bowl: there is no '{bowl}' bowl on the table, only {bowl_colours or 'none'}")
 
-    def _place_objects(self, random):
-        """Blocks and bowls at random, none behind another one within reach of a push, none under the tool's way to it."""
+    def _layout(self, random, beside):
+        """Places of blocks and bowls [m]. Bowls have a stream of their own: almost every seed has the same blocks with and without them."""
+        for _ in range(100):
+            places = self._block_places(random)
+            bowls = self._bowl_places(beside, places)
+            if bowls is not None:
+                return places, bowls
+        raise ValueError(f"seed: no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use another one, or fewer of them")
+
+    def _block_places(self, random):
+        """At random, none behind another one within reach of a push, none under the tool's way to it."""
         for _ in range(10_000):
-            places = random.uniform(*BLOCK_REGION.T, size=(len(self._blocks) + len(self._bowls), 2))
-            if all(self._apart(places, i, j) for i in range(len(places)) for j in range(i)):
-                break
-        else:
-            raise RuntimeError(f"no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use fewer")
-        for k, (x, y) in enumerate(places[: len(self._blocks)]):
-            yaw = random.uniform(-0.15, 0.15)
+            places = random.uniform(*BLOCK_REGION.T, size=(len(self._blocks), 2))
+            if all(self._apart(places[i] - places[j]) for i in range(len(places)) for j in range(i)):
+                return places
+        raise ValueError(f"seed: no layout found for {len(self._blocks)} blocks; use another one, or fewer of them")
+
+    @staticmethod
+    def _apart(way):
+        away = np.abs(way)
+        return np.hypot(*away) > 0.10 and (away[1] > 0.075 or away[0] > 0.14)
+
+    def _bowl_places(self, random, blocks):
+        """Beside these blocks, in nobody's way; None where they leave no room."""
+        if not self._bowls:
+            return []
+        places = random.uniform(*BOWL_REGION.T, size=(300, 2))
+        away = np.abs(places[:, None] - blocks)
+        free = (np.hypot(away[..., 0], away[..., 1]) > BOWL_FROM_BLOCK) & ((away[..., 1] > BOWL_BESIDE) | (away[..., 0] > BOWL_BEHIND))
+        choices = itertools.combinations(places[free.all(axis=1)], len(self._bowls))
+        return next((chosen for chosen in choices if all(np.hypot(*(a - b)) > BOWL_FROM_BOWL for a, b in itertools.combinations(chosen, 2))), None)
+
+    def _put(self, places, yaws, bowls):
+        for k, ((x, y), yaw) in enumerate(zip(places, yaws)):
             address = self.model.joint(f"block{k}").qposadr[0]
             self.data.qpos[address : address + 7] = [x, y, cell.BLOCK_SIZE / 2, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-        for k, (x, y) in enumerate(places[len(self._blocks) :]):
+        for k, (x, y) in enumerate(bowls):
             self.model.body(f"bowl{k}").pos[:] = [x, y, 0]
-
-    def _apart(self, places, i, j):
-        away = np.abs(places[i] - places[j])
-        radius = 0.035 * ((i >= len(self._blocks)) + (j >= len(self._blocks)))
-        return np.hypot(*away) > 0.10 + radius and (away[1] > 0.075 + radius or away[0] > 0.14 + radius)
 
     # -- commands ---------------------------------------------------------------------------------------------------------
 

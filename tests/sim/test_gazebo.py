@@ -2,14 +2,21 @@
 
 import importlib
 import importlib.util
+import pathlib
 import re
+import signal
+import sys
 import unittest
 import xml.etree.ElementTree
 
 import mujoco
 import numpy as np
 import yaml
+from geometry_msgs.msg import TwistStamped
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
 from session import ROOT, Program, Session, SessionError
+from std_msgs.msg import Float64
 from tabletop import model as cell
 from tabletop.kinematics import ToolKinematics
 from tabletop.randomise import CAMERA
@@ -20,6 +27,20 @@ BRIDGE = yaml.safe_load((ROOT / "config/gz_bridge.yaml").read_text())
 PAIRS = {
     "rosgraph_msgs/msg/Clock": "gz.msgs.Clock", "sensor_msgs/msg/Image": "gz.msgs.Image", "sensor_msgs/msg/JointState": "gz.msgs.Model", "std_msgs/msg/Float64": "gz.msgs.Double",
 }
+# gz-sim 8's systems, from its source (branch gz-sim8 at b81e26da): gz_add_system in src/systems/*/CMakeLists.txt, GZ_ADD_PLUGIN_ALIAS and the parameters in the
+# .cc file beside it. File name -> name, what it reads (those that are used here).
+SYSTEMS = {
+    "gz-sim-physics-system": ("Physics", set()),
+    "gz-sim-user-commands-system": ("UserCommands", set()),
+    "gz-sim-scene-broadcaster-system": ("SceneBroadcaster", set()),
+    "gz-sim-sensors-system": ("Sensors", {"render_engine"}),
+    "gz-sim-joint-state-publisher-system": ("JointStatePublisher", {"topic", "joint_name"}),
+    "gz-sim-joint-controller-system": ("JointController", {"joint_name", "topic"}),
+    "gz-sim-joint-position-controller-system": ("JointPositionController", {"joint_name", "topic", "p_gain", "i_gain", "d_gain", "cmd_max", "cmd_min", "initial_position"}),
+}
+# The elements of a camera sensor in SDF 1.9 (sensor.sdf, camera.sdf), of those one might want here; Gazebo warns of others.
+SENSOR = {"topic", "update_rate", "always_on", "visualize", "enable_metrics", "pose", "camera"}
+CAMERA_ELEMENTS = {"horizontal_fov", "image", "clip", "optical_frame_id", "noise", "distortion", "lens", "pose"}
 # What a robot owes the node, and the node a robot: topic -> type (the interfaces).
 FROM_ROBOT = {"image": "sensor_msgs/msg/Image", "ee_pose": "geometry_msgs/msg/PoseStamped", "joint_states": "sensor_msgs/msg/JointState"}
 FROM_NODE = {"vla/command/twist": "geometry_msgs/msg/TwistStamped", "vla/command/gripper": "std_msgs/msg/Float64"}
@@ -111,6 +132,20 @@ class World(unittest.TestCase):
         table = model_of("table")
         self.assertAlmostEqual(numbers(table, "pose")[2] + numbers(table, "link/collision/geometry/box/size")[2] / 2, 0.0)
 
+    def test_the_camera_is_described_in_sdf_1_9(self):
+        self.assertEqual(SDF.get("version"), "1.9")
+        sensor = model_of("camera").find("link/sensor")
+        self.assertLessEqual({child.tag for child in sensor}, SENSOR)
+        self.assertLessEqual({child.tag for child in sensor.find("camera")}, CAMERA_ELEMENTS)
+        # As sim/peer.py stamps its images; gz-sensors 8 takes it for the image too.
+        self.assertEqual(sensor.findtext("camera/optical_frame_id"), "camera")
+
+    def test_systems_are_those_of_gz_sim_8(self):
+        for plugin in SDF.iter("plugin"):
+            name, parameters = SYSTEMS[plugin.get("filename")]
+            self.assertEqual(plugin.get("name"), f"gz::sim::systems::{name}")
+            self.assertLessEqual({child.tag for child in plugin}, parameters)
+
     def test_names_are_unique_in_their_model(self):
         for model in SDF.iter("model"):
             names = [child.get("name") for child in model if child.tag in ("link", "joint", "frame")]
@@ -119,6 +154,69 @@ class World(unittest.TestCase):
             for joint in model.iter("joint"):
                 self.assertIn(joint.findtext("child"), links)
                 self.assertIn(joint.findtext("parent"), links | {"world"})
+
+
+class Finger:
+    """One finger on its slide under gz::math::PID as JointPositionController calls it; the joint's damping implicit, as DART's, or explicit."""
+
+    STEP = float(SDF.findtext("world/physics/max_step_size"))
+
+    def __init__(self, name, implicit, d_gain=None):
+        arm = model_of("arm")
+        joint = next(j for j in arm.iter("joint") if j.get("name") == name)
+        link = next(x for x in arm.iter("link") if x.get("name") == joint.findtext("child"))
+        controller = next(p for p in arm.iter("plugin") if "position" in p.get("filename") and p.findtext("joint_name") == name)
+        gains = {child.tag: float(child.text) for child in controller if child.tag not in ("joint_name", "topic")}
+        self.p, self.d, self.i = gains["p_gain"], gains["d_gain"] if d_gain is None else d_gain, gains.get("i_gain", 0.1)
+        self.most = min(gains["cmd_max"], float(joint.findtext("axis/limit/effort")))
+        self.mass, self.damping = float(link.findtext("inertial/mass")), float(joint.findtext("axis/dynamics/damping"))
+        self.low, self.high, self.fastest = (float(joint.findtext(f"axis/limit/{k}")) for k in ("lower", "upper", "velocity"))
+        self.implicit, self.position, self.velocity = implicit, gains["initial_position"], 0.0
+        self.last, self.sum = 0.0, 0.0
+
+    def step(self, goal):
+        error = self.position - goal
+        rate, self.last = (error - self.last) / self.STEP, error
+        self.sum = float(np.clip(self.sum + self.i * self.STEP * error, -1.0, 1.0))
+        force = float(np.clip(-self.p * error - self.sum - self.d * rate, -self.most, self.most))
+        share = self.STEP / self.mass
+        if self.implicit:
+            self.velocity = (self.velocity + share * force) / (1 + share * self.damping)
+        else:
+            self.velocity += share * (force - self.damping * self.velocity)
+        self.velocity = float(np.clip(self.velocity, -self.fastest, self.fastest))
+        wished = self.position + self.STEP * self.velocity
+        self.position = float(np.clip(wished, self.low, self.high))
+        if wished != self.position:
+            self.velocity = 0.0
+        return force
+
+    def rest(self, goal, seconds=1.0):
+        """The largest speed and distance from the goal in the last fifth of the time."""
+        steps = round(seconds / self.STEP)
+        worst = [0.0, 0.0]
+        for k in range(steps):
+            self.step(goal)
+            if 0.8 * steps <= k:
+                worst = [max(worst[0], abs(self.velocity)), max(worst[1], abs(self.position - goal))]
+        return worst
+
+
+class Gripper(unittest.TestCase):
+    def test_fingers_settle(self):
+        for name in cell.FINGER_JOINTS:
+            for implicit in (True, False):
+                for goals in ((0.0, 0.04, 0.0), (0.02, 0.03, 0.01), (0.04, 0.0, 0.021)):
+                    finger = Finger(name, implicit)
+                    for goal in goals:
+                        speed, off = finger.rest(goal)
+                        self.assertLess(speed, 0.001, (name, implicit, goal))
+                        self.assertLess(off, 0.0005, (name, implicit, goal))
+
+    def test_the_check_tells_a_finger_that_chatters(self):
+        for implicit in (True, False):
+            speed, _ = Finger("finger_left", implicit, d_gain=25.0).rest(0.02)
+            self.assertGreater(speed, 0.05)
 
 
 class Bridge(unittest.TestCase):
@@ -178,35 +276,116 @@ class Controller(unittest.TestCase):
 
     PERIOD = 0.02
 
+    def setUp(self):
+        self.controller, self.positions, self.now = gazebo_arm.ArmController(), np.zeros(6), 0.0
+
+    def turn(self, twist):
+        """One period; the speeds that were asked for."""
+        self.now += self.PERIOD
+        self.controller.take(self.positions, self.now)
+        speeds = self.controller.velocities(np.array(twist, dtype=float), self.PERIOD, self.now)
+        self.positions = self.positions + self.PERIOD * speeds
+        return speeds
+
     def home(self):
-        controller, positions = gazebo_arm.ArmController(), np.zeros(6)
         for _ in range(500):
+            there = self.positions
             # A twist before the arm is ready has no effect on the way there.
-            speeds = controller.velocities(positions, np.array([9.0, 0, 0, 0, 0, 0]), self.PERIOD)
-            if controller.at_home:
+            self.turn([9.0, 0, 0, 0, 0, 0])
+            if self.controller.at_home:
+                self.positions = there
                 break
-            positions = positions + self.PERIOD * speeds
-        self.assertTrue(controller.at_home)
-        return controller, positions
+        self.assertTrue(self.controller.at_home)
 
     def test_it_goes_to_the_ready_posture_and_then_follows_twists(self):
-        controller, positions = self.home()
-        np.testing.assert_allclose(positions, cell.READY_POSTURE, atol=0.03)
-        begin, _ = controller.pose(positions)
+        self.home()
+        np.testing.assert_allclose(self.positions, cell.READY_POSTURE, atol=0.03)
+        begin, _ = self.controller.pose(self.positions)
         for _ in range(50):
-            positions = positions + self.PERIOD * controller.velocities(positions, np.array([0.05, 0.08, -0.06, 0, 0, 0]), self.PERIOD)
-        end, pointing = controller.pose(positions)
+            self.turn([0.05, 0.08, -0.06, 0, 0, 0])
+        end, pointing = self.controller.pose(self.positions)
         np.testing.assert_allclose(end - begin, [0.05, 0.08, -0.06], atol=0.004)
         np.testing.assert_allclose(np.abs(pointing), [1, 0, 0, 0], atol=0.01)
 
     def test_out_of_reach_it_stays_within_its_limits(self):
-        controller, positions = self.home()
-        low, high = controller.kinematics.limits.T
+        self.home()
+        low, high = self.controller.kinematics.limits.T
         for _ in range(400):
-            speeds = controller.velocities(positions, np.array([0.25, 0.1, 0.25, 0.6, 0, 0.6]), self.PERIOD)
+            speeds = self.turn([0.25, 0.1, 0.25, 0.6, 0, 0.6])
             self.assertTrue(np.isfinite(speeds).all() and (np.abs(speeds) <= gazebo_arm.JOINT_SPEED).all())
-            positions = positions + self.PERIOD * speeds
-            self.assertTrue(((low - 0.05 < positions) & (positions < high + 0.05)).all())
+            self.assertTrue(((low - 0.05 < self.positions) & (self.positions < high + 0.05)).all())
+
+    def test_without_new_joint_states_it_asks_for_no_motion(self):
+        twist = np.array([0.1, 0, 0, 0, 0, 0])
+        np.testing.assert_array_equal(self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6))
+        # On the way to the ready posture as behind it.
+        for reach in (lambda: self.turn(twist), self.home):
+            reach()
+            last = self.now
+            self.assertTrue(np.any(self.controller.velocities(twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S - 0.001)))
+            np.testing.assert_array_equal(self.controller.velocities(twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S + 0.001), np.zeros(6))
+            self.assertTrue(np.any(self.turn(twist)))
+
+
+class Process(unittest.TestCase):
+    """sim/gazebo/arm.py as a process, without Gazebo: its joint states come from here."""
+
+    def setUp(self):
+        self.session = Session("test_arm")
+        self.addCleanup(self.close)
+        node, self.speeds, self.positions = self.session.node, {}, None
+        for name in cell.ARM_JOINTS:
+            node.create_subscription(Float64, f"arm/{name}/velocity", lambda m, n=name: self.speeds.setdefault(n, []).append(m.data), 100)
+        self.joints = node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
+        self.twist = node.create_publisher(TwistStamped, "vla/command/twist", 10)
+        self.arm = Program("gazebo_arm", [sys.executable, str(ROOT / "sim/gazebo/arm.py")], {})
+        self.session.programs.append(self.arm)
+        self.session.on_turn = self.publish
+        self.session.until("the controller hears", lambda: self.joints.get_subscription_count() and self.twist.get_subscription_count() >= 2)
+
+    def close(self):
+        self.session.on_turn = None
+        self.assertEqual(self.session.close(), [])
+
+    def publish(self):
+        if self.positions is not None:
+            self.joints.publish(JointState(name=list(cell.ARM_JOINTS), position=[float(x) for x in self.positions]))
+
+    def log(self):
+        return pathlib.Path(self.arm.log.name).read_text()
+
+    def moving(self):
+        return any(said[-1] != 0.0 for said in self.speeds.values())
+
+    def test_it_holds_the_arm_when_joint_states_or_the_program_end(self):
+        self.positions = np.zeros(6)
+        self.session.until("it is on its way to the ready posture", self.moving)
+        self.assertNotIn("ready posture", self.log())
+        self.positions = None
+        self.session.until("zeros follow a silence", lambda: not self.moving())
+        self.assertIn("no joint_states", self.log())
+        self.positions = np.zeros(6)
+        self.session.until("it goes on", self.moving)
+        self.session.programs.remove(self.arm)  # it may end now
+        self.arm.process.send_signal(signal.SIGTERM)
+        self.session.until("zeros come", lambda: not self.moving())
+        self.session.until("it ends", lambda: self.arm.process.poll() is not None)
+        for _ in range(30):
+            self.session.turn()
+        self.assertFalse(self.moving())
+        self.assertEqual(self.arm.stop(), 0)
+
+    def test_it_says_when_it_is_ready_and_refuses_another_frame(self):
+        self.positions = np.array(cell.READY_POSTURE)
+        self.session.until("it says so", lambda: "the ready posture is reached" in self.log())
+        message = TwistStamped()
+        message.header.frame_id, message.twist.linear.x = "tcp", 0.1
+        self.twist.publish(message)
+        self.session.until("the other frame is refused", lambda: "in frame 'tcp'" in self.log())
+        self.assertIn("'base'", self.log())
+        self.assertEqual(self.log().count("the ready posture is reached"), 1)
+        message.header.frame_id = "base"
+        self.session.until("a twist in its own moves it", lambda: self.twist.publish(message) or any(abs(said[-1]) > 0.01 for said in self.speeds.values()))
 
 
 class Graph(unittest.TestCase):
@@ -216,7 +395,7 @@ class Graph(unittest.TestCase):
         session = Session("test_graph")
         try:
             session.start_peer(publish_clock=True)
-            arm = Program("gazebo_arm", [gazebo_arm.sys.executable, str(ROOT / "sim/gazebo/arm.py")], {"use_sim_time": True})
+            arm = Program("gazebo_arm", [sys.executable, str(ROOT / "sim/gazebo/arm.py")], {"use_sim_time": True})
             session.programs.append(arm)
             node = session.node
             try:
