@@ -25,8 +25,8 @@ class Command:
         self.twist, self.gripper, self.heard = np.zeros(6), 1.0, None
         self.refused = self.timeouts = 0
         self.warned = False
-        # The arm stands before the first command.
-        self.previous = np.zeros(6), None
+        # The arm stands before the first command and after a silence.
+        self.previous, self.silent = (np.zeros(6), None), True
         self.intervals = collections.deque(maxlen=NEWEST)
         self.new_episode()
 
@@ -54,9 +54,13 @@ class Command:
         """Speed: of each command. Acceleration: the change from the command before it over the time between their stamps.
 
         A time below 0.6 of the stream's period counts as that: two stamps that lie together by chance make at most 1.67 of an acceleration, none is made less of.
-        A command that follows standstill (the first one, or after a timeout) changes everything within one period.
+        A command that follows standstill (the first one, or after a timeout) changes everything within one period. By its stamps a silence is one of the
+        sender's, and not of a driver that was asleep itself.
         """
-        (before, at), self.previous = self.previous, (twist, stamp)
+        before, at = self.previous
+        if self.silent and at is not None and self.timeout < stamp - at:
+            before, at = np.zeros(6), None
+        self.previous, self.silent = (twist, stamp), False
         interval = None if at is None else stamp - at
         if interval is not None and interval > 0:
             self.intervals.append(interval)
@@ -83,5 +87,5 @@ class Command:
         """The twist to follow now; zero after a silence."""
         if self.heard is not None and self.timeout < time.monotonic() - self.heard:
             self.timeouts += 1
-            self.heard, self.twist, self.previous = None, np.zeros(6), (np.zeros(6), None)
+            self.heard, self.twist, self.silent = None, np.zeros(6), True
         return self.twist

@@ -34,13 +34,6 @@ def node_or_none():
         return None
 
 
-class Bowls(SceneView):
-    """A view of a scene with bowls."""
-
-    def bowl_places(self):
-        return {colour: np.array(place) for colour, place in self.state["bowls"].items()}
-
-
 class Driver:
     """Publishes commands to the peer as the node would."""
 
@@ -131,12 +124,14 @@ class Robot(unittest.TestCase):
         self.assertTrue(np.isfinite(self.session.state["tool"]).all())
 
     def test_the_peaks_are_what_was_commanded_and_the_tool_did(self):
-        state = self.episode(seed=6)
-        self.assertEqual(state["measured"], dict(linear_speed=0.0, linear_acceleration=0.0))
-        self.driver.hold([0.03, 0.04, 0.0], 1.0, 0.3)
-        self.session.until("the commands are counted", lambda: self.session.state["commands"] > 5)
+        # What an earlier test commanded is over.
+        before = self.session.state["commands"]
+        self.driver.send([0.0, 0.0, 0.0])
+        self.session.until("the arm is to stand", lambda: self.session.state["commands"] > before)
+        self.assertEqual(self.episode(seed=6)["measured"], dict(linear_speed=0.0, linear_acceleration=0.0))
+        self.driver.hold([0.03, 0.04, 0.0], 1.0, 5.0, lambda: self.session.state["measured"]["linear_speed"] > 0.045)
         self.assertAlmostEqual(self.session.state["peaks"]["linear_speed"], 0.05, places=3)
-        self.session.until("the tool has followed", lambda: self.session.state["measured"]["linear_speed"] > 0.04)
+        self.assertGreater(self.session.state["measured"]["linear_speed"], 0.045)
         self.assertLess(self.session.state["measured"]["linear_speed"], 0.06)
         self.assertTrue(0.1 < self.session.state["measured"]["linear_acceleration"] < 3.0, self.session.state["measured"])
 
@@ -255,7 +250,7 @@ class Place(unittest.TestCase):
             state = session.state
             self.assertRegex(state["instruction"], r"^put the \w+ block in the \w+ bowl$")
             self.assertEqual((list(state["bowls"]), state["done"]), ([state["bowl"]], {colour: [] for colour in state["blocks"]}))
-            driver.follow(lambda state: expert(Bowls(state)), "place", 30)
+            driver.follow(lambda state: expert(SceneView(state)), "place", 30)
             state = session.state
             self.assertIn("place", state["done"][state["target"]])
             self.assertFalse(any("place" in done for colour, done in state["done"].items() if colour != state["target"]))
@@ -296,17 +291,19 @@ class Commands(unittest.TestCase):
         self.assertGreater(command.peaks["linear_acceleration"], 1.0)
 
     def test_a_start_after_a_silence_is_a_jump(self):
-        for silent in (False, True):
+        # How long the driver heard nothing, how far the stamps lie apart, whether it gave up on the command, what the next one makes [m/s2].
+        for heard, stamped, gave_up, acceleration in ((0.3, 0.3, True, 5.0), (0.1, 0.1, False, 0.0), (0.3, 0.02, True, 0.0)):
             command = Command(0.2, "base")
             with unittest.mock.patch("time.monotonic", lambda: 100.0):
-                end = self.drive(command, 10.0, [0.1] + 30 * [0.1])
+                end = self.drive(command, 10.0, 31 * [0.1])
                 self.assertAlmostEqual(command.peaks["linear_acceleration"], 5.0, places=6)  # from standstill within one period
                 command.new_episode()
-            with unittest.mock.patch("time.monotonic", lambda: 100.3 if silent else 100.1):
-                self.assertEqual(command.command()[0], 0.0 if silent else 0.1)
-                self.drive(command, end + 0.3, [0.1])
-            self.assertAlmostEqual(command.peaks["linear_acceleration"], 5.0 if silent else 0.0, places=6)
-            self.assertEqual(command.timeouts, int(silent))
+            with unittest.mock.patch("time.monotonic", lambda: 100.0 + heard):
+                self.assertEqual(command.command()[0], 0.0 if gave_up else 0.1)
+                # In the last case it was asleep, and the sender was not.
+                self.drive(command, end - 0.02 + stamped, [0.1])
+            self.assertAlmostEqual(command.peaks["linear_acceleration"], acceleration, places=6)
+            self.assertEqual(command.timeouts, int(gave_up))
 
     def test_another_frame_is_no_command(self):
         said = []
