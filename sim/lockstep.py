@@ -50,10 +50,10 @@ class Lockstep:
         raise SessionError(f"no action for an image within {patience:g} s; the node says {self.session.said()}")
 
     def run(self, scene, seed, task, instruction=None, judge=None, seconds=10.0, latency=0.1, blind=False):
-        """One episode on `scene`, as Session.run returns it; `judge(scene)` says when it is done. `blind`: the policy is shown the first picture throughout."""
+        """One episode on `scene`, as Session.run returns it; `instruction` replaces the scene's, `judge(scene)` says when it is done. `blind`: the policy is shown the first picture throughout."""
         judge = judge or (lambda scene: scene.success())
         scene.reset(seed, task=task)
-        said = scene.instruction if instruction is None else instruction(scene)
+        said = scene.instruction if instruction is None else instruction
         self.say(said)
         tracking, begin, steps = NodeTracking(scene, latency), time.monotonic(), 0
         start, farthest = scene.ee_pose()[0], 0.0
