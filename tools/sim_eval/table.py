@@ -13,7 +13,8 @@ MUST_NOT_MOVE = ("no-instruction", "dark", "frozen")
 MUST_STOP = ("dropout", "still")
 # The camera is lost 0.8 s after the start at the latest and the node promises to stand 0.89 s later; an unchanged picture needs 5 cm of motion to be noticed (SAFETY.md).
 STOPPED_AFTER_S = 2.0
-STOPPED_BY = ("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED")
+# The last: the third such stop within ten seconds latches, as episodes one after the other bring about.
+STOPPED_BY = ("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED", "REPEATED_FAULTS")
 LOST_SHARE = 0.01  # of an episode that the simulation may fail to keep up with before its real time is none
 
 
