@@ -83,8 +83,11 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
     runtime.set_instruction(Some(Instruction::new("burn").unwrap()));
     runtime.set_lifecycle(Lifecycle::Active);
     let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
-    let film = |runtime: &mut Runtime| {
-        let bytes = CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![7; 192] };
+    let mut noise = 0_u8;
+    let mut film = |runtime: &mut Runtime| {
+        // No two pictures in a row are equal, as of any camera: the robot is driven, and one that stays the same would stop it.
+        noise = noise.wrapping_add(1);
+        let bytes = CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![noise; 192] };
         runtime.offer_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
     };

@@ -71,7 +71,7 @@ fn measure(rate_hz: f64) -> Vec<u64> {
             lifecycle: Lifecycle::Active,
             requests: Requests { enable: (i == 0).then_some(true), ..Requests::default() },
             instruction: Some(1),
-            image: Some(ImageSeen { received: here, stamp, ros_received: stamp }),
+            image: Some(ImageSeen { received: here, stamp, ros_received: stamp, unchanged_since: here }),
             ee_pose: Some(PoseSeen { received: here, position: [0.1, 0.2, 0.3] }),
             chunk: chunk.as_ref(),
             inference: Inference::Idle,

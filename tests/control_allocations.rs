@@ -74,9 +74,14 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
     let mut random = Random::new(7);
     let mut now = 1000 * MS;
     let (mut counted, mut steps_begun, mut running) = (0, 0, 0);
+    let mut unchanged_since = Instant::START;
     for i in 0..200_000u64 {
         now += if random.one_in(500) { 700 * MS } else { 19 * MS + random.below(2 * MS) };
         let here = Instant::from_nanoseconds(now);
+        // For a second out of forty the camera sends one picture.
+        if i % 2000 < 1950 {
+            unchanged_since = here;
+        }
         let origin = ChunkOrigin {
             generation: i,
             instruction_generation: 1,
@@ -102,6 +107,7 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
                 received: here,
                 stamp: Stamp::from_nanoseconds(now as i64),
                 ros_received: Stamp::from_nanoseconds(now as i64),
+                unchanged_since,
             }),
             ee_pose: Some(PoseSeen { received: here, position: [0.9 * random.signed(), 0.0, 0.0] }),
             chunk: chunk.as_ref(),

@@ -8,7 +8,10 @@ use std::{
 
 use openvla_tt::{
     contract::{CheckpointContract, ContractError, FILE_BYTES_MAX, Robot, join},
-    control::{ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawWorkspace},
+    control::{
+        ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits, RawUnchangedImage,
+        RawWorkspace,
+    },
 };
 
 fn config(folder: &str) -> Vec<PathBuf> {
@@ -307,6 +310,10 @@ fn each_rule_of_controls_parameters_is_asserted() {
         (|c| c.faults_to_latch = 9, "faults_to_latch: 9 is outside 1..8"),
         (|c| c.fault_window_s = 0.0, "fault_window_s: 0 s is outside"),
         (|c| c.clear_s = 0.0, "clear_s: 0 s is outside"),
+        (|c| c.unchanged_image.distance = 0.0, "unchanged_image.distance: 0 m is outside 0.001..10 m"),
+        (|c| c.unchanged_image.distance = 10.1, "unchanged_image.distance: 10.1 m is outside"),
+        (|c| c.unchanged_image.angle = f64::NAN, "unchanged_image.angle: NaN rad is outside 0.001..100 rad"),
+        (|c| c.unchanged_image.angle = 101.0, "unchanged_image.angle: 101 rad is outside"),
         (|c| c.limits.linear.velocity = 3.1, "limits.linear.velocity: 3.1 m/s is outside 0.001..3 m/s"),
         (|c| c.limits.linear.acceleration = 0.0, "limits.linear.acceleration: 0 m/s2 is outside"),
         (|c| c.limits.linear.jerk = -1.0, "limits.linear.jerk: -1 m/s3 is outside"),
@@ -482,9 +489,12 @@ fn parameters_from_yaml_know_no_other_names() {
     assert!(raw.dry_run);
     let raw = parse("{workspace: {min: [0.0, 0.0, 0.0], max: [1.0, 1.0, 1.0]}}").unwrap();
     assert_eq!(raw.workspace.unwrap().margin, 0.02);
+    let raw = parse("{unchanged_image: {distance: 0.2}}").unwrap();
+    assert_eq!(raw.unchanged_image, RawUnchangedImage { distance: 0.2, angle: 0.25 });
     for bad in [
         "{speed: 1}",
         "{gripper: {polarity: 1}}",
+        "{unchanged_image: {speed: 1}}",
         "{limits: {linear: {velocity: 1.0, acceleration: 1.0, jerk: 1.0, snap: 1.0}}}",
     ] {
         assert!(parse(bad).unwrap_err().contains("unknown field"), "{bad}");

@@ -33,7 +33,7 @@ struct Day {
 
 /// One random event of the day; returns what the operator does.
 fn happen(world: &mut World, random: &mut Random) {
-    match random.below(16) {
+    match random.below(17) {
         0 => world.camera_on = false,
         1 => world.camera_frozen = true,
         2 => world.camera_skew_ns = (random.signed() * 3e9) as i64,
@@ -51,6 +51,7 @@ fn happen(world: &mut World, random: &mut Random) {
         14 => {
             world.policy.steps[0].translation[0] = [f64::NAN, f64::INFINITY, f64::MAX, 5e-324][random.below(4) as usize]
         }
+        15 => world.camera_unchanged = true,
         _ => world.policy.hz = [5.0, 10.0, 50.0][random.below(3) as usize],
     }
 }
@@ -58,6 +59,7 @@ fn happen(world: &mut World, random: &mut Random) {
 fn heal(world: &mut World) {
     world.camera_on = true;
     world.camera_frozen = false;
+    world.camera_unchanged = false;
     world.camera_skew_ns = 0;
     world.policy.blocked = false;
     world.worker_dead = false;
@@ -162,6 +164,7 @@ fn a_day_with_random_faults_breaks_no_invariant() {
     for reason in [
         Reason::ImageStale,
         Reason::ImageFrozen,
+        Reason::ImageUnchanged,
         Reason::ImageStampPast,
         Reason::ImageStampFuture,
         Reason::InferenceTimeout,

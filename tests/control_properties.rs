@@ -7,7 +7,8 @@ use control_support::{MS, Random, World, cases, live, norm};
 use openvla_tt::{
     chunk::{ActionChunk, ChunkStep},
     control::{
-        Lifecycle, PolicyFailure, PoseSeen, RawControlConfig, RawLimits, RawMotionLimits, RawWorkspace, Requests, State,
+        Lifecycle, PolicyFailure, PoseSeen, RawControlConfig, RawLimits, RawMotionLimits, RawUnchangedImage,
+        RawWorkspace, Reason, Requests, State,
     },
     time::Instant,
 };
@@ -83,6 +84,7 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
             world.policy.steps =
                 (0..horizon).map(|i| policy_step(detail.wrapping_add(7 * i as u8), &mut random)).collect();
         }
+        26 => world.camera_unchanged = detail & 3 == 0,
         // Mostly: another wish, or nothing at all.
         17..=24 => world.policy.steps = vec![policy_step(detail, &mut random)],
         _ => {}
@@ -102,6 +104,7 @@ fn act(world: &mut World, op: [u8; 3]) -> Result<(), String> {
 fn heal(world: &mut World) {
     world.camera_on = true;
     world.camera_frozen = false;
+    world.camera_unchanged = false;
     world.camera_skew_ns = 0;
     world.instruction = Some(1);
     world.subscribed = true;
@@ -210,8 +213,63 @@ fn drive_in_a_box(seed: u64, limits: RawLimits, pose_every: u64, swing: f64) -> 
     Ok(closest)
 }
 
+/// Drives about at random with a camera that sends one picture from some moment on, until the robot stands for it. How far the tool went since that
+/// picture first arrived: metres and radians.
+fn drive_with_one_picture(raw: RawControlConfig, camera_period_ns: u64, seed: u64) -> Result<[f64; 2], String> {
+    let mut world = World::new(raw);
+    let mut random = Random::new(seed);
+    world.camera_period_ns = camera_period_ns;
+    world.policy.takes_ns = 60 * MS;
+    world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() })?;
+    let (mut way, mut speed) = ([0.0; 2], [0.0; 2]);
+    let begins = 50 + random.below(50);
+    for i in 0..4000 {
+        if random.one_in(20) {
+            let wish: [f64; 7] = std::array::from_fn(|_| 0.1 * random.signed());
+            world.policy.steps = vec![ChunkStep::from_array(wish)];
+        }
+        world.camera_unchanged = begins <= i;
+        let dt = 15 * MS + random.below(15 * MS);
+        let output = world.tick(dt, Requests::default())?;
+        for group in 0..2 {
+            way[group] += speed[group] * dt as f64 * 1e-9;
+        }
+        // An image has just arrived, and it differs from the one before.
+        if i < begins && output.image_age_s == Some(0.0) {
+            way = [0.0; 2];
+        }
+        let twist = *output.command.unwrap().twist();
+        speed = [norm(twist.linear), norm(twist.angular)];
+        if output.state != State::Running && output.cause.reason != Reason::ImageUnchanged {
+            return Err(format!("stopped by another watchdog: {}", output.cause));
+        }
+        if output.state == State::Holding && output.at_rest {
+            return Ok(way);
+        }
+    }
+    Err(format!("never stopped: {way:?}"))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(100_000) / 100, ..ProptestConfig::default() })]
+
+    /// With a camera that sends one picture the tool goes no further than the limit, what it drives until the image that proves it, and a stop.
+    #[test]
+    fn one_picture_does_not_take_the_tool_far(
+        limits in any_limits(), distance in 0.01f64..0.2, angle in 0.05f64..1.0, camera_ms in 0u64..300, seed in any::<u64>(),
+    ) {
+        let unchanged_image = RawUnchangedImage { distance, angle };
+        let raw = legal(RawControlConfig { limits, unchanged_image, ..live() });
+        let config = raw.validate().unwrap();
+        let way = drive_with_one_picture(raw, camera_ms * MS, seed).map_err(TestCaseError::fail)?;
+        prop_assert!(distance < way[0] || angle < way[1], "too early: {:?}", way);
+        // Images of this world arrive with the first step after their period, and steps are up to 30 ms apart.
+        let (camera_s, period_s) = (camera_ms as f64 * 1e-3 + 0.03, 0.03);
+        for (way, limit, motion) in [(way[0], distance, config.linear()), (way[1], angle, config.angular())] {
+            let most = limit + motion.velocity() * (camera_s + motion.stop_time_s() + period_s);
+            prop_assert!(way <= most, "{} of at most {}", way, most);
+        }
+    }
 
     /// An arm that follows its commands never leaves the box. Whatever the limits, it takes no more than a tenth of a millimetre of the margin.
     #[test]

@@ -7,8 +7,9 @@ use control_support::{MS, World, live, norm};
 use openvla_tt::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{
-        ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output, PolicyFailure, PoseSeen,
-        RawControlConfig, RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State, step,
+        Cause, ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output, PolicyFailure,
+        PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace, Reason, Refusal, Requests, ResetOutcome, State,
+        step,
     },
     time::{Instant, Stamp},
 };
@@ -107,6 +108,15 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
             },
             State::Holding,
             Reason::ImageFrozen,
+        ),
+        (
+            "one picture, new stamps",
+            |w| {
+                w.camera_unchanged = true;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageUnchanged,
         ),
         (
             "stamps 2 s old",
@@ -306,6 +316,122 @@ fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
     assert_eq!((output.state, output.cause.reason, output.cause.limit), (State::Holding, Reason::ImageStale, 0.3));
 }
 
+/// Commands on, with limits that no sum of whole control periods hits exactly.
+fn watching_pictures() -> RawControlConfig {
+    RawControlConfig { unchanged_image: RawUnchangedImage { distance: 0.051, angle: 0.255 }, ..live() }
+}
+
+/// A world that runs at the full speed of this wish.
+fn at_speed(raw: RawControlConfig, wish: [f64; 7]) -> World {
+    let mut world = World::new(raw);
+    world.policy.steps = vec![ChunkStep::from_array(wish)];
+    world.policy.takes_ns = 60 * MS;
+    ask(&mut world, enable());
+    for _ in 0..100 {
+        assert_eq!(tick(&mut world).state, State::Running);
+    }
+    world
+}
+
+/// Steps until the robot is stopped: after how many milliseconds, and why.
+fn stopped_after(world: &mut World) -> (u64, Cause) {
+    let from = world.now;
+    let output = world.until(200, |output| output.state != State::Running);
+    ((world.now - from) / MS, output.cause)
+}
+
+#[test]
+fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limit_and_not_before() {
+    // 0.1 m/s is 2 mm per step, 0.5 rad/s is 0.01 rad: half a step beyond the limit after 26 of them.
+    for (wish, most, limit, unit) in [
+        ([0.0, 0.012, 0.016, 0.0, 0.0, 0.01, 1.0], 0.053, 0.051, "m"),
+        ([0.0, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
+        ([0.01, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
+    ] {
+        let mut world = at_speed(watching_pictures(), wish);
+        world.camera_unchanged = true;
+        let (after_ms, cause) = stopped_after(&mut world);
+        assert_eq!((after_ms, cause.reason, cause.limit, cause.unit), (520, Reason::ImageUnchanged, limit, unit));
+        assert!(limit < cause.value && cause.value < most, "{cause}");
+    }
+}
+
+#[test]
+fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
+    // The policy wishes nothing; motion is not enabled; the shadow of a dry run drives nothing.
+    for (speed, enabled, dry_run) in [(0.0, true, false), (0.02, false, false), (0.02, true, true)] {
+        let mut world = World::new(RawControlConfig { dry_run, ..watching_pictures() });
+        world.policy.steps = vec![ChunkStep::from_array([speed, 0.0, 0.0, 0.0, 0.0, speed, 1.0])];
+        world.camera_unchanged = true;
+        ask(&mut world, Requests { enable: Some(enabled), ..Requests::default() });
+        for _ in 0..1000 {
+            let output = tick(&mut world);
+            assert_eq!(output.state, if enabled { State::Running } else { State::Idle }, "{}", output.cause);
+        }
+        assert_eq!(0.05 < norm(world.output.unwrap().verdict.limited.linear), dry_run);
+    }
+}
+
+#[test]
+fn a_slow_camera_is_not_one_that_repeats_its_picture() {
+    // 10 cm from image to image, twice the limit, and each differs from the one before.
+    let mut world = World::new(watching_pictures());
+    world.policy.steps = vec![ChunkStep::from_array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
+    world.policy.takes_ns = 60 * MS;
+    world.camera_period_ns = 400 * MS;
+    ask(&mut world, enable());
+    for _ in 0..500 {
+        assert_eq!(tick(&mut world).state, State::Running, "{}", world.output.unwrap().cause);
+    }
+    // It stops the robot with the first image that shows the picture again, and not sooner.
+    world.until(100, |output| output.image_age_s == Some(0.0));
+    world.camera_unchanged = true;
+    let (after_ms, cause) = stopped_after(&mut world);
+    assert_eq!((after_ms, cause.reason), (400, Reason::ImageUnchanged));
+    assert!((cause.value - 0.1).abs() < 1e-6, "{cause}");
+}
+
+#[test]
+fn another_picture_ends_the_hold_and_nothing_else_does() {
+    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    for _ in 0..500 {
+        let output = tick(&mut world);
+        assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+    }
+    world.camera_unchanged = false;
+    assert_eq!(tick(&mut world).cause.reason, Reason::Recovering);
+    let from = world.now;
+    world.until(100, |output| output.state == State::Running);
+    assert_eq!((world.now - from) / MS, 500);
+    // What was driven before counts no more.
+    for _ in 0..100 {
+        assert_eq!(tick(&mut world).state, State::Running);
+    }
+    // Whoever enables anew has not mended the camera.
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    let output = ask(&mut world, enable());
+    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+}
+
+#[test]
+fn a_deactivation_forgets_what_was_driven_with_one_picture() {
+    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    world.lifecycle = Lifecycle::Inactive;
+    world.until(100, |output| output.state == State::Inactive);
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
+    // The camera still shows one picture: the limit anew, from rest.
+    let (after_ms, cause) = stopped_after(&mut world);
+    assert_eq!(cause.reason, Reason::ImageUnchanged);
+    assert!(520 < after_ms && after_ms < 1000, "{after_ms} ms");
+}
+
 #[test]
 fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived() {
     let mut world = World::running(live());
@@ -314,6 +440,7 @@ fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived
         received: Instant::from_nanoseconds(world.now),
         stamp: Stamp::from_nanoseconds(world.ros - behind_ms * MS as i64),
         ros_received: Stamp::from_nanoseconds(world.ros),
+        unchanged_since: Instant::from_nanoseconds(world.now),
     };
     let fresh = seen(&world, 500);
     assert_eq!(forge(&mut world, |o| o.image_taken = fresh.taken()), None);
@@ -944,7 +1071,7 @@ impl Bare {
         self.now += dt;
         let now = Instant::from_nanoseconds(self.now);
         let stamp = Stamp::from_nanoseconds(self.now as i64);
-        let image = Some(ImageSeen { received: now, stamp, ros_received: stamp });
+        let image = Some(ImageSeen { received: now, stamp, ros_received: stamp, unchanged_since: now });
         let mut inputs =
             Inputs { ros_now: stamp, lifecycle: Lifecycle::Active, instruction: Some(1), image, ..Inputs::default() };
         change(&mut inputs);

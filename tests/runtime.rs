@@ -25,6 +25,7 @@ struct Rig {
     clock: NodeClock,
     camera: Camera,
     last_image: Wall,
+    pictures: u8,
     reports: Vec<Report>,
 }
 
@@ -32,6 +33,8 @@ struct Rig {
 enum Camera {
     Off,
     Good,
+    /// One picture, again and again, with new stamps.
+    Repeating,
     Broken,
 }
 
@@ -42,8 +45,11 @@ fn config() -> ControlConfig {
         .unwrap()
 }
 
-fn pixels() -> CameraBytes {
-    CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![7; 8 * 24] }
+/// A picture that differs from others in its last byte, as the noise of a camera makes it.
+fn pixels(last: u8) -> CameraBytes {
+    let mut data = vec![7; 8 * 24];
+    data[8 * 24 - 1] = last;
+    CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data }
 }
 
 impl Rig {
@@ -52,7 +58,8 @@ impl Rig {
         let runtime =
             Runtime::start(Arc::new(clock.clone()), config(), Box::new(recorded.clone()), None, Threads::default())
                 .unwrap();
-        Self { runtime, recorded, clock, camera: Camera::Good, last_image: Wall::now(), reports: Vec::new() }
+        let (camera, last_image, reports) = (Camera::Good, Wall::now(), Vec::new());
+        Self { runtime, recorded, clock, camera, last_image, pictures: 0, reports }
     }
 
     fn running(policy: Box<dyn Policy>) -> Self {
@@ -111,9 +118,10 @@ impl Rig {
             return;
         }
         self.last_image = Wall::now();
+        self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
-            Camera::Broken => CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, 0]),
-            _ => pixels(),
+            Camera::Broken => CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures]),
+            _ => pixels(self.pictures),
         };
         self.runtime.offer_image(self.clock.ros(), bytes);
     }
@@ -164,7 +172,8 @@ fn a_flood_of_images_is_dropped_not_queued() {
     rig.camera = Camera::Off;
     while looked_at.try_recv().is_ok() {}
     for i in 0..3000_u32 {
-        let data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
+        let mut data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
+        data[640 * 480 * 3 - 1] = (i % 251) as u8;
         rig.runtime.offer_image(
             rig.clock.ros(),
             CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
@@ -368,6 +377,35 @@ fn broken_images_count_as_no_images() {
     assert!(
         rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG")))
     );
+    rig.camera = Camera::Good;
+    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+}
+
+#[test]
+fn equal_pictures_with_new_stamps_stop_a_robot_that_is_driven_and_differing_ones_do_not() {
+    let mut rig = Rig::running(Scripted::forward());
+    // Two seconds at 0.1 m/s, four times the limit, with a camera whose pictures differ in one byte.
+    let begun = rig.commands().len() as u64;
+    rig.until("two seconds of motion", |snapshot| {
+        assert_ne!(snapshot.output.cause.reason, Reason::ImageUnchanged, "{}", snapshot.output.cause);
+        begun + 100 < snapshot.commands
+    });
+    let from = rig.commands().len();
+    rig.camera = Camera::Repeating;
+    let snapshot =
+        rig.until("unchanged", |snapshot| snapshot.output.cause.reason == Reason::ImageUnchanged && stopped(snapshot));
+    assert_eq!((snapshot.output.state, snapshot.output.cause.limit), (State::Holding, 0.05));
+    let commands = rig.commands();
+    let driven: f64 = commands[from..]
+        .windows(2)
+        .map(|pair| pair[0].1.twist().linear[0] * pair[1].0.since(pair[0].0).seconds())
+        .sum();
+    // The limit, what is driven until the next image and the next step, and the stop; two such intervals more for a busy machine.
+    assert!(0.04 < driven && driven < 0.05 + 0.1 * 3.0 * (0.03 + 0.02 + 0.2), "{driven} m");
+    // At rest it stays so, and another picture ends it.
+    let before = snapshot.commands;
+    let snapshot = rig.until("half a second at rest", |snapshot| before + 25 < snapshot.commands);
+    assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Holding, Reason::ImageUnchanged));
     rig.camera = Camera::Good;
     rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
 }

@@ -136,6 +136,22 @@ impl Default for RawStepCap {
     }
 }
 
+/// `unchanged_image` as given: what may be driven while the camera's picture stays the same byte for byte.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawUnchangedImage {
+    /// Metres, along the commanded path.
+    pub distance: f64,
+    /// Radians, likewise.
+    pub angle: f64,
+}
+
+impl Default for RawUnchangedImage {
+    fn default() -> Self {
+        Self { distance: 0.05, angle: 0.25 }
+    }
+}
+
 /// The statistics' envelope of one step, in the order dx dy dz droll dpitch dyaw, physical units.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -196,6 +212,8 @@ pub struct RawControlConfig {
     pub fault_window_s: f64,
     /// How long a cause must be gone before motion goes on, or before a latch may be reset, seconds.
     pub clear_s: f64,
+    /// What may be driven while the camera's picture stays the same.
+    pub unchanged_image: RawUnchangedImage,
     /// Velocity, acceleration, jerk.
     pub limits: RawLimits,
     /// The longest policy step.
@@ -228,6 +246,7 @@ impl Default for RawControlConfig {
             faults_to_latch: 3,
             fault_window_s: 10.0,
             clear_s: 0.5,
+            unchanged_image: RawUnchangedImage::default(),
             limits: RawLimits::default(),
             step_cap: RawStepCap::default(),
             workspace: None,
@@ -296,6 +315,7 @@ pub struct ControlConfig {
     pub(super) faults_to_latch: u32,
     pub(super) fault_window: Duration,
     pub(super) clear: Duration,
+    pub(super) unchanged_image: RawUnchangedImage,
     pub(super) linear: MotionLimits,
     pub(super) angular: MotionLimits,
     pub(super) step_cap: RawStepCap,
@@ -337,6 +357,8 @@ impl RawControlConfig {
         if self.inference_timeout_s == 0.0 {
             p.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
         }
+        p.range("unchanged_image.distance", self.unchanged_image.distance, 1e-3, 10.0, "m");
+        p.range("unchanged_image.angle", self.unchanged_image.angle, 1e-3, 100.0, "rad");
         let period_s = 1.0 / self.command_rate_hz;
         if self.overrun_s != 0.0 && self.overrun_s < 1.5 * period_s {
             p.add(
@@ -388,6 +410,7 @@ impl RawControlConfig {
             faults_to_latch: self.faults_to_latch,
             fault_window: seconds(self.fault_window_s),
             clear: seconds(self.clear_s),
+            unchanged_image: self.unchanged_image,
             linear: limits(self.limits.linear),
             angular: limits(self.limits.angular),
             step_cap: self.step_cap,

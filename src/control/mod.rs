@@ -23,7 +23,7 @@
 //! * `dry_run` computes everything (see [`Verdict::limited`]) and publishes nothing.
 //! * After e-stop, a latch, deactivation or reset, motion must be enabled anew: a reset never starts a motion by itself.
 //!
-//! The way through this module: `watchdog` looks, `machine` decides whether the robot may move, `player` picks the policy's step, `shape` bounds it,
+//! The way through this module: `watchdog` looks (`unchanged` for it at pictures), `machine` decides whether the robot may move, `player` picks the policy's step, `shape` bounds it,
 //! `profile` makes it smooth and stoppable (its documentation holds the proof), `gripper` and `detect` stand beside. `step` calls them in that order.
 //! `SAFETY.md` lists hazard, mechanism, file and test.
 
@@ -37,12 +37,13 @@ mod reason;
 mod shape;
 mod step;
 mod types;
+mod unchanged;
 mod vector;
 mod watchdog;
 
 pub use config::{
     ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope, RawGripper, RawLimits,
-    RawMotionLimits, RawStepCap, RawWorkspace,
+    RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
 };
 pub use reason::{Cause, Class, Intervention, InterventionCounts, InterventionSet, Reason};
 pub use step::{ControlState, step};

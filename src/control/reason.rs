@@ -75,6 +75,7 @@ reasons! {
     SubscriberGone = 30, "SUBSCRIBER_GONE", Fault, "nobody subscribes to the command";
     ClockJumpedBack = 31, "CLOCK_JUMPED_BACK", Fault, "ROS time jumped back";
     EePoseStale = 32, "EE_POSE_STALE", Fault, "a workspace is set but the end effector's pose is missing or too old";
+    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera's picture stays the same byte for byte";
     Estop = 40, "ESTOP", Latch, "emergency stop";
     NotFinite = 41, "NOT_FINITE", Latch, "the policy produced a number that is not finite";
     RepeatedFaults = 42, "REPEATED_FAULTS", Latch, "too many faults in a short time";

@@ -163,7 +163,12 @@ impl ControlState {
         if let Some(interval) = interval.filter(|interval| self.config.overrun < *interval) {
             events.push(Event::Overrun { interval_s: interval.as_secs_f64() });
         }
-        let around = Around { interval, running_since: self.machine.running_since, last_result: self.last_result };
+        let around = Around {
+            interval,
+            running_since: self.machine.running_since,
+            last_result: self.last_result,
+            twist: self.last_twist,
+        };
         self.watchdogs.look(now, &self.config, inputs, &around)
     }
 

@@ -98,6 +98,9 @@ pub struct ImageSeen {
     pub stamp: Stamp,
     /// ROS time when it arrived.
     pub ros_received: Stamp,
+    /// Since when the picture has been the same, on the steady clock: the arrival of the first of the images in a row, this one the last of them, whose
+    /// bytes are equal. Its own arrival when it differs from the image before it.
+    pub unchanged_since: Instant,
 }
 
 impl ImageSeen {

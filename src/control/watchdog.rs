@@ -3,7 +3,8 @@
 use super::{
     config::ControlConfig,
     reason::{Cause, Reason},
-    types::{Inference, Inputs, Lifecycle, PolicyFailure},
+    types::{Inference, Inputs, Lifecycle, PolicyFailure, Twist},
+    unchanged::UnchangedImage,
 };
 use crate::time::{Instant, Stamp};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub(super) struct Watchdogs {
     /// The newest image whose stamp differed from the one before it.
     newest_image: Option<Newest>,
+    unchanged_image: UnchangedImage,
     /// The latest ROS time seen since the last jump.
     ros_high: Option<Stamp>,
     /// Since when the command has had no subscriber.
@@ -38,6 +40,8 @@ pub(super) struct Around {
     pub(super) running_since: Option<Instant>,
     /// When the last result arrived, taken or not.
     pub(super) last_result: Option<Instant>,
+    /// The command in force since the step before.
+    pub(super) twist: Twist,
 }
 
 impl Watchdogs {
@@ -54,11 +58,13 @@ impl Watchdogs {
         let paused = look_at_interval(config, around);
         let jumped = self.look_at_ros_time(config, inputs.ros_now);
         let image = self.look_at_images(now, config, inputs);
+        let unchanged = self.look_at_pictures(now, config, inputs, around);
         let subscriber = self.look_at_subscriber(now, config, inputs);
         paused
             .or(jumped)
             .or_else(|| look_at_policy(inputs))
             .or(image)
+            .or(unchanged)
             .or_else(|| look_at_inference(now, config, inputs, around))
             .or(subscriber)
             .or_else(|| look_at_pose(now, config, inputs))
@@ -110,6 +116,22 @@ impl Watchdogs {
         let frozen = repeated && !now.since(image.received).exceeds(config.observation_timeout);
         let reason = if frozen { Reason::ImageFrozen } else { Reason::ImageStale };
         Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
+    }
+
+    fn look_at_pictures(
+        &mut self,
+        now: Instant,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        around: &Around,
+    ) -> Option<Cause> {
+        let before = now.before(around.interval.unwrap_or_default());
+        self.unchanged_image.see(before, now, &around.twist, inputs.image.as_ref());
+        // In a dry run nothing is driven; and what was driven before a deactivation is long past when the robot moves again.
+        if inputs.lifecycle != Lifecycle::Active || config.dry_run {
+            self.unchanged_image.forget_travel();
+        }
+        self.unchanged_image.complaint(&config.unchanged_image)
     }
 
     fn look_at_subscriber(&mut self, now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {

@@ -243,6 +243,8 @@ fn inputs(entry: &Entry) -> Value {
         "instruction": entry.instruction,
         "image_stamp_s": entry.image.map(|image| seconds(image.stamp)),
         "image_received_ago_s": entry.image.map(|image| entry.now.since(image.received).seconds()),
+        // How long the camera has been sending this very picture, up to its newest image.
+        "image_unchanged_s": entry.image.map(|image| image.received.since(image.unchanged_since).seconds()),
         "ee_position": entry.pose.map(|pose| xyz(pose.position)),
         "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
         "inference_busy_s": inference_busy_s,
@@ -287,7 +289,8 @@ fn inputs_properties() -> Value {
     json!({
         "ros_now_s": { "type": "number" }, "steady_now_s": { "type": "number" }, "lifecycle": { "type": "string" },
         "instruction": { "type": ["integer", "null"] }, "image_stamp_s": { "type": ["number", "null"] },
-        "image_received_ago_s": { "type": ["number", "null"] }, "ee_position": vector_schema(),
+        "image_received_ago_s": { "type": ["number", "null"] }, "image_unchanged_s": { "type": ["number", "null"] },
+        "ee_position": vector_schema(),
         "ee_pose_age_s": { "type": ["number", "null"] }, "inference_busy_s": { "type": ["number", "null"] },
         "inference_dead": { "type": "boolean" }, "policy_failure": { "type": ["string", "null"] },
         "subscribed": { "type": "boolean" }, "enable": { "type": ["boolean", "null"] },

@@ -201,6 +201,8 @@ table! {
     "faults_to_latch", Count, control.faults_to_latch, "How many faults latch, 1..8.";
     "fault_window_s", Float, control.fault_window_s, "Within which time, s, 0.1..3600.";
     "clear_s", Float, control.clear_s, "How long a cause must be gone before motion goes on or a latch may be reset, s, 0.1..60.";
+    "unchanged_image.distance", Float, control.unchanged_image.distance, "Path the tool may be driven while images keep arriving that are equal byte for byte, m, 0.001..10. A late camera needs more.";
+    "unchanged_image.angle", Float, control.unchanged_image.angle, "Rotation the tool may be driven meanwhile, rad, 0.001..100.";
     "limits.linear.velocity", Float, control.limits.linear.velocity, "m/s, up to 3.";
     "limits.linear.acceleration", Float, control.limits.linear.acceleration, "m/s2, up to 30.";
     "limits.linear.jerk", Float, control.limits.linear.jerk, "m/s3, up to 10000.";

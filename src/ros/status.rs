@@ -280,6 +280,9 @@ impl VlaNode {
             (None, Some(age)) if self.parameters.raw_control.observation_timeout_s < age => {
                 (Level::Error, "no fresh image")
             }
+            _ if snapshot.output.cause.reason == Reason::ImageUnchanged => {
+                (Level::Error, "the picture does not change though the tool was driven")
+            }
             _ => (Level::Ok, "images arrive"),
         };
         let (policy_level, policy_line) = match (&facts.policy_note, &facts.info) {

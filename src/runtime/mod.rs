@@ -34,6 +34,7 @@ pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
 pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
 
+use camera::Repetition;
 use control_loop::{ControlLoop, Ends};
 use desk::{Asked, Desk, Levels};
 use worker::{Order, Worker};
@@ -74,6 +75,7 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     levels: triple_buffer::Input<Levels>,
     level: Levels,
+    repetition: Repetition,
     snapshots: triple_buffer::Output<Option<Snapshot>>,
     events: Receiver<Happened>,
     reports: Receiver<Report>,
@@ -132,6 +134,7 @@ impl Runtime {
             clock,
             levels,
             level: Levels::default(),
+            repetition: Repetition::default(),
             snapshots,
             events,
             reports,
@@ -144,9 +147,12 @@ impl Runtime {
         })
     }
 
-    /// Hands over an image that has just arrived. Only the newest is ever looked at.
+    /// Hands over an image that has just arrived. Only the newest is ever looked at; that it equals the one before it is noticed here.
     pub fn offer_image(&mut self, stamp: Stamp, bytes: CameraBytes) {
-        let seen = ImageSeen { received: self.clock.steady(), stamp, ros_received: self.clock.ros() };
+        let (received, ros_received) = (self.clock.steady(), self.clock.ros());
+        let bytes = Arc::new(bytes);
+        let unchanged_since = self.repetition.since(received, &bytes);
+        let seen = ImageSeen { received, stamp, ros_received, unchanged_since };
         let steps_begun = self.desk.steps_begun.load(Ordering::Acquire);
         self.desk.images.put(CameraImage { seen, steps_begun, bytes });
         self.level.image = Some(seen);

@@ -244,7 +244,10 @@ pub struct World {
     pub camera_period_ns: u64,
     next_image: u64,
     pub camera_on: bool,
+    /// The stamp stays what it was.
     pub camera_frozen: bool,
+    /// The picture stays what it was, whatever its stamp.
+    pub camera_unchanged: bool,
     pub camera_skew_ns: i64,
     image: Option<ImageSeen>,
     pub pose: Option<PoseSeen>,
@@ -277,6 +280,7 @@ impl World {
             next_image: 0,
             camera_on: true,
             camera_frozen: false,
+            camera_unchanged: false,
             camera_skew_ns: 0,
             image: None,
             pose: None,
@@ -373,7 +377,11 @@ impl World {
             Some(image) if self.camera_frozen => image.stamp,
             _ => Stamp::from_nanoseconds(ros_now.nanoseconds() + self.camera_skew_ns),
         };
-        self.image = Some(ImageSeen { received: now, stamp, ros_received: ros_now });
+        let unchanged_since = match self.image {
+            Some(image) if self.camera_unchanged => image.unchanged_since,
+            _ => now,
+        };
+        self.image = Some(ImageSeen { received: now, stamp, ros_received: ros_now, unchanged_since });
     }
 
     /// The worker: finishes what is due, begins when idle.

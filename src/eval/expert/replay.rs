@@ -73,7 +73,7 @@ pub fn replay(
             lifecycle: Lifecycle::Active,
             requests: Requests { enable: (now == 0).then_some(true), ..Requests::default() },
             instruction: Some(1),
-            image: Some(ImageSeen { received: instant, stamp, ros_received: stamp }),
+            image: Some(ImageSeen { received: instant, stamp, ros_received: stamp, unchanged_since: instant }),
             ee_pose: pose.map(|position| PoseSeen { received: instant, position }),
             chunk: chunk.as_ref(),
             ..Inputs::default()
