@@ -17,10 +17,12 @@ import numpy
 
 import peer
 from builtin_interfaces.msg import Time
-from peer import CONTRACT, KIT, ROOT, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import CONTRACT, KIT, ROOT, STOP_S, VELOCITY, NodeProcess, Peer, image_message, kit_cases, noisy, pixels
 from rosgraph_msgs.msg import Clock
 
 OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
+# What may be driven on a picture that stays the same: metres, radians.
+UNCHANGED = (0.05, 0.25)
 CAMERA_HZ = 10.0
 # A cause is noticed by the next control step; then the stop.
 NOTICE_S = 0.02
@@ -84,6 +86,7 @@ def scenario(executable, logs):
     settings = dict(
         checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
         inference_timeout_s=INFERENCE_S, subscriber_timeout_s=SUBSCRIBER_S, overrun_s=0.4,
+        unchanged_image__distance=UNCHANGED[0], unchanged_image__angle=UNCHANGED[1],
         # One fault after the other: that three within 10 s latch is not the point here.
         faults_to_latch=8, fault_window_s=0.5,
     )
@@ -94,6 +97,7 @@ def scenario(executable, logs):
         false_stop = undisturbed(graph, 10.0)
         camera_killed(graph, case, good)
         stamps(graph, good)
+        picture_repeated(graph, good)
         policy_faults(graph, node, good)
         instruction_changed(graph, case, good)
         subscriber_gone(graph, node, good)
@@ -172,6 +176,36 @@ def stamps(graph, good):
     recover(graph, good)
 
 
+def picture_repeated(graph, good):
+    """A driver that delivers its last picture for ever, with new stamps. The promise is in metres and radians: it becomes one in seconds by the commands."""
+    graph.noise = False
+    graph.film(good, CAMERA_HZ)
+    at = begin(graph)
+    took = graph.time_to_stop(at)
+    reached, way = travelled(graph, at)
+    row("one picture again, new stamps", took, reached + 1 / CAMERA_HZ + PROMISE_S, graph, ("HOLDING",), "IMAGE_UNCHANGED")
+    print(f"{'':34} driven {way[0]:.3f} m (limit {UNCHANGED[0]} m) and {way[1]:.3f} rad (limit {UNCHANGED[1]} rad) from the first such picture to rest", flush=True)
+    for driven, limit, velocity in zip(way, UNCHANGED, VELOCITY):
+        assert driven <= limit + velocity * (1 / CAMERA_HZ + PROMISE_S + SLACK_S), f"{driven:.3f} driven, limit {limit}"
+    graph.spin(1.0)
+    assert not graph.moving() and graph.reason == "IMAGE_UNCHANGED", f"it stays so while the picture does: {graph.shown()}"
+    graph.noise = True
+    recover(graph, good)
+
+
+def travelled(graph, since):
+    """When, in seconds from `since`, what was commanded exceeded a limit of `UNCHANGED`; and how much was commanded until now, in metres and radians."""
+    way, reached = numpy.zeros(2), None
+    for (at, message), (end, _) in zip(graph.twists, graph.twists[1:]):
+        numbers, seconds = graph.numbers(message), end - max(at, since)
+        if 0.0 < seconds:
+            way += numpy.array([numpy.linalg.norm(numbers[:3]), numpy.linalg.norm(numbers[3:])]) * seconds
+        if reached is None and numpy.any(way > UNCHANGED):
+            reached = end - since
+    assert reached is not None, f"stopped after {way}"
+    return reached, way
+
+
 def policy_faults(graph, node, good):
     def inject(code):
         graph.film(marked(good, code), CAMERA_HZ)
@@ -236,6 +270,8 @@ def instruction_changed(graph, case, good):
 
 
 def subscriber_gone(graph, node, good):
+    # Only from motion does it come to rest: not in the pause that a slow answer leaves between two actions.
+    graph.until("in motion", graph.moving)
     rests = len(re.findall("at rest after", node.text()))
     graph.deaf()
     at = begin(graph)
@@ -321,7 +357,7 @@ def clock_jump(graph, case, good):
             clock.publish(Clock(clock=stamp()))
             if shoot.images and time.monotonic() >= shoot.next:
                 shoot.next = time.monotonic() + 1 / CAMERA_HZ
-                graph.image.publish(image_message(array, "rgb8", stamp()))
+                graph.image.publish(image_message(noisy(array, next(graph.shots)), "rgb8", stamp()))
             return 0.02
 
         shoot.images, shoot.next = True, 0.0

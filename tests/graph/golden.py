@@ -40,10 +40,10 @@ def scenario(executable, logs):
     folder = tempfile.mkdtemp()
     common = dict(checkpoint=str(KIT / "ckpt"), contract=peer.slow_contract(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
     # A machine that is busy with other tests is no failure here; timing is measured elsewhere.
-    common |= dict(overrun_s=0.4, observation_timeout_s=5.0, inference_timeout_s=20.0, stamp_past_tolerance_s=5.0)
+    common |= dict(overrun_s=0.4, observation_timeout_s=5.0, inference_timeout_s=20.0, stamp_past_tolerance_s=5.0, **peer.EXACT_PICTURES)
 
     logs.append(f"{folder}/raw.log")
-    node, graph = NodeProcess(executable, logs[-1], **common), Peer()
+    node, graph = NodeProcess(executable, logs[-1], **common), Peer(noise=False)
     try:
         graph.run(cases[0])
         check_case(graph, cases[0], "rgb8")

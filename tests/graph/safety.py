@@ -89,28 +89,28 @@ def malformed_images(graph, cases):
     good = pixels(cases[0])
 
     def wrong_size():
-        message = image_message(good, "rgb8", graph.stamp())
+        message = image_message(peer.noisy(good, next(graph.shots)), "rgb8", graph.stamp())
         message.data = message.data[:-1]
         return message
 
     def wrong_step():
-        message = image_message(good, "rgb8", graph.stamp())
+        message = image_message(peer.noisy(good, next(graph.shots)), "rgb8", graph.stamp())
         message.step = 5
         return message
 
     def huge():
-        message = image_message(good, "rgb8", graph.stamp())
+        message = image_message(peer.noisy(good, next(graph.shots)), "rgb8", graph.stamp())
         message.height, message.width, message.step = 2**32 - 1, 2**32 - 1, 2**32 - 1
         return message
 
     def empty():
-        message = image_message(good, "rgb8", graph.stamp())
+        message = image_message(peer.noisy(good, next(graph.shots)), "rgb8", graph.stamp())
         message.height = message.width = message.step = 0
         message.data = b""
         return message
 
     def unknown():
-        return image_message(good, "bayer_rggb8" + "x" * 5000, graph.stamp())
+        return image_message(peer.noisy(good, next(graph.shots)), "bayer_rggb8" + "x" * 5000, graph.stamp())
 
     for make, reason in ((wrong_size, "IMAGE_MALFORMED"), (wrong_step, "IMAGE_MALFORMED"), (huge, "IMAGE_UNSUPPORTED"), (empty, "IMAGE_UNSUPPORTED"), (unknown, "IMAGE_UNSUPPORTED")):
         rejected = graph.status.images_rejected
@@ -169,10 +169,12 @@ def flood(graph, node, cases):
     before_mib = node.resident_mib()
     received, dropped = graph.status.images_received, graph.status.images_dropped
     twists = len(graph.twists)
-    message = image_message(pixels(cases[0]), "rgb8", graph.stamp())
+    # Two pictures in turn, as a camera's noise makes them; made beforehand, because that takes longer than there is time between two images.
+    messages = [image_message(peer.noisy(pixels(cases[0]), shot), "rgb8", graph.stamp()) for shot in range(2)]
     begin, sent, peak = time.monotonic(), 0, 0.0
     while time.monotonic() < begin + 5.0:
         if begin + sent / 200.0 <= time.monotonic():
+            message = messages[sent % 2]
             message.header.stamp = graph.stamp()
             graph.image.publish(message)
             sent += 1
