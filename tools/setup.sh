@@ -23,8 +23,10 @@ system_packages() { # reason, package...
     shift
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing $* ($reason)"
-        step apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive step apt-get install -y -qq --no-install-recommends "$@"
+        # Another set-up may be installing something at this moment.
+        local wait=(-o DPkg::Lock::Timeout=300)
+        step apt-get "${wait[@]}" update -qq
+        DEBIAN_FRONTEND=noninteractive step apt-get "${wait[@]}" install -y -qq --no-install-recommends "$@"
     else
         fail "$reason; install it as root: apt-get install $*"
     fi
