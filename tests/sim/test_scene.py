@@ -8,8 +8,10 @@ import unittest.mock
 import numpy as np
 import yaml
 from measured import Motion
-from tabletop import BLOCK_COLOURS, NodeTracking, TabletopScene, expert, rollout
+from tabletop import BLOCK_COLOURS, NodeTracking, TabletopScene, chance, expert, rollout
 from tabletop import model as cell
+from tabletop.chance import BOX
+from tabletop.expert import LARGEST
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -285,6 +287,28 @@ class Measured(unittest.TestCase):
         for k in range(50):
             motion.take(np.array([0.0001 * (k % 2), 0.0, 0.0]))
         self.assertLess(motion.peaks["linear_acceleration"], 0.2)
+
+
+class Chance(unittest.TestCase):
+    def test_it_depends_on_the_seed_and_the_second_and_stays_inside_the_workspace(self):
+        box = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())["workspace"]
+        self.assertTrue((BOX[:, 0] >= np.array(box["min"]) + box["margin"] - 1e-9).all() and (BOX[:, 1] <= np.array(box["max"]) - box["margin"] + 1e-9).all())
+        scene = TabletopScene(3)
+        try:
+            first, drawn = chance(scene), []
+            np.testing.assert_array_equal(first, chance(scene))
+            self.assertLessEqual(np.linalg.norm(first[:3]), LARGEST + 1e-9)
+            for _ in range(40):
+                drawn.append(chance(scene))
+                scene.apply(drawn[-1][:6] * 5, drawn[-1][6], 0.2)
+                self.assertTrue((scene.ee_pose()[0] > box["min"]).all() and (scene.ee_pose()[0] < box["max"]).all())
+            # Five policy periods alike, then another direction.
+            directions = [a[:3] / np.linalg.norm(a[:3]) for a in drawn if np.linalg.norm(a[:3]) > 0.029]
+            self.assertGreater(len({tuple(d.round(6)) for d in directions}), 3)
+            scene.reset(4)
+            self.assertFalse(np.allclose(first, chance(scene)))
+        finally:
+            scene.close()
 
 
 class Requirements(unittest.TestCase):
