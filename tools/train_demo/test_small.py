@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """The training command, run small, and proof that its export is faithful: the Rust program answers with the same tokens as PyTorch.
 
-    tools/train_demo/run test [target/release/openvla]
+    tools/train_demo/run test [COMMAND...]     COMMAND starts the program: target/release/openvla (`make build`) unless given; one that was
+                                               built with ROS needs its libraries: tools/ros/run target/debug/openvla
 
 Trains some sixty steps, stops half-way as Ctrl-C does and goes on; trains them once more without a stop: the weights are the same to the last bit.
 Then compares greedy tokens on pictures of the simulator.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +18,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROGRAM = HERE.parents[1] / "target" / "release" / "openvla"
+PROGRAM = sys.argv[1:] or [str(HERE.parents[1] / "target" / "release" / "openvla")]
 INSTRUCTIONS = ("touch the red block", "push the blue block", "pick up the green block", "dance")
 
 
@@ -88,9 +88,11 @@ class Small(unittest.TestCase):
         from train_demo.demonstrations import simulator
         from train_demo.policy import Policy
 
-        program, checkpoint = Path(os.environ.get("OPENVLA", PROGRAM)), self.out / "checkpoint"
-        self.assertTrue(program.is_file(), f"no program at {program}; run `make build` or name one")
-        facts = json.loads(subprocess.run([program, "inspect", "--json", "--checkpoint", checkpoint], capture_output=True, check=True).stdout)
+        checkpoint = self.out / "checkpoint"
+        self.assertTrue(Path(PROGRAM[-1]).is_file(), f"no program at {PROGRAM[-1]}; run `make build` or name one")
+        inspected = subprocess.run([*PROGRAM, "inspect", "--json", "--checkpoint", checkpoint], capture_output=True, text=True)
+        self.assertEqual(inspected.returncode, 0, inspected.stderr)
+        facts = json.loads(inspected.stdout)
         self.assertEqual(facts["missing"], [], facts)
         policy, compared = Policy(checkpoint), 0
         for seed in range(3):
@@ -101,7 +103,7 @@ class Small(unittest.TestCase):
             Image.fromarray(picture).save(file)
             for instruction in INSTRUCTIONS:
                 answer = subprocess.run(
-                    [program, "predict", "--json", "--checkpoint", checkpoint, "--image", file, "--instruction", instruction], capture_output=True, text=True
+                    [*PROGRAM, "predict", "--json", "--checkpoint", checkpoint, "--image", file, "--instruction", instruction], capture_output=True, text=True
                 )
                 (ids,) = policy.tokens([picture], [instruction])
                 (action,) = policy.act([picture], [instruction])
@@ -117,6 +119,4 @@ class Small(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        os.environ["OPENVLA"] = sys.argv.pop(1)
-    unittest.main()
+    unittest.main(argv=sys.argv[:1])
