@@ -43,13 +43,6 @@ def node_executable():
     raise SessionError(f"no node at {' or '.join(map(str, found))}; run `make node`")
 
 
-def policy_rate(contract):
-    """Rate [Hz] at which a policy was trained to be asked, from its contract. Asked faster, a policy of single steps does worse: see README.md."""
-    import yaml
-
-    return float(yaml.safe_load(pathlib.Path(contract).read_text())["policy_hz"])
-
-
 def die_with_parent():
     """The child gets SIGTERM when this program dies, however it dies (Linux)."""
     try:

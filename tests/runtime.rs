@@ -71,7 +71,12 @@ impl Rig {
     }
 
     fn load(&mut self, policy: Box<dyn Policy>) -> Result<(), String> {
-        let answer = self.runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+        self.load_limited(policy, 0.0)
+    }
+
+    fn load_limited(&mut self, policy: Box<dyn Policy>, rate_limit_hz: f64) -> Result<(), String> {
+        let answer =
+            self.runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, rate_limit_hz);
         let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap();
         loaded.map(|loaded| assert_eq!(loaded.info.unnorm_key, "test"))
     }
@@ -346,6 +351,36 @@ fn a_loader_nobody_waits_for_leaves_no_policy() {
     let before = rig.runtime.snapshot().map_or(0, |snapshot| snapshot.punctuality.steps);
     rig.until("ten more steps", |snapshot| before + 10 < snapshot.punctuality.steps);
     assert_eq!(*asked.lock().unwrap(), after_the_self_test);
+}
+
+#[test]
+fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_moving() {
+    let mut rig = Rig::new();
+    rig.load_limited(Scripted::forward(), 5.0).unwrap();
+    rig.activate();
+    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.reports.clear();
+    let end = Wall::now() + Duration::from_secs(20);
+    let decided = loop {
+        rig.until("a step", |_| true);
+        let decided: Vec<_> = rig
+            .reports
+            .iter()
+            .filter_map(|report| if let Report::Decided(decision) = report { Some(decision.origin) } else { None })
+            .collect();
+        if decided.len() == 6 {
+            break decided;
+        }
+        assert!(Wall::now() < end, "{} decisions", decided.len());
+    };
+    for pair in decided.windows(2) {
+        // What lies between the decision to begin and the start that is told is a busy machine's; images come every 30 ms.
+        let apart = pair[1].inference_started.since(pair[0].inference_started).seconds();
+        assert!(0.15 < apart, "{apart} s");
+        assert!(pair[0].image_taken < pair[1].image_taken);
+    }
+    let all = decided[5].inference_started.since(decided[0].inference_started).seconds();
+    assert!(0.95 < all, "six in {all} s");
 }
 
 #[test]

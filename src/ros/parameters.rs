@@ -109,7 +109,7 @@ pub struct Parameters {
     pub image_transport: ImageTransport,
     /// Rate at which a chunk's steps follow each other, Hz.
     pub policy_hz: f64,
-    /// At most so many inferences per second; 0 = as many as images and device allow.
+    /// At most so many inferences per second.
     pub inference_rate_hz: f64,
     /// Frame of the action: `header.frame_id` of every command.
     pub frame_id: String,
@@ -181,7 +181,7 @@ table! {
     "autostart", Bool, autostart, "Configure and activate without a lifecycle manager. ~/enable is needed all the same.";
     "image_transport", Text, image_transport, "raw: sensor_msgs/Image on `image`; compressed: CompressedImage on `image/compressed`.";
     "policy_hz", Float, policy_hz, "Rate at which the policy's steps follow each other, Hz, 0..1000; 0 = the contract's (5 in a dry run without one).";
-    "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, 0.01..1000; 0 = as many as images and device allow.";
+    "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, 0.01..1000; 0 = policy_hz, the rate a policy of single steps was trained for; 1000 = on every image.";
     "frame_id", Text, frame_id, "Frame in which the actions are expressed: header.frame_id of every command. A robot file has its own.";
     "command_rate_hz", Float, control.command_rate_hz, "Rate of the command stream, Hz, 10..1000; 0 = the robot file's, 50 without one.";
     "load_timeout_s", Float, load_timeout_s, "Longest loading and testing of the checkpoint, s, 1..3600.";
@@ -386,7 +386,11 @@ impl RawParameters {
                     autostart: self.autostart,
                     image_transport,
                     policy_hz: settled.policy_hz,
-                    inference_rate_hz: self.inference_rate_hz,
+                    inference_rate_hz: if self.inference_rate_hz == 0.0 {
+                        settled.policy_hz
+                    } else {
+                        self.inference_rate_hz
+                    },
                     frame_id: settled.frame_id,
                     scheduling,
                     record_directory: (!self.record_directory.is_empty())
@@ -409,6 +413,7 @@ impl RawParameters {
         Self {
             unnorm_key: parameters.unnorm_key.clone().unwrap_or_default(),
             policy_hz: parameters.policy_hz,
+            inference_rate_hz: parameters.inference_rate_hz,
             frame_id: parameters.frame_id.clone(),
             ..self.with_control(&parameters.raw_control)
         }
@@ -500,7 +505,8 @@ mod tests {
     fn the_defaults_are_good_and_move_nothing() {
         let parameters = validated(&[]).unwrap();
         assert!(parameters.control.dry_run() && !parameters.autostart);
-        assert_eq!((parameters.policy_hz, parameters.device), (5.0, Device::Cpu));
+        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (5.0, 5.0));
+        assert_eq!(parameters.device, Device::Cpu);
     }
 
     fn config(file: &str) -> ParameterValue {
@@ -553,6 +559,24 @@ mod tests {
         .unwrap();
         let text = validated(&[("contract", ParameterValue::String(path.display().to_string()))]).unwrap_err();
         assert!(text.contains("robot: is missing") && text.contains("tool frame"), "{text}");
+    }
+
+    #[test]
+    fn a_policy_is_asked_at_its_own_rate_unless_told_otherwise() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fast.yaml");
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/checkpoints/openvla-7b.yaml"))
+            .unwrap();
+        std::fs::write(&path, text.replace("policy_hz: 5.0", "policy_hz: 20.0")).unwrap();
+        let contract = ("contract", ParameterValue::String(path.display().to_string()));
+        let parameters = validated(std::slice::from_ref(&contract)).unwrap();
+        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (20.0, 20.0));
+        assert_eq!(
+            RawParameters::default().settled(&parameters).get("inference_rate_hz"),
+            ParameterValue::Double(20.0)
+        );
+        let parameters = validated(&[contract, ("inference_rate_hz", ParameterValue::Double(1000.0))]).unwrap();
+        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (20.0, 1000.0));
     }
 
     #[test]

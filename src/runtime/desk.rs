@@ -8,6 +8,7 @@ use std::sync::{
 use super::{
     camera::CameraImage,
     mailbox::{Bell, Mailbox},
+    pace::Arrivals,
 };
 use crate::{
     chunk::ActionChunk,
@@ -51,11 +52,13 @@ pub(super) struct Asked {
 /// The instruction in force and its generation.
 pub(super) type Told = Option<(u64, Arc<Instruction>)>;
 
-/// Everything is either newest-wins and lock-free, or (the instruction and the bell) between the spinning side and the worker only.
+/// Everything is either newest-wins and lock-free, or (the instruction, the arrivals and the bell) between the spinning side and the worker only.
 #[derive(Default)]
 pub(super) struct Desk {
     /// Spinning side -> worker.
     pub images: Mailbox<CameraImage>,
+    /// Spinning side -> worker: when they arrived.
+    pub arrivals: Arrivals,
     /// Spinning side -> worker.
     instruction: Mutex<Told>,
     /// Spinning side -> worker: whether to infer at all.

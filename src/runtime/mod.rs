@@ -15,6 +15,7 @@ mod desk;
 mod flight;
 mod mailbox;
 mod os;
+mod pace;
 mod worker;
 
 use std::{
@@ -155,6 +156,7 @@ impl Runtime {
         let seen = ImageSeen { received, stamp, ros_received, unchanged_since };
         let steps_begun = self.desk.steps_begun.load(Ordering::Acquire);
         self.desk.images.put(CameraImage { seen, steps_begun, bytes });
+        self.desk.arrivals.note(received);
         self.level.image = Some(seen);
         self.publish_levels();
         self.desk.bell.ring();
@@ -257,6 +259,7 @@ impl Runtime {
 
     /// Loads a policy on the worker's thread and tests it there; the answer comes through the receiver.
     /// `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how often it is asked, 0 does not.
+    /// Where that limit and not the policy decides, it is asked about the image nearest to its time, for which it may wait half a camera interval.
     #[must_use]
     pub fn load(
         &self,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{camera::CameraImage, desk::Desk, os};
+use super::{camera::CameraImage, desk::Desk, os, pace::Pace};
 use crate::{
     chunk::{ActionChunk, ChunkOrigin, ChunkStep},
     control::{Inference, PolicyFailure},
@@ -101,8 +101,6 @@ struct Installed {
     info: Arc<PolicyInfo>,
     meaning: Meaning,
     policy_hz: f64,
-    /// Shortest time from one start to the next.
-    interval: Duration,
 }
 
 pub(super) struct Worker {
@@ -112,6 +110,7 @@ pub(super) struct Worker {
     pub reports: SyncSender<Report>,
     pub niceness: i32,
     installed: Option<Installed>,
+    pace: Pace,
     generation: u64,
 }
 
@@ -123,12 +122,11 @@ impl Worker {
         reports: SyncSender<Report>,
         niceness: i32,
     ) -> Self {
-        Self { desk, clock, orders, reports, niceness, installed: None, generation: 0 }
+        Self { desk, clock, orders, reports, niceness, installed: None, pace: Pace::new(0.0), generation: 0 }
     }
 
     pub fn run(mut self) {
         os::step_back(self.niceness);
-        let mut earliest = self.clock.steady();
         loop {
             while let Ok(order) = self.orders.try_recv() {
                 match order {
@@ -147,15 +145,15 @@ impl Worker {
                 }
             }
             let now = self.clock.steady();
-            let wait = earliest.since(now).get();
+            let wait = self.pace.wait(now, &self.desk.arrivals);
             if wait.is_zero()
                 && let Some((image, instruction)) = self.next_job()
             {
-                earliest = now.after(self.installed.as_ref().map_or(Duration::ZERO, |installed| installed.interval));
+                self.pace.began(now);
                 self.infer(&image, &instruction);
                 continue;
             }
-            // Without a rate limit only the bell wakes the worker; the second is for a limit and for safety's sake.
+            // Without something to wait for only the bell wakes the worker; the second is for safety's sake.
             self.desk.bell.wait(if wait.is_zero() { Duration::from_secs(1) } else { wait });
         }
     }
@@ -179,12 +177,8 @@ impl Worker {
             Ok::<_, String>((policy, loaded))
         }))
         .unwrap_or_else(|panic| Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref()))))?;
-        let interval = if rate_limit_hz > 0.0 {
-            Duration::try_from_secs_f64(1.0 / rate_limit_hz).unwrap_or(Duration::MAX)
-        } else {
-            Duration::ZERO
-        };
-        self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz, interval });
+        self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz });
+        self.pace = Pace::new(rate_limit_hz);
         self.desk.set_inference(Inference::Idle);
         Ok(loaded)
     }

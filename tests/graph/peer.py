@@ -88,6 +88,8 @@ class NodeProcess:
     """The node under test. Its log goes to a file that is shown when a test fails."""
 
     def __init__(self, executable, log, **parameters):
+        # These tests send images one by one and want an answer to each; that a policy is asked at its own rate is tested with it.
+        parameters = {"inference_rate_hz": 1000.0, **parameters}
         arguments = [*executable, "--ros-args"]
         for name, value in parameters.items():
             arguments += ["-p", f"{name.replace('__', '.')}:={json.dumps(value) if not isinstance(value, str) else value}"]

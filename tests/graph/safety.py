@@ -5,6 +5,7 @@ import tempfile
 import time
 
 import numpy
+from rcl_interfaces.srv import GetParameters
 
 import peer
 from peer import CONTRACT, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
@@ -195,7 +196,7 @@ def flood(graph, node, cases):
 def quiet_by_default(executable, logs, cases):
     """dry_run is the default: it decides, says so, and commands nothing."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
-    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4)
+    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4, inference_rate_hz=0.0)
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
@@ -203,7 +204,13 @@ def quiet_by_default(executable, logs, cases):
         answer = graph.enable()
         assert answer.success and "dry_run" in answer.message, answer
         graph.until("actions", lambda: 5 < len(graph.actions))
+        asked_before, begin = graph.status.images_received, len(graph.actions)
+        graph.film(pixels(cases[0]), hz=30.0)
         graph.spin(1.2)
+        # At the contract's 5 Hz, whatever the camera's rate; one more for what was under way.
+        assert len(graph.actions) - begin <= 7 and 12 < graph.status.images_received - asked_before, (len(graph.actions) - begin, graph.shown())
+        (rate,) = graph.call(GetParameters, "get_parameters", GetParameters.Request(names=["inference_rate_hz"])).values
+        assert rate.double_value == 5.0, rate
         assert not graph.twists and not graph.grippers and graph.status.dry_run and graph.reason == "DRY_RUN", graph.shown()
         print(f"dry run: {len(graph.actions)} actions, no command; {graph.status.detail}")
         assert node.stop(peer.signal.SIGTERM) == 0
