@@ -9,6 +9,7 @@ Then compares greedy tokens on pictures of the simulator.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,33 @@ class Small(unittest.TestCase):
         other = subprocess.run([*command(self.out), "--seed", "2"], capture_output=True, text=True, timeout=120)
         self.assertEqual(other.returncode, 1, other.stdout)
         self.assertRegex(other.stderr.strip().splitlines()[-1], r"^train_demo: .*training\.pt was begun with '.*--seed 1 .*'.*--seed 2 ")
+
+    def test_a_maker_that_dies_is_replaced_and_its_shards_are_the_same(self):
+        sys.path.insert(0, str(HERE))
+        from train_demo.demonstrations import Makers, plan
+
+        shards = []
+        for name in ("undisturbed", "disturbed"):
+            folder = self.out / name
+            folder.mkdir()
+            jobs = list(plan(folder, 2, 1))
+            makers = Makers(jobs, 4, 32, 1)
+            if name == "disturbed":
+                os.kill(makers.processes[0].pid, signal.SIGABRT)
+                makers.processes[0].join()
+            while makers.alive():
+                time.sleep(0.05)
+            self.assertEqual(makers.left, makers.RESTARTS - (name == "disturbed"))
+            shards.append([job[0].read_bytes() for job in jobs])
+        self.assertEqual(*shards)
+        # Not for ever.
+        makers = Makers([(self.out / "never.npz", 1, "states")], 4, 32, 1)
+        for _ in range(makers.RESTARTS + 1):
+            self.assertTrue(makers.processes[0].is_alive())
+            os.kill(makers.processes[0].pid, signal.SIGABRT)
+            makers.processes[0].join()
+            alive = makers.alive()
+        self.assertFalse(alive)
 
     def test_the_loss_falls(self):
         import torch

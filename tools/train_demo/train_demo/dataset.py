@@ -47,7 +47,7 @@ class Demonstrations:
         while len(self.shards) < count:
             path, begin = self.paths[len(self.shards)], time.monotonic()
             while not path.exists():
-                if time.monotonic() - begin > patience or (self.makers and not any(maker.is_alive() for maker in self.makers)):
+                if time.monotonic() - begin > patience or (self.makers and not any([maker.alive() for maker in self.makers])):
                     if path.exists():
                         break
                     raise TimeoutError(f"{path} was not made within {time.monotonic() - begin:.0f} s; the error of the process that makes it stands above")

@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -221,25 +220,41 @@ def _worker(queue, count, side):
         make_shard(job[0], job[1], count, side, job[2], *job[3:])
 
 
-def generate(jobs, count, side, workers, wait=True):
-    """Makes the shards that are missing, in order, in `workers` processes. Returns these and their queue when not waiting."""
-    jobs = [job for job in jobs if not job[0].exists()]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    for job in [*jobs, *[None] * workers]:
-        queue.put(job)
-    processes = [context.Process(target=_worker, args=(queue, count, side), daemon=True) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    if not wait:
-        return processes, queue  # who lets go of the queue before a child has started takes it from the child
-    begin = time.monotonic()
-    while any(process.is_alive() for process in processes):
-        time.sleep(1)
-        made = sum(job[0].exists() for job in jobs)
-        print(f"\rdemonstrations: {made} of {len(jobs)} shards, {time.monotonic() - begin:.0f} s", end="", flush=True)
-    print()
-    queue.close()
-    if failed := [process.exitcode for process in processes if process.exitcode]:
-        raise RuntimeError(f"{len(failed)} of {workers} processes that make demonstrations failed; their error stands above")
-    return [], None
+class Makers:
+    """Processes that make the shards which are missing, in order.
+
+    The native code that draws has been seen to die of a damaged heap, once in some hundred shards. As a shard is whole or not there and depends on its seed alone, others
+    then take over; three times, for what dies more often has another cause.
+    """
+
+    RESTARTS = 3
+
+    def __init__(self, jobs, count, side, workers):
+        self.jobs, self.arguments, self.workers, self.left = jobs, (count, side), workers, self.RESTARTS
+        self.begin()
+
+    def begin(self):
+        context = multiprocessing.get_context("spawn")
+        # Kept: who lets go of the queue before a child has started takes it from the child.
+        self.queue = context.Queue()
+        for job in [*(job for job in self.jobs if not job[0].exists()), *[None] * self.workers]:
+            self.queue.put(job)
+        self.processes = [context.Process(target=_worker, args=(self.queue, *self.arguments), daemon=True) for _ in range(self.workers)]
+        for process in self.processes:
+            process.start()
+
+    def alive(self):
+        """Whether shards are still being made. Here those that a signal ended are noticed and replaced."""
+        died = [-process.exitcode for process in self.processes if (process.exitcode or 0) < 0]
+        if died and self.left:
+            self.left -= 1
+            print(f"train_demo: a process that makes demonstrations died of signal {died[0]}; another one goes on ({self.left} more times)", file=sys.stderr, flush=True)
+            self.end()
+            self.begin()
+        return any(process.is_alive() for process in self.processes)
+
+    def end(self):
+        for process in self.processes:
+            process.terminate()
+            process.join()
+        self.queue.cancel_join_thread()

@@ -109,15 +109,13 @@ class Trainer:
             schedule += [(step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])]
         self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
         self.file = chosen.out / "training.pt"
-        self.stats, self.queues = None, []
+        self.stats = None
         self.provenance = provenance(chosen)
 
     def make(self, jobs):
         """Starts making what is missing of `jobs`."""
         chosen = self.chosen
-        processes, queue = demonstrations.generate(jobs, chosen.per_shard, self.shape.image_size, chosen.workers, wait=False)
-        self.data.makers += processes
-        self.queues.append(queue)
+        self.data.makers.append(demonstrations.Makers(jobs, chosen.per_shard, self.shape.image_size, chosen.workers))
 
     def make_data(self):
         first = self.chosen.first_shards
@@ -292,10 +290,8 @@ class Trainer:
                     print("check", json.dumps(self.check()), flush=True)
                 saved = time.monotonic()
         self.save()
-        for process in self.data.makers:
-            process.terminate()
-        for queue in self.queues:
-            queue.cancel_join_thread()
+        for makers in self.data.makers:
+            makers.end()
         if stop:
             raise SystemExit(STOPPED)
         return self
