@@ -164,22 +164,24 @@ impl ControlLoop {
         }
         let asked = self.desk.asked.take();
         let chunk = self.desk.chunks.take();
+        let (inference, policy_failure) = (self.desk.inference(), self.desk.take_failure());
+        // One after the other: a command's stamp is what a driver or a judge has of the time that the limits were kept over.
+        let (ros_now, now) = (self.clock.ros(), self.clock.steady());
         let inputs = Inputs {
-            ros_now: self.clock.ros(),
+            ros_now,
             lifecycle: levels.lifecycle,
             requests: asked.as_ref().map_or(Requests::default(), |asked| asked.requests),
             instruction: levels.instruction,
             image: self.image,
             ee_pose: levels.ee_pose,
             chunk: chunk.as_deref(),
-            inference: self.desk.inference(),
-            policy_failure: self.desk.take_failure(),
+            inference,
+            policy_failure,
             subscribed: levels.subscribed,
         };
-        let now = self.clock.steady();
         let output = step(now, &mut self.state, &inputs);
         if let Some(command) = &output.command {
-            self.sink.publish(inputs.ros_now, command);
+            self.sink.publish(ros_now, command);
             self.commands += 1;
         }
         if let Some(observer) = &mut self.observer {
