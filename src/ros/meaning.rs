@@ -7,7 +7,7 @@ use crate::{
     contract::{CheckpointContract, Frame, PromptStyle, Resize, Robot, join},
     control::{ControlConfig, Problem, RawControlConfig, RawEnvelope},
     policy::PolicyInfo,
-    runtime::{Loaded, Meaning, STEP_WIDTH},
+    runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause_s},
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its contract.
@@ -148,7 +148,8 @@ impl Files {
         }
     }
 
-    /// Control's configuration for a policy that was loaded: its measured latency and its statistics.
+    /// Control's configuration for a policy that was loaded: its measured latency and its statistics. A policy that is to be asked more rarely than the
+    /// watchdog of a silent worker allows is refused: the robot would stop in every pause.
     ///
     /// # Errors
     /// What does not fit, in one line.
@@ -157,6 +158,7 @@ impl Files {
         base: &RawControlConfig,
         loaded: &Loaded,
         policy_hz: f64,
+        inference_rate_hz: f64,
     ) -> Result<ControlConfig, String> {
         // A result within the policy's own period is never late: a deadline below it would only punish a busy machine.
         let expected_inference_s = loaded.inference_s.max(0.5 / policy_hz).clamp(1e-4, 300.0);
@@ -178,7 +180,15 @@ impl Files {
             }
             _ => base,
         };
-        raw.validate().map_err(|problems| problems.to_string())
+        let control = raw.validate().map_err(|problems| problems.to_string())?;
+        let allowed_s = (control.inference_timeout() + control.observation_timeout()).as_secs_f64();
+        let pause_s = longest_pause_s(inference_rate_hz);
+        if allowed_s <= pause_s {
+            return Err(format!(
+                "inference_rate_hz: at {inference_rate_hz} Hz up to {pause_s:.3} s pass from one inference to the next, but inference_timeout_s and observation_timeout_s together allow {allowed_s:.3} s; raise one of the three"
+            ));
+        }
+        Ok(control)
     }
 }
 
@@ -190,4 +200,35 @@ fn statistics(info: &PolicyInfo) -> Option<([f64; STEP_WIDTH], [f64; STEP_WIDTH]
         (low[i], high[i]) = (*info.envelope.get(i)?)?;
     }
     Some((low, high))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_policy_asked_more_rarely_than_the_watchdog_allows_is_refused() {
+        let info = PolicyInfo {
+            unnorm_key: "test".into(),
+            action_dim: 7,
+            device: "cpu".into(),
+            precision: "f32".into(),
+            envelope: vec![None; 7],
+        };
+        let loaded = Loaded { info, inference_s: 0.02, remark: None };
+        let files = Files { contract: None, robot: None };
+        let control = |inference_timeout_s, policy_hz, rate_hz| {
+            let raw = RawControlConfig { inference_timeout_s, ..RawControlConfig::default() };
+            files.control_for(&raw, &loaded, policy_hz, rate_hz).map(|_| ())
+        };
+        // A policy's own rate always fits the deadline that is derived from it.
+        for hz in [0.1, 1.0, 5.0, 50.0] {
+            assert_eq!(control(0.0, hz, hz), Ok(()), "{hz} Hz");
+        }
+        assert_eq!(control(1.0, 1.0, 1.0), Ok(()));
+        let text = control(0.2, 1.0, 1.0).unwrap_err();
+        assert!(text.contains("1.050 s") && text.contains("0.700 s"), "{text}");
+        assert!(control(0.0, 5.0, 0.5).is_err());
+    }
 }

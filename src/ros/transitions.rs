@@ -267,11 +267,17 @@ impl VlaNode {
             Ok(loaded) => loaded,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
-        let control =
-            match self.parameters.files.control_for(&self.parameters.raw_control, &loaded, self.parameters.policy_hz) {
-                Ok(control) => control,
-                Err(problem) => return self.finish(Ended::Failure, Some(problem)),
-            };
+        let parameters = &self.parameters;
+        let control = parameters.files.control_for(
+            &parameters.raw_control,
+            &loaded,
+            parameters.policy_hz,
+            parameters.inference_rate_hz,
+        );
+        let control = match control {
+            Ok(control) => control,
+            Err(problem) => return self.finish(Ended::Failure, Some(problem)),
+        };
         log::info(format!(
             "loaded: statistics '{}', {} at {}, self-test {:.1} ms, deadline {:.0} ms",
             loaded.info.unnorm_key,

@@ -52,7 +52,7 @@ pub(super) struct Asked {
 /// The instruction in force and its generation.
 pub(super) type Told = Option<(u64, Arc<Instruction>)>;
 
-/// Everything is either newest-wins and lock-free, or (the instruction, the arrivals and the bell) between the spinning side and the worker only.
+/// Everything is either newest-wins and lock-free, or (the instruction and the bell) between the spinning side and the worker only.
 #[derive(Default)]
 pub(super) struct Desk {
     /// Spinning side -> worker.

@@ -33,6 +33,7 @@ pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserve
 pub use flight::{FlightDesk, flight_recorder};
 pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
+pub use pace::longest_pause_s;
 pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
 
 use camera::Repetition;
@@ -259,7 +260,7 @@ impl Runtime {
 
     /// Loads a policy on the worker's thread and tests it there; the answer comes through the receiver.
     /// `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how often it is asked, 0 does not.
-    /// Where that limit and not the policy decides, it is asked about the image nearest to its time, for which it may wait half a camera interval.
+    /// Where that limit and not the policy decides, the next image may be waited for, an eighth of the limit's interval and at most 50 ms.
     #[must_use]
     pub fn load(
         &self,
