@@ -8,6 +8,7 @@ that is being trained (DAgger), behind the node's latency and limits. Every pict
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -228,6 +229,7 @@ class Makers:
     """
 
     RESTARTS = 3
+    CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
     def __init__(self, jobs, count, side, workers):
         self.jobs, self.arguments, self.workers, self.left = jobs, (count, side), workers, self.RESTARTS
@@ -244,11 +246,11 @@ class Makers:
             process.start()
 
     def alive(self):
-        """Whether shards are still being made. Here those that a signal ended are noticed and replaced."""
-        died = [-process.exitcode for process in self.processes if (process.exitcode or 0) < 0]
-        if died and self.left:
+        """Whether shards are still being made. Here those that crashed are noticed and replaced."""
+        died = [-process.exitcode for process in self.processes if -(process.exitcode or 0) in self.CRASHES]
+        if died and self.left and not all(job[0].exists() for job in self.jobs):
             self.left -= 1
-            print(f"train_demo: a process that makes demonstrations died of signal {died[0]}; another one goes on ({self.left} more times)", file=sys.stderr, flush=True)
+            print(f"train_demo: a process that makes demonstrations died of {signal.Signals(died[0]).name}; another one goes on ({self.left} more times)", file=sys.stderr, flush=True)
             self.end()
             self.begin()
         return any(process.is_alive() for process in self.processes)
@@ -256,5 +258,7 @@ class Makers:
     def end(self):
         for process in self.processes:
             process.terminate()
-            process.join()
+        for process in self.processes:
+            process.join(10)
+            process.kill()
         self.queue.cancel_join_thread()
