@@ -43,6 +43,11 @@ def node_executable():
     raise SessionError(f"no node at {' or '.join(map(str, found))}; run `make node`")
 
 
+def rate(times):
+    """How many a second between the first and the last of these moments [s]; 0 when there are not two."""
+    return round((len(times) - 1) / (times[-1] - times[0]), 2) if 1 < len(times) and times[0] < times[-1] else 0.0
+
+
 def die_with_parent():
     """The child gets SIGTERM when this program dies, however it dies (Linux)."""
     try:
@@ -286,7 +291,7 @@ class Session:
                 moved_later = max(moved_later, math.dist(later, self.state["tool"]))
             if STATES[self.status.state] == "FAULT" and enabled:
                 enabled = False  # latched: the episode is over, but the arm is watched to its end
-        took, state, status, reasons = time.monotonic() - begin, self.state, self.status, self.reasons[:20]
+        state, status, reasons = self.state, self.status, self.reasons[:20]
         ages, streamed = self._ages(), list(self.twists)
         self.call(self.enable_client, SetBool.Request(data=False))
         # The stop belongs to the episode: what was commanded at most is read when it is over.
@@ -297,8 +302,8 @@ class Session:
         return Episode(
             seed=state["seed"], task=state["task"], target=state["target"], instruction=said, success=bool(judge(state)),
             success_s=None if state["success_s"] is None else round(state["success_s"] - began, 3), seconds=round(state["time_s"] - began, 3), path_length=state["path_length_m"],
-            tool_moved=round(moved, 4), first_touched=state["first_touched"], done=state["done"], moved_later=round(moved_later, 4), policy_hz=round(len(self.actions) / took, 2),
-            command_hz=round((len(streamed) - 1) / (streamed[-1] - streamed[0]), 2) if 1 < len(streamed) and streamed[0] < streamed[-1] else 0.0,
+            tool_moved=round(moved, 4), first_touched=state["first_touched"], done=state["done"], moved_later=round(moved_later, 4), policy_hz=rate([stamp + latency for stamp, latency, _ in self.actions]),
+            command_hz=rate(streamed),
             ages_s=[round(age, 4) for age in ages], interventions={n: after[n] - before.get(n, 0) for n in after if after[n] > before.get(n, 0)},
             late_results=self.status.late_results - late, peaks=self.state["peaks"], measured=self.state["measured"], lost_s=round((self.state["lost_periods"] - lost) * DRIVER_PERIOD_S, 3),
             command_timeouts=state["command_timeouts"], end_state=STATES[status.state], reasons=reasons,
