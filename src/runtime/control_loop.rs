@@ -165,8 +165,7 @@ impl ControlLoop {
         let asked = self.desk.asked.take();
         let chunk = self.desk.chunks.take();
         let (inference, policy_failure) = (self.desk.inference(), self.desk.take_failure());
-        // One after the other: a command's stamp is what a driver or a judge has of the time that the limits were kept over.
-        let (ros_now, now) = (self.clock.ros(), self.clock.steady());
+        let (ros_now, now) = both(self.clock.as_ref());
         let inputs = Inputs {
             ros_now,
             lifecycle: levels.lifecycle,
@@ -219,4 +218,25 @@ impl ControlLoop {
         });
         self.snapshots.publish();
     }
+}
+
+/// Both clocks at one moment: a command's stamp is what a driver or a judge has of the time that the limits were kept over. A thread that is suspended between
+/// the two readings would tell a shorter or longer period than it kept, so they are taken again, a few times, while they lie apart.
+fn both(clock: &dyn Clock) -> (Stamp, Instant) {
+    const TOGETHER: Duration = Duration::from_micros(1);
+    let read = || {
+        let (before, ros, now) = (clock.steady(), clock.ros(), clock.steady());
+        (now.since(before).get(), ros, now)
+    };
+    let mut best = read();
+    for _ in 0..3 {
+        if best.0 <= TOGETHER {
+            break;
+        }
+        let again = read();
+        if again.0 < best.0 {
+            best = again;
+        }
+    }
+    (best.1, best.2)
 }
