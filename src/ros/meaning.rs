@@ -7,7 +7,7 @@ use crate::{
     contract::{CheckpointContract, Frame, PromptStyle, Resize, Robot, join},
     control::{ControlConfig, Problem, RawControlConfig, RawEnvelope},
     policy::PolicyInfo,
-    runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause_s},
+    runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause},
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its contract.
@@ -181,11 +181,13 @@ impl Files {
             _ => base,
         };
         let control = raw.validate().map_err(|problems| problems.to_string())?;
-        let allowed_s = (control.inference_timeout() + control.observation_timeout()).as_secs_f64();
-        let pause_s = longest_pause_s(inference_rate_hz);
-        if allowed_s <= pause_s {
+        let allowed = control.inference_timeout() + control.observation_timeout();
+        let pause = longest_pause(inference_rate_hz);
+        if allowed <= pause {
             return Err(format!(
-                "inference_rate_hz: at {inference_rate_hz} Hz up to {pause_s:.3} s pass from one inference to the next, but inference_timeout_s and observation_timeout_s together allow {allowed_s:.3} s; raise one of the three"
+                "inference_rate_hz: at {inference_rate_hz} Hz up to {:.3} s pass from one inference to the next, but inference_timeout_s and observation_timeout_s together allow {:.3} s; raise one of the three",
+                pause.as_secs_f64(),
+                allowed.as_secs_f64()
             ));
         }
         Ok(control)

@@ -513,6 +513,16 @@ mod tests {
         ParameterValue::String(format!("{}/config/{file}", env!("CARGO_MANIFEST_DIR")))
     }
 
+    /// OpenVLA's contract with these texts replaced, in a file of its own.
+    fn changed_contract(folder: &tempfile::TempDir, changes: &[(&str, &str)]) -> ParameterValue {
+        let original = concat!(env!("CARGO_MANIFEST_DIR"), "/config/checkpoints/openvla-7b.yaml");
+        let text =
+            changes.iter().fold(std::fs::read_to_string(original).unwrap(), |text, (from, to)| text.replace(from, to));
+        let path = folder.path().join("contract.yaml");
+        std::fs::write(&path, text).unwrap();
+        ParameterValue::String(path.display().to_string())
+    }
+
     #[test]
     fn a_robot_is_not_moved_without_a_contract() {
         let live = ("dry_run", ParameterValue::Bool(false));
@@ -549,26 +559,15 @@ mod tests {
     #[test]
     fn actions_in_the_tool_frame_need_a_robot_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("tool.yaml");
-        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/checkpoints/openvla-7b.yaml"))
-            .unwrap();
-        std::fs::write(
-            &path,
-            text.replace("frame: base", "frame: tool").replace("composition: left", "composition: right"),
-        )
-        .unwrap();
-        let text = validated(&[("contract", ParameterValue::String(path.display().to_string()))]).unwrap_err();
+        let changes = [("frame: base", "frame: tool"), ("composition: left", "composition: right")];
+        let text = validated(&[("contract", changed_contract(&folder, &changes))]).unwrap_err();
         assert!(text.contains("robot: is missing") && text.contains("tool frame"), "{text}");
     }
 
     #[test]
     fn a_policy_is_asked_at_its_own_rate_unless_told_otherwise() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("fast.yaml");
-        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/checkpoints/openvla-7b.yaml"))
-            .unwrap();
-        std::fs::write(&path, text.replace("policy_hz: 5.0", "policy_hz: 20.0")).unwrap();
-        let contract = ("contract", ParameterValue::String(path.display().to_string()));
+        let contract = ("contract", changed_contract(&folder, &[("policy_hz: 5.0", "policy_hz: 20.0")]));
         let parameters = validated(std::slice::from_ref(&contract)).unwrap();
         assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (20.0, 20.0));
         assert_eq!(

@@ -33,7 +33,7 @@ pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserve
 pub use flight::{FlightDesk, flight_recorder};
 pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
-pub use pace::longest_pause_s;
+pub use pace::longest_pause;
 pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
 
 use camera::Repetition;

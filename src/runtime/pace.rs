@@ -48,10 +48,11 @@ pub(super) struct Pace {
 /// More than half an interval of the slowest camera that a robot is driven by.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
-/// Longest time from the start of one inference to the start of the next that a limit of `rate_hz` makes, seconds, while images keep coming.
+/// Longest time from the start of one inference to the start of the next that a limit of `rate_hz` makes while images keep coming.
 #[must_use]
-pub fn longest_pause_s(rate_hz: f64) -> f64 {
-    1.0 / rate_hz + (0.125 / rate_hz).min(LONGEST_WAIT.as_secs_f64())
+pub fn longest_pause(rate_hz: f64) -> Duration {
+    let Pace { interval, patience, .. } = Pace::new(rate_hz);
+    interval.saturating_add(patience)
 }
 
 impl Pace {
