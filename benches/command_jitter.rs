@@ -1,7 +1,9 @@
-//! How punctual the command stream is while inference takes every core: 50, 100 and 250 Hz, with and without `SCHED_FIFO`.
+//! How punctual the command stream is while inference takes every core: 50, 100 and 250 Hz, with
+//! and without `SCHED_FIFO`.
 //!
-//! `cargo bench --bench command_jitter`, or for one rate only `... -- 50`. What is measured is the time at which a command is handed to its
-//! publisher; the period error is the distance of two such times from the period. The middleware's share is in `make demo`'s summary.
+//! `cargo bench --bench command_jitter`, or for one rate only `... -- 50`. What is measured is the
+//! time at which a command is handed to its publisher; the period error is the distance of two such
+//! times from the period. The middleware's share is in `make demo`'s summary.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../tests/runtime_support/mod.rs"]
@@ -13,16 +15,15 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::{
-    chunk::ChunkStep,
-    control::{Lifecycle, RawControlConfig, Requests, State},
-    policy::{Instruction, Policy},
-    runtime::{CameraBytes, NodeClock, Priority, Runtime, Threads},
-    time::Clock,
-};
+use openvla_tt::runtime::{CameraBytes, NodeClock, Priority, Runtime, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
+use vla_control::action_chunk::ChunkStep;
+use vla_control::time::Clock;
+use vla_control::{Lifecycle, RawControlConfig, Requests, State};
+use vla_inference::policy::{Instruction, Policy};
 
-/// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some hundred million weights would.
+/// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some
+/// hundred million weights would.
 fn burn(threads: usize) {
     let end = Wall::now() + Duration::from_millis(150);
     std::thread::scope(|scope| {
@@ -71,23 +72,36 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
     recorded.0.lock().unwrap().reserve(100_000);
     let clock = NodeClock::new(false);
     let threads = Threads { control_priority, ..Threads::default() };
-    let mut runtime =
-        Runtime::start(Arc::new(clock.clone()), raw.validate().unwrap(), Box::new(recorded.clone()), None, threads)
-            .unwrap();
+    let mut runtime = Runtime::start(
+        Arc::new(clock.clone()),
+        raw.validate().unwrap(),
+        Box::new(recorded.clone()),
+        None,
+        threads,
+    )
+    .unwrap();
     let policy: Box<dyn Policy> = Scripted::new(move |_, _| {
         burn(cores);
         Ok(FORWARD.to_vec())
     });
-    let loaded = runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    let loaded =
+        runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
     loaded.recv().unwrap().unwrap();
     runtime.set_instruction(Some(Instruction::new("burn").unwrap()));
     runtime.set_lifecycle(Lifecycle::Active);
     let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
     let mut noise = 0_u8;
     let mut film = |runtime: &mut Runtime| {
-        // No two pictures in a row are equal, as of any camera: the robot is driven, and one that stays the same would stop it.
+        // No two pictures in a row are equal, as of any camera: the robot is driven, and one that
+        // stays the same would stop it.
         noise = noise.wrapping_add(1);
-        let bytes = CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: vec![noise; 192] };
+        let bytes = CameraBytes::Raw {
+            width: 8,
+            height: 8,
+            encoding: "rgb8".into(),
+            step: 24,
+            data: vec![noise; 192],
+        };
         runtime.offer_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -105,8 +119,10 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
     let taken = recorded.0.lock().unwrap().clone();
     runtime.shut_down(Duration::from_secs(5));
     let period = 1.0 / rate_hz;
-    let mut errors: Vec<f64> =
-        taken.windows(2).map(|pair| (pair[1].0.since(pair[0].0).seconds() - period).abs() * 1e3).collect();
+    let mut errors: Vec<f64> = taken
+        .windows(2)
+        .map(|pair| (pair[1].0.since(pair[0].0).seconds() - period).abs() * 1e3)
+        .collect();
     errors.sort_by(f64::total_cmp);
     let scheduling = match snapshot.priority {
         Priority::RealTime(priority) => format!("FIFO {priority}"),
@@ -114,7 +130,8 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         Priority::Ordinary => "ordinary".into(),
     };
     println!(
-        "{rate_hz:5.0} Hz  {scheduling:13} {:6} commands  load {load:4.2} of {cores} cores   period error [ms]: p50 {:6.3}  p99 {:6.3}  p99.9 {:6.3}  max {:6.3}",
+        "{rate_hz:5.0} Hz  {scheduling:13} {:6} commands  load {load:4.2} of {cores} cores   \
+        period error [ms]: p50 {:6.3}  p99 {:6.3}  p99.9 {:6.3}  max {:6.3}",
         taken.len(),
         percentile(&errors, 0.5),
         percentile(&errors, 0.99),

@@ -163,13 +163,13 @@ class Session:
         self.programs.append(self.peer)
         self.until("the simulated robot runs", lambda: self.state is not None, 60.0)
 
-    def start_node(self, checkpoint, contract, unnorm_key="", **parameters):
+    def start_node(self, checkpoint, policy_file, unnorm_key="", **parameters):
         """Starts the node and waits until it is active. A second node replaces the first."""
         if self.vla is not None:
             self.stop_node()
         self.status = None
         parameters = dict(
-            checkpoint=str(checkpoint), contract=str(contract), robot=str(ROOT / "config/robots/tabletop.yaml"), unnorm_key=unnorm_key, autostart=True, dry_run=False,
+            checkpoint=str(checkpoint), policy_file=str(policy_file), robot_file=str(ROOT / "config/robots/tabletop.yaml"), unnorm_key=unnorm_key, autostart=True, dry_run=False,
         ) | parameters
         self.vla = Program("vla_node", [node_executable()], parameters)
         self.programs.append(self.vla)
@@ -178,7 +178,7 @@ class Session:
     def _active(self):
         if self.status is None:
             return False
-        # It tries again and again; a folder or a contract that is wrong stays so.
+        # It tries again and again; a folder or a policy file that is wrong stays so.
         if self.status.reason == Status.REASON_CONFIGURATION_INVALID:
             raise SessionError(f"the node cannot be configured: {self.status.detail}")
         return STATES[self.status.state] in ("IDLE", "HOLDING", "FAULT")

@@ -1,13 +1,15 @@
-//! The checkpoint of the golden kit on a bag of the kit's images: every token is the recorded one, live code included.
+//! The checkpoint of the golden kit on a bag of the kit's images: every token is the recorded one,
+//! live code included.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../crates/vla-eval/tests/support/mod.rs"]
 mod eval_support;
 
 use clap::Parser;
 use eval_support::{BagWriter, root};
-use openvla_tt::eval::cli::Eval;
-use openvla_tt::eval::{Report, read_table};
+use openvla_tt::cli::eval::Eval;
 use serde_json::Value;
+use vla_eval::{Report, read_table};
 
 #[derive(Parser)]
 struct Cli {
@@ -17,13 +19,18 @@ struct Cli {
 
 fn eval(arguments: &[&str]) -> Result<(), String> {
     let line = ["eval"].iter().chain(arguments);
-    Cli::try_parse_from(line).map_err(|error| error.to_string())?.eval.run().map_err(|error| error.to_string())
+    Cli::try_parse_from(line)
+        .map_err(|error| error.to_string())?
+        .eval
+        .run()
+        .map_err(|error| error.to_string())
 }
 
 /// The kit's images as PNG files and, where the camera could have sent them so, as raw ones too.
 fn golden_bag(path: &std::path::Path) -> Vec<Vec<u32>> {
     let kit = root("tests/data/openvla_tiny");
-    let cases: Value = serde_json::from_slice(&std::fs::read(kit.join("cases.json")).unwrap()).unwrap();
+    let cases: Value =
+        serde_json::from_slice(&std::fs::read(kit.join("cases.json")).unwrap()).unwrap();
     let mut writer = BagWriter::new(path);
     let mut tokens = Vec::new();
     for (i, case) in cases["cases"].as_array().unwrap().iter().enumerate() {
@@ -33,18 +40,39 @@ fn golden_bag(path: &std::path::Path) -> Vec<Vec<u32>> {
         let decoded = image::load_from_memory(&png).unwrap();
         let (width, height) = (decoded.width(), decoded.height());
         match &decoded {
-            image::DynamicImage::ImageLuma8(grey) => writer.image("/raw", at, width, height, "mono8", 1, grey.to_vec()),
-            image::DynamicImage::ImageRgba8(rgba) => writer.image("/raw", at, width, height, "rgba8", 4, rgba.to_vec()),
+            image::DynamicImage::ImageLuma8(grey) => {
+                writer.image("/raw", at, width, height, "mono8", 1, grey.to_vec())
+            }
+            image::DynamicImage::ImageRgba8(rgba) => {
+                writer.image("/raw", at, width, height, "rgba8", 4, rgba.to_vec())
+            }
             other => {
-                let bgr = other.to_rgb8().as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [b, g, r]).collect();
+                let bgr = other
+                    .to_rgb8()
+                    .as_chunks::<3>()
+                    .0
+                    .iter()
+                    .flat_map(|&[r, g, b]| [b, g, r])
+                    .collect();
                 writer.image("/raw", at, width, height, "bgr8", 3, bgr);
             }
         }
         writer.compressed("/camera/compressed", at, "png", png);
-        let action: Vec<f64> =
-            case["actions"]["bridge_orig"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        let action: Vec<f64> = case["actions"]["bridge_orig"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect();
         writer.array("/actions", at + 5_000_000, &action);
-        tokens.push(case["generated_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect());
+        tokens.push(
+            case["generated_ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_u64().unwrap() as u32)
+                .collect(),
+        );
     }
     writer.finish();
     tokens
@@ -77,22 +105,44 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
         ];
         eval(&arguments).unwrap();
         let report = Report::read(&out).unwrap();
-        assert_eq!((report.frames.evaluated, report.frames.matched, report.frames.failed), (12, 12, 0), "{topic}");
-        assert_eq!((report.overall.token_accuracy, report.overall.action_accuracy), (Some(1.0), Some(1.0)), "{topic}");
+        assert_eq!(
+            (report.frames.evaluated, report.frames.matched, report.frames.failed),
+            (12, 12, 0),
+            "{topic}"
+        );
+        assert_eq!(
+            (report.overall.token_accuracy, report.overall.action_accuracy),
+            (Some(1.0), Some(1.0)),
+            "{topic}"
+        );
         assert_eq!(report.overall.bin_distance, Some(0.0));
         for dimension in &report.overall.dimensions {
-            assert!(dimension.max.unwrap() < 1e-12, "{topic} {}: {:?}", dimension.name, dimension.max);
+            assert!(
+                dimension.max.unwrap() < 1e-12,
+                "{topic} {}: {:?}",
+                dimension.name,
+                dimension.max
+            );
         }
-        let predicted: Vec<Vec<u32>> =
-            read_table(&out, 7).unwrap().iter().map(|pair| pair.prediction().unwrap().token_ids.clone()).collect();
+        let predicted: Vec<Vec<u32>> = read_table(&out, 7)
+            .unwrap()
+            .iter()
+            .map(|pair| pair.prediction().unwrap().token_ids.clone())
+            .collect();
         assert_eq!(predicted, tokens, "{topic}");
         for stage in ["preprocess", "vision", "projector", "prefill", "decode", "total"] {
             assert_eq!(report.latency_ms[stage].n, 12, "{stage}");
         }
     }
-    let (a, b, out) = (folder.path().join("raw"), folder.path().join("compressed"), folder.path().join("compare"));
-    eval(&["compare", a.to_str().unwrap(), b.to_str().unwrap(), "--out", out.to_str().unwrap()]).unwrap();
-    let comparison: Value = serde_json::from_slice(&std::fs::read(out.join("compare.json")).unwrap()).unwrap();
+    let (a, b, out) = (
+        folder.path().join("raw"),
+        folder.path().join("compressed"),
+        folder.path().join("compare"),
+    );
+    eval(&["compare", a.to_str().unwrap(), b.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .unwrap();
+    let comparison: Value =
+        serde_json::from_slice(&std::fs::read(out.join("compare.json")).unwrap()).unwrap();
     assert_eq!(comparison["token_agreement"], 1.0);
 }
 
@@ -100,11 +150,23 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
 fn wrong_command_lines_are_refused() {
     for (arguments, part) in [
         (vec!["--bag", "x"], "--image-topic"),
-        (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--shard", "4/4"], "shard is '4/4'"),
+        (
+            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--shard", "4/4"],
+            "shard is '4/4'",
+        ),
         (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--every", "0"], "--every"),
-        (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--match", "soon"], "'soon' is not a way to match"),
-        (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--policy-hz=-1"], "not a positive number"),
-        (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--checkpoint", "no/such"], "no/such"),
+        (
+            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--match", "soon"],
+            "'soon' is not a way to match",
+        ),
+        (
+            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--policy-hz=-1"],
+            "not a positive number",
+        ),
+        (
+            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--checkpoint", "no/such"],
+            "no/such",
+        ),
         (vec!["merge"], "required"),
         (vec!["compare", "a"], "required"),
     ] {

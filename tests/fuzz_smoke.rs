@@ -1,9 +1,12 @@
-//! The fuzz targets' functions, driven briefly with seeded mutations of good files. Long runs: `cargo +nightly fuzz run`.
+//! The fuzz targets' functions, driven briefly with seeded mutations of good files. Long runs:
+//! `cargo +nightly fuzz run`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../fuzz/entries.rs"]
-mod entries;
-
+#[path = "../fuzz/bag_entries.rs"]
+mod bag_entries;
+#[path = "../fuzz/checkpoint_entries.rs"]
+mod checkpoint_entries;
+#[path = "../crates/vla-inference/tests/checkpoint_support/mod.rs"]
 mod checkpoint_support;
 
 use checkpoint_support::{file_of, kit, raw_file};
@@ -53,7 +56,8 @@ const TOKENS: [&str; 24] = [
     "NaN",
 ];
 
-/// Changes `seed` in one to four places; half of the changes keep JSON well-formed by replacing whole scalars.
+/// Changes `seed` in one to four places; half of the changes keep JSON well-formed by replacing
+/// whole scalars.
 fn mutate(seed: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(4) {
@@ -77,12 +81,16 @@ fn mutate(seed: &[u8], random: &mut Random) -> Vec<u8> {
 /// Replaces the JSON scalar at or after `at`.
 fn replace_scalar(bytes: &mut Vec<u8>, at: usize, token: &str) {
     let breaks = |byte: &u8| b" \n,:[]{}".contains(byte);
-    let Some(begin) = bytes[at..].iter().position(|byte| !breaks(byte)).map(|skip| at + skip) else { return };
+    let Some(begin) = bytes[at..].iter().position(|byte| !breaks(byte)).map(|skip| at + skip)
+    else {
+        return;
+    };
     let end = bytes[begin..].iter().position(breaks).map_or(bytes.len(), |length| begin + length);
     bytes.splice(begin..end, token.bytes());
 }
 
-/// The entry accepts every seed, and both accepts and refuses some of the seed's mutations; otherwise they test nothing.
+/// The entry accepts every seed, and both accepts and refuses some of the seed's mutations;
+/// otherwise they test nothing.
 fn drive(entry: fn(&[u8]) -> bool, seeds: &[Vec<u8>], rounds: usize) {
     let mut random = Random(0x5eed);
     for seed in seeds {
@@ -98,7 +106,8 @@ fn drive(entry: fn(&[u8]) -> bool, seeds: &[Vec<u8>], rounds: usize) {
 
 fn kit_file(name: &str) -> Vec<u8> {
     // Without white space a mutation hits something that matters.
-    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(kit().join(name)).unwrap()).unwrap();
+    let value: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(kit().join(name)).unwrap()).unwrap();
     serde_json::to_vec(&value).unwrap()
 }
 
@@ -112,8 +121,9 @@ fn safetensors_header() {
             8,
         ),
     ];
-    drive(entries::fuzz_safetensors_header, &seeds, 6000);
-    // The same with the length field kept true, so that mutations get past it to the JSON and the offsets.
+    drive(checkpoint_entries::fuzz_safetensors_header, &seeds, 6000);
+    // The same with the length field kept true, so that mutations get past it to the JSON and the
+    // offsets.
     let mut random = Random(7);
     for seed in &seeds {
         let length = u64::from_le_bytes(seed[..8].try_into().unwrap()) as usize;
@@ -122,7 +132,8 @@ fn safetensors_header() {
         for _ in 0..6000 {
             let json = String::from_utf8_lossy(&mutate(json, &mut random)).into_owned();
             let data = data.len() + random.below(2);
-            accepted += usize::from(entries::fuzz_safetensors_header(&raw_file(&json, data)));
+            accepted +=
+                usize::from(checkpoint_entries::fuzz_safetensors_header(&raw_file(&json, data)));
         }
         assert!((10..5990).contains(&accepted), "{accepted} of 6000 accepted");
     }
@@ -131,8 +142,8 @@ fn safetensors_header() {
 #[test]
 fn index_json() {
     let small = br#"{"metadata":{"total_size":8},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
-    drive(entries::fuzz_index_json, &[small.to_vec()], 8000);
-    drive(entries::fuzz_index_json, &[kit_file("model.safetensors.index.json")], 500);
+    drive(checkpoint_entries::fuzz_index_json, &[small.to_vec()], 8000);
+    drive(checkpoint_entries::fuzz_index_json, &[kit_file("model.safetensors.index.json")], 500);
 }
 
 #[test]
@@ -140,20 +151,23 @@ fn config_json() {
     let whole = kit_file("config.json");
     let mut value: serde_json::Value = serde_json::from_slice(&whole).unwrap();
     // Without statistics nearly every mutation hits a field of the model.
-    value["norm_stats"] =
-        serde_json::json!({"one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}}});
-    drive(entries::fuzz_config_json, &[serde_json::to_vec(&value).unwrap()], 10_000);
-    drive(entries::fuzz_config_json, &[whole], 1000);
+    value["norm_stats"] = serde_json::json!({"one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}}});
+    drive(checkpoint_entries::fuzz_config_json, &[serde_json::to_vec(&value).unwrap()], 10_000);
+    drive(checkpoint_entries::fuzz_config_json, &[whole], 1000);
 }
 
 #[test]
 fn statistics_json() {
-    drive(entries::fuzz_statistics_json, &[kit_file("dataset_statistics.json")], 2000);
+    drive(checkpoint_entries::fuzz_statistics_json, &[kit_file("dataset_statistics.json")], 2000);
 }
 
 #[test]
 fn preprocessor_json() {
-    drive(entries::fuzz_preprocessor_json, &[kit_file("preprocessor_config.json")], 10_000);
+    drive(
+        checkpoint_entries::fuzz_preprocessor_json,
+        &[kit_file("preprocessor_config.json")],
+        10_000,
+    );
 }
 
 #[test]
@@ -161,7 +175,9 @@ fn tokenizer_json() {
     let mut value: serde_json::Value = serde_json::from_slice(&kit_file("tokenizer.json")).unwrap();
     // The kit's structure with a vocabulary small enough to be parsed thousands of times.
     let vocabulary = value["model"]["vocab"].as_object().unwrap();
-    let kept = |token: &str, id: &serde_json::Value| id.as_u64() < Some(300) || (token.len() == 1 && token.is_ascii());
+    let kept = |token: &str, id: &serde_json::Value| {
+        id.as_u64() < Some(300) || (token.len() == 1 && token.is_ascii())
+    };
     let small = vocabulary
         .iter()
         .filter(|(token, id)| kept(token, id))
@@ -169,25 +185,33 @@ fn tokenizer_json() {
         .collect();
     value["model"]["vocab"] = serde_json::Value::Object(small);
     value["model"]["merges"] = serde_json::json!([]);
-    drive(entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
+    drive(checkpoint_entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
 }
 
 fn bag(name: &str) -> Vec<u8> {
-    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bags").join(name)).unwrap()
+    std::fs::read(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bags").join(name),
+    )
+    .unwrap()
 }
 
 #[test]
 fn bag_mcap() {
-    let seeds =
-        ["unchunked.mcap", "lz4.mcap", "zstd.mcap", "no_summary.mcap", "mcap_message_zstd/mcap_message_zstd.mcap"];
-    drive(entries::fuzz_bag_mcap, &seeds.map(bag), 400);
+    let seeds = [
+        "unchunked.mcap",
+        "lz4.mcap",
+        "zstd.mcap",
+        "no_summary.mcap",
+        "mcap_message_zstd/mcap_message_zstd.mcap",
+    ];
+    drive(bag_entries::fuzz_bag_mcap, &seeds.map(bag), 400);
     // An error may lie in any byte of the first records, which the mutations above seldom hit.
     let (seed, mut random) = (bag("unchunked.mcap"), Random(11));
     for at in 0..seed.len().min(1500) {
         let mut bytes = seed.clone();
         bytes[at] ^= 1 << random.below(8);
-        entries::fuzz_bag_mcap(&bytes);
-        entries::fuzz_bag_mcap(&bytes[..at]);
+        bag_entries::fuzz_bag_mcap(&bytes);
+        bag_entries::fuzz_bag_mcap(&bytes[..at]);
     }
 }
 
@@ -195,7 +219,13 @@ fn bag_mcap() {
 fn bag_payload() {
     let payload = |fields: &[&[u8]]| [&[0u8, 1, 0, 0], fields.concat().as_slice()].concat();
     let text = payload(&[&3u32.to_le_bytes(), b"go\0"]);
-    let array = payload(&[&0u32.to_le_bytes(), &0u32.to_le_bytes(), &2u32.to_le_bytes(), &[0; 4], &[7; 16]]);
+    let array = payload(&[
+        &0u32.to_le_bytes(),
+        &0u32.to_le_bytes(),
+        &2u32.to_le_bytes(),
+        &[0; 4],
+        &[7; 16],
+    ]);
     let compressed = payload(&[
         &[1; 8],
         &1u32.to_le_bytes(),
@@ -205,10 +235,14 @@ fn bag_payload() {
         &4u32.to_le_bytes(),
         &[9; 4],
     ]);
-    drive(entries::fuzz_bag_payload, &[text, array, compressed], 4000);
+    drive(bag_entries::fuzz_bag_payload, &[text, array, compressed], 4000);
 }
 
 #[test]
 fn bag_metadata() {
-    drive(entries::fuzz_bag_metadata, &[bag("mcap_plain/metadata.yaml"), bag("split_sqlite/metadata.yaml")], 1500);
+    drive(
+        bag_entries::fuzz_bag_metadata,
+        &[bag("mcap_plain/metadata.yaml"), bag("split_sqlite/metadata.yaml")],
+        1500,
+    );
 }

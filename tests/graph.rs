@@ -1,4 +1,5 @@
-//! The node on a real ROS graph, with rclpy peers in processes of their own. One at a time: they measure time.
+//! The node on a real ROS graph, with rclpy peers in processes of their own. One at a time: they
+//! measure time.
 #![cfg(feature = "ros")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -22,11 +23,20 @@ fn scenario(script: &str, node: &str) {
     let _alone = alone();
     let domain = Domain::claim();
     let mut command = ros_support::python();
-    command.arg(format!("{}/tests/graph/{script}.py", env!("CARGO_MANIFEST_DIR"))).arg(node).stdin(Stdio::null());
+    command
+        .arg(format!("{}/tests/graph/{script}.py", env!("CARGO_MANIFEST_DIR")))
+        .arg(node)
+        .stdin(Stdio::null());
     let output = domain.apply(&mut command).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{out}");
-    assert!(output.status.success(), "{script} in domain {}: {}\n{err}", domain.id(), output.status);
+    assert!(
+        output.status.success(),
+        "{script} in domain {}: {}\n{err}",
+        domain.id(),
+        output.status
+    );
 }
 
 /// Starts the node with arguments that it must refuse.
@@ -94,9 +104,11 @@ fn bad_parameters_are_refused_with_a_list() {
 
 #[test]
 fn wrong_arguments_are_one_line() {
-    for arguments in
-        [&["checkpoint:=x"][..], &["--ros-args", "-p", "no_value"], &["--ros-args", "--params-file", "/no/such.yaml"]]
-    {
+    for arguments in [
+        &["checkpoint:=x"][..],
+        &["--ros-args", "-p", "no_value"],
+        &["--ros-args", "--params-file", "/no/such.yaml"],
+    ] {
         let output = refused(arguments);
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("vla_node: ")).collect();
@@ -109,5 +121,8 @@ fn wrong_arguments_are_one_line() {
 fn help_needs_no_ros_graph() {
     let output = Command::new(NODE).arg("--help").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("limits.linear.velocity") && text.contains("m/s"), "{text}");
+    assert!(
+        output.status.success() && text.contains("limits.linear.velocity") && text.contains("m/s"),
+        "{text}"
+    );
 }

@@ -32,7 +32,9 @@ impl Demo {
         let domain = Domain::claim();
         let mark = format!("{}-{}", std::process::id(), domain.id());
         let mut command = ros_support::python();
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/demo/run")).args(["--seconds", seconds]);
+        command
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/demo/run"))
+            .args(["--seconds", seconds]);
         command.env("VLA_NODE", env!("CARGO_BIN_EXE_vla_node")).env(MARK, &mark);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let child = domain.apply(&mut command).spawn().unwrap();
@@ -49,7 +51,11 @@ impl Demo {
                 let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
                 environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
             })
-            .map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
+            .map(|entry| {
+                std::fs::read_to_string(entry.path().join("cmdline"))
+                    .unwrap_or_default()
+                    .replace('\0', " ")
+            })
             .collect()
     }
 
@@ -87,10 +93,19 @@ fn the_demo_runs_and_sums_up() {
     let text = demo.rest(&mut out);
     assert_eq!(demo.wait(Duration::from_secs(5)), 0, "{text}");
     let number = |before: &str| -> u32 {
-        let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("'{before}' is not in\n{text}"));
-        rest.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+        let rest =
+            text.split(before).nth(1).unwrap_or_else(|| panic!("'{before}' is not in\n{text}"));
+        rest.trim_start()
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+            .parse()
+            .unwrap()
     };
-    assert!(number("images in") > 20 && number("inferences ") > 5 && number("commands out") > 200, "{text}");
+    assert!(
+        number("images in") > 20 && number("inferences ") > 5 && number("commands out") > 200,
+        "{text}"
+    );
     let golden = text.split("official code's: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     let (equal, of) = golden.split_once(" of ").unwrap();
     assert!(equal == of && equal != "0", "{golden}\n{text}");
@@ -110,7 +125,8 @@ fn ctrl_c_leaves_no_process() {
             assert_ne!(out.read_line(&mut line).unwrap(), 0, "the demo ended by itself");
         }
         assert!(2 <= demo.alive().len(), "the demo and its node: {:?}", demo.alive());
-        let killed = Command::new("kill").args(["-INT", &demo.child.id().to_string()]).status().unwrap();
+        let killed =
+            Command::new("kill").args(["-INT", &demo.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
         let code = demo.wait(Duration::from_secs(20));
         let text = demo.rest(&mut out);

@@ -1,7 +1,8 @@
-//! Faults injected on the real graph, each with its measured time to stop. The table goes to standard output, always.
+//! Faults injected on the real graph, each with its measured time to stop. The table goes to
+//! standard output, always.
 //!
-//! The node of these tests is this very binary: [`faulty_node`] runs the real node with a policy that fails when an image tells it to. No such
-//! policy exists in the node that is shipped.
+//! The node of these tests is this very binary: [`faulty_node`] runs the real node with a policy
+//! that fails when an image tells it to. No such policy exists in the node that is shipped.
 #![cfg(feature = "ros")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,20 +10,23 @@ mod ros_support;
 
 use std::{io::Write, process::Stdio, time::Duration};
 
-use openvla_tt::{
-    observation::RgbImage,
-    policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo},
-    ros::{Parameters, checkpoint_policy, start},
-    runtime::Loader,
-};
+use openvla_tt::ros::{Parameters, checkpoint_policy, start};
+use openvla_tt::runtime::Loader;
+use vla_inference::observation::RgbImage;
+use vla_inference::policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo};
 
-/// An image whose first pixel is `[254, 1, code]` asks for a fault; `tests/graph/faults.py` has the same numbers.
+/// An image whose first pixel is `[254, 1, code]` asks for a fault; `tests/graph/faults.py` has the
+/// same numbers.
 const MARK: [u8; 2] = [254, 1];
 
 struct Faulty(Box<dyn Policy>);
 
 impl Policy for Faulty {
-    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
+    fn act(
+        &mut self,
+        image: &RgbImage,
+        instruction: &Instruction,
+    ) -> Result<Decision, PolicyError> {
         let code = match image.pixels() {
             [a, b, code, ..] if [*a, *b] == MARK => *code,
             _ => 0,
@@ -35,9 +39,13 @@ impl Policy for Faulty {
             2 => panic!("injected panic"),
             3 => Some(f64::NAN),
             4 => {
-                return Err(
-                    CodecError { id: 13, text: Some("<0x0A>".into()), dimension: 3, range: 31744..32000 }.into()
-                );
+                return Err(CodecError {
+                    id: 13,
+                    text: Some("<0x0A>".into()),
+                    dimension: 3,
+                    range: 31744..32000,
+                }
+                .into());
             }
             5 => Some(f64::INFINITY),
             6 => {
@@ -75,7 +83,13 @@ fn every_fault_ends_in_a_bounded_stop_with_a_named_cause() {
     let domain = ros_support::Domain::claim();
     let mut command = ros_support::python();
     command.arg(format!("{}/tests/graph/faults.py", env!("CARGO_MANIFEST_DIR")));
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", "--ignored", "--nocapture", "faulty_node", "--"]);
+    command.arg(std::env::current_exe().unwrap()).args([
+        "--exact",
+        "--ignored",
+        "--nocapture",
+        "faulty_node",
+        "--",
+    ]);
     let output = domain.apply(command.stdin(Stdio::null())).output().unwrap();
     // Past the test runner's capture, which hides what a test that passes has to say.
     std::io::stdout().write_all(&output.stdout).unwrap();

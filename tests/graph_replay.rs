@@ -1,7 +1,9 @@
-//! Live and offline agree: `openvla replay` against the running node gives the tokens that `openvla eval` gives on the same bag.
+//! Live and offline agree: `openvla replay` against the running node gives the tokens that `openvla
+//! eval` gives on the same bag.
 #![cfg(feature = "ros")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../crates/vla-eval/tests/support/mod.rs"]
 mod eval_support;
 mod ros_support;
 
@@ -11,10 +13,10 @@ use std::process::{Command, Stdio};
 
 use clap::Parser;
 use eval_support::{BagWriter, root};
-use openvla_tt::eval::cli::Eval;
-use openvla_tt::eval::read_table;
+use openvla_tt::cli::eval::Eval;
 use ros_support::Domain;
 use serde_json::Value;
+use vla_eval::read_table;
 
 const OPENVLA: &str = env!("CARGO_BIN_EXE_openvla");
 const NODE: &str = env!("CARGO_BIN_EXE_vla_node");
@@ -27,10 +29,12 @@ struct Cli {
     eval: Eval,
 }
 
-/// The kit's images, compressed and raw, each with its instruction half a period before it; and what must not be replayed unasked.
+/// The kit's images, compressed and raw, each with its instruction half a period before it; and
+/// what must not be replayed unasked.
 fn golden_bag(path: &Path) -> usize {
     let kit = root("tests/data/openvla_tiny");
-    let cases: Value = serde_json::from_slice(&std::fs::read(kit.join("cases.json")).unwrap()).unwrap();
+    let cases: Value =
+        serde_json::from_slice(&std::fs::read(kit.join("cases.json")).unwrap()).unwrap();
     let cases = cases["cases"].as_array().unwrap();
     let mut writer = BagWriter::new(path);
     for (i, case) in cases.iter().enumerate() {
@@ -46,7 +50,8 @@ fn golden_bag(path: &Path) -> usize {
     cases.len()
 }
 
-/// Tokens and instruction of every frame, by the nanoseconds of its stamp, from the offline evaluation.
+/// Tokens and instruction of every frame, by the nanoseconds of its stamp, from the offline
+/// evaluation.
 fn offline(bag: &Path, topic: &str, out: &Path) -> BTreeMap<i64, (String, Vec<u32>)> {
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
     let line = [
@@ -67,8 +72,11 @@ fn offline(bag: &Path, topic: &str, out: &Path) -> BTreeMap<i64, (String, Vec<u3
     ];
     Cli::try_parse_from(line).unwrap().eval.run().unwrap();
     let pairs = read_table(out, 7).unwrap();
-    let frame = |pair: &openvla_tt::eval::Paired| {
-        (pair.step.stamp.unwrap(), (pair.step.instruction.clone(), pair.prediction().unwrap().token_ids.clone()))
+    let frame = |pair: &vla_eval::Paired| {
+        (
+            pair.step.stamp.unwrap(),
+            (pair.step.instruction.clone(), pair.prediction().unwrap().token_ids.clone()),
+        )
     };
     pairs.iter().map(frame).collect()
 }
@@ -83,9 +91,16 @@ fn live_equals_offline(topic: &str, transport: &str) {
     let actions = folder.path().join("actions.json");
     let domain = Domain::claim();
     let mut command = ros_support::python();
-    command.arg(root("tests/graph/replay.py")).args([NODE, OPENVLA, bag.to_str().unwrap(), topic, transport]);
+    command.arg(root("tests/graph/replay.py")).args([
+        NODE,
+        OPENVLA,
+        bag.to_str().unwrap(),
+        topic,
+        transport,
+    ]);
     let output = domain.apply(command.arg(&actions).stdin(Stdio::null())).output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{out}");
     assert!(output.status.success(), "replay in domain {}: {}\n{err}", domain.id(), output.status);
 
@@ -94,11 +109,16 @@ fn live_equals_offline(topic: &str, transport: &str) {
     let mut answered = BTreeMap::new();
     for action in recorded {
         let stamp = action["stamp"].as_i64().unwrap();
-        let (instruction, tokens) =
-            offline.get(&stamp).unwrap_or_else(|| panic!("no frame of the bag has the stamp {stamp}"));
+        let (instruction, tokens) = offline
+            .get(&stamp)
+            .unwrap_or_else(|| panic!("no frame of the bag has the stamp {stamp}"));
         assert_eq!(action["instruction"].as_str().unwrap(), instruction, "frame at {stamp}");
-        let live: Vec<u32> =
-            action["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let live: Vec<u32> = action["token_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_u64().unwrap() as u32)
+            .collect();
         assert_eq!(live, *tokens, "frame at {stamp}: live and offline tokens");
         assert!(answered.insert(stamp, live).is_none(), "the frame at {stamp} was answered twice");
     }
@@ -108,7 +128,11 @@ fn live_equals_offline(topic: &str, transport: &str) {
         answered.len(),
         distinct.len()
     );
-    assert!(answered.len() * 4 >= frames * 3, "only {} of {frames} frames were answered", answered.len());
+    assert!(
+        answered.len() * 4 >= frames * 3,
+        "only {} of {frames} frames were answered",
+        answered.len()
+    );
     assert!(distinct.len() > 2, "a comparison of constants would prove nothing");
 }
 
@@ -134,7 +158,10 @@ fn what_cannot_be_replayed_is_one_line() {
     ] {
         let domain = Domain::claim();
         let mut command = Command::new(OPENVLA);
-        let output = domain.apply(command.arg("replay").args(arguments).stdin(Stdio::null())).output().unwrap();
+        let output = domain
+            .apply(command.arg("replay").args(arguments).stdin(Stdio::null()))
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("openvla: ")).collect();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");

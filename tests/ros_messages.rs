@@ -28,7 +28,10 @@ impl Drop for Peer {
 }
 
 fn header() -> Header {
-    Header { stamp: Time { sec: 1_700_000_000, nanosec: 999_999_999 }, frame_id: "widowx/base_link".into() }
+    Header {
+        stamp: Time { sec: 1_700_000_000, nanosec: 999_999_999 },
+        frame_id: "widowx/base_link".into(),
+    }
 }
 
 fn action() -> Action {
@@ -78,7 +81,8 @@ fn status() -> Status {
     }
 }
 
-/// The r2r half. A process of its own, because a domain is chosen by the environment when a process starts.
+/// The r2r half. A process of its own, because a domain is chosen by the environment when a process
+/// starts.
 #[test]
 #[ignore = "started by exchange_with_python"]
 fn child_process() {
@@ -94,7 +98,9 @@ fn child_process() {
     to_status.publish(&status()).unwrap();
 
     let mut command = ros_support::python();
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ros_setup/echo_peer.py")).stdin(Stdio::piped());
+    command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ros_setup/echo_peer.py"))
+        .stdin(Stdio::piped());
     let mut peer = Peer(command.spawn().unwrap());
     let announced = serde_json::json!({
         "action": action(),
@@ -111,7 +117,10 @@ fn child_process() {
     let deadline = Instant::now() + TIMEOUT;
     let (mut got_action, mut got_status) = (None, None);
     let ended = loop {
-        assert!(Instant::now() < deadline, "no answer: action {got_action:?}, status {got_status:?}");
+        assert!(
+            Instant::now() < deadline,
+            "no answer: action {got_action:?}, status {got_status:?}"
+        );
         node.spin_once(Duration::from_millis(20));
         got_action = got_action.or_else(|| actions.next().now_or_never().flatten());
         got_status = got_status.or_else(|| statuses.next().now_or_never().flatten());
@@ -133,8 +142,16 @@ fn exchange_with_python() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child_process", "--ignored", "--nocapture"]).stdin(Stdio::null());
     let output = domain.apply(&mut command).output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("1 passed"), "in domain {}:\n{text}", domain.id());
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "in domain {}:\n{text}",
+        domain.id()
+    );
 }
 
 #[test]

@@ -8,16 +8,15 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::{
-    chunk::ChunkStep,
-    control::{
-        Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests, ResetOutcome, State,
-    },
-    policy::{Instruction, Policy},
-    runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads},
-    time::{Clock, Instant},
-};
+use openvla_tt::runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
+use vla_control::action_chunk::ChunkStep;
+use vla_control::time::{Clock, Instant};
+use vla_control::{
+    Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests,
+    ResetOutcome, State,
+};
+use vla_inference::policy::{Instruction, Policy};
 
 struct Rig {
     runtime: Runtime,
@@ -40,10 +39,16 @@ enum Camera {
 }
 
 fn config() -> ControlConfig {
-    // These tests run side by side on few cores: an interval that a robot's controller must not have is no failure here.
-    RawControlConfig { dry_run: false, expected_inference_s: 0.1, overrun_s: 0.4, ..RawControlConfig::default() }
-        .validate()
-        .unwrap()
+    // These tests run side by side on few cores: an interval that a robot's controller must not
+    // have is no failure here.
+    RawControlConfig {
+        dry_run: false,
+        expected_inference_s: 0.1,
+        overrun_s: 0.4,
+        ..RawControlConfig::default()
+    }
+    .validate()
+    .unwrap()
 }
 
 /// A picture that differs from others in its last byte, as the noise of a camera makes it.
@@ -56,9 +61,14 @@ fn pixels(last: u8) -> CameraBytes {
 impl Rig {
     fn new() -> Self {
         let (recorded, clock) = (Recorded::default(), NodeClock::new(false));
-        let runtime =
-            Runtime::start(Arc::new(clock.clone()), config(), Box::new(recorded.clone()), None, Threads::default())
-                .unwrap();
+        let runtime = Runtime::start(
+            Arc::new(clock.clone()),
+            config(),
+            Box::new(recorded.clone()),
+            None,
+            Threads::default(),
+        )
+        .unwrap();
         let (camera, last_image, reports) = (Camera::Good, Wall::now(), Vec::new());
         let camera_period = Duration::from_millis(30);
         Self { runtime, recorded, clock, camera, camera_period, last_image, pictures: 0, reports }
@@ -68,7 +78,9 @@ impl Rig {
         let mut rig = Self::new();
         rig.load(policy).unwrap();
         rig.activate();
-        rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+        rig.until("running", |snapshot| {
+            snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+        });
         rig
     }
 
@@ -77,8 +89,12 @@ impl Rig {
     }
 
     fn load_limited(&mut self, policy: Box<dyn Policy>, rate_limit_hz: f64) -> Result<(), String> {
-        let answer =
-            self.runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, rate_limit_hz);
+        let answer = self.runtime.load(
+            Box::new(move || Ok(policy)),
+            Arc::new(ChunkStep::from_array),
+            5.0,
+            rate_limit_hz,
+        );
         let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap();
         loaded.map(|loaded| assert_eq!(loaded.info.unnorm_key, "test"))
     }
@@ -114,8 +130,15 @@ impl Rig {
             {
                 return snapshot;
             }
-            let last = self.runtime.snapshot().map(|s| (s.output.state, s.output.cause, s.output.image_age_s));
-            assert!(Wall::now() < end, "waited in vain until {what}; last {last:?}; {:?}", self.reports.last());
+            let last = self
+                .runtime
+                .snapshot()
+                .map(|s| (s.output.state, s.output.cause, s.output.image_age_s));
+            assert!(
+                Wall::now() < end,
+                "waited in vain until {what}; last {last:?}; {:?}",
+                self.reports.last()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -129,7 +152,9 @@ impl Rig {
         self.last_image = if due.elapsed() < self.camera_period { due } else { Wall::now() };
         self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
-            Camera::Broken => CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures]),
+            Camera::Broken => {
+                CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures])
+            }
             _ => pixels(self.pictures),
         };
         self.runtime.offer_image(self.clock.ros(), bytes);
@@ -151,12 +176,19 @@ fn stopped(snapshot: &Snapshot) -> bool {
 #[test]
 fn images_become_commands_and_no_image_becomes_zero() {
     let mut rig = Rig::running(Scripted::forward());
-    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    rig.until("full speed", |snapshot| {
+        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+    });
     rig.camera = Camera::Off;
     let lost = Wall::now();
-    let snapshot =
-        rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
-    assert!(lost.elapsed() < Duration::from_secs_f64(0.5 + config().stop_time_s() + 0.2), "{:?}", lost.elapsed());
+    let snapshot = rig.until("stale", |snapshot| {
+        snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot)
+    });
+    assert!(
+        lost.elapsed() < Duration::from_secs_f64(0.5 + config().stop_time_s() + 0.2),
+        "{:?}",
+        lost.elapsed()
+    );
     assert_eq!(snapshot.output.state, State::Holding);
     let commands = rig.commands();
     assert!(commands.len() > 20);
@@ -167,7 +199,9 @@ fn images_become_commands_and_no_image_becomes_zero() {
     }
     // It comes back by itself when the camera does.
     rig.camera = Camera::Good;
-    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running again", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
@@ -190,7 +224,9 @@ fn a_flood_of_images_is_dropped_not_queued() {
     }
     // The newest one is looked at, soon.
     let end = Wall::now() + Duration::from_secs(5);
-    while looked_at.recv_timeout(end.saturating_duration_since(Wall::now())).expect("the newest image is looked at")
+    while looked_at
+        .recv_timeout(end.saturating_duration_since(Wall::now()))
+        .expect("the newest image is looked at")
         != 255
     {}
     let (received, dropped) = rig.runtime.images();
@@ -205,10 +241,19 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
         assert!(calls < 30, "told to panic");
         Ok(FORWARD.to_vec())
     }));
-    let snapshot =
-        rig.until("dead", |snapshot| snapshot.output.cause.reason == Reason::InferenceDead && stopped(snapshot));
-    assert!(matches!(snapshot.output.state, State::Holding | State::Fault), "{:?}", snapshot.output.state);
-    assert!(rig.reports.iter().any(|report| matches!(report, Report::Died(text) if text.contains("told to panic"))));
+    let snapshot = rig.until("dead", |snapshot| {
+        snapshot.output.cause.reason == Reason::InferenceDead && stopped(snapshot)
+    });
+    assert!(
+        matches!(snapshot.output.state, State::Holding | State::Fault),
+        "{:?}",
+        snapshot.output.state
+    );
+    assert!(
+        rig.reports
+            .iter()
+            .any(|report| matches!(report, Report::Died(text) if text.contains("told to panic")))
+    );
     assert!(rig.runtime.broken().is_none());
     rig.runtime.set_lifecycle(Lifecycle::Inactive);
     rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
@@ -224,7 +269,9 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
         }
     }
     rig.ask(Requests { enable: Some(true), ..Requests::default() });
-    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
@@ -238,15 +285,18 @@ fn a_blocked_inference_stops_the_robot_but_not_the_stream() {
         }
         Ok(FORWARD.to_vec())
     }));
-    let snapshot =
-        rig.until("timeout", |snapshot| snapshot.output.cause.reason == Reason::InferenceTimeout && stopped(snapshot));
+    let snapshot = rig.until("timeout", |snapshot| {
+        snapshot.output.cause.reason == Reason::InferenceTimeout && stopped(snapshot)
+    });
     assert_eq!(snapshot.output.state, State::Holding);
     let before = snapshot.commands;
     rig.until("the stream goes on", |snapshot| before + 10 < snapshot.commands);
     block.send(()).unwrap();
     let snapshot = rig.until("late", |snapshot| 0 < snapshot.interventions.late_results());
     assert!(twist_is_zero(&snapshot) || snapshot.output.state == State::Running);
-    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running again", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
@@ -254,7 +304,10 @@ fn estop_latches_until_reset() {
     let mut rig = Rig::running(Scripted::forward());
     rig.ask(Requests { estop: true, ..Requests::default() });
     let snapshot = rig.until("estopped", stopped);
-    assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Estopped, Reason::Estop));
+    assert_eq!(
+        (snapshot.output.state, snapshot.output.cause.reason),
+        (State::Estopped, Reason::Estop)
+    );
     rig.ask(Requests { enable: Some(true), ..Requests::default() });
     assert_eq!(rig.runtime.snapshot().unwrap().output.state, State::Estopped);
     let end = Wall::now() + Duration::from_secs(5);
@@ -267,7 +320,10 @@ fn estop_latches_until_reset() {
         assert!(Wall::now() < end, "{refusals:?}");
         rig.film();
     }
-    assert!(refusals.iter().any(|outcome| matches!(outcome, Some(ResetOutcome::TooSoon { .. }))), "{refusals:?}");
+    assert!(
+        refusals.iter().any(|outcome| matches!(outcome, Some(ResetOutcome::TooSoon { .. }))),
+        "{refusals:?}"
+    );
     let snapshot = rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
     assert!(twist_is_zero(&snapshot));
 }
@@ -276,14 +332,21 @@ fn estop_latches_until_reset() {
 fn a_new_configuration_resets_no_counter() {
     let mut rig = Rig::running(Scripted::forward());
     rig.runtime.set_lifecycle(Lifecycle::Inactive);
-    let before = rig.until("at rest", |snapshot| snapshot.output.state == State::Inactive && stopped(snapshot));
-    assert!(0 < before.output.steps_begun && 0 < before.interventions.get(Intervention::Acceleration));
+    let before = rig
+        .until("at rest", |snapshot| snapshot.output.state == State::Inactive && stopped(snapshot));
+    assert!(
+        0 < before.output.steps_begun && 0 < before.interventions.get(Intervention::Acceleration)
+    );
     rig.runtime.configure_control(config());
     // The steps begun are the new state's own; they tell that it is in force.
     let after = rig.until("the new configuration", |snapshot| snapshot.output.steps_begun == 0);
     assert_eq!(after.output.state, State::Inactive);
     for which in Intervention::ALL {
-        assert!(before.interventions.get(*which) <= after.interventions.get(*which), "{}", which.name());
+        assert!(
+            before.interventions.get(*which) <= after.interventions.get(*which),
+            "{}",
+            which.name()
+        );
     }
 }
 
@@ -308,7 +371,10 @@ fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
     for _ in 0..20 {
         rig.ask(Requests { enable: Some(true), ..Requests::default() });
         let snapshot = rig.runtime.snapshot().unwrap();
-        assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Estopped, Reason::Estop));
+        assert_eq!(
+            (snapshot.output.state, snapshot.output.cause.reason),
+            (State::Estopped, Reason::Estop)
+        );
         assert!(twist_is_zero(&snapshot));
         rig.film();
     }
@@ -319,13 +385,17 @@ fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
     }
     rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
     rig.ask(Requests { enable: Some(true), ..Requests::default() });
-    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
 fn a_runtime_that_is_dropped_ramps_down() {
     let mut rig = Rig::running(Scripted::forward());
-    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    rig.until("full speed", |snapshot| {
+        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+    });
     let recorded = rig.recorded.clone();
     drop(rig);
     let commands = recorded.0.lock().unwrap().clone();
@@ -364,7 +434,9 @@ fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_m
     rig.camera_period = Duration::from_micros(100_500);
     rig.load_limited(Scripted::forward(), 5.0).unwrap();
     rig.activate();
-    rig.until("running", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
     rig.reports.clear();
     let begin = Wall::now();
     while rig.reports.iter().filter(|report| matches!(report, Report::Decided(_))).count() < 12 {
@@ -374,14 +446,22 @@ fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_m
     let decided: Vec<_> = rig
         .reports
         .iter()
-        .filter_map(|report| if let Report::Decided(decision) = report { Some(decision.origin) } else { None })
+        .filter_map(|report| {
+            if let Report::Decided(decision) = report { Some(decision.origin) } else { None }
+        })
         .collect();
     // What lies between the decision to begin and the start that is told is a busy machine's.
     let all = decided[11].inference_started.since(decided[0].inference_started).seconds();
     assert!(11.0 * 0.2 - 0.1 < all, "twelve in {all} s");
-    let old =
-        decided.iter().filter(|origin| 0.05 < origin.inference_started.since(origin.image_taken).seconds()).count();
-    assert!(old <= 4, "{old} of {} images were older than half a camera interval: {decided:?}", decided.len());
+    let old = decided
+        .iter()
+        .filter(|origin| 0.05 < origin.inference_started.since(origin.image_taken).seconds())
+        .count();
+    assert!(
+        old <= 4,
+        "{old} of {} images were older than half a camera interval: {decided:?}",
+        decided.len()
+    );
 }
 
 #[test]
@@ -398,52 +478,74 @@ fn a_result_for_an_earlier_instruction_is_dropped() {
     rig.runtime.set_instruction(Some(Instruction::new("wait").unwrap()));
     rig.until("asked", |_| has_started.try_recv().is_ok());
     assert!(rig.runtime.set_instruction(Some(Instruction::new("something else").unwrap())));
-    assert!(!rig.runtime.set_instruction(Some(Instruction::new("Something Else").unwrap())), "the same to the policy");
+    assert!(
+        !rig.runtime.set_instruction(Some(Instruction::new("Something Else").unwrap())),
+        "the same to the policy"
+    );
     go_on.send(()).unwrap();
     rig.until("dropped", |snapshot| snapshot.interventions.get(Intervention::OldInstruction) == 1);
     rig.runtime.set_instruction(None);
-    rig.until("no instruction", |snapshot| snapshot.output.cause.reason == Reason::NoInstruction && stopped(snapshot));
+    rig.until("no instruction", |snapshot| {
+        snapshot.output.cause.reason == Reason::NoInstruction && stopped(snapshot)
+    });
 }
 
 #[test]
 fn broken_images_count_as_no_images() {
     let mut rig = Rig::running(Scripted::forward());
     rig.camera = Camera::Broken;
-    rig.until("stale", |snapshot| snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot));
-    assert!(
-        rig.reports.iter().any(|report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG")))
-    );
+    rig.until("stale", |snapshot| {
+        snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot)
+    });
+    assert!(rig.reports.iter().any(
+        |report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG"))
+    ));
     rig.camera = Camera::Good;
-    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running again", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
 fn equal_pictures_with_new_stamps_stop_a_robot_that_is_driven_and_differing_ones_do_not() {
     let mut rig = Rig::running(Scripted::forward());
-    // Two seconds at 0.1 m/s, four times the limit, with a camera whose pictures differ in one byte.
+    // Two seconds at 0.1 m/s, four times the limit, with a camera whose pictures differ in one
+    // byte.
     let begun = rig.commands().len() as u64;
     rig.until("two seconds of motion", |snapshot| {
-        assert_ne!(snapshot.output.cause.reason, Reason::ImageUnchanged, "{}", snapshot.output.cause);
+        assert_ne!(
+            snapshot.output.cause.reason,
+            Reason::ImageUnchanged,
+            "{}",
+            snapshot.output.cause
+        );
         begun + 100 < snapshot.commands
     });
     let from = rig.commands().len();
     rig.camera = Camera::Repeating;
-    let snapshot =
-        rig.until("unchanged", |snapshot| snapshot.output.cause.reason == Reason::ImageUnchanged && stopped(snapshot));
+    let snapshot = rig.until("unchanged", |snapshot| {
+        snapshot.output.cause.reason == Reason::ImageUnchanged && stopped(snapshot)
+    });
     assert_eq!((snapshot.output.state, snapshot.output.cause.limit), (State::Holding, 0.05));
     let commands = rig.commands();
     let driven: f64 = commands[from..]
         .windows(2)
         .map(|pair| pair[0].1.twist().linear[0] * pair[1].0.since(pair[0].0).seconds())
         .sum();
-    // The limit, what is driven until the next image and the next step, and the stop; two such intervals more for a busy machine.
+    // The limit, what is driven until the next image and the next step, and the stop; two such
+    // intervals more for a busy machine.
     assert!(0.04 < driven && driven < 0.05 + 0.1 * 3.0 * (0.03 + 0.02 + 0.2), "{driven} m");
     // At rest it stays so, and another picture ends it.
     let before = snapshot.commands;
     let snapshot = rig.until("half a second at rest", |snapshot| before + 25 < snapshot.commands);
-    assert_eq!((snapshot.output.state, snapshot.output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+    assert_eq!(
+        (snapshot.output.state, snapshot.output.cause.reason),
+        (State::Holding, Reason::ImageUnchanged)
+    );
     rig.camera = Camera::Good;
-    rig.until("running again", |snapshot| snapshot.output.state == State::Running && !twist_is_zero(snapshot));
+    rig.until("running again", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
 }
 
 #[test]
@@ -457,9 +559,16 @@ fn nan_latches() {
         }
         Ok(action)
     }));
-    let snapshot = rig.until("latched", |snapshot| snapshot.output.state == State::Fault && stopped(snapshot));
+    let snapshot =
+        rig.until("latched", |snapshot| snapshot.output.state == State::Fault && stopped(snapshot));
     assert_eq!(snapshot.output.cause.reason, Reason::NotFinite);
-    assert!(rig.commands().iter().all(|(_, command)| command.twist().angular.iter().all(|v| v.is_finite())));
+    assert!(
+        rig.commands().iter().all(|(_, command)| command
+            .twist()
+            .angular
+            .iter()
+            .all(|v| v.is_finite()))
+    );
 }
 
 #[test]
@@ -475,7 +584,10 @@ fn policies_that_do_not_fit_are_refused() {
         5.0,
         0.0,
     );
-    assert_eq!(answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(), "/no/such/folder: not found");
+    assert_eq!(
+        answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(),
+        "/no/such/folder: not found"
+    );
     let mut five = Scripted::forward();
     five.info.action_dim = 5;
     let error = rig.load(five).unwrap_err();
@@ -486,7 +598,9 @@ fn policies_that_do_not_fit_are_refused() {
 #[test]
 fn shutting_down_ramps_down_first() {
     let mut rig = Rig::running(Scripted::forward());
-    rig.until("full speed", |snapshot| (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9);
+    rig.until("full speed", |snapshot| {
+        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+    });
     let recorded = rig.recorded.clone();
     assert!(rig.runtime.shut_down(Duration::from_secs(5)));
     let commands = recorded.0.lock().unwrap().clone();

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use openvla_tt::control::{Reason, State};
+use vla_control::{Reason, State};
 
 /// Causes from this number on are the node's own.
 const NODE_CAUSES: u16 = 100;
 
 /// The constants of one type in `Status.msg`.
 fn constants(kind: &str) -> BTreeMap<String, u16> {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/msg/msg/Status.msg")).unwrap();
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/msg/msg/Status.msg"))
+        .unwrap();
     let constant = |line: &str| {
         let (name, value) = line.strip_prefix(kind)?.split('#').next()?.split_once('=')?;
         Some((name.trim().to_owned(), value.trim().parse().unwrap()))
@@ -20,10 +21,13 @@ fn constants(kind: &str) -> BTreeMap<String, u16> {
 
 #[test]
 fn causes_of_the_control_core_are_the_constants() {
-    let core: BTreeMap<_, _> =
-        Reason::ALL.iter().map(|reason| (format!("REASON_{}", reason.name()), reason.code())).collect();
+    let core: BTreeMap<_, _> = Reason::ALL
+        .iter()
+        .map(|reason| (format!("REASON_{}", reason.name()), reason.code()))
+        .collect();
     assert!(core.values().all(|code| *code < NODE_CAUSES));
-    let message: BTreeMap<_, _> = constants("uint16 ").into_iter().filter(|(_, code)| *code < NODE_CAUSES).collect();
+    let message: BTreeMap<_, _> =
+        constants("uint16 ").into_iter().filter(|(_, code)| *code < NODE_CAUSES).collect();
     assert_eq!(message, core);
 }
 
@@ -38,6 +42,7 @@ fn states_are_the_constants() {
         ("FAULT", State::Fault),
         ("ESTOPPED", State::Estopped),
     ];
-    let core: BTreeMap<_, _> = states.iter().map(|(name, state)| ((*name).to_owned(), *state as u16)).collect();
+    let core: BTreeMap<_, _> =
+        states.iter().map(|(name, state)| ((*name).to_owned(), *state as u16)).collect();
     assert_eq!(constants("uint8 "), core);
 }

@@ -1,7 +1,7 @@
 // Shared by build.rs, which compiles each broken kernel, and by tests/kernels.rs, which runs it.
 
-/// Faults put into the kernels on purpose, as replacements in their text: kernel, from, to, what must be said. Where
-/// nothing is said the run must still not give the right result.
+/// Faults put into the kernels on purpose, as replacements in their text: kernel, from, to, what
+/// must be said. Where nothing is said the run must still not give the right result.
 pub const FAULTS: &[(&str, &str, &str, &str)] = &[
     ("dataflow/image_patches.cpp", "    noc_async_read_barrier();\n    const L1<uint8_t>", "    const L1<uint8_t>", "noc_async_read_barrier is missing"),
     ("dataflow/image_patches.cpp", "cb_reserve_back(out_buffer, 1);", "", "which it has not reserved"),

@@ -1,4 +1,5 @@
-// Shared by build.rs and tests/sanitized.rs: kernels as translation units, and the table that finds them.
+// Shared by build.rs and tests/sanitized.rs: kernels as translation units, and the table that finds
+// them.
 
 /// Writes a translation unit for each kernel and one with the table; returns their paths.
 fn write_units(folder: &std::path::Path, kernels: &[(String, String)]) -> std::io::Result<Vec<std::path::PathBuf>> {
@@ -6,7 +7,8 @@ fn write_units(folder: &std::path::Path, kernels: &[(String, String)]) -> std::i
     let (mut declarations, mut entries) = (String::new(), String::new());
     for (number, (name, text)) in kernels.iter().enumerate() {
         let file = folder.join(format!("kernel_{number}.cpp"));
-        std::fs::write(&file, format!("#define kernel_main kernel_{number}_main\n#line 1 \"kernels/{name}\"\n{text}"))?;
+        std::fs::write(&file, format!("#define kernel_main kernel_{number}_main\n#line 1 \
+            \"kernels/{name}\"\n{text}"))?;
         units.push(file);
         declarations += &format!("void kernel_{number}_main();\n");
         // Compilers limit the length of one literal: a piece a line.
@@ -14,7 +16,8 @@ fn write_units(folder: &std::path::Path, kernels: &[(String, String)]) -> std::i
         entries += &format!("    {{\"{name}\",\n{pieces}, kernel_{number}_main}},\n");
     }
     let table = format!(
-        "#include <cstring>\n{declarations}struct Entry {{ const char* name; const char* source; void (*run)(); }};\n\
+        "#include <cstring>\n{declarations}struct Entry {{ const char* name; const char* source; \
+        void (*run)(); }};\n\
          static const Entry entries[] = {{\n{entries}}};\n\
          void (*find_kernel(const char* name, const char* source))() {{\n    for (const Entry& entry : entries) {{\n        \
          if (std::strcmp(entry.name, name) == 0 && std::strcmp(entry.source, source) == 0) {{\n            \

@@ -1,9 +1,12 @@
 #![no_main]
 
-#[path = "../entries.rs"]
+#[path = "../bag_entries.rs"]
 #[allow(dead_code)]
-mod entries;
+mod bag_entries;
+#[path = "../checkpoint_entries.rs"]
+#[allow(dead_code)]
+mod checkpoint_entries;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    entries::fuzz_bag_mcap(bytes);
+    bag_entries::fuzz_bag_mcap(bytes);
 });

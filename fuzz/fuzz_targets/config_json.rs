@@ -1,9 +1,9 @@
 #![no_main]
 
-#[path = "../entries.rs"]
+#[path = "../checkpoint_entries.rs"]
 #[allow(dead_code)]
-mod entries;
+mod checkpoint_entries;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    entries::fuzz_config_json(bytes);
+    checkpoint_entries::fuzz_config_json(bytes);
 });

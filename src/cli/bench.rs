@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Asking, CliError, Common, print};
-use crate::observation;
-use crate::policy::Instruction;
+use vla_inference::observation;
+use vla_inference::policy::Instruction;
 
 /// Time every stage of an inference.
 #[derive(Args)]
@@ -53,7 +53,9 @@ impl Bench {
                 continue;
             }
             let total = ("total", decision.total_ms());
-            for (name, ms) in decision.stages.iter().map(|stage| (stage.name, stage.milliseconds)).chain([total]) {
+            for (name, ms) in
+                decision.stages.iter().map(|stage| (stage.name, stage.milliseconds)).chain([total])
+            {
                 times
                     .entry(name)
                     .or_insert_with(|| {
@@ -71,22 +73,33 @@ impl Bench {
                 .map(|&name| {
                     let sorted = &times[name];
                     let of = |part| percentile(sorted, part);
-                    (name.into(), json!({"p50": of(0.5), "p90": of(0.9), "p99": of(0.99), "max": of(1.0)}))
+                    (
+                        name.into(),
+                        json!({"p50": of(0.5), "p90": of(0.9), "p99": of(0.99), "max": of(1.0)}),
+                    )
                 })
                 .collect();
             let info = policy.info();
-            let mut result =
-                json!({"device": info.device, "repeats": self.repeats, "token_ids": tokens, "milliseconds": stages});
+            let mut result = json!({"device": info.device, "repeats": self.repeats, "token_ids": tokens, "milliseconds": stages});
             if drafts {
                 result["draft"] = json!({"offered": counts.offered, "accepted": counts.accepted});
             }
             return print(&result.to_string());
         }
         print(&format!("{}, {} inferences", policy.info().device, self.repeats))?;
-        print(&format!("{:<12} {:>10} {:>10} {:>10} {:>10}  ms", "stage", "p50", "p90", "p99", "max"))?;
+        print(&format!(
+            "{:<12} {:>10} {:>10} {:>10} {:>10}  ms",
+            "stage", "p50", "p90", "p99", "max"
+        ))?;
         for name in order {
             let of = |part| percentile(&times[name], part);
-            print(&format!("{name:<12} {:>10.2} {:>10.2} {:>10.2} {:>10.2}", of(0.5), of(0.9), of(0.99), of(1.0)))?;
+            print(&format!(
+                "{name:<12} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
+                of(0.5),
+                of(0.9),
+                of(0.99),
+                of(1.0)
+            ))?;
         }
         if drafts {
             print(&format!("drafted tokens: {} of {} accepted", counts.accepted, counts.offered))?;

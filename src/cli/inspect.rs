@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Common, print};
-use crate::checkpoint::Checkpoint;
+use vla_inference::checkpoint::Checkpoint;
 
 /// What a checkpoint folder holds, and whether it is complete.
 #[derive(Args)]
@@ -21,7 +21,9 @@ impl Inspect {
         let keys: Vec<(String, Result<usize, String>)> = checkpoint
             .norm_stats
             .entries()
-            .map(|(key, stats)| (key.to_owned(), stats.map(|stats| stats.dim()).map_err(ToString::to_string)))
+            .map(|(key, stats)| {
+                (key.to_owned(), stats.map(|stats| stats.dim()).map_err(ToString::to_string))
+            })
             .collect();
         if self.common.json {
             let towers: Vec<_> = config
@@ -40,7 +42,13 @@ impl Inspect {
             let keys: serde_json::Map<_, _> = keys
                 .into_iter()
                 .map(|(key, dim)| {
-                    (key, dim.map_or_else(|error| json!({"error": error}), |dim| json!({"action_dim": dim})))
+                    (
+                        key,
+                        dim.map_or_else(
+                            |error| json!({"error": error}),
+                            |dim| json!({"action_dim": dim}),
+                        ),
+                    )
                 })
                 .collect();
             print(
@@ -62,7 +70,8 @@ impl Inspect {
         } else {
             for tower in &config.towers {
                 print(&format!(
-                    "tower      {}: width {}, {} of {} blocks run, {} heads, MLP {}, {} patches of {} px",
+                    "tower      {}: width {}, {} of {} blocks run, {} heads, MLP {}, {} patches \
+                    of {} px",
                     tower.timm_id,
                     tower.width,
                     tower.used_blocks(),
@@ -74,7 +83,8 @@ impl Inspect {
                 ))?;
             }
             print(&format!(
-                "llama      hidden {}, {} layers, {} heads ({} key/value), MLP {}, vocabulary {}, rms eps {:e}, theta {}",
+                "llama      hidden {}, {} layers, {} heads ({} key/value), MLP {}, vocabulary {}, \
+                rms eps {:e}, theta {}",
                 llama.hidden_size,
                 llama.layers,
                 llama.heads,
@@ -99,8 +109,13 @@ impl Inspect {
                 inventory.unused.len(),
                 inventory.unused_parameters
             ))?;
-            for (what, names) in [("missing", &inventory.missing), ("unexpected", &inventory.unexpected)] {
-                print(&format!("{what:<10} {}", if names.is_empty() { "none".into() } else { names.join(", ") }))?;
+            for (what, names) in
+                [("missing", &inventory.missing), ("unexpected", &inventory.unexpected)]
+            {
+                print(&format!(
+                    "{what:<10} {}",
+                    if names.is_empty() { "none".into() } else { names.join(", ") }
+                ))?;
             }
             print(&format!(
                 "actions    {} bins, token ids {}..={}",

@@ -1,6 +1,8 @@
-//! The `openvla` command line. Exit status: 0 done, 1 the request failed, 2 wrong usage. Errors are one line on stderr.
+//! The `openvla` command line. Exit status: 0 done, 1 the request failed, 2 wrong usage. Errors are
+//! one line on stderr.
 
 mod bench;
+pub mod eval;
 mod inspect;
 mod plan;
 mod predict;
@@ -13,8 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::backend::tt::Kernels;
-use crate::policy::{DecodeMode, Device, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy};
+use vla_inference::backend::tt::Kernels;
+use vla_inference::policy::{
+    DecodeMode, Device, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy,
+};
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
@@ -36,12 +40,13 @@ enum Command {
     Bench(bench::Bench),
     /// What a model would need of a mesh and how fast it would be, from its config.json alone
     Plan(plan::Plan),
-    /// Whether answers depend on the image and on the instruction, on every device and in every precision
+    /// Whether answers depend on the image and on the instruction, on every device and in every
+    /// precision
     Sensitivity(sensitivity::Sensitivity),
     /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
     Replay(replay::Replay),
     /// Judge a checkpoint on recordings: metrics, plots and a report
-    Eval(Box<crate::eval::cli::Eval>),
+    Eval(Box<crate::cli::eval::Eval>),
 }
 
 /// Options that most commands share.
@@ -59,10 +64,12 @@ struct Common {
     /// Worker threads of the CPU backend; 0 means one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
-    /// On a mesh: custom (our own kernels) or ttnn (TT-NN's operations) cut patches and choose tokens
+    /// On a mesh: custom (our own kernels) or ttnn (TT-NN's operations) cut patches and choose
+    /// tokens
     #[arg(long, default_value = "custom")]
     kernels: Kernels,
-    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh and precision is quicker
+    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh
+    /// and precision is quicker
     #[arg(long, value_name = "DIR")]
     weight_cache: Option<PathBuf>,
     /// Print one JSON object on stdout and nothing else there
@@ -76,8 +83,8 @@ struct Asking {
     /// Which statistics to un-normalise with; needed unless the checkpoint has exactly one set
     #[arg(long, value_name = "K")]
     unnorm_key: Option<String>,
-    /// full: greedy over the whole vocabulary, as the official code; actions: over the action tokens only, which a checkpoint
-    /// with random weights needs
+    /// full: greedy over the whole vocabulary, as the official code; actions: over the action
+    /// tokens only, which a checkpoint with random weights needs
     #[arg(long, default_value = "full")]
     decode: DecodeMode,
     /// Try the last action's tokens as the next: the same tokens in fewer steps
@@ -92,38 +99,43 @@ struct Asking {
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
-    Policy(#[from] crate::policy::PolicyError),
+    Policy(#[from] vla_inference::policy::PolicyError),
     #[error(transparent)]
-    Eval(#[from] crate::eval::EvalError),
+    Eval(#[from] vla_eval::EvalError),
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    Checkpoint(#[from] vla_inference::checkpoint::CheckpointError),
     #[error(transparent)]
-    Image(#[from] crate::observation::ImageError),
+    Image(#[from] vla_inference::observation::ImageError),
     #[error(transparent)]
-    Instruction(#[from] crate::policy::InstructionError),
+    Instruction(#[from] vla_inference::policy::InstructionError),
     #[error(transparent)]
-    Backend(#[from] crate::backend::BackendError),
+    Backend(#[from] vla_inference::backend::BackendError),
     #[error(transparent)]
-    Load(#[from] crate::policy::PolicyLoadError),
+    Load(#[from] vla_inference::policy::PolicyLoadError),
     #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
     NoCheckpoint,
     #[error(transparent)]
-    Kit(#[from] crate::golden::KitError),
+    Kit(#[from] vla_inference::golden::KitError),
     #[error(transparent)]
-    Check(#[from] crate::golden::CheckError),
-    #[error("answers depend less on image or instruction than the float32 reference's: {0}; use a finer precision")]
+    Check(#[from] vla_inference::golden::CheckError),
+    #[error(
+        "answers depend less on image or instruction than the float32 reference's: {0}; use a \
+        finer precision"
+    )]
     Insensitive(String),
     #[error("selfcheck: {0}")]
     Bounds(String),
     #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
     Config { path: PathBuf, reason: String },
     #[error(
-        "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
+        "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, \
+        {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
     )]
     NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
     #[cfg(not(feature = "ros"))]
     #[error(
-        "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features ros --bin openvla`"
+        "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features \
+        ros --bin openvla`"
     )]
     NoRos,
     #[cfg(feature = "ros")]
@@ -172,7 +184,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that closed the pipe has what it wanted.
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("openvla: {}", one_line(&error.to_string()));
             ExitCode::FAILURE
@@ -182,7 +196,11 @@ pub fn main() -> ExitCode {
 
 /// Errors of libraries may span lines; users get one.
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(['\n', '\r'])
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.

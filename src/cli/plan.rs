@@ -6,10 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, print};
-use crate::backend::precision::PrecisionPolicy;
-use crate::checkpoint::OpenVlaConfig;
-use crate::plan::{ACTION_ROWS, Assumptions, GIB, Plan as Planned};
-use crate::policy::{DecodeMode, Device, DeviceError, Mesh};
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::checkpoint::OpenVlaConfig;
+use vla_inference::plan::{ACTION_ROWS, Assumptions, GIB, Plan as Planned};
+use vla_inference::policy::{DecodeMode, Device, DeviceError, Mesh};
 
 /// Largest config.json read, bytes; the published one has 170 kB.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -40,22 +40,25 @@ pub(super) struct Plan {
 fn mesh(text: &str) -> Result<Mesh, String> {
     match format!("sim:{}", text.to_ascii_lowercase()).parse() {
         Ok(Device::Simulated(mesh)) => Ok(mesh),
-        Ok(_) | Err(DeviceError::Unknown(_) | DeviceError::MeshPrecision(_) | DeviceError::HostPrecision(_)) => {
-            Err(format!("mesh '{text}' is not known; use n150, n300 or t3k"))
-        }
+        Ok(_)
+        | Err(
+            DeviceError::Unknown(_) | DeviceError::MeshPrecision(_) | DeviceError::HostPrecision(_),
+        ) => Err(format!("mesh '{text}' is not known; use n150, n300 or t3k")),
     }
 }
 
 impl Plan {
     pub(super) fn run(self) -> Result<(), CliError> {
         let failed = |reason: String| CliError::Config { path: self.config.clone(), reason };
-        let size = std::fs::metadata(&self.config).map_err(|error| failed(error.to_string()))?.len();
+        let size =
+            std::fs::metadata(&self.config).map_err(|error| failed(error.to_string()))?.len();
         if size > MAX_CONFIG_BYTES {
             return Err(failed(format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
         }
         let bytes = std::fs::read(&self.config).map_err(|error| failed(error.to_string()))?;
         let config = OpenVlaConfig::from_json(&self.config, &bytes)?;
-        let policy = PrecisionPolicy::load(&self.precision).map_err(crate::policy::PolicyLoadError::from)?;
+        let policy = PrecisionPolicy::load(&self.precision)
+            .map_err(vla_inference::policy::PolicyLoadError::from)?;
         let mut assumptions = Assumptions::standard(&config);
         if let Some(positions) = self.positions {
             assumptions.positions = positions as usize;
@@ -102,7 +105,8 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     let (total, capacity) = (plan.memory.total() as f64 / GIB, plan.memory.capacity as f64 / GIB);
     print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
     print(
-        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        ms   (of one chip, one pass)",
+        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        \
+        ms   (of one chip, one pass)",
     )?;
     for stage in &plan.stages {
         print(&format!(

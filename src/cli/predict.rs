@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Asking, CliError, Common, print};
-use crate::observation;
-use crate::policy::Instruction;
+use vla_inference::observation;
+use vla_inference::policy::Instruction;
 
 /// One action from one image and one instruction.
 #[derive(Args)]
@@ -33,8 +33,11 @@ impl Predict {
         let decision = policy.act(&image, &instruction)?;
         let info = policy.info();
         if self.common.json {
-            let mut timings: serde_json::Map<_, _> =
-                decision.stages.iter().map(|stage| (stage.name.into(), json!(stage.milliseconds))).collect();
+            let mut timings: serde_json::Map<_, _> = decision
+                .stages
+                .iter()
+                .map(|stage| (stage.name.into(), json!(stage.milliseconds)))
+                .collect();
             timings.insert("total".into(), json!(decision.total_ms()));
             return print(
                 &json!({
@@ -53,20 +56,35 @@ impl Predict {
             );
         }
         let names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
-        print(&format!("{} on {}, unnorm_key {}", instruction.text(), info.device, info.unnorm_key))?;
+        print(&format!(
+            "{} on {}, unnorm_key {}",
+            instruction.text(),
+            info.device,
+            info.unnorm_key
+        ))?;
         print("dimension   token   normalized      action   margin")?;
         for (index, action) in decision.action.iter().enumerate() {
             // Only the usual seven have names; what others mean is up to the data set.
-            let name = if info.action_dim == names.len() { names[index].to_owned() } else { index.to_string() };
+            let name = if info.action_dim == names.len() {
+                names[index].to_owned()
+            } else {
+                index.to_string()
+            };
             print(&format!(
                 "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
                 decision.token_ids[index],
                 decision.normalized[index],
-                decision.margins.get(index).map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
+                decision
+                    .margins
+                    .get(index)
+                    .map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
             ))?;
         }
-        let stages: Vec<String> =
-            decision.stages.iter().map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds)).collect();
+        let stages: Vec<String> = decision
+            .stages
+            .iter()
+            .map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds))
+            .collect();
         print(&format!("ms: {}, total {:.1}", stages.join(", "), decision.total_ms()))
     }
 }

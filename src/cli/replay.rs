@@ -16,7 +16,8 @@ pub(super) struct Replay {
     /// Seconds of the recording per second
     #[arg(long, default_value = "1", value_name = "R", value_parser = positive)]
     rate: f64,
-    /// Recorded topics to publish; default: images and other sensor data, texts and poses. A recorded command moves a robot!
+    /// Recorded topics to publish; default: images and other sensor data, texts and poses. A
+    /// recorded command moves a robot!
     #[arg(long, num_args = 1.., value_name = "T")]
     topics: Vec<String>,
     /// Recorded topic to publish as `image` (`image/compressed` if it is a CompressedImage)
@@ -28,7 +29,8 @@ pub(super) struct Replay {
     /// Publish a recorded topic under another name
     #[arg(long, value_name = "FROM:=TO", value_parser = remap)]
     remap: Vec<(String, String)>,
-    /// Publish recorded time on /clock, HZ times a second of the machine; for nodes with use_sim_time
+    /// Publish recorded time on /clock, HZ times a second of the machine; for nodes with
+    /// use_sim_time
     #[arg(long, num_args = 0..=1, default_missing_value = "50", value_name = "HZ", value_parser = clock_rate)]
     clock: Option<f64>,
     /// Begin again at the end, until Ctrl-C; recorded time then jumps back
@@ -58,7 +60,9 @@ fn patience(text: &str) -> Result<f64, String> {
 
 fn remap(text: &str) -> Result<(String, String), String> {
     match text.split_once(":=") {
-        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.to_owned(), to.to_owned())),
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => {
+            Ok((from.to_owned(), to.to_owned()))
+        }
         _ => Err(format!("'{text}' is not FROM:=TO")),
     }
 }
@@ -112,8 +116,10 @@ mod tests {
 
     #[test]
     fn arguments_are_read_and_bounded() {
-        let replay =
-            parse(&["--rate", "0.5", "--topics", "/a", "/b", "--clock", "--remap", "/a:=c", "--loop"]).unwrap();
+        let replay = parse(&[
+            "--rate", "0.5", "--topics", "/a", "/b", "--clock", "--remap", "/a:=c", "--loop",
+        ])
+        .unwrap();
         assert_eq!((replay.rate, replay.clock, replay.repeat), (0.5, Some(50.0), true));
         assert_eq!(replay.topics, ["/a", "/b"]);
         assert_eq!(replay.remap, [("/a".to_owned(), "c".to_owned())]);

@@ -7,9 +7,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Common, print};
-use crate::backend::Backend;
-use crate::golden::{Bounds, CheckError, Kit, Report, check};
-use crate::policy::{OpenVlaPolicy, PolicyLoadError, PolicyOptions, WithBackend, with_backend};
+use vla_inference::backend::Backend;
+use vla_inference::golden::{Bounds, CheckError, Kit, Report, check};
+use vla_inference::policy::{
+    OpenVlaPolicy, PolicyLoadError, PolicyOptions, WithBackend, with_backend,
+};
 
 /// Run a golden kit and compare every stage with the official code's numbers.
 #[derive(Args)]
@@ -38,10 +40,16 @@ struct Check<'a> {
 impl WithBackend for Check<'_> {
     type Output = Result<Report, CheckError>;
 
-    fn run<B: Backend + 'static>(self, backend: B, precision: &str) -> Result<Self::Output, PolicyLoadError> {
+    fn run<B: Backend + 'static>(
+        self,
+        backend: B,
+        precision: &str,
+    ) -> Result<Self::Output, PolicyLoadError> {
         // Every set of statistics is compared; loading needs one of them.
-        let unnorm_key = self.kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
-        let options = PolicyOptions { unnorm_key, precision: precision.to_owned(), ..Default::default() };
+        let unnorm_key =
+            self.kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
+        let options =
+            PolicyOptions { unnorm_key, precision: precision.to_owned(), ..Default::default() };
         let mut policy = OpenVlaPolicy::open(backend, self.folder, &options)?;
         Ok(check(self.kit, &mut policy, Bounds::of(precision)))
     }
@@ -53,11 +61,19 @@ impl Selfcheck {
         let folder = self.common.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let Common { device, threads, .. } = self.common;
         let work = Check { kit: &kit, folder: &folder };
-        let report = with_backend(device, self.common.precision.as_ref(), threads, &self.common.mesh(), work)??;
+        let report = with_backend(
+            device,
+            self.common.precision.as_ref(),
+            threads,
+            &self.common.mesh(),
+            work,
+        )??;
         self.show(&kit, &report)?;
         match report.missed.len() {
             0 => Ok(()),
-            n => Err(CliError::Bounds(format!("{n} bounds missed, the first: {}", report.missed[0]))),
+            n => {
+                Err(CliError::Bounds(format!("{n} bounds missed, the first: {}", report.missed[0])))
+            }
         }
     }
 
@@ -65,7 +81,8 @@ impl Selfcheck {
         let rows = rows(report);
         let equal = report.cases.iter().filter(|case| case.tokens == case.expected).count();
         let pixels = report.cases.iter().filter(|case| case.pixels_equal).count();
-        let mean = report.cases.iter().map(|case| case.bin_distance).sum::<f64>() / report.cases.len().max(1) as f64;
+        let mean = report.cases.iter().map(|case| case.bin_distance).sum::<f64>()
+            / report.cases.len().max(1) as f64;
         let worst = report.cases.iter().map(|case| case.physical_error).fold(0.0, f64::max);
         if self.common.json {
             let stages: Vec<_> = rows
@@ -89,15 +106,21 @@ impl Selfcheck {
         print(&format!("golden kit: {}", kit.about))?;
         print(&format!("{:<28} cases  lowest PCC   largest error", "stage"))?;
         for row in &rows {
-            print(&format!("{:<28} {:>5}  {:.8}   {:.3e}", row.stage, row.cases, row.pcc, row.max_abs))?;
+            print(&format!(
+                "{:<28} {:>5}  {:.8}   {:.3e}",
+                row.stage, row.cases, row.pcc, row.max_abs
+            ))?;
         }
         let total = report.cases.len();
         print(&format!("resized pixels exact         {pixels} of {total}"))?;
-        print(&format!("tokens equal                 {equal} of {total}, mean bin distance {mean:.3}"))?;
+        print(&format!(
+            "tokens equal                 {equal} of {total}, mean bin distance {mean:.3}"
+        ))?;
         print(&format!("physical action              largest error {worst:.3e}"))?;
         let failed = report.special.len();
         print(&format!(
-            "special cases                {} texts, {} token ids, {} early ends, 1 trailing space: {failed} wrong",
+            "special cases                {} texts, {} token ids, {} early ends, 1 trailing \
+            space: {failed} wrong",
             report.texts,
             kit.decode_cases.len(),
             kit.eos_cases.len()
@@ -115,7 +138,12 @@ fn rows(report: &Report) -> Vec<Row> {
     let mut index = BTreeMap::new();
     for result in &report.stages {
         let at = *index.entry(result.stage.clone()).or_insert_with(|| {
-            rows.push(Row { stage: result.stage.clone(), cases: 0, pcc: f64::INFINITY, max_abs: 0.0 });
+            rows.push(Row {
+                stage: result.stage.clone(),
+                cases: 0,
+                pcc: f64::INFINITY,
+                max_abs: 0.0,
+            });
             rows.len() - 1
         });
         let row = &mut rows[at];

@@ -6,20 +6,25 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, print};
-use crate::backend::precision::PrecisionPolicy;
-use crate::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
-use crate::policy::{Device, Mesh, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy};
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
+use vla_inference::policy::{
+    Device, Mesh, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy,
+};
 
-/// Whether answers depend on the image and on the instruction, on every device and in every precision.
+/// Whether answers depend on the image and on the instruction, on every device and in every
+/// precision.
 #[derive(Args)]
 pub(super) struct Sensitivity {
-    /// Folder of a golden kit, for its images and instructions; its checkpoint is used unless --checkpoint is given
+    /// Folder of a golden kit, for its images and instructions; its checkpoint is used unless
+    /// --checkpoint is given
     #[arg(long, value_name = "DIR")]
     golden: PathBuf,
     /// Checkpoint folder
     #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Devices; default sim:n150, sim:n300 and sim:t3k. The float32 reference always runs on the CPU
+    /// Devices; default sim:n150, sim:n300 and sim:t3k. The float32 reference always runs on the
+    /// CPU
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     device: Vec<Device>,
     /// Precisions; default bf16, mixed and bfp8
@@ -89,7 +94,9 @@ impl Sensitivity {
 }
 
 fn show(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
-    print("device     precision      images: distinct  distance   instructions: distinct  distance")?;
+    print(
+        "device     precision      images: distinct  distance   instructions: distinct  distance",
+    )?;
     for row in std::iter::once(reference).chain(rows) {
         let Measured { images, instructions } = row.measured;
         print(&format!(
@@ -104,15 +111,20 @@ fn show(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
             instructions.distance
         ))?;
     }
-    print("distinct: different answers among the inputs; distance: mean over pairs of answers, in bins per dimension")
+    print(
+        "distinct: different answers among the inputs; distance: mean over pairs of answers, in \
+        bins per dimension",
+    )
 }
 
 fn show_json(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
-    let spread =
-        |spread: Spread| json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance});
+    let spread = |spread: Spread| json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance});
     let row = |row: &Row| {
         json!({"device": row.device, "precision": row.precision, "images": spread(row.measured.images),
             "instructions": spread(row.measured.instructions), "like_reference": row.measured.like(reference.measured)})
     };
-    print(&json!({"reference": row(reference), "rows": rows.iter().map(row).collect::<Vec<_>>()}).to_string())
+    print(
+        &json!({"reference": row(reference), "rows": rows.iter().map(row).collect::<Vec<_>>()})
+            .to_string(),
+    )
 }

@@ -70,7 +70,8 @@ fn asked(arguments: impl Iterator<Item = std::ffi::OsString>) -> Asked {
             "--version" | "-V" => return Asked::Version,
             other => {
                 return Asked::Wrong(format!(
-                    "unknown argument '{other}'; parameters go after --ros-args, see vla_node --help"
+                    "unknown argument '{other}'; parameters go after --ros-args, see vla_node \
+                    --help"
                 ));
             }
         }
@@ -95,7 +96,9 @@ pub fn run(factory: PolicyFactory) -> ExitCode {
     }
     match start(factory) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ (NodeError::Parameters(_) | NodeError::Arguments(_))) => refused(&error.to_string()),
+        Err(error @ (NodeError::Parameters(_) | NodeError::Arguments(_))) => {
+            refused(&error.to_string())
+        }
         Err(error) => {
             eprintln!("vla_node: {error}");
             ExitCode::FAILURE
@@ -127,9 +130,13 @@ pub(super) fn context() -> Result<r2r::Context, String> {
     std::panic::set_hook(hook);
     match created {
         Ok(Ok(context)) => Ok(context),
-        Ok(Err(error)) => Err(format!("ROS 2 does not start: {error}; is its environment sourced?")),
+        Ok(Err(error)) => {
+            Err(format!("ROS 2 does not start: {error}; is its environment sourced?"))
+        }
         Err(panic) => {
-            let words = panic.downcast_ref::<String>().map_or("ROS 2 does not accept the arguments", String::as_str);
+            let words = panic
+                .downcast_ref::<String>()
+                .map_or("ROS 2 does not accept the arguments", String::as_str);
             Err(words.split_whitespace().collect::<Vec<_>>().join(" "))
         }
     }
@@ -149,7 +156,9 @@ mod tests {
         assert_eq!(given(&["--ros-args", "-p", "x:=1", "--help", "--"]), Asked::Run);
         assert_eq!(given(&["--ros-args", "--", "-h"]), Asked::Help);
         assert_eq!(given(&["--version"]), Asked::Version);
-        assert!(matches!(given(&["checkpoint:=x"]), Asked::Wrong(text) if text.contains("'checkpoint:=x'")));
+        assert!(
+            matches!(given(&["checkpoint:=x"]), Asked::Wrong(text) if text.contains("'checkpoint:=x'"))
+        );
     }
 
     #[test]

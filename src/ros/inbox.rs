@@ -25,7 +25,9 @@ pub(super) fn subscribe<T: WrappedTypesupport + 'static>(
     topic: &str,
     qos: QosProfile,
 ) -> Result<Inbox<T>, NodeError> {
-    node.subscribe::<T>(topic, qos).map(Inbox::new).map_err(|error| NodeError::Ros { what: "a subscription", error })
+    node.subscribe::<T>(topic, qos)
+        .map(Inbox::new)
+        .map_err(|error| NodeError::Ros { what: "a subscription", error })
 }
 
 /// Offers a service.
@@ -44,11 +46,15 @@ pub(super) fn publish<T: WrappedTypesupport>(
     topic: &str,
     qos: QosProfile,
 ) -> Result<r2r::Publisher<T>, NodeError> {
-    node.create_publisher::<T>(topic, qos).map_err(|error| NodeError::Ros { what: "a publisher", error })
+    node.create_publisher::<T>(topic, qos)
+        .map_err(|error| NodeError::Ros { what: "a publisher", error })
 }
 
 /// Answers a request; a client that is gone needs no answer.
-pub(super) fn answer<S: WrappedServiceTypeSupport + 'static>(request: ServiceRequest<S>, response: S::Response) {
+pub(super) fn answer<S: WrappedServiceTypeSupport + 'static>(
+    request: ServiceRequest<S>,
+    response: S::Response,
+) {
     if let Err(error) = request.respond(response) {
         super::log::debug(format!("a service's client is gone: {error}"));
     }

@@ -1,6 +1,8 @@
-//! The managed lifecycle of `lifecycle_msgs` as a table: which transitions there are, and where they lead. No ROS in it.
+//! The managed lifecycle of `lifecycle_msgs` as a table: which transitions there are, and where
+//! they lead. No ROS in it.
 //!
-//! Design: <https://design.ros2.org/articles/node_lifecycle.html>; numbers: `lifecycle_msgs/msg/{State,Transition}.msg`; labels: rcl_lifecycle.
+//! Design: <https://design.ros2.org/articles/node_lifecycle.html>; numbers:
+//! `lifecycle_msgs/msg/{State,Transition}.msg`; labels: rcl_lifecycle.
 
 /// A primary or transition state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +77,8 @@ const fn edge(id: u8, label: &'static str, start: State, goal: State) -> Transit
     Transition { id, label, start, goal }
 }
 
-/// Every edge. Those with numbers below 10 can be asked for; the others are taken when the work of a transition state has ended.
+/// Every edge. Those with numbers below 10 can be asked for; the others are taken when the work of
+/// a transition state has ended.
 pub const GRAPH: &[Transition] = &[
     edge(1, "configure", State::Unconfigured, State::Configuring),
     edge(10, "transition_success", State::Configuring, State::Inactive),
@@ -142,7 +145,9 @@ impl Machine {
 
     /// Takes a transition that was asked for by label or, without one, by number (as rclcpp does).
     pub fn begin(&mut self, id: u8, label: &str) -> Option<&'static Transition> {
-        let edge = self.available().find(|edge| if label.is_empty() { edge.id == id } else { edge.label == label })?;
+        let edge = self
+            .available()
+            .find(|edge| if label.is_empty() { edge.id == id } else { edge.label == label })?;
         self.state = edge.goal;
         Some(edge)
     }
@@ -191,7 +196,10 @@ mod tests {
             assert!(machine.begin(id, "").is_none(), "{id}");
         }
         assert!(machine.begin(1, "activate").is_none(), "the label goes first");
-        assert!(machine.begin(10, "transition_success").is_none(), "only the node itself ends its work");
+        assert!(
+            machine.begin(10, "transition_success").is_none(),
+            "only the node itself ends its work"
+        );
         assert!(machine.end(Ended::Success).is_none(), "there is no work to end");
         assert_eq!(machine.begin(1, "").unwrap().label, "configure");
     }

@@ -1,4 +1,5 @@
-//! Logging through rcutils, so that `--log-level`, the console format and the log files are those of every other node.
+//! Logging through rcutils, so that `--log-level`, the console format and the log files are those
+//! of every other node.
 
 use r2r::LogSeverity;
 

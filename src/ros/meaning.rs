@@ -1,30 +1,29 @@
-//! What the checkpoint's numbers mean and what the robot may do, from the two files that say so, joined with the parameters.
+//! What the checkpoint's numbers mean and what the robot may do, from the two files that say so,
+//! joined with the parameters.
 
 use std::{path::Path, sync::Arc};
 
-use crate::{
-    chunk::ChunkStep,
-    contract::{CheckpointContract, Frame, PromptStyle, Resize, Robot, join},
-    control::{ControlConfig, Problem, RawControlConfig, RawEnvelope},
-    policy::PolicyInfo,
-    runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause},
-};
+use crate::runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause};
+use vla_config::{Frame, PolicyFile, PromptStyle, Resize, RobotFile, join};
+use vla_control::action_chunk::ChunkStep;
+use vla_control::{ControlConfig, Problem, RawControlConfig, RawEnvelope};
+use vla_inference::policy::PolicyInfo;
 
-/// Bridge's rate, for looking at a checkpoint in a dry run without its contract.
+/// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
 const DRY_RUN_HZ: f64 = 5.0;
 
 /// The files that were named, read and found good each for itself.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
-    /// `config/checkpoints/*.yaml`
-    pub contract: Option<Arc<CheckpointContract>>,
+    /// `config/policies/*.yaml`
+    pub policy_file: Option<Arc<PolicyFile>>,
     /// `config/robots/*.yaml`
-    pub robot: Option<Arc<Robot>>,
+    pub robot: Option<Arc<RobotFile>>,
 }
 
 /// Parameters that the files may say something about.
 pub(super) struct Asked<'a> {
-    pub contract: &'a str,
+    pub policy_file: &'a str,
     pub robot: &'a str,
     pub unnorm_key: &'a str,
     pub policy_hz: f64,
@@ -41,22 +40,33 @@ pub(super) struct Settled {
     pub control: RawControlConfig,
 }
 
-/// Reads the files that are named and puts them together with the parameters; notes everything that does not fit.
+/// Reads the files that are named and puts them together with the parameters; notes everything that
+/// does not fit.
 pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled {
-    let mut note = |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
-    let contract = (!asked.contract.is_empty())
+    let mut note =
+        |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
+    let policy_file = (!asked.policy_file.is_empty())
         .then(|| {
-            CheckpointContract::load(Path::new(asked.contract))
-                .map_err(|error| note("contract", error.to_string()))
+            PolicyFile::load(Path::new(asked.policy_file))
+                .map_err(|error| note("policy_file", error.to_string()))
                 .ok()
         })
         .flatten();
     let robot = (!asked.robot.is_empty())
-        .then(|| Robot::load(Path::new(asked.robot)).map_err(|error| note("robot", error.to_string())).ok())
+        .then(|| {
+            RobotFile::load(Path::new(asked.robot))
+                .map_err(|error| note("robot_file", error.to_string()))
+                .ok()
+        })
         .flatten();
-    if asked.contract.is_empty() && !asked.base.dry_run {
+    if asked.policy_file.is_empty() && !asked.base.dry_run {
         // Frame, rotation, polarity and rate have no safe guess: a robot is not moved on one.
-        note("contract", "is missing; with dry_run false, name the file that says what the checkpoint's numbers mean (see config/checkpoints)".into());
+        note(
+            "policy_file",
+            "is missing; with dry_run false, name the file that says what the \
+            checkpoint's numbers mean (see config/policies)"
+                .into(),
+        );
     }
     let mut control = asked.base;
     let mut frame_id = asked.frame_id.to_owned();
@@ -66,45 +76,56 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
     }
     let mut unnorm_key = (!asked.unnorm_key.is_empty()).then(|| asked.unnorm_key.to_owned());
     let mut policy_hz = if asked.policy_hz == 0.0 { DRY_RUN_HZ } else { asked.policy_hz };
-    if let Some(contract) = &contract {
-        check_supported(contract, &mut note);
-        if asked.policy_hz != 0.0 && asked.policy_hz != contract.policy_hz {
+    if let Some(policy_file) = &policy_file {
+        check_supported(policy_file, &mut note);
+        if asked.policy_hz != 0.0 && asked.policy_hz != policy_file.policy_hz {
             note(
                 "policy_hz",
-                format!("{} Hz contradicts the contract's {} Hz; leave it at 0", asked.policy_hz, contract.policy_hz),
+                format!(
+                    "{} Hz contradicts the policy file's {} Hz; leave it at 0",
+                    asked.policy_hz, policy_file.policy_hz
+                ),
             );
         }
-        policy_hz = contract.policy_hz;
-        match contract.choose_key(unnorm_key.as_deref()) {
+        policy_hz = policy_file.policy_hz;
+        match policy_file.choose_key(unnorm_key.as_deref()) {
             Ok(key) => unnorm_key = Some(key.to_owned()),
-            Err(refused) => refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what)),
+            Err(refused) => {
+                refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what))
+            }
         }
-        match (contract.frame, &robot) {
+        match (policy_file.frame, &robot) {
             (Frame::Tool, Some(robot)) => frame_id.clone_from(&robot.tool_frame),
             (Frame::Tool, None) => {
                 note(
-                    "robot",
-                    "is missing; the contract's actions are in the tool frame, and only a robot file names it".into(),
+                    "robot_file",
+                    "is missing; the policy file's actions are in the tool frame, and only a \
+                    robot file names it"
+                        .into(),
                 );
             }
             _ => {}
         }
         if let Some(robot) = &robot {
-            match join(contract, robot, None, &control) {
+            match join(policy_file, robot, None, &control) {
                 Ok(joined) => control = joined,
-                Err(refused) => refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what)),
+                Err(refused) => {
+                    refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what))
+                }
             }
         } else {
-            control.gripper.invert = contract.gripper_polarity == crate::contract::Polarity::OneIsClosed;
-            control.gripper.threshold = contract.gripper_threshold.unwrap_or(control.gripper.threshold);
+            control.gripper.invert =
+                policy_file.gripper_polarity == vla_config::Polarity::OneIsClosed;
+            control.gripper.threshold =
+                policy_file.gripper_threshold.unwrap_or(control.gripper.threshold);
         }
     }
-    let files = Files { contract: contract.map(Arc::new), robot: robot.map(Arc::new) };
+    let files = Files { policy_file: policy_file.map(Arc::new), robot: robot.map(Arc::new) };
     Settled { files, unnorm_key, policy_hz, frame_id, control }
 }
 
-/// A robot's own limits, for a dry run without a contract.
-fn with_robot(base: &RawControlConfig, robot: &Robot) -> RawControlConfig {
+/// A robot's own limits, for a dry run without a policy file.
+fn with_robot(base: &RawControlConfig, robot: &RobotFile) -> RawControlConfig {
     RawControlConfig {
         command_rate_hz: robot.command.rate_hz,
         limits: robot.limits,
@@ -115,23 +136,37 @@ fn with_robot(base: &RawControlConfig, robot: &Robot) -> RawControlConfig {
     }
 }
 
-/// Refuses what a contract may ask for and this version does not do: a picture prepared otherwise than in training is a wrong picture.
-fn check_supported(contract: &CheckpointContract, note: &mut impl FnMut(&str, String)) {
-    if contract.image.resize != Resize::Bicubic {
-        note("contract", format!("image.resize {:?} is not implemented; only bicubic is", contract.image.resize));
+/// Refuses what a policy file may ask for and this version does not do: a picture prepared
+/// otherwise than in training is a wrong picture.
+fn check_supported(policy_file: &PolicyFile, note: &mut impl FnMut(&str, String)) {
+    if policy_file.image.resize != Resize::Bicubic {
+        note(
+            "policy_file",
+            format!(
+                "image.resize {:?} is not implemented; only bicubic is",
+                policy_file.image.resize
+            ),
+        );
     }
-    if contract.image.jpeg {
-        note("contract", "image.jpeg is not implemented".into());
+    if policy_file.image.jpeg {
+        note("policy_file", "image.jpeg is not implemented".into());
     }
-    if contract.image.crop_area.is_some_and(|area| area != 1.0) {
-        note("contract", "image.crop_area is not implemented".into());
+    if policy_file.image.crop_area.is_some_and(|area| area != 1.0) {
+        note("policy_file", "image.crop_area is not implemented".into());
     }
-    if contract.cameras.len() != 1 {
-        note("contract", format!("needs {} cameras; this policy has one", contract.cameras.len()));
+    if policy_file.cameras.len() != 1 {
+        note(
+            "policy_file",
+            format!("needs {} cameras; this policy has one", policy_file.cameras.len()),
+        );
     }
-    // The checkpoint's own config.json decides about the prompt; the contract may only say the same.
-    if contract.prompt == PromptStyle::OpenvlaV01 {
-        note("contract", "prompt openvla_v01 is not checked against a golden kit; only openvla is".into());
+    // The checkpoint's own config.json decides about the prompt; the policy file may only say the
+    // same.
+    if policy_file.prompt == PromptStyle::OpenvlaV01 {
+        note(
+            "policy_file",
+            "prompt openvla_v01 is not checked against a golden kit; only openvla is".into(),
+        );
     }
 }
 
@@ -139,17 +174,18 @@ impl Files {
     /// How a step's numbers become metres and radians.
     #[must_use]
     pub fn meaning(&self) -> Meaning {
-        match &self.contract {
-            Some(contract) => {
-                let contract = Arc::clone(contract);
-                Arc::new(move |numbers| contract.to_step(numbers))
+        match &self.policy_file {
+            Some(policy_file) => {
+                let policy_file = Arc::clone(policy_file);
+                Arc::new(move |numbers| policy_file.to_step(numbers))
             }
             None => Arc::new(ChunkStep::from_array),
         }
     }
 
-    /// Control's configuration for a policy that was loaded: its measured latency and its statistics. A policy that is to be asked more rarely than the
-    /// watchdog of a silent worker allows is refused: the robot would stop in every pause.
+    /// Control's configuration for a policy that was loaded: its measured latency and its
+    /// statistics. A policy that is to be asked more rarely than the watchdog of a silent worker
+    /// allows is refused: the robot would stop in every pause.
     ///
     /// # Errors
     /// What does not fit, in one line.
@@ -160,23 +196,29 @@ impl Files {
         policy_hz: f64,
         inference_rate_hz: f64,
     ) -> Result<ControlConfig, String> {
-        // A result within the policy's own period is never late: a deadline below it would only punish a busy machine.
+        // A result within the policy's own period is never late: a deadline below it would only
+        // punish a busy machine.
         let expected_inference_s = loaded.inference_s.max(0.5 / policy_hz).clamp(1e-4, 300.0);
         let base = RawControlConfig { expected_inference_s, ..*base };
         let statistics = statistics(&loaded.info);
-        let raw = match (&self.contract, &self.robot, &statistics) {
-            (Some(contract), Some(robot), Some((low, high))) => {
-                join(contract, robot, Some((low, high)), &base).map_err(|problems| problems.to_string())?
+        let raw = match (&self.policy_file, &self.robot, &statistics) {
+            (Some(policy_file), Some(robot), Some((low, high))) => {
+                join(policy_file, robot, Some((low, high)), &base)
+                    .map_err(|problems| problems.to_string())?
             }
-            (contract, _, Some((low, high))) => {
+            (policy_file, _, Some((low, high))) => {
                 let meaning = |numbers: &[f64; STEP_WIDTH]| {
-                    let step = contract
-                        .as_ref()
-                        .map_or_else(|| ChunkStep::from_array(*numbers), |contract| contract.to_step(*numbers));
+                    let step = policy_file.as_ref().map_or_else(
+                        || ChunkStep::from_array(*numbers),
+                        |policy_file| policy_file.to_step(*numbers),
+                    );
                     let [x, y, z, r, p, w, _] = step.to_array();
                     [x, y, z, r, p, w]
                 };
-                RawControlConfig { envelope: Some(RawEnvelope { q01: meaning(low), q99: meaning(high) }), ..base }
+                RawControlConfig {
+                    envelope: Some(RawEnvelope { q01: meaning(low), q99: meaning(high) }),
+                    ..base
+                }
             }
             _ => base,
         };
@@ -185,7 +227,9 @@ impl Files {
         let pause = longest_pause(inference_rate_hz);
         if allowed <= pause {
             return Err(format!(
-                "inference_rate_hz: at {inference_rate_hz} Hz up to {:.3} s pass from one inference to the next, but inference_timeout_s and observation_timeout_s together allow {:.3} s; raise one of the three",
+                "inference_rate_hz: at {inference_rate_hz} Hz up to {:.3} s pass from one \
+                inference to the next, but inference_timeout_s and observation_timeout_s together \
+                allow {:.3} s; raise one of the three",
                 pause.as_secs_f64(),
                 allowed.as_secs_f64()
             ));
@@ -194,8 +238,9 @@ impl Files {
     }
 }
 
-/// The statistics' percentiles in the checkpoint's own units, if it has them for each of the six pose numbers.
-/// The gripper's stand for nothing: control does not ask for them. Every step of a chunk has the same.
+/// The statistics' percentiles in the checkpoint's own units, if it has them for each of the six
+/// pose numbers. The gripper's stand for nothing: control does not ask for them. Every step of a
+/// chunk has the same.
 fn statistics(info: &PolicyInfo) -> Option<([f64; STEP_WIDTH], [f64; STEP_WIDTH])> {
     let (mut low, mut high) = ([0.0; STEP_WIDTH], [1.0; STEP_WIDTH]);
     for i in 0..STEP_WIDTH - 1 {
@@ -219,7 +264,7 @@ mod tests {
             envelope: vec![None; 7],
         };
         let loaded = Loaded { info, inference_s: 0.02, remark: None };
-        let files = Files { contract: None, robot: None };
+        let files = Files { policy_file: None, robot: None };
         let control = |inference_timeout_s, policy_hz, rate_hz| {
             let raw = RawControlConfig { inference_timeout_s, ..RawControlConfig::default() };
             files.control_for(&raw, &loaded, policy_hz, rate_hz).map(|_| ())

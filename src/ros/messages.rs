@@ -9,11 +9,9 @@ use r2r::{
     std_msgs::msg::{Float64, Header},
 };
 
-use crate::{
-    control::{Command, Reason},
-    runtime::{CameraBytes, CommandSink, DecisionReport, STEP_WIDTH},
-    time::Stamp,
-};
+use crate::runtime::{CameraBytes, CommandSink, DecisionReport, STEP_WIDTH};
+use vla_control::time::Stamp;
+use vla_control::{Command, Reason};
 
 /// A stamp as a message field.
 #[must_use]
@@ -28,7 +26,8 @@ pub fn stamp(time: &Time) -> Stamp {
     Stamp::from_ros(time.sec, time.nanosec)
 }
 
-/// Text for a message's string field: r2r panics on zero bytes, and nobody wants to read more than a page.
+/// Text for a message's string field: r2r panics on zero bytes, and nobody wants to read more than
+/// a page.
 #[must_use]
 pub fn text(words: &str) -> String {
     const LONGEST: usize = 2000;
@@ -62,8 +61,12 @@ impl CommandSink for CommandPublishers {
     fn publish(&mut self, stamp: Stamp, command: &Command) {
         let vector = |[x, y, z]: [f64; 3]| Vector3 { x, y, z };
         let header = Header { stamp: time(stamp), frame_id: self.frame_id.clone() };
-        let twist = Twist { linear: vector(command.twist().linear), angular: vector(command.twist().angular) };
-        // Nothing sensible can be done here about a publisher that fails; the robot's own timeout is for that.
+        let twist = Twist {
+            linear: vector(command.twist().linear),
+            angular: vector(command.twist().angular),
+        };
+        // Nothing sensible can be done here about a publisher that fails; the robot's own timeout
+        // is for that.
         let _ = self.twist.publish(&TwistStamped { header, twist });
         if let Some(data) = command.gripper() {
             let _ = self.gripper.publish(&Float64 { data });
@@ -73,7 +76,8 @@ impl CommandSink for CommandPublishers {
 
 /// `~/action`.
 #[must_use]
-#[allow(clippy::cast_possible_truncation)] // Milliseconds need no double precision; a chunk has at most 256 steps.
+// Milliseconds need no double precision; a chunk has at most 256 steps.
+#[allow(clippy::cast_possible_truncation)]
 pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
     let decision = &report.decision;
     Action {
@@ -99,7 +103,8 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
 /// What the last unfit image, instruction or answer was unfit for; it makes a general cause exact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The newest image was refused; true when its encoding is unknown or its size out of bounds, false when it contradicts itself.
+    /// The newest image was refused; true when its encoding is unknown or its size out of bounds,
+    /// false when it contradicts itself.
     pub image_refused: Option<bool>,
     /// The last instruction was refused for another reason than being empty.
     pub instruction_refused: bool,
@@ -109,12 +114,15 @@ pub struct Hints {
     pub pose_refused: bool,
 }
 
-/// The constant of `Status.msg` for a cause: control's own number, or a more exact one where it is known.
+/// The constant of `Status.msg` for a cause: control's own number, or a more exact one where it is
+/// known.
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens.
 pub fn reason_code(reason: Reason, hints: Hints) -> u16 {
     match reason {
-        Reason::NoInstruction if hints.instruction_refused => Status::REASON_INSTRUCTION_REJECTED as u16,
+        Reason::NoInstruction if hints.instruction_refused => {
+            Status::REASON_INSTRUCTION_REJECTED as u16
+        }
         Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(true) => {
             Status::REASON_IMAGE_UNSUPPORTED as u16
         }
@@ -152,7 +160,10 @@ pub fn diagnostic(
         name: format!("{node}: {component}"),
         message: text(message),
         hardware_id: String::new(),
-        values: values.iter().map(|(key, value)| KeyValue { key: (*key).to_owned(), value: text(value) }).collect(),
+        values: values
+            .iter()
+            .map(|(key, value)| KeyValue { key: (*key).to_owned(), value: text(value) })
+            .collect(),
     }
 }
 
@@ -163,15 +174,21 @@ mod tests {
     #[test]
     fn what_was_refused_makes_the_cause_exact() {
         let malformed = Hints { image_refused: Some(false), ..Hints::default() };
-        assert_eq!(reason_code(Reason::ImageStale, malformed), Status::REASON_IMAGE_MALFORMED as u16);
+        assert_eq!(
+            reason_code(Reason::ImageStale, malformed),
+            Status::REASON_IMAGE_MALFORMED as u16
+        );
         let unsupported = Hints { image_refused: Some(true), ..Hints::default() };
-        assert_eq!(reason_code(Reason::ImageMissing, unsupported), Status::REASON_IMAGE_UNSUPPORTED as u16);
+        assert_eq!(
+            reason_code(Reason::ImageMissing, unsupported),
+            Status::REASON_IMAGE_UNSUPPORTED as u16
+        );
         assert_eq!(reason_code(Reason::Estop, malformed), Status::REASON_ESTOP as u16);
     }
 
     #[test]
     fn states_are_those_of_the_message() {
-        use crate::control::State;
+        use vla_control::State;
         let constants = [
             Status::UNCONFIGURED as u8,
             Status::INACTIVE as u8,

@@ -1,8 +1,10 @@
-//! The ROS 2 node: topics, services, parameters and the managed lifecycle around [`crate::runtime`]. The only module that knows r2r.
+//! The ROS 2 node: topics, services, parameters and the managed lifecycle around
+//! [`crate::runtime`]. The only module that knows r2r.
 //!
-//! One thread does everything here: it spins, takes what has come out of r2r's queues at once (they hold ten messages and drop the *newest*
-//! when full), hands images and requests to the runtime, and shows its state. It never decodes, infers or waits. Commands are published by the
-//! control thread alone, through [`messages::CommandPublishers`].
+//! One thread does everything here: it spins, takes what has come out of r2r's queues at once (they
+//! hold ten messages and drop the *newest* when full), hands images and requests to the runtime,
+//! and shows its state. It never decodes, infers or waits. Commands are published by the control
+//! thread alone, through [`messages::CommandPublishers`].
 
 mod arguments;
 mod inbox;
@@ -13,6 +15,7 @@ mod messages;
 mod node;
 mod parameter_services;
 mod parameters;
+#[cfg(feature = "cli")]
 mod replay;
 mod requests;
 mod status;
@@ -21,14 +24,14 @@ mod transitions;
 pub use arguments::{run, start};
 pub use meaning::Files;
 pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameters, TABLE};
+#[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
-use crate::{
-    policy::{MeshChoices, PolicyOptions, PolicySource, load_policy},
-    runtime::Loader,
-};
+use crate::runtime::Loader;
+use vla_inference::policy::{MeshChoices, PolicyOptions, PolicySource, load_policy};
 
-/// Makes the loader of the policy that the parameters ask for. The node's own is [`checkpoint_policy`]; a test may bring another.
+/// Makes the loader of the policy that the parameters ask for. The node's own is
+/// [`checkpoint_policy`]; a test may bring another.
 pub type PolicyFactory = fn(&Parameters) -> Loader;
 
 /// Loads the checkpoint that the parameters name.
@@ -38,7 +41,9 @@ pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
     Box::new(move || {
         if parameters.checkpoint.as_os_str().is_empty() {
             return Err(
-                "no checkpoint is named; set the parameter 'checkpoint' or OPENVLA_WEIGHTS to its folder".into()
+                "no checkpoint is named; set the parameter 'checkpoint' or OPENVLA_WEIGHTS to its \
+                folder"
+                    .into(),
             );
         }
         load_policy(PolicySource {
@@ -46,7 +51,10 @@ pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
             device: parameters.device,
             precision: parameters.precision.as_ref(),
             threads: parameters.threads,
-            mesh: MeshChoices { weight_cache: parameters.weight_cache.clone(), ..MeshChoices::default() },
+            mesh: MeshChoices {
+                weight_cache: parameters.weight_cache.clone(),
+                ..MeshChoices::default()
+            },
             options: PolicyOptions {
                 unnorm_key: parameters.unnorm_key.clone(),
                 decode: parameters.decode,

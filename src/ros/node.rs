@@ -26,13 +26,12 @@ use super::{
     status::Facts,
     transitions::{Transitions, Work},
 };
-use crate::{
-    policy::{Instruction, InstructionError},
-    runtime::{FlightDesk, NodeClock, Runtime, flight_recorder, wait_until},
-    time::{Clock, Instant, Stamp},
-};
+use crate::runtime::{FlightDesk, NodeClock, Runtime, flight_recorder, wait_until};
+use vla_control::time::{Clock, Instant, Stamp};
+use vla_inference::policy::{Instruction, InstructionError};
 
-/// The longest the loop sleeps when no message comes: a change of state is told this much later at worst.
+/// The longest the loop sleeps when no message comes: a change of state is told this much later at
+/// worst.
 const NAP: Duration = Duration::from_millis(5);
 
 /// Flight records that stay in their folder; the oldest go first.
@@ -105,7 +104,11 @@ impl VlaNode {
         let outboxes = Outboxes {
             action: publish(node, "~/action", QosProfile::default().keep_last(10).reliable())?,
             status: publish(node, "~/status", reliable().transient_local())?,
-            diagnostics: publish(node, "/diagnostics", QosProfile::default().keep_last(10).reliable())?,
+            diagnostics: publish(
+                node,
+                "/diagnostics",
+                QosProfile::default().keep_last(10).reliable(),
+            )?,
             twist: publish(node, "~/command/twist", reliable())?,
         };
         let commands = CommandPublishers {
@@ -116,15 +119,23 @@ impl VlaNode {
         let sensor = QosProfile::sensor_data;
         let images = match parameters.image_transport {
             ImageTransport::Raw => Images::Raw(subscribe(node, "image", sensor())?),
-            ImageTransport::Compressed => Images::Compressed(subscribe(node, "image/compressed", sensor())?),
+            ImageTransport::Compressed => {
+                Images::Compressed(subscribe(node, "image/compressed", sensor())?)
+            }
         };
         let inboxes = Inboxes {
             images,
             instruction: subscribe(node, "instruction", reliable().transient_local())?,
-            ee_pose: parameters.control.needs_ee_pose().then(|| subscribe(node, "ee_pose", sensor())).transpose()?,
+            ee_pose: parameters
+                .control
+                .needs_ee_pose()
+                .then(|| subscribe(node, "ee_pose", sensor()))
+                .transpose()?,
             clock: parameters
                 .use_sim_time
-                .then(|| subscribe(node, "/clock", QosProfile::default().keep_last(1).best_effort()))
+                .then(|| {
+                    subscribe(node, "/clock", QosProfile::default().keep_last(1).best_effort())
+                })
                 .transpose()?,
             enable: serve(node, "~/enable")?,
             estop: serve(node, "~/estop")?,
@@ -234,11 +245,16 @@ impl VlaNode {
         }
         // Under dry_run nobody need listen.
         let listened = self.parameters.control.dry_run()
-            || self.outboxes.twist.get_inter_process_subscription_count().map_or(true, |subscribers| 0 < subscribers);
+            || self
+                .outboxes
+                .twist
+                .get_inter_process_subscription_count()
+                .map_or(true, |subscribers| 0 < subscribers);
         self.runtime.set_subscribed(listened);
     }
 
-    /// A pose guards the workspace only when it is new: in the right frame, with another stamp than the last, and recent by that stamp.
+    /// A pose guards the workspace only when it is new: in the right frame, with another stamp than
+    /// the last, and recent by that stamp.
     fn take_pose(&mut self, message: &PoseStamped) {
         let stamp = messages::stamp(&message.header.stamp);
         let age = self.clock.ros().seconds_since(stamp);
@@ -251,7 +267,9 @@ impl VlaNode {
         } else if self.pose_stamp == Some(stamp) {
             Some("ee_pose arrives, but its stamp does not change".into())
         } else if timeout < age.abs() {
-            Some(format!("the stamp of ee_pose is {age:.3} s old, at most {timeout} s are accepted"))
+            Some(format!(
+                "the stamp of ee_pose is {age:.3} s old, at most {timeout} s are accepted"
+            ))
         } else {
             None
         };
@@ -286,7 +304,9 @@ impl VlaNode {
 
     fn serve_parameters(&mut self) {
         let may_change = self.transitions.is_unconfigured();
-        if let Some((raw, parameters)) = self.parameter_services.serve(&self.raw, &self.parameters, may_change) {
+        if let Some((raw, parameters)) =
+            self.parameter_services.serve(&self.raw, &self.parameters, may_change)
+        {
             self.raw = raw;
             self.parameters = parameters;
         }
@@ -321,7 +341,7 @@ impl VlaNode {
         if self.transitions.work.is_some() {
             self.transitions.work = None;
         }
-        self.runtime.set_lifecycle(crate::control::Lifecycle::Inactive);
+        self.runtime.set_lifecycle(vla_control::Lifecycle::Inactive);
     }
 
     /// Sets the work of the transition under way.
@@ -339,8 +359,10 @@ impl VlaNode {
 fn read_parameters(ros: &r2r::Node) -> Result<(RawParameters, Parameters), ParameterProblems> {
     let mut problems = Vec::new();
     let given = ros.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let raw =
-        RawParameters::read(given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)), &mut problems);
+    let raw = RawParameters::read(
+        given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)),
+        &mut problems,
+    );
     raw.validate(problems).map(|parameters| (raw, parameters))
 }
 

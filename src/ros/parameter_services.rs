@@ -1,6 +1,8 @@
-//! The parameter services, so that `ros2 param` works. r2r's own accept any name and value at any time; ours keep to the table.
+//! The parameter services, so that `ros2 param` works. r2r's own accept any name and value at any
+//! time; ours keep to the table.
 //!
-//! Parameters take effect when the node is configured, so they may be set while it is unconfigured, and only to a set that is valid as a whole.
+//! Parameters take effect when the node is configured, so they may be set while it is unconfigured,
+//! and only to a set that is valid as a whole.
 
 use r2r::{
     ParameterValue, ServiceRequest,
@@ -23,8 +25,8 @@ use super::{
 const FIXED: [&str; 12] = [
     "command_rate_hz",
     "record_directory",
-    "contract",
-    "robot",
+    "policy_file",
+    "robot_file",
     "image_transport",
     "frame_id",
     "use_sim_time",
@@ -71,7 +73,8 @@ impl ParameterServices {
         };
         while let Some(request) = self.set.next() {
             let each = request.message.parameters.iter();
-            let results = each.map(|parameter| result(set(std::slice::from_ref(parameter)))).collect();
+            let results =
+                each.map(|parameter| result(set(std::slice::from_ref(parameter)))).collect();
             answer(request, SetParameters::Response { results });
         }
         while let Some(request) = self.set_atomically.next() {
@@ -79,15 +82,18 @@ impl ParameterServices {
             answer(request, SetParametersAtomically::Response { result: result(outcome) });
         }
         // What holds is shown: what the files say included.
-        let (raw, parameters) = changed.as_ref().map_or((raw, parameters), |(raw, parameters)| (raw, parameters));
+        let (raw, parameters) =
+            changed.as_ref().map_or((raw, parameters), |(raw, parameters)| (raw, parameters));
         while let Some(request) = self.get.next() {
             let shown = raw.settled(parameters);
-            let values = request.message.names.iter().map(|name| message(shown.get(name))).collect();
+            let values =
+                request.message.names.iter().map(|name| message(shown.get(name))).collect();
             answer(request, GetParameters::Response { values });
         }
         while let Some(request) = self.types.next() {
             let shown = raw.settled(parameters);
-            let types = request.message.names.iter().map(|name| message(shown.get(name)).type_).collect();
+            let types =
+                request.message.names.iter().map(|name| message(shown.get(name)).type_).collect();
             answer(request, GetParameterTypes::Response { types });
         }
         while let Some(request) = self.list.next() {
@@ -96,7 +102,8 @@ impl ParameterServices {
         }
         while let Some(request) = self.describe.next() {
             let shown = raw.settled(parameters);
-            let descriptors = request.message.names.iter().map(|name| descriptor(name, &shown)).collect();
+            let descriptors =
+                request.message.names.iter().map(|name| descriptor(name, &shown)).collect();
             answer(request, DescribeParameters::Response { descriptors });
         }
         changed
@@ -110,7 +117,10 @@ fn attempt(
     may_change: bool,
 ) -> Result<(RawParameters, Parameters), String> {
     if !may_change {
-        return Err("parameters can be changed only while the node is unconfigured; clean it up first".into());
+        return Err(
+            "parameters can be changed only while the node is unconfigured; clean it up first"
+                .into(),
+        );
     }
     let (mut candidate, mut problems) = (raw.clone(), Vec::new());
     for parameter in wanted {
@@ -153,7 +163,9 @@ fn message(value: ParameterValue) -> msg::ParameterValue {
         ParameterValue::Integer(value) => (message.type_, message.integer_value) = (2, value),
         ParameterValue::Double(value) => (message.type_, message.double_value) = (3, value),
         ParameterValue::String(value) => (message.type_, message.string_value) = (4, text(&value)),
-        ParameterValue::DoubleArray(value) => (message.type_, message.double_array_value) = (8, value),
+        ParameterValue::DoubleArray(value) => {
+            (message.type_, message.double_array_value) = (8, value)
+        }
         _ => {}
     }
     message
@@ -172,8 +184,11 @@ fn list(prefixes: &[String], depth: u64) -> ListParametersResult {
             })
     };
     let names: Vec<&str> = TABLE.iter().map(|spec| spec.name).filter(wanted).collect();
-    let mut found: Vec<String> =
-        names.iter().filter_map(|name| name.rsplit_once('.')).map(|(prefix, _)| prefix.to_owned()).collect();
+    let mut found: Vec<String> = names
+        .iter()
+        .filter_map(|name| name.rsplit_once('.'))
+        .map(|(prefix, _)| prefix.to_owned())
+        .collect();
     found.dedup();
     ListParametersResult { names: names.into_iter().map(str::to_owned).collect(), prefixes: found }
 }
@@ -204,15 +219,23 @@ mod tests {
     #[test]
     fn only_a_set_that_is_valid_as_a_whole_is_taken() {
         let raw = RawParameters::default();
-        let pair =
-            [parameter("pause_s", ParameterValue::Double(1.0)), parameter("overrun_s", ParameterValue::Double(0.001))];
+        let pair = [
+            parameter("pause_s", ParameterValue::Double(1.0)),
+            parameter("overrun_s", ParameterValue::Double(0.001)),
+        ];
         assert!(attempt(&raw, &pair, true).is_err_and(|reason| reason.contains("overrun_s")));
-        assert!(attempt(&raw, &pair[..1], false).is_err_and(|reason| reason.contains("unconfigured")));
+        assert!(
+            attempt(&raw, &pair[..1], false).is_err_and(|reason| reason.contains("unconfigured"))
+        );
         let (changed, _) = attempt(&raw, &pair[..1], true).unwrap();
         assert_eq!(changed.get("pause_s"), ParameterValue::Double(1.0));
-        for (name, value) in [("frame_id", "tool0"), ("record_directory", "x"), ("robot", "x")] {
+        for (name, value) in [("frame_id", "tool0"), ("record_directory", "x"), ("robot_file", "x")]
+        {
             let fixed = [parameter(name, ParameterValue::String(value.into()))];
-            assert!(attempt(&raw, &fixed, true).is_err_and(|reason| reason.contains("started")), "{name}");
+            assert!(
+                attempt(&raw, &fixed, true).is_err_and(|reason| reason.contains("started")),
+                "{name}"
+            );
         }
     }
 

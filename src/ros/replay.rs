@@ -1,7 +1,9 @@
-//! `openvla replay`: a bag's messages on the graph again, at the recorded pace or another, with `/clock` on request.
+//! `openvla replay`: a bag's messages on the graph again, at the recorded pace or another, with
+//! `/clock` on request.
 //!
-//! Payloads are published as they were recorded, byte for byte: nothing is decoded, so nothing can be decoded wrongly.
-//! Without a list of topics only observations are published: a recorded command that is published again moves a robot.
+//! Payloads are published as they were recorded, byte for byte: nothing is decoded, so nothing can
+//! be decoded wrongly. Without a list of topics only observations are published: a recorded command
+//! that is published again moves a robot.
 
 use std::{
     path::PathBuf,
@@ -13,14 +15,13 @@ use std::{
 use r2r::{PublisherUntyped, QosProfile, rosgraph_msgs::msg::Clock};
 
 use super::{NodeError, arguments::context, inbox::publish, messages::time, node::stop_signals};
-use crate::{
-    bag::{Bag, BagError, Message, Selection, Topic, messages},
-    time::Stamp,
-};
+use rosbag2_reader::{Bag, BagError, Message, Selection, Topic, messages};
+use vla_control::time::Stamp;
 
 /// The longest sleep: how late a signal is seen.
 const NAP: Duration = Duration::from_millis(20);
-/// How long the node stays after the last message: what was sent reliably must arrive before its sender is gone.
+/// How long the node stays after the last message: what was sent reliably must arrive before its
+/// sender is gone.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// What to replay, and how.
@@ -32,7 +33,8 @@ pub struct ReplayOptions {
     pub rate: f64,
     /// Topics to publish, as recorded; empty: every observation.
     pub topics: Vec<String>,
-    /// Recorded topic that becomes `image`, or `image/compressed` when its type is `CompressedImage`.
+    /// Recorded topic that becomes `image`, or `image/compressed` when its type is
+    /// `CompressedImage`.
     pub image_topic: Option<String>,
     /// Recorded topic that becomes `instruction`.
     pub instruction_topic: Option<String>,
@@ -107,9 +109,11 @@ struct Outlet {
     sent: u64,
 }
 
-/// Types that tell what was perceived and asked. Others may command a robot or speak for another node.
+/// Types that tell what was perceived and asked. Others may command a robot or speak for another
+/// node.
 fn is_observation(type_name: &str) -> bool {
-    type_name.starts_with("sensor_msgs/msg/") || [messages::STRING, messages::POSE_STAMPED].contains(&type_name)
+    type_name.starts_with("sensor_msgs/msg/")
+        || [messages::STRING, messages::POSE_STAMPED].contains(&type_name)
 }
 
 /// The name under which a recorded topic is published.
@@ -117,7 +121,8 @@ fn published_name(options: &ReplayOptions, topic: &Topic) -> String {
     if let Some((_, name)) = options.remaps.iter().find(|(from, _)| *from == topic.name) {
         name.clone()
     } else if options.image_topic.as_deref() == Some(&topic.name) {
-        if topic.type_name == messages::COMPRESSED_IMAGE { "image/compressed" } else { "image" }.to_owned()
+        if topic.type_name == messages::COMPRESSED_IMAGE { "image/compressed" } else { "image" }
+            .to_owned()
     } else if options.instruction_topic.as_deref() == Some(&topic.name) {
         "instruction".to_owned()
     } else {
@@ -125,7 +130,8 @@ fn published_name(options: &ReplayOptions, topic: &Topic) -> String {
     }
 }
 
-/// The topics to publish; a name that the bag lacks or a type that does not fit is an error that lists what exists.
+/// The topics to publish; a name that the bag lacks or a type that does not fit is an error that
+/// lists what exists.
 fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, BagError> {
     if let Some(name) = &options.image_topic {
         bag.topic_of_type(name, &[messages::IMAGE, messages::COMPRESSED_IMAGE])?;
@@ -139,7 +145,9 @@ fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, B
     if options.topics.is_empty() {
         // Who renames a topic wants it.
         let renamed = |topic: &Topic| options.remaps.iter().any(|(from, _)| *from == topic.name);
-        let wanted = |topic: &&Topic| topic.encoding == "cdr" && (is_observation(&topic.type_name) || renamed(topic));
+        let wanted = |topic: &&Topic| {
+            topic.encoding == "cdr" && (is_observation(&topic.type_name) || renamed(topic))
+        };
         return Ok(bag.topics().iter().filter(wanted).collect());
     }
     let named = options.topics.iter().chain(&options.image_topic).chain(&options.instruction_topic);
@@ -153,7 +161,8 @@ fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, B
     Ok(topics)
 }
 
-/// How a topic is offered. Reliable serves every subscriber; texts are kept for those who come late, as the node asks of instructions.
+/// How a topic is offered. Reliable serves every subscriber; texts are kept for those who come
+/// late, as the node asks of instructions.
 fn quality(topic: &Topic) -> QosProfile {
     if topic.type_name == messages::STRING {
         QosProfile::default().keep_last(1).reliable().transient_local()
@@ -170,7 +179,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// How long until a message of this log time is due; zero when it is late. A recorded gap of any length is waited for, in naps.
+    /// How long until a message of this log time is due; zero when it is late. A recorded gap of
+    /// any length is waited for, in naps.
     fn left(&self, log_time: i64) -> Duration {
         let due_s = log_time.saturating_sub(self.first_ns) as f64 * 1e-9 / self.rate;
         let left_s = (due_s - self.begun.elapsed().as_secs_f64()).clamp(0.0, 1e6);
@@ -196,12 +206,19 @@ impl ClockOutlet {
     fn tick(&mut self, ns: i64) -> Result<(), NodeError> {
         self.next = Instant::now() + self.period;
         let message = Clock { clock: time(Stamp::from_nanoseconds(ns)) };
-        self.publisher.publish(&message).map_err(|error| NodeError::Ros { what: "a message on /clock", error })
+        self.publisher
+            .publish(&message)
+            .map_err(|error| NodeError::Ros { what: "a message on /clock", error })
     }
 }
 
 /// Sleeps, ticking the clock, until a message is due. `false` when a signal came.
-fn wait_for(pace: &Pace, log_time: i64, clock: &mut Option<ClockOutlet>, stop: &AtomicBool) -> Result<bool, NodeError> {
+fn wait_for(
+    pace: &Pace,
+    log_time: i64,
+    clock: &mut Option<ClockOutlet>,
+    stop: &AtomicBool,
+) -> Result<bool, NodeError> {
     loop {
         if stop.load(Ordering::Acquire) {
             return Ok(false);
@@ -222,42 +239,65 @@ fn wait_for(pace: &Pace, log_time: i64, clock: &mut Option<ClockOutlet>, stop: &
     }
 }
 
-/// Publishes the bag until its end or a signal. `note` hears one line at a time of what the user should know.
+/// Publishes the bag until its end or a signal. `note` hears one line at a time of what the user
+/// should know.
 ///
 /// # Errors
 /// A bag that cannot be read, a topic it lacks, and what ROS refuses.
-pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Replayed, ReplayError> {
+pub fn replay(
+    options: &ReplayOptions,
+    note: &mut dyn FnMut(&str),
+) -> Result<Replayed, ReplayError> {
     let bag = Bag::open(&options.bag)?;
     bag.warnings().iter().for_each(|warning| note(&warning.to_string()));
     let topics = chosen(&bag, options)?;
-    let left_out: Vec<_> =
-        bag.topics().iter().filter(|topic| topics.iter().all(|chosen| chosen.index != topic.index)).collect();
+    let left_out: Vec<_> = bag
+        .topics()
+        .iter()
+        .filter(|topic| topics.iter().all(|chosen| chosen.index != topic.index))
+        .collect();
     if topics.is_empty() {
-        let available =
-            left_out.iter().map(|topic| format!("{} ({})", topic.name, topic.type_name)).collect::<Vec<_>>();
-        return Err(ReplayError::Nothing { bag: options.bag.clone(), available: available.join(", ") });
+        let available = left_out
+            .iter()
+            .map(|topic| format!("{} ({})", topic.name, topic.type_name))
+            .collect::<Vec<_>>();
+        return Err(ReplayError::Nothing {
+            bag: options.bag.clone(),
+            available: available.join(", "),
+        });
     }
     if options.topics.is_empty() && !left_out.is_empty() {
         let names: Vec<_> = left_out.iter().map(|topic| topic.name.as_str()).collect();
-        note(&format!("left out, as they are no observations (--topics publishes them): {}", names.join(", ")));
+        note(&format!(
+            "left out, as they are no observations (--topics publishes them): {}",
+            names.join(", ")
+        ));
     }
     let context = context().map_err(NodeError::Arguments)?;
-    let mut ros =
-        r2r::Node::create(context, "replay", "").map_err(|error| NodeError::Ros { what: "the node", error })?;
+    let mut ros = r2r::Node::create(context, "replay", "")
+        .map_err(|error| NodeError::Ros { what: "the node", error })?;
     let stop = stop_signals().map_err(NodeError::Threads)?;
     let mut outlets = Vec::new();
     for topic in topics {
         let name = published_name(options, topic);
-        let publisher = ros.create_publisher_untyped(&name, &topic.type_name, quality(topic)).map_err(|error| {
-            ReplayError::Topic {
+        let publisher = ros
+            .create_publisher_untyped(&name, &topic.type_name, quality(topic))
+            .map_err(|error| ReplayError::Topic {
                 topic: topic.name.clone(),
                 name: name.clone(),
                 type_name: topic.type_name.clone(),
                 error,
-            }
-        })?;
-        let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING].contains(&&*topic.type_name);
-        outlets.push(Outlet { index: topic.index, recorded: topic.name.clone(), name, awaited, publisher, sent: 0 });
+            })?;
+        let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING]
+            .contains(&&*topic.type_name);
+        outlets.push(Outlet {
+            index: topic.index,
+            recorded: topic.name.clone(),
+            name,
+            awaited,
+            publisher,
+            sent: 0,
+        });
     }
     let mut clock = match options.clock_hz {
         Some(hz) => Some(ClockOutlet {
@@ -274,7 +314,8 @@ pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Rep
     let mut interrupted = false;
     while !interrupted {
         let before = sent(&outlets);
-        let mut stream = bag.messages(&Selection::topics(outlets.iter().map(|outlet| outlet.index)))?;
+        let mut stream =
+            bag.messages(&Selection::topics(outlets.iter().map(|outlet| outlet.index)))?;
         let mut pace = None;
         for message in &mut stream {
             let message = message?;
@@ -295,12 +336,17 @@ pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Rep
             last = Instant::now();
         }
         if !interrupted {
-            stream.warnings().iter().skip(bag.warnings().len()).for_each(|warning| note(&warning.to_string()));
+            stream
+                .warnings()
+                .iter()
+                .skip(bag.warnings().len())
+                .for_each(|warning| note(&warning.to_string()));
             if let Some(pace) = &pace {
                 let end_ns = pace.now_ns();
                 let tail = Pace { begun: Instant::now(), first_ns: end_ns, rate: 1.0 };
                 let linger_ns = i64::try_from(LINGER.as_nanos()).unwrap_or(0);
-                interrupted = !wait_for(&tail, end_ns.saturating_add(linger_ns), &mut clock, &stop)?;
+                interrupted =
+                    !wait_for(&tail, end_ns.saturating_add(linger_ns), &mut clock, &stop)?;
             }
         }
         // A turn without a message would be repeated at full speed for ever.
@@ -309,7 +355,8 @@ pub fn replay(options: &ReplayOptions, note: &mut dyn FnMut(&str)) -> Result<Rep
         }
     }
     let seconds = last.duration_since(begun).as_secs_f64();
-    let topics = outlets.into_iter().map(|outlet| (outlet.recorded, outlet.name, outlet.sent)).collect();
+    let topics =
+        outlets.into_iter().map(|outlet| (outlet.recorded, outlet.name, outlet.sent)).collect();
     Ok(Replayed { topics, seconds, interrupted })
 }
 
@@ -319,29 +366,52 @@ fn sent(outlets: &[Outlet]) -> u64 {
 
 /// Publishes a message on its topic.
 fn send(outlets: &mut [Outlet], message: &Message) -> Result<(), ReplayError> {
-    let Some(outlet) = outlets.iter_mut().find(|outlet| outlet.index == message.topic) else { return Ok(()) };
+    let Some(outlet) = outlets.iter_mut().find(|outlet| outlet.index == message.topic) else {
+        return Ok(());
+    };
     // Representation identifiers of plain CDR, big and little endian; the middleware trusts them.
     if !matches!(message.payload.as_slice(), [0, 0 | 1, _, _, ..]) {
-        return Err(ReplayError::Payload { topic: outlet.recorded.clone(), log_time: message.log_time });
+        return Err(ReplayError::Payload {
+            topic: outlet.recorded.clone(),
+            log_time: message.log_time,
+        });
     }
-    outlet.publisher.publish_raw(&message.payload).map_err(|error| NodeError::Ros { what: "a message", error })?;
+    outlet
+        .publisher
+        .publish_raw(&message.payload)
+        .map_err(|error| NodeError::Ros { what: "a message", error })?;
     outlet.sent += 1;
     Ok(())
 }
 
 /// Waits until images and texts have subscribers: what is published before is lost to them.
-fn await_subscribers(outlets: &[Outlet], patience: Duration, stop: &AtomicBool, note: &mut dyn FnMut(&str)) {
+fn await_subscribers(
+    outlets: &[Outlet],
+    patience: Duration,
+    stop: &AtomicBool,
+    note: &mut dyn FnMut(&str),
+) {
     let begun = Instant::now();
     let lonely = |outlet: &&Outlet| {
         outlet.awaited
-            && outlet.publisher.get_inter_process_subscription_count().is_ok_and(|subscribers| subscribers == 0)
+            && outlet
+                .publisher
+                .get_inter_process_subscription_count()
+                .is_ok_and(|subscribers| subscribers == 0)
     };
-    while outlets.iter().any(|outlet| lonely(&outlet)) && begun.elapsed() < patience && !stop.load(Ordering::Acquire) {
+    while outlets.iter().any(|outlet| lonely(&outlet))
+        && begun.elapsed() < patience
+        && !stop.load(Ordering::Acquire)
+    {
         sleep(NAP);
     }
     let names: Vec<_> = outlets.iter().filter(lonely).map(|outlet| outlet.name.as_str()).collect();
     if !names.is_empty() && !patience.is_zero() {
-        note(&format!("nobody subscribes to {} after {} s; replaying", names.join(", "), patience.as_secs_f64()));
+        note(&format!(
+            "nobody subscribes to {} after {} s; replaying",
+            names.join(", "),
+            patience.as_secs_f64()
+        ));
     }
 }
 

@@ -8,11 +8,9 @@ use r2r::{
 };
 
 use super::{inbox::answer, log, messages::text, node::VlaNode};
-use crate::{
-    control::{Requests, ResetOutcome, State},
-    runtime::{FlightDesk, Snapshot, Ticket},
-    time::{Clock, Instant},
-};
+use crate::runtime::{FlightDesk, Snapshot, Ticket};
+use vla_control::time::{Clock, Instant};
+use vla_control::{Requests, ResetOutcome, State};
 
 /// Control acts within one period; longer than this means that it does not act at all.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +40,10 @@ impl VlaNode {
         }
         while let Some(request) = self.next_enable() {
             let enable = request.message.data;
-            self.ask(Request::Enable(request), Requests { enable: Some(enable), ..Requests::default() });
+            self.ask(
+                Request::Enable(request),
+                Requests { enable: Some(enable), ..Requests::default() },
+            );
         }
         while let Some(request) = self.next_reset() {
             self.ask(Request::Reset(request), Requests { reset: true, ..Requests::default() });
@@ -60,14 +61,18 @@ impl VlaNode {
                 }
                 None => {
                     let message =
-                        "no flight recorder: set the parameter record_directory when starting the node".into();
+                        "no flight recorder: set the parameter record_directory when starting the \
+                        node"
+                            .into();
                     answer(request, Trigger::Response { success: false, message });
                 }
             }
         }
         while let Some(saved) = self.flight.as_ref().and_then(FlightDesk::saved) {
             let (success, message) = match saved {
-                Ok(saved) => (true, format!("{} ({} messages)", saved.path.display(), saved.messages)),
+                Ok(saved) => {
+                    (true, format!("{} ({} messages)", saved.path.display(), saved.messages))
+                }
                 Err(error) => (false, error.to_string()),
             };
             if success {
@@ -84,7 +89,10 @@ impl VlaNode {
             if late(since) {
                 answer(
                     request,
-                    Trigger::Response { success: false, message: "the recording was not written in time".into() },
+                    Trigger::Response {
+                        success: false,
+                        message: "the recording was not written in time".into(),
+                    },
                 );
             } else {
                 self.dumps.push((request, since));
@@ -114,18 +122,23 @@ impl VlaNode {
         let silent = || (false, "the control loop does not answer".to_owned());
         match request {
             Request::Enable(request) => {
-                let (success, message) =
-                    snapshot.map_or_else(silent, |snapshot| self.enabled(request.message.data, snapshot));
+                let (success, message) = snapshot
+                    .map_or_else(silent, |snapshot| self.enabled(request.message.data, snapshot));
                 answer(request, SetBool::Response { success, message: text(&message) });
             }
             Request::Estop(request) => {
                 // It always succeeds: what does not step does not move either.
-                let message =
-                    snapshot.map_or("latched; the control loop does not answer", |_| "latched; coming to rest").into();
+                let message = snapshot
+                    .map_or(
+                        "latched; the control loop does not answer",
+                        |_| "latched; coming to rest",
+                    )
+                    .into();
                 answer(request, Trigger::Response { success: true, message });
             }
             Request::Reset(request) => {
-                let (success, message) = snapshot.and_then(|snapshot| snapshot.reset).map_or_else(silent, reset);
+                let (success, message) =
+                    snapshot.and_then(|snapshot| snapshot.reset).map_or_else(silent, reset);
                 answer(request, Trigger::Response { success, message: text(&message) });
             }
         }
@@ -141,7 +154,9 @@ impl VlaNode {
             State::Inactive => (false, "the node is not active".into()),
             state if state.is_latched() => (false, format!("{cause}; call ~/reset first")),
             State::Holding => (true, format!("enabled, but {cause}")),
-            _ if self.parameters.control.dry_run() => (true, "enabled; dry_run is true: commands stay silent".into()),
+            _ if self.parameters.control.dry_run() => {
+                (true, "enabled; dry_run is true: commands stay silent".into())
+            }
             _ => (true, "enabled".into()),
         }
     }
@@ -153,6 +168,8 @@ fn reset(outcome: ResetOutcome) -> (bool, String) {
         ResetOutcome::NotLatched => (true, "there was no latch".into()),
         ResetOutcome::CauseRemains(cause) => (false, format!("the cause is still there: {cause}")),
         ResetOutcome::StillMoving => (false, "the command has not come to zero yet".into()),
-        ResetOutcome::TooSoon { remaining_s } => (false, format!("too soon: wait another {remaining_s:.2} s")),
+        ResetOutcome::TooSoon { remaining_s } => {
+            (false, format!("too soon: wait another {remaining_s:.2} s"))
+        }
     }
 }

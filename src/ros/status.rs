@@ -13,12 +13,10 @@ use super::{
     messages::{self, Hints, Level, diagnostic, reason_code, text},
     node::VlaNode,
 };
-use crate::{
-    control::{Cause, Event, Intervention, Reason, State},
-    policy::{DraftCounts, PolicyInfo},
-    runtime::{Report, Snapshot},
-    time::{Clock, Instant},
-};
+use crate::runtime::{Report, Snapshot};
+use vla_control::time::{Clock, Instant};
+use vla_control::{Cause, Event, Intervention, Reason, State};
+use vla_inference::policy::{DraftCounts, PolicyInfo};
 
 /// Latencies kept for the percentiles of `/diagnostics`.
 const LATENCIES: usize = 200;
@@ -122,8 +120,10 @@ impl VlaNode {
                     Facts::keep(&mut facts.latencies, report.latency_s);
                     facts.draft = report.draft;
                     (facts.image_note, facts.policy_note) = (None, None);
-                    if let Err(error) =
-                        self.outboxes.action.publish(&messages::action(&report, &self.parameters.frame_id))
+                    if let Err(error) = self
+                        .outboxes
+                        .action
+                        .publish(&messages::action(&report, &self.parameters.frame_id))
                     {
                         log::warn(format!("~/action: {error}"));
                     }
@@ -137,9 +137,12 @@ impl VlaNode {
                     self.facts.rejected += 1;
                     note(&mut self.facts.image_note, unsupported, text, "image refused");
                 }
-                Report::Died(text) => {
-                    note(&mut self.facts.policy_note, false, format!("it panicked: {text}"), "policy")
-                }
+                Report::Died(text) => note(
+                    &mut self.facts.policy_note,
+                    false,
+                    format!("it panicked: {text}"),
+                    "policy",
+                ),
             }
         }
         while let Some(happened) = self.runtime.event() {
@@ -158,7 +161,9 @@ impl VlaNode {
                 }
             }
             Event::ChunkTaken { generation, .. } => self.facts.generation = generation,
-            Event::ChunkRefused { generation, why } => log::debug(format!("action {generation} refused: {why:?}")),
+            Event::ChunkRefused { generation, why } => {
+                log::debug(format!("action {generation} refused: {why:?}"))
+            }
             Event::FaultRaised { cause, count } => {
                 self.facts.faults += 1;
                 log::warn(format!("fault {count} within the window: {cause}"));
@@ -176,7 +181,8 @@ impl VlaNode {
         }
     }
 
-    /// Publishes `~/status` when something has changed or a second has passed, `/diagnostics` once per second.
+    /// Publishes `~/status` when something has changed or a second has passed, `/diagnostics` once
+    /// per second.
     pub(super) fn tell(&mut self) {
         let Some(snapshot) = self.runtime.snapshot() else { return };
         let now = self.clock.steady();
@@ -189,7 +195,8 @@ impl VlaNode {
             let (since, before) = self.facts.second.unwrap_or((now, snapshot.commands));
             #[allow(clippy::cast_precision_loss)] // commands of about one second
             let commands = (snapshot.commands - before) as f64;
-            self.facts.command_hz = if since < now { commands / now.since(since).seconds() } else { 0.0 };
+            self.facts.command_hz =
+                if since < now { commands / now.since(since).seconds() } else { 0.0 };
             self.facts.second = Some((now, snapshot.commands));
             self.facts.told_at = Some(now);
         }
@@ -216,8 +223,12 @@ impl VlaNode {
         let reason = match at {
             _ if state.is_latched() => reason_code(cause.reason, self.facts.hints()),
             lifecycle::State::Configuring => Status::REASON_LOADING as u16,
-            lifecycle::State::ShuttingDown | lifecycle::State::Finalized => Status::REASON_SHUTTING_DOWN as u16,
-            lifecycle::State::Unconfigured if self.facts.note.is_some() => Status::REASON_CONFIGURATION_INVALID as u16,
+            lifecycle::State::ShuttingDown | lifecycle::State::Finalized => {
+                Status::REASON_SHUTTING_DOWN as u16
+            }
+            lifecycle::State::Unconfigured if self.facts.note.is_some() => {
+                Status::REASON_CONFIGURATION_INVALID as u16
+            }
             _ => reason_code(cause.reason, self.facts.hints()),
         };
         Told {
@@ -228,9 +239,15 @@ impl VlaNode {
                 && !state.is_latched()
                 && !matches!(
                     cause.reason,
-                    Reason::NotEnabled | Reason::NotActive | Reason::NotConfigured | Reason::Deactivating
+                    Reason::NotEnabled
+                        | Reason::NotActive
+                        | Reason::NotConfigured
+                        | Reason::Deactivating
                 ),
-            instruction: self.runtime.instruction().map_or_else(String::new, |instruction| text(instruction.text())),
+            instruction: self
+                .runtime
+                .instruction()
+                .map_or_else(String::new, |instruction| text(instruction.text())),
             lifecycle: at.id(),
             notes: self.facts.notes(),
         }
@@ -291,7 +308,8 @@ impl VlaNode {
             (None, Some(_)) => (Level::Ok, "ready"),
         };
         let punctuality = snapshot.punctuality;
-        let milliseconds = |values: &VecDeque<f64>, share| format!("{:.1}", percentile(values, share) * 1e3);
+        let milliseconds =
+            |values: &VecDeque<f64>, share| format!("{:.1}", percentile(values, share) * 1e3);
         vec![
             diagnostic(
                 node,
@@ -329,8 +347,14 @@ impl VlaNode {
                     ("inference p99 [ms]", milliseconds(&facts.inference_times, 0.99)),
                     ("image to action p50 [ms]", milliseconds(&facts.latencies, 0.5)),
                     ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
-                    ("drafted tokens accepted", format!("{} of {}", facts.draft.accepted, facts.draft.offered)),
-                    ("device", facts.info.as_ref().map_or_else(String::new, |info| info.device.clone())),
+                    (
+                        "drafted tokens accepted",
+                        format!("{} of {}", facts.draft.accepted, facts.draft.offered),
+                    ),
+                    (
+                        "device",
+                        facts.info.as_ref().map_or_else(String::new, |info| info.device.clone()),
+                    ),
                 ],
             ),
             diagnostic(
@@ -351,7 +375,8 @@ impl VlaNode {
     }
 }
 
-/// Keeps a note; logs it when it is new, so that a camera that is always wrong does not fill the log.
+/// Keeps a note; logs it when it is new, so that a camera that is always wrong does not fill the
+/// log.
 fn note(place: &mut Option<(bool, String)>, flag: bool, text: String, what: &str) {
     if place.as_ref().is_none_or(|(_, old)| *old != text) {
         log::warn(format!("{what}: {text}"));
@@ -386,6 +411,9 @@ mod tests {
     fn a_detail_says_cause_and_notes() {
         assert_eq!(detail(&Cause::NONE, ""), "");
         assert_eq!(detail(&Cause::plain(Reason::Estop), ""), "ESTOP: emergency stop");
-        assert_eq!(detail(&Cause::plain(Reason::Estop), "image refused: x"), "ESTOP: emergency stop; image refused: x");
+        assert_eq!(
+            detail(&Cause::plain(Reason::Estop), "image refused: x"),
+            "ESTOP: emergency stop; image refused: x"
+        );
     }
 }

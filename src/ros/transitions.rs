@@ -20,11 +20,9 @@ use super::{
     log,
     node::VlaNode,
 };
-use crate::{
-    control::Lifecycle,
-    runtime::Loaded,
-    time::{Clock, Instant},
-};
+use crate::runtime::Loaded;
+use vla_control::Lifecycle;
+use vla_control::time::{Clock, Instant};
 
 /// How long `cleanup` waits for a running inference.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
@@ -74,7 +72,11 @@ impl Transitions {
             get_available_states: serve(node, "~/get_available_states")?,
             get_available_transitions: serve(node, "~/get_available_transitions")?,
             get_transition_graph: serve(node, "~/get_transition_graph")?,
-            events: publish(node, "~/transition_event", QosProfile::default().keep_last(10).reliable())?,
+            events: publish(
+                node,
+                "~/transition_event",
+                QosProfile::default().keep_last(10).reliable(),
+            )?,
         })
     }
 
@@ -123,7 +125,9 @@ impl VlaNode {
         while let Some(request) = transitions.get_transition_graph.next() {
             answer(
                 request,
-                GetAvailableTransitions::Response { available_transitions: GRAPH.iter().map(description).collect() },
+                GetAvailableTransitions::Response {
+                    available_transitions: GRAPH.iter().map(description).collect(),
+                },
             );
         }
         while let Some(request) = self.transitions.change_state.next() {
@@ -150,7 +154,8 @@ impl VlaNode {
             (Autostart::Configure, State::Unconfigured) => "configure",
             // What activation needs (the first ee_pose) may come later than the checkpoint.
             (Autostart::Activate { tried }, State::Inactive)
-                if tried.is_none_or(|tried| now.since(tried).exceeds(Duration::from_millis(500))) =>
+                if tried
+                    .is_none_or(|tried| now.since(tried).exceeds(Duration::from_millis(500))) =>
             {
                 "activate"
             }
@@ -166,23 +171,41 @@ impl VlaNode {
     }
 
     /// Starts the work of a transition that the machine has taken.
-    fn begin(&mut self, edge: &'static Transition, request: Option<ServiceRequest<ChangeState::Service>>) {
+    fn begin(
+        &mut self,
+        edge: &'static Transition,
+        request: Option<ServiceRequest<ChangeState::Service>>,
+    ) {
         self.tell_transition(edge);
         self.transitions.request = request;
         let now = self.clock.steady();
         let until = now.after(Duration::from_secs_f64(self.parameters.control.stop_time_s() + 1.0));
         match edge.goal {
             State::Configuring => {
-                if self.runtime.snapshot().is_some_and(|snapshot| snapshot.output.state.is_latched()) {
-                    return self
-                        .finish(Ended::Failure, Some("a fault or e-stop is latched; call ~/reset first".into()));
+                if self
+                    .runtime
+                    .snapshot()
+                    .is_some_and(|snapshot| snapshot.output.state.is_latched())
+                {
+                    return self.finish(
+                        Ended::Failure,
+                        Some("a fault or e-stop is latched; call ~/reset first".into()),
+                    );
                 }
                 self.facts.note = None;
-                log::info(format!("loading {} on {}", self.parameters.checkpoint.display(), self.parameters.device));
+                log::info(format!(
+                    "loading {} on {}",
+                    self.parameters.checkpoint.display(),
+                    self.parameters.device
+                ));
                 let loader = (self.factory)(&self.parameters);
                 let meaning = self.parameters.files.meaning();
-                let answer =
-                    self.runtime.load(loader, meaning, self.parameters.policy_hz, self.parameters.inference_rate_hz);
+                let answer = self.runtime.load(
+                    loader,
+                    meaning,
+                    self.parameters.policy_hz,
+                    self.parameters.inference_rate_hz,
+                );
                 let until = now.after(Duration::from_secs_f64(self.parameters.load_timeout_s));
                 self.work_on(Work::Load { answer, until });
             }
@@ -215,7 +238,9 @@ impl VlaNode {
             return None;
         }
         let note = self.facts.pose_note.as_deref().unwrap_or("no fresh ee_pose arrives");
-        Some(format!("a workspace is set, but {note}; publish it or remove workspace.min and workspace.max"))
+        Some(format!(
+            "a workspace is set, but {note}; publish it or remove workspace.min and workspace.max"
+        ))
     }
 
     fn free(&mut self) {
@@ -230,11 +255,16 @@ impl VlaNode {
         match work {
             Work::Load { answer, until } => match answer.try_recv() {
                 Ok(loaded) => self.loaded(loaded),
-                Err(TryRecvError::Empty) if now < until => self.work_on(Work::Load { answer, until }),
+                Err(TryRecvError::Empty) if now < until => {
+                    self.work_on(Work::Load { answer, until })
+                }
                 // The worker gives the policy up again when it finds that nobody waits for it.
                 Err(TryRecvError::Empty) => {
                     let limit = self.parameters.load_timeout_s;
-                    self.finish(Ended::Error, Some(format!("loading took more than load_timeout_s, {limit} s")));
+                    self.finish(
+                        Ended::Error,
+                        Some(format!("loading took more than load_timeout_s, {limit} s")),
+                    );
                 }
                 Err(TryRecvError::Disconnected) => {
                     self.finish(Ended::Error, Some("the inference thread is gone".into()))
@@ -249,10 +279,15 @@ impl VlaNode {
             }
             Work::Free { answer, until } => match answer.try_recv() {
                 Ok(()) => self.finish(Ended::Success, None),
-                Err(TryRecvError::Empty) if now < until => self.work_on(Work::Free { answer, until }),
+                Err(TryRecvError::Empty) if now < until => {
+                    self.work_on(Work::Free { answer, until })
+                }
                 // A process that ends frees the model in any case.
-                _ if self.transitions.state() == State::ShuttingDown => self.finish(Ended::Success, None),
-                // The order to free stays in the worker's queue: it is carried out when the inference ends.
+                _ if self.transitions.state() == State::ShuttingDown => {
+                    self.finish(Ended::Success, None)
+                }
+                // The order to free stays in the worker's queue: it is carried out when the
+                // inference ends.
                 _ => self.finish(
                     Ended::Error,
                     Some("an inference is still running; the model is freed when it ends".into()),
@@ -288,7 +323,8 @@ impl VlaNode {
         ));
         if loaded.info.envelope.iter().take(6).any(Option::is_none) {
             log::warn(
-                "the statistics do not cover every pose number (mask false): actions are not held to an envelope",
+                "the statistics do not cover every pose number (mask false): actions are not held \
+                to an envelope",
             );
         }
         if let Some(remark) = &loaded.remark {
@@ -300,7 +336,8 @@ impl VlaNode {
         self.finish(Ended::Success, None);
     }
 
-    /// Ends the work of a transition state, answers who asked for it, and brings the runtime into the state reached.
+    /// Ends the work of a transition state, answers who asked for it, and brings the runtime into
+    /// the state reached.
     fn finish(&mut self, ended: Ended, note: Option<String>) {
         let label = self.transitions.state().label();
         if let Some(edge) = self.transitions.machine.end(ended) {

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{
-    control::ImageSeen,
-    observation::{ImageError, RawImage, RgbImage, decode},
-    time::Instant,
-};
+use vla_control::ImageSeen;
+use vla_control::time::Instant;
+use vla_inference::observation::{ImageError, RawImage, RgbImage, decode};
 
 /// An image as it came, with what must be remembered about its arrival.
 #[derive(Debug, Clone)]
@@ -15,7 +13,8 @@ pub struct CameraImage {
     pub seen: ImageSeen,
     /// `Output::steps_begun` of control when it arrived.
     pub steps_begun: u64,
-    /// The image itself; nothing of it has been believed yet. Shared with [`Repetition`], which compares the next one with it.
+    /// The image itself; nothing of it has been believed yet. Shared with [`Repetition`], which
+    /// compares the next one with it.
     pub bytes: Arc<CameraBytes>,
 }
 
@@ -35,21 +34,27 @@ pub enum CameraBytes {
         /// Rows.
         data: Vec<u8>,
     },
-    /// The data of `sensor_msgs/CompressedImage`: JPEG or PNG, recognised by its first bytes (the `format` field is often wrong).
+    /// The data of `sensor_msgs/CompressedImage`: JPEG or PNG, recognised by its first bytes (the
+    /// `format` field is often wrong).
     Compressed(Vec<u8>),
 }
 
 impl CameraBytes {
-    /// The image as RGB. Takes milliseconds for a large or compressed image: neither for the spinning nor for the control thread.
+    /// The image as RGB. Takes milliseconds for a large or compressed image: neither for the
+    /// spinning nor for the control thread.
     ///
     /// # Errors
     /// When the message contradicts itself, or does not decode.
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
         match self {
-            Self::Raw { width, height, encoding, step, data } => {
-                RawImage { width: *width as usize, height: *height as usize, encoding, step: *step as usize, data }
-                    .to_rgb()
+            Self::Raw { width, height, encoding, step, data } => RawImage {
+                width: *width as usize,
+                height: *height as usize,
+                encoding,
+                step: *step as usize,
+                data,
             }
+            .to_rgb(),
             Self::Compressed(data) => decode(data),
         }
     }
@@ -57,7 +62,8 @@ impl CameraBytes {
 
 /// Notices a picture that is sent again: the image before, and since when it has been the same.
 ///
-/// Pictures that differ do so early, and the comparison ends there; equal ones cost a reading of both.
+/// Pictures that differ do so early, and the comparison ends there; equal ones cost a reading of
+/// both.
 #[derive(Debug, Default)]
 pub(super) struct Repetition {
     before: Option<(Arc<CameraBytes>, Instant)>,
@@ -107,7 +113,8 @@ mod tests {
             assert_eq!(since, first, "before {other:?}");
             assert_eq!(see(picture()).1, first);
             assert_eq!(see(picture()).1, first);
-            // What differs in anything at all begins anew, and so does the picture of before when it comes back.
+            // What differs in anything at all begins anew, and so does the picture of before when
+            // it comes back.
             let (changed, since) = see(other.clone());
             assert_eq!(since, changed, "{other:?}");
             assert_eq!(see(other).1, changed);

@@ -1,4 +1,4 @@
-//! The fixed-rate loop around [`crate::control::step`]: the only place that publishes a command.
+//! The fixed-rate loop around [`vla_control::step`]: the only place that publishes a command.
 
 use std::{
     sync::{
@@ -10,18 +10,17 @@ use std::{
 };
 
 use super::{
-    desk::{Desk, Levels},
     os::{self, Priority},
+    shared_state::{Desk, Levels},
 };
-use crate::{
-    control::{
-        Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts, Output, Requests,
-        ResetOutcome, step,
-    },
-    time::{Clock, Instant, Stamp},
+use vla_control::time::{Clock, Instant, Stamp};
+use vla_control::{
+    Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts, Output,
+    Requests, ResetOutcome, step,
 };
 
-/// Where commands go. Only [`crate::control`] can make a [`Command`], so nothing else can be published.
+/// Where commands go. Only [`vla_control`] can make a [`Command`], so nothing else can be
+/// published.
 pub trait CommandSink: Send {
     /// Publishes, now. Must neither wait nor fail loudly: the loop has no time for either.
     fn publish(&mut self, stamp: Stamp, command: &Command);
@@ -138,11 +137,14 @@ impl ControlLoop {
             os::sleep_until(deadline);
             let woken = self.clock.steady();
             self.punctuality.steps += 1;
-            self.punctuality.worst_s = self.punctuality.worst_s.max(woken.since(deadline).seconds());
+            self.punctuality.worst_s =
+                self.punctuality.worst_s.max(woken.since(deadline).seconds());
             self.tick();
             deadline = deadline.after(self.period);
-            // Missed periods are left out, never made up for: a burst of commands would be worse than a gap.
-            if deadline.since(woken).get().is_zero() && woken.since(deadline).get() > Duration::ZERO {
+            // Missed periods are left out, never made up for: a burst of commands would be worse
+            // than a gap.
+            if deadline.since(woken).get().is_zero() && woken.since(deadline).get() > Duration::ZERO
+            {
                 self.punctuality.missed += 1;
                 deadline = woken.after(self.period);
             }
@@ -152,13 +154,15 @@ impl ControlLoop {
     /// One step: look at the desk, step, publish, tell.
     pub fn tick(&mut self) {
         if let Some(mut state) = self.desk.control.take() {
-            // A latch outlives a change of configuration, also one that closed while a checkpoint was being loaded; and counts are never reset.
+            // A latch outlives a change of configuration, also one that closed while a checkpoint
+            // was being loaded; and counts are never reset.
             state.inherit(&self.state);
             self.period = state.config().period();
             self.desk.retired.put_back(std::mem::replace(&mut self.state, state));
         }
         let levels = *self.levels.read();
-        // While the newest image cannot be decoded, newer ones count for nothing: their age goes on from the last one that was believed.
+        // While the newest image cannot be decoded, newer ones count for nothing: their age goes on
+        // from the last one that was believed.
         if !self.desk.blind.load(Ordering::Acquire) || self.image.is_none() {
             self.image = levels.image;
         }
@@ -195,7 +199,9 @@ impl ControlLoop {
     fn tell(&mut self, now: Instant, levels: &Levels, ticket: Option<u64>, output: &Output) {
         self.desk.steps_begun.store(output.steps_begun, Ordering::Release);
         for event in output.events.iter() {
-            if let Err(TrySendError::Full(_)) = self.events.try_send(Happened { at: now, event: *event }) {
+            if let Err(TrySendError::Full(_)) =
+                self.events.try_send(Happened { at: now, event: *event })
+            {
                 self.events_lost += 1;
             }
         }
@@ -220,8 +226,10 @@ impl ControlLoop {
     }
 }
 
-/// Both clocks at one moment: a command's stamp is what a driver or a judge has of the time that the limits were kept over. A thread that is suspended between
-/// the two readings would tell a shorter or longer period than it kept, so they are taken again, a few times, while they lie apart.
+/// Both clocks at one moment: a command's stamp is what a driver or a judge has of the time that
+/// the limits were kept over. A thread that is suspended between the two readings would tell a
+/// shorter or longer period than it kept, so they are taken again, a few times, while they lie
+/// apart.
 fn both(clock: &dyn Clock) -> (Stamp, Instant) {
     const TOGETHER: Duration = Duration::from_micros(1);
     let read = || {

@@ -11,16 +11,15 @@ use std::{
 };
 
 use super::{control_loop::StepObserver, os};
-use crate::{
-    control::{Inputs, Output},
-    recorder::{Recorder, RecorderError, Recording, Saved},
-    time::Instant,
-};
+use flight_recorder::{Recorder, RecorderError, Recording, Saved};
+use vla_control::time::Instant;
+use vla_control::{Inputs, Output};
 
 /// Two recordings exist, so no more than two can be on their way.
 const ON_THE_WAY: usize = 2;
 
-/// The loop's side: a copy into memory that is there already; full recordings go to the writer and come back empty.
+/// The loop's side: a copy into memory that is there already; full recordings go to the writer and
+/// come back empty.
 struct Flight {
     recorder: Recorder,
     asked: Arc<AtomicBool>,
@@ -37,7 +36,8 @@ impl StepObserver for Flight {
         if self.recorder.due(now)
             && let Some(recording) = self.recorder.take()
         {
-            let _ = self.to_writer.try_send(recording); // the writer is gone only when the process ends
+            // the writer is gone only when the process ends
+            let _ = self.to_writer.try_send(recording);
         }
         if let Ok(recording) = self.written.try_recv() {
             self.recorder.give_back(recording);
@@ -77,7 +77,8 @@ pub fn flight_recorder(
     let (write_back, written) = sync_channel(ON_THE_WAY);
     let (tell, saved) = sync_channel(16);
     let asked = Arc::new(AtomicBool::new(false));
-    // Ends when the control loop, and with it the sender, is gone; what was sent before is still written.
+    // Ends when the control loop, and with it the sender, is gone; what was sent before is still
+    // written.
     std::thread::Builder::new().name("recorder".into()).spawn(move || {
         os::step_back(10);
         for recording in to_write {
@@ -87,6 +88,7 @@ pub fn flight_recorder(
             }
         }
     })?;
-    let flight = Flight { recorder: Recorder::new(period), asked: Arc::clone(&asked), to_writer, written };
+    let flight =
+        Flight { recorder: Recorder::new(period), asked: Arc::clone(&asked), to_writer, written };
     Ok((Box::new(flight), FlightDesk { asked, saved }))
 }

@@ -10,10 +10,12 @@ use std::{
 
 use crossbeam_utils::atomic::AtomicCell;
 
-/// Holds at most one message. Putting replaces what was not taken yet; neither side ever waits for the other.
+/// Holds at most one message. Putting replaces what was not taken yet; neither side ever waits for
+/// the other.
 ///
-/// The slot is one pointer, exchanged in a single atomic operation: a thread that is suspended anywhere in here keeps
-/// nobody waiting. Memory is bounded by one message, whatever the sender's rate.
+/// The slot is one pointer, exchanged in a single atomic operation: a thread that is suspended
+/// anywhere in here keeps nobody waiting. Memory is bounded by one message, whatever the sender's
+/// rate.
 pub struct Mailbox<T> {
     slot: AtomicCell<Option<Box<T>>>,
     received: AtomicU64,
@@ -22,7 +24,11 @@ pub struct Mailbox<T> {
 
 impl<T> Default for Mailbox<T> {
     fn default() -> Self {
-        Self { slot: AtomicCell::new(None), received: AtomicU64::new(0), dropped: AtomicU64::new(0) }
+        Self {
+            slot: AtomicCell::new(None),
+            received: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        }
     }
 }
 
@@ -35,7 +41,8 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Puts back what was taken, without counting it. Whoever calls it must be the only one who puts.
+    /// Puts back what was taken, without counting it. Whoever calls it must be the only one who
+    /// puts.
     pub fn put_back(&self, message: Box<T>) {
         self.slot.store(Some(message));
     }
@@ -59,7 +66,8 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// Wakes a thread that has nothing to do. Rung by whoever left something for it; never touched by the control loop.
+/// Wakes a thread that has nothing to do. Rung by whoever left something for it; never touched by
+/// the control loop.
 #[derive(Default)]
 pub struct Bell {
     rung: Mutex<bool>,
@@ -76,8 +84,10 @@ impl Bell {
     /// Returns when the bell was rung since the last wait, or after `longest`.
     pub fn wait(&self, longest: Duration) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut rung, _) =
-            self.woken.wait_timeout_while(rung, longest, |rung| !*rung).unwrap_or_else(PoisonError::into_inner);
+        let (mut rung, _) = self
+            .woken
+            .wait_timeout_while(rung, longest, |rung| !*rung)
+            .unwrap_or_else(PoisonError::into_inner);
         *rung = false;
     }
 }

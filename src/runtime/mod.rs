@@ -4,18 +4,19 @@
 //! |---|---|---|
 //! | spinning side (the caller of [`Runtime`]) | takes messages and requests in, shows state | nothing here |
 //! | inference | decodes the newest image, asks the policy | a bell |
-//! | control | one [`crate::control::step`] per period, publishes its command | its next deadline, nothing else |
+//! | control | one [`vla_control::step`] per period, publishes its command | its next deadline, nothing else |
 //!
-//! Between them everything is newest-wins and bounded: see [`Mailbox`]. Neither side can slow the control loop down by holding a lock, because it
-//! takes none; it is not slowed down by memory either, because what it receives is freed elsewhere.
+//! Between them everything is newest-wins and bounded: see [`Mailbox`]. Neither side can slow the
+//! control loop down by holding a lock, because it takes none; it is not slowed down by memory
+//! either, because what it receives is freed elsewhere.
 
 mod camera;
 mod control_loop;
-mod desk;
 mod flight;
+mod inference_rate;
 mod mailbox;
 mod os;
-mod pace;
+mod shared_state;
 mod worker;
 
 use std::{
@@ -31,21 +32,19 @@ use std::{
 pub use camera::{CameraBytes, CameraImage};
 pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserver};
 pub use flight::{FlightDesk, flight_recorder};
+pub use inference_rate::longest_pause;
 pub use mailbox::{Bell, Mailbox};
 pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
-pub use pace::longest_pause;
 pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
 
 use camera::Repetition;
 use control_loop::{ControlLoop, Ends};
-use desk::{Asked, Desk, Levels};
+use shared_state::{Asked, Desk, Levels};
 use worker::{Order, Worker};
 
-use crate::{
-    control::{ControlConfig, ControlState, ImageSeen, Lifecycle, PoseSeen, Requests},
-    policy::Instruction,
-    time::{Clock, Stamp},
-};
+use vla_control::time::{Clock, Stamp};
+use vla_control::{ControlConfig, ControlState, ImageSeen, Lifecycle, PoseSeen, Requests};
+use vla_inference::policy::Instruction;
 
 /// Reports that wait for the spinning side; more are dropped.
 const REPORTS: usize = 16;
@@ -55,7 +54,8 @@ const EVENTS: usize = 256;
 /// Choices about threads.
 #[derive(Debug, Clone, Copy)]
 pub struct Threads {
-    /// `SCHED_FIFO` priority of the control loop, 1..99; 0 does not ask. Taken only where permitted.
+    /// `SCHED_FIFO` priority of the control loop, 1..99; 0 does not ask. Taken only where
+    /// permitted.
     pub control_priority: u8,
     /// Niceness of the inference thread and the threads it starts, 0..19.
     pub inference_niceness: i32,
@@ -91,7 +91,8 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Starts both threads. Nothing moves until a policy is loaded, the lifecycle is active and motion is enabled.
+    /// Starts both threads. Nothing moves until a policy is loaded, the lifecycle is active and
+    /// motion is enabled.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -108,9 +109,15 @@ impl Runtime {
         let (events_told, events) = sync_channel(EVENTS);
         let (reports_told, reports) = sync_channel(REPORTS);
         let (orders, orders_taken) = channel();
+        let worker = Worker::new(
+            Arc::clone(&desk),
+            Arc::clone(&clock),
+            orders_taken,
+            reports_told,
+            threads.inference_niceness,
+        );
         let worker =
-            Worker::new(Arc::clone(&desk), Arc::clone(&clock), orders_taken, reports_told, threads.inference_niceness);
-        let worker = std::thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
+            std::thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
         let ends = Ends {
             desk: Arc::clone(&desk),
             clock: Arc::clone(&clock),
@@ -121,8 +128,9 @@ impl Runtime {
             events: events_told,
         };
         let control = ControlLoop::new(ends, config);
-        let control =
-            std::thread::Builder::new().name("control".into()).spawn(move || control.run(threads.control_priority));
+        let control = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || control.run(threads.control_priority));
         let control = match control {
             Ok(control) => control,
             Err(error) => {
@@ -149,7 +157,8 @@ impl Runtime {
         })
     }
 
-    /// Hands over an image that has just arrived. Only the newest is ever looked at; that it equals the one before it is noticed here.
+    /// Hands over an image that has just arrived. Only the newest is ever looked at; that it equals
+    /// the one before it is noticed here.
     pub fn offer_image(&mut self, stamp: Stamp, bytes: CameraBytes) {
         let (received, ros_received) = (self.clock.steady(), self.clock.ros());
         let bytes = Arc::new(bytes);
@@ -163,7 +172,8 @@ impl Runtime {
         self.desk.bell.ring();
     }
 
-    /// Sets or clears the instruction. Repeating the one in force changes nothing; tells whether it changed.
+    /// Sets or clears the instruction. Repeating the one in force changes nothing; tells whether it
+    /// changed.
     pub fn set_instruction(&mut self, instruction: Option<Instruction>) -> bool {
         let now = self.desk.instruction();
         if now.as_ref().map(|(_, now)| now.as_ref()) == instruction.as_ref() {
@@ -258,9 +268,10 @@ impl Runtime {
         (self.desk.images.received(), self.desk.images.dropped())
     }
 
-    /// Loads a policy on the worker's thread and tests it there; the answer comes through the receiver.
-    /// `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how often it is asked, 0 does not.
-    /// Where that limit and not the policy decides, the next image may be waited for, an eighth of the limit's interval and at most 50 ms.
+    /// Loads a policy on the worker's thread and tests it there; the answer comes through the
+    /// receiver. `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how
+    /// often it is asked, 0 does not. Where that limit and not the policy decides, the next image
+    /// may be waited for, an eighth of the limit's interval and at most 50 ms.
     #[must_use]
     pub fn load(
         &self,
@@ -270,7 +281,8 @@ impl Runtime {
         rate_limit_hz: f64,
     ) -> Receiver<Result<Loaded, String>> {
         let (reply, answer) = channel();
-        let _ = self.orders.send(Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply }); // a worker that is gone answers nothing
+        // a worker that is gone answers nothing
+        let _ = self.orders.send(Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply });
         self.desk.bell.ring();
         answer
     }
@@ -284,7 +296,8 @@ impl Runtime {
         answer
     }
 
-    /// Gives control another configuration and a fresh state, which keeps a closed latch and the counts. The caller makes sure that it is at rest.
+    /// Gives control another configuration and a fresh state, which keeps a closed latch and the
+    /// counts. The caller makes sure that it is at rest.
     pub fn configure_control(&mut self, config: ControlConfig) {
         drop(self.desk.retired.take());
         self.rest_within = rest_within(&config);
@@ -297,20 +310,25 @@ impl Runtime {
         if self.control.as_ref().is_none_or(JoinHandle::is_finished) {
             return Some("the control thread ended");
         }
-        self.worker.as_ref().is_none_or(JoinHandle::is_finished).then_some("the inference thread ended")
+        self.worker
+            .as_ref()
+            .is_none_or(JoinHandle::is_finished)
+            .then_some("the inference thread ended")
     }
 
-    /// Ramps down, then ends both threads. Gives a running inference `patience` to end; a worker still busy then is left to die with the process.
-    /// Tells whether everything ended in order.
+    /// Ramps down, then ends both threads. Gives a running inference `patience` to end; a worker
+    /// still busy then is left to die with the process. Tells whether everything ended in order.
     pub fn shut_down(mut self, patience: Duration) -> bool {
         self.set_lifecycle(Lifecycle::Inactive);
-        let rested =
-            os::wait_until(patience, || self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished));
+        let rested = os::wait_until(patience, || {
+            self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
+        });
         self.desk.stop.store(true, Ordering::Release);
         let _ = self.orders.send(Order::Stop);
         self.desk.bell.ring();
         let stepped = self.control.take().is_none_or(|control| control.join().is_ok());
-        let ended = os::wait_until(patience, || self.worker.as_ref().is_none_or(JoinHandle::is_finished));
+        let ended =
+            os::wait_until(patience, || self.worker.as_ref().is_none_or(JoinHandle::is_finished));
         if ended && let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }
@@ -318,13 +336,17 @@ impl Runtime {
     }
 }
 
-/// The promised time to stop, and some periods until the loop has seen the wish and told the result.
+/// The promised time to stop, and some periods until the loop has seen the wish and told the
+/// result.
 fn rest_within(config: &ControlConfig) -> Duration {
-    Duration::from_secs_f64(config.stop_time_s()) + 10 * config.period() + Duration::from_millis(100)
+    Duration::from_secs_f64(config.stop_time_s())
+        + 10 * config.period()
+        + Duration::from_millis(100)
 }
 
 impl Drop for Runtime {
-    /// Ramps down too, without waiting for the policy: whatever went wrong on the spinning side, the stream ends at zero.
+    /// Ramps down too, without waiting for the policy: whatever went wrong on the spinning side,
+    /// the stream ends at zero.
     fn drop(&mut self) {
         if self.control.is_some() {
             self.set_lifecycle(Lifecycle::Inactive);

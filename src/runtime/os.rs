@@ -1,4 +1,5 @@
-//! What the runtime needs from the operating system: a clock to sleep on, and priorities. Linux; elsewhere the portable half of it.
+//! What the runtime needs from the operating system: a clock to sleep on, and priorities. Linux;
+//! elsewhere the portable half of it.
 
 use std::{
     sync::{
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::time::{Clock, Instant, Stamp};
+use vla_control::time::{Clock, Instant, Stamp};
 
 /// The machine's monotonic clock, and ROS time: the system's, or the one that `/clock` gives.
 #[derive(Debug, Clone)]
@@ -18,7 +19,8 @@ pub struct NodeClock {
 }
 
 impl NodeClock {
-    /// ROS time is the system's time, or, under `use_sim_time`, zero until [`Self::set_simulated`] is called.
+    /// ROS time is the system's time, or, under `use_sim_time`, zero until [`Self::set_simulated`]
+    /// is called.
     #[must_use]
     pub fn new(use_sim_time: bool) -> Self {
         Self { simulated: use_sim_time.then(|| Arc::new(AtomicI64::new(0))) }
@@ -41,8 +43,9 @@ impl Clock for NodeClock {
         match &self.simulated {
             Some(simulated) => Stamp::from_nanoseconds(simulated.load(Ordering::Relaxed)),
             None => {
-                let since_epoch =
-                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let since_epoch = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default();
                 Stamp::from_nanoseconds(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
             }
         }
@@ -54,28 +57,38 @@ impl Clock for NodeClock {
 #[must_use]
 pub fn monotonic_now() -> Instant {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid, writable timespec for the duration of the call. The clock exists on every Linux, so the call cannot fail.
+    // SAFETY: `now` is a valid, writable timespec for the duration of the call. The clock exists on
+    // every Linux, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
     // Monotonic time is never negative; the fields are 32 bits wide on some targets.
     Instant::from_nanoseconds(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
 
-/// Sleeps until `deadline` on the clock of [`monotonic_now`]. A deadline in the past returns at once.
+/// Sleeps until `deadline` on the clock of [`monotonic_now`]. A deadline in the past returns at
+/// once.
 ///
-/// The deadline is absolute: what the thread did before, and being preempted on the way into the call, adds nothing to the period.
+/// The deadline is absolute: what the thread did before, and being preempted on the way into the
+/// call, adds nothing to the period.
 #[cfg(target_os = "linux")]
 pub fn sleep_until(deadline: Instant) {
     let nanoseconds = deadline.nanoseconds();
-    #[allow(clippy::cast_possible_wrap, clippy::unnecessary_cast)] // 2^63 ns are 292 years; tv_nsec is below 10^9.
+    #[allow(clippy::cast_possible_wrap, clippy::unnecessary_cast)]
+    // 2^63 ns are 292 years; tv_nsec is below 10^9.
     let until = libc::timespec {
         tv_sec: (nanoseconds / 1_000_000_000) as libc::time_t,
         tv_nsec: (nanoseconds % 1_000_000_000) as libc::c_long,
     };
-    // A signal ends the sleep early; then it is slept again, to the same deadline.
-    // SAFETY: `until` is a valid timespec for the duration of the call; with TIMER_ABSTIME the last argument is ignored and may be null.
+    // A signal ends the sleep early; then it is slept again, to the same deadline. SAFETY: `until`
+    // is a valid timespec for the duration of the call; with TIMER_ABSTIME the last argument is
+    // ignored and may be null.
     while unsafe {
-        libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const until, std::ptr::null_mut())
+        libc::clock_nanosleep(
+            libc::CLOCK_MONOTONIC,
+            libc::TIMER_ABSTIME,
+            &raw const until,
+            std::ptr::null_mut(),
+        )
     } == libc::EINTR
     {}
 }
@@ -108,7 +121,8 @@ pub enum Priority {
     Ordinary,
 }
 
-/// Asks for `SCHED_FIFO` for the calling thread; 0 asks for nothing. Not permitted (no `CAP_SYS_NICE`, no `rtprio` limit) leaves things as they are.
+/// Asks for `SCHED_FIFO` for the calling thread; 0 asks for nothing. Not permitted (no
+/// `CAP_SYS_NICE`, no `rtprio` limit) leaves things as they are.
 #[must_use]
 pub fn real_time(priority: u8) -> Priority {
     if priority == 0 {
@@ -117,9 +131,15 @@ pub fn real_time(priority: u8) -> Priority {
     #[cfg(target_os = "linux")]
     {
         let parameters = libc::sched_param { sched_priority: i32::from(priority) };
-        // SAFETY: `parameters` is a valid sched_param for the duration of the call; 0 names the calling thread.
-        if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) }
-            == 0
+        // SAFETY: `parameters` is a valid sched_param for the duration of the call; 0 names the
+        // calling thread.
+        if unsafe {
+            libc::sched_setscheduler(
+                0,
+                libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+                &raw const parameters,
+            )
+        } == 0
         {
             return Priority::RealTime(priority);
         }
@@ -127,10 +147,12 @@ pub fn real_time(priority: u8) -> Priority {
     Priority::Ordinary
 }
 
-/// Lets the calling thread, and every thread it starts from now on, step back behind the others. On Linux niceness belongs to a thread.
+/// Lets the calling thread, and every thread it starts from now on, step back behind the others. On
+/// Linux niceness belongs to a thread.
 pub fn step_back(niceness: i32) {
     #[cfg(target_os = "linux")]
-    // SAFETY: takes numbers only; 0 names the calling thread. Raising the niceness is always permitted, and failing would cost nothing but time.
+    // SAFETY: takes numbers only; 0 names the calling thread. Raising the niceness is always
+    // permitted, and failing would cost nothing but time.
     unsafe {
         libc::setpriority(libc::PRIO_PROCESS, 0, niceness);
     }
@@ -146,7 +168,8 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// Waits until `done`, at most for `longest`; tells whether it came true. For shutting down only: it polls.
+/// Waits until `done`, at most for `longest`; tells whether it came true. For shutting down only:
+/// it polls.
 pub fn wait_until(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = std::time::Instant::now() + longest;
     loop {

@@ -11,21 +11,23 @@ use std::{
     time::Duration,
 };
 
-use super::{camera::CameraImage, desk::Desk, os, pace::Pace};
-use crate::{
-    chunk::{ActionChunk, ChunkOrigin, ChunkStep},
-    control::{Inference, PolicyFailure},
-    observation::{ImageError, RgbImage},
-    policy::{Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage},
-    time::Clock,
+use super::{camera::CameraImage, inference_rate::Pace, os, shared_state::Desk};
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::time::Clock;
+use vla_control::{Inference, PolicyFailure};
+use vla_inference::observation::{ImageError, RgbImage};
+use vla_inference::policy::{
+    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
 };
 
 /// How many numbers a step of an end-effector policy has: `dx dy dz droll dpitch dyaw gripper`.
 pub const STEP_WIDTH: usize = 7;
-/// Inferences of the self-test; the first is not measured: it touches every weight for the first time.
+/// Inferences of the self-test; the first is not measured: it touches every weight for the first
+/// time.
 const SELF_TEST_RUNS: u32 = 3;
 
-/// Makes a policy. Runs on the worker's thread, so that threads the policy starts inherit its priority.
+/// Makes a policy. Runs on the worker's thread, so that threads the policy starts inherit its
+/// priority.
 pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Policy>, String> + Send>;
 
 /// How a step's numbers, in the checkpoint's units, become metres and radians.
@@ -33,8 +35,16 @@ pub type Meaning = Arc<dyn Fn([f64; STEP_WIDTH]) -> ChunkStep + Send + Sync>;
 
 /// What the worker is asked to do, besides inferring.
 pub(super) enum Order {
-    Load { loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64, reply: Sender<Result<Loaded, String>> },
-    Unload { reply: Sender<()> },
+    Load {
+        loader: Loader,
+        meaning: Meaning,
+        policy_hz: f64,
+        rate_limit_hz: f64,
+        reply: Sender<Result<Loaded, String>>,
+    },
+    Unload {
+        reply: Sender<()>,
+    },
     Stop,
 }
 
@@ -49,7 +59,8 @@ pub struct Loaded {
     pub remark: Option<String>,
 }
 
-/// What the worker tells the spinning side. Newest-wins would lose the reason of a failure, so this is a bounded queue; what does not fit is counted.
+/// What the worker tells the spinning side. Newest-wins would lose the reason of a failure, so this
+/// is a bounded queue; what does not fit is counted.
 #[derive(Debug)]
 pub enum Report {
     /// An inference ended well.
@@ -122,7 +133,16 @@ impl Worker {
         reports: SyncSender<Report>,
         niceness: i32,
     ) -> Self {
-        Self { desk, clock, orders, reports, niceness, installed: None, pace: Pace::new(0.0), generation: 0 }
+        Self {
+            desk,
+            clock,
+            orders,
+            reports,
+            niceness,
+            installed: None,
+            pace: Pace::new(0.0),
+            generation: 0,
+        }
     }
 
     pub fn run(mut self) {
@@ -153,7 +173,8 @@ impl Worker {
                 self.infer(&image, &instruction);
                 continue;
             }
-            // Without something to wait for only the bell wakes the worker; the second is for safety's sake.
+            // Without something to wait for only the bell wakes the worker; the second is for
+            // safety's sake.
             self.desk.bell.wait(if wait.is_zero() { Duration::from_secs(1) } else { wait });
         }
     }
@@ -169,15 +190,24 @@ impl Worker {
         Some((self.desk.images.take()?, instruction))
     }
 
-    fn load(&mut self, loader: Loader, meaning: Meaning, policy_hz: f64, rate_limit_hz: f64) -> Result<Loaded, String> {
+    fn load(
+        &mut self,
+        loader: Loader,
+        meaning: Meaning,
+        policy_hz: f64,
+        rate_limit_hz: f64,
+    ) -> Result<Loaded, String> {
         self.unload();
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
             let loaded = self_test(policy.as_mut(), self.clock.as_ref())?;
             Ok::<_, String>((policy, loaded))
         }))
-        .unwrap_or_else(|panic| Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref()))))?;
-        self.installed = Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz });
+        .unwrap_or_else(|panic| {
+            Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref())))
+        })?;
+        self.installed =
+            Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz });
         self.pace = Pace::new(rate_limit_hz);
         self.desk.set_inference(Inference::Idle);
         Ok(loaded)
@@ -193,7 +223,11 @@ impl Worker {
         self.desk.set_inference(Inference::Idle);
     }
 
-    fn infer(&mut self, image: &CameraImage, (instruction_generation, instruction): &(u64, Arc<Instruction>)) {
+    fn infer(
+        &mut self,
+        image: &CameraImage,
+        (instruction_generation, instruction): &(u64, Arc<Instruction>),
+    ) {
         let Some(installed) = self.installed.as_mut() else { return };
         let started = self.clock.steady();
         self.generation += 1;
@@ -243,15 +277,23 @@ impl Worker {
                 }
             }
             Ok(Err(Failure::Image(error))) => {
-                // No failure of the policy: control goes on with the age of the last image it was shown.
+                // No failure of the policy: control goes on with the age of the last image it was
+                // shown.
                 self.desk.blind.store(true, Ordering::Release);
-                let unsupported =
-                    matches!(error, ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. });
+                let unsupported = matches!(
+                    error,
+                    ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. }
+                );
                 Report::ImageRefused { text: error.to_string(), unsupported }
             }
             Ok(Err(Failure::Policy(error))) => {
-                self.desk.fail(if error.is_not_finite() { PolicyFailure::NotFinite } else { PolicyFailure::Refused });
-                let non_action = matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
+                self.desk.fail(if error.is_not_finite() {
+                    PolicyFailure::NotFinite
+                } else {
+                    PolicyFailure::Refused
+                });
+                let non_action =
+                    matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
                 Report::Refused { text: error.to_string(), non_action }
             }
             Err(panic) => {
@@ -260,7 +302,8 @@ impl Worker {
                 return;
             }
         };
-        let _ = self.reports.try_send(report); // full: the spinning side is behind, and will get a newer one
+        // full: the spinning side is behind, and will get a newer one
+        let _ = self.reports.try_send(report);
         self.desk.set_inference(Inference::Idle);
     }
 }
@@ -271,9 +314,17 @@ enum Failure {
 }
 
 /// A decision's numbers as a chunk. NaN passes: control must see it to latch.
-fn chunk(origin: ChunkOrigin, policy_hz: f64, meaning: &Meaning, action: &[f64]) -> Result<ActionChunk, String> {
+fn chunk(
+    origin: ChunkOrigin,
+    policy_hz: f64,
+    meaning: &Meaning,
+    action: &[f64],
+) -> Result<ActionChunk, String> {
     if action.is_empty() || !action.len().is_multiple_of(STEP_WIDTH) {
-        return Err(format!("the policy returned {} numbers, which are not steps of {STEP_WIDTH}", action.len()));
+        return Err(format!(
+            "the policy returned {} numbers, which are not steps of {STEP_WIDTH}",
+            action.len()
+        ));
     }
     let steps: Vec<ChunkStep> = action
         .chunks_exact(STEP_WIDTH)
@@ -288,17 +339,19 @@ fn chunk(origin: ChunkOrigin, policy_hz: f64, meaning: &Meaning, action: &[f64])
 
 /// Asks the policy about a grey image: does it answer, and how long does that take?
 ///
-/// That a grey image leads to no action is not held against it (a sentence about nothing may have no continuation); a number that is not finite is,
-/// and so is an action a twist cannot be made of.
+/// That a grey image leads to no action is not held against it (a sentence about nothing may have
+/// no continuation); a number that is not finite is, and so is an action a twist cannot be made of.
 fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, String> {
     let info = policy.info().clone();
     if !info.action_dim.is_multiple_of(STEP_WIDTH) || info.action_dim == 0 {
         return Err(format!(
-            "actions of '{}' have {} numbers, but this node drives an end effector with {STEP_WIDTH} (dx dy dz droll dpitch dyaw gripper); choose another unnorm_key",
+            "actions of '{}' have {} numbers, but this node drives an end effector with \
+            {STEP_WIDTH} (dx dy dz droll dpitch dyaw gripper); choose another unnorm_key",
             info.unnorm_key, info.action_dim
         ));
     }
-    let image = RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
+    let image =
+        RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
     let instruction = Instruction::new("pick up the block").map_err(|error| error.to_string())?;
     let (mut inference_s, mut remark) = (0.0_f64, None);
     for run in 0..=SELF_TEST_RUNS {
@@ -307,10 +360,14 @@ fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, Strin
             Ok(decision) if decision.action.iter().all(|value| value.is_finite()) => {}
             Ok(_) => {
                 return Err(
-                    "the self-test's action is not finite; the checkpoint or the number format is broken".into()
+                    "the self-test's action is not finite; the checkpoint or the number format is \
+                    broken"
+                        .into(),
                 );
             }
-            Err(error @ (PolicyError::Codec(_) | PolicyError::EndedEarly { .. })) => remark = Some(error.to_string()),
+            Err(error @ (PolicyError::Codec(_) | PolicyError::EndedEarly { .. })) => {
+                remark = Some(error.to_string())
+            }
             Err(error) => return Err(format!("the self-test failed: {error}")),
         }
         if run > 0 {

@@ -17,7 +17,7 @@ import numpy
 
 import peer
 from builtin_interfaces.msg import Time
-from peer import CONTRACT, KIT, ROOT, STOP_S, VELOCITY, NodeProcess, Peer, image_message, kit_cases, noisy, pixels
+from peer import POLICY_FILE, KIT, ROOT, STOP_S, VELOCITY, NodeProcess, Peer, image_message, kit_cases, noisy, pixels
 from rosgraph_msgs.msg import Clock
 
 OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
@@ -84,7 +84,7 @@ def scenario(executable, logs):
     good = pixels(case)
     folder = tempfile.mkdtemp()
     settings = dict(
-        checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
+        checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, dry_run=False, observation_timeout_s=OBSERVATION_S,
         inference_timeout_s=INFERENCE_S, subscriber_timeout_s=SUBSCRIBER_S, overrun_s=0.4,
         unchanged_image__distance=UNCHANGED[0], unchanged_image__angle=UNCHANGED[1],
         # One fault after the other: that three within 10 s latch is not the point here.

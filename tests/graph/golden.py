@@ -38,7 +38,7 @@ def check_case(graph, case, how):
 def scenario(executable, logs):
     cases = kit_cases()
     folder = tempfile.mkdtemp()
-    common = dict(checkpoint=str(KIT / "ckpt"), contract=peer.slow_contract(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
+    common = dict(checkpoint=str(KIT / "ckpt"), policy_file=peer.slow_policy_file(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
     # A machine that is busy with other tests is no failure here; timing is measured elsewhere.
     common |= dict(overrun_s=0.4, observation_timeout_s=5.0, inference_timeout_s=20.0, stamp_past_tolerance_s=5.0, **peer.EXACT_PICTURES)
 

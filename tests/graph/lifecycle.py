@@ -9,7 +9,7 @@ import time
 import peer
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
-from peer import CONTRACT, KIT, STOP_S, NodeProcess, Peer, kit_cases
+from peer import POLICY_FILE, KIT, STOP_S, NodeProcess, Peer, kit_cases
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 
@@ -47,7 +47,7 @@ def set_as_ros2(graph, wanted):
 def scenario(executable, logs):
     case = kit_cases()[0]
     logs.append(f"{tempfile.mkdtemp()}/node.log")
-    node = NodeProcess(executable, logs[-1], checkpoint="/no/such/folder", contract=CONTRACT, unnorm_key="bridge_orig", dry_run=False, overrun_s=0.4, observation_timeout_s=2.0, inference_timeout_s=5.0)
+    node = NodeProcess(executable, logs[-1], checkpoint="/no/such/folder", policy_file=POLICY_FILE, unnorm_key="bridge_orig", dry_run=False, overrun_s=0.4, observation_timeout_s=2.0, inference_timeout_s=5.0)
     graph = Peer()
     try:
         assert graph.lifecycle() == "unconfigured"

@@ -15,7 +15,7 @@ DEVICES = {"cpu": {}, "sim:n300": {"precision": "bf16"}}
 
 def answers(executable, logs, folder, device, cases):
     """What the node publishes for each case, and what the robot is told in the end."""
-    parameters = dict(checkpoint=str(KIT / "ckpt"), contract=peer.slow_contract(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
+    parameters = dict(checkpoint=str(KIT / "ckpt"), policy_file=peer.slow_policy_file(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
     # How fast a simulated mesh is says nothing: what is published is compared.
     parameters |= dict(overrun_s=0.4, observation_timeout_s=10.0, inference_timeout_s=60.0, load_timeout_s=600.0, stamp_past_tolerance_s=10.0, **peer.EXACT_PICTURES)
     logs.append(f"{folder}/{device.replace(':', '_')}.log")

@@ -25,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KIT = ROOT / "tests/data/openvla_tiny"
-CONTRACT = str(ROOT / "config/checkpoints/openvla_tiny.yaml")
+POLICY_FILE = str(ROOT / "config/policies/openvla_tiny.yaml")
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
@@ -36,11 +36,11 @@ VELOCITY, ACCELERATION, JERK = (0.25, 0.6), (1.0, 3.0), (10.0, 30.0)
 STOP_S = max(v / a + a / j for v, a, j in zip(VELOCITY, ACCELERATION, JERK)) + 0.02
 
 
-def slow_contract(folder):
-    """The kit's contract at 1 Hz: an action is held for a whole second, so that the command reaches it also where inference takes that long."""
-    text = pathlib.Path(CONTRACT).read_text()
+def slow_policy_file(folder):
+    """The kit's policy file at 1 Hz: an action is held for a whole second, so that the command reaches it also where inference takes that long."""
+    text = pathlib.Path(POLICY_FILE).read_text()
     assert "policy_hz: 5.0" in text
-    path = pathlib.Path(folder) / "contract.yaml"
+    path = pathlib.Path(folder) / "policy.yaml"
     path.write_text(text.replace("policy_hz: 5.0", "policy_hz: 1.0"))
     return str(path)
 

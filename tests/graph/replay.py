@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 import peer
-from peer import CONTRACT, KIT, NodeProcess, Peer
+from peer import POLICY_FILE, KIT, NodeProcess, Peer
 
 # Recorded at 5 Hz; a fifth of that leaves an inference a whole second, also where the machine is busy.
 RATE = "0.2"
@@ -19,7 +19,7 @@ def scenario(arguments, logs):
     logs.append(f"{folder}/node.log")
     # The images are as old as the bag: the node must live in recorded time.
     node = NodeProcess(
-        [node_path], logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=True, use_sim_time=True,
+        [node_path], logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, dry_run=True, use_sim_time=True,
         image_transport=transport, overrun_s=0.4, observation_timeout_s=5.0, inference_timeout_s=20.0, stamp_past_tolerance_s=5.0,
     )
     graph, player = Peer(), None

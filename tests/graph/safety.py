@@ -8,7 +8,7 @@ import numpy
 from rcl_interfaces.srv import GetParameters
 
 import peer
-from peer import CONTRACT, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import POLICY_FILE, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
 
 OBSERVATION_TIMEOUT_S = 0.5
 # How much later than promised a zero may be seen: one period of the loop, one nap of the peer, and a busy machine.
@@ -20,7 +20,7 @@ def scenario(executable, logs):
     folder = tempfile.mkdtemp()
     logs.append(f"{folder}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, dry_run=False,
+        executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, dry_run=False,
         overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
         record_directory=f"{folder}/records",
         # One trouble after the other: that three within 10 s latch is not the point here.
@@ -196,7 +196,7 @@ def flood(graph, node, cases):
 def quiet_by_default(executable, logs, cases):
     """dry_run is the default: it decides, says so, and commands nothing."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
-    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4, inference_rate_hz=0.0)
+    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4, inference_rate_hz=0.0)
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
@@ -208,7 +208,7 @@ def quiet_by_default(executable, logs, cases):
         told = len(graph.statuses)
         graph.until("two statuses 2 s apart", lambda: told < len(graph.statuses) and graph.statuses[-1][1].images_received - graph.statuses[told][1].images_received > 30)
         first, last = graph.statuses[told][1], graph.statuses[-1][1]
-        # At the contract's 5 Hz, whatever the camera's rate. One more for what was under way.
+        # At the policy file's 5 Hz, whatever the camera's rate. One more for what was under way.
         seconds = last.header.stamp.sec - first.header.stamp.sec + 1e-9 * (last.header.stamp.nanosec - first.header.stamp.nanosec)
         assert last.inferences - first.inferences <= 5.0 * seconds + 2, (seconds, first, last)
         (rate,) = graph.call(GetParameters, "get_parameters", GetParameters.Request(names=["inference_rate_hz"])).values

@@ -8,22 +8,22 @@ import numpy
 import peer
 import yaml
 from geometry_msgs.msg import PoseStamped
-from peer import CONTRACT, KIT, ROOT, NodeProcess, Peer, kit_cases, pixels
+from peer import POLICY_FILE, KIT, ROOT, NodeProcess, Peer, kit_cases, pixels
 from rclpy.qos import qos_profile_sensor_data
 
-ROBOT = ROOT / "config/robots/widowx_250.yaml"
+ROBOT_FILE = ROOT / "config/robots/widowx_250.yaml"
 POSE_TIMEOUT_S, SLACK_S = 0.5, 0.25
 
 
 def scenario(executable, logs):
-    robot = yaml.safe_load(ROBOT.read_text())
+    robot = yaml.safe_load(ROBOT_FILE.read_text())
     frame, box = robot["frames"]["base"], robot["workspace"]
     limits = robot["limits"].values()
     stop_s = max(g["velocity"] / g["acceleration"] + g["acceleration"] / g["jerk"] for g in limits) + 0.02
     middle = (numpy.array(box["min"]) + numpy.array(box["max"])) / 2
     logs.append(f"{tempfile.mkdtemp()}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), contract=CONTRACT, robot=str(ROBOT), unnorm_key="bridge_orig", dry_run=False,
+        executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, robot_file=str(ROBOT_FILE), unnorm_key="bridge_orig", dry_run=False,
         overrun_s=0.4, observation_timeout_s=2.0, inference_timeout_s=5.0, pose_timeout_s=POSE_TIMEOUT_S,
     )
     graph = Peer()

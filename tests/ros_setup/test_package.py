@@ -21,7 +21,7 @@ def manifest(path: str) -> xml.etree.ElementTree.Element:
 
 
 class Messages(unittest.TestCase):
-    """The contract of the interfaces: names and types that others rely on."""
+    """The public interfaces: names and types that others rely on."""
 
     def test_action_has_the_fields_promised(self):
         fields = Action.get_fields_and_field_types()

@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::process::Command;
 
-/// Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is everybody's default.
+/// Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is
+/// everybody's default.
 const DOMAINS: u16 = 101;
 
 /// Variables that would lead a process out of its domain.
@@ -36,7 +37,8 @@ impl Domain {
                 continue;
             }
             let path = std::env::temp_dir().join(format!("openvla_tt-domain-{id}.lock"));
-            let Ok(file) = OpenOptions::new().write(true).create(true).truncate(false).open(path) else {
+            let Ok(file) = OpenOptions::new().write(true).create(true).truncate(false).open(path)
+            else {
                 continue; // somebody else's file
             };
             if file.try_lock().is_ok() {
@@ -58,19 +60,27 @@ impl Domain {
         }
         command.env("ROS_DOMAIN_ID", self.id.to_string());
         // Raw images are lost without it; the file says why.
-        command.env("FASTRTPS_DEFAULT_PROFILES_FILE", concat!(env!("CARGO_MANIFEST_DIR"), "/config/fastdds.xml"));
+        command.env(
+            "FASTRTPS_DEFAULT_PROFILES_FILE",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/config/fastdds.xml"),
+        );
         // Humble knows only the older of the two; with both, Jazzy warns in every process.
         if std::env::var("ROS_DISTRO").as_deref() == Ok("humble") {
             command.env("ROS_LOCALHOST_ONLY", "1")
         } else {
-            command.env_remove("ROS_LOCALHOST_ONLY").env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+            command
+                .env_remove("ROS_LOCALHOST_ONLY")
+                .env("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         }
     }
 }
 
 /// The interpreter that has rclpy and our messages.
 pub fn python() -> Command {
-    Command::new(std::env::var_os("OPENVLA_ROS_PYTHON").expect("run it with `tools/ros/run cargo test --features ros`"))
+    Command::new(
+        std::env::var_os("OPENVLA_ROS_PYTHON")
+            .expect("run it with `tools/ros/run cargo test --features ros`"),
+    )
 }
 
 /// The UDP ports that are bound on this machine.
@@ -79,7 +89,9 @@ fn udp_ports() -> HashSet<u16> {
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
         .flat_map(|text| {
-            let port = |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.rsplit(':').next()?, 16).ok();
+            let port = |line: &str| {
+                u16::from_str_radix(line.split_whitespace().nth(1)?.rsplit(':').next()?, 16).ok()
+            };
             text.lines().skip(1).filter_map(port).collect::<Vec<_>>()
         })
         .collect()

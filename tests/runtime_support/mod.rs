@@ -1,15 +1,14 @@
-//! What stands at both ends of the runtime where no model and no ROS are wanted: a policy that does as told, and a memory of what was published.
+//! What stands at both ends of the runtime where no model and no ROS are wanted: a policy that does
+//! as told, and a memory of what was published.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
 
-use openvla_tt::{
-    control::Command,
-    observation::RgbImage,
-    policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo},
-    runtime::{CommandSink, monotonic_now},
-    time::{Instant, Stamp},
-};
+use openvla_tt::runtime::{CommandSink, monotonic_now};
+use vla_control::Command;
+use vla_control::time::{Instant, Stamp};
+use vla_inference::observation::RgbImage;
+use vla_inference::policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo};
 
 type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send>;
 
@@ -42,7 +41,11 @@ impl Scripted {
 }
 
 impl Policy for Scripted {
-    fn act(&mut self, image: &RgbImage, instruction: &Instruction) -> Result<Decision, PolicyError> {
+    fn act(
+        &mut self,
+        image: &RgbImage,
+        instruction: &Instruction,
+    ) -> Result<Decision, PolicyError> {
         let action = (self.act)(image, instruction)?;
         let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
         Ok(Decision {

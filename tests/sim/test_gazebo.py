@@ -400,7 +400,7 @@ class Graph(unittest.TestCase):
             node = session.node
             try:
                 kit = ROOT / "tests/data/openvla_tiny/ckpt"
-                session.start_node(kit, ROOT / "config/checkpoints/openvla_tiny.yaml", "bridge_orig", use_sim_time=True)
+                session.start_node(kit, ROOT / "config/policies/openvla_tiny.yaml", "bridge_orig", use_sim_time=True)
                 has_node = True
             except SessionError as error:
                 if "no node at" not in str(error):

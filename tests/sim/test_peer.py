@@ -365,9 +365,9 @@ class Loop(unittest.TestCase):
             session.start_peer(seed=1)
             # At 1 Hz an action is held for a second: it reaches the arm also where a debug build takes that long for it.
             with tempfile.TemporaryDirectory() as folder:
-                contract = pathlib.Path(folder) / "contract.yaml"
-                contract.write_text((ROOT / "config/checkpoints/openvla_tiny.yaml").read_text().replace("policy_hz: 5.0", "policy_hz: 1.0"))
-                session.start_node(KIT / "ckpt", contract, "bridge_orig", observation_timeout_s=10.0, inference_timeout_s=20.0, overrun_s=0.5)
+                policy_file = pathlib.Path(folder) / "policy.yaml"
+                policy_file.write_text((ROOT / "config/policies/openvla_tiny.yaml").read_text().replace("policy_hz: 5.0", "policy_hz: 1.0"))
+                session.start_node(KIT / "ckpt", policy_file, "bridge_orig", observation_timeout_s=10.0, inference_timeout_s=20.0, overrun_s=0.5)
             episode = session.run(11, task="touch", seconds=60.0, judge=lambda state: state["commands"] > 60 and state["path_length_m"] > 0.02)
             self.assertTrue(episode.success, episode)
             self.assertGreater(episode.tool_moved, 0.01)
@@ -390,7 +390,7 @@ class Loop(unittest.TestCase):
             session.node.create_subscription(PoseStamped, "ee_pose", lambda m: poses.append((seconds_of(m.header.stamp), position(m))), qos_profile_sensor_data)
             session.node.create_subscription(TwistStamped, "vla/command/twist", lambda m: speeds.append(math.hypot(m.twist.linear.x, m.twist.linear.y, m.twist.linear.z)), 10)
             session.start_peer(seed=1)
-            session.start_node(KIT / "ckpt", ROOT / "config/checkpoints/openvla_tiny.yaml", "bridge_orig", observation_timeout_s=10.0, inference_timeout_s=20.0, overrun_s=0.5)
+            session.start_node(KIT / "ckpt", ROOT / "config/policies/openvla_tiny.yaml", "bridge_orig", observation_timeout_s=10.0, inference_timeout_s=20.0, overrun_s=0.5)
             session.new_scene(seed=12, task="touch")
             session.until("the node has the instruction", lambda: session.status.instruction == session.state["instruction"])
             session.call(session.enable_client, SetBool.Request(data=True))

@@ -19,7 +19,7 @@ import intervals  # noqa: E402
 import random_weights  # noqa: E402
 import table  # noqa: E402
 
-GOLDEN = ["--checkpoint", str(ROOT / "tests/data/openvla_tiny/ckpt"), "--contract", str(ROOT / "config/checkpoints/openvla_tiny.yaml"), "--unnorm-key", "bridge_orig"]
+GOLDEN = ["--checkpoint", str(ROOT / "tests/data/openvla_tiny/ckpt"), "--policy-file", str(ROOT / "config/policies/openvla_tiny.yaml"), "--unnorm-key", "bridge_orig"]
 
 
 @unittest.skipUnless(has_node(), "the node is not built")

@@ -27,7 +27,9 @@ impl Board {
             abi::TTP_BOARD_N150 => Ok(Self { id, columns: 1, ring: false }),
             abi::TTP_BOARD_N300 => Ok(Self { id, columns: 2, ring: false }),
             abi::TTP_BOARD_T3K => Ok(Self { id, columns: 8, ring: true }),
-            other => Err(invalid(format!("board {other} is none of TTP_BOARD_N150, TTP_BOARD_N300, TTP_BOARD_T3K"))),
+            other => Err(invalid(format!(
+                "board {other} is none of TTP_BOARD_N150, TTP_BOARD_N300, TTP_BOARD_T3K"
+            ))),
         }
     }
 }

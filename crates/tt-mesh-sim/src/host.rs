@@ -29,7 +29,9 @@ impl Split {
                 ensure!(distribution.dim < 4, "shard dimension {} is not 0..3", distribution.dim);
                 Ok(Self::Shard(distribution.dim as usize))
             }
-            other => Err(invalid(format!("distribution {other} is neither TTP_REPLICATE nor TTP_SHARD"))),
+            other => {
+                Err(invalid(format!("distribution {other} is neither TTP_REPLICATE nor TTP_SHARD")))
+            }
         }
     }
 
@@ -78,11 +80,11 @@ impl HostArray<'_> {
             let kinds = self.format == spec.format
                 || (matches!(self.format, Format::F32 | Format::Bf16) && spec.format.is_float());
             ensure!(kinds, "a host array of {:?} cannot become {spec}", self.format);
-            let element = self
-                .format
-                .element_bytes()
-                .ok_or_else(|| invalid(format!("a row-major host array cannot hold {:?}", self.format)))?;
-            // `Spec::new` has bounded the product of a shard; the whole is at most `chips` times that.
+            let element = self.format.element_bytes().ok_or_else(|| {
+                invalid(format!("a row-major host array cannot hold {:?}", self.format))
+            })?;
+            // `Spec::new` has bounded the product of a shard; the whole is at most `chips` times
+            // that.
             Spec::new(self.dims, self.format, Layout::RowMajor)?.elements() as u64 * element as u64
         };
         ensure!(
@@ -98,14 +100,23 @@ impl HostArray<'_> {
     fn values(&self) -> Values {
         match self.format {
             Format::U8 => Values::Byte(self.bytes.to_vec()),
-            Format::U32 | Format::I32 => {
-                Values::Word(self.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
-            Format::Bf16 => {
-                Values::Float(self.bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
-            }
+            Format::U32 | Format::I32 => Values::Word(
+                self.bytes
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+            ),
+            Format::Bf16 => Values::Float(
+                self.bytes
+                    .chunks_exact(2)
+                    .map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                    .collect(),
+            ),
             _ => Values::Float(
-                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+                self.bytes
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
             ),
         }
     }
@@ -118,7 +129,10 @@ pub fn shards(array: &HostArray<'_>, split: Split, spec: &Spec, chips: usize) ->
     if array.layout == Layout::Tile {
         let bytes = array.bytes.len() / parts;
         for part in array.bytes.chunks_exact(bytes) {
-            shards.push(Arc::new(from_pages(part, spec).ok_or_else(|| invalid("a packed array of the wrong length"))?));
+            shards.push(Arc::new(
+                from_pages(part, spec)
+                    .ok_or_else(|| invalid("a packed array of the wrong length"))?,
+            ));
         }
     } else {
         let values = array.values();
@@ -158,19 +172,25 @@ pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Res
     let kinds = spec.format == format || (spec.format.is_float() && format.is_float());
     ensure!(kinds, "{spec} cannot be read as {format:?}");
     let needed = spec.elements() * element;
-    ensure!(out.len() == needed, "reading {spec} as {format:?} takes {needed} bytes, not {}", out.len());
+    ensure!(
+        out.len() == needed,
+        "reading {spec} as {format:?} takes {needed} bytes, not {}",
+        out.len()
+    );
     match values {
         Values::Float(floats) if format == Format::Bf16 => {
-            out.chunks_exact_mut(2)
-                .zip(floats)
-                .for_each(|(out, value)| out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()));
+            out.chunks_exact_mut(2).zip(floats).for_each(|(out, value)| {
+                out.copy_from_slice(&bf16::from_f32(*value).to_le_bytes())
+            });
         }
-        Values::Float(floats) => {
-            out.chunks_exact_mut(4).zip(floats).for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()))
-        }
-        Values::Word(words) => {
-            out.chunks_exact_mut(4).zip(words).for_each(|(out, word)| out.copy_from_slice(&word.to_le_bytes()))
-        }
+        Values::Float(floats) => out
+            .chunks_exact_mut(4)
+            .zip(floats)
+            .for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes())),
+        Values::Word(words) => out
+            .chunks_exact_mut(4)
+            .zip(words)
+            .for_each(|(out, word)| out.copy_from_slice(&word.to_le_bytes())),
         Values::Byte(bytes) => out.copy_from_slice(bytes),
     }
     Ok(())
@@ -180,11 +200,20 @@ pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Res
 pub fn pack(array: &HostArray<'_>, split: Split, chips: usize, format: Format) -> Result<Vec<u8>> {
     let spec = packed_spec(array, split, chips, format)?;
     let shards = shards(array, split, &spec, chips)?;
-    Ok(shards.iter().take(split.parts(chips)).flat_map(|shard| to_pages(shard, &spec, By::Host)).collect())
+    Ok(shards
+        .iter()
+        .take(split.parts(chips))
+        .flat_map(|shard| to_pages(shard, &spec, By::Host))
+        .collect())
 }
 
 /// Length of what [`pack`] gives.
-pub fn packed_bytes(array: &HostArray<'_>, split: Split, chips: usize, format: Format) -> Result<u64> {
+pub fn packed_bytes(
+    array: &HostArray<'_>,
+    split: Split,
+    chips: usize,
+    format: Format,
+) -> Result<u64> {
     let (pages, page_bytes) = packed_spec(array, split, chips, format)?.pages();
     Ok((pages * page_bytes * split.parts(chips)) as u64)
 }

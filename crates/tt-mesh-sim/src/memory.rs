@@ -1,5 +1,5 @@
-//! DRAM of a chip: 12 banks that are filled in step, first fit, as TT-NN's allocator does. All chips of a
-//! mesh hold a tensor at the same address, so one account serves them all.
+//! DRAM of a chip: 12 banks that are filled in step, first fit, as TT-NN's allocator does. All
+//! chips of a mesh hold a tensor at the same address, so one account serves them all.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::format::Spec;
 
 /// DRAM channels of a Wormhole chip.
 pub const BANKS: u64 = 12;
-/// What TT-NN of tt-metal 191d0eed leaves of a 1 GiB bank, as its own allocator reports it for these boards.
+/// What TT-NN of tt-metal 191d0eed leaves of a 1 GiB bank, as its own allocator reports it for
+/// these boards.
 pub const BANK_BYTES: u64 = 1_073_741_792;
 /// Pages start at multiples of this.
 const ALIGNMENT: u64 = 32;
@@ -54,7 +55,8 @@ fn bytes_per_bank(spec: &Spec) -> u64 {
 }
 
 impl Allocator {
-    /// `limit`: DRAM of a chip, at most what the board has; `trace_region` is taken from every bank.
+    /// `limit`: DRAM of a chip, at most what the board has; `trace_region` is taken from every
+    /// bank.
     pub fn new(limit: Option<u64>, trace_region: u64) -> Self {
         let bank = limit.map_or(BANK_BYTES, |limit| (limit / BANKS).min(BANK_BYTES));
         let capacity = bank.saturating_sub(trace_region) / ALIGNMENT * ALIGNMENT;
@@ -65,14 +67,19 @@ impl Allocator {
     /// A block for a tensor, or the numbers that say why not.
     pub fn allocate(&mut self, spec: &Spec) -> Result<Block> {
         let bytes = bytes_per_bank(spec);
-        let Some((start, length)) =
-            self.free.iter().find(|(_, length)| **length >= bytes).map(|(start, length)| (*start, *length))
+        let Some((start, length)) = self
+            .free
+            .iter()
+            .find(|(_, length)| **length >= bytes)
+            .map(|(start, length)| (*start, *length))
         else {
             let largest = self.free.values().max().copied().unwrap_or(0);
             return Err(refusal(
                 abi::TTP_OUT_OF_MEMORY,
                 format!(
-                    "out of device memory: {spec} needs {} B of DRAM across {BANKS} banks, {bytes} B in each; a bank has {} B (allocated {} B, free {} B, largest free block {largest} B); \
+                    "out of device memory: {spec} needs {} B of DRAM across {BANKS} banks, \
+                    {bytes} B in each; a bank has {} B (allocated {} B, free {} B, largest free \
+                    block {largest} B); \
                      use a smaller format (bfp8_b), more chips, or free tensors",
                     bytes * BANKS,
                     self.capacity,

@@ -138,7 +138,11 @@ impl Mesh {
     }
 
     fn chip(&self, chip: u32) -> Result<usize> {
-        ensure!(chip < self.board.columns, "chip {chip} does not exist: the mesh has {}", self.board.columns);
+        ensure!(
+            chip < self.board.columns,
+            "chip {chip} does not exist: the mesh has {}",
+            self.board.columns
+        );
         Ok(chip as usize)
     }
 
@@ -176,7 +180,8 @@ impl Mesh {
             Some(_) => Err(refusal(
                 abi::TTP_TRACE_RULE,
                 format!(
-                    "{what} is not possible while a trace is captured: do it before ttp_trace_begin or after ttp_trace_end"
+                    "{what} is not possible while a trace is captured: do it before \
+                    ttp_trace_begin or after ttp_trace_end"
                 ),
             )),
             None => Ok(()),
@@ -202,8 +207,10 @@ impl Mesh {
     /// A tensor of zeros, or one that must be written before it is read.
     pub fn create(&mut self, spec: Spec, zeroed: bool) -> Result<u64> {
         self.not_while_capturing("creating a tensor")?;
-        // The account comes first: what does not fit is refused before the host's own memory is asked.
-        let handle = self.add(spec, Vec::new(), if zeroed { Written::All } else { Written::Nothing })?;
+        // The account comes first: what does not fit is refused before the host's own memory is
+        // asked.
+        let handle =
+            self.add(spec, Vec::new(), if zeroed { Written::All } else { Written::Nothing })?;
         let chips = self.fresh(&spec);
         if let Some(tensor) = self.tensors.get_mut(&handle) {
             tensor.chips = chips;
@@ -212,7 +219,13 @@ impl Mesh {
     }
 
     /// Host array to device.
-    pub fn upload(&mut self, array: &HostArray<'_>, split: Split, format: Format, layout: Layout) -> Result<u64> {
+    pub fn upload(
+        &mut self,
+        array: &HostArray<'_>,
+        split: Split,
+        format: Format,
+        layout: Layout,
+    ) -> Result<u64> {
         self.not_while_capturing("uploading a tensor")?;
         let spec = Spec::new(split.shard_dims(array.dims, self.chips())?, format, layout)?;
         array.check(&spec, split, self.chips())?;
@@ -236,7 +249,10 @@ impl Mesh {
         self.not_while_capturing("writing a tensor")?;
         let spec = self.tensor(handle)?.spec;
         let dims = split.shard_dims(array.dims, self.chips())?;
-        ensure!(dims == spec.dims, "write: the array gives {dims:?} per chip, the tensor is {spec}");
+        ensure!(
+            dims == spec.dims,
+            "write: the array gives {dims:?} per chip, the tensor is {spec}"
+        );
         array.check(&spec, split, self.chips())?;
         let chips = host::shards(array, split, &spec, self.chips())?;
         if let Some(tensor) = self.tensors.get_mut(&handle) {
@@ -267,16 +283,20 @@ impl Mesh {
         self.kernels.get(id).cloned()
     }
 
-    /// What stands for the compiled form of an operation: of programs that differ in their runtime arguments only, the first.
+    /// What stands for the compiled form of an operation: of programs that differ in their runtime
+    /// arguments only, the first.
     fn compiled(&self, op: Op) -> Op {
         let Op::Program { id } = op else { return op };
-        let same = |known: &Arc<OwnedProgram>| self.kernels.get(id).is_some_and(|program| known.compiles_as(program));
+        let same = |known: &Arc<OwnedProgram>| {
+            self.kernels.get(id).is_some_and(|program| known.compiles_as(program))
+        };
         Op::Program { id: self.kernels.iter().position(same).unwrap_or(id) }
     }
 
     /// Where a tensor lies, or lay when a trace recorded it.
     pub(crate) fn recorded_address(&self, handle: u64) -> Option<u64> {
-        let now = self.tensors.get(&handle).and_then(|tensor| tensor.block).map(|block| block.start);
+        let now =
+            self.tensors.get(&handle).and_then(|tensor| tensor.block).map(|block| block.start);
         now.or_else(|| self.recorded.get(&handle).copied())
     }
 
@@ -303,12 +323,19 @@ impl Mesh {
         Ok(())
     }
 
-    /// Runs an operation, or records it while a trace is captured. Gives out the handles of its outputs.
+    /// Runs an operation, or records it while a trace is captured. Gives out the handles of its
+    /// outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
-        let specs: Vec<Spec> =
-            inputs.iter().map(|handle| self.tensor(*handle).map(|tensor| tensor.spec)).collect::<Result<_>>()?;
+        let specs: Vec<Spec> = inputs
+            .iter()
+            .map(|handle| self.tensor(*handle).map(|tensor| tensor.spec))
+            .collect::<Result<_>>()?;
         if op.in_place() {
-            ensure!(!inputs[1..].contains(&inputs[0]), "{}: the target is also an input", op.name());
+            ensure!(
+                !inputs[1..].contains(&inputs[0]),
+                "{}: the target is also an input",
+                op.name()
+            );
         }
         let outputs = op.check(&specs, self.chips())?;
         let program = (self.compiled(op), specs);
@@ -317,7 +344,8 @@ impl Mesh {
                 return Err(refusal(
                     abi::TTP_TRACE_RULE,
                     format!(
-                        "{} of {} was not compiled before the capture: run the same sequence once outside a trace",
+                        "{} of {} was not compiled before the capture: run the same sequence once \
+                        outside a trace",
                         op.name(),
                         program.1.iter().map(Spec::to_string).collect::<Vec<_>>().join(", ")
                     ),
@@ -360,7 +388,8 @@ impl Mesh {
         Ok(handles)
     }
 
-    /// Runs an operation on tensors that exist, whether or not their memory was given back (a trace replays so).
+    /// Runs an operation on tensors that exist, whether or not their memory was given back (a trace
+    /// replays so).
     pub(crate) fn execute(
         &mut self,
         op: Op,
@@ -398,12 +427,15 @@ impl Mesh {
             .iter()
             .map(|handle| self.stored(*handle).map(|tensor| tensor.chips.clone()))
             .collect::<Result<_>>()?;
-        let Some(target) = self.tensors.get_mut(&inputs[0]) else { return Err(self.bad_handle(inputs[0], "tensor")) };
+        let Some(target) = self.tensors.get_mut(&inputs[0]) else {
+            return Err(self.bad_handle(inputs[0], "tensor"));
+        };
         if target.chips.is_empty() {
             let values = Values::zeros(target.spec.format, target.spec.elements());
             target.chips = replicated(values, self.board.columns as usize);
         }
-        // Chips with the very same data are changed once; a lone reference is changed without a copy.
+        // Chips with the very same data are changed once; a lone reference is changed without a
+        // copy.
         let same = (1..target.chips.len()).all(|chip| {
             Arc::ptr_eq(&target.chips[chip], &target.chips[0])
                 && others.iter().all(|other| Arc::ptr_eq(&other[chip], &other[0]))
@@ -435,8 +467,11 @@ impl Mesh {
                 Need::RowsUpTo(at) => {
                     let position = self.stored(inputs[at])?;
                     require_all(position, inputs[at], op.name())?;
-                    let last =
-                        position.chips.first().and_then(|values| values.words().first().copied()).unwrap_or(0) as usize;
+                    let last = position
+                        .chips
+                        .first()
+                        .and_then(|values| values.words().first().copied())
+                        .unwrap_or(0) as usize;
                     require_rows(tensor, *handle, op.name(), 0..last.saturating_add(1))?;
                 }
             }
@@ -457,19 +492,22 @@ fn mark(target: &mut Tensor, rows: Option<Range<usize>>) {
         Written::Nothing | Written::Overwritten(_) => vec![false; count],
     };
     written.iter_mut().take(range.end).skip(range.start).for_each(|row| *row = true);
-    target.written = if written.iter().all(|row| *row) { Written::All } else { Written::Rows(written) };
+    target.written =
+        if written.iter().all(|row| *row) { Written::All } else { Written::Rows(written) };
 }
 
 fn unwritten(handle: u64, who: &str, what: &str) -> Refusal {
     refusal(
         abi::TTP_UNWRITTEN,
         format!(
-            "{who} reads {what} of tensor {handle:#x}, which nothing has written: on silicon this is whatever lay there before"
+            "{who} reads {what} of tensor {handle:#x}, which nothing has written: on silicon this \
+            is whatever lay there before"
         ),
     )
 }
 
-/// The rows of dimension 2 that an operation reads; a tensor that was never written row by row is asked as a whole.
+/// The rows of dimension 2 that an operation reads; a tensor that was never written row by row is
+/// asked as a whole.
 fn require_rows(tensor: &Tensor, handle: u64, who: &str, range: Range<usize>) -> Result<()> {
     let Written::Rows(rows) = &tensor.written else { return require_all(tensor, handle, who) };
     match rows.iter().take(range.end).skip(range.start).position(|written| !written) {
@@ -489,7 +527,8 @@ fn require_all(tensor: &Tensor, handle: u64, who: &str) -> Result<()> {
         Written::Overwritten(trace) => Err(refusal(
             abi::TTP_UNWRITTEN,
             format!(
-                "{who} reads tensor {handle:#x}, but trace {trace:#x} has run since and writes the same addresses: allocate what must stay before the trace is captured"
+                "{who} reads tensor {handle:#x}, but trace {trace:#x} has run since and writes \
+                the same addresses: allocate what must stay before the trace is captured"
             ),
         )),
     }

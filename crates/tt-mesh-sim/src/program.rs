@@ -1,4 +1,5 @@
-//! Own kernels: a program is handed to the emulated cores of each chip, with the tensors as DRAM pages.
+//! Own kernels: a program is handed to the emulated cores of each chip, with the tensors as DRAM
+//! pages.
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
@@ -51,10 +52,20 @@ fn range([x0, y0, x1, y1]: [u32; 4]) -> abi::CoreRange {
 }
 
 impl OwnedKernel {
-    /// Whether one compiled kernel serves both: what is given to it at each launch, addresses among it, may differ.
+    /// Whether one compiled kernel serves both: what is given to it at each launch, addresses among
+    /// it, may differ.
     fn compiles_as(&self, other: &Self) -> bool {
-        let Self { name, source, compile_args, accessors, runtime_args: _, runtime_arg_count, role, cores, compute } =
-            self;
+        let Self {
+            name,
+            source,
+            compile_args,
+            accessors,
+            runtime_args: _,
+            runtime_arg_count,
+            role,
+            cores,
+            compute,
+        } = self;
         *name == other.name
             && *source == other.source
             && *compile_args == other.compile_args
@@ -71,7 +82,11 @@ impl OwnedProgram {
     pub(crate) fn compiles_as(&self, other: &Self) -> bool {
         self.buffers == other.buffers
             && self.kernels.len() == other.kernels.len()
-            && self.kernels.iter().zip(&other.kernels).all(|(one, another)| one.compiles_as(another))
+            && self
+                .kernels
+                .iter()
+                .zip(&other.kernels)
+                .all(|(one, another)| one.compiles_as(another))
     }
 
     /// Copies a program.
@@ -88,13 +103,17 @@ impl OwnedProgram {
         let count = bounded(program.kernel_count, "kernels")?;
         // SAFETY: as promised.
         for kernel in unsafe { crate::ffi::array(program.kernels, count, "kernels") }? {
-            ensure!(!kernel.name.is_null() && !kernel.source.is_null(), "a kernel without name or source");
+            ensure!(
+                !kernel.name.is_null() && !kernel.source.is_null(),
+                "a kernel without name or source"
+            );
             // SAFETY: not NULL, and zero-terminated as promised.
-            let (name, source) =
-                unsafe { (CStr::from_ptr(kernel.name).to_owned(), CStr::from_ptr(kernel.source).to_owned()) };
+            let (name, source) = unsafe {
+                (CStr::from_ptr(kernel.name).to_owned(), CStr::from_ptr(kernel.source).to_owned())
+            };
             let cores @ [x0, y0, x1, y1] = rectangle(&kernel.cores, &name.to_string_lossy())?;
-            let words =
-                bounded(kernel.runtime_arg_count, "runtime arguments")? * ((x1 - x0 + 1) * (y1 - y0 + 1)) as usize;
+            let words = bounded(kernel.runtime_arg_count, "runtime arguments")?
+                * ((x1 - x0 + 1) * (y1 - y0 + 1)) as usize;
             // SAFETY: as promised.
             let (compile_args, accessors, runtime_args) = unsafe {
                 (
@@ -103,7 +122,11 @@ impl OwnedProgram {
                         bounded(kernel.compile_arg_count, "compile-time arguments")?,
                         "compile_args",
                     )?,
-                    crate::ffi::array(kernel.accessors, bounded(kernel.accessor_count, "accessors")?, "accessors")?,
+                    crate::ffi::array(
+                        kernel.accessors,
+                        bounded(kernel.accessor_count, "accessors")?,
+                        "accessors",
+                    )?,
                     crate::ffi::array(kernel.runtime_args, words, "runtime_args")?,
                 )
             };
@@ -131,7 +154,16 @@ impl OwnedProgram {
         for buffer in unsafe { crate::ffi::array(program.buffers, count, "buffers") }? {
             Format::from_abi(buffer.format)?;
             let [x0, y0, x1, y1] = rectangle(&buffer.cores, "circular buffer")?;
-            buffers.push([buffer.index, buffer.format, buffer.page_bytes, buffer.pages, x0, y0, x1, y1]);
+            buffers.push([
+                buffer.index,
+                buffer.format,
+                buffer.page_bytes,
+                buffer.pages,
+                x0,
+                y0,
+                x1,
+                y1,
+            ]);
         }
         Ok(Self { kernels, buffers })
     }
@@ -191,8 +223,8 @@ impl OwnedProgram {
             })
             .collect();
         let mut text = [0u8; 1024];
-        // SAFETY: all pointers lead into vectors that outlive the call, with their lengths; `text` has room for its length
-        // and comes back zero-terminated.
+        // SAFETY: all pointers lead into vectors that outlive the call, with their lengths; `text`
+        // has room for its length and comes back zero-terminated.
         let status = unsafe {
             tt_emulator_run(
                 &raw const program,
@@ -206,8 +238,9 @@ impl OwnedProgram {
         if status == 0 {
             return Ok(());
         }
-        let text =
-            CStr::from_bytes_until_nul(&text).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+        let text = CStr::from_bytes_until_nul(&text)
+            .map(|text| text.to_string_lossy().into_owned())
+            .unwrap_or_default();
         Err(refusal(if status == 2 { abi::TTP_UNSUPPORTED } else { abi::TTP_DEVICE }, text))
     }
 }
@@ -272,7 +305,10 @@ extern "C" fn unpack(value: u32, tile: *const u8, rows: *mut f32) {
     let format = format(value);
     // SAFETY: the emulator passes a whole tile of the format, and room for 1024 floats.
     let (tile, rows) = unsafe {
-        (std::slice::from_raw_parts(tile, format.tile_bytes()), std::slice::from_raw_parts_mut(rows, TILE * TILE))
+        (
+            std::slice::from_raw_parts(tile, format.tile_bytes()),
+            std::slice::from_raw_parts_mut(rows, TILE * TILE),
+        )
     };
     let elements = float_tile(tile, format);
     rows.iter_mut()
@@ -284,7 +320,10 @@ extern "C" fn pack(value: u32, rows: *const f32, tile: *mut u8) {
     let format = format(value);
     // SAFETY: the emulator passes 1024 floats, and room for a whole tile of the format.
     let (rows, tile) = unsafe {
-        (std::slice::from_raw_parts(rows, TILE * TILE), std::slice::from_raw_parts_mut(tile, format.tile_bytes()))
+        (
+            std::slice::from_raw_parts(rows, TILE * TILE),
+            std::slice::from_raw_parts_mut(tile, format.tile_bytes()),
+        )
     };
     let mut elements = vec![0.0; TILE * TILE];
     rows.iter().enumerate().for_each(|(at, value)| elements[face_order(at)] = *value);
@@ -293,7 +332,13 @@ extern "C" fn pack(value: u32, rows: *const f32, tile: *mut u8) {
     tile.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);
 }
 
-extern "C" fn matmul(in0: *const f32, in1: *const f32, dest: *mut f32, fidelity: u32, fp32_dest: u32) {
+extern "C" fn matmul(
+    in0: *const f32,
+    in1: *const f32,
+    dest: *mut f32,
+    fidelity: u32,
+    fp32_dest: u32,
+) {
     // SAFETY: the emulator passes three tiles of 1024 floats.
     let (in0, in1, dest) = unsafe {
         (
@@ -324,7 +369,10 @@ impl Mesh {
             if chip > 0 && self.same_on_all_chips(handles) {
                 break;
             }
-            let mut memory = handles.iter().map(|handle| self.pages(*handle, chip)).collect::<Result<Vec<Dram>>>()?;
+            let mut memory = handles
+                .iter()
+                .map(|handle| self.pages(*handle, chip))
+                .collect::<Result<Vec<Dram>>>()?;
             program.run(&mut memory)?;
             done.push((chip, memory));
         }
@@ -332,7 +380,10 @@ impl Mesh {
         for (index, handle) in handles.iter().enumerate() {
             let spec = self.stored(*handle)?.spec;
             // What the kernels only read stays as it is, and keeps its sharing between chips.
-            if done.iter().all(|(_, memory)| memory[index].before.as_ref() == Some(&memory[index].data)) {
+            if done
+                .iter()
+                .all(|(_, memory)| memory[index].before.as_ref() == Some(&memory[index].data))
+            {
                 continue;
             }
             // Every byte that a logical element needs, on every chip.

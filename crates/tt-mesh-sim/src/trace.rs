@@ -1,5 +1,5 @@
-//! Recorded work. A trace keeps addresses, not tensors: what it reads must still be there, and what was
-//! allocated later where it writes is lost when it runs.
+//! Recorded work. A trace keeps addresses, not tensors: what it reads must still be there, and what
+//! was allocated later where it writes is lost when it runs.
 
 use std::collections::HashSet;
 
@@ -65,24 +65,35 @@ impl Mesh {
         let Some(capture) = &mut self.capture else { return };
         let Some(command) = capture.commands.last() else { return };
         capture.blocks.extend(
-            command.outputs.iter().filter_map(|handle| self.tensors.get(handle).and_then(|tensor| tensor.block)),
+            command
+                .outputs
+                .iter()
+                .filter_map(|handle| self.tensors.get(handle).and_then(|tensor| tensor.block)),
         );
     }
 
     /// Ends recording.
     pub fn trace_end(&mut self) -> Result<u64> {
         let Some(capture) = self.capture.take() else {
-            return Err(refusal(abi::TTP_TRACE_RULE, "no trace is being captured: call ttp_trace_begin first"));
+            return Err(refusal(
+                abi::TTP_TRACE_RULE,
+                "no trace is being captured: call ttp_trace_begin first",
+            ));
         };
         let handle = self.handle();
-        self.traces.insert(handle, Trace { commands: capture.commands, owned: capture.owned, blocks: capture.blocks });
+        self.traces.insert(
+            handle,
+            Trace { commands: capture.commands, owned: capture.owned, blocks: capture.blocks },
+        );
         Ok(handle)
     }
 
     /// Runs a recording.
     pub fn trace_run(&mut self, handle: u64) -> Result<()> {
         self.not_while_capturing("running a trace")?;
-        let Some(trace) = self.traces.remove(&handle) else { return Err(self.bad_handle(handle, "trace")) };
+        let Some(trace) = self.traces.remove(&handle) else {
+            return Err(self.bad_handle(handle, "trace"));
+        };
         let result = self.replay(handle, &trace);
         self.traces.insert(handle, trace);
         result
@@ -95,7 +106,9 @@ impl Mesh {
                     return Err(refusal(
                         abi::TTP_TRACE_RULE,
                         format!(
-                            "trace {handle:#x} is stale: {} reads tensor {input:#x}, which was freed after the capture; keep a trace's inputs alive and renew them with ttp_tensor_write",
+                            "trace {handle:#x} is stale: {} reads tensor {input:#x}, which was \
+                            freed after the capture; keep a trace's inputs alive and renew them \
+                            with ttp_tensor_write",
                             command.op.name()
                         ),
                     ));
@@ -104,21 +117,30 @@ impl Mesh {
         }
         for (other, tensor) in &mut self.tensors {
             let lost = tensor.block.is_some_and(|block| {
-                !trace.owned.contains(other) && trace.blocks.iter().any(|written| written.overlaps(block))
+                !trace.owned.contains(other)
+                    && trace.blocks.iter().any(|written| written.overlaps(block))
             });
             if lost {
                 tensor.written = Written::Overwritten(handle);
             }
         }
         trace.commands.iter().try_for_each(|command| {
-            self.execute(command.op, &command.inputs, &command.specs, &command.outputs, &command.output_specs)
+            self.execute(
+                command.op,
+                &command.inputs,
+                &command.specs,
+                &command.outputs,
+                &command.output_specs,
+            )
         })
     }
 
     /// Forgets a recording and what only it kept.
     pub fn trace_free(&mut self, handle: u64) -> Result<()> {
         self.not_while_capturing("freeing a trace")?;
-        let Some(trace) = self.traces.remove(&handle) else { return Err(self.bad_handle(handle, "trace")) };
+        let Some(trace) = self.traces.remove(&handle) else {
+            return Err(self.bad_handle(handle, "trace"));
+        };
         for tensor in trace.owned {
             if self.tensors.get(&tensor).is_some_and(|tensor| tensor.block.is_none()) {
                 self.tensors.remove(&tensor);

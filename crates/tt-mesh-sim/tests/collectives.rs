@@ -13,8 +13,14 @@ fn shards_gather_and_scatter() {
         let data = gaussian(2 * 64 * 256, 1);
         for dim in 1..4 {
             let dims = [1, 8, 16, 256];
-            let x =
-                mesh.upload(HostArray::f32(&data, dims), Distribution::Shard(dim), Format::F32, Layout::Tile).unwrap();
+            let x = mesh
+                .upload(
+                    HostArray::f32(&data, dims),
+                    Distribution::Shard(dim),
+                    Format::F32,
+                    Layout::Tile,
+                )
+                .unwrap();
             assert_eq!(x.dims()[dim], dims[dim] / chips);
             assert_eq!(x.gather_f32(dim).unwrap(), data);
             let whole = x.all_gather(dim).unwrap();
@@ -35,15 +41,26 @@ fn sums_are_the_same_on_every_chip_and_close_to_exact() {
             for width in [256, 40] {
                 let data = gaussian(chips * 16 * width, 2);
                 let x = mesh
-                    .upload(HostArray::f32(&data, [chips, 1, 16, width]), Distribution::Shard(0), format, Layout::Tile)
+                    .upload(
+                        HostArray::f32(&data, [chips, 1, 16, width]),
+                        Distribution::Shard(0),
+                        format,
+                        Layout::Tile,
+                    )
                     .unwrap();
-                let held: Vec<Vec<f32>> = (0..chips).map(|chip| x.read_f32(chip).unwrap()).collect();
-                let exact: Vec<f64> =
-                    (0..16 * width).map(|i| held.iter().map(|part| f64::from(part[i])).sum()).collect();
+                let held: Vec<Vec<f32>> =
+                    (0..chips).map(|chip| x.read_f32(chip).unwrap()).collect();
+                let exact: Vec<f64> = (0..16 * width)
+                    .map(|i| held.iter().map(|part| f64::from(part[i])).sum())
+                    .collect();
                 let sum = same_everywhere(&x.all_reduce().unwrap());
                 // One rounding for each hop.
                 let bound = tolerance(format) * (chips as f64).sqrt();
-                assert!(distance(&sum, &exact) <= bound, "{board} {format} {width}: {}", distance(&sum, &exact));
+                assert!(
+                    distance(&sum, &exact) <= bound,
+                    "{board} {format} {width}: {}",
+                    distance(&sum, &exact)
+                );
                 if width == 256 {
                     let scattered = x.reduce_scatter(3).unwrap().all_gather(3).unwrap();
                     assert_eq!(same_everywhere(&scattered), sum, "{board} {format}");
@@ -53,7 +70,8 @@ fn sums_are_the_same_on_every_chip_and_close_to_exact() {
     }
 }
 
-/// Column-parallel products are the very bits of the whole product; row-parallel ones differ by rounding only.
+/// Column-parallel products are the very bits of the whole product; row-parallel ones differ by
+/// rounding only.
 #[test]
 fn sharded_linear_layers_equal_the_whole() {
     let (rows, depth, columns) = (33, 256, 512);
@@ -63,17 +81,34 @@ fn sharded_linear_layers_equal_the_whole() {
     for board in BOARDS {
         let mesh = mesh(board);
         let whole_x = mesh
-            .upload(HostArray::f32(&x, [1, 1, rows, depth]), Distribution::Replicate, Format::Bf16, Layout::Tile)
+            .upload(
+                HostArray::f32(&x, [1, 1, rows, depth]),
+                Distribution::Replicate,
+                Format::Bf16,
+                Layout::Tile,
+            )
             .unwrap();
         let by_column = mesh
-            .upload(HostArray::f32(&w, [1, 1, depth, columns]), Distribution::Shard(3), Format::Bfp8B, Layout::Tile)
+            .upload(
+                HostArray::f32(&w, [1, 1, depth, columns]),
+                Distribution::Shard(3),
+                Format::Bfp8B,
+                Layout::Tile,
+            )
             .unwrap();
-        let column_parallel = whole_x.linear(&by_column, None, options).unwrap().gather_f32(3).unwrap();
+        let column_parallel =
+            whole_x.linear(&by_column, None, options).unwrap().gather_f32(3).unwrap();
         let part_x = whole_x.partition(3).unwrap();
         let by_row = mesh
-            .upload(HostArray::f32(&w, [1, 1, depth, columns]), Distribution::Shard(2), Format::Bfp8B, Layout::Tile)
+            .upload(
+                HostArray::f32(&w, [1, 1, depth, columns]),
+                Distribution::Shard(2),
+                Format::Bfp8B,
+                Layout::Tile,
+            )
             .unwrap();
-        let row_parallel = same_everywhere(&part_x.linear(&by_row, None, options).unwrap().all_reduce().unwrap());
+        let row_parallel =
+            same_everywhere(&part_x.linear(&by_row, None, options).unwrap().all_reduce().unwrap());
         results.push((column_parallel, row_parallel));
     }
     let one_chip: Vec<f64> = results[0].0.iter().map(|value| f64::from(*value)).collect();
@@ -89,20 +124,35 @@ fn a_packed_cache_uploads_to_the_same_bits() {
         let mesh = mesh(board);
         let data = gaussian(96 * 512, 5);
         for format in FLOATS {
-            for distribution in [Distribution::Replicate, Distribution::Shard(3), Distribution::Shard(2)] {
+            for distribution in
+                [Distribution::Replicate, Distribution::Shard(3), Distribution::Shard(2)]
+            {
                 let dims = [1, 1, 96, 512];
-                let direct = mesh.upload(HostArray::f32(&data, dims), distribution, format, Layout::Tile).unwrap();
-                let packed =
-                    tt_metal::pack(&provider(), HostArray::f32(&data, dims), distribution, mesh.chips(), format)
-                        .unwrap();
+                let direct = mesh
+                    .upload(HostArray::f32(&data, dims), distribution, format, Layout::Tile)
+                    .unwrap();
+                let packed = tt_metal::pack(
+                    &provider(),
+                    HostArray::f32(&data, dims),
+                    distribution,
+                    mesh.chips(),
+                    format,
+                )
+                .unwrap();
                 let tiles = if distribution == Distribution::Replicate {
                     48
                 } else {
                     direct.dims()[2].div_ceil(32) * direct.dims()[3].div_ceil(32) * mesh.chips()
                 };
                 assert_eq!(packed.len(), tiles * format.tile_bytes());
-                let cached =
-                    mesh.upload(HostArray::packed(&packed, dims, format), distribution, format, Layout::Tile).unwrap();
+                let cached = mesh
+                    .upload(
+                        HostArray::packed(&packed, dims, format),
+                        distribution,
+                        format,
+                        Layout::Tile,
+                    )
+                    .unwrap();
                 for chip in 0..mesh.chips() {
                     assert_eq!(cached.read_f32(chip).unwrap(), direct.read_f32(chip).unwrap());
                 }

@@ -1,11 +1,12 @@
-//! Every operation against float64, per format, on every board. References start from what the device holds after
-//! rounding the inputs, so that only the operation itself is measured.
+//! Every operation against float64, per format, on every board. References start from what the
+//! device holds after rounding the inputs, so that only the operation itself is measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 use common::*;
 use tt_metal::{
-    Activation, Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, LinearOptions, RopeOrder, Tensor,
+    Activation, Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, LinearOptions,
+    RopeOrder, Tensor,
 };
 
 fn erf_gelu(x: f64) -> f64 {
@@ -49,17 +50,26 @@ fn linear_in_every_format() {
         // Ragged on purpose: 45 rows, 70 deep, 50 columns.
         for x_format in [Format::F32, Format::Bf16, Format::Bfp8B] {
             for w_format in FLOATS {
-                let (x, w) = (random(&mesh, [1, 2, 45, 70], x_format, 1), random(&mesh, [1, 1, 70, 50], w_format, 2));
+                let (x, w) = (
+                    random(&mesh, [1, 2, 45, 70], x_format, 1),
+                    random(&mesh, [1, 1, 70, 50], w_format, 2),
+                );
                 let bias = random(&mesh, [1, 1, 1, 50], Format::Bf16, 3);
                 let mut reference = matmul(&held(&x), &held(&w), 70, 50);
                 for (i, value) in reference.iter_mut().enumerate() {
                     *value = erf_gelu(*value + held(&bias)[i % 50]);
                 }
                 for format in FLOATS {
-                    let options = LinearOptions { activation: Activation::Gelu, format, compute: Compute::default() };
+                    let options = LinearOptions {
+                        activation: Activation::Gelu,
+                        format,
+                        compute: Compute::default(),
+                    };
                     let y = x.linear(&w, Some(&bias), options).unwrap();
-                    // float32 operands lose all but 10 mantissa bits on their way to the multiplier.
-                    let operands = if x_format == Format::F32 || w_format == Format::F32 { 2e-3 } else { 0.0 };
+                    // float32 operands lose all but 10 mantissa bits on their way to the
+                    // multiplier.
+                    let operands =
+                        if x_format == Format::F32 || w_format == Format::F32 { 2e-3 } else { 0.0 };
                     close("linear", &y, &reference, tolerance(format) + operands);
                 }
             }
@@ -67,7 +77,8 @@ fn linear_in_every_format() {
     }
 }
 
-/// Error of one matmul by fidelity, weights and destination, K = 4096: the table of the hardware notes.
+/// Error of one matmul by fidelity, weights and destination, K = 4096: the table of the hardware
+/// notes.
 #[test]
 fn matmul_errors_are_those_of_the_hardware() {
     let mesh = mesh(tt_metal::Board::N150);
@@ -97,7 +108,11 @@ fn matmul_errors_are_those_of_the_hardware() {
         let weights = upload(&mesh, &w_bf16.read_f32(0).unwrap(), [1, 1, 4096, 64], format);
         let compute = Compute { fidelity, fp32_dest, approximate: false };
         let y = exact_x
-            .linear(&weights, None, LinearOptions { compute, format: Format::F32, ..Default::default() })
+            .linear(
+                &weights,
+                None,
+                LinearOptions { compute, format: Format::F32, ..Default::default() },
+            )
             .unwrap();
         let found = 100.0 * distance(&y.read_f32(0).unwrap(), &reference);
         assert!(
@@ -113,22 +128,33 @@ fn norms_in_every_format() {
         let mesh = mesh(board);
         for format in FLOATS {
             let x = random(&mesh, [1, 1, 37, 72], format, 7);
-            let (weight, bias) =
-                (random(&mesh, [1, 1, 1, 72], Format::Bf16, 8), random(&mesh, [1, 1, 1, 72], Format::Bf16, 9));
+            let (weight, bias) = (
+                random(&mesh, [1, 1, 1, 72], Format::Bf16, 8),
+                random(&mesh, [1, 1, 1, 72], Format::Bf16, 9),
+            );
             let (xs, ws, bs) = (held(&x), held(&weight), held(&bias));
             let (mut layer, mut rms) = (Vec::new(), Vec::new());
             for row in xs.chunks(72) {
                 let mean = row.iter().sum::<f64>() / 72.0;
                 let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 72.0;
                 let square = row.iter().map(|x| x * x).sum::<f64>() / 72.0;
-                layer.extend((0..72).map(|i| (row[i] - mean) / (variance + 1e-6).sqrt() * ws[i] + bs[i]));
+                layer.extend(
+                    (0..72).map(|i| (row[i] - mean) / (variance + 1e-6).sqrt() * ws[i] + bs[i]),
+                );
                 rms.extend((0..72).map(|i| row[i] / (square + 1e-5).sqrt() * ws[i]));
             }
             let y = x.layer_norm(&weight, Some(&bias), 1e-6, Compute::default()).unwrap();
             close("layer_norm", &y, &layer, tolerance(format));
-            close("rms_norm", &x.rms_norm(&weight, 1e-5, Compute::default()).unwrap(), &rms, tolerance(format));
+            close(
+                "rms_norm",
+                &x.rms_norm(&weight, 1e-5, Compute::default()).unwrap(),
+                &rms,
+                tolerance(format),
+            );
             // A bf16 destination rounds every step.
-            let coarse = x.rms_norm(&weight, 1e-5, Compute { fp32_dest: false, ..Compute::default() }).unwrap();
+            let coarse = x
+                .rms_norm(&weight, 1e-5, Compute { fp32_dest: false, ..Compute::default() })
+                .unwrap();
             close("rms_norm, bf16 destination", &coarse, &rms, tolerance(format) + 1e-2);
         }
     }
@@ -143,9 +169,12 @@ fn rope_in_both_orders() {
         let xs = held(&x);
         for order in [RopeOrder::Half, RopeOrder::Pairs] {
             let pair = |i: usize| if order == RopeOrder::Half { i % (dim / 2) } else { i / 2 };
-            let angle = |row: usize, i: usize| row as f64 / 10000f64.powf(2.0 * pair(i) as f64 / dim as f64);
+            let angle = |row: usize, i: usize| {
+                row as f64 / 10000f64.powf(2.0 * pair(i) as f64 / dim as f64)
+            };
             let table = |f: fn(f64) -> f64| {
-                let data: Vec<f32> = (0..rows * dim).map(|at| f(angle(at / dim, at % dim)) as f32).collect();
+                let data: Vec<f32> =
+                    (0..rows * dim).map(|at| f(angle(at / dim, at % dim)) as f32).collect();
                 upload(&mesh, &data, [1, 1, rows, dim], Format::Bf16)
             };
             let (cosine, sine) = (table(f64::cos), table(f64::sin));
@@ -190,7 +219,12 @@ fn attend(
             let scores: Vec<f64> = (0..keys)
                 .map(|key| {
                     if seen(row, key) {
-                        scale * query.iter().zip(&k[(group * keys + key) * dim..]).map(|(a, b)| a * b).sum::<f64>()
+                        scale
+                            * query
+                                .iter()
+                                .zip(&k[(group * keys + key) * dim..])
+                                .map(|(a, b)| a * b)
+                                .sum::<f64>()
                     } else {
                         f64::NEG_INFINITY
                     }
@@ -199,10 +233,11 @@ fn attend(
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let sum: f64 = weights.iter().sum();
-            out.extend(
-                (0..dim)
-                    .map(|i| (0..keys).map(|key| weights[key] / sum * v[(group * keys + key) * dim + i]).sum::<f64>()),
-            );
+            out.extend((0..dim).map(|i| {
+                (0..keys)
+                    .map(|key| weights[key] / sum * v[(group * keys + key) * dim + i])
+                    .sum::<f64>()
+            }));
         }
     }
     out
@@ -216,10 +251,13 @@ fn attention_full_causal_masked_and_decode() {
         let scale = 1.0 / (dim as f64).sqrt();
         for format in [Format::Bf16, Format::Bfp8B] {
             let q = random(&mesh, [1, heads, rows, dim], format, 11);
-            let (k, v) =
-                (random(&mesh, [1, groups, keys, dim], format, 12), random(&mesh, [1, groups, keys, dim], format, 13));
+            let (k, v) = (
+                random(&mesh, [1, groups, keys, dim], format, 12),
+                random(&mesh, [1, groups, keys, dim], format, 13),
+            );
             let (qs, ks, vs) = (held(&q), held(&k), held(&v));
-            // Scores and probabilities are bf16: a relative 2^-9 of scores up to about 4 is the larger part.
+            // Scores and probabilities are bf16: a relative 2^-9 of scores up to about 4 is the
+            // larger part.
             let bound = 6e-3 + tolerance(format);
             let compute = Compute::default();
             close(
@@ -235,8 +273,9 @@ fn attention_full_causal_masked_and_decode() {
                 bound,
             );
             let seen = |row: usize, key: usize| !(row + 2 * key).is_multiple_of(3) || key == 0;
-            let mask: Vec<f32> =
-                (0..rows * keys).map(|at| if seen(at / keys, at % keys) { 0.0 } else { -1e9 }).collect();
+            let mask: Vec<f32> = (0..rows * keys)
+                .map(|at| if seen(at / keys, at % keys) { 0.0 } else { -1e9 })
+                .collect();
             let mask = upload(&mesh, &mask, [1, 1, rows, keys], Format::Bf16);
             close(
                 "masked",
@@ -247,9 +286,17 @@ fn attention_full_causal_masked_and_decode() {
 
             let one = random(&mesh, [1, heads, 1, dim], format, 14);
             let position = mesh
-                .upload(HostArray::i32(&[30], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor)
+                .upload(
+                    HostArray::i32(&[30], [1; 4]),
+                    Distribution::Replicate,
+                    Format::I32,
+                    Layout::RowMajor,
+                )
                 .unwrap();
-            let reference = attend(&held(&one), &ks, &vs, [heads, groups, 1, keys, dim], scale, |_, key| key <= 30);
+            let reference =
+                attend(&held(&one), &ks, &vs, [heads, groups, 1, keys, dim], scale, |_, key| {
+                    key <= 30
+                });
             close(
                 "decode",
                 &one.attention_decode(&k, &v, &position, scale as f32, compute).unwrap(),
@@ -268,7 +315,9 @@ fn heads_come_apart_and_together() {
         let x = random(&mesh, [1, 1, rows, (q_heads + 2 * kv_heads) * dim], Format::Bf16, 15);
         let xs = x.read_f32(0).unwrap();
         let [q, k, v] = x.split_heads(q_heads, kv_heads).unwrap();
-        for (part, first, count) in [(&q, 0, q_heads), (&k, q_heads, kv_heads), (&v, q_heads + kv_heads, kv_heads)] {
+        for (part, first, count) in
+            [(&q, 0, q_heads), (&k, q_heads, kv_heads), (&v, q_heads + kv_heads, kv_heads)]
+        {
             let values = same_everywhere(part);
             assert_eq!(part.dims(), [1, count, rows, dim]);
             for (at, value) in values.iter().enumerate() {
@@ -287,7 +336,10 @@ fn elementwise_in_every_format() {
     for board in BOARDS {
         let mesh = mesh(board);
         for format in FLOATS {
-            let (a, b) = (random(&mesh, [1, 2, 33, 40], format, 16), random(&mesh, [1, 2, 33, 40], format, 17));
+            let (a, b) = (
+                random(&mesh, [1, 2, 33, 40], format, 16),
+                random(&mesh, [1, 2, 33, 40], format, 17),
+            );
             let row = random(&mesh, [1, 1, 1, 40], format, 18);
             let column = random(&mesh, [1, 1, 33, 1], Format::Bf16, 19);
             let (xs, ys, rs, cs) = (held(&a), held(&b), held(&row), held(&column));
@@ -304,12 +356,25 @@ fn elementwise_in_every_format() {
             close("silu_mul", &a.silu_mul(&b).unwrap(), &map(&|i| silu(xs[i]) * ys[i]), bound);
             close("row", &a.mul(&row).unwrap(), &map(&|i| xs[i] * rs[i % 40]), bound);
             close("column", &a.add(&column).unwrap(), &map(&|i| xs[i] + cs[i / 40 % 33]), bound);
-            close("gelu", &a.activate(Activation::Gelu).unwrap(), &map(&|i| erf_gelu(xs[i])), bound);
+            close(
+                "gelu",
+                &a.activate(Activation::Gelu).unwrap(),
+                &map(&|i| erf_gelu(xs[i])),
+                bound,
+            );
             close("silu", &a.activate(Activation::Silu).unwrap(), &map(&|i| silu(xs[i])), bound);
             close("relu", &a.activate(Activation::Relu).unwrap(), &map(&|i| xs[i].max(0.0)), bound);
-            let tanh =
-                |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
-            close("gelu_tanh", &a.activate(Activation::GeluTanh).unwrap(), &map(&|i| tanh(xs[i])), bound);
+            let tanh = |x: f64| {
+                0.5 * x
+                    * (1.0
+                        + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            };
+            close(
+                "gelu_tanh",
+                &a.activate(Activation::GeluTanh).unwrap(),
+                &map(&|i| tanh(xs[i])),
+                bound,
+            );
         }
     }
 }
@@ -326,13 +391,19 @@ fn movement_keeps_every_element() {
             assert_eq!(part.dims(), [1, 2, 14, 34]);
             assert_eq!(same_everywhere(&part)[(14 + 3) * 34 + 2], at(2, 8, 9));
             let back = Tensor::concat(
-                &[&a.slice([0; 4], [1, 3, 20, 5]).unwrap(), &a.slice([0, 0, 0, 5], [1, 3, 20, 48]).unwrap()],
+                &[
+                    &a.slice([0; 4], [1, 3, 20, 5]).unwrap(),
+                    &a.slice([0, 0, 0, 5], [1, 3, 20, 48]).unwrap(),
+                ],
                 3,
             )
             .unwrap();
             assert_eq!(same_everywhere(&back), xs);
             let back = Tensor::concat(
-                &[&a.slice([0; 4], [1, 1, 20, 48]).unwrap(), &a.slice([0, 1, 0, 0], [1, 3, 20, 48]).unwrap()],
+                &[
+                    &a.slice([0; 4], [1, 1, 20, 48]).unwrap(),
+                    &a.slice([0, 1, 0, 0], [1, 3, 20, 48]).unwrap(),
+                ],
                 1,
             )
             .unwrap();
@@ -345,7 +416,12 @@ fn movement_keeps_every_element() {
         }
         let a = random(&mesh, [1, 1, 64, 64], Format::F32, 21);
         for format in FLOATS {
-            close("convert", &a.convert(format, Layout::Tile).unwrap(), &held(&a), tolerance(format));
+            close(
+                "convert",
+                &a.convert(format, Layout::Tile).unwrap(),
+                &held(&a),
+                tolerance(format),
+            );
         }
     }
 }
@@ -366,7 +442,12 @@ fn ids_rows_and_counters() {
             .unwrap();
         let ids: Vec<u32> = (0..32).map(|i| (i * 37) % rows as u32).collect();
         let on_device = mesh
-            .upload(HostArray::u32(&ids, [1, 1, 1, 32]), Distribution::Replicate, Format::U32, Layout::RowMajor)
+            .upload(
+                HostArray::u32(&ids, [1, 1, 1, 32]),
+                Distribution::Replicate,
+                Format::U32,
+                Layout::RowMajor,
+            )
             .unwrap();
         let embedded = table.embedding(&on_device, Layout::Tile).unwrap();
         let (values, whole) = (same_everywhere(&embedded), table.read_f32(0).unwrap());
@@ -377,15 +458,26 @@ fn ids_rows_and_counters() {
         let mut logits = gaussian(32 * rows, 23);
         ids.iter().enumerate().for_each(|(row, id)| logits[row * rows + *id as usize] = 50.0);
         let logits = mesh
-            .upload(HostArray::f32(&logits, [1, 1, 32, rows]), Distribution::Replicate, Format::F32, Layout::Tile)
+            .upload(
+                HostArray::f32(&logits, [1, 1, 32, rows]),
+                Distribution::Replicate,
+                Format::F32,
+                Layout::Tile,
+            )
             .unwrap();
         let found = logits.argmax(0..rows).unwrap();
         assert_eq!((found.dims(), found.read_u32(0).unwrap()), ([1, 1, 1, 32], ids.clone()));
-        // Only columns 100..200 count, and the index is still that of the whole row; ties go to the lowest.
+        // Only columns 100..200 count, and the index is still that of the whole row; ties go to the
+        // lowest.
         let mut tied = vec![0.0; rows];
         (tied[50], tied[150], tied[170]) = (9.0, 3.0, 3.0);
         let tied = mesh
-            .upload(HostArray::f32(&tied, [1, 1, 1, rows]), Distribution::Replicate, Format::Bf16, Layout::Tile)
+            .upload(
+                HostArray::f32(&tied, [1, 1, 1, rows]),
+                Distribution::Replicate,
+                Format::Bf16,
+                Layout::Tile,
+            )
             .unwrap();
         let found = tied.argmax(100..200).unwrap();
         assert_eq!(found.read_u32(0).unwrap(), [150]);
@@ -400,11 +492,18 @@ fn caches_are_filled_updated_and_read() {
         let mesh = mesh(board);
         for format in [Format::Bf16, Format::Bfp8B] {
             let cache = mesh.empty([1, 2, 64, 32], format, Layout::Tile).unwrap();
-            let (prefix, row) =
-                (random(&mesh, [1, 2, 10, 32], Format::Bf16, 24), random(&mesh, [1, 2, 1, 32], Format::Bf16, 25));
+            let (prefix, row) = (
+                random(&mesh, [1, 2, 10, 32], Format::Bf16, 24),
+                random(&mesh, [1, 2, 1, 32], Format::Bf16, 25),
+            );
             cache.cache_fill(&prefix).unwrap();
             let position = mesh
-                .upload(HostArray::i32(&[9], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor)
+                .upload(
+                    HostArray::i32(&[9], [1; 4]),
+                    Distribution::Replicate,
+                    Format::I32,
+                    Layout::RowMajor,
+                )
                 .unwrap();
             position.increment(1).unwrap();
             cache.cache_update(&row, &position).unwrap();
@@ -412,7 +511,11 @@ fn caches_are_filled_updated_and_read() {
             let (ps, rs) = (held(&prefix), held(&row));
             let reference: Vec<f64> = (0..2)
                 .flat_map(|head| {
-                    ps[head * 320..][..320].iter().chain(&rs[head * 32..][..32]).copied().collect::<Vec<_>>()
+                    ps[head * 320..][..320]
+                        .iter()
+                        .chain(&rs[head * 32..][..32])
+                        .copied()
+                        .collect::<Vec<_>>()
                 })
                 .collect();
             close("cache", &found, &reference, tolerance(format));

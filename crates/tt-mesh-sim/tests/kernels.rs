@@ -1,15 +1,16 @@
-//! The Tensix kernels, run on emulated cores: against a reference in Rust on random data, and each fault caught.
+//! The Tensix kernels, run on emulated cores: against a reference in Rust on random data, and each
+//! fault caught.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 use common::*;
 use tt_metal::kernels::{
-    PickAction, image_patches, image_patches_program, narrow_matmul, narrow_matmul_program, pick_action,
-    pick_action_program,
+    PickAction, image_patches, image_patches_program, narrow_matmul, narrow_matmul_program,
+    pick_action, pick_action_program,
 };
 use tt_metal::{
-    Board, Compute, Distribution, Error, Fidelity, Format, HostArray, Kind, Layout, LinearOptions, Mesh, Program,
-    Tensor,
+    Board, Compute, Distribution, Error, Fidelity, Format, HostArray, Kind, Layout, LinearOptions,
+    Mesh, Program, Tensor,
 };
 
 include!("../faults.rs");
@@ -19,8 +20,13 @@ fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
 }
 
 fn image(mesh: &Mesh, side: usize, bytes: &[u8]) -> Tensor {
-    mesh.upload(HostArray::u8(bytes, [1, 1, side, 3 * side]), Distribution::Replicate, Format::U8, Layout::RowMajor)
-        .unwrap()
+    mesh.upload(
+        HostArray::u8(bytes, [1, 1, side, 3 * side]),
+        Distribution::Replicate,
+        Format::U8,
+        Layout::RowMajor,
+    )
+    .unwrap()
 }
 
 /// The patch matrix, from its definition.
@@ -48,9 +54,14 @@ fn image_patches_are_exact() {
         for (side, patch) in [(224, 14), (15, 5), (56, 7)] {
             let bytes = random_bytes(3 * side * side, side as u64);
             let count = (side / patch) * (side / patch);
-            let out = mesh.empty([1, 1, count, 3 * patch * patch], Format::Bf16, Layout::Tile).unwrap();
+            let out =
+                mesh.empty([1, 1, count, 3 * patch * patch], Format::Bf16, Layout::Tile).unwrap();
             image_patches(&mesh, &image(&mesh, side, &bytes), &out, patch).unwrap();
-            assert_eq!(same_everywhere(&out), patches(&bytes, side, patch), "{board} {side}/{patch}");
+            assert_eq!(
+                same_everywhere(&out),
+                patches(&bytes, side, patch),
+                "{board} {side}/{patch}"
+            );
         }
     }
 }
@@ -76,10 +87,18 @@ fn normalisation_folds_into_the_patch_matmul() {
     let bytes = random_bytes(3 * side * side, 3);
     let weights = gaussian(588 * columns, 4);
     let channel = |k: usize| k / (patch * patch);
-    let folded: Vec<f32> = weights.iter().enumerate().map(|(at, w)| w / (255.0 * std[channel(at / columns)])).collect();
+    let folded: Vec<f32> = weights
+        .iter()
+        .enumerate()
+        .map(|(at, w)| w / (255.0 * std[channel(at / columns)]))
+        .collect();
     let bias: Vec<f32> = (0..columns)
         .map(|c| {
-            (0..588).map(|k| weights[k * columns + c] * (128.0 / 255.0 - mean[channel(k)]) / std[channel(k)]).sum()
+            (0..588)
+                .map(|k| {
+                    weights[k * columns + c] * (128.0 / 255.0 - mean[channel(k)]) / std[channel(k)]
+                })
+                .sum()
         })
         .collect();
     let matrix = mesh.empty([1, 1, 4, 588], Format::Bf16, Layout::Tile).unwrap();
@@ -93,8 +112,10 @@ fn normalisation_folds_into_the_patch_matmul() {
         .map(|at| {
             (0..588)
                 .map(|k| {
-                    let pixel = f64::from(patches(&bytes, side, patch)[at / columns * 588 + k]) + 128.0;
-                    f64::from(weights[k * columns + at % columns]) * (pixel / 255.0 - f64::from(mean[channel(k)]))
+                    let pixel =
+                        f64::from(patches(&bytes, side, patch)[at / columns * 588 + k]) + 128.0;
+                    f64::from(weights[k * columns + at % columns])
+                        * (pixel / 255.0 - f64::from(mean[channel(k)]))
                         / f64::from(std[channel(k)])
                 })
                 .sum()
@@ -108,7 +129,9 @@ fn normalisation_folds_into_the_patch_matmul() {
 fn the_narrow_matmul_equals_the_linear_operation_bit_for_bit() {
     for board in BOARDS {
         let mesh = mesh(board);
-        for (depth, columns, format) in [(128, 256, Format::Bf16), (96, 32, Format::Bfp8B), (512, 320, Format::F32)] {
+        for (depth, columns, format) in
+            [(128, 256, Format::Bf16), (96, 32, Format::Bfp8B), (512, 320, Format::F32)]
+        {
             for (fidelity, fp32_dest) in [
                 (Fidelity::HiFi4, true),
                 (Fidelity::HiFi2, true),
@@ -123,17 +146,26 @@ fn the_narrow_matmul_equals_the_linear_operation_bit_for_bit() {
                 );
                 let out = mesh.empty([1, 1, 3, columns], Format::F32, Layout::Tile).unwrap();
                 narrow_matmul(&mesh, &x, &w, &out, compute).unwrap();
-                let reference =
-                    x.linear(&w, None, LinearOptions { compute, format: Format::F32, ..Default::default() }).unwrap();
+                let reference = x
+                    .linear(
+                        &w,
+                        None,
+                        LinearOptions { compute, format: Format::F32, ..Default::default() },
+                    )
+                    .unwrap();
                 // HiFi3 joins its passes in another order: rounding of float32 sums only.
                 let (found, expected) = (same_everywhere(&out), reference.read_f32(0).unwrap());
-                assert_eq!(found, expected, "{board} {depth}x{columns} {format} {fidelity} {fp32_dest}");
+                assert_eq!(
+                    found, expected,
+                    "{board} {depth}x{columns} {format} {fidelity} {fp32_dest}"
+                );
             }
         }
     }
 }
 
-/// Its tensors lie elsewhere in the recording than in the run before it: addresses are runtime arguments, and compile nothing.
+/// Its tensors lie elsewhere in the recording than in the run before it: addresses are runtime
+/// arguments, and compile nothing.
 #[test]
 fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
     let mesh = mesh(Board::N300);
@@ -144,7 +176,8 @@ fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
     multiply(&x, &out).unwrap();
     let (other_x, other_out) = (random(&mesh, [1, 1, 1, 128], Format::Bf16, 7), empty());
     assert!(
-        x.address().unwrap() != other_x.address().unwrap() && out.address().unwrap() != other_out.address().unwrap()
+        x.address().unwrap() != other_x.address().unwrap()
+            && out.address().unwrap() != other_out.address().unwrap()
     );
     let (trace, ()) = mesh.capture(|| multiply(&other_x, &other_out)).unwrap();
     trace.run(true).unwrap();
@@ -152,9 +185,13 @@ fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
     multiply(&other_x, &out).unwrap();
     assert_eq!(recorded, same_everywhere(&out));
     // What is compiled in still counts: another depth is another program.
-    let (short, narrow) =
-        (random(&mesh, [1, 1, 1, 64], Format::Bf16, 5), random(&mesh, [1, 1, 64, 256], Format::Bf16, 6));
-    let refused = mesh.capture(|| narrow_matmul(&mesh, &short, &narrow, &other_out, Compute::default())).map(drop);
+    let (short, narrow) = (
+        random(&mesh, [1, 1, 1, 64], Format::Bf16, 5),
+        random(&mesh, [1, 1, 64, 256], Format::Bf16, 6),
+    );
+    let refused = mesh
+        .capture(|| narrow_matmul(&mesh, &short, &narrow, &other_out, Compute::default()))
+        .map(drop);
     assert!(refused.unwrap_err().to_string().contains("was not compiled before the capture"));
 }
 
@@ -169,7 +206,13 @@ struct Head {
 impl Head {
     fn new(mesh: &Mesh, logits: &[f32], seed: u64) -> Self {
         let row_major = |data: &[f32], dims, format| {
-            mesh.upload(HostArray::f32(data, dims), Distribution::Replicate, format, Layout::RowMajor).unwrap()
+            mesh.upload(
+                HostArray::f32(data, dims),
+                Distribution::Replicate,
+                format,
+                Layout::RowMajor,
+            )
+            .unwrap()
         };
         let edges = |i: usize| -1.0 + 2.0 * i as f32 / 255.0;
         let centres: Vec<f32> = (0..255).map(|i| (edges(i) + edges(i + 1)) / 2.0).collect();
@@ -197,7 +240,9 @@ impl Head {
 
     fn check(&self, logits: &[f32]) {
         // The lowest index wins ties, also between the zeros.
-        let best = (0..logits.len()).reduce(|best, i| if logits[i] > logits[best] { i } else { best }).unwrap();
+        let best = (0..logits.len())
+            .reduce(|best, i| if logits[i] > logits[best] { i } else { best })
+            .unwrap();
         let second = (0..logits.len())
             .filter(|i| *i != best)
             .reduce(|best, i| if logits[i] > logits[best] { i } else { best })
@@ -206,10 +251,16 @@ impl Head {
         let result = self.result.read_u32(0).unwrap();
         assert_eq!(result[..3], [best as u32, 100 + best as u32, bin as u32]);
         assert_eq!(f32::from_bits(result[3]), self.centres.read_f32(0).unwrap()[bin]);
-        assert_eq!((f32::from_bits(result[4]), f32::from_bits(result[5])), (logits[best], logits[second]));
+        assert_eq!(
+            (f32::from_bits(result[4]), f32::from_bits(result[5])),
+            (logits[best], logits[second])
+        );
         assert_eq!(result[6..], [0, 0]);
         let id = 100 + best;
-        assert_eq!(same_everywhere(&self.row), self.table.read_f32(0).unwrap()[id * 96..(id + 1) * 96]);
+        assert_eq!(
+            same_everywhere(&self.row),
+            self.table.read_f32(0).unwrap()[id * 96..(id + 1) * 96]
+        );
     }
 }
 
@@ -247,7 +298,9 @@ fn kernels_replay_in_a_trace() {
     let (trace, ()) = mesh.capture(|| pick_action(&mesh, head.pick())).unwrap();
     for seed in 40..43 {
         let logits = gaussian(256, seed);
-        head.logits.write(HostArray::f32(&logits, [1, 1, 1, 256]), Distribution::Replicate).unwrap();
+        head.logits
+            .write(HostArray::f32(&logits, [1, 1, 1, 256]), Distribution::Replicate)
+            .unwrap();
         trace.run(true).unwrap();
         head.check(&logits);
     }
@@ -275,8 +328,10 @@ fn every_fault_is_caught() {
     for (name, from, to, words) in FAULTS {
         let bytes = random_bytes(3 * 224 * 224, 1);
         let logits = gaussian(256, 2);
-        let (x, w) =
-            (random(&mesh, [1, 1, 1, 1024], Format::Bf16, 5), random(&mesh, [1, 1, 1024, 64], Format::Bf16, 6));
+        let (x, w) = (
+            random(&mesh, [1, 1, 1, 1024], Format::Bf16, 5),
+            random(&mesh, [1, 1, 1024, 64], Format::Bf16, 6),
+        );
         let (image, head) = (image(&mesh, 224, &bytes), Head::new(&mesh, &logits, 3));
         let matrix = mesh.empty([1, 1, 256, 588], Format::Bf16, Layout::Tile).unwrap();
         let product = mesh.empty([1, 1, 1, 64], Format::F32, Layout::Tile).unwrap();
@@ -284,9 +339,10 @@ fn every_fault_is_caught() {
             "dataflow/image_patches.cpp" | "dataflow/write_tiles.cpp" => {
                 (image_patches_program(&mesh, &image, &matrix, 14).unwrap(), vec![&image, &matrix])
             }
-            "dataflow/read_columns.cpp" | "compute/column_matmul.cpp" => {
-                (narrow_matmul_program(&mesh, &x, &w, &product, Compute::default()).unwrap(), vec![&x, &w, &product])
-            }
+            "dataflow/read_columns.cpp" | "compute/column_matmul.cpp" => (
+                narrow_matmul_program(&mesh, &x, &w, &product, Compute::default()).unwrap(),
+                vec![&x, &w, &product],
+            ),
             _ => (
                 pick_action_program(head.pick()).unwrap(),
                 vec![&head.logits, &head.centres, &head.table, &head.row, &head.result],
@@ -302,12 +358,19 @@ fn every_fault_is_caught() {
                     }
                     "dataflow/read_columns.cpp" => product.read_f32(0).is_ok_and(|found| {
                         found
-                            == x.linear(&w, None, LinearOptions { format: Format::F32, ..Default::default() })
-                                .unwrap()
-                                .read_f32(0)
-                                .unwrap()
+                            == x.linear(
+                                &w,
+                                None,
+                                LinearOptions { format: Format::F32, ..Default::default() },
+                            )
+                            .unwrap()
+                            .read_f32(0)
+                            .unwrap()
                     }),
-                    _ => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| head.check(&logits))).is_ok(),
+                    _ => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        head.check(&logits)
+                    }))
+                    .is_ok(),
                 };
             assert!(!right, "{name}: \"{to}\" for \"{from}\" was not caught");
         } else {
@@ -328,17 +391,33 @@ fn programs_are_bounded_before_they_run() {
         change(&mut program);
         mesh.run_program(&[&image, &out], &program)
     };
-    refused(changed(&|p| p.kernels[0].source.push(' ')), Kind::Unsupported, "was not compiled with this library");
+    refused(
+        changed(&|p| p.kernels[0].source.push(' ')),
+        Kind::Unsupported,
+        "was not compiled with this library",
+    );
     refused(changed(&|p| p.buffers[0].pages = 100_000), Kind::Device, "of L1, a core has 1499136");
-    refused(changed(&|p| p.buffers[1].page_bytes = u32::MAX), Kind::Device, "of L1, a core has 1499136");
+    refused(
+        changed(&|p| p.buffers[1].page_bytes = u32::MAX),
+        Kind::Device,
+        "of L1, a core has 1499136",
+    );
     refused(changed(&|p| p.buffers.truncate(1)), Kind::Device, "circular buffer 16 does not exist");
-    refused(changed(&|p| p.kernels[0].compile_args.truncate(1)), Kind::Device, "compile-time argument");
+    refused(
+        changed(&|p| p.kernels[0].compile_args.truncate(1)),
+        Kind::Device,
+        "compile-time argument",
+    );
     refused(
         changed(&|p| p.kernels[0].runtime_args.iter_mut().for_each(|args| args.truncate(2))),
         Kind::Device,
         "has no runtime argument",
     );
-    refused(changed(&|p| p.kernels[0].accessors = vec![7]), Kind::InvalidArgument, "names none of the 2 tensors");
+    refused(
+        changed(&|p| p.kernels[0].accessors = vec![7]),
+        Kind::InvalidArgument,
+        "names none of the 2 tensors",
+    );
     refused(
         changed(&|p| p.kernels[1].runtime_args[0][0] ^= 1 << 20),
         Kind::Device,

@@ -1,12 +1,13 @@
-//! What silicon would punish later is refused at once, by kind and with a line that names value and remedy.
+//! What silicon would punish later is refused at once, by kind and with a line that names value and
+//! remedy.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks)] // the ABI is called as a careless C program would
 
 mod common;
 use common::*;
 use tt_metal::{
-    Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh, MeshOptions, RopeOrder,
-    Tensor,
+    Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh,
+    MeshOptions, RopeOrder, Tensor,
 };
 
 #[track_caller]
@@ -30,7 +31,10 @@ fn limited(bytes: u64) -> Mesh {
 fn freed_and_foreign_handles() {
     let api = tt_mesh_sim::api();
     let (first, second) = (mesh(Board::N150), mesh(Board::N150));
-    let (a, b) = (random(&first, [1, 1, 32, 32], Format::Bf16, 1), random(&second, [1, 1, 32, 32], Format::Bf16, 1));
+    let (a, b) = (
+        random(&first, [1, 1, 32, 32], Format::Bf16, 1),
+        random(&second, [1, 1, 32, 32], Format::Bf16, 1),
+    );
     refused(a.add(&b), Kind::BadHandle, "it belongs to another mesh");
     // The safe floor gives no way to use a freed tensor, so the ABI is asked directly.
     let mut config = tt_metal_sys::MeshConfig {
@@ -42,10 +46,15 @@ fn freed_and_foreign_handles() {
         reserved: 0,
     };
     let spec = tt_metal_sys::Spec { dims: [1, 1, 32, 32], format: 1, layout: 1 };
-    let last = || unsafe { std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_str().unwrap().to_string() };
+    let last = || unsafe {
+        std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_str().unwrap().to_string()
+    };
     let (mut mesh, mut tensor, mut out) = (0, 0, 0);
     unsafe {
-        assert_eq!((api.ttp_mesh_open)(&raw const config, &raw mut mesh), tt_metal_sys::TTP_INVALID_ARGUMENT);
+        assert_eq!(
+            (api.ttp_mesh_open)(&raw const config, &raw mut mesh),
+            tt_metal_sys::TTP_INVALID_ARGUMENT
+        );
         assert!(last().contains("built against another header"), "{}", last());
         config.struct_size = size_of::<tt_metal_sys::MeshConfig>() as u32;
         assert_eq!((api.ttp_mesh_open)(&raw const config, &raw mut mesh), 0);
@@ -60,7 +69,10 @@ fn freed_and_foreign_handles() {
             assert_eq!((api.ttp_unary)(handle, 1, &raw mut out), tt_metal_sys::TTP_BAD_HANDLE);
             assert!(last().contains(why), "{why}: {}", last());
         }
-        assert_eq!((api.ttp_unary)(tensor, 1, std::ptr::null_mut()), tt_metal_sys::TTP_INVALID_ARGUMENT);
+        assert_eq!(
+            (api.ttp_unary)(tensor, 1, std::ptr::null_mut()),
+            tt_metal_sys::TTP_INVALID_ARGUMENT
+        );
         assert_eq!(
             (api.ttp_tensor_create)(mesh, std::ptr::null(), 1, &raw mut tensor),
             tt_metal_sys::TTP_INVALID_ARGUMENT
@@ -71,9 +83,11 @@ fn freed_and_foreign_handles() {
         assert_eq!((api.ttp_tensor_free)(tensor), tt_metal_sys::TTP_BAD_HANDLE);
         // Another thread's error text is its own.
         assert_eq!(
-            std::thread::spawn(move || { std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_bytes().len() })
-                .join()
-                .unwrap(),
+            std::thread::spawn(move || {
+                std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_bytes().len()
+            })
+            .join()
+            .unwrap(),
             0
         );
     }
@@ -90,9 +104,16 @@ fn unwritten_data() {
     empty.cache_fill(&rows).unwrap();
     let q = random(&mesh, [1, 2, 1, 32], Format::Bf16, 2);
     let position = |at: i32| {
-        mesh.upload(HostArray::i32(&[at], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap()
+        mesh.upload(
+            HostArray::i32(&[at], [1; 4]),
+            Distribution::Replicate,
+            Format::I32,
+            Layout::RowMajor,
+        )
+        .unwrap()
     };
-    let decode = |at: i32| q.attention_decode(&empty, &empty, &position(at), 1.0, Compute::default());
+    let decode =
+        |at: i32| q.attention_decode(&empty, &empty, &position(at), 1.0, Compute::default());
     decode(3).unwrap();
     refused(decode(4), Kind::Unwritten, "row 4 of tensor");
     refused(empty.slice([0, 0, 2, 0], [1, 2, 6, 32]), Kind::Unwritten, "row 4");
@@ -123,7 +144,10 @@ fn memory_runs_out_with_numbers_and_nothing_leaks() {
     assert_eq!(mesh.memory(0).unwrap().allocated, 12 * 9 * (2048 + 576));
     drop((x, small));
     let after = mesh.memory(0).unwrap();
-    assert_eq!((after.allocated, after.largest_free, after.peak), (0, after.total, 12 * 9 * (2048 + 576)));
+    assert_eq!(
+        (after.allocated, after.largest_free, after.peak),
+        (0, after.total, 12 * 9 * (2048 + 576))
+    );
     refused(mesh.memory(2), Kind::InvalidArgument, "chip 2 does not exist");
 }
 
@@ -148,38 +172,70 @@ fn a_chip_holds_as_many_llama_layers_as_its_memory_says() {
 #[test]
 fn shapes_and_formats_that_ttnn_refuses() {
     let mesh = mesh(Board::N300);
-    let bad = |result: tt_metal::Result<Tensor>, words: &str| refused(result, Kind::InvalidArgument, words);
+    let bad = |result: tt_metal::Result<Tensor>, words: &str| {
+        refused(result, Kind::InvalidArgument, words)
+    };
     let x = random(&mesh, [1, 1, 32, 96], Format::Bf16, 1);
     let rows = x.convert(Format::Bf16, Layout::RowMajor).unwrap();
     let options = LinearOptions::default();
     bad(x.linear(&x, None, options), "x has 96 columns and w 32 rows");
     bad(rows.linear(&x, None, options), "TILE layout");
-    bad(x.linear(&random(&mesh, [1, 1, 96, 32], Format::Bf16, 1), Some(&x), options), "bias must be [1, 1, 1, 32]");
+    bad(
+        x.linear(&random(&mesh, [1, 1, 96, 32], Format::Bf16, 1), Some(&x), options),
+        "bias must be [1, 1, 1, 32]",
+    );
     bad(mesh.zeros([1, 1, 32, 32], Format::Bfp8B, Layout::RowMajor), "exists only in tiles");
     bad(mesh.zeros([1, 0, 32, 32], Format::Bf16, Layout::Tile), "is empty");
-    bad(mesh.zeros([1 << 30, 1 << 30, 1 << 30, 1 << 30], Format::Bf16, Layout::Tile), "larger than any chip");
+    bad(
+        mesh.zeros([1 << 30, 1 << 30, 1 << 30, 1 << 30], Format::Bf16, Layout::Tile),
+        "larger than any chip",
+    );
     // SigLIP's head dimension is 72, DINOv2's tiny one 16: they must be padded.
     let heads = random(&mesh, [1, 4, 32, 72], Format::Bf16, 1);
     bad(
         heads.attention(&heads, &heads, None, false, 1.0, Compute::default()),
         "head dimension 72 is not a multiple of 32",
     );
-    bad(random(&mesh, [1, 1, 32, 48], Format::Bf16, 1).split_heads(1, 1).map(|[q, _, _]| q), "head dimension 16");
-    let (q, k) = (random(&mesh, [1, 2, 32, 32], Format::Bf16, 1), random(&mesh, [1, 2, 64, 32], Format::Bf16, 1));
-    bad(q.attention(&k, &k, None, true, 1.0, Compute::default()), "as many queries (32) as keys (64)");
     bad(
-        k.attention(&k, &random(&mesh, [1, 1, 64, 32], Format::Bf16, 1), None, false, 1.0, Compute::default()),
+        random(&mesh, [1, 1, 32, 48], Format::Bf16, 1).split_heads(1, 1).map(|[q, _, _]| q),
+        "head dimension 16",
+    );
+    let (q, k) = (
+        random(&mesh, [1, 2, 32, 32], Format::Bf16, 1),
+        random(&mesh, [1, 2, 64, 32], Format::Bf16, 1),
+    );
+    bad(
+        q.attention(&k, &k, None, true, 1.0, Compute::default()),
+        "as many queries (32) as keys (64)",
+    );
+    bad(
+        k.attention(
+            &k,
+            &random(&mesh, [1, 1, 64, 32], Format::Bf16, 1),
+            None,
+            false,
+            1.0,
+            Compute::default(),
+        ),
         "k is [1, 2, 64, 32]",
     );
     let floats = random(&mesh, [1, 2, 32, 32], Format::F32, 1);
-    bad(floats.attention(&floats, &floats, None, false, 1.0, Compute::default()), "must be BF16, BFP8_B or BFP4_B");
+    bad(
+        floats.attention(&floats, &floats, None, false, 1.0, Compute::default()),
+        "must be BF16, BFP8_B or BFP4_B",
+    );
     let table = random(&mesh, [1, 1, 32, 32], Format::Bf16, 1);
     bad(q.rope(&table, &table, RopeOrder::Half, Compute::default()), "not a multiple of 64");
     bad(floats.rope(&table, &table, RopeOrder::Pairs, Compute::default()), "must be BF16");
     bad(q.rope(&k, &k, RopeOrder::Pairs, Compute::default()), "must be [1, 1, 32, 32]");
     let ids = |data: &[u32]| {
-        mesh.upload(HostArray::u32(data, [1, 1, 1, data.len()]), Distribution::Replicate, Format::U32, Layout::RowMajor)
-            .unwrap()
+        mesh.upload(
+            HostArray::u32(data, [1, 1, 1, data.len()]),
+            Distribution::Replicate,
+            Format::U32,
+            Layout::RowMajor,
+        )
+        .unwrap()
     };
     let words = table.convert(Format::Bf16, Layout::RowMajor).unwrap();
     bad(words.embedding(&ids(&[1, 2]), Layout::Tile), "2 ids cannot become tiles");
@@ -188,16 +244,35 @@ fn shapes_and_formats_that_ttnn_refuses() {
     bad(x.argmax(90..97), "columns 90..97 are not a part of 96");
     bad(x.slice([0; 4], [1, 1, 33, 1]), "is not a part of");
     bad(x.reshape([1, 1, 1, 3]), "3072 elements");
-    bad(x.add(&random(&mesh, [1, 1, 32, 95], Format::Bf16, 1)), "each dimension must be equal or 1");
-    bad(Tensor::concat(&[&x, &rows], 2), "does not continue");
-    bad(ids(&[1]).convert(Format::Bf16, Layout::RowMajor), "not a conversion between float formats");
-    bad(random(&mesh, [1, 1, 31, 32], Format::Bf16, 1).reduce_scatter(2), "does not split over 2 chips");
     bad(
-        mesh.upload(HostArray::f32(&[0.0; 31], [1, 1, 1, 31]), Distribution::Shard(3), Format::Bf16, Layout::Tile),
+        x.add(&random(&mesh, [1, 1, 32, 95], Format::Bf16, 1)),
+        "each dimension must be equal or 1",
+    );
+    bad(Tensor::concat(&[&x, &rows], 2), "does not continue");
+    bad(
+        ids(&[1]).convert(Format::Bf16, Layout::RowMajor),
+        "not a conversion between float formats",
+    );
+    bad(
+        random(&mesh, [1, 1, 31, 32], Format::Bf16, 1).reduce_scatter(2),
+        "does not split over 2 chips",
+    );
+    bad(
+        mesh.upload(
+            HostArray::f32(&[0.0; 31], [1, 1, 1, 31]),
+            Distribution::Shard(3),
+            Format::Bf16,
+            Layout::Tile,
+        ),
         "does not split over 2 chips; pad it",
     );
     bad(
-        mesh.upload(HostArray::f32(&[0.0; 31], [1, 1, 1, 32]), Distribution::Replicate, Format::Bf16, Layout::Tile),
+        mesh.upload(
+            HostArray::f32(&[0.0; 31], [1, 1, 1, 32]),
+            Distribution::Replicate,
+            Format::Bf16,
+            Layout::Tile,
+        ),
         "has 128 bytes, not 124",
     );
     bad(
@@ -215,7 +290,12 @@ fn shapes_and_formats_that_ttnn_refuses() {
         "eps 0 is not a positive number",
     );
     let nan = mesh
-        .upload(HostArray::f32(&[0.0, f32::NAN], [1, 1, 1, 2]), Distribution::Replicate, Format::F32, Layout::Tile)
+        .upload(
+            HostArray::f32(&[0.0, f32::NAN], [1, 1, 1, 2]),
+            Distribution::Replicate,
+            Format::F32,
+            Layout::Tile,
+        )
         .unwrap();
     bad(nan.argmax(0..2), "NaN in row 0, column 1");
     refused(x.copy_to(&q), Kind::InvalidArgument, "copy");

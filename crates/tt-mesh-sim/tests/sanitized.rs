@@ -1,4 +1,5 @@
-//! The emulated cores and the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, as a program of their own.
+//! The emulated cores and the kernels under AddressSanitizer and UndefinedBehaviorSanitizer, as a
+//! program of their own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -18,8 +19,16 @@ fn kernels_and_emulator_are_clean() {
     };
     let kernels = [
         ("image_patches", "dataflow/image_patches.cpp", patches.clone()),
-        ("image_patches_without_barrier", "dataflow/image_patches.cpp", without("noc_async_read_barrier();")),
-        ("image_patches_without_push", "dataflow/image_patches.cpp", without("cb_push_back(out_buffer, 1);")),
+        (
+            "image_patches_without_barrier",
+            "dataflow/image_patches.cpp",
+            without("noc_async_read_barrier();"),
+        ),
+        (
+            "image_patches_without_push",
+            "dataflow/image_patches.cpp",
+            without("cb_push_back(out_buffer, 1);"),
+        ),
         ("write_tiles", "dataflow/write_tiles.cpp", text("dataflow/write_tiles.cpp")),
         ("read_columns", "dataflow/read_columns.cpp", text("dataflow/read_columns.cpp")),
         ("column_matmul", "compute/column_matmul.cpp", text("compute/column_matmul.cpp")),
@@ -32,8 +41,13 @@ fn kernels_and_emulator_are_clean() {
     let units = write_units(folder.path(), &kernels).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = "x86_64-unknown-linux-gnu";
-    let compiler =
-        cc::Build::new().cpp(true).target(target).host(target).opt_level(1).cargo_metadata(false).get_compiler();
+    let compiler = cc::Build::new()
+        .cpp(true)
+        .target(target)
+        .host(target)
+        .opt_level(1)
+        .cargo_metadata(false)
+        .get_compiler();
     let program = folder.path().join("sanitized");
     let status = Command::new(compiler.path())
         .args([
@@ -44,7 +58,12 @@ fn kernels_and_emulator_are_clean() {
             "-fno-sanitize-recover=all",
             "-DTT_KERNEL_ON_HOST",
         ])
-        .args(["-I".into(), root.join("cpp/include"), "-I".into(), root.join("../tt-metal-sys/include")])
+        .args([
+            "-I".into(),
+            root.join("cpp/include"),
+            "-I".into(),
+            root.join("../tt-metal-sys/include"),
+        ])
         .args(&units)
         .args([root.join("cpp/emulator.cpp"), root.join("cpp/sanitized.cpp")])
         .arg("-o")
@@ -54,11 +73,13 @@ fn kernels_and_emulator_are_clean() {
     assert!(status.success());
     let output = Command::new(&program)
         .arg(folder.path())
-        // A kernel that ends in a fault is not unwound where it blocked: what its fibre held is not a leak to look for.
+        // A kernel that ends in a fault is not unwound where it blocked: what its fibre held is not
+        // a leak to look for.
         .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
         .output()
         .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(out.contains("two faults as expected"), "{out}");
 }

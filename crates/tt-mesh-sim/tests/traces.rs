@@ -5,7 +5,8 @@
 mod common;
 use common::*;
 use tt_metal::{
-    Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh, MeshOptions, Tensor,
+    Board, Compute, Distribution, Error, Format, HostArray, Kind, Layout, LinearOptions, Mesh,
+    MeshOptions, Tensor,
 };
 
 #[track_caller]
@@ -22,7 +23,10 @@ struct Network {
 
 impl Network {
     fn new(mesh: &Mesh) -> Self {
-        Self { x: random(mesh, [1, 1, 32, 64], Format::Bf16, 1), w: random(mesh, [1, 1, 64, 64], Format::Bf16, 2) }
+        Self {
+            x: random(mesh, [1, 1, 32, 64], Format::Bf16, 1),
+            w: random(mesh, [1, 1, 64, 64], Format::Bf16, 2),
+        }
     }
 
     fn run(&self) -> tt_metal::Result<Tensor> {
@@ -58,7 +62,8 @@ fn state_advances_from_run_to_run() {
     let cache = mesh.empty([1, 1, 32, 32], Format::Bf16, Layout::Tile).unwrap();
     let row = random(&mesh, [1, 1, 1, 32], Format::Bf16, 3);
     let zero = HostArray::i32(&[0], [1; 4]);
-    let position = mesh.upload(zero, Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap();
+    let position =
+        mesh.upload(zero, Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap();
     let step = || {
         cache.cache_update(&row, &position)?;
         let seen = row.attention_decode(&cache, &cache, &position, 1.0, Compute::default())?;
@@ -86,20 +91,34 @@ fn state_advances_from_run_to_run() {
 fn what_a_capture_forbids() {
     let mesh = mesh(Board::N150);
     let network = Network::new(&mesh);
-    let forbidden = |result: tt_metal::Result<()>, words: &str| refused(result, Kind::TraceRule, words);
-    forbidden(mesh.capture(|| network.run().map(drop)).map(drop), "was not compiled before the capture");
+    let forbidden =
+        |result: tt_metal::Result<()>, words: &str| refused(result, Kind::TraceRule, words);
+    forbidden(
+        mesh.capture(|| network.run().map(drop)).map(drop),
+        "was not compiled before the capture",
+    );
     network.run().unwrap();
     let data = [0.0; 32 * 64];
     let array = HostArray::f32(&data, [1, 1, 32, 64]);
     forbidden(mesh.capture(|| network.x.read_f32(0)).map(drop), "reading a tensor");
-    forbidden(mesh.capture(|| network.x.write(array, Distribution::Replicate)).map(drop), "writing a tensor");
     forbidden(
-        mesh.capture(|| mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)).map(drop),
+        mesh.capture(|| network.x.write(array, Distribution::Replicate)).map(drop),
+        "writing a tensor",
+    );
+    forbidden(
+        mesh.capture(|| mesh.upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile))
+            .map(drop),
         "uploading a tensor",
     );
-    forbidden(mesh.capture(|| mesh.zeros([1, 1, 32, 32], Format::Bf16, Layout::Tile)).map(drop), "creating a tensor");
+    forbidden(
+        mesh.capture(|| mesh.zeros([1, 1, 32, 32], Format::Bf16, Layout::Tile)).map(drop),
+        "creating a tensor",
+    );
     forbidden(mesh.capture(|| mesh.synchronize()).map(drop), "synchronizing");
-    forbidden(mesh.capture(|| mesh.capture(|| Ok(())).map(drop)).map(drop), "capturing another trace");
+    forbidden(
+        mesh.capture(|| mesh.capture(|| Ok(())).map(drop)).map(drop),
+        "capturing another trace",
+    );
     // Another shape is another program.
     let longer = random(&mesh, [1, 1, 64, 64], Format::Bf16, 4);
     forbidden(
@@ -108,8 +127,12 @@ fn what_a_capture_forbids() {
     );
     // After every one of these the mesh is out of the capture and works.
     network.run().unwrap().read_f32(0).unwrap();
-    let without =
-        Mesh::open(&provider(), Board::N150, MeshOptions { trace_region_bytes: 0, ..MeshOptions::default() }).unwrap();
+    let without = Mesh::open(
+        &provider(),
+        Board::N150,
+        MeshOptions { trace_region_bytes: 0, ..MeshOptions::default() },
+    )
+    .unwrap();
     forbidden(without.capture(|| Ok(())).map(drop), "set trace_region_bytes");
 }
 
@@ -170,7 +193,10 @@ fn a_stale_trace_is_refused_and_the_floor_prevents_it() {
         assert_eq!((api.ttp_tensor_free)(x), 0);
         assert_eq!((api.ttp_trace_run)(trace, 1), tt_metal_sys::TTP_TRACE_RULE);
         assert!(
-            std::ffi::CStr::from_ptr((api.ttp_last_error)()).to_str().unwrap().contains("is stale: unary reads tensor")
+            std::ffi::CStr::from_ptr((api.ttp_last_error)())
+                .to_str()
+                .unwrap()
+                .contains("is stale: unary reads tensor")
         );
         assert_eq!((api.ttp_trace_free)(trace), 0);
         assert_eq!((api.ttp_trace_run)(trace, 1), tt_metal_sys::TTP_BAD_HANDLE);

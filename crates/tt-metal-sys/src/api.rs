@@ -33,8 +33,8 @@ macro_rules! abi_functions {
             pub(crate) unsafe fn from_library(library: &libloading::Library) -> Result<Self, Vec<&'static str>> {
                 let mut missing = Vec::new();
                 $(
-                    // SAFETY: the caller vouches for the signatures; the pointer is copied out and the
-                    // library outlives it inside `Provider`.
+                    // SAFETY: the caller vouches for the signatures; the pointer is copied out and
+                    // the library outlives it inside `Provider`.
                     let $name = unsafe {
                         library.get::<unsafe extern "C" fn($( $ty ),*) -> $ret>(concat!(stringify!($name), "\0").as_bytes())
                     }.map(|symbol| *symbol).ok();

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{Api, TTP_ABI_VERSION};
 
 /// How to get a provider; part of every loading error.
-const REMEDY: &str = "build tt-mesh-sim (`cargo build -p tt-mesh-sim`) for a simulated mesh, or crates/tt-metal-sys/shim against the named tt-metal for silicon";
+const REMEDY: &str = "build tt-mesh-sim (`cargo build -p tt-mesh-sim`) for a simulated mesh, or \
+    crates/tt-metal-sys/shim against the named tt-metal for silicon";
 
 /// Why a provider was refused. Each prints as one line.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,8 @@ pub enum LoadError {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// The dynamic linker refused the file: truncated, of another machine, or its own libraries are missing.
+    /// The dynamic linker refused the file: truncated, of another machine, or its own libraries are
+    /// missing.
     #[error("cannot load the Tenstorrent provider {path} ({bytes} bytes): {reason}; {REMEDY}")]
     Unloadable {
         /// Which file.
@@ -30,7 +32,8 @@ pub enum LoadError {
     },
     /// A library, but without (all of) our functions.
     #[error(
-        "{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, the first is {first}; rebuild it from this source tree's tt_provider.h"
+        "{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, \
+        the first is {first}; rebuild it from this source tree's tt_provider.h"
     )]
     Incomplete {
         /// Which file.
@@ -44,7 +47,8 @@ pub enum LoadError {
     },
     /// A provider of another ABI version.
     #[error(
-        "{path} speaks version {found} of the provider ABI, this program version {expected}; rebuild the older of the two from one source tree"
+        "{path} speaks version {found} of the provider ABI, this program version {expected}; \
+        rebuild the older of the two from one source tree"
     )]
     Version {
         /// Which file.
@@ -71,34 +75,44 @@ static LOADED: Mutex<Vec<Arc<libloading::Library>>> = Mutex::new(Vec::new());
 impl Provider {
     /// Loads the shared library at `path` and checks it. Nothing is opened on any device.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let metadata = std::fs::metadata(path).map_err(|_| LoadError::Missing { path: path.into() })?;
+        let metadata =
+            std::fs::metadata(path).map_err(|_| LoadError::Missing { path: path.into() })?;
         refuse_truncated(path, metadata.len())?;
-        // SAFETY: loading runs the library's initialisers. The path was named by the user as a provider, which is
-        // code they choose to run; nothing else is assumed about it here.
-        let library = unsafe { libloading::Library::new(path) }.map_err(|error| LoadError::Unloadable {
-            path: path.into(),
-            bytes: metadata.len(),
-            // The linker's message can have several lines; ours has one.
-            reason: one_line(&error.to_string()),
-        })?;
+        // SAFETY: loading runs the library's initialisers. The path was named by the user as a
+        // provider, which is code they choose to run; nothing else is assumed about it here.
+        let library =
+            unsafe { libloading::Library::new(path) }.map_err(|error| LoadError::Unloadable {
+                path: path.into(),
+                bytes: metadata.len(),
+                // The linker's message can have several lines; ours has one.
+                reason: one_line(&error.to_string()),
+            })?;
         // The version first: another version may lack functions for good reasons.
         // SAFETY: this one signature is the same in every version of the header.
-        if let Ok(version) = unsafe { library.get::<unsafe extern "C" fn() -> u32>(b"ttp_abi_version\0") } {
+        if let Ok(version) =
+            unsafe { library.get::<unsafe extern "C" fn() -> u32>(b"ttp_abi_version\0") }
+        {
             // SAFETY: it takes no arguments and never fails.
             let found = unsafe { version() };
             if found != TTP_ABI_VERSION {
-                return Err(LoadError::Version { path: path.into(), found, expected: TTP_ABI_VERSION });
+                return Err(LoadError::Version {
+                    path: path.into(),
+                    found,
+                    expected: TTP_ABI_VERSION,
+                });
             }
         }
-        // SAFETY: a library that answers with our version (or lacks the question, and then fails here) was
-        // built from our header, which fixes the signatures.
-        let api = unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
-            path: path.into(),
-            count: missing.len(),
-            total: Api::NAMES.len(),
-            first: missing.first().copied().unwrap_or("unknown"),
-        })?;
-        // Kept loaded until the process ends: a provider may have threads and thread-local error texts.
+        // SAFETY: a library that answers with our version (or lacks the question, and then fails
+        // here) was built from our header, which fixes the signatures.
+        let api =
+            unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
+                path: path.into(),
+                count: missing.len(),
+                total: Api::NAMES.len(),
+                first: missing.first().copied().unwrap_or("unknown"),
+            })?;
+        // Kept loaded until the process ends: a provider may have threads and thread-local error
+        // texts.
         let library = Arc::new(library);
         LOADED.lock().unwrap_or_else(PoisonError::into_inner).push(library.clone());
         Ok(Self { api, name: provider_name(&api), _library: Some(library) })
@@ -126,8 +140,8 @@ impl std::fmt::Debug for Provider {
     }
 }
 
-/// The dynamic linker maps segments without looking at the file's length; touching a page that is not there kills
-/// the process. So the ELF header's own account of the length is checked first.
+/// The dynamic linker maps segments without looking at the file's length; touching a page that is
+/// not there kills the process. So the ELF header's own account of the length is checked first.
 fn refuse_truncated(path: &Path, bytes: u64) -> Result<(), LoadError> {
     let unloadable = |reason: String| LoadError::Unloadable { path: path.into(), bytes, reason };
     let mut header = [0u8; 64];
@@ -136,13 +150,20 @@ fn refuse_truncated(path: &Path, bytes: u64) -> Result<(), LoadError> {
         .map_err(|error| unloadable(format!("not a shared library ({error})")))?;
     if header[..4] != *b"\x7fELF" {
         // Other systems' formats are left to their own loader.
-        return if cfg!(target_os = "linux") { Err(unloadable("not an ELF shared library".into())) } else { Ok(()) };
+        return if cfg!(target_os = "linux") {
+            Err(unloadable("not an ELF shared library".into()))
+        } else {
+            Ok(())
+        };
     }
     if header[4] != 2 || header[5] != 1 {
         return Err(unloadable("not a 64-bit little-endian library".into()));
     }
     let word = |at: usize, length: usize| {
-        header[at..at + length].iter().rev().fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
+        header[at..at + length]
+            .iter()
+            .rev()
+            .fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
     };
     // Section headers come last in what linkers write: their end is the file's end.
     let (table, size, count) = (word(0x28, 8), word(0x3a, 2), word(0x3c, 2));

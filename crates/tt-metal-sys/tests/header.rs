@@ -1,4 +1,5 @@
-//! The header and the Rust declarations cannot drift: Rust's view is written out as C and a C compiler compares.
+//! The header and the Rust declarations cannot drift: Rust's view is written out as C and a C
+//! compiler compares.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -43,10 +44,20 @@ fn comparison() -> String {
     }
     for layout in struct_layouts() {
         let name = layout.c_name;
-        writeln!(c, "_Static_assert(sizeof({name}) == {}, \"size of {name}\");", layout.size).unwrap();
-        writeln!(c, "_Static_assert(_Alignof({name}) == {}, \"alignment of {name}\");", layout.align).unwrap();
+        writeln!(c, "_Static_assert(sizeof({name}) == {}, \"size of {name}\");", layout.size)
+            .unwrap();
+        writeln!(
+            c,
+            "_Static_assert(_Alignof({name}) == {}, \"alignment of {name}\");",
+            layout.align
+        )
+        .unwrap();
         for (field, offset, ty) in layout.fields {
-            writeln!(c, "_Static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");").unwrap();
+            writeln!(
+                c,
+                "_Static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");"
+            )
+            .unwrap();
             // A pointer of the wrong type is an error under the flags below.
             let (ty, place) = match ty.strip_prefix('[').and_then(|t| t.strip_suffix("; 4]")) {
                 Some(element) => (c_type(element), format!("&p->{field}[3]")),
@@ -56,8 +67,11 @@ fn comparison() -> String {
         }
     }
     for signature in signatures() {
-        let parameters: Vec<String> =
-            signature.parameters.iter().map(|(name, ty)| format!("{} {name}", c_type(ty))).collect();
+        let parameters: Vec<String> = signature
+            .parameters
+            .iter()
+            .map(|(name, ty)| format!("{} {name}", c_type(ty)))
+            .collect();
         let parameters = if parameters.is_empty() { "void".into() } else { parameters.join(", ") };
         // A second declaration with another type is an error in C.
         writeln!(c, "{} {}({parameters});", c_type(signature.result), signature.name).unwrap();
@@ -71,13 +85,22 @@ fn compiles(header: &str) -> Result<(), String> {
     let source = folder.path().join("compare.c");
     std::fs::write(&source, format!("#include \"tt_provider.h\"\n{}", comparison())).unwrap();
     let target = "x86_64-unknown-linux-gnu";
-    let compiler = cc::Build::new().target(target).host(target).opt_level(0).cargo_metadata(false).get_compiler();
+    let compiler = cc::Build::new()
+        .target(target)
+        .host(target)
+        .opt_level(0)
+        .cargo_metadata(false)
+        .get_compiler();
     let output = Command::new(compiler.path())
         .args(["-std=c11", "-fsyntax-only", "-Wall", "-Werror"])
         .arg(&source)
         .output()
         .expect("a C compiler is needed for this test");
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 /// Names of the functions that the header declares, comments left out.
@@ -91,7 +114,8 @@ fn declared_functions(header: &str) -> BTreeSet<String> {
     code.push_str(rest);
     code.match_indices('(')
         .filter_map(|(at, _)| {
-            let name: String = code[..at].chars().rev().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String =
+                code[..at].chars().rev().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let name: String = name.chars().rev().collect();
             name.starts_with("ttp_").then_some(name)
         })
@@ -139,5 +163,8 @@ fn a_changed_header_is_noticed() {
         assert!(HEADER.contains(from), "{from}");
         assert!(compiles(&HEADER.replacen(from, to, 1)).is_err(), "not noticed: {to}");
     }
-    assert!(!declared_functions(&HEADER.replace("ttp_status ttp_copy(", "ttp_status ttp_kopie(")).contains("ttp_copy"));
+    assert!(
+        !declared_functions(&HEADER.replace("ttp_status ttp_copy(", "ttp_status ttp_kopie("))
+            .contains("ttp_copy")
+    );
 }

@@ -12,8 +12,17 @@ fn shared_library(folder: &Path, name: &str, source: &str) -> PathBuf {
     std::fs::write(&file, source).unwrap();
     let library = folder.join(format!("lib{name}.so"));
     let target = "x86_64-unknown-linux-gnu";
-    let compiler = cc::Build::new().target(target).host(target).opt_level(0).cargo_metadata(false).get_compiler();
-    let status = Command::new(compiler.path()).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status();
+    let compiler = cc::Build::new()
+        .target(target)
+        .host(target)
+        .opt_level(0)
+        .cargo_metadata(false)
+        .get_compiler();
+    let status = Command::new(compiler.path())
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&file)
+        .status();
     assert!(status.expect("a C compiler is needed for this test").success());
     library
 }
@@ -23,8 +32,12 @@ fn whole(version: u32) -> String {
     let mut c = String::new();
     for signature in signatures() {
         match signature.name {
-            "ttp_abi_version" => writeln!(c, "unsigned ttp_abi_version(void) {{ return {version}; }}").unwrap(),
-            "ttp_provider_name" => c.push_str("const char* ttp_provider_name(void) { return \"test provider\"; }\n"),
+            "ttp_abi_version" => {
+                writeln!(c, "unsigned ttp_abi_version(void) {{ return {version}; }}").unwrap()
+            }
+            "ttp_provider_name" => {
+                c.push_str("const char* ttp_provider_name(void) { return \"test provider\"; }\n")
+            }
             other => writeln!(c, "int {other}(void) {{ return 0; }}").unwrap(),
         }
     }
@@ -59,7 +72,10 @@ fn another_version_is_named_before_anything_else() {
     // Only the version: whatever else a future provider has or lacks is not our business.
     let source = format!("unsigned ttp_abi_version(void) {{ return {}; }}", TTP_ABI_VERSION + 1);
     let (error, line) = refused(&shared_library(folder.path(), "future", &source));
-    assert!(matches!(error, LoadError::Version { found, .. } if found == TTP_ABI_VERSION + 1), "{line}");
+    assert!(
+        matches!(error, LoadError::Version { found, .. } if found == TTP_ABI_VERSION + 1),
+        "{line}"
+    );
 }
 
 #[test]
@@ -69,7 +85,10 @@ fn a_library_without_our_functions_is_counted() {
     assert!(matches!(error, LoadError::Incomplete { count, total, .. } if count == total));
     let source = whole(TTP_ABI_VERSION).replace("ttp_trace_run", "ttp_trace_walk");
     let (error, line) = refused(&shared_library(folder.path(), "partial", &source));
-    assert!(matches!(error, LoadError::Incomplete { count: 1, first: "ttp_trace_run", .. }), "{line}");
+    assert!(
+        matches!(error, LoadError::Incomplete { count: 1, first: "ttp_trace_run", .. }),
+        "{line}"
+    );
 }
 
 #[test]
@@ -78,7 +97,10 @@ fn a_truncated_or_foreign_file_is_refused() {
     let library = shared_library(folder.path(), "whole", &whole(TTP_ABI_VERSION));
     let bytes = std::fs::read(&library).unwrap();
     // A file cut anywhere: the linker would map what is not there and die of it.
-    let cuts = [0, 10, 63, 64, 500].into_iter().chain((1..16).map(|i| bytes.len() * i / 16)).chain([bytes.len() - 1]);
+    let cuts = [0, 10, 63, 64, 500]
+        .into_iter()
+        .chain((1..16).map(|i| bytes.len() * i / 16))
+        .chain([bytes.len() - 1]);
     for length in cuts {
         let short = folder.path().join(format!("short{length}.so"));
         std::fs::write(&short, &bytes[..length]).unwrap();

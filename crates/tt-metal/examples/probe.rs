@@ -1,15 +1,16 @@
-//! Runs every operation once on a device and beside it on the simulated mesh, and prints how far apart they are.
+//! Runs every operation once on a device and beside it on the simulated mesh, and prints how far
+//! apart they are.
 //!
 //!     cargo run -p tt-metal --example probe -- tt:n300
 //!
-//! The first thing to run on new hardware or a new tt-metal. Where there is no silicon behind the device (a mock
-//! cluster reads zeros) values are not compared: then it shows what TT-NN accepts. Exit status 1 when an operation
-//! is refused or differs.
+//! The first thing to run on new hardware or a new tt-metal. Where there is no silicon behind the
+//! device (a mock cluster reads zeros) values are not compared: then it shows what TT-NN accepts.
+//! Exit status 1 when an operation is refused or differs.
 
 use tt_metal::kernels::{PickAction, image_patches, narrow_matmul, pick_action};
 use tt_metal::{
-    Activation, Combine, Compute, Distribution, Error, Format, HostArray, Layout, LinearOptions, Mesh, MeshOptions,
-    Provider, Result, RopeOrder, Target, Tensor, find_provider,
+    Activation, Combine, Compute, Distribution, Error, Format, HostArray, Layout, LinearOptions,
+    Mesh, MeshOptions, Provider, Result, RopeOrder, Target, Tensor, find_provider,
 };
 
 /// Relative root-mean-square distance that two devices may have: a few roundings of bf16.
@@ -38,16 +39,28 @@ fn sharded(mesh: &Mesh, dims: [usize; 4], dim: usize, seed: u32) -> Result<Tenso
 }
 
 fn words(mesh: &Mesh, data: &[u32]) -> Result<Tensor> {
-    mesh.upload(HostArray::u32(data, [1, 1, 1, data.len()]), Distribution::Replicate, Format::U32, Layout::RowMajor)
+    mesh.upload(
+        HostArray::u32(data, [1, 1, 1, data.len()]),
+        Distribution::Replicate,
+        Format::U32,
+        Layout::RowMajor,
+    )
 }
 
 fn position(mesh: &Mesh, at: i32) -> Result<Tensor> {
-    mesh.upload(HostArray::i32(&[at], [1; 4]), Distribution::Replicate, Format::I32, Layout::RowMajor)
+    mesh.upload(
+        HostArray::i32(&[at], [1; 4]),
+        Distribution::Replicate,
+        Format::I32,
+        Layout::RowMajor,
+    )
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     match tensor.format() {
-        Format::U32 | Format::I32 => Ok(tensor.read_u32(0)?.into_iter().map(|word| word as f32).collect()),
+        Format::U32 | Format::I32 => {
+            Ok(tensor.read_u32(0)?.into_iter().map(|word| word as f32).collect())
+        }
         _ => tensor.read_f32(0),
     }
 }
@@ -62,9 +75,19 @@ const CHECKS: &[Check] = &[
     ("upload packed bfp8_b", |m| {
         let (data, dims) = (noise(64 * 512, 2), [1, 1, 64, 512]);
         let provider = Provider::linked(tt_mesh_sim::api());
-        let packed =
-            tt_metal::pack(&provider, HostArray::f32(&data, dims), Distribution::Shard(3), m.chips(), Format::Bfp8B)?;
-        m.upload(HostArray::packed(&packed, dims, Format::Bfp8B), Distribution::Shard(3), Format::Bfp8B, Layout::Tile)
+        let packed = tt_metal::pack(
+            &provider,
+            HostArray::f32(&data, dims),
+            Distribution::Shard(3),
+            m.chips(),
+            Format::Bfp8B,
+        )?;
+        m.upload(
+            HostArray::packed(&packed, dims, Format::Bfp8B),
+            Distribution::Shard(3),
+            Format::Bfp8B,
+            Layout::Tile,
+        )
     }),
     ("zeros", |m| m.zeros([1, 2, 64, 32], Format::Bfp8B, Layout::Tile)),
     ("write", |m| {
@@ -73,39 +96,69 @@ const CHECKS: &[Check] = &[
         Ok(tensor)
     }),
     ("linear, gelu, 9 tiles by 192", |m| {
-        let (x, w) = (random(m, [1, 1, 288, 1024], Format::Bf16, 5)?, random(m, [1, 1, 1024, 6144], Format::Bfp8B, 6)?);
+        let (x, w) = (
+            random(m, [1, 1, 288, 1024], Format::Bf16, 5)?,
+            random(m, [1, 1, 1024, 6144], Format::Bfp8B, 6)?,
+        );
         let bias = random(m, [1, 1, 1, 6144], Format::Bf16, 7)?;
-        x.linear(&w, Some(&bias), LinearOptions { activation: Activation::Gelu, ..LinearOptions::default() })
+        x.linear(
+            &w,
+            Some(&bias),
+            LinearOptions { activation: Activation::Gelu, ..LinearOptions::default() },
+        )
     }),
     ("linear, one row", |m| {
-        let (x, w) = (random(m, [1, 1, 1, 4096], Format::Bf16, 5)?, random(m, [1, 1, 4096, 1376], Format::Bfp8B, 6)?);
+        let (x, w) = (
+            random(m, [1, 1, 1, 4096], Format::Bf16, 5)?,
+            random(m, [1, 1, 4096, 1376], Format::Bfp8B, 6)?,
+        );
         x.linear(&w, None, LinearOptions { compute: Compute::HIFI2, ..LinearOptions::default() })
     }),
     ("linear, many rows, f32", |m| {
-        let (x, w) = (random(m, [1, 1, 1024, 256], Format::Bf16, 5)?, random(m, [1, 1, 256, 512], Format::Bf16, 6)?);
+        let (x, w) = (
+            random(m, [1, 1, 1024, 256], Format::Bf16, 5)?,
+            random(m, [1, 1, 256, 512], Format::Bf16, 6)?,
+        );
         x.linear(&w, None, LinearOptions { format: Format::F32, ..LinearOptions::default() })
     }),
     ("layer_norm", |m| {
-        let (x, w) = (random(m, [1, 1, 261, 1024], Format::Bf16, 8)?, random(m, [1, 1, 1, 1024], Format::Bf16, 9)?);
+        let (x, w) = (
+            random(m, [1, 1, 261, 1024], Format::Bf16, 8)?,
+            random(m, [1, 1, 1, 1024], Format::Bf16, 9)?,
+        );
         x.layer_norm(&w, Some(&w), 1e-6, Compute::default())
     }),
     ("rms_norm", |m| {
-        let (x, w) = (random(m, [1, 1, 288, 4096], Format::Bf16, 8)?, random(m, [1, 1, 1, 4096], Format::Bf16, 9)?);
+        let (x, w) = (
+            random(m, [1, 1, 288, 4096], Format::Bf16, 8)?,
+            random(m, [1, 1, 1, 4096], Format::Bf16, 9)?,
+        );
         x.rms_norm(&w, 1e-6, Compute::default())
     }),
     ("rope, pairs", |m| {
-        let (x, t) = (random(m, [1, 4, 64, 128], Format::Bf16, 10)?, random(m, [1, 1, 64, 128], Format::Bf16, 11)?);
+        let (x, t) = (
+            random(m, [1, 4, 64, 128], Format::Bf16, 10)?,
+            random(m, [1, 1, 64, 128], Format::Bf16, 11)?,
+        );
         x.rope(&t, &t, RopeOrder::Pairs, Compute::default())
     }),
     ("rope, pairs, one row", |m| {
-        let (x, t) = (random(m, [1, 4, 1, 128], Format::Bf16, 10)?, random(m, [1, 1, 1, 128], Format::Bf16, 11)?);
+        let (x, t) = (
+            random(m, [1, 4, 1, 128], Format::Bf16, 10)?,
+            random(m, [1, 1, 1, 128], Format::Bf16, 11)?,
+        );
         x.rope(&t, &t, RopeOrder::Pairs, Compute::default())
     }),
     ("rope, half", |m| {
-        let (x, t) = (random(m, [1, 4, 64, 128], Format::Bf16, 10)?, random(m, [1, 1, 64, 128], Format::Bf16, 11)?);
+        let (x, t) = (
+            random(m, [1, 4, 64, 128], Format::Bf16, 10)?,
+            random(m, [1, 1, 64, 128], Format::Bf16, 11)?,
+        );
         x.rope(&t, &t, RopeOrder::Half, Compute::default())
     }),
-    ("split_heads", |m| random(m, [1, 1, 288, 1536], Format::Bf16, 12)?.split_heads(4, 4).map(|[_, k, _]| k)),
+    ("split_heads", |m| {
+        random(m, [1, 1, 288, 1536], Format::Bf16, 12)?.split_heads(4, 4).map(|[_, k, _]| k)
+    }),
     ("concat_heads", |m| random(m, [1, 4, 288, 128], Format::Bf16, 13)?.concat_heads()),
     ("attention, full, 261 rows", |m| {
         let q = random(m, [1, 16, 261, 64], Format::Bf16, 14)?;
@@ -116,12 +169,18 @@ const CHECKS: &[Check] = &[
         q.attention(&q, &q, None, true, 0.088, Compute::default())
     }),
     ("attention, masked", |m| {
-        let (q, k) = (random(m, [1, 4, 64, 128], Format::Bf16, 14)?, random(m, [1, 4, 320, 128], Format::Bf16, 15)?);
+        let (q, k) = (
+            random(m, [1, 4, 64, 128], Format::Bf16, 14)?,
+            random(m, [1, 4, 320, 128], Format::Bf16, 15)?,
+        );
         let mask = m.zeros([1, 1, 64, 320], Format::Bf16, Layout::Tile)?;
         q.attention(&k, &k, Some(&mask), false, 0.088, Compute::default())
     }),
     ("attention_decode", |m| {
-        let (q, k) = (random(m, [1, 4, 1, 128], Format::Bf16, 14)?, random(m, [1, 4, 320, 128], Format::Bf16, 15)?);
+        let (q, k) = (
+            random(m, [1, 4, 1, 128], Format::Bf16, 14)?,
+            random(m, [1, 4, 320, 128], Format::Bf16, 15)?,
+        );
         q.attention_decode(&k, &k, &position(m, 283)?, 0.088, Compute::default())
     }),
     ("cache_fill", |m| {
@@ -140,20 +199,37 @@ const CHECKS: &[Check] = &[
         Ok(cache)
     }),
     ("embedding, one id", |m| {
-        let table = random(m, [1, 1, 512, 4096], Format::Bf16, 18)?.convert(Format::Bf16, Layout::RowMajor)?;
+        let table = random(m, [1, 1, 512, 4096], Format::Bf16, 18)?
+            .convert(Format::Bf16, Layout::RowMajor)?;
         table.embedding(&words(m, &[77])?, Layout::Tile)
     }),
     ("embedding, 32 ids", |m| {
-        let table = random(m, [1, 1, 512, 256], Format::Bf16, 18)?.convert(Format::Bf16, Layout::RowMajor)?;
+        let table = random(m, [1, 1, 512, 256], Format::Bf16, 18)?
+            .convert(Format::Bf16, Layout::RowMajor)?;
         table.embedding(&words(m, &[5; 32])?, Layout::Tile)
     }),
-    ("add", |m| random(m, [1, 1, 288, 4096], Format::Bf16, 19)?.add(&random(m, [1, 1, 288, 4096], Format::Bf16, 20)?)),
+    ("add", |m| {
+        random(m, [1, 1, 288, 4096], Format::Bf16, 19)?.add(&random(
+            m,
+            [1, 1, 288, 4096],
+            Format::Bf16,
+            20,
+        )?)
+    }),
     ("sub, row spread", |m| {
-        let (x, y) = (random(m, [1, 1, 64, 256], Format::Bf16, 19)?, random(m, [1, 1, 1, 256], Format::Bf16, 20)?);
+        let (x, y) = (
+            random(m, [1, 1, 64, 256], Format::Bf16, 19)?,
+            random(m, [1, 1, 1, 256], Format::Bf16, 20)?,
+        );
         x.combine(&y, Combine::Sub, Activation::None, Format::Bf16)
     }),
     ("silu_mul", |m| {
-        random(m, [1, 1, 288, 1376], Format::Bf16, 19)?.silu_mul(&random(m, [1, 1, 288, 1376], Format::Bf16, 20)?)
+        random(m, [1, 1, 288, 1376], Format::Bf16, 19)?.silu_mul(&random(
+            m,
+            [1, 1, 288, 1376],
+            Format::Bf16,
+            20,
+        )?)
     }),
     ("gelu", |m| random(m, [1, 1, 64, 256], Format::Bf16, 21)?.activate(Activation::Gelu)),
     ("silu", |m| random(m, [1, 1, 64, 256], Format::Bf16, 21)?.activate(Activation::Silu)),
@@ -165,22 +241,36 @@ const CHECKS: &[Check] = &[
     }),
     ("concat rows", |m| {
         Tensor::concat(
-            &[&random(m, [1, 1, 5, 256], Format::Bf16, 22)?, &random(m, [1, 1, 256, 256], Format::Bf16, 23)?],
+            &[
+                &random(m, [1, 1, 5, 256], Format::Bf16, 22)?,
+                &random(m, [1, 1, 256, 256], Format::Bf16, 23)?,
+            ],
             2,
         )
     }),
     ("concat columns", |m| {
         Tensor::concat(
-            &[&random(m, [1, 1, 256, 1024], Format::Bf16, 22)?, &random(m, [1, 1, 256, 1152], Format::Bf16, 23)?],
+            &[
+                &random(m, [1, 1, 256, 1024], Format::Bf16, 22)?,
+                &random(m, [1, 1, 256, 1152], Format::Bf16, 23)?,
+            ],
             3,
         )
     }),
-    ("slice rows", |m| random(m, [1, 1, 261, 1024], Format::Bf16, 24)?.slice([0, 0, 5, 0], [1, 1, 261, 1024])),
-    ("slice one row", |m| random(m, [1, 1, 288, 4096], Format::Bf16, 24)?.slice([0, 0, 274, 0], [1, 1, 275, 4096])),
+    ("slice rows", |m| {
+        random(m, [1, 1, 261, 1024], Format::Bf16, 24)?.slice([0, 0, 5, 0], [1, 1, 261, 1024])
+    }),
+    ("slice one row", |m| {
+        random(m, [1, 1, 288, 4096], Format::Bf16, 24)?.slice([0, 0, 274, 0], [1, 1, 275, 4096])
+    }),
     ("reshape", |m| random(m, [1, 4, 32, 64], Format::Bf16, 25)?.reshape([1, 1, 128, 64])),
     ("transpose", |m| random(m, [1, 2, 64, 96], Format::Bf16, 26)?.transpose()),
-    ("convert to bfp8_b", |m| random(m, [1, 1, 64, 96], Format::Bf16, 27)?.convert(Format::Bfp8B, Layout::Tile)),
-    ("convert to rows", |m| random(m, [1, 1, 45, 96], Format::Bf16, 27)?.convert(Format::Bf16, Layout::RowMajor)),
+    ("convert to bfp8_b", |m| {
+        random(m, [1, 1, 64, 96], Format::Bf16, 27)?.convert(Format::Bfp8B, Layout::Tile)
+    }),
+    ("convert to rows", |m| {
+        random(m, [1, 1, 45, 96], Format::Bf16, 27)?.convert(Format::Bf16, Layout::RowMajor)
+    }),
     ("copy", |m| {
         let target = m.zeros([1, 1, 1, 4096], Format::Bf16, Layout::Tile)?;
         random(m, [1, 1, 1, 4096], Format::Bf16, 28)?.copy_to(&target)?;
@@ -192,15 +282,23 @@ const CHECKS: &[Check] = &[
     ("all_reduce", |m| random(m, [1, 1, 288, 4096], Format::Bf16, 32)?.all_reduce()),
     ("partition", |m| random(m, [1, 1, 32, 1024], Format::Bf16, 33)?.partition(3)),
     ("kernel: image_patches", |m| {
-        let bytes: Vec<u8> = noise(224 * 672, 34).into_iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
-        let image =
-            m.upload(HostArray::u8(&bytes, [1, 1, 224, 672]), Distribution::Replicate, Format::U8, Layout::RowMajor)?;
+        let bytes: Vec<u8> =
+            noise(224 * 672, 34).into_iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
+        let image = m.upload(
+            HostArray::u8(&bytes, [1, 1, 224, 672]),
+            Distribution::Replicate,
+            Format::U8,
+            Layout::RowMajor,
+        )?;
         let out = m.empty([1, 1, 256, 588], Format::Bf16, Layout::Tile)?;
         image_patches(m, &image, &out, 14)?;
         Ok(out)
     }),
     ("kernel: narrow_matmul", |m| {
-        let (x, w) = (random(m, [1, 1, 1, 4096], Format::Bf16, 35)?, random(m, [1, 1, 4096, 256], Format::Bf16, 36)?);
+        let (x, w) = (
+            random(m, [1, 1, 1, 4096], Format::Bf16, 35)?,
+            random(m, [1, 1, 4096, 256], Format::Bf16, 36)?,
+        );
         let out = m.empty([1, 1, 1, 256], Format::F32, Layout::Tile)?;
         narrow_matmul(m, &x, &w, &out, Compute::default())?;
         Ok(out)
@@ -250,7 +348,8 @@ const CHECKS: &[Check] = &[
         Ok(at)
     }),
     ("rotation looked up by a counted position", |m| {
-        let table = random(m, [1, 1, 288, 128], Format::Bf16, 41)?.convert(Format::Bf16, Layout::RowMajor)?;
+        let table = random(m, [1, 1, 288, 128], Format::Bf16, 41)?
+            .convert(Format::Bf16, Layout::RowMajor)?;
         table.embedding(&words(m, &[277])?, Layout::Tile)
     }),
     ("rows of a table, row-major", |m| {
@@ -300,7 +399,8 @@ const REFUSALS: &[Check] = &[
         )
     }),
     ("linear of a row-major tensor", |m| {
-        let x = random(m, [1, 1, 32, 64], Format::Bf16, 1)?.convert(Format::Bf16, Layout::RowMajor)?;
+        let x =
+            random(m, [1, 1, 32, 64], Format::Bf16, 1)?.convert(Format::Bf16, Layout::RowMajor)?;
         x.linear(&random(m, [1, 1, 64, 32], Format::Bf16, 2)?, None, LinearOptions::default())
     }),
     ("attention of head dimension 72", |m| {
@@ -312,15 +412,24 @@ const REFUSALS: &[Check] = &[
         q.attention(&q, &q, None, false, 1.0, Compute::default())
     }),
     ("causal attention of unequal lengths", |m| {
-        let (q, k) = (random(m, [1, 4, 32, 64], Format::Bf16, 3)?, random(m, [1, 4, 64, 64], Format::Bf16, 3)?);
+        let (q, k) = (
+            random(m, [1, 4, 32, 64], Format::Bf16, 3)?,
+            random(m, [1, 4, 64, 64], Format::Bf16, 3)?,
+        );
         q.attention(&k, &k, None, true, 1.0, Compute::default())
     }),
     ("rope by halves of head dimension 32", |m| {
-        let (x, t) = (random(m, [1, 4, 32, 32], Format::Bf16, 4)?, random(m, [1, 1, 32, 32], Format::Bf16, 5)?);
+        let (x, t) = (
+            random(m, [1, 4, 32, 32], Format::Bf16, 4)?,
+            random(m, [1, 1, 32, 32], Format::Bf16, 5)?,
+        );
         x.rope(&t, &t, RopeOrder::Half, Compute::default())
     }),
     ("rope by pairs of f32", |m| {
-        let (x, t) = (random(m, [1, 4, 32, 64], Format::F32, 4)?, random(m, [1, 1, 32, 64], Format::Bf16, 5)?);
+        let (x, t) = (
+            random(m, [1, 4, 32, 64], Format::F32, 4)?,
+            random(m, [1, 1, 32, 64], Format::Bf16, 5)?,
+        );
         x.rope(&t, &t, RopeOrder::Pairs, Compute::default())
     }),
     ("split_heads of head dimension 16", |m| {
@@ -339,10 +448,21 @@ const REFUSALS: &[Check] = &[
         )
     }),
     ("add of unequal widths", |m| {
-        random(m, [1, 1, 32, 64], Format::Bf16, 8)?.add(&random(m, [1, 1, 32, 96], Format::Bf16, 9)?)
+        random(m, [1, 1, 32, 64], Format::Bf16, 8)?.add(&random(
+            m,
+            [1, 1, 32, 96],
+            Format::Bf16,
+            9,
+        )?)
     }),
     ("concat of unequal heights", |m| {
-        Tensor::concat(&[&random(m, [1, 1, 32, 64], Format::Bf16, 8)?, &random(m, [1, 1, 64, 64], Format::Bf16, 9)?], 3)
+        Tensor::concat(
+            &[
+                &random(m, [1, 1, 32, 64], Format::Bf16, 8)?,
+                &random(m, [1, 1, 64, 64], Format::Bf16, 9)?,
+            ],
+            3,
+        )
     }),
     ("cache_fill of other heads", |m| {
         let cache = m.zeros([1, 4, 64, 64], Format::Bf16, Layout::Tile)?;
@@ -383,7 +503,12 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     if a.len() == b.len() { (error / scale.max(1e-30)).sqrt() } else { f64::INFINITY }
 }
 
-fn compare(device: &Mesh, simulated: &Mesh, run: fn(&Mesh) -> Result<Tensor>, silicon: bool) -> Result<(bool, String)> {
+fn compare(
+    device: &Mesh,
+    simulated: &Mesh,
+    run: fn(&Mesh) -> Result<Tensor>,
+    silicon: bool,
+) -> Result<(bool, String)> {
     let (found, expected) = (run(device)?, run(simulated)?);
     if found.spec() != expected.spec() {
         return Ok((false, format!("is {found:?}, expected {expected:?}")));
@@ -406,7 +531,8 @@ fn probe(name: &str) -> Result<bool> {
     let silicon = !device.info().simulated || device.provider_name().contains("tt-mesh-sim");
     let mut good = true;
     for (what, run) in CHECKS {
-        let (ok, text) = compare(&device, &simulated, *run, silicon).unwrap_or_else(|error| (false, error.to_string()));
+        let (ok, text) = compare(&device, &simulated, *run, silicon)
+            .unwrap_or_else(|error| (false, error.to_string()));
         good &= ok;
         println!("{} {what}: {text}", if ok { "ok  " } else { "FAIL" });
     }
@@ -414,12 +540,21 @@ fn probe(name: &str) -> Result<bool> {
         let (there, here) = (run(&device).err(), run(&simulated).err());
         let ok = there.is_some() && here.is_some();
         good &= ok;
-        let text = |error: Option<Error>| error.map_or("ACCEPTED".into(), |error| error.to_string());
-        println!("{} refuses {what}: {} | simulated: {}", if ok { "ok  " } else { "FAIL" }, text(there), text(here));
+        let text =
+            |error: Option<Error>| error.map_or("ACCEPTED".into(), |error| error.to_string());
+        println!(
+            "{} refuses {what}: {} | simulated: {}",
+            if ok { "ok  " } else { "FAIL" },
+            text(there),
+            text(here)
+        );
     }
     for (format, different, of) in same_packing(&provider)? {
         good &= different == 0;
-        println!("{} packs {format}: {different} of {of} bytes differ", if different == 0 { "ok  " } else { "FAIL" });
+        println!(
+            "{} packs {format}: {different} of {of} bytes differ",
+            if different == 0 { "ok  " } else { "FAIL" }
+        );
     }
     // More than a chip has, asked for on every board.
     let huge = device.empty([1, 1, 1 << 17, 1 << 17], Format::Bf16, Layout::Tile);

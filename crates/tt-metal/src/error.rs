@@ -67,7 +67,10 @@ pub enum Error {
         text: String,
     },
     /// No provider library was found.
-    #[error("no {kind} provider found: looked for {file} in {places}; {remedy}, or name it in {variable}")]
+    #[error(
+        "no {kind} provider found: looked for {file} in {places}; {remedy}, or name it in \
+        {variable}"
+    )]
     NoProvider {
         /// Simulated or silicon.
         kind: &'static str,
@@ -96,7 +99,8 @@ impl Error {
 
     /// The refusal that this thread's last call met.
     pub(crate) fn provider(api: &abi::Api, call: &'static str, status: abi::Status) -> Self {
-        // SAFETY: takes no arguments; the header promises zero-terminated text valid until this thread's next call.
+        // SAFETY: takes no arguments; the header promises zero-terminated text valid until this
+        // thread's next call.
         let text = unsafe {
             let pointer = (api.ttp_last_error)();
             if pointer.is_null() {
@@ -105,7 +109,11 @@ impl Error {
                 std::ffi::CStr::from_ptr(pointer).to_string_lossy().into_owned()
             }
         };
-        let text = if text.is_empty() { format!("the provider gave status {status} and no reason") } else { text };
+        let text = if text.is_empty() {
+            format!("the provider gave status {status} and no reason")
+        } else {
+            text
+        };
         Self::Provider { kind: Kind::from_abi(status), call, text }
     }
 }

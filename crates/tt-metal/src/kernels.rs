@@ -1,6 +1,10 @@
-//! Our own kernels (`kernels/`) as operations: which cores they run on, their circular buffers and arguments.
+//! Our own kernels (`kernels/`) as operations: which cores they run on, their circular buffers and
+//! arguments.
 
-use crate::{CircularBuffer, Compute, CoreRange, Error, Format, Kernel, Layout, Mesh, Program, Result, Role, Tensor};
+use crate::{
+    CircularBuffer, Compute, CoreRange, Error, Format, Kernel, Layout, Mesh, Program, Result, Role,
+    Tensor,
+};
 
 /// Name and text of every kernel, as they stand under `kernels/`.
 const FILES: [(&str, &str); 5] = [
@@ -11,10 +15,14 @@ const FILES: [(&str, &str); 5] = [
     ("dataflow/pick_action.cpp", include_str!("../../../kernels/dataflow/pick_action.cpp")),
 ];
 
-/// Name and text of every kernel with our own header in its place: TT-NN compiles the text where no folder of ours is.
+/// Name and text of every kernel with our own header in its place: TT-NN compiles the text where no
+/// folder of ours is.
 pub fn sources() -> Vec<(&'static str, String)> {
     let header = include_str!("../../../kernels/include/l1.hpp").replace("#pragma once\n", "");
-    FILES.iter().map(|(name, text)| (*name, text.replace("#include \"../include/l1.hpp\"\n", &header))).collect()
+    FILES
+        .iter()
+        .map(|(name, text)| (*name, text.replace("#include \"../include/l1.hpp\"\n", &header)))
+        .collect()
 }
 
 fn source(name: &str) -> Result<String> {
@@ -55,41 +63,62 @@ fn require(condition: bool, text: impl FnOnce() -> String) -> Result<()> {
 
 /// The patch matrix of both vision towers from camera bytes, on every chip.
 ///
-/// `image`: U8 `[1, 1, side, 3 * side]` row-major, RGB interleaved. `out`: BF16 tiles
-/// `[1, 1, (side / patch)^2, 3 * patch^2]`, columns in the order (channel, y, x), values byte - 128.
+/// `image`: U8 `[1, 1, side, 3 * side]` row-major, RGB interleaved. `out`: BF16 tiles `[1, 1, (side
+/// / patch)^2, 3 * patch^2]`, columns in the order (channel, y, x), values byte - 128.
 pub fn image_patches(mesh: &Mesh, image: &Tensor, out: &Tensor, patch: usize) -> Result<()> {
     mesh.run_program(&[image, out], &image_patches_program(mesh, image, out, patch)?)
 }
 
 /// The program behind [`image_patches`].
-pub fn image_patches_program(mesh: &Mesh, image: &Tensor, out: &Tensor, patch: usize) -> Result<Program> {
+pub fn image_patches_program(
+    mesh: &Mesh,
+    image: &Tensor,
+    out: &Tensor,
+    patch: usize,
+) -> Result<Program> {
     let [a, b, side, row_bytes] = image.dims();
     require(
         [a, b] == [1, 1]
             && row_bytes == 3 * side
             && image.format() == Format::U8
             && image.spec().layout == Layout::RowMajor,
-        || format!("image_patches: the image must be U8 [1, 1, side, 3 side] row-major, not {image:?}"),
+        || {
+            format!(
+                "image_patches: the image must be U8 [1, 1, side, 3 side] row-major, not {image:?}"
+            )
+        },
     )?;
-    require(patch > 0 && side % patch == 0, || format!("image_patches: patches of {patch} do not tile {side} pixels"))?;
+    require(patch > 0 && side % patch == 0, || {
+        format!("image_patches: patches of {patch} do not tile {side} pixels")
+    })?;
     let across = side / patch;
     let (patches, depth) = (across * across, 3 * patch * patch);
     require(
-        out.dims() == [1, 1, patches, depth] && out.format() == Format::Bf16 && out.spec().layout == Layout::Tile,
-        || format!("image_patches: the output must be BF16 [1, 1, {patches}, {depth}] in tiles, not {out:?}"),
+        out.dims() == [1, 1, patches, depth]
+            && out.format() == Format::Bf16
+            && out.spec().layout == Layout::Tile,
+        || {
+            format!(
+                "image_patches: the output must be BF16 [1, 1, {patches}, {depth}] in tiles, not \
+                {out:?}"
+            )
+        },
     )?;
     // One row of tiles for each row of cores; its columns of tiles are shared out along the row.
     let (grid_columns, grid_rows) = mesh.info().grid;
     let (tile_rows, tile_columns) = (patches.div_ceil(32) as u32, depth.div_ceil(32) as u32);
     require(tile_rows <= grid_rows, || {
         format!(
-            "image_patches: {patches} patches are {tile_rows} rows of tiles, the chip has {grid_rows} rows of cores"
+            "image_patches: {patches} patches are {tile_rows} rows of tiles, the chip has \
+            {grid_rows} rows of cores"
         )
     })?;
     let share = tile_columns.div_ceil(grid_columns);
     let size = (tile_columns.div_ceil(share), tile_rows);
     let stride = row_bytes.next_multiple_of(32) as u32;
-    let bands = |tile_row: usize| (32 * tile_row + 31).min(patches - 1) / across + 1 - 32 * tile_row / across;
+    let bands = |tile_row: usize| {
+        (32 * tile_row + 31).min(patches - 1) / across + 1 - 32 * tile_row / across
+    };
     let band_rows = (0..tile_rows as usize).map(bands).max().unwrap_or(1) * patch;
     let (image_address, out_address) = (image.address()?, out.address()?);
     let mut reader_args = Vec::new();
@@ -113,29 +142,61 @@ pub fn image_patches_program(mesh: &Mesh, image: &Tensor, out: &Tensor, patch: u
                 vec![0],
                 reader_args,
             )?,
-            kernel("dataflow/write_tiles.cpp", Role::Writer, size, vec![2048], vec![1], writer_args)?,
+            kernel(
+                "dataflow/write_tiles.cpp",
+                Role::Writer,
+                size,
+                vec![2048],
+                vec![1],
+                writer_args,
+            )?,
         ],
         buffers: vec![
-            CircularBuffer { index: 0, format: Format::U8, page_bytes: stride, pages: band_rows as u32, cores },
+            CircularBuffer {
+                index: 0,
+                format: Format::U8,
+                page_bytes: stride,
+                pages: band_rows as u32,
+                cores,
+            },
             CircularBuffer { index: 16, format: Format::Bf16, page_bytes: 2048, pages: 2, cores },
         ],
         semaphores: Vec::new(),
     })
 }
 
-/// `out = x w` for one row of tiles, one core for each column of tiles, the sum kept in float32: the action head.
+/// `out = x w` for one row of tiles, one core for each column of tiles, the sum kept in float32:
+/// the action head.
 ///
-/// `x`: `[1, 1, <= 32, K]`, `w`: `[1, 1, K, N]`, `out`: F32 `[1, 1, rows of x, N]`, all in tiles; K and N multiples of 32.
-pub fn narrow_matmul(mesh: &Mesh, x: &Tensor, w: &Tensor, out: &Tensor, compute: Compute) -> Result<()> {
+/// `x`: `[1, 1, <= 32, K]`, `w`: `[1, 1, K, N]`, `out`: F32 `[1, 1, rows of x, N]`, all in tiles; K
+/// and N multiples of 32.
+pub fn narrow_matmul(
+    mesh: &Mesh,
+    x: &Tensor,
+    w: &Tensor,
+    out: &Tensor,
+    compute: Compute,
+) -> Result<()> {
     mesh.run_program(&[x, w, out], &narrow_matmul_program(mesh, x, w, out, compute)?)
 }
 
 /// The program behind [`narrow_matmul`].
-pub fn narrow_matmul_program(mesh: &Mesh, x: &Tensor, w: &Tensor, out: &Tensor, compute: Compute) -> Result<Program> {
+pub fn narrow_matmul_program(
+    mesh: &Mesh,
+    x: &Tensor,
+    w: &Tensor,
+    out: &Tensor,
+    compute: Compute,
+) -> Result<Program> {
     let ([a, b, rows, depth], [c, d, w_rows, columns]) = (x.dims(), w.dims());
     let tiled = [x, w, out].iter().all(|tensor| tensor.spec().layout == Layout::Tile);
     require(
-        tiled && [a, b, c, d] == [1; 4] && rows <= 32 && depth == w_rows && depth % 32 == 0 && columns % 32 == 0,
+        tiled
+            && [a, b, c, d] == [1; 4]
+            && rows <= 32
+            && depth == w_rows
+            && depth % 32 == 0
+            && columns % 32 == 0,
         || format!("narrow_matmul: {x:?} by {w:?} is not one row of tiles by whole tiles"),
     )?;
     require(out.dims() == [1, 1, rows, columns] && out.format() == Format::F32, || {
@@ -145,14 +206,23 @@ pub fn narrow_matmul_program(mesh: &Mesh, x: &Tensor, w: &Tensor, out: &Tensor, 
     let (depth, columns) = ((depth / 32) as u32, (columns / 32) as u32);
     let across = (1..=grid_columns.min(columns)).rev().find(|n| columns % n == 0).unwrap_or(1);
     let size = (across, columns / across);
-    require(size.1 <= grid_rows, || format!("narrow_matmul: {columns} columns of tiles do not fit the chip's cores"))?;
+    require(size.1 <= grid_rows, || {
+        format!("narrow_matmul: {columns} columns of tiles do not fit the chip's cores")
+    })?;
     let block = [8, 4, 2, 1].into_iter().find(|block| depth % block == 0).unwrap_or(1);
     let (x_bytes, w_bytes) = (x.format().tile_bytes() as u32, w.format().tile_bytes() as u32);
     let (x_address, w_address, out_address) = (x.address()?, w.address()?, out.address()?);
     let per_core = |args: &dyn Fn(u32) -> Vec<u32>| (0..columns).map(args).collect::<Vec<_>>();
     let cores = rectangle(size);
     let nothing = per_core(&|_| Vec::new());
-    let mut matmul = kernel("compute/column_matmul.cpp", Role::Compute, size, vec![depth, block], Vec::new(), nothing)?;
+    let mut matmul = kernel(
+        "compute/column_matmul.cpp",
+        Role::Compute,
+        size,
+        vec![depth, block],
+        Vec::new(),
+        nothing,
+    )?;
     matmul.compute = compute;
     let reader = vec![depth, columns, block, x_bytes, w_bytes];
     Ok(Program {
@@ -177,8 +247,20 @@ pub fn narrow_matmul_program(mesh: &Mesh, x: &Tensor, w: &Tensor, out: &Tensor, 
         ],
         buffers: vec![
             // Two blocks each: one is filled while the other is used.
-            CircularBuffer { index: 0, format: x.format(), page_bytes: x_bytes, pages: 2 * block, cores },
-            CircularBuffer { index: 1, format: w.format(), page_bytes: w_bytes, pages: 2 * block, cores },
+            CircularBuffer {
+                index: 0,
+                format: x.format(),
+                page_bytes: x_bytes,
+                pages: 2 * block,
+                cores,
+            },
+            CircularBuffer {
+                index: 1,
+                format: w.format(),
+                page_bytes: w_bytes,
+                pages: 2 * block,
+                cores,
+            },
             CircularBuffer { index: 16, format: Format::F32, page_bytes: 4096, pages: 1, cores },
         ],
         semaphores: Vec::new(),
@@ -196,17 +278,18 @@ pub struct PickAction<'a> {
     pub table: &'a Tensor,
     /// BF16 tiles `[1, 1, 1, width]`: receives the chosen token's embedding.
     pub row: &'a Tensor,
-    /// U32 `[1, 1, 1, 8]` row-major: receives index, token id, bin, centre, largest and second largest logit (float32
-    /// bits), number of NaN logits, zero.
+    /// U32 `[1, 1, 1, 8]` row-major: receives index, token id, bin, centre, largest and second
+    /// largest logit (float32 bits), number of NaN logits, zero.
     pub result: &'a Tensor,
     /// Token id of the first logit: 31744.
     pub first_id: u32,
-    /// One past the last token id of the original vocabulary: 32000. The id below it is bin 0; ids from it on mean nothing.
+    /// One past the last token id of the original vocabulary: 32000. The id below it is bin 0; ids
+    /// from it on mean nothing.
     pub end_id: u32,
 }
 
-/// Chooses the largest action logit, its bin and the next embedding row, on every chip. A result with NaN logits
-/// must be refused by who reads it.
+/// Chooses the largest action logit, its bin and the next embedding row, on every chip. A result
+/// with NaN logits must be refused by who reads it.
 pub fn pick_action(mesh: &Mesh, pick: PickAction<'_>) -> Result<()> {
     let tensors = [pick.logits, pick.centres, pick.table, pick.row, pick.result];
     mesh.run_program(&tensors, &pick_action_program(pick)?)
@@ -230,9 +313,10 @@ pub fn pick_action_program(pick: PickAction<'_>) -> Result<Program> {
     require(is(centres, [1, 1, 1, bins], Format::F32, Layout::RowMajor), || {
         format!("pick_action: centres must be F32 [1, 1, 1, bins] row-major, not {centres:?}")
     })?;
-    require(is(table, [1, 1, vocabulary, width], Format::Bf16, Layout::RowMajor) && width % 32 == 0, || {
-        format!("pick_action: table must be BF16 [1, 1, V, 32 n] row-major, not {table:?}")
-    })?;
+    require(
+        is(table, [1, 1, vocabulary, width], Format::Bf16, Layout::RowMajor) && width % 32 == 0,
+        || format!("pick_action: table must be BF16 [1, 1, V, 32 n] row-major, not {table:?}"),
+    )?;
     require(is(row, [1, 1, 1, width], Format::Bf16, Layout::Tile), || {
         format!("pick_action: row must be BF16 [1, 1, 1, {width}] in tiles, not {row:?}")
     })?;
@@ -245,8 +329,10 @@ pub fn pick_action_program(pick: PickAction<'_>) -> Result<Program> {
     })?;
     let one = (1, 1);
     let cores = rectangle(one);
-    let addresses =
-        [logits, centres, table, row, result].iter().map(|tensor| tensor.address()).collect::<Result<Vec<u32>>>()?;
+    let addresses = [logits, centres, table, row, result]
+        .iter()
+        .map(|tensor| tensor.address())
+        .collect::<Result<Vec<u32>>>()?;
     let page = |index: u32, format: Format, bytes: usize| CircularBuffer {
         index,
         format,

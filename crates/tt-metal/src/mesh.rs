@@ -64,7 +64,8 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// An open mesh; clones are the same mesh. It is closed with [`Mesh::close`] or with its last clone and tensor.
+/// An open mesh; clones are the same mesh. It is closed with [`Mesh::close`] or with its last clone
+/// and tensor.
 #[derive(Clone)]
 pub struct Mesh(pub(crate) Arc<Inner>);
 
@@ -244,7 +245,8 @@ impl Mesh {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Closes it now. Tensors and traces that are left are dead; using them is an error, dropping them is not.
+    /// Closes it now. Tensors and traces that are left are dead; using them is an error, dropping
+    /// them is not.
     pub fn close(self) -> Result<()> {
         self.0.settle()?;
         self.0.close()
@@ -280,8 +282,10 @@ impl Mesh {
     /// DRAM of one chip.
     pub fn memory(&self, chip: usize) -> Result<Memory> {
         self.0.settle()?;
-        let mut raw = abi::MemoryStats { total: 0, allocated: 0, free: 0, largest_free: 0, peak: 0 };
-        let chip = u32::try_from(chip).map_err(|_| Error::Host(format!("chip {chip} does not exist")))?;
+        let mut raw =
+            abi::MemoryStats { total: 0, allocated: 0, free: 0, largest_free: 0, peak: 0 };
+        let chip =
+            u32::try_from(chip).map_err(|_| Error::Host(format!("chip {chip} does not exist")))?;
         // SAFETY: the pointer is valid for the call.
         let status = unsafe { (self.0.api().ttp_mesh_memory)(self.0.handle, chip, &raw mut raw) };
         self.0.checked("ttp_mesh_memory", status)?;
@@ -318,13 +322,19 @@ impl Mesh {
         let mut handle = 0;
         // SAFETY: both pointers are valid for the call.
         let status = unsafe {
-            (self.0.api().ttp_tensor_create)(self.0.handle, &raw const raw, u32::from(zeroed), &raw mut handle)
+            (self.0.api().ttp_tensor_create)(
+                self.0.handle,
+                &raw const raw,
+                u32::from(zeroed),
+                &raw mut handle,
+            )
         };
         self.0.checked("ttp_tensor_create", status)?;
         Tensor::adopt(self.0.clone(), handle)
     }
 
-    /// Copies a host array to the chips, with the host's rounding into `format`. A packed array keeps its bits.
+    /// Copies a host array to the chips, with the host's rounding into `format`. A packed array
+    /// keeps its bits.
     pub fn upload(
         &self,
         array: HostArray<'_>,

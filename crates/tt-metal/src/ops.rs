@@ -1,5 +1,5 @@
-//! Operations. Each gives out a new tensor and leaves its inputs alone, unless it says that it works in place.
-//! Shapes are those of one chip; what they must be is written in `tt_provider.h`.
+//! Operations. Each gives out a new tensor and leaves its inputs alone, unless it says that it
+//! works in place. Shapes are those of one chip; what they must be is written in `tt_provider.h`.
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ macro_rules! call {
         let mesh: &Arc<Inner> = $mesh;
         mesh.settle()?;
         let mut handle: abi::TensorHandle = 0;
-        // SAFETY: handles are numbers that the provider checks; every pointer is valid for the call.
+        // SAFETY: handles are numbers that the provider checks; every pointer is valid for the
+        // call.
         let status = unsafe { (mesh.api().$function)($($argument,)* &raw mut handle) };
         mesh.checked(stringify!($function), status)?;
         Tensor::adopt(mesh.clone(), handle)
@@ -61,7 +62,12 @@ fn word(value: usize, what: &str) -> Result<u32> {
 
 impl Tensor {
     /// `activation(x w + bias)`: x [a,b,M,K], w [1,1,K,N], bias [1,1,1,N] -> [a,b,M,N].
-    pub fn linear(&self, w: &Tensor, bias: Option<&Tensor>, options: LinearOptions) -> Result<Tensor> {
+    pub fn linear(
+        &self,
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        options: LinearOptions,
+    ) -> Result<Tensor> {
         let compute = options.compute.to_abi();
         call!(
             self.inner(),
@@ -77,9 +83,18 @@ impl Tensor {
     }
 
     /// Layer norm over the last dimension; weight and bias [1,1,1,W].
-    pub fn layer_norm(&self, weight: &Tensor, bias: Option<&Tensor>, eps: f32, compute: Compute) -> Result<Tensor> {
+    pub fn layer_norm(
+        &self,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+        compute: Compute,
+    ) -> Result<Tensor> {
         let compute = compute.to_abi();
-        call!(self.inner(), ttp_layer_norm(self.input(), weight.input(), optional(bias), eps, &raw const compute))
+        call!(
+            self.inner(),
+            ttp_layer_norm(self.input(), weight.input(), optional(bias), eps, &raw const compute)
+        )
     }
 
     /// RMS norm over the last dimension; weight [1,1,1,W].
@@ -89,20 +104,44 @@ impl Tensor {
     }
 
     /// Rotary embedding of x [1,H,S,D] by tables [1,1,S,D].
-    pub fn rope(&self, cosine: &Tensor, sine: &Tensor, order: RopeOrder, compute: Compute) -> Result<Tensor> {
+    pub fn rope(
+        &self,
+        cosine: &Tensor,
+        sine: &Tensor,
+        order: RopeOrder,
+        compute: Compute,
+    ) -> Result<Tensor> {
         let compute = compute.to_abi();
-        call!(self.inner(), ttp_rope(self.input(), cosine.input(), sine.input(), order.to_abi(), &raw const compute))
+        call!(
+            self.inner(),
+            ttp_rope(
+                self.input(),
+                cosine.input(),
+                sine.input(),
+                order.to_abi(),
+                &raw const compute
+            )
+        )
     }
 
-    /// Fused projection [1,1,S,(q+2kv)D] -> query [1,q,S,D], key and value [1,kv,S,D]. D is a multiple of 32.
+    /// Fused projection [1,1,S,(q+2kv)D] -> query [1,q,S,D], key and value [1,kv,S,D]. D is a
+    /// multiple of 32.
     pub fn split_heads(&self, q_heads: usize, kv_heads: usize) -> Result<[Tensor; 3]> {
         let mesh = self.inner();
         mesh.settle()?;
         let (q_heads, kv_heads) = (word(q_heads, "query heads")?, word(kv_heads, "key heads")?);
         let [mut q, mut k, mut v] = [0; 3];
-        // SAFETY: the handle is a number that the provider checks; the pointers are valid for the call.
+        // SAFETY: the handle is a number that the provider checks; the pointers are valid for the
+        // call.
         let status = unsafe {
-            (mesh.api().ttp_split_heads)(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v)
+            (mesh.api().ttp_split_heads)(
+                self.input(),
+                q_heads,
+                kv_heads,
+                &raw mut q,
+                &raw mut k,
+                &raw mut v,
+            )
         };
         mesh.checked("ttp_split_heads", status)?;
         // All three are adopted before the first failure returns, so that none leaks.
@@ -140,7 +179,8 @@ impl Tensor {
         )
     }
 
-    /// Attention of one query row [1,H,1,D] over rows 0..=position of caches [1,G,T,D]; position I32 [1,1,1,1].
+    /// Attention of one query row [1,H,1,D] over rows 0..=position of caches [1,G,T,D]; position
+    /// I32 [1,1,1,1].
     pub fn attention_decode(
         &self,
         key_cache: &Tensor,
@@ -178,9 +218,25 @@ impl Tensor {
         call!(self.inner(), ttp_embedding(ids.input(), self.input(), layout.to_abi()))
     }
 
-    /// Element by element with another tensor; dimensions of 1 are spread. `left` is applied to self first.
-    pub fn combine(&self, other: &Tensor, operation: Combine, left: Activation, format: Format) -> Result<Tensor> {
-        call!(self.inner(), ttp_binary(self.input(), other.input(), operation.to_abi(), left.to_abi(), format.to_abi()))
+    /// Element by element with another tensor; dimensions of 1 are spread. `left` is applied to
+    /// self first.
+    pub fn combine(
+        &self,
+        other: &Tensor,
+        operation: Combine,
+        left: Activation,
+        format: Format,
+    ) -> Result<Tensor> {
+        call!(
+            self.inner(),
+            ttp_binary(
+                self.input(),
+                other.input(),
+                operation.to_abi(),
+                left.to_abi(),
+                format.to_abi()
+            )
+        )
     }
 
     /// self + other, in self's format.
@@ -210,7 +266,9 @@ impl Tensor {
 
     /// Joins tensors along a dimension.
     pub fn concat(tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
-        let Some(first) = tensors.first() else { return Err(Error::Host("concat of no tensors".into())) };
+        let Some(first) = tensors.first() else {
+            return Err(Error::Host("concat of no tensors".into()));
+        };
         let handles: Vec<abi::TensorHandle> = tensors.iter().map(|tensor| tensor.input()).collect();
         let (count, dim) = (word(handles.len(), "number of tensors")?, word(dim, "dimension")?);
         call!(first.inner(), ttp_concat(handles.as_ptr(), count, dim))
@@ -243,7 +301,8 @@ impl Tensor {
         change!(self.inner(), ttp_copy(self.input(), target.input()))
     }
 
-    /// Index of the largest of `columns` in each row, lowest on ties: BF16 or F32 [1,1,R,W] -> U32 [1,1,1,R].
+    /// Index of the largest of `columns` in each row, lowest on ties: BF16 or F32 [1,1,R,W] -> U32
+    /// [1,1,1,R].
     pub fn argmax(&self, columns: std::ops::Range<usize>) -> Result<Tensor> {
         let (begin, end) = (word(columns.start, "column")?, word(columns.end, "column")?);
         call!(self.inner(), ttp_argmax(self.input(), begin, end))

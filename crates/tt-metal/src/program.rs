@@ -109,16 +109,24 @@ impl Mesh {
                 || kernel.runtime_args.iter().any(|args| args.len() != count)
             {
                 return Err(Error::Host(format!(
-                    "kernel {} runs on {} cores but has runtime arguments for {} (all must have equally many)",
+                    "kernel {} runs on {} cores but has runtime arguments for {} (all must have \
+                    equally many)",
                     kernel.name,
                     kernel.cores.count(),
                     kernel.runtime_args.len()
                 )));
             }
             let text = |text: &str| {
-                CString::new(text).map_err(|_| Error::Host(format!("kernel {} contains a zero byte", kernel.name)))
+                CString::new(text).map_err(|_| {
+                    Error::Host(format!("kernel {} contains a zero byte", kernel.name))
+                })
             };
-            texts.push((text(&kernel.name)?, text(&kernel.source)?, kernel.runtime_args.concat(), count as u32));
+            texts.push((
+                text(&kernel.name)?,
+                text(&kernel.source)?,
+                kernel.runtime_args.concat(),
+                count as u32,
+            ));
         }
         let kernels: Vec<abi::Kernel> = program
             .kernels
@@ -172,8 +180,11 @@ impl Mesh {
             semaphore_count: semaphores.len() as u32,
             reserved: 0,
         };
-        // SAFETY: every pointer in `raw` leads into vectors and strings above, which outlive the call, with their lengths.
-        let status = unsafe { (self.0.api().ttp_run_program)(handles.as_ptr(), handles.len() as u32, &raw const raw) };
+        // SAFETY: every pointer in `raw` leads into vectors and strings above, which outlive the
+        // call, with their lengths.
+        let status = unsafe {
+            (self.0.api().ttp_run_program)(handles.as_ptr(), handles.len() as u32, &raw const raw)
+        };
         self.0.checked("ttp_run_program", status)
     }
 }

@@ -60,9 +60,12 @@ impl ProviderKind {
     /// Kind, file, remedy and variable, for searching and for the error text.
     fn facts(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
-            Self::Simulated => {
-                ("simulated", "libtt_mesh_sim.so", "run `cargo build -p tt-mesh-sim`", "TT_MESH_SIM_LIBRARY")
-            }
+            Self::Simulated => (
+                "simulated",
+                "libtt_mesh_sim.so",
+                "run `cargo build -p tt-mesh-sim`",
+                "TT_MESH_SIM_LIBRARY",
+            ),
             Self::Silicon => (
                 "silicon",
                 "libtt_provider_ttnn.so",
@@ -73,8 +76,8 @@ impl ProviderKind {
     }
 }
 
-/// Loads the provider named in `TT_MESH_SIM_LIBRARY` / `TT_PROVIDER_LIBRARY`, or the one beside the program,
-/// in its `deps` folder (cargo) or in `../lib`, `../openvla_tt` beside it (installed).
+/// Loads the provider named in `TT_MESH_SIM_LIBRARY` / `TT_PROVIDER_LIBRARY`, or the one beside the
+/// program, in its `deps` folder (cargo) or in `../lib`, `../openvla_tt` beside it (installed).
 pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
     let (name, file, remedy, variable) = kind.facts();
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
@@ -93,7 +96,11 @@ pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
     match folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file()) {
         Some(path) => Ok(Provider::open(&path)?),
         None => {
-            let places = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+            let places = folders
+                .iter()
+                .map(|folder| folder.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", ");
             Err(Error::NoProvider { kind: name, file, places, remedy, variable })
         }
     }

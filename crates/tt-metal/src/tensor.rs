@@ -22,14 +22,19 @@ pub struct Spec {
 pub(crate) fn words(dims: [usize; 4]) -> Result<[u32; 4]> {
     let mut out = [0; 4];
     for (word, dim) in out.iter_mut().zip(dims) {
-        *word = u32::try_from(dim).map_err(|_| Error::Host(format!("shape {dims:?} does not fit 32 bits")))?;
+        *word = u32::try_from(dim)
+            .map_err(|_| Error::Host(format!("shape {dims:?} does not fit 32 bits")))?;
     }
     Ok(out)
 }
 
 impl Spec {
     pub(crate) fn to_abi(self) -> Result<abi::Spec> {
-        Ok(abi::Spec { dims: words(self.dims)?, format: self.format.to_abi(), layout: self.layout.to_abi() })
+        Ok(abi::Spec {
+            dims: words(self.dims)?,
+            format: self.format.to_abi(),
+            layout: self.layout.to_abi(),
+        })
     }
 }
 
@@ -46,7 +51,10 @@ impl Distribution {
     pub(crate) fn to_abi(self) -> abi::Distribution {
         match self {
             Self::Replicate => abi::Distribution { kind: abi::TTP_REPLICATE, dim: 0 },
-            Self::Shard(dim) => abi::Distribution { kind: abi::TTP_SHARD, dim: u32::try_from(dim).unwrap_or(u32::MAX) },
+            Self::Shard(dim) => abi::Distribution {
+                kind: abi::TTP_SHARD,
+                dim: u32::try_from(dim).unwrap_or(u32::MAX),
+            },
         }
     }
 }
@@ -129,7 +137,8 @@ impl<'a> HostArray<'a> {
     }
 }
 
-/// Packs a row-major array into tiles of `format`, shard after shard, as a cache on disk keeps them.
+/// Packs a row-major array into tiles of `format`, shard after shard, as a cache on disk keeps
+/// them.
 pub fn pack(
     provider: &Provider,
     array: HostArray<'_>,
@@ -154,10 +163,18 @@ pub fn pack(
                 &raw mut needed,
             )
         };
-        if status == abi::TTP_OK { Ok(needed) } else { Err(Error::provider(api, "ttp_pack", status)) }
+        if status == abi::TTP_OK {
+            Ok(needed)
+        } else {
+            Err(Error::provider(api, "ttp_pack", status))
+        }
     };
     let length = call(std::ptr::null_mut(), 0)?;
-    let mut out = vec![0; usize::try_from(length).map_err(|_| Error::Host(format!("packing takes {length} bytes")))?];
+    let mut out = vec![
+        0;
+        usize::try_from(length)
+            .map_err(|_| Error::Host(format!("packing takes {length} bytes")))?
+    ];
     call(out.as_mut_ptr(), length)?;
     Ok(out)
 }
@@ -211,7 +228,8 @@ impl Tensor {
         mesh.checked("ttp_tensor_describe", status)?;
         if format.is_none() || layout.is_none() {
             return Err(Error::Host(format!(
-                "the provider described a tensor of format {} and layout {}, which the ABI does not have",
+                "the provider described a tensor of format {} and layout {}, which the ABI does \
+                not have",
                 raw.format, raw.layout
             )));
         }
@@ -222,7 +240,8 @@ impl Tensor {
         &self.0.mesh
     }
 
-    /// The handle as an input of a call; while a trace is captured, what it reads is kept alive for it.
+    /// The handle as an input of a call; while a trace is captured, what it reads is kept alive for
+    /// it.
     pub(crate) fn input(&self) -> abi::TensorHandle {
         if let Some(capturing) = self.0.mesh.capturing().as_mut()
             && !capturing.made.contains(&self.0.handle)
@@ -257,7 +276,8 @@ impl Tensor {
         self.0.mesh.settle()?;
         let mut address = 0;
         // SAFETY: the pointer is valid for the call.
-        let status = unsafe { (self.0.mesh.api().ttp_tensor_address)(self.0.handle, &raw mut address) };
+        let status =
+            unsafe { (self.0.mesh.api().ttp_tensor_address)(self.0.handle, &raw mut address) };
         self.0.mesh.checked("ttp_tensor_address", status)?;
         Ok(address)
     }
@@ -267,8 +287,13 @@ impl Tensor {
         self.0.mesh.settle()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         // SAFETY: both pointers are valid for the call; `host` borrows `array`.
-        let status =
-            unsafe { (self.0.mesh.api().ttp_tensor_write)(self.0.handle, &raw const host, &raw const distribution) };
+        let status = unsafe {
+            (self.0.mesh.api().ttp_tensor_write)(
+                self.0.handle,
+                &raw const host,
+                &raw const distribution,
+            )
+        };
         self.0.mesh.checked("ttp_tensor_write", status)?;
         self.0.mesh.count_write(array.length());
         Ok(())
@@ -306,7 +331,11 @@ impl Tensor {
     /// One chip's part of a U32 or I32 tensor, by its bits.
     pub fn read_u32(&self, chip: usize) -> Result<Vec<u32>> {
         let mut out = vec![0u32; self.elements()];
-        self.read_into(chip, if self.format() == Format::I32 { Format::I32 } else { Format::U32 }, &mut out)?;
+        self.read_into(
+            chip,
+            if self.format() == Format::I32 { Format::I32 } else { Format::U32 },
+            &mut out,
+        )?;
         Ok(out)
     }
 
@@ -317,12 +346,14 @@ impl Tensor {
         Ok(out)
     }
 
-    /// All chips' parts joined along `dim`, as float32: the whole of an array that was sharded along it.
+    /// All chips' parts joined along `dim`, as float32: the whole of an array that was sharded
+    /// along it.
     pub fn gather_f32(&self, dim: usize) -> Result<Vec<f32>> {
         if dim > 3 {
             return Err(Error::Host(format!("dimension {dim} is not 0..3")));
         }
-        let parts: Vec<Vec<f32>> = (0..self.mesh().chips()).map(|chip| self.read_f32(chip)).collect::<Result<_>>()?;
+        let parts: Vec<Vec<f32>> =
+            (0..self.mesh().chips()).map(|chip| self.read_f32(chip)).collect::<Result<_>>()?;
         let run: usize = self.dims()[dim..].iter().product();
         let mut out = Vec::with_capacity(self.elements() * parts.len());
         for start in (0..self.elements()).step_by(run.max(1)) {

@@ -7,7 +7,8 @@ use tt_metal_sys as abi;
 use crate::mesh::{Capturing, Inner};
 use crate::{Mesh, Result, Tensor};
 
-/// A recording. It keeps alive every tensor that it reads and did not make; dropping it frees the recording.
+/// A recording. It keeps alive every tensor that it reads and did not make; dropping it frees the
+/// recording.
 pub struct Trace {
     mesh: Arc<Inner>,
     handle: abi::TraceHandle,
@@ -28,7 +29,8 @@ impl Drop for Trace {
 }
 
 impl Trace {
-    /// Runs it. Renew its inputs before with [`Tensor::write`]; its outputs are the tensors its capture gave out.
+    /// Runs it. Renew its inputs before with [`Tensor::write`]; its outputs are the tensors its
+    /// capture gave out.
     pub fn run(&self, blocking: bool) -> Result<()> {
         self.mesh.settle()?;
         // SAFETY: a plain call with numbers.
@@ -63,9 +65,10 @@ impl Drop for Ending {
 }
 
 impl Mesh {
-    /// Records the operations that `work` does on this mesh; nothing runs until [`Trace::run`]. The same sequence must
-    /// have run once before, so that its programs are compiled. Inside, nothing can be uploaded, read or created.
-    /// What `work` returns are usually the trace's output tensors: keep them alive as long as the trace.
+    /// Records the operations that `work` does on this mesh; nothing runs until [`Trace::run`]. The
+    /// same sequence must have run once before, so that its programs are compiled. Inside, nothing
+    /// can be uploaded, read or created. What `work` returns are usually the trace's output
+    /// tensors: keep them alive as long as the trace.
     pub fn capture<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Trace, T)> {
         self.0.settle()?;
         // SAFETY: a plain call with a number.
@@ -73,7 +76,8 @@ impl Mesh {
         self.0.checked("ttp_trace_begin", status)?;
         *self.0.capturing() = Some(Capturing::default());
         let mut ending = Ending(Some(self.0.clone()));
-        // On an error or a panic the guard ends the capture, and the trace it gives is dropped and freed.
+        // On an error or a panic the guard ends the capture, and the trace it gives is dropped and
+        // freed.
         let output = work()?;
         match ending.end()? {
             Some(trace) => Ok((trace, output)),

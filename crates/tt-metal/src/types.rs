@@ -44,7 +44,8 @@ numbers! {
         F32 = abi::TTP_FORMAT_F32, "f32";
         /// bfloat16.
         Bf16 = abi::TTP_FORMAT_BF16, "bf16";
-        /// Block float: 16 neighbours share an exponent; sign and 7 magnitude bits each. 8.5 bits an element.
+        /// Block float: 16 neighbours share an exponent; sign and 7 magnitude bits each. 8.5 bits
+        /// an element.
         Bfp8B = abi::TTP_FORMAT_BFP8_B, "bfp8_b";
         /// Block float with 3 magnitude bits. 4.5 bits an element.
         Bfp4B = abi::TTP_FORMAT_BFP4_B, "bfp4_b";
@@ -97,7 +98,8 @@ numbers! {
     }
     /// Which elements of a head a rotary embedding turns together.
     RopeOrder {
-        /// i and i + d/2: Hugging Face checkpoints as they are. On the device d must be a multiple of 64.
+        /// i and i + d/2: Hugging Face checkpoints as they are. On the device d must be a multiple
+        /// of 64.
         Half = abi::TTP_ROPE_HALF, "half";
         /// 2i and 2i + 1: query and key weights must be permuted. d must be a multiple of 32.
         Pairs = abi::TTP_ROPE_PAIRS, "pairs";
@@ -157,7 +159,8 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// Two passes with float32 sums: all of the weights, 7 significant bits of the activations. Half the time of HiFi4.
+    /// Two passes with float32 sums: all of the weights, 7 significant bits of the activations.
+    /// Half the time of HiFi4.
     pub const HIFI2: Self = Self { fidelity: Fidelity::HiFi2, fp32_dest: true, approximate: false };
 
     pub(crate) fn to_abi(self) -> abi::Compute {

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tt_metal::{
-    Board, Distribution, Error, Format, HostArray, Kind, Layout, Mesh, MeshOptions, Provider, ProviderKind, Target,
-    find_provider,
+    Board, Distribution, Error, Format, HostArray, Kind, Layout, Mesh, MeshOptions, Provider,
+    ProviderKind, Target, find_provider,
 };
 
 fn open(provider: &Provider) -> Mesh {
@@ -45,7 +45,12 @@ fn an_error_in_drop_is_returned_by_the_next_call() {
 fn what_outlives_its_mesh_is_dead_but_harmless() {
     let mesh = open(&linked());
     let tensor = mesh
-        .upload(HostArray::f32(&[1.0; 64], [1, 1, 1, 64]), Distribution::Shard(3), Format::F32, Layout::Tile)
+        .upload(
+            HostArray::f32(&[1.0; 64], [1, 1, 1, 64]),
+            Distribution::Shard(3),
+            Format::F32,
+            Layout::Tile,
+        )
         .unwrap();
     assert_eq!(tensor.dims(), [1, 1, 1, 32]);
     mesh.clone().close().unwrap();
@@ -102,11 +107,15 @@ fn a_failed_capture_ends_it_and_errors_stay_with_their_thread() {
 
 #[test]
 fn names_of_devices() {
-    for (text, provider, board) in
-        [("sim:n150", ProviderKind::Simulated, Board::N150), ("tt:t3k", ProviderKind::Silicon, Board::T3k)]
-    {
+    for (text, provider, board) in [
+        ("sim:n150", ProviderKind::Simulated, Board::N150),
+        ("tt:t3k", ProviderKind::Silicon, Board::T3k),
+    ] {
         let target: Target = text.parse().unwrap();
-        assert_eq!((target.provider, target.board, target.to_string().as_str()), (provider, board, text));
+        assert_eq!(
+            (target.provider, target.board, target.to_string().as_str()),
+            (provider, board, text)
+        );
     }
     for text in ["", "n300", "sim:", "sim:n3000", "cuda:0", ":n150", "sim:n150:1"] {
         let error = text.parse::<Target>().unwrap_err().to_string();
@@ -120,7 +129,12 @@ fn the_library_is_found_beside_the_program_and_behaves_as_the_linked_one() {
     assert_eq!(provider.name(), linked().name());
     let mesh = open(&provider);
     let x = mesh
-        .upload(HostArray::f32(&[1.5; 1024], [1, 1, 32, 32]), Distribution::Replicate, Format::Bfp8B, Layout::Tile)
+        .upload(
+            HostArray::f32(&[1.5; 1024], [1, 1, 32, 32]),
+            Distribution::Replicate,
+            Format::Bfp8B,
+            Layout::Tile,
+        )
         .unwrap();
     assert_eq!(x.add(&x).unwrap().read_f32(1).unwrap(), vec![3.0; 1024]);
     assert_eq!(mesh.info().chips, 2);

@@ -1,5 +1,5 @@
-//! The C functions. Each turns its pointers into borrowed values, takes the mesh, and turns a refusal into a
-//! status and this thread's error text. No panic leaves.
+//! The C functions. Each turns its pointers into borrowed values, takes the mesh, and turns a
+//! refusal into a status and this thread's error text. No panic leaves.
 
 mod ops;
 mod tensors;
@@ -87,7 +87,10 @@ fn guard(body: impl FnOnce() -> Result<()>) -> Status {
             .downcast_ref::<&str>()
             .map(|text| (*text).to_string())
             .or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(refusal(abi::TTP_INTERNAL, format!("fault in tt-mesh-sim: {}", text.unwrap_or_else(|| "unknown".into()))))
+        Err(refusal(
+            abi::TTP_INTERNAL,
+            format!("fault in tt-mesh-sim: {}", text.unwrap_or_else(|| "unknown".into())),
+        ))
     });
     match result {
         Ok(()) => abi::TTP_OK,
@@ -103,7 +106,10 @@ fn guard(body: impl FnOnce() -> Result<()>) -> Status {
 fn with_mesh<T>(handle: u64, body: impl FnOnce(&mut Mesh) -> Result<T>) -> Result<T> {
     let mesh = MESHES.read().unwrap_or_else(PoisonError::into_inner).get(&mesh_of(handle)).cloned();
     let mesh = mesh.ok_or_else(|| {
-        refusal(abi::TTP_BAD_HANDLE, format!("handle {handle:#x}: its mesh is closed or was never opened"))
+        refusal(
+            abi::TTP_BAD_HANDLE,
+            format!("handle {handle:#x}: its mesh is closed or was never opened"),
+        )
     })?;
     let mut mesh = mesh.lock().unwrap_or_else(PoisonError::into_inner);
     body(&mut mesh)
@@ -124,7 +130,11 @@ unsafe fn borrow<'a, T>(pointer: *const T, what: &str) -> Result<&'a T> {
 /// A pointer that is not NULL points to `count` valid `T` for the duration of the call.
 pub(crate) unsafe fn array<'a, T>(pointer: *const T, count: usize, what: &str) -> Result<&'a [T]> {
     if pointer.is_null() {
-        return if count == 0 { Ok(&[]) } else { Err(invalid(format!("{what} is NULL but has {count} elements"))) };
+        return if count == 0 {
+            Ok(&[])
+        } else {
+            Err(invalid(format!("{what} is NULL but has {count} elements")))
+        };
     }
     // SAFETY: the caller's promise; slices of more than isize::MAX bytes are refused.
     if count.saturating_mul(size_of::<T>()) > isize::MAX as usize {
@@ -158,7 +168,8 @@ extern "C" fn ttp_abi_version() -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn ttp_provider_name() -> *const c_char {
-    const NAME: &str = concat!("tt-mesh-sim ", env!("CARGO_PKG_VERSION"), " (simulated Wormhole, no silicon)\0");
+    const NAME: &str =
+        concat!("tt-mesh-sim ", env!("CARGO_PKG_VERSION"), " (simulated Wormhole, no silicon)\0");
     NAME.as_ptr().cast()
 }
 
@@ -176,7 +187,10 @@ unsafe extern "C" fn ttp_mesh_open(config: *const abi::MeshConfig, out: *mut Mes
         let config = unsafe { borrow(config, "config") }?;
         let handle = mesh_handle(NEXT_MESH.fetch_add(1, Ordering::Relaxed));
         let mesh = Mesh::open(handle, config)?;
-        MESHES.write().unwrap_or_else(PoisonError::into_inner).insert(handle, Arc::new(Mutex::new(mesh)));
+        MESHES
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(handle, Arc::new(Mutex::new(mesh)));
         // SAFETY: as above.
         unsafe { give(out, handle) }
     })
@@ -187,7 +201,10 @@ extern "C" fn ttp_mesh_close(mesh: MeshHandle) -> Status {
     guard(|| {
         let removed = MESHES.write().unwrap_or_else(PoisonError::into_inner).remove(&mesh);
         removed.map(drop).ok_or_else(|| {
-            refusal(abi::TTP_BAD_HANDLE, format!("mesh handle {mesh:#x}: it is closed or was never opened"))
+            refusal(
+                abi::TTP_BAD_HANDLE,
+                format!("mesh handle {mesh:#x}: it is closed or was never opened"),
+            )
         })
     })
 }
@@ -210,7 +227,11 @@ unsafe extern "C" fn ttp_mesh_describe(mesh: MeshHandle, out: *mut abi::MeshInfo
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ttp_mesh_memory(mesh: MeshHandle, chip: u32, out: *mut abi::MemoryStats) -> Status {
+unsafe extern "C" fn ttp_mesh_memory(
+    mesh: MeshHandle,
+    chip: u32,
+    out: *mut abi::MemoryStats,
+) -> Status {
     guard(|| {
         let stats = with_mesh(mesh, |mesh| mesh.memory(chip))?;
         // SAFETY: the header's promise about pointers.

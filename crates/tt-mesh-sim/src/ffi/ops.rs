@@ -22,9 +22,13 @@ unsafe fn compute(pointer: *const abi::Compute) -> Result<Compute> {
 /// The header's promise about `out`.
 unsafe fn one(op: Op, inputs: &[TensorHandle], out: *mut TensorHandle) -> Result<()> {
     not_null(out)?;
-    let first = inputs.first().copied().ok_or_else(|| invalid(format!("{} of no tensors", op.name())))?;
+    let first =
+        inputs.first().copied().ok_or_else(|| invalid(format!("{} of no tensors", op.name())))?;
     let handles = with_mesh(first, |mesh| mesh.dispatch(op, inputs))?;
-    let handle = handles.first().copied().ok_or_else(|| refusal(abi::TTP_INTERNAL, "an operation without output"))?;
+    let handle = handles
+        .first()
+        .copied()
+        .ok_or_else(|| refusal(abi::TTP_INTERNAL, "an operation without output"))?;
     // SAFETY: the caller's promise.
     unsafe { give(out, handle) }
 }
@@ -77,7 +81,11 @@ pub(super) unsafe extern "C" fn ttp_layer_norm(
         let compute = unsafe { compute(config) }?;
         // SAFETY: as above.
         unsafe {
-            one(Op::LayerNorm { bias: bias != 0, eps: eps.to_bits(), compute }, &present(&[x, weight], bias), out)
+            one(
+                Op::LayerNorm { bias: bias != 0, eps: eps.to_bits(), compute },
+                &present(&[x, weight], bias),
+                out,
+            )
         }
     })
 }
@@ -109,11 +117,16 @@ pub(super) unsafe extern "C" fn ttp_rope(
     out: *mut TensorHandle,
 ) -> Status {
     guard(|| {
-        ensure!(matches!(order, abi::TTP_ROPE_HALF | abi::TTP_ROPE_PAIRS), "rope: order {order} is none of TTP_ROPE_*");
+        ensure!(
+            matches!(order, abi::TTP_ROPE_HALF | abi::TTP_ROPE_PAIRS),
+            "rope: order {order} is none of TTP_ROPE_*"
+        );
         // SAFETY: the header's promise about pointers.
         let compute = unsafe { compute(config) }?;
         // SAFETY: as above.
-        unsafe { one(Op::Rope { half: order == abi::TTP_ROPE_HALF, compute }, &[x, cosine, sine], out) }
+        unsafe {
+            one(Op::Rope { half: order == abi::TTP_ROPE_HALF, compute }, &[x, cosine, sine], out)
+        }
     })
 }
 
@@ -139,7 +152,10 @@ pub(super) unsafe extern "C" fn ttp_split_heads(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_concat_heads(x: TensorHandle, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_concat_heads(
+    x: TensorHandle,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::ConcatHeads, &[x], out) })
 }
@@ -159,7 +175,8 @@ pub(super) unsafe extern "C" fn ttp_attention(
         ensure!(scale.is_finite(), "attention: scale {scale} is not finite");
         // SAFETY: the header's promise about pointers.
         let compute = unsafe { compute(config) }?;
-        let op = Op::Attention { mask: mask != 0, causal: causal != 0, scale: scale.to_bits(), compute };
+        let op =
+            Op::Attention { mask: mask != 0, causal: causal != 0, scale: scale.to_bits(), compute };
         // SAFETY: as above.
         unsafe { one(op, &present(&[q, k, v], mask), out) }
     })
@@ -180,7 +197,13 @@ pub(super) unsafe extern "C" fn ttp_attention_decode(
         // SAFETY: the header's promise about pointers.
         let compute = unsafe { compute(config) }?;
         // SAFETY: as above.
-        unsafe { one(Op::AttentionDecode { scale: scale.to_bits(), compute }, &[q, k_cache, v_cache, position], out) }
+        unsafe {
+            one(
+                Op::AttentionDecode { scale: scale.to_bits(), compute },
+                &[q, k_cache, v_cache, position],
+                out,
+            )
+        }
     })
 }
 
@@ -190,7 +213,11 @@ pub(super) extern "C" fn ttp_cache_fill(cache: TensorHandle, x: TensorHandle) ->
 }
 
 #[unsafe(no_mangle)]
-pub(super) extern "C" fn ttp_cache_update(cache: TensorHandle, x: TensorHandle, position: TensorHandle) -> Status {
+pub(super) extern "C" fn ttp_cache_update(
+    cache: TensorHandle,
+    x: TensorHandle,
+    position: TensorHandle,
+) -> Status {
     guard(|| none(Op::CacheUpdate, &[cache, x, position]))
 }
 
@@ -202,7 +229,9 @@ pub(super) unsafe extern "C" fn ttp_embedding(
     out: *mut TensorHandle,
 ) -> Status {
     // SAFETY: the header's promise about pointers.
-    guard(|| unsafe { one(Op::Embedding { layout: Layout::from_abi(layout)? }, &[ids, table], out) })
+    guard(|| unsafe {
+        one(Op::Embedding { layout: Layout::from_abi(layout)? }, &[ids, table], out)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -219,15 +248,22 @@ pub(super) unsafe extern "C" fn ttp_binary(
             matches!(operation, abi::TTP_ADD | abi::TTP_SUB | abi::TTP_MUL),
             "binary: operation {operation} is none of TTP_ADD, TTP_SUB, TTP_MUL"
         );
-        let op =
-            Op::Binary { operation, left: Activation::from_abi(left_activation)?, format: Format::from_abi(format)? };
+        let op = Op::Binary {
+            operation,
+            left: Activation::from_abi(left_activation)?,
+            format: Format::from_abi(format)?,
+        };
         // SAFETY: the header's promise about pointers.
         unsafe { one(op, &[a, b], out) }
     })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_unary(x: TensorHandle, activation: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_unary(
+    x: TensorHandle,
+    activation: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Unary { activation: Activation::from_abi(activation)? }, &[x], out) })
 }
@@ -268,11 +304,17 @@ pub(super) unsafe extern "C" fn ttp_slice(
     out: *mut TensorHandle,
 ) -> Status {
     // SAFETY: the header's promise about pointers.
-    guard(|| unsafe { one(Op::Slice { begin: four(begin, "begin")?, end: four(end, "end")? }, &[x], out) })
+    guard(|| unsafe {
+        one(Op::Slice { begin: four(begin, "begin")?, end: four(end, "end")? }, &[x], out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_reshape(x: TensorHandle, dims: *const u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_reshape(
+    x: TensorHandle,
+    dims: *const u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Reshape { dims: four(dims, "dims")? }, &[x], out) })
 }
@@ -292,7 +334,11 @@ pub(super) unsafe extern "C" fn ttp_convert(
 ) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe {
-        one(Op::Convert { format: Format::from_abi(format)?, layout: Layout::from_abi(layout)? }, &[x], out)
+        one(
+            Op::Convert { format: Format::from_abi(format)?, layout: Layout::from_abi(layout)? },
+            &[x],
+            out,
+        )
     })
 }
 
@@ -302,19 +348,32 @@ pub(super) extern "C" fn ttp_copy(x: TensorHandle, target: TensorHandle) -> Stat
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_argmax(x: TensorHandle, begin: u32, end: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_argmax(
+    x: TensorHandle,
+    begin: u32,
+    end: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Argmax { begin: begin as usize, end: end as usize }, &[x], out) })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_all_gather(x: TensorHandle, dim: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_all_gather(
+    x: TensorHandle,
+    dim: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::AllGather { dim: dim as usize }, &[x], out) })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_reduce_scatter(x: TensorHandle, dim: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_reduce_scatter(
+    x: TensorHandle,
+    dim: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::ReduceScatter { dim: dim as usize }, &[x], out) })
 }
@@ -326,7 +385,11 @@ pub(super) unsafe extern "C" fn ttp_all_reduce(x: TensorHandle, out: *mut Tensor
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_partition(x: TensorHandle, dim: u32, out: *mut TensorHandle) -> Status {
+pub(super) unsafe extern "C" fn ttp_partition(
+    x: TensorHandle,
+    dim: u32,
+    out: *mut TensorHandle,
+) -> Status {
     // SAFETY: the header's promise about pointers.
     guard(|| unsafe { one(Op::Partition { dim: dim as usize }, &[x], out) })
 }
@@ -340,7 +403,10 @@ pub(super) unsafe extern "C" fn ttp_run_program(
     guard(|| {
         // SAFETY: the header's promise about pointers.
         let tensors = unsafe { array(tensors, count as usize, "tensors") }?;
-        let first = tensors.first().copied().ok_or_else(|| invalid("a program without tensors has no output"))?;
+        let first = tensors
+            .first()
+            .copied()
+            .ok_or_else(|| invalid("a program without tensors has no output"))?;
         // SAFETY: as above, for everything the program points to.
         let program = unsafe { OwnedProgram::copy(borrow(program, "program")?, tensors.len()) }?;
         with_mesh(first, |mesh| mesh.run_program(tensors, program))

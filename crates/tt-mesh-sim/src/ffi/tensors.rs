@@ -19,7 +19,8 @@ fn dims(dims: [u32; 4]) -> [usize; 4] {
 unsafe fn host_array<'a>(host: *const abi::Host) -> Result<HostArray<'a>> {
     // SAFETY: the caller's promise, for both pointers.
     let host = unsafe { borrow(host, "host") }?;
-    let length = usize::try_from(host.bytes).map_err(|_| invalid(format!("a host array of {} bytes", host.bytes)))?;
+    let length = usize::try_from(host.bytes)
+        .map_err(|_| invalid(format!("a host array of {} bytes", host.bytes)))?;
     // SAFETY: as above.
     let bytes = unsafe { array(host.data.cast::<u8>(), length, "host data") }?;
     Ok(HostArray {
@@ -48,7 +49,11 @@ pub(super) unsafe extern "C" fn ttp_tensor_create(
         not_null(out)?;
         // SAFETY: the header's promise about pointers.
         let spec = unsafe { borrow(spec, "spec") }?;
-        let spec = Spec::new(dims(spec.dims), Format::from_abi(spec.format)?, Layout::from_abi(spec.layout)?)?;
+        let spec = Spec::new(
+            dims(spec.dims),
+            Format::from_abi(spec.format)?,
+            Layout::from_abi(spec.layout)?,
+        )?;
         let handle = with_mesh(mesh, |mesh| mesh.create(spec, zeroed != 0))?;
         // SAFETY: as above.
         unsafe { give(out, handle) }
@@ -102,7 +107,8 @@ pub(super) unsafe extern "C" fn ttp_tensor_read(
             .ok()
             .filter(|length| isize::try_from(*length).is_ok())
             .ok_or_else(|| invalid(format!("room for {bytes} bytes")))?;
-        // SAFETY: not NULL; the caller promises room for `bytes` bytes, which any bit pattern fills.
+        // SAFETY: not NULL; the caller promises room for `bytes` bytes, which any bit pattern
+        // fills.
         let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<u8>(), length) };
         let format = Format::from_abi(format)?;
         with_mesh(tensor, |mesh| mesh.read(tensor, chip, format, out))
@@ -110,7 +116,10 @@ pub(super) unsafe extern "C" fn ttp_tensor_read(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ttp_tensor_describe(tensor: TensorHandle, out: *mut abi::Spec) -> Status {
+pub(super) unsafe extern "C" fn ttp_tensor_describe(
+    tensor: TensorHandle,
+    out: *mut abi::Spec,
+) -> Status {
     guard(|| {
         let spec = with_mesh(tensor, |mesh| mesh.tensor(tensor).map(|tensor| tensor.spec))?;
         let spec = abi::Spec {
@@ -175,7 +184,9 @@ pub(super) unsafe extern "C" fn ttp_pack(
             }
             let packed = host::pack(&array, split, chips as usize, format)?;
             // SAFETY: the caller promises room for `bytes` bytes, which is the length of `packed`.
-            unsafe { std::ptr::copy_nonoverlapping(packed.as_ptr(), data.cast::<u8>(), packed.len()) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(packed.as_ptr(), data.cast::<u8>(), packed.len())
+            };
         }
         // SAFETY: as above.
         unsafe { give(needed, length) }

@@ -139,7 +139,9 @@ impl Spec {
             return Err(invalid(format!("shape {dims:?} is empty or larger than any chip")));
         }
         if format.is_block() && layout == Layout::RowMajor {
-            return Err(invalid(format!("{format:?} exists only in tiles; use TTP_LAYOUT_TILE or BF16")));
+            return Err(invalid(format!(
+                "{format:?} exists only in tiles; use TTP_LAYOUT_TILE or BF16"
+            )));
         }
         Ok(Self { dims, format, layout })
     }
@@ -171,7 +173,10 @@ impl Spec {
             // Block formats are refused in rows by `new`.
             (Layout::Tile, _) | (Layout::RowMajor, None) => {
                 let planes = self.dims[0] * self.dims[1];
-                (planes * self.dims[2].div_ceil(TILE) * self.dims[3].div_ceil(TILE), self.format.tile_bytes())
+                (
+                    planes * self.dims[2].div_ceil(TILE) * self.dims[3].div_ceil(TILE),
+                    self.format.tile_bytes(),
+                )
             }
         }
     }

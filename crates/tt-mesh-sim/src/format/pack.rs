@@ -1,30 +1,34 @@
-//! Logical elements to device bytes and back: rows, or tiles of four faces with the exponents of block formats first.
+//! Logical elements to device bytes and back: rows, or tiles of four faces with the exponents of
+//! block formats first.
 
 use super::round::{By, GROUP, block_element, block_value, shared_exponent};
 use super::{FACE, Format, Layout, Spec, TILE, Values};
 
-/// Visits the elements of a tile in device order: position in the tile, and index of the logical element (None in
-/// the padding).
+/// Visits the elements of a tile in device order: position in the tile, and index of the logical
+/// element (None in the padding).
 fn tile_order(spec: &Spec, tile: usize) -> impl Iterator<Item = Option<usize>> {
     let [_, _, height, width] = spec.dims;
     let (down, across) = (height.div_ceil(TILE), width.div_ceil(TILE));
     let (plane, within) = (tile / (down * across), tile % (down * across));
     let (top, left) = (within / across * TILE, within % across * TILE);
     (0..TILE * TILE).map(move |position| {
-        let (face, row, column) = (position / (FACE * FACE), position / FACE % FACE, position % FACE);
+        let (face, row, column) =
+            (position / (FACE * FACE), position / FACE % FACE, position % FACE);
         let (row, column) = (top + face / 2 * FACE + row, left + face % 2 * FACE + column);
         (row < height && column < width).then_some((plane * height + row) * width + column)
     })
 }
 
-/// Bytes of all pages, one after another and without bank alignment. Floats are rounded into the format by `by`;
-/// padding is zero.
+/// Bytes of all pages, one after another and without bank alignment. Floats are rounded into the
+/// format by `by`; padding is zero.
 pub fn to_pages(values: &Values, spec: &Spec, by: By) -> Vec<u8> {
     let (pages, page_bytes) = spec.pages();
     let mut bytes = Vec::with_capacity(pages * page_bytes);
     if spec.layout == Layout::RowMajor {
         match values {
-            Values::Float(values) => values.iter().for_each(|value| push_float(&mut bytes, *value, spec.format, by)),
+            Values::Float(values) => {
+                values.iter().for_each(|value| push_float(&mut bytes, *value, spec.format, by))
+            }
             Values::Word(words) => words.iter().for_each(|word| bytes.extend(word.to_le_bytes())),
             Values::Byte(raw) => bytes.extend(raw),
         }
@@ -33,18 +37,22 @@ pub fn to_pages(values: &Values, spec: &Spec, by: By) -> Vec<u8> {
     for tile in 0..pages {
         match values {
             Values::Float(values) => {
-                let elements: Vec<f32> =
-                    tile_order(spec, tile).map(|at| at.and_then(|at| values.get(at)).copied().unwrap_or(0.0)).collect();
+                let elements: Vec<f32> = tile_order(spec, tile)
+                    .map(|at| at.and_then(|at| values.get(at)).copied().unwrap_or(0.0))
+                    .collect();
                 push_float_tile(&mut bytes, &elements, spec.format, by);
             }
             Values::Word(words) => {
                 for at in tile_order(spec, tile) {
-                    bytes.extend(at.and_then(|at| words.get(at)).copied().unwrap_or(0).to_le_bytes());
+                    bytes.extend(
+                        at.and_then(|at| words.get(at)).copied().unwrap_or(0).to_le_bytes(),
+                    );
                 }
             }
-            Values::Byte(raw) => {
-                bytes.extend(tile_order(spec, tile).map(|at| at.and_then(|at| raw.get(at)).copied().unwrap_or(0)))
-            }
+            Values::Byte(raw) => bytes.extend(
+                tile_order(spec, tile)
+                    .map(|at| at.and_then(|at| raw.get(at)).copied().unwrap_or(0)),
+            ),
         }
     }
     bytes
@@ -52,7 +60,11 @@ pub fn to_pages(values: &Values, spec: &Spec, by: By) -> Vec<u8> {
 
 fn push_float(bytes: &mut Vec<u8>, value: f32, format: Format, by: By) {
     if format == Format::Bf16 {
-        let rounded = if by == By::Host { super::round::bf16_even(value) } else { super::round::bf16_away(value) };
+        let rounded = if by == By::Host {
+            super::round::bf16_even(value)
+        } else {
+            super::round::bf16_away(value)
+        };
         bytes.extend(((rounded.to_bits() >> 16) as u16).to_le_bytes());
     } else {
         bytes.extend(value.to_le_bytes());
@@ -85,9 +97,10 @@ pub fn push_float_tile(bytes: &mut Vec<u8>, elements: &[f32], format: Format, by
 /// Elements of one tile in device order. `bytes` has `format.tile_bytes()` bytes.
 pub fn float_tile(bytes: &[u8], format: Format) -> Vec<f32> {
     match format {
-        Format::Bf16 => {
-            bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)).collect()
-        }
+        Format::Bf16 => bytes
+            .chunks_exact(2)
+            .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
+            .collect(),
         Format::Bfp8B | Format::Bfp4B => {
             let (exponents, codes) = bytes.split_at(TILE * TILE / GROUP);
             (0..TILE * TILE)
@@ -115,9 +128,12 @@ pub fn from_pages(bytes: &[u8], spec: &Spec) -> Option<Values> {
     if spec.layout == Layout::RowMajor {
         return Some(match spec.format {
             Format::U8 => Values::Byte(bytes.to_vec()),
-            Format::U32 | Format::I32 => {
-                Values::Word(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
+            Format::U32 | Format::I32 => Values::Word(
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect(),
+            ),
             format => Values::Float(float_tile(bytes, format)),
         });
     }
@@ -126,8 +142,10 @@ pub fn from_pages(bytes: &[u8], spec: &Spec) -> Option<Values> {
         match &mut values {
             Values::Float(out) => place(out, spec, tile, &float_tile(page, spec.format)),
             Values::Word(out) => {
-                let words: Vec<u32> =
-                    page.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let words: Vec<u32> = page
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect();
                 place(out, spec, tile, &words);
             }
             Values::Byte(out) => place(out, spec, tile, page),
@@ -144,14 +162,17 @@ fn place<T: Copy>(out: &mut [T], spec: &Spec, tile: usize, elements: &[T]) {
     }
 }
 
-/// Whether every byte that a logical element needs is marked in `written` (one mark for each byte of the pages).
+/// Whether every byte that a logical element needs is marked in `written` (one mark for each byte
+/// of the pages).
 pub fn written_whole(written: &[u8], spec: &Spec) -> bool {
     let all = |marks: &[u8]| marks.iter().all(|mark| *mark != 0);
     match spec.format.element_bytes() {
         Some(bytes) if spec.layout == Layout::Tile => {
             let (_, page_bytes) = spec.pages();
             written.chunks_exact(page_bytes).enumerate().all(|(tile, marks)| {
-                tile_order(spec, tile).zip(marks.chunks_exact(bytes)).all(|(at, marks)| at.is_none() || all(marks))
+                tile_order(spec, tile)
+                    .zip(marks.chunks_exact(bytes))
+                    .all(|(at, marks)| at.is_none() || all(marks))
             })
         }
         // Rows have no padding; a group of a block format needs its exponent.
@@ -172,11 +193,16 @@ mod tests {
     fn faces_follow_each_other() {
         let spec = spec([1, 1, 32, 64], Format::F32);
         let values = Values::Float((0..32 * 64).map(|i| i as f32).collect());
-        let elements: Vec<f32> =
-            to_pages(&values, &spec, By::Host).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let elements: Vec<f32> = to_pages(&values, &spec, By::Host)
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
         // Face 1 starts at column 16 of row 0, face 2 at row 16, the second tile at column 32.
         assert_eq!((elements[0], elements[15], elements[16]), (0.0, 15.0, 64.0));
-        assert_eq!((elements[256], elements[512], elements[768]), (16.0, 16.0 * 64.0, 16.0 * 64.0 + 16.0));
+        assert_eq!(
+            (elements[256], elements[512], elements[768]),
+            (16.0, 16.0 * 64.0, 16.0 * 64.0 + 16.0)
+        );
         assert_eq!(elements[1024], 32.0);
     }
 
@@ -184,24 +210,32 @@ mod tests {
     fn block_tiles_carry_exponents_first_and_the_low_nibble_first() {
         let mut values = vec![0.0; 1024];
         (values[0], values[1], values[32]) = (1.0, -0.5, 4.0);
-        let bytes = to_pages(&Values::Float(values.clone()), &spec([1, 1, 32, 32], Format::Bfp8B), By::Host);
+        let bytes = to_pages(
+            &Values::Float(values.clone()),
+            &spec([1, 1, 32, 32], Format::Bfp8B),
+            By::Host,
+        );
         assert_eq!(bytes.len(), 1088);
         assert_eq!((bytes[0], bytes[1], bytes[2]), (127, 129, 0)); // rows 0, 1, 2 of face 0
         assert_eq!((bytes[64], bytes[65], bytes[64 + 16]), (64, 0x80 | 32, 64));
-        let bytes = to_pages(&Values::Float(values), &spec([1, 1, 32, 32], Format::Bfp4B), By::Host);
+        let bytes =
+            to_pages(&Values::Float(values), &spec([1, 1, 32, 32], Format::Bfp4B), By::Host);
         assert_eq!(bytes.len(), 576);
         assert_eq!(bytes[64], 4 | (0x8 | 2) << 4);
     }
 
     #[test]
     fn pages_round_trip_with_ragged_edges() {
-        for format in [Format::F32, Format::Bf16, Format::Bfp8B, Format::Bfp4B, Format::U32, Format::U8] {
+        for format in
+            [Format::F32, Format::Bf16, Format::Bfp8B, Format::Bfp4B, Format::U32, Format::U8]
+        {
             let spec = spec([2, 3, 45, 70], format);
             let values = match format {
                 Format::U32 => Values::Word((0..spec.elements() as u32).collect()),
                 Format::U8 => Values::Byte((0..spec.elements()).map(|i| i as u8).collect()),
                 _ => {
-                    let mut values: Vec<f32> = (0..spec.elements()).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+                    let mut values: Vec<f32> =
+                        (0..spec.elements()).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
                     super::super::round::round_rows(&mut values, 70, format, By::Host);
                     Values::Float(values)
                 }

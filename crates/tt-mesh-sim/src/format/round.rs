@@ -1,5 +1,6 @@
-//! Rounding into the formats. The host packs weights, the packer of a Tensix core packs results, and the
-//! two differ in ties: the host rounds to even, the packer away from zero, and its BFP4 is a truncated BFP8.
+//! Rounding into the formats. The host packs weights, the packer of a Tensix core packs results,
+//! and the two differ in ties: the host rounds to even, the packer away from zero, and its BFP4 is
+//! a truncated BFP8.
 
 use super::Format;
 
@@ -48,9 +49,15 @@ pub fn round_away(value: f32, kept: u32) -> f32 {
     f32::from_bits(value.to_bits().wrapping_add(1 << (drop - 1)) & !((1u32 << drop) - 1))
 }
 
-/// Biased exponent that a group shares: that of its largest magnitude; 0 when all are zero or denormal.
+/// Biased exponent that a group shares: that of its largest magnitude; 0 when all are zero or
+/// denormal.
 pub fn shared_exponent(group: &[f32]) -> u32 {
-    group.iter().filter(|value| value.is_finite()).map(|value| (value.to_bits() >> 23) & 0xff).max().unwrap_or(0)
+    group
+        .iter()
+        .filter(|value| value.is_finite())
+        .map(|value| (value.to_bits() >> 23) & 0xff)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Sign and magnitude of one element under a shared exponent, with `bits` magnitude bits (7 or 3).
@@ -71,12 +78,14 @@ pub fn block_element(value: f32, shared: u32, bits: u32, by: By) -> (bool, u32) 
             // The bits shifted out here are lost before rounding: a tie may not have been one.
             let aligned = if distance >= 24 { 0 } else { mantissa >> distance };
             let drop = 24 - bits;
-            let (kept, rest, half) = (aligned >> drop, aligned & ((1 << drop) - 1), 1 << (drop - 1));
+            let (kept, rest, half) =
+                (aligned >> drop, aligned & ((1 << drop) - 1), 1 << (drop - 1));
             (kept + u32::from(rest > half || (rest == half && kept & 1 == 1))).min((1 << bits) - 1)
         }
         By::Device => {
             let drop = 17 + distance;
-            let eight = if drop > 24 { 0 } else { ((mantissa + (1 << (drop - 1))) >> drop).min(127) };
+            let eight =
+                if drop > 24 { 0 } else { ((mantissa + (1 << (drop - 1))) >> drop).min(127) };
             eight >> (7 - bits)
         }
     };
@@ -86,7 +95,8 @@ pub fn block_element(value: f32, shared: u32, bits: u32, by: By) -> (bool, u32) 
 
 /// Value of a block element.
 pub fn block_value(negative: bool, magnitude: u32, shared: u32, bits: u32) -> f32 {
-    // m * 2^(E - 127 - (bits - 1)); in double precision the scale is exact even where float32 is denormal.
+    // m * 2^(E - 127 - (bits - 1)); in double precision the scale is exact even where float32 is
+    // denormal.
     let value = (f64::from(magnitude) * 2f64.powi(shared as i32 - 127 - (bits as i32 - 1))) as f32;
     if negative { -value } else { value }
 }
@@ -135,14 +145,16 @@ mod tests {
         let tie = 1.0 + 2f32.powi(-7);
         assert_eq!(block_element(tie, 127, 7, By::Host), (false, 64));
         assert_eq!(block_element(tie, 127, 7, By::Device), (false, 65));
-        // BFP4 of 1.75 - a little: the host rounds to 7 quarters, the packer cuts its BFP8 (111 of 64ths) to 6.
+        // BFP4 of 1.75 - a little: the host rounds to 7 quarters, the packer cuts its BFP8 (111 of
+        // 64ths) to 6.
         assert_eq!(block_element(1.74, 127, 3, By::Host), (false, 7));
         assert_eq!(block_element(1.74, 127, 3, By::Device), (false, 6));
     }
 
     #[test]
     fn the_host_loses_bits_before_it_rounds() {
-        // Just above a tie, but the excess is shifted out by the exponent difference: the tie goes to even.
+        // Just above a tie, but the excess is shifted out by the exponent difference: the tie goes
+        // to even.
         let small = f32::from_bits(0x3f81_0001); // 1 + 2^-7 + 2^-23
         let shared = 128; // a neighbour in [2, 4)
         // 64.5 + tiny steps of 2^-6, halved by the shared exponent: 32.25 rounds down either way.
@@ -180,7 +192,8 @@ mod tests {
                 for (group, rounded) in values.chunks(GROUP).zip(once.chunks(GROUP)) {
                     let power = 2f32.powi(shared_exponent(group) as i32 - 127);
                     for (a, b) in group.iter().zip(rounded) {
-                        // Saturation at the top costs up to one whole step, the packer's BFP4 truncation too.
+                        // Saturation at the top costs up to one whole step, the packer's BFP4
+                        // truncation too.
                         let bound = if step == 0.0 { a.abs() / 256.0 } else { power / step };
                         prop_assert!((a - b).abs() <= bound, "{a} -> {b} in {format:?}");
                     }

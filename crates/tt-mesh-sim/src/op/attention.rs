@@ -1,5 +1,6 @@
-//! Scaled dot-product attention. Scores and probabilities pass through bf16 circular buffers, whatever the
-//! destination holds, as in TT-NN's kernel; that kernel's splitting into chunks is not modelled.
+//! Scaled dot-product attention. Scores and probabilities pass through bf16 circular buffers,
+//! whatever the destination holds, as in TT-NN's kernel; that kernel's splitting into chunks is not
+//! modelled.
 
 use super::{Compute, float_tile, matmul};
 use crate::error::{Result, ensure, refusal};
@@ -9,14 +10,18 @@ use crate::format::{Format, Layout, Spec, TILE, Values};
 fn check_common(q: &Spec, k: &Spec, v: &Spec) -> Result<()> {
     for (spec, what) in [(q, "q"), (k, "k"), (v, "v")] {
         float_tile(spec, "attention")?;
-        ensure!(spec.format != Format::F32, "attention: {what} must be BF16, BFP8_B or BFP4_B, not {spec}");
+        ensure!(
+            spec.format != Format::F32,
+            "attention: {what} must be BF16, BFP8_B or BFP4_B, not {spec}"
+        );
         ensure!(spec.dims[0] == 1, "attention: {what} must be [1, H, S, D], not {spec}");
     }
     ensure!(k.dims == v.dims, "attention: k is {k} but v {v}");
     ensure!(q.dims[3] == k.dims[3], "attention: q is {q} but k {k}");
     ensure!(
         q.dims[3].is_multiple_of(TILE),
-        "attention: head dimension {} is not a multiple of {TILE}; pad each head with zeros in the weights",
+        "attention: head dimension {} is not a multiple of {TILE}; pad each head with zeros in \
+        the weights",
         q.dims[3]
     );
     ensure!(
@@ -44,7 +49,10 @@ pub fn check(inputs: &[Spec], causal: bool) -> Result<Vec<Spec>> {
         float_tile(mask, "attention: mask")?;
         let [a, heads, rows, columns] = mask.dims;
         ensure!(
-            a == 1 && (heads == 1 || heads == q.dims[1]) && rows == q.dims[2] && columns == k.dims[2],
+            a == 1
+                && (heads == 1 || heads == q.dims[1])
+                && rows == q.dims[2]
+                && columns == k.dims[2],
             "attention: mask {mask} does not fit q {q} and k {k}"
         );
     }
@@ -62,7 +70,9 @@ pub fn check_decode(inputs: &[Spec]) -> Result<Vec<Spec>> {
 /// A position is one I32 on the device.
 pub fn check_position(position: &Spec) -> Result<()> {
     ensure!(
-        position.dims == [1; 4] && position.format == Format::I32 && position.layout == Layout::RowMajor,
+        position.dims == [1; 4]
+            && position.format == Format::I32
+            && position.layout == Layout::RowMajor,
         "position must be I32 [1, 1, 1, 1] row-major, not {position}"
     );
     Ok(())
@@ -76,13 +86,21 @@ pub fn position(values: &Values, rows: usize) -> Result<usize> {
         _ => Err(refusal(
             tt_metal_sys::TTP_INVALID_ARGUMENT,
             format!(
-                "position {position} is outside the cache of {rows} rows: on silicon this would write foreign memory; allocate a longer cache"
+                "position {position} is outside the cache of {rows} rows: on silicon this would \
+                write foreign memory; allocate a longer cache"
             ),
         )),
     }
 }
 
-pub fn run(specs: &[Spec], inputs: &[&Values], mask: bool, causal: bool, scale: f32, compute: Compute) -> Vec<f32> {
+pub fn run(
+    specs: &[Spec],
+    inputs: &[&Values],
+    mask: bool,
+    causal: bool,
+    scale: f32,
+    compute: Compute,
+) -> Vec<f32> {
     let (q, k) = (specs[0], specs[1]);
     let ([_, heads, rows, dim], [_, groups, keys, _]) = (q.dims, k.dims);
     let mut out = Vec::with_capacity(q.elements());
@@ -100,7 +118,12 @@ pub fn run(specs: &[Spec], inputs: &[&Values], mask: bool, causal: bool, scale: 
     out
 }
 
-pub fn decode(specs: &[Spec], inputs: &[&Values], scale: f32, compute: Compute) -> Result<Vec<f32>> {
+pub fn decode(
+    specs: &[Spec],
+    inputs: &[&Values],
+    scale: f32,
+    compute: Compute,
+) -> Result<Vec<f32>> {
     let ([_, heads, _, dim], [_, groups, keys, _]) = (specs[0].dims, specs[1].dims);
     let used = position(inputs[3], keys)? + 1;
     let mut out = Vec::with_capacity(heads * dim);
@@ -109,7 +132,10 @@ pub fn decode(specs: &[Spec], inputs: &[&Values], scale: f32, compute: Compute) 
         let query = &inputs[0].floats()[head * dim..][..dim];
         let key = &inputs[1].floats()[group * keys * dim..][..used * dim];
         let value = &inputs[2].floats()[group * keys * dim..][..used * dim];
-        out.extend(one_head(Head { query, key, value, mask: None, dim, causal: false, scale }, compute));
+        out.extend(one_head(
+            Head { query, key, value, mask: None, dim, causal: false, scale },
+            compute,
+        ));
     }
     Ok(out)
 }

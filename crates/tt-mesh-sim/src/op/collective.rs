@@ -1,5 +1,5 @@
-//! Between chips. A ring reduction passes a partial sum from chip to chip, and each hop rounds it to the
-//! tensor's format: the sum of part `i` starts at chip `i + 1` and ends at chip `i`.
+//! Between chips. A ring reduction passes a partial sum from chip to chip, and each hop rounds it
+//! to the tensor's format: the sum of part `i` starts at chip `i + 1` and ends at chip `i`.
 
 use std::sync::Arc;
 
@@ -38,10 +38,12 @@ pub fn run(op: &Op, x: Spec, shards: &Shards, output: Spec) -> Shards {
             let inputs: Vec<&Values> = shards.iter().map(Arc::as_ref).collect();
             replicated(movement::concat(&vec![x; chips], &inputs, output, dim), chips)
         }
-        Op::ReduceScatter { dim } => {
-            (0..chips).map(|chip| Arc::new(Values::Float(reduced_part(x, shards, output, dim, chip)))).collect()
+        Op::ReduceScatter { dim } => (0..chips)
+            .map(|chip| Arc::new(Values::Float(reduced_part(x, shards, output, dim, chip))))
+            .collect(),
+        Op::Partition { dim } => {
+            (0..chips).map(|chip| Arc::new(part(x, &shards[chip], output, dim, chip))).collect()
         }
-        Op::Partition { dim } => (0..chips).map(|chip| Arc::new(part(x, &shards[chip], output, dim, chip))).collect(),
         _ => replicated(Values::Float(all_reduce(x, shards)), chips),
     }
 }
@@ -54,7 +56,8 @@ fn part(x: Spec, values: &Values, output: Spec, dim: usize, chip: usize) -> Valu
 
 fn reduced_part(x: Spec, shards: &Shards, output: Spec, dim: usize, chip: usize) -> Vec<f32> {
     let chips = shards.len();
-    let mut order = (1..=chips).map(|hop| part(x, &shards[(chip + hop) % chips], output, dim, chip));
+    let mut order =
+        (1..=chips).map(|hop| part(x, &shards[(chip + hop) % chips], output, dim, chip));
     let mut sum = order.next().map(|first| first.floats().to_vec()).unwrap_or_default();
     for next in order {
         sum.iter_mut().zip(next.floats()).for_each(|(sum, value)| *sum += value);
@@ -63,7 +66,8 @@ fn reduced_part(x: Spec, shards: &Shards, output: Spec, dim: usize, chip: usize)
     sum
 }
 
-/// A reduce-scatter and an all-gather where the rows split evenly, else the whole sum in chip order on every chip.
+/// A reduce-scatter and an all-gather where the rows split evenly, else the whole sum in chip order
+/// on every chip.
 fn all_reduce(x: Spec, shards: &Shards) -> Vec<f32> {
     let chips = shards.len();
     let mut sum = shards[0].floats().to_vec();

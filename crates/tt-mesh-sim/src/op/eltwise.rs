@@ -63,7 +63,13 @@ pub fn check_binary(inputs: &[Spec], format: Format) -> Result<Vec<Spec>> {
     Ok(vec![Spec::new(dims, format, Layout::Tile)?])
 }
 
-pub fn binary(specs: &[Spec], inputs: &[&Values], output: Spec, operation: u32, left: Activation) -> Vec<f32> {
+pub fn binary(
+    specs: &[Spec],
+    inputs: &[&Values],
+    output: Spec,
+    operation: u32,
+    left: Activation,
+) -> Vec<f32> {
     let (a, b) = (inputs[0].floats(), inputs[1].floats());
     let combine = |x: f32, y: f32| {
         let x = left.apply(x);
@@ -88,8 +94,11 @@ pub fn binary(specs: &[Spec], inputs: &[&Values], output: Spec, operation: u32, 
     for i in 0..d0 {
         for j in 0..d1 {
             for k in 0..d2 {
-                let (start_a, start_b) = (i * sa[0] + j * sa[1] + k * sa[2], i * sb[0] + j * sb[1] + k * sb[2]);
-                out.extend((0..d3).map(|l| combine(a[start_a + l * sa[3]], b[start_b + l * sb[3]])));
+                let (start_a, start_b) =
+                    (i * sa[0] + j * sa[1] + k * sa[2], i * sb[0] + j * sb[1] + k * sb[2]);
+                out.extend(
+                    (0..d3).map(|l| combine(a[start_a + l * sa[3]], b[start_b + l * sb[3]])),
+                );
             }
         }
     }

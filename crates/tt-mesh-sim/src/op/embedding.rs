@@ -11,12 +11,16 @@ pub fn check(inputs: &[Spec], layout: Layout) -> Result<Vec<Spec>> {
         "embedding: ids must be U32 [1, 1, 1, N] row-major, not {ids}"
     );
     ensure!(
-        table.dims[0] == 1 && table.dims[1] == 1 && table.format == Format::Bf16 && table.layout == Layout::RowMajor,
+        table.dims[0] == 1
+            && table.dims[1] == 1
+            && table.format == Format::Bf16
+            && table.layout == Layout::RowMajor,
         "embedding: table must be BF16 [1, 1, V, D] row-major, not {table}"
     );
     ensure!(
         layout == Layout::RowMajor || count == 1 || count.is_multiple_of(TILE),
-        "embedding: {count} ids cannot become tiles; pad the ids to a multiple of {TILE} or ask for row-major"
+        "embedding: {count} ids cannot become tiles; pad the ids to a multiple of {TILE} or ask \
+        for row-major"
     );
     Ok(vec![Spec::new([1, 1, count, table.dims[3]], Format::Bf16, layout)?])
 }
@@ -29,7 +33,8 @@ pub fn run(specs: &[Spec], inputs: &[&Values]) -> Result<Values> {
         let at = *id as usize;
         ensure!(
             at < rows,
-            "embedding: id {id} is outside the table of {rows} rows: on silicon this reads foreign memory"
+            "embedding: id {id} is outside the table of {rows} rows: on silicon this reads \
+            foreign memory"
         );
         out.extend_from_slice(&table[at * width..][..width]);
     }
@@ -42,7 +47,10 @@ pub fn check_argmax(x: Spec, begin: usize, end: usize) -> Result<Vec<Spec>> {
         a == 1 && b == 1 && matches!(x.format, Format::Bf16 | Format::F32),
         "argmax: x must be BF16 or F32 [1, 1, R, W], not {x}"
     );
-    ensure!(begin < end && end <= width, "argmax: columns {begin}..{end} are not a part of {width}");
+    ensure!(
+        begin < end && end <= width,
+        "argmax: columns {begin}..{end} are not a part of {width}"
+    );
     Ok(vec![Spec::new([1, 1, 1, rows], Format::U32, Layout::RowMajor)?])
 }
 
@@ -53,7 +61,8 @@ pub fn argmax(spec: Spec, x: &[f32], begin: usize, end: usize) -> Result<Values>
         for column in begin..end {
             if line[column].is_nan() {
                 return Err(invalid(format!(
-                    "argmax: NaN in row {row}, column {column}: the device would give an arbitrary index"
+                    "argmax: NaN in row {row}, column {column}: the device would give an \
+                    arbitrary index"
                 )));
             }
             // Strictly greater: the lowest index wins ties.

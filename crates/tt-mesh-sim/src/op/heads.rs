@@ -9,7 +9,8 @@ use crate::format::{Format, Spec, TILE, Values};
 fn whole_tiles(dim: usize, what: &str) -> Result<()> {
     ensure!(
         dim > 0 && dim.is_multiple_of(TILE),
-        "{what}: head dimension {dim} is not a multiple of {TILE}; pad each head with zeros in the weights"
+        "{what}: head dimension {dim} is not a multiple of {TILE}; pad each head with zeros in \
+        the weights"
     );
     Ok(())
 }
@@ -71,7 +72,8 @@ pub fn check_rope(inputs: &[Spec], half: bool) -> Result<Vec<Spec>> {
     }
     let [a, _, rows, dim] = x.dims;
     ensure!(a == 1, "rope: x must be [1, H, S, D], not {x}");
-    // TT-NN's split-half kernel exchanges whole tiles; its pair kernel multiplies by a 32x32 matrix.
+    // TT-NN's split-half kernel exchanges whole tiles; its pair kernel multiplies by a 32x32
+    // matrix.
     let multiple = if half { 2 * TILE } else { TILE };
     ensure!(
         dim.is_multiple_of(multiple),
@@ -79,7 +81,10 @@ pub fn check_rope(inputs: &[Spec], half: bool) -> Result<Vec<Spec>> {
         if half { "; use TTP_ROPE_PAIRS with permuted weights" } else { "" }
     );
     for table in &inputs[1..] {
-        ensure!(table.dims == [1, 1, rows, dim], "rope: cosine and sine must be [1, 1, {rows}, {dim}], not {table}");
+        ensure!(
+            table.dims == [1, 1, rows, dim],
+            "rope: cosine and sine must be [1, 1, {rows}, {dim}], not {table}"
+        );
     }
     Ok(vec![x])
 }

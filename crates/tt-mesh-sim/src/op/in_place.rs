@@ -12,9 +12,14 @@ pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
     let target = inputs[0];
     match op {
         Op::Increment { .. } => {
-            ensure!(matches!(target.format, Format::I32 | Format::U32), "increment: x must be I32 or U32, not {target}")
+            ensure!(
+                matches!(target.format, Format::I32 | Format::U32),
+                "increment: x must be I32 or U32, not {target}"
+            )
         }
-        Op::Copy => ensure!(inputs[1] == target, "copy: x is {} but the target {target}", inputs[1]),
+        Op::Copy => {
+            ensure!(inputs[1] == target, "copy: x is {} but the target {target}", inputs[1])
+        }
         _ => {
             let x = inputs[1];
             ensure!(
@@ -26,7 +31,10 @@ pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
                 op.name()
             );
             ensure!(
-                x.dims[0] == 1 && target.dims[0] == 1 && x.dims[1] == target.dims[1] && x.dims[3] == target.dims[3],
+                x.dims[0] == 1
+                    && target.dims[0] == 1
+                    && x.dims[1] == target.dims[1]
+                    && x.dims[3] == target.dims[3],
                 "{}: x {x} does not fit the cache {target}",
                 op.name()
             );
@@ -34,14 +42,23 @@ pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
                 ensure!(x.dims[2] == 1, "cache_update: x must be one row, not {x}");
                 check_position(at)?;
             } else {
-                ensure!(x.dims[2] <= target.dims[2], "cache_fill: {} rows do not fit the cache {target}", x.dims[2]);
+                ensure!(
+                    x.dims[2] <= target.dims[2],
+                    "cache_fill: {} rows do not fit the cache {target}",
+                    x.dims[2]
+                );
             }
         }
     }
     Ok(Vec::new())
 }
 
-pub fn apply(op: &Op, specs: &[Spec], target: &mut Values, others: &[&Values]) -> Result<Option<Range<usize>>> {
+pub fn apply(
+    op: &Op,
+    specs: &[Spec],
+    target: &mut Values,
+    others: &[&Values],
+) -> Result<Option<Range<usize>>> {
     match (op, target) {
         (Op::Increment { value }, Values::Word(words)) => {
             words.iter_mut().for_each(|word| *word = word.wrapping_add_signed(*value));

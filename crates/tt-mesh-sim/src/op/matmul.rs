@@ -1,5 +1,6 @@
-//! The matrix unit. Weights go to SrcA, which multiplies 5 bits a pass, activations to SrcB, 7 bits; further
-//! passes bring the rest. The destination adds 16 products at a time and, as bf16, rounds each time.
+//! The matrix unit. Weights go to SrcA, which multiplies 5 bits a pass, activations to SrcB, 7
+//! bits; further passes bring the rest. The destination adds 16 products at a time and, as bf16,
+//! rounds each time.
 
 use super::{Activation, Compute, Fidelity, float_tile, vector};
 use crate::error::{Result, ensure};
@@ -24,7 +25,13 @@ pub fn check(inputs: &[Spec], bias: bool, format: Format) -> Result<Vec<Spec>> {
     Ok(vec![Spec::new([x.dims[0], x.dims[1], x.dims[2], w.dims[3]], format, Layout::Tile)?])
 }
 
-pub fn linear(specs: &[Spec], inputs: &[&Values], bias: bool, activation: Activation, compute: Compute) -> Vec<f32> {
+pub fn linear(
+    specs: &[Spec],
+    inputs: &[&Values],
+    bias: bool,
+    activation: Activation,
+    compute: Compute,
+) -> Vec<f32> {
     let (rows, depth, columns) = (specs[0].rows(), specs[0].width(), specs[1].width());
     let mut out = multiply(inputs[0].floats(), inputs[1].floats(), rows, depth, columns, compute);
     if bias {
@@ -51,28 +58,45 @@ enum Part {
 }
 
 fn part(values: &[f32], part: Part, high_bits: u32) -> Vec<f32> {
-    // The registers hold 19 bits: float32 arrives truncated to 10 explicit mantissa bits. bf16 and block floats fit.
+    // The registers hold 19 bits: float32 arrives truncated to 10 explicit mantissa bits. bf16 and
+    // block floats fit.
     let register = |value: f32| truncate(value, 10);
     match part {
         Part::All => values.iter().map(|value| register(*value)).collect(),
         Part::High => values.iter().map(|value| truncate(*value, high_bits)).collect(),
-        Part::Low => values.iter().map(|value| register(*value) - truncate(*value, high_bits)).collect(),
+        Part::Low => {
+            values.iter().map(|value| register(*value) - truncate(*value, high_bits)).collect()
+        }
     }
 }
 
-/// x [rows, depth] times w [depth, columns]. The order of additions depends on neither `rows` nor `columns`, so
-/// that a sharded product equals the same part of the whole.
-pub fn multiply(x: &[f32], w: &[f32], rows: usize, depth: usize, columns: usize, compute: Compute) -> Vec<f32> {
+/// x [rows, depth] times w [depth, columns]. The order of additions depends on neither `rows` nor
+/// `columns`, so that a sharded product equals the same part of the whole.
+pub fn multiply(
+    x: &[f32],
+    w: &[f32],
+    rows: usize,
+    depth: usize,
+    columns: usize,
+    compute: Compute,
+) -> Vec<f32> {
     let mut out = vec![0.0; rows * columns];
     multiply_into(x, w, &mut out, [rows, depth, columns], compute);
     out
 }
 
-/// Adds the product to what the destination holds. Tile after tile this gives the very bits of the whole product.
-pub fn multiply_into(x: &[f32], w: &[f32], out: &mut [f32], [rows, depth, columns]: [usize; 3], compute: Compute) {
+/// Adds the product to what the destination holds. Tile after tile this gives the very bits of the
+/// whole product.
+pub fn multiply_into(
+    x: &[f32],
+    w: &[f32],
+    out: &mut [f32],
+    [rows, depth, columns]: [usize; 3],
+    compute: Compute,
+) {
     use Part::{All, High, Low};
-    // (part of x, part of w). With a float32 destination passes over the same operand join into one exactly
-    // representable product; with bf16 every pass is rounded on its own.
+    // (part of x, part of w). With a float32 destination passes over the same operand join into one
+    // exactly representable product; with bf16 every pass is rounded on its own.
     let passes: &[(Part, Part)] = match (compute.fidelity, compute.fp32_dest) {
         (Fidelity::LoFi, _) => &[(High, High)],
         (Fidelity::HiFi2, true) => &[(High, All)],
@@ -82,12 +106,13 @@ pub fn multiply_into(x: &[f32], w: &[f32], out: &mut [f32], [rows, depth, column
         (Fidelity::HiFi4, true) => &[(All, All)],
         (Fidelity::HiFi4, false) => &[(High, High), (High, Low), (Low, High), (Low, Low)],
     };
-    let operands: Vec<(Vec<f32>, Vec<f32>)> = passes.iter().map(|(a, b)| (part(x, *a, 6), part(w, *b, 4))).collect();
+    let operands: Vec<(Vec<f32>, Vec<f32>)> =
+        passes.iter().map(|(a, b)| (part(x, *a, 6), part(w, *b, 4))).collect();
     let shape = Shape { rows, depth, columns };
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2. The code is the same as below; only the width of its vectors differs, and
-        // without fused multiply-add the results are the same bit for bit.
+        // SAFETY: the processor has AVX2. The code is the same as below; only the width of its
+        // vectors differs, and without fused multiply-add the results are the same bit for bit.
         unsafe { wide(&operands, out, shape, compute.fp32_dest) };
         return;
     }

@@ -1,4 +1,5 @@
-//! The operations: what each refuses, what it gives out, and its arithmetic on one chip or between chips.
+//! The operations: what each refuses, what it gives out, and its arithmetic on one chip or between
+//! chips.
 
 mod attention;
 mod collective;
@@ -49,7 +50,9 @@ impl Compute {
             abi::TTP_HIFI3 => Fidelity::HiFi3,
             abi::TTP_HIFI4 => Fidelity::HiFi4,
             other => {
-                return Err(invalid(format!("fidelity {other} is none of TTP_LOFI, TTP_HIFI2, TTP_HIFI3, TTP_HIFI4")));
+                return Err(invalid(format!(
+                    "fidelity {other} is none of TTP_LOFI, TTP_HIFI2, TTP_HIFI3, TTP_HIFI4"
+                )));
             }
         };
         Ok(Self { fidelity, fp32_dest: compute.fp32_dest != 0 })
@@ -233,7 +236,9 @@ impl Op {
             Self::ConcatHeads => heads::check_concat(inputs[0]),
             Self::Attention { causal, .. } => attention::check(inputs, causal),
             Self::AttentionDecode { .. } => attention::check_decode(inputs),
-            Self::CacheFill | Self::CacheUpdate | Self::Increment { .. } | Self::Copy => in_place::check(self, inputs),
+            Self::CacheFill | Self::CacheUpdate | Self::Increment { .. } | Self::Copy => {
+                in_place::check(self, inputs)
+            }
             Self::Embedding { layout } => embedding::check(inputs, layout),
             Self::Binary { format, .. } => eltwise::check_binary(inputs, format),
             Self::Unary { .. } => eltwise::check_unary(inputs[0]),
@@ -244,15 +249,20 @@ impl Op {
             Self::Convert { format, layout } => movement::check_convert(inputs[0], format, layout),
             Self::Argmax { begin, end } => embedding::check_argmax(inputs[0], begin, end),
             Self::Program { .. } => Ok(Vec::new()),
-            Self::AllGather { .. } | Self::ReduceScatter { .. } | Self::AllReduce | Self::Partition { .. } => {
-                collective::check(self, inputs[0], chips)
-            }
+            Self::AllGather { .. }
+            | Self::ReduceScatter { .. }
+            | Self::AllReduce
+            | Self::Partition { .. } => collective::check(self, inputs[0], chips),
         }
     }
 
     /// Runs it. `specs` and `inputs` passed `check`; `outputs` is what `check` gave.
     pub fn run(&self, specs: &[Spec], inputs: &[Shards], outputs: &[Spec]) -> Result<Vec<Shards>> {
-        if let Self::AllGather { .. } | Self::ReduceScatter { .. } | Self::AllReduce | Self::Partition { .. } = self {
+        if let Self::AllGather { .. }
+        | Self::ReduceScatter { .. }
+        | Self::AllReduce
+        | Self::Partition { .. } = self
+        {
             return Ok(vec![collective::run(self, specs[0], &inputs[0], outputs[0])]);
         }
         let chips = inputs[0].len();
@@ -284,7 +294,9 @@ impl Op {
             Self::LayerNorm { bias, eps, compute } => {
                 float(norm::layer(specs, inputs, bias, f32::from_bits(eps), compute))
             }
-            Self::RmsNorm { eps, compute } => float(norm::rms(specs, inputs, f32::from_bits(eps), compute)),
+            Self::RmsNorm { eps, compute } => {
+                float(norm::rms(specs, inputs, f32::from_bits(eps), compute))
+            }
             Self::Rope { half, compute } => float(heads::rope(specs, inputs, half, compute)),
             Self::SplitHeads { q, kv } => Ok(heads::split(specs[0], inputs[0].floats(), q, kv)),
             Self::ConcatHeads => float(heads::concat(specs[0], inputs[0].floats())),
@@ -295,19 +307,30 @@ impl Op {
                 float(attention::decode(specs, inputs, f32::from_bits(scale), compute)?)
             }
             Self::Embedding { .. } => Ok(vec![embedding::run(specs, inputs)?]),
-            Self::Binary { operation, left, .. } => float(eltwise::binary(specs, inputs, output, operation, left)),
-            Self::Unary { activation } => float(inputs[0].floats().iter().map(|x| activation.apply(*x)).collect()),
+            Self::Binary { operation, left, .. } => {
+                float(eltwise::binary(specs, inputs, output, operation, left))
+            }
+            Self::Unary { activation } => {
+                float(inputs[0].floats().iter().map(|x| activation.apply(*x)).collect())
+            }
             Self::Concat { dim } => Ok(vec![movement::concat(specs, inputs, output, dim)]),
-            Self::Slice { begin, .. } => Ok(vec![movement::slice(specs[0], inputs[0], output, begin)]),
+            Self::Slice { begin, .. } => {
+                Ok(vec![movement::slice(specs[0], inputs[0], output, begin)])
+            }
             Self::Reshape { .. } => Ok(vec![movement::rounded(inputs[0].clone(), output)]),
-            Self::Transpose => Ok(vec![movement::rounded(movement::transpose(specs[0], inputs[0]), output)]),
+            Self::Transpose => {
+                Ok(vec![movement::rounded(movement::transpose(specs[0], inputs[0]), output)])
+            }
             Self::Convert { .. } => Ok(vec![movement::convert(inputs[0], output)]),
-            Self::Argmax { begin, end } => Ok(vec![embedding::argmax(specs[0], inputs[0].floats(), begin, end)?]),
+            Self::Argmax { begin, end } => {
+                Ok(vec![embedding::argmax(specs[0], inputs[0].floats(), begin, end)?])
+            }
             _ => Err(invalid(format!("{} does not run on one chip", self.name()))),
         }
     }
 
-    /// Changes `target` (input 0) on one chip and says which rows of dimension 2 are now written (None: all).
+    /// Changes `target` (input 0) on one chip and says which rows of dimension 2 are now written
+    /// (None: all).
     pub fn apply(
         &self,
         specs: &[Spec],

@@ -14,15 +14,23 @@ pub fn rounded(mut values: Values, output: Spec) -> Values {
 
 /// Builds new elements from runs `(source, start, length)` of old ones.
 pub fn assemble(sources: &[&Values], runs: impl Iterator<Item = (usize, usize, usize)>) -> Values {
-    fn copy<T: Copy>(sources: &[&[T]], runs: impl Iterator<Item = (usize, usize, usize)>) -> Vec<T> {
+    fn copy<T: Copy>(
+        sources: &[&[T]],
+        runs: impl Iterator<Item = (usize, usize, usize)>,
+    ) -> Vec<T> {
         let mut out = Vec::new();
-        runs.for_each(|(source, start, length)| out.extend_from_slice(&sources[source][start..start + length]));
+        runs.for_each(|(source, start, length)| {
+            out.extend_from_slice(&sources[source][start..start + length])
+        });
         out
     }
     match sources.first() {
-        Some(Values::Word(_)) => Values::Word(copy(&sources.iter().map(|s| s.words()).collect::<Vec<_>>(), runs)),
+        Some(Values::Word(_)) => {
+            Values::Word(copy(&sources.iter().map(|s| s.words()).collect::<Vec<_>>(), runs))
+        }
         Some(Values::Byte(_)) => {
-            let bytes = |s: &&Values| if let Values::Byte(bytes) = s { bytes.clone() } else { Vec::new() };
+            let bytes =
+                |s: &&Values| if let Values::Byte(bytes) = s { bytes.clone() } else { Vec::new() };
             let sources: Vec<Vec<u8>> = sources.iter().map(bytes).collect();
             Values::Byte(copy(&sources.iter().map(Vec::as_slice).collect::<Vec<_>>(), runs))
         }
@@ -48,13 +56,17 @@ pub fn check_concat(inputs: &[Spec], dim: usize) -> Result<Vec<Spec>> {
 pub fn concat(specs: &[Spec], inputs: &[&Values], output: Spec, dim: usize) -> Values {
     let outer: usize = output.dims[..dim].iter().product();
     let runs: Vec<usize> = specs.iter().map(|spec| spec.dims[dim..].iter().product()).collect();
-    let order = (0..outer).flat_map(|i| runs.iter().enumerate().map(move |(source, run)| (source, i * run, *run)));
+    let order = (0..outer)
+        .flat_map(|i| runs.iter().enumerate().map(move |(source, run)| (source, i * run, *run)));
     rounded(assemble(inputs, order), output)
 }
 
 pub fn check_slice(x: Spec, begin: [usize; 4], end: [usize; 4]) -> Result<Vec<Spec>> {
     for i in 0..4 {
-        ensure!(begin[i] < end[i] && end[i] <= x.dims[i], "slice: {begin:?}..{end:?} is not a part of {x}");
+        ensure!(
+            begin[i] < end[i] && end[i] <= x.dims[i],
+            "slice: {begin:?}..{end:?} is not a part of {x}"
+        );
     }
     Ok(vec![x.with_dims(std::array::from_fn(|i| end[i] - begin[i]))?])
 }
@@ -62,9 +74,11 @@ pub fn check_slice(x: Spec, begin: [usize; 4], end: [usize; 4]) -> Result<Vec<Sp
 pub fn slice(x: Spec, values: &Values, output: Spec, begin: [usize; 4]) -> Values {
     let [_, d1, d2, d3] = x.dims;
     let [e0, e1, e2, e3] = output.dims;
-    let rows = (0..e0).flat_map(move |i| (0..e1).flat_map(move |j| (0..e2).map(move |k| (i, j, k))));
-    let runs =
-        rows.map(|(i, j, k)| (0, (((begin[0] + i) * d1 + begin[1] + j) * d2 + begin[2] + k) * d3 + begin[3], e3));
+    let rows =
+        (0..e0).flat_map(move |i| (0..e1).flat_map(move |j| (0..e2).map(move |k| (i, j, k))));
+    let runs = rows.map(|(i, j, k)| {
+        (0, (((begin[0] + i) * d1 + begin[1] + j) * d2 + begin[2] + k) * d3 + begin[3], e3)
+    });
     rounded(assemble(&[values], runs), output)
 }
 
@@ -88,14 +102,19 @@ pub fn check_transpose(x: Spec) -> Result<Vec<Spec>> {
 pub fn transpose(x: Spec, values: &Values) -> Values {
     let [a, b, rows, columns] = x.dims;
     let runs = (0..a * b).flat_map(move |plane| {
-        (0..columns).flat_map(move |c| (0..rows).map(move |r| (0, (plane * rows + r) * columns + c, 1)))
+        (0..columns)
+            .flat_map(move |c| (0..rows).map(move |r| (0, (plane * rows + r) * columns + c, 1)))
     });
     assemble(&[values], runs)
 }
 
 pub fn check_convert(x: Spec, format: Format, layout: Layout) -> Result<Vec<Spec>> {
     let same_kind = x.format == format || (x.format.is_float() && format.is_float());
-    ensure!(same_kind, "convert: {:?} to {format:?} is not a conversion between float formats", x.format);
+    ensure!(
+        same_kind,
+        "convert: {:?} to {format:?} is not a conversion between float formats",
+        x.format
+    );
     Ok(vec![Spec::new(x.dims, format, layout)?])
 }
 

@@ -1,5 +1,5 @@
-//! Layer and RMS norm over the last dimension. Sums are exact here; what the destination keeps between the
-//! steps is rounded as the format of the destination says.
+//! Layer and RMS norm over the last dimension. Sums are exact here; what the destination keeps
+//! between the steps is rounded as the format of the destination says.
 
 use super::{Compute, float_tile, vector};
 use crate::error::Result;
@@ -13,15 +13,24 @@ pub fn check(inputs: &[Spec]) -> Result<Vec<Spec>> {
     Ok(vec![inputs[0]])
 }
 
-pub fn layer(specs: &[Spec], inputs: &[&Values], bias: bool, eps: f32, compute: Compute) -> Vec<f32> {
+pub fn layer(
+    specs: &[Spec],
+    inputs: &[&Values],
+    bias: bool,
+    eps: f32,
+    compute: Compute,
+) -> Vec<f32> {
     let width = specs[0].width();
     let weight = inputs[1].floats();
     let mut out = Vec::with_capacity(specs[0].elements());
     for row in inputs[0].floats().chunks_exact(width) {
-        let mean = compute.dest((row.iter().map(|x| f64::from(*x)).sum::<f64>() / width as f64) as f32);
+        let mean =
+            compute.dest((row.iter().map(|x| f64::from(*x)).sum::<f64>() / width as f64) as f32);
         let centred: Vec<f32> = row.iter().map(|x| compute.dest(x - mean)).collect();
-        let variance =
-            compute.dest((centred.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64) as f32);
+        let variance = compute.dest(
+            (centred.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64)
+                as f32,
+        );
         let scale = compute.dest(1.0 / (variance + eps).sqrt());
         for (i, x) in centred.iter().enumerate() {
             let value = compute.dest(compute.dest(x * scale) * weight[i]);
@@ -36,9 +45,15 @@ pub fn rms(specs: &[Spec], inputs: &[&Values], eps: f32, compute: Compute) -> Ve
     let weight = inputs[1].floats();
     let mut out = Vec::with_capacity(specs[0].elements());
     for row in inputs[0].floats().chunks_exact(width) {
-        let mean = compute.dest((row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64) as f32);
+        let mean = compute.dest(
+            (row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>() / width as f64) as f32,
+        );
         let scale = compute.dest(1.0 / (mean + eps).sqrt());
-        out.extend(row.iter().zip(weight).map(|(x, weight)| compute.dest(compute.dest(x * scale) * weight)));
+        out.extend(
+            row.iter()
+                .zip(weight)
+                .map(|(x, weight)| compute.dest(compute.dest(x * scale) * weight)),
+        );
     }
     out
 }

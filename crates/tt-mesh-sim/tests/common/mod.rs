@@ -1,7 +1,9 @@
 //! Seeded data, meshes, and distances, shared by the tests.
 #![allow(dead_code)] // each test file uses its part
 
-use tt_metal::{Board, Distribution, Format, HostArray, Layout, Mesh, MeshOptions, Provider, Tensor};
+use tt_metal::{
+    Board, Distribution, Format, HostArray, Layout, Mesh, MeshOptions, Provider, Tensor,
+};
 
 pub const BOARDS: [Board; 3] = [Board::N150, Board::N300, Board::T3k];
 pub const FLOATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Bfp8B, Format::Bfp4B];
@@ -11,7 +13,12 @@ pub fn provider() -> Provider {
 }
 
 pub fn mesh(board: Board) -> Mesh {
-    Mesh::open(&provider(), board, MeshOptions { trace_region_bytes: 1 << 20, ..MeshOptions::default() }).unwrap()
+    Mesh::open(
+        &provider(),
+        board,
+        MeshOptions { trace_region_bytes: 1 << 20, ..MeshOptions::default() },
+    )
+    .unwrap()
 }
 
 /// Normally distributed numbers, the same for the same seed (splitmix64 and Box-Muller).
@@ -25,7 +32,10 @@ pub fn gaussian(count: usize, seed: u64) -> Vec<f32> {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     };
     (0..count)
-        .map(|_| ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32)
+        .map(|_| {
+            ((-2.0 * (1.0 - uniform()).ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos())
+                as f32
+        })
         .collect()
 }
 
@@ -37,7 +47,8 @@ pub fn random(mesh: &Mesh, dims: [usize; 4], format: Format, seed: u64) -> Tenso
     upload(mesh, &gaussian(dims.iter().product(), seed), dims, format)
 }
 
-/// What a tensor holds after its format's rounding, in double precision: references start from here.
+/// What a tensor holds after its format's rounding, in double precision: references start from
+/// here.
 pub fn held(tensor: &Tensor) -> Vec<f64> {
     tensor.read_f32(0).unwrap().into_iter().map(f64::from).collect()
 }

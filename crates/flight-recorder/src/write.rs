@@ -1,0 +1,333 @@
+//! A recording as an MCAP file: JSON messages with JSON schemas, which Foxglove opens and plots
+//! without any plugin.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::File,
+    io::{BufWriter, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{Arrival, Entry, Recording};
+use vla_control::time::{Instant, Stamp};
+use vla_control::{Inference, Twist};
+
+/// Why a recording could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// The file could not be made, renamed or removed.
+    #[error(
+        "cannot write the flight record {path}: {source}; check the folder, its permissions and \
+        its free space"
+    )]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The MCAP writer failed.
+    #[error("cannot write the flight record {path}: {source}; check the free space")]
+    Mcap {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: mcap::McapError,
+    },
+}
+
+/// A written recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How many messages it holds.
+    pub messages: u64,
+}
+
+/// A channel: its topic, its schema's name, and the schema's properties.
+struct Topic {
+    topic: &'static str,
+    schema: &'static str,
+    properties: fn() -> Value,
+}
+
+const STATUS: usize = 0;
+const COMMAND: usize = 1;
+const VERDICT: usize = 2;
+const INPUTS: usize = 3;
+const EVENT: usize = 4;
+const CHUNK: usize = 5;
+
+const TOPICS: [Topic; 6] = [
+    Topic { topic: "/vla/status", schema: "openvla_tt.Status", properties: status_properties },
+    Topic { topic: "/vla/command", schema: "openvla_tt.Command", properties: command_properties },
+    Topic { topic: "/vla/verdict", schema: "openvla_tt.Verdict", properties: verdict_properties },
+    Topic { topic: "/vla/inputs", schema: "openvla_tt.Inputs", properties: inputs_properties },
+    Topic { topic: "/vla/event", schema: "openvla_tt.Event", properties: event_properties },
+    Topic { topic: "/vla/chunk", schema: "openvla_tt.Chunk", properties: chunk_properties },
+];
+
+impl Recording {
+    /// Writes the recording into `folder` as `flight_<ROS seconds>_<cause>.mcap`, complete or not
+    /// at all, and removes the oldest recordings beyond `keep` there: a robot that faults all night
+    /// must not fill its disk.
+    ///
+    /// # Errors
+    /// [`RecorderError`] with the file's path.
+    pub fn save(&self, folder: &Path, keep: usize) -> Result<Saved, RecorderError> {
+        let stamp = self.anchor().1.nanoseconds().max(0);
+        let name = format!(
+            "flight_{:012}.{:03}_{}",
+            stamp / 1_000_000_000,
+            stamp / 1_000_000 % 1000,
+            self.cause.reason.name()
+        );
+        let path = folder.join(format!("{name}.mcap"));
+        let partial = folder.join(format!("{name}.partial"));
+        let failed = |source| RecorderError::File { path: path.clone(), source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let file = BufWriter::new(File::create(&partial).map_err(failed)?);
+        let messages = self
+            .write(file)
+            .map_err(|source| RecorderError::Mcap { path: path.clone(), source })?;
+        std::fs::rename(&partial, &path).map_err(failed)?;
+        prune(folder, keep.max(1)).map_err(failed)?;
+        Ok(Saved { path, messages })
+    }
+
+    /// Writes the recording to anything that can seek; returns the number of messages.
+    ///
+    /// # Errors
+    /// Those of the MCAP writer.
+    pub fn write<W: Write + Seek>(&self, to: W) -> mcap::McapResult<u64> {
+        let mut writer =
+            mcap::WriteOptions::new().library("openvla_tt flight recorder").create(to)?;
+        let mut channels = [0; TOPICS.len()];
+        for (channel, topic) in channels.iter_mut().zip(&TOPICS) {
+            let schema = json!({ "type": "object", "title": topic.schema, "properties": (topic.properties)() });
+            let schema =
+                writer.add_schema(topic.schema, "jsonschema", schema.to_string().as_bytes())?;
+            *channel = writer.add_channel(schema, topic.topic, "json", &BTreeMap::new())?;
+        }
+        let (anchor, ros) = self.anchor();
+        let metadata = BTreeMap::from([
+            ("cause".to_owned(), self.cause.to_string()),
+            ("crate_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            (
+                "clock".to_owned(),
+                "log times follow the steady clock and are set to ROS time at the end of the \
+                record"
+                    .to_owned(),
+            ),
+        ]);
+        writer.write_metadata(&mcap::records::Metadata {
+            name: "openvla_tt flight record".to_owned(),
+            metadata,
+        })?;
+        let mut messages = 0u32;
+        let mut put = |channel: usize, now: Instant, value: Value| -> mcap::McapResult<()> {
+            let behind = i64::try_from(anchor.nanoseconds().saturating_sub(now.nanoseconds()))
+                .unwrap_or(i64::MAX);
+            // Simulated time may be younger than the record is long: then its beginning is squeezed
+            // to zero.
+            let log_time = u64::try_from(ros.nanoseconds().saturating_sub(behind)).unwrap_or(0);
+            let header = mcap::records::MessageHeader {
+                channel_id: channels[channel],
+                sequence: messages,
+                log_time,
+                publish_time: log_time,
+            };
+            messages += 1;
+            writer.write_to_known_channel(&header, value.to_string().as_bytes())
+        };
+        let oldest = anchor
+            .nanoseconds()
+            .saturating_sub(u64::try_from(self.length.as_nanos()).unwrap_or(u64::MAX));
+        let mut arrivals =
+            self.arrivals.iter().filter(|arrival| oldest <= arrival.now.nanoseconds()).peekable();
+        for entry in self.entries.iter().filter(|entry| oldest <= entry.now.nanoseconds()) {
+            while let Some(arrival) = arrivals.next_if(|arrival| arrival.now <= entry.now) {
+                put(CHUNK, arrival.now, self.chunk(arrival))?;
+            }
+            put(INPUTS, entry.now, inputs(entry))?;
+            for event in entry.output.events.iter() {
+                put(EVENT, entry.now, json!({ "text": format!("{event:?}") }))?;
+            }
+            put(VERDICT, entry.now, verdict(entry))?;
+            if let Some(command) = &entry.output.command {
+                let mut value = twist(command.twist());
+                value["gripper"] = json!(command.gripper());
+                put(COMMAND, entry.now, value)?;
+            }
+            put(STATUS, entry.now, status(entry))?;
+        }
+        writer.finish()?;
+        Ok(u64::from(messages))
+    }
+
+    /// The end of the record on both clocks.
+    fn anchor(&self) -> (Instant, Stamp) {
+        self.entries
+            .iter()
+            .last()
+            .map_or((Instant::START, Stamp::default()), |entry| (entry.now, entry.ros_now))
+    }
+
+    fn chunk(&self, arrival: &Arrival) -> Value {
+        let kept: Vec<[f64; 7]> = (arrival.first..arrival.first + arrival.len)
+            .filter_map(|index| self.steps.get(index))
+            .map(|step| step.to_array())
+            .collect();
+        let finite = kept.iter().flatten().all(|value| value.is_finite());
+        json!({
+            "generation": arrival.origin.generation,
+            "instruction_generation": arrival.origin.instruction_generation,
+            "image_stamp_s": seconds(arrival.origin.image_stamp),
+            "inference_s": arrival.now.since(arrival.origin.inference_started).seconds(),
+            "steps_begun_at_observation": arrival.origin.steps_begun_at_observation,
+            "policy_hz": arrival.policy_hz,
+            // JSON knows no NaN: a number that is not finite is null here, and `finite` says so.
+            "finite": finite,
+            "steps": kept,
+            "steps_lost": arrival.len - kept.len(),
+        })
+    }
+}
+
+/// Removes the oldest recordings: their names sort by time.
+fn prune(folder: &Path, keep: usize) -> std::io::Result<()> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map_or(Cow::Borrowed(""), |name| name.to_string_lossy());
+        if name.starts_with("flight_") && name.ends_with(".mcap") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let surplus = files.len().saturating_sub(keep);
+    files[..surplus].iter().try_for_each(std::fs::remove_file)
+}
+
+fn seconds(stamp: Stamp) -> f64 {
+    stamp.nanoseconds() as f64 * 1e-9
+}
+
+fn xyz([x, y, z]: [f64; 3]) -> Value {
+    json!({ "x": x, "y": y, "z": z })
+}
+
+fn twist(twist: &Twist) -> Value {
+    json!({ "linear": xyz(twist.linear), "angular": xyz(twist.angular) })
+}
+
+fn status(entry: &Entry) -> Value {
+    let output = &entry.output;
+    json!({
+        "state": output.state.name(),
+        "state_code": output.state.code(),
+        "reason": output.cause.reason.name(),
+        "reason_code": output.cause.reason.code(),
+        "detail": output.cause.to_string(),
+        "image_age_s": output.image_age_s,
+        "steps_begun": output.steps_begun,
+        "at_rest": output.at_rest,
+        "published": output.command.is_some(),
+    })
+}
+
+fn verdict(entry: &Entry) -> Value {
+    let verdict = &entry.output.verdict;
+    let names: Vec<&str> = verdict.interventions.iter().map(|which| which.name()).collect();
+    json!({
+        "wished": twist(&verdict.wished),
+        "target": twist(&verdict.target),
+        "limited": twist(&verdict.limited),
+        "interventions": names,
+    })
+}
+
+fn inputs(entry: &Entry) -> Value {
+    let inference_busy_s = match entry.inference {
+        Inference::Busy { since } => Some(entry.now.since(since).seconds()),
+        Inference::Idle | Inference::Dead => None,
+    };
+    json!({
+        "ros_now_s": seconds(entry.ros_now),
+        "steady_now_s": entry.now.nanoseconds() as f64 * 1e-9,
+        "lifecycle": format!("{:?}", entry.lifecycle),
+        "instruction": entry.instruction,
+        "image_stamp_s": entry.image.map(|image| seconds(image.stamp)),
+        "image_received_ago_s": entry.image.map(|image| entry.now.since(image.received).seconds()),
+        // How long the camera has been sending this very picture, up to its newest image.
+        "image_unchanged_s": entry.image.map(|image| image.received.since(image.unchanged_since).seconds()),
+        "ee_position": entry.pose.map(|pose| xyz(pose.position)),
+        "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
+        "inference_busy_s": inference_busy_s,
+        "inference_dead": entry.inference == Inference::Dead,
+        "policy_failure": entry.policy_failure.map(|failure| format!("{failure:?}")),
+        "subscribed": entry.subscribed,
+        "enable": entry.requests.enable,
+        "estop": entry.requests.estop,
+        "reset": entry.requests.reset,
+    })
+}
+
+fn vector_schema() -> Value {
+    json!({ "type": "object", "properties": { "x": { "type": "number" }, "y": { "type": "number" }, "z": { "type": "number" } } })
+}
+
+fn twist_schema() -> Value {
+    json!({ "type": "object", "properties": { "linear": vector_schema(), "angular": vector_schema() } })
+}
+
+fn status_properties() -> Value {
+    json!({
+        "state": { "type": "string" }, "state_code": { "type": "integer" },
+        "reason": { "type": "string" }, "reason_code": { "type": "integer" }, "detail": { "type": "string" },
+        "image_age_s": { "type": ["number", "null"] }, "steps_begun": { "type": "integer" },
+        "at_rest": { "type": "boolean" }, "published": { "type": "boolean" },
+    })
+}
+
+fn command_properties() -> Value {
+    json!({ "linear": vector_schema(), "angular": vector_schema(), "gripper": { "type": ["number", "null"] } })
+}
+
+fn verdict_properties() -> Value {
+    json!({
+        "wished": twist_schema(), "target": twist_schema(), "limited": twist_schema(),
+        "interventions": { "type": "array", "items": { "type": "string" } },
+    })
+}
+
+fn inputs_properties() -> Value {
+    json!({
+        "ros_now_s": { "type": "number" }, "steady_now_s": { "type": "number" }, "lifecycle": { "type": "string" },
+        "instruction": { "type": ["integer", "null"] }, "image_stamp_s": { "type": ["number", "null"] },
+        "image_received_ago_s": { "type": ["number", "null"] }, "image_unchanged_s": { "type": ["number", "null"] },
+        "ee_position": vector_schema(),
+        "ee_pose_age_s": { "type": ["number", "null"] }, "inference_busy_s": { "type": ["number", "null"] },
+        "inference_dead": { "type": "boolean" }, "policy_failure": { "type": ["string", "null"] },
+        "subscribed": { "type": "boolean" }, "enable": { "type": ["boolean", "null"] },
+        "estop": { "type": "boolean" }, "reset": { "type": "boolean" },
+    })
+}
+
+fn event_properties() -> Value {
+    json!({ "text": { "type": "string" } })
+}
+
+fn chunk_properties() -> Value {
+    json!({
+        "generation": { "type": "integer" }, "instruction_generation": { "type": "integer" },
+        "image_stamp_s": { "type": "number" }, "inference_s": { "type": "number" },
+        "steps_begun_at_observation": { "type": "integer" }, "policy_hz": { "type": "number" },
+        "finite": { "type": "boolean" }, "steps_lost": { "type": "integer" },
+        "steps": { "type": "array", "items": { "type": "array", "items": { "type": ["number", "null"] } } },
+    })
+}

@@ -1,0 +1,219 @@
+//! What can be wrong with a bag, one line each: what, where, and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// A bag that cannot be read, or not any further.
+#[derive(Debug, thiserror::Error)]
+pub enum BagError {
+    /// The operating system refused.
+    #[error("cannot {act} {path}: {source}")]
+    Io {
+        /// What was attempted, as a verb.
+        act: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Neither a bag folder nor a bag file.
+    #[error(
+        "{path} is not a bag: expected a folder with .mcap or .db3 files, or one such file (.zstd \
+        allowed)"
+    )]
+    NotABag {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// A bag file without a byte, or without a message of any topic.
+    #[error("{path} is empty: {what}; record again, or remove it from the list")]
+    Empty {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// `metadata.yaml` is not what rosbag2 writes.
+    #[error(
+        "{path}: {what}; repair it with `ros2 bag reindex`, or remove it and the files are read \
+        without it"
+    )]
+    Metadata {
+        /// The metadata file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// `metadata.yaml` lists a file that is not there.
+    #[error(
+        "{metadata} lists {missing}, which is not in the folder; restore it, or remove \
+        metadata.yaml to read the files that are there"
+    )]
+    MissingFile {
+        /// The metadata file.
+        metadata: PathBuf,
+        /// The listed file's name.
+        missing: String,
+    },
+    /// Something exceeds a bound of [`super::Limits`].
+    #[error("{path}: {what} is {value}, above the limit of {limit}")]
+    TooLarge {
+        /// Where.
+        path: PathBuf,
+        /// Which quantity.
+        what: &'static str,
+        /// Its stated value.
+        value: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// Storage, message encoding or compression that this reader does not know.
+    #[error("{path}: {what} `{value}` is not supported; supported: {supported}")]
+    Unsupported {
+        /// Where.
+        path: PathBuf,
+        /// Which property.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that are known.
+        supported: &'static str,
+    },
+    /// The topic is not in the bag.
+    #[error("no topic `{topic}` in {path}; it has: {available}")]
+    NoTopic {
+        /// The topic that was asked for.
+        topic: String,
+        /// The bag.
+        path: PathBuf,
+        /// The topics that it has, with their types.
+        available: String,
+    },
+    /// The topic has a type that cannot serve here.
+    #[error("topic `{topic}` is {found}, expected {expected}; topics that fit: {candidates}")]
+    WrongType {
+        /// The topic.
+        topic: String,
+        /// Its type.
+        found: String,
+        /// The types that would do.
+        expected: String,
+        /// The topics of this bag with such a type.
+        candidates: String,
+    },
+    /// Two files of one bag give one topic two types.
+    #[error(
+        "{path}: topic `{topic}` is {first} in one place and {second} in another; evaluate the \
+        files one by one"
+    )]
+    ConflictingTypes {
+        /// The bag.
+        path: PathBuf,
+        /// The topic.
+        topic: String,
+        /// One type.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Bytes that no recorder writes.
+    #[error(
+        "{path} is damaged after {messages} messages: {what}; what came before was read, `mcap \
+        recover` or sqlite's `.recover` may save more"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Messages delivered from this file before.
+        messages: u64,
+        /// What does not hold.
+        what: String,
+    },
+    /// A payload that is not a message of its topic's type.
+    #[error("message at {log_time} ns on `{topic}` is not a {type_name}: {source}")]
+    Payload {
+        /// The topic.
+        topic: String,
+        /// Its type.
+        type_name: String,
+        /// Log time of the message, nanoseconds since the epoch.
+        log_time: i64,
+        /// What does not fit.
+        #[source]
+        source: super::cdr::CdrError,
+    },
+}
+
+impl BagError {
+    /// For `map_err` on input and output: `BagError::io("open", path)`.
+    pub(super) fn io(act: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> BagError {
+        let path = path.to_owned();
+        move |source| BagError::Io { act, path, source }
+    }
+}
+
+/// Something about a bag that its reader should know, although reading goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BagWarning {
+    /// The folder has no `metadata.yaml`.
+    #[error("{path} has no metadata.yaml; its {files} files are read in the order of their names")]
+    MissingMetadata {
+        /// The folder.
+        path: PathBuf,
+        /// How many files were found.
+        files: usize,
+    },
+    /// The recorder died before it finished the file.
+    #[error(
+        "{path} ends in the middle ({what}): its recorder did not finish; {messages} messages \
+        were recovered"
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Which part is missing.
+        what: &'static str,
+        /// Messages that could be read.
+        messages: u64,
+    },
+    /// The index at the end of the file cannot be read, so that the file is read from front to back
+    /// to learn its topics.
+    #[error(
+        "{path}: the summary at its end is unusable ({what}); the file is read once more to learn \
+        its topics"
+    )]
+    BadSummary {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Messages whose log time lies further back than the order window.
+    #[error(
+        "{path}: {count} messages are out of order by up to {worst_ms} ms, the first at \
+        {first_ns} ns; they are used where they stand"
+    )]
+    Unsorted {
+        /// The bag.
+        path: PathBuf,
+        /// How many.
+        count: u64,
+        /// Log time of the first one, nanoseconds since the epoch.
+        first_ns: i64,
+        /// The largest step back, milliseconds.
+        worst_ms: i64,
+    },
+    /// `metadata.yaml` and the files disagree.
+    #[error(
+        "{path}: metadata.yaml says {stated} messages, the files hold {found}; the files are \
+        believed"
+    )]
+    CountDiffers {
+        /// The bag.
+        path: PathBuf,
+        /// According to `metadata.yaml`.
+        stated: u64,
+        /// According to the files.
+        found: u64,
+    },
+}

@@ -1,0 +1,242 @@
+//! `config/robots/*.yaml`: what a robot may do, and where it listens.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{ConfigFileError, Unknown, need, number, read, refuse_unknown, ros_name};
+use vla_control::{Problems, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
+
+/// Where commands go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandTopics {
+    /// Topic of the `TwistStamped`, absolute: `~/command/twist` is remapped to it by the launch
+    /// file.
+    pub twist_topic: String,
+    /// Topic of the gripper's `Float64`.
+    pub gripper_topic: String,
+    /// Commands per second.
+    pub rate_hz: f64,
+    /// After how much silence the arm stops by itself, seconds.
+    pub timeout_s: f64,
+}
+
+/// The box, and the frame it is in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RobotWorkspace {
+    /// The frame of `ee_pose`; must be the base frame.
+    pub frame: String,
+    /// The box in that frame, metres.
+    pub area: RawWorkspace,
+}
+
+/// What a robot may do, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RobotFile {
+    /// For people.
+    pub name: String,
+    /// TF frame of the base.
+    pub base_frame: String,
+    /// TF frame of the tool.
+    pub tool_frame: String,
+    /// Where commands go.
+    pub command: CommandTopics,
+    /// Velocity, acceleration, jerk.
+    pub limits: RawLimits,
+    /// The longest single policy step.
+    pub step_cap: RawStepCap,
+    /// The box the end effector must stay in.
+    pub workspace: Option<RobotWorkspace>,
+    /// Threshold, hysteresis, dwell. Polarity is the checkpoint's.
+    pub gripper: RawGripper,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawRobot {
+    name: Option<String>,
+    frames: Option<RawFrames>,
+    command: Option<RawCommand>,
+    limits: Option<RawRobotLimits>,
+    step_cap: Option<RawCap>,
+    workspace: Option<RawBox>,
+    gripper: Option<RawRobotGripper>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawFrames {
+    base: Option<String>,
+    tool: Option<String>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawCommand {
+    twist_topic: Option<String>,
+    gripper_topic: Option<String>,
+    rate_hz: Option<f64>,
+    timeout_s: Option<f64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawRobotLimits {
+    linear: Option<RawGroup>,
+    angular: Option<RawGroup>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawGroup {
+    velocity: Option<f64>,
+    acceleration: Option<f64>,
+    jerk: Option<f64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawCap {
+    translation: Option<f64>,
+    rotation: Option<f64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawBox {
+    frame: Option<String>,
+    min: Option<[f64; 3]>,
+    max: Option<[f64; 3]>,
+    margin: Option<f64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawRobotGripper {
+    threshold: Option<f64>,
+    hysteresis: Option<f64>,
+    min_dwell_s: Option<f64>,
+    #[serde(flatten)]
+    unknown: Unknown,
+}
+
+impl RobotFile {
+    /// Reads and validates a file. Ranges of the limits are control's; see [`join`](super::join).
+    ///
+    /// # Errors
+    /// [`ConfigFileError`]: unreadable, too large, not YAML, or every rule it breaks.
+    pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
+        let raw: RawRobot = read(path)?;
+        let mut problems = Problems::default();
+        let checked = match raw.check(&mut problems) {
+            Some(robot) => problems.into_result(robot),
+            None => Err(problems),
+        };
+        checked.map_err(|problems| ConfigFileError::Invalid { path: path.to_owned(), problems })
+    }
+}
+
+impl RawRobot {
+    /// `None` only after something was noted.
+    fn check(self, p: &mut Problems) -> Option<RobotFile> {
+        refuse_unknown(p, "", &self.unknown);
+        let name = need(p, "name", self.name);
+        let frames = self.frames.unwrap_or_default();
+        refuse_unknown(p, "frames", &frames.unknown);
+        let base_frame = ros_name(p, "frames.base", frames.base);
+        let tool_frame = ros_name(p, "frames.tool", frames.tool);
+        let command = check_command(p, self.command.unwrap_or_default());
+        let limits = self.limits.unwrap_or_default();
+        refuse_unknown(p, "limits", &limits.unknown);
+        let linear = check_group(p, "limits.linear", limits.linear.unwrap_or_default());
+        let angular = check_group(p, "limits.angular", limits.angular.unwrap_or_default());
+        let cap = self.step_cap.unwrap_or_default();
+        refuse_unknown(p, "step_cap", &cap.unknown);
+        let translation = number(p, "step_cap.translation", cap.translation, 1e-4, 1.0, "m");
+        let rotation = number(p, "step_cap.rotation", cap.rotation, 1e-4, 3.2, "rad");
+        let workspace = self.workspace.and_then(|raw| check_box(p, raw, base_frame.as_deref()));
+        let gripper = check_gripper(p, self.gripper.unwrap_or_default());
+        Some(RobotFile {
+            name: name?,
+            base_frame: base_frame?,
+            tool_frame: tool_frame?,
+            command: command?,
+            limits: RawLimits { linear: linear?, angular: angular? },
+            step_cap: RawStepCap { translation: translation?, rotation: rotation? },
+            workspace,
+            gripper,
+        })
+    }
+}
+
+fn check_command(p: &mut Problems, raw: RawCommand) -> Option<CommandTopics> {
+    refuse_unknown(p, "command", &raw.unknown);
+    let twist_topic = ros_name(p, "command.twist_topic", raw.twist_topic);
+    let gripper_topic = ros_name(p, "command.gripper_topic", raw.gripper_topic);
+    let rate_hz = number(p, "command.rate_hz", raw.rate_hz, 10.0, 1000.0, "Hz");
+    let timeout_s = number(p, "command.timeout_s", raw.timeout_s, 0.001, 10.0, "s");
+    if let (Some(rate_hz), Some(timeout_s)) = (rate_hz, timeout_s)
+        && timeout_s * rate_hz < 2.0
+    {
+        p.add(
+            "command.rate_hz",
+            format!(
+                "at {rate_hz} Hz one late command is longer than the arm's timeout of {timeout_s} s"
+            ),
+        );
+    }
+    Some(CommandTopics {
+        twist_topic: twist_topic?,
+        gripper_topic: gripper_topic?,
+        rate_hz: rate_hz?,
+        timeout_s: timeout_s?,
+    })
+}
+
+fn check_group(p: &mut Problems, place: &str, raw: RawGroup) -> Option<RawMotionLimits> {
+    refuse_unknown(p, place, &raw.unknown);
+    let velocity = need(p, &format!("{place}.velocity"), raw.velocity);
+    let acceleration = need(p, &format!("{place}.acceleration"), raw.acceleration);
+    let jerk = need(p, &format!("{place}.jerk"), raw.jerk);
+    Some(RawMotionLimits { velocity: velocity?, acceleration: acceleration?, jerk: jerk? })
+}
+
+fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<RobotWorkspace> {
+    refuse_unknown(p, "workspace", &raw.unknown);
+    let frame = ros_name(p, "workspace.frame", raw.frame);
+    if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame)
+        && frame != base
+    {
+        p.add(
+            "workspace.frame",
+            format!(
+                "`{frame}` is not the base frame `{base}`, in which twist and pose must be to \
+                guard the box"
+            ),
+        );
+    }
+    let min = need(p, "workspace.min", raw.min);
+    let max = need(p, "workspace.max", raw.max);
+    let margin = number(p, "workspace.margin", raw.margin, 0.005, 0.5, "m");
+    Some(RobotWorkspace {
+        frame: frame?,
+        area: RawWorkspace { min: min?, max: max?, margin: margin? },
+    })
+}
+
+fn check_gripper(p: &mut Problems, raw: RawRobotGripper) -> RawGripper {
+    refuse_unknown(p, "gripper", &raw.unknown);
+    let default = RawGripper::default();
+    RawGripper {
+        threshold: raw.threshold.unwrap_or(default.threshold),
+        hysteresis: raw.hysteresis.unwrap_or(default.hysteresis),
+        min_dwell_s: raw.min_dwell_s.unwrap_or(default.min_dwell_s),
+        invert: false,
+    }
+}

@@ -1,0 +1,667 @@
+//! Every YAML under config/ loads and fits; for each rule there is a bad file, and the words it is
+//! refused with.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use vla_config::{ConfigFileError, FILE_BYTES_MAX, PolicyFile, RobotFile, join};
+use vla_control::{
+    ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits,
+    RawUnchangedImage, RawWorkspace,
+};
+
+fn config(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config").join(folder);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files
+}
+
+#[test]
+fn every_shipped_file_loads_and_every_pair_of_them_fits() {
+    let (policy_files, robots) = (config("policies"), config("robots"));
+    assert!(3 <= policy_files.len() && 3 <= robots.len());
+    let statistics = ([-0.02; 7], [0.03; 7]);
+    for policy_file in &policy_files {
+        let policy_file = PolicyFile::load(policy_file).unwrap();
+        for robot in &robots {
+            let robot = RobotFile::load(robot).unwrap();
+            let raw = join(
+                &policy_file,
+                &robot,
+                Some((&statistics.0, &statistics.1)),
+                &RawControlConfig::default(),
+            )
+            .unwrap();
+            assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * policy_file.translation_scale);
+            assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * policy_file.rotation_scale);
+            let config: ControlConfig = raw.validate().unwrap();
+            assert!(config.dry_run(), "no shipped file turns commands on");
+            assert!(config.needs_ee_pose());
+            assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
+        }
+    }
+}
+
+#[test]
+fn the_shipped_contracts_say_what_the_checkpoints_mean() {
+    let load = |name: &str| {
+        PolicyFile::load(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/policies").join(name),
+        )
+        .unwrap()
+    };
+    let bridge = load("openvla-7b.yaml");
+    assert_eq!(bridge.choose_key(None).unwrap(), "bridge_orig");
+    assert_eq!(bridge.policy_hz, 5.0);
+    let libero = load("openvla-7b-finetuned-libero.yaml");
+    let problem = libero.choose_key(None).unwrap_err().to_string();
+    assert!(
+        problem.contains("must be one of libero_spatial, libero_object, libero_goal, libero_10"),
+        "{problem}"
+    );
+    assert_eq!(libero.choose_key(Some("libero_10")).unwrap(), "libero_10");
+    assert!(
+        libero
+            .choose_key(Some("bridge_orig"))
+            .unwrap_err()
+            .to_string()
+            .contains("`bridge_orig` is none of")
+    );
+    let step = libero.to_step([1.0, -1.0, 0.5, 0.2, 0.0, -0.2, 1.0]);
+    assert_eq!(step.to_array(), [0.05, -0.05, 0.025, 0.1, 0.0, -0.1, 1.0]);
+}
+
+/// Loads a file of this text.
+fn load<T>(
+    text: &str,
+    load: impl FnOnce(&Path) -> Result<T, ConfigFileError>,
+) -> Result<T, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.yaml");
+    std::fs::write(&path, text).unwrap();
+    load(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "bad.yaml"))
+}
+
+const POLICY_FILE: &str = include_str!("../../../config/policies/openvla-7b-finetuned-libero.yaml");
+const ROBOT_FILE: &str = include_str!("../../../config/robots/widowx_250.yaml");
+
+/// Replaces one piece of a good file; panics when it is not there, so that no case can rot.
+fn broken(good: &str, from: &str, to: &str) -> String {
+    assert!(good.contains(from), "`{from}` is not in the good file");
+    good.replacen(from, to, 1)
+}
+
+#[test]
+fn each_rule_of_a_policy_file_has_a_bad_file() {
+    let long_key = &format!("{}, libero_object", "k".repeat(257));
+    let long_topic = &format!("topic: {}", "t".repeat(256));
+    let nine_cameras = &"  - topic: image\n    view: third_person\n".repeat(9);
+    let cases: &[(&str, &str, &str)] = &[
+        ("name: openvla-7b fine-tuned on LIBERO\n", "", "name: missing"),
+        (
+            "unnorm_keys: [libero_spatial, libero_object, libero_goal, libero_10]\n",
+            "",
+            "unnorm_keys: missing",
+        ),
+        (
+            "[libero_spatial, libero_object, libero_goal, libero_10]",
+            "[]",
+            "unnorm_keys: must name at least one",
+        ),
+        (
+            "libero_spatial, libero_object",
+            "libero_goal, libero_object",
+            "unnorm_keys[2]: `libero_goal` is named twice",
+        ),
+        (
+            "libero_spatial, libero_object",
+            "'', libero_object",
+            "unnorm_keys[0]: must have 1 to 256 characters",
+        ),
+        (
+            "libero_spatial, libero_object",
+            long_key,
+            "unnorm_keys[0]: must have 1 to 256 characters",
+        ),
+        ("  frame: base\n", "", "action.frame: missing; it has no default"),
+        ("  frame: base\n", "  frame: camera\n", "action.frame: `camera` is none of base, tool"),
+        (
+            "  frame: base\n",
+            "  frame: tool\n",
+            "action.composition: a rotation in the base frame composes from the left",
+        ),
+        (
+            "rotation: rotation_vector",
+            "rotation: quaternion",
+            "action.rotation: `quaternion` is none of rpy_delta, rotation_vector",
+        ),
+        ("rotation: rotation_vector", "#", "action.rotation: missing"),
+        (
+            "composition: left",
+            "composition: right",
+            "action.composition: a rotation in the base frame composes from the left",
+        ),
+        ("composition: left", "composition: up", "action.composition: `up` is none of left, right"),
+        ("  composition: left", "  #", "action.composition: missing"),
+        ("  translation_scale_m: 0.05\n", "", "action.translation_scale_m: missing"),
+        (
+            "translation_scale_m: 0.05",
+            "translation_scale_m: 0.0",
+            "action.translation_scale_m: 0 m is outside",
+        ),
+        (
+            "rotation_scale_rad: 0.5",
+            "rotation_scale_rad: .nan",
+            "action.rotation_scale_rad: NaN rad is outside",
+        ),
+        ("  rotation_scale_rad: 0.5", "  #", "action.rotation_scale_rad: missing"),
+        (
+            "polarity: one_is_open",
+            "polarity: yes_please",
+            "gripper.polarity: `yes_please` is none of one_is_open, one_is_closed",
+        ),
+        ("  polarity: one_is_open", "  #", "gripper.polarity: missing"),
+        ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1  is outside 0.05..0.95"),
+        ("policy_hz: 20.0\n", "", "policy_hz: missing"),
+        ("policy_hz: 20.0", "policy_hz: -20.0", "policy_hz: -20 Hz is outside"),
+        ("policy_hz: 20.0", "policy_hz: 201", "policy_hz: 201 Hz is outside 0.1..200 Hz"),
+        ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
+        ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
+        (
+            "resize: lanczos3",
+            "resize: nearest",
+            "image.resize: `nearest` is none of bicubic, lanczos3",
+        ),
+        ("  resize: lanczos3", "  #", "image.resize: missing"),
+        ("  jpeg: true\n", "", "image.jpeg: missing"),
+        ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
+        ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
+        ("prompt: openvla", "#", "prompt: missing"),
+        ("cameras:\n  - topic: image\n    view: third_person\n", "", "cameras: missing"),
+        (
+            "  - topic: image\n    view: third_person\n",
+            nine_cameras,
+            "cameras: 9 cameras are outside 1..8",
+        ),
+        ("  - topic: image\n    view", "  - view", "cameras[0].topic: missing"),
+        ("    view: third_person\n", "", "cameras[0].view: missing"),
+        ("topic: image", long_topic, "is not a ROS name"),
+        (
+            "  - topic: image\n    view: third_person\n",
+            "  []\n",
+            "cameras: 0 cameras are outside 1..8",
+        ),
+        ("topic: image", "topic: 'my camera'", "cameras[0].topic: `my camera` is not a ROS name"),
+        (
+            "view: third_person",
+            "view: moon",
+            "cameras[0].view: `moon` is none of third_person, wrist",
+        ),
+        ("view: third_person", "view: wrist\n    zoom: 2", "cameras[0].zoom: unknown key"),
+        ("policy_hz: 20.0", "policy_hz: 20.0\npolicy_rate: 5", "policy_rate: unknown key"),
+        ("  jpeg: true", "  jpeg: true\n  jpg: true", "image.jpg: unknown key"),
+        ("  frame: base", "  frame: base\n  unit: m", "action.unit: unknown key"),
+        ("  threshold: 0.5", "  threshold: 0.5\n  invert: true", "gripper.invert: unknown key"),
+        (
+            "policy_hz: 20.0",
+            "policy_hz: fast",
+            "bad.yaml is not valid: policy_hz: invalid type: string \"fast\"",
+        ),
+        ("policy_hz: 20.0", "policy_hz: [", "bad.yaml is not valid: "),
+    ];
+    assert!(load(POLICY_FILE, PolicyFile::load).is_ok());
+    for (from, to, expected) in cases {
+        let error = load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap_err();
+        assert!(
+            error.contains(*expected),
+            "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}"
+        );
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn each_rule_of_a_robot_has_a_bad_file() {
+    let cases = [
+        ("name: WidowX-250 6DOF\n", "", "name: missing"),
+        ("base: wx250s/base_link", "base: ''", "frames.base: `` is not a ROS name"),
+        ("  tool: wx250s/ee_gripper_link\n", "", "frames.tool: missing"),
+        (
+            "twist_topic: /servo_node/delta_twist_cmds",
+            "twist_topic: 'a b'",
+            "command.twist_topic: `a b` is not a ROS name",
+        ),
+        ("  gripper_topic: /wx250s/gripper_command\n", "", "command.gripper_topic: missing"),
+        ("rate_hz: 50.0", "rate_hz: 5.0", "command.rate_hz: 5 Hz is outside 10..1000 Hz"),
+        (
+            "rate_hz: 50.0",
+            "rate_hz: 15.0",
+            "command.rate_hz: at 15 Hz one late command is longer than the arm's timeout of 0.1 s",
+        ),
+        ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
+        ("  timeout_s: 0.1", "  #", "command.timeout_s: missing"),
+        ("  twist_topic: /servo_node/delta_twist_cmds\n", "", "command.twist_topic: missing"),
+        ("  rate_hz: 50.0", "  #", "command.rate_hz: missing"),
+        ("  translation: 0.05", "  #", "step_cap.translation: missing"),
+        ("  rotation: 0.25", "  rotation: 3.3", "step_cap.rotation: 3.3 rad is outside"),
+        ("jerk: 10.0}", "}", "limits.linear.jerk: missing"),
+        ("velocity: 0.25, ", "", "limits.linear.velocity: missing"),
+        ("acceleration: 3.0, ", "", "limits.angular.acceleration: missing"),
+        ("  translation: 0.05", "  translation: 2.0", "step_cap.translation: 2 m is outside"),
+        ("  rotation: 0.25", "  #", "step_cap.rotation: missing"),
+        (
+            "frame: wx250s/base_link\n  min",
+            "frame: world\n  min",
+            "workspace.frame: `world` is not the base frame",
+        ),
+        ("  frame: wx250s/base_link\n  min", "  min", "workspace.frame: missing"),
+        (
+            "frame: wx250s/base_link\n  min",
+            "frame: 'a-b'\n  min",
+            "workspace.frame: `a-b` is not a ROS name",
+        ),
+        ("  margin: 0.01", "  #", "workspace.margin: missing"),
+        ("  min: [0.10, -0.20, -0.01] # m\n", "", "workspace.min: missing"),
+        ("  max: [0.45, 0.25, 0.30]\n", "", "workspace.max: missing"),
+        ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
+        ("min_dwell_s: 0.4", "min_dwell_s: 0.4\n  polarity: open", "gripper.polarity: unknown key"),
+        ("  rate_hz: 50.0", "  rate_hz: 50.0\n  hz: 3", "command.hz: unknown key"),
+        ("  base: wx", "  world: map\n  base: wx", "frames.world: unknown key"),
+        ("name: WidowX", "colour: red\nname: WidowX", "colour: unknown key"),
+        ("  margin: 0.01", "  margin: 0.01\n  shape: ball", "workspace.shape: unknown key"),
+        ("step_cap:\n", "step_cap:\n  speed: 1\n", "step_cap.speed: unknown key"),
+        ("limits:\n", "limits:\n  torque: 1\n", "limits.torque: unknown key"),
+        ("jerk: 10.0}", "jerk: 10.0, snap: 1}", "limits.linear.snap: unknown key"),
+        ("[0.10, -0.20, -0.01]", "[0.10, -0.20]", "bad.yaml is not valid: workspace"),
+    ];
+    assert!(load(ROBOT_FILE, RobotFile::load).is_ok());
+    for (from, to, expected) in cases {
+        let error = load(&broken(ROBOT_FILE, from, to), RobotFile::load).unwrap_err();
+        assert!(
+            error.contains(expected),
+            "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}"
+        );
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let error = load("{}", PolicyFile::load).unwrap_err();
+    for place in [
+        "name",
+        "unnorm_keys",
+        "action.frame",
+        "action.rotation",
+        "action.composition",
+        "gripper.polarity",
+        "policy_hz",
+        "image.resize",
+        "prompt",
+        "cameras",
+    ] {
+        assert!(error.contains(&format!("{place}: ")), "{place} is not in {error}");
+    }
+    let error = load("{}", RobotFile::load).unwrap_err();
+    for place in [
+        "name",
+        "frames.base",
+        "frames.tool",
+        "command.twist_topic",
+        "command.rate_hz",
+        "limits.linear.jerk",
+        "limits.angular.velocity",
+        "step_cap.rotation",
+    ] {
+        assert!(error.contains(&format!("{place}: ")), "{place} is not in {error}");
+    }
+}
+
+#[test]
+fn files_that_are_no_policy_file_are_refused_before_they_are_believed() {
+    let missing = PolicyFile::load(Path::new("does/not/exist.yaml")).unwrap_err();
+    assert!(
+        matches!(missing, ConfigFileError::Read { .. })
+            && missing.to_string().contains("does/not/exist.yaml")
+    );
+    let large = load(&"#".repeat(FILE_BYTES_MAX as usize + 1), RobotFile::load).unwrap_err();
+    assert!(large.contains("65537 bytes, more than the 65536"), "{large}");
+    let exact = load(&"#".repeat(FILE_BYTES_MAX as usize), RobotFile::load).unwrap_err();
+    assert!(!exact.contains("more than"), "{exact}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("binary.yaml");
+    std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+    assert!(RobotFile::load(&path).is_err());
+}
+
+#[test]
+fn a_pair_that_does_not_fit_is_refused() {
+    let policy_file = |from, to| load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap();
+    let robot = |from, to| load(&broken(ROBOT_FILE, from, to), RobotFile::load).unwrap();
+    let base = RawControlConfig::default();
+    let tool = broken(
+        &broken(POLICY_FILE, "frame: base", "frame: tool"),
+        "composition: left",
+        "composition: right",
+    );
+    let tool = load(&tool, PolicyFile::load).unwrap();
+    let same = robot("name: WidowX-250", "name: Same");
+    let error = join(&tool, &same, None, &base).unwrap_err().to_string();
+    assert!(
+        error.contains("the action is in the tool frame, but the box is in the base frame"),
+        "{error}"
+    );
+    let error = join(&policy_file("policy_hz: 20.0", "policy_hz: 60.0"), &same, None, &base)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("command.rate_hz: 50 Hz is slower than the policy's 60 Hz"), "{error}");
+    let plain = policy_file("LIBERO", "LIBERO");
+    let five = [0.0; 5];
+    let error = join(&plain, &same, Some((&five, &five)), &base).unwrap_err().to_string();
+    assert!(error.contains("5 and 5 dimensions; an end-effector action has 7"), "{error}");
+    for (low, high) in [(7, 6), (6, 7), (8, 7)] {
+        let (low, high) = (vec![0.0; low], vec![0.0; high]);
+        let error = join(&plain, &same, Some((&low, &high)), &base).unwrap_err().to_string();
+        assert!(error.contains(&format!("{} and {} dimensions", low.len(), high.len())), "{error}");
+    }
+    // Control's own ranges are told together with them.
+    let fast = robot("velocity: 0.25", "velocity: 25.0");
+    let error = join(&policy_file("policy_hz: 20.0", "policy_hz: 60.0"), &fast, None, &base)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("2 problems") && error.contains("limits.linear.velocity: 25 m/s is outside"),
+        "{error}"
+    );
+    // Polarity and threshold come from the checkpoint.
+    let closed = policy_file("polarity: one_is_open", "polarity: one_is_closed");
+    let raw = join(&closed, &robot("threshold: 0.5", "threshold: 0.4"), None, &base).unwrap();
+    assert!(raw.gripper.invert);
+    assert_eq!((raw.gripper.threshold, raw.gripper.min_dwell_s), (0.5, 0.4));
+}
+
+#[test]
+fn each_rule_of_controls_parameters_is_asserted() {
+    type Change = fn(&mut RawControlConfig);
+    let cases: &[(Change, &str)] = &[
+        (|c| c.command_rate_hz = 9.9, "command_rate_hz: 9.9 Hz is outside 10..1000 Hz"),
+        (|c| c.command_rate_hz = 1000.5, "command_rate_hz: 1000.5 Hz is outside"),
+        (|c| c.command_rate_hz = f64::NAN, "command_rate_hz: NaN Hz is outside"),
+        (|c| c.observation_timeout_s = 0.0, "observation_timeout_s: 0 s is outside 0.02..60 s"),
+        (|c| c.stamp_future_tolerance_s = -0.1, "stamp_future_tolerance_s: -0.1 s is outside"),
+        (|c| c.stamp_past_tolerance_s = 61.0, "stamp_past_tolerance_s: 61 s is outside"),
+        (|c| c.inference_timeout_s = 601.0, "inference_timeout_s: 601 s is outside"),
+        (|c| c.expected_inference_s = 0.0, "expected_inference_s: 0 s is outside"),
+        (|c| c.clock_jump_tolerance_s = f64::INFINITY, "clock_jump_tolerance_s: inf s is outside"),
+        (|c| c.overrun_s = 0.029, "overrun_s: 0.029 s is less than one and a half control periods"),
+        (|c| c.overrun_s = 1.1, "overrun_s: 1.1 s is outside 0..1 s"),
+        (|c| c.pause_s = 0.01, "pause_s: 0.01 s is outside"),
+        (|c| c.pause_s = 0.06, "pause_s: 0.06 s is less than the overrun limit of 0.1 s"),
+        (|c| c.pose_timeout_s = 0.0, "pose_timeout_s: 0 s is outside"),
+        (|c| c.subscriber_timeout_s = -1.0, "subscriber_timeout_s: -1 s is outside"),
+        (|c| c.faults_to_latch = 0, "faults_to_latch: 0 is outside 1..8"),
+        (|c| c.faults_to_latch = 9, "faults_to_latch: 9 is outside 1..8"),
+        (|c| c.fault_window_s = 0.0, "fault_window_s: 0 s is outside"),
+        (|c| c.clear_s = 0.0, "clear_s: 0 s is outside"),
+        (
+            |c| c.unchanged_image.distance = 0.0,
+            "unchanged_image.distance: 0 m is outside 0.001..10 m",
+        ),
+        (|c| c.unchanged_image.distance = 10.1, "unchanged_image.distance: 10.1 m is outside"),
+        (
+            |c| c.unchanged_image.angle = f64::NAN,
+            "unchanged_image.angle: NaN rad is outside 0.001..100 rad",
+        ),
+        (|c| c.unchanged_image.angle = 101.0, "unchanged_image.angle: 101 rad is outside"),
+        (
+            |c| c.limits.linear.velocity = 3.1,
+            "limits.linear.velocity: 3.1 m/s is outside 0.001..3 m/s",
+        ),
+        (|c| c.limits.linear.acceleration = 0.0, "limits.linear.acceleration: 0 m/s2 is outside"),
+        (|c| c.limits.linear.jerk = -1.0, "limits.linear.jerk: -1 m/s3 is outside"),
+        (|c| c.limits.angular.velocity = f64::NAN, "limits.angular.velocity: NaN rad/s is outside"),
+        (
+            |c| c.limits.angular.acceleration = 61.0,
+            "limits.angular.acceleration: 61 rad/s2 is outside",
+        ),
+        (|c| c.limits.angular.jerk = 10001.0, "limits.angular.jerk: 10001 rad/s3 is outside"),
+        (
+            |c| {
+                c.command_rate_hz = 1000.0;
+                c.limits.linear.jerk = 1.0;
+            },
+            "limits.linear.jerk: acceleration / jerk is 1 s, at most 0.128 s at 1000 Hz",
+        ),
+        (
+            |c| c.limits.linear.acceleration = 0.08,
+            "limits.linear.acceleration: a stop would take velocity / acceleration + acceleration \
+            / jerk = 3.133 s, more than 3 s",
+        ),
+        (|c| c.step_cap.translation = 0.0, "step_cap.translation: 0 m is outside"),
+        (|c| c.step_cap.rotation = 3.3, "step_cap.rotation: 3.3 rad is outside"),
+        (
+            |c| {
+                c.workspace =
+                    Some(RawWorkspace { min: [0.0; 3], max: [0.04, 1.0, 1.0], margin: 0.02 })
+            },
+            "workspace.x: min 0 m and max 0.04 m leave no room between two margins of 0.02 m",
+        ),
+        (
+            |c| {
+                c.workspace =
+                    Some(RawWorkspace { min: [0.0, f64::NAN, 0.0], max: [1.0; 3], margin: 0.02 })
+            },
+            "workspace.min.y: NaN m is outside",
+        ),
+        (
+            |c| {
+                c.workspace =
+                    Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 11.0], margin: 0.02 })
+            },
+            "workspace.max.z: 11 m is outside",
+        ),
+        (
+            |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.6 }),
+            "workspace.margin: 0.6 m is outside",
+        ),
+        (|c| c.gripper.threshold = 1.1, "gripper.threshold: 1.1  is outside"),
+        (|c| c.gripper.hysteresis = -0.1, "gripper.hysteresis: -0.1  is outside"),
+        (
+            |c| c.gripper.hysteresis = 0.5,
+            "gripper.hysteresis: threshold 0.5 +- hysteresis 0.5 leaves 0..1",
+        ),
+        (
+            |c| c.gripper.threshold = 0.1,
+            "gripper.hysteresis: threshold 0.1 +- hysteresis 0.1 leaves 0..1",
+        ),
+        (|c| c.gripper.min_dwell_s = 61.0, "gripper.min_dwell_s: 61 s is outside"),
+        (|c| c.detectors.constant_steps = 1, "detectors.constant_steps: 1 is outside 2..10000"),
+        (|c| c.detectors.stuck_distance = -1.0, "detectors.stuck_distance: -1 m is outside"),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [0.1; 6], q99: [0.0; 6] }),
+            "envelope.droll: q01 0.1 and q99 0 are not an interval of finite numbers",
+        ),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [f64::NEG_INFINITY; 6], q99: [0.0; 6] }),
+            "envelope.dx: q01 -inf and q99 0 are not an interval",
+        ),
+    ];
+    assert!(RawControlConfig::default().validate().is_ok());
+    for (change, expected) in cases {
+        let mut raw = RawControlConfig::default();
+        change(&mut raw);
+        let error = raw.validate().unwrap_err().to_string();
+        assert!(error.contains(expected), "got      {error}\nexpected {expected}");
+    }
+    // All at once.
+    let mut raw = RawControlConfig::default();
+    for (change, _) in cases {
+        change(&mut raw);
+    }
+    assert!(15 < raw.validate().unwrap_err().0.len());
+}
+
+#[test]
+fn the_rules_between_parameters_allow_exactly_what_they_say() {
+    type Change = fn(&mut RawControlConfig);
+    // Each pair: the last value that is good, and the first that is not.
+    let cases: &[(Change, Change, &str)] = &[
+        (|c| c.overrun_s = 0.03, |c| c.overrun_s = 0.029_999, "overrun_s"),
+        (|c| c.pause_s = 0.1, |c| c.pause_s = 0.099_999, "pause_s"),
+        (
+            |c| {
+                (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) =
+                    (1000.0, 1.28, 100.0)
+            },
+            |c| {
+                (c.command_rate_hz, c.limits.linear.acceleration, c.limits.angular.jerk) =
+                    (1000.0, 1.2801, 100.0)
+            },
+            "limits.linear.jerk",
+        ),
+        // 3 s: 2.5 s of braking and 0.5 s of jerk.
+        (
+            |c| c.limits.angular = RawMotionLimits { velocity: 2.5, acceleration: 1.0, jerk: 2.0 },
+            |c| {
+                c.limits.angular =
+                    RawMotionLimits { velocity: 2.5001, acceleration: 1.0, jerk: 2.0 }
+            },
+            "limits.angular.acceleration",
+        ),
+        (|c| c.faults_to_latch = 8, |c| c.faults_to_latch = 9, "faults_to_latch"),
+        (
+            |c| c.detectors.constant_steps = 10_000,
+            |c| c.detectors.constant_steps = 10_001,
+            "detectors.constant_steps",
+        ),
+        (
+            |c| {
+                c.workspace =
+                    Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.251], margin: 0.125 })
+            },
+            |c| {
+                c.workspace =
+                    Some(RawWorkspace { min: [0.0; 3], max: [1.0, 1.0, 0.25], margin: 0.125 })
+            },
+            "workspace.z",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.499),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.5, 0.5),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.75, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.249),
+            |c| (c.gripper.threshold, c.gripper.hysteresis) = (0.25, 0.25),
+            "gripper.hysteresis",
+        ),
+        (
+            |c| c.envelope = Some(RawEnvelope { q01: [0.01; 6], q99: [0.01; 6] }),
+            |c| {
+                c.envelope =
+                    Some(RawEnvelope { q01: [0.01; 6], q99: [0.01, 0.01, 0.01, 0.01, 0.01, 0.009] })
+            },
+            "envelope.dyaw",
+        ),
+    ];
+    for (good, bad, place) in cases {
+        let with = |change: &Change| {
+            let mut raw = RawControlConfig::default();
+            change(&mut raw);
+            raw.validate()
+        };
+        assert!(with(good).is_ok(), "{place}: {}", with(good).unwrap_err());
+        let problems = with(bad).unwrap_err();
+        assert_eq!(
+            problems.0.iter().map(|problem| problem.place.as_str()).collect::<Vec<_>>(),
+            [*place],
+            "{problems}"
+        );
+    }
+    // Two problems of one kind do not hide each other, and one problem is told in the singular.
+    let raw = RawControlConfig { faults_to_latch: 0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "1 problem in the configuration: faults_to_latch: 0 is outside 1..8"
+    );
+    let raw = RawControlConfig { faults_to_latch: 0, clear_s: 0.0, ..RawControlConfig::default() };
+    assert_eq!(
+        raw.validate().unwrap_err().to_string(),
+        "2 problems in the configuration: clear_s: 0 s is outside 0.1..60 s; faults_to_latch: 0 \
+        is outside 1..8"
+    );
+    let infinite =
+        RawEnvelope { q01: [-0.01; 6], q99: [0.01, f64::INFINITY, 0.01, 0.01, 0.01, 0.01] };
+    let raw = RawControlConfig { envelope: Some(infinite), ..RawControlConfig::default() };
+    assert!(raw.validate().unwrap_err().to_string().contains("envelope.dy: "));
+}
+
+#[test]
+fn a_validated_configuration_says_what_was_given() {
+    let raw = RawControlConfig {
+        dry_run: false,
+        command_rate_hz: 100.0,
+        expected_inference_s: 0.4,
+        observation_timeout_s: 0.7,
+        limits: RawLimits {
+            linear: RawMotionLimits { velocity: 0.5, acceleration: 2.0, jerk: 8.0 },
+            angular: RawMotionLimits { velocity: 0.75, acceleration: 1.5, jerk: 12.0 },
+        },
+        ..RawControlConfig::default()
+    };
+    let config = raw.validate().unwrap();
+    assert!(!config.dry_run() && !config.needs_ee_pose());
+    assert_eq!(config.period(), Duration::from_millis(10));
+    assert_eq!(config.inference_timeout(), Duration::from_millis(800), "twice what was measured");
+    assert_eq!(config.observation_timeout(), Duration::from_millis(700));
+    let limits = |limits: &MotionLimits| (limits.velocity(), limits.acceleration(), limits.jerk());
+    assert_eq!(
+        (limits(config.linear()), limits(config.angular())),
+        ((0.5, 2.0, 8.0), (0.75, 1.5, 12.0))
+    );
+    assert_eq!((config.linear().stop_time_s(), config.angular().stop_time_s()), (0.5, 0.625));
+    assert_eq!(config.stop_time_s(), 0.625, "the slower group's");
+    let given = RawControlConfig { inference_timeout_s: 3.0, ..raw };
+    assert_eq!(given.validate().unwrap().inference_timeout(), Duration::from_secs(3));
+    let area = RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.02 };
+    assert!(RawControlConfig { workspace: Some(area), ..raw }.validate().unwrap().needs_ee_pose());
+}
+
+#[test]
+fn parameters_from_yaml_know_no_other_names() {
+    let parse = |text: &str| {
+        serde_yaml::from_str::<RawControlConfig>(text).map_err(|error| error.to_string())
+    };
+    let raw = parse(
+        "{command_rate_hz: 100.0, limits: {linear: {velocity: 0.1, acceleration: 0.5, jerk: 5.0}}}",
+    )
+    .unwrap();
+    assert_eq!(
+        (raw.command_rate_hz, raw.limits.linear.velocity, raw.limits.angular.velocity),
+        (100.0, 0.1, 0.6)
+    );
+    assert!(raw.dry_run);
+    let raw = parse("{workspace: {min: [0.0, 0.0, 0.0], max: [1.0, 1.0, 1.0]}}").unwrap();
+    assert_eq!(raw.workspace.unwrap().margin, 0.02);
+    let raw = parse("{unchanged_image: {distance: 0.2}}").unwrap();
+    assert_eq!(raw.unchanged_image, RawUnchangedImage { distance: 0.2, angle: 0.25 });
+    for bad in [
+        "{speed: 1}",
+        "{gripper: {polarity: 1}}",
+        "{unchanged_image: {speed: 1}}",
+        "{limits: {linear: {velocity: 1.0, acceleration: 1.0, jerk: 1.0, snap: 1.0}}}",
+    ] {
+        assert!(parse(bad).unwrap_err().contains("unknown field"), "{bad}");
+    }
+}

@@ -1,0 +1,347 @@
+//! Why the robot moves, holds or stands: every cause has a number, a name and one sentence.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$meta:meta])* $variant:ident = $code:literal, $name:literal, $class:ident, $sentence:literal;)*) => {
+        /// The cause of a state. The numbers are the constants of `Status.msg` and never change
+        /// their meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[repr(u16)]
+        pub enum Reason {
+            $($(#[$meta])* #[doc = $sentence] $variant = $code,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+
+            /// The constant's name in `Status.msg`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$variant => $name,)* }
+            }
+
+            /// One sentence for the operator.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Reason::$variant => $sentence,)* }
+            }
+
+            /// What the state machine does about it.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Reason::$variant => Class::$class,)* }
+            }
+        }
+    };
+}
+
+/// How a reason is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing is wrong.
+    Fine,
+    /// Something that must be there before motion is not there (yet). Stops motion, is not counted
+    /// as a fault.
+    Gate,
+    /// A watchdog. Stops motion; counted when it interrupts motion; three within the window latch.
+    Fault,
+    /// Latches at once.
+    Latch,
+    /// Reported only.
+    Report,
+}
+
+reasons! {
+    #[default]
+    None = 0, "NONE", Fine, "nothing is wrong";
+    NotConfigured = 1, "NOT_CONFIGURED", Gate, "the node is not configured";
+    NotActive = 2, "NOT_ACTIVE", Gate, "the node is configured but not active";
+    NotEnabled = 3, "NOT_ENABLED", Gate, "motion is not enabled; call ~/enable";
+    DryRun = 4, "DRY_RUN", Gate, "dry_run is true: everything runs but no command is published";
+    NoInstruction = 5, "NO_INSTRUCTION", Gate, "there is no instruction";
+    WaitingForAction = 6, "WAITING_FOR_ACTION", Fine, "enabled and waiting for the policy's next \
+        action";
+    Recovering = 7, "RECOVERING", Gate, "the cause is gone; waiting until it has stayed away long \
+        enough";
+    Deactivating = 8, "DEACTIVATING", Gate, "coming to rest before deactivation";
+    ImageMissing = 20, "IMAGE_MISSING", Fault, "no camera image has arrived";
+    ImageStale = 21, "IMAGE_STALE", Fault, "the newest camera image is too old";
+    ImageFrozen = 22, "IMAGE_FROZEN", Fault, "camera images arrive but their stamp does not change";
+    ImageStampPast = 23, "IMAGE_STAMP_PAST", Fault, "camera images arrive with stamps too far in \
+        the past";
+    ImageStampFuture = 24, "IMAGE_STAMP_FUTURE", Fault, "camera images arrive with stamps in the \
+        future";
+    InferenceTimeout = 25, "INFERENCE_TIMEOUT", Fault, "the policy has not answered in time";
+    InferenceFailed = 26, "INFERENCE_FAILED", Fault, "the policy returned an error instead of an \
+        action";
+    InferenceDead = 27, "INFERENCE_DEAD", Fault, "the inference worker is gone";
+    ControlOverrun = 28, "CONTROL_OVERRUN", Fault, "the control loop missed its deadline";
+    ProcessPaused = 29, "PROCESS_PAUSED", Fault, "the control loop stood still, as if the process \
+        had been paused";
+    SubscriberGone = 30, "SUBSCRIBER_GONE", Fault, "nobody subscribes to the command";
+    ClockJumpedBack = 31, "CLOCK_JUMPED_BACK", Fault, "ROS time jumped back";
+    EePoseStale = 32, "EE_POSE_STALE", Fault, "a workspace is set but the end effector's pose is \
+        missing or too old";
+    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera's picture \
+        stays the same byte for byte";
+    Estop = 40, "ESTOP", Latch, "emergency stop";
+    NotFinite = 41, "NOT_FINITE", Latch, "the policy produced a number that is not finite";
+    RepeatedFaults = 42, "REPEATED_FAULTS", Latch, "too many faults in a short time";
+    Stuck = 60, "STUCK", Report, "the policy repeats one action and the robot does not move";
+    ConstantAction = 61, "CONSTANT_ACTION", Report, "the policy repeats one action";
+}
+
+impl Reason {
+    /// The number in `Status.msg`.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        self as u16
+    }
+}
+
+/// A reason with the value that was met and the limit it broke, both in the unit named by `unit`;
+/// both zero when there is nothing to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cause {
+    /// Which reason.
+    pub reason: Reason,
+    /// What was measured.
+    pub value: f64,
+    /// What was allowed.
+    pub limit: f64,
+    /// The unit of both, empty when there is none.
+    pub unit: &'static str,
+}
+
+impl Cause {
+    /// Nothing is wrong.
+    pub const NONE: Self = Self::plain(Reason::None);
+
+    /// A reason without numbers.
+    #[must_use]
+    pub const fn plain(reason: Reason) -> Self {
+        Self { reason, value: 0.0, limit: 0.0, unit: "" }
+    }
+
+    /// A reason with the measured value and its limit in seconds.
+    #[must_use]
+    pub const fn seconds(reason: Reason, value: f64, limit: f64) -> Self {
+        Self { reason, value, limit, unit: "s" }
+    }
+}
+
+impl fmt::Display for Cause {
+    /// The text of `Status.detail`: `IMAGE_STALE: the newest camera image is too old (0.62 s, limit
+    /// 0.5 s)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.name(), self.reason.sentence())?;
+        if self.unit.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({:.3} {}, limit {:.3} {})", self.value, self.unit, self.limit, self.unit)
+    }
+}
+
+macro_rules! interventions {
+    ($($variant:ident, $name:literal, $sentence:literal;)*) => {
+        /// A change `control` made to what the policy asked for, or an answer it refused. Each is
+        /// counted by name in `Status`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Intervention {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl Intervention {
+            /// Every intervention, in the order of `Status.interventions`.
+            pub const ALL: &[Intervention] = &[$(Intervention::$variant,)*];
+            /// Their names, in the same order: `Status.intervention_names`.
+            pub const NAMES: &[&str] = &[$($name,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// Its name in `Status`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+        }
+    };
+}
+
+interventions! {
+    NotFinite, "not_finite", "A chunk held a number that is not finite and was refused whole.";
+    Envelope, "envelope", "A step left the statistics' q01..q99 envelope and was scaled into it.";
+    StepCap, "step_cap", "A step was longer than the step cap and was scaled to it.";
+    Workspace, "workspace", "The linear velocity was scaled so that the arm stops inside the \
+        workspace box.";
+    Velocity, "velocity", "The twist was scaled to the velocity limit.";
+    Acceleration, "acceleration", "The command lags its target because of the acceleration limit.";
+    Jerk, "jerk", "The command lags its target because of the jerk limit or because a bounded \
+        stop must stay possible.";
+    GripperHysteresis, "gripper_hysteresis", "A gripper value inside the hysteresis band changed \
+        nothing.";
+    GripperDwell, "gripper_dwell", "A gripper change came sooner than the minimum dwell and was \
+        put off.";
+    GripperRange, "gripper_range", "A gripper value outside 0..1 was clipped.";
+    OldInstruction, "old_instruction", "A result for an earlier instruction was dropped.";
+    OutOfOrder, "out_of_order", "A result older than one already taken was dropped.";
+    LateResult, "late_result", "A result that took longer than the inference deadline was dropped.";
+    OldObservation, "old_observation", "A result from an image that was already too old, or taken \
+        before motion was allowed, was dropped.";
+    Exhausted, "exhausted", "A result none of whose steps lie ahead any more was dropped.";
+    NotAllowed, "not_allowed", "A result that arrived while motion was not allowed was dropped.";
+    RampDown, "ramp_down", "A chunk ran out before a newer one arrived and the command was ramped \
+        down.";
+}
+
+/// How often each intervention happened since the state was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterventionCounts([u64; Intervention::COUNT]);
+
+impl Default for InterventionCounts {
+    fn default() -> Self {
+        Self([0; Intervention::COUNT])
+    }
+}
+
+impl InterventionCounts {
+    /// The count of one.
+    #[must_use]
+    pub const fn get(&self, which: Intervention) -> u64 {
+        self.0[which as usize]
+    }
+
+    /// All counts, in the order of [`Intervention::ALL`].
+    #[must_use]
+    pub const fn as_array(&self) -> &[u64; Intervention::COUNT] {
+        &self.0
+    }
+
+    /// Results that were refused for coming too late: the `late_results` of `Status`.
+    #[must_use]
+    pub const fn late_results(&self) -> u64 {
+        self.get(Intervention::LateResult)
+            + self.get(Intervention::OutOfOrder)
+            + self.get(Intervention::OldInstruction)
+            + self.get(Intervention::OldObservation)
+            + self.get(Intervention::Exhausted)
+    }
+
+    pub(super) const fn add(&mut self, which: Intervention) {
+        self.0[which as usize] = self.0[which as usize].saturating_add(1);
+    }
+}
+
+/// Which interventions happened in one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InterventionSet(u32);
+
+impl InterventionSet {
+    /// None.
+    pub const EMPTY: Self = Self(0);
+
+    /// Whether `which` happened.
+    #[must_use]
+    pub const fn contains(self, which: Intervention) -> bool {
+        self.0 & (1 << which as u32) != 0
+    }
+
+    /// Whether nothing happened.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those that happened, in the order of [`Intervention::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Intervention> {
+        Intervention::ALL.iter().copied().filter(move |which| self.contains(*which))
+    }
+
+    /// One bit per intervention, bit `i` for `Intervention::ALL[i]`.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn insert(&mut self, which: Intervention) {
+        self.0 |= 1 << which as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_ascending() {
+        for pair in Reason::ALL.windows(2) {
+            assert!(pair[0].code() < pair[1].code());
+            assert_ne!(pair[0].name(), pair[1].name());
+        }
+        const { assert!(Intervention::COUNT <= 32, "InterventionSet has 32 bits") };
+        for (i, which) in Intervention::ALL.iter().enumerate() {
+            assert_eq!(Intervention::NAMES[i], which.name());
+            assert_eq!(*which as usize, i);
+        }
+    }
+
+    #[test]
+    fn a_cause_says_value_and_limit() {
+        let cause = Cause::seconds(Reason::ImageStale, 0.62, 0.5);
+        assert_eq!(
+            cause.to_string(),
+            "IMAGE_STALE: the newest camera image is too old (0.620 s, limit 0.500 s)"
+        );
+        assert_eq!(Cause::plain(Reason::Estop).to_string(), "ESTOP: emergency stop");
+    }
+
+    #[test]
+    fn counts_are_kept_apart_and_late_results_are_those_of_five_names() {
+        let mut counts = InterventionCounts::default();
+        for (i, which) in Intervention::ALL.iter().enumerate() {
+            for _ in 0..=i {
+                counts.add(*which);
+            }
+        }
+        for (i, which) in Intervention::ALL.iter().enumerate() {
+            assert_eq!(
+                (counts.get(*which), counts.as_array()[i]),
+                (i as u64 + 1, i as u64 + 1),
+                "{}",
+                which.name()
+            );
+        }
+        let late = [
+            Intervention::LateResult,
+            Intervention::OutOfOrder,
+            Intervention::OldInstruction,
+            Intervention::OldObservation,
+            Intervention::Exhausted,
+        ];
+        assert_eq!(
+            counts.late_results(),
+            late.into_iter().map(|which| counts.get(which)).sum::<u64>()
+        );
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in_and_nothing_else() {
+        let mut set = InterventionSet::EMPTY;
+        assert!(set.is_empty());
+        set.insert(Intervention::Jerk);
+        set.insert(Intervention::RampDown);
+        assert!(
+            !set.is_empty()
+                && set.contains(Intervention::Jerk)
+                && !set.contains(Intervention::Velocity)
+        );
+        assert!(set.iter().eq([Intervention::Jerk, Intervention::RampDown]));
+        assert_eq!(
+            set.bits(),
+            (1 << Intervention::Jerk as u32) | (1 << Intervention::RampDown as u32)
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! A step and its record in the flight recorder allocate nothing and free nothing, whatever
+//! happens. Counted by an allocator of our own, on this thread only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use flight_recorder::Recorder;
+use support::{MS, Random, live};
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::time::{Instant, Stamp};
+use vla_control::{
+    ControlState, ImageSeen, Inference, Inputs, Lifecycle, PoseSeen, RawControlConfig, RawEnvelope,
+    RawWorkspace, Requests, State, step,
+};
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // During a thread's end its counter may be gone; nothing is measured then.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call is passed on unchanged to the system's allocator, which meets its
+// requirements; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps `alloc`'s contract; so does the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: `pointer` came from `alloc` above, that is from the system's allocator, with this
+        // layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as for `dealloc`; the caller vouches for `size`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn the_counter_counts() {
+    let before = CALLS.get();
+    drop(std::hint::black_box(vec![1u8; 100]));
+    assert_eq!(CALLS.get() - before, 2);
+}
+
+#[test]
+fn a_step_and_its_record_neither_allocate_nor_free() {
+    let raw = RawControlConfig {
+        workspace: Some(RawWorkspace { min: [-1.0; 3], max: [1.0; 3], margin: 0.02 }),
+        envelope: Some(RawEnvelope { q01: [-0.05; 6], q99: [0.05; 6] }),
+        ..live()
+    };
+    let mut state = ControlState::new(raw.validate().unwrap());
+    let mut recorder = Recorder::new(state.config().period());
+    let mut recordings = 0;
+    let mut random = Random::new(7);
+    let mut now = 1000 * MS;
+    let (mut counted, mut steps_begun, mut running) = (0, 0, 0);
+    let mut unchanged_since = Instant::START;
+    for i in 0..200_000u64 {
+        now += if random.one_in(500) { 700 * MS } else { 19 * MS + random.below(2 * MS) };
+        let here = Instant::from_nanoseconds(now);
+        // For a second out of forty the camera sends one picture.
+        if i % 2000 < 1950 {
+            unchanged_since = here;
+        }
+        let origin = ChunkOrigin {
+            generation: i,
+            instruction_generation: 1,
+            image_stamp: Stamp::from_nanoseconds(now as i64),
+            image_taken: here,
+            inference_started: here,
+            steps_begun_at_observation: steps_begun,
+        };
+        let mut value = if random.one_in(20_000) { f64::NAN } else { 0.2 * random.signed() };
+        let steps: Vec<ChunkStep> = (0..1 + random.below(256))
+            .map(|_| {
+                value *= 0.99;
+                ChunkStep::from_array([
+                    value,
+                    -value,
+                    value,
+                    value,
+                    value,
+                    value,
+                    random.signed() + 0.5,
+                ])
+            })
+            .collect();
+        let chunk = random
+            .one_in(6)
+            .then(|| ActionChunk::new(origin, 10.0 + random.below(90) as f64, steps).unwrap());
+        let inputs = Inputs {
+            ros_now: Stamp::from_nanoseconds(
+                now as i64 - if random.one_in(3000) { 2_000_000_000 } else { 0 },
+            ),
+            lifecycle: if random.one_in(4000) { Lifecycle::Inactive } else { Lifecycle::Active },
+            requests: Requests {
+                enable: Some(true),
+                estop: random.one_in(5000),
+                reset: random.one_in(40),
+            },
+            instruction: Some(1),
+            image: Some(ImageSeen {
+                received: here,
+                stamp: Stamp::from_nanoseconds(now as i64),
+                ros_received: Stamp::from_nanoseconds(now as i64),
+                unchanged_since,
+            }),
+            ee_pose: Some(PoseSeen { received: here, position: [0.9 * random.signed(), 0.0, 0.0] }),
+            chunk: chunk.as_ref(),
+            inference: Inference::Idle,
+            policy_failure: None,
+            subscribed: !random.one_in(3000),
+        };
+        let before = CALLS.get();
+        let output = step(here, &mut state, &inputs);
+        recorder.record(here, &inputs, &output);
+        let taken = if recorder.due(here) { recorder.take() } else { None };
+        recordings += u64::from(taken.is_some());
+        if let Some(recording) = taken {
+            recorder.give_back(recording);
+        }
+        counted += CALLS.get() - before;
+        steps_begun = output.steps_begun;
+        running += u64::from(output.state == State::Running);
+    }
+    assert!(100_000 < running, "the robot must have moved for this to mean anything: {running}");
+    assert!(100 < recordings, "{recordings}");
+    assert_eq!(counted, 0);
+}

@@ -1,0 +1,1383 @@
+//! Each hazard by itself: what happens, how fast the robot stands, what the status says, and how it
+//! goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use support::{MS, World, live, norm};
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::time::{Instant, Stamp};
+use vla_control::{
+    Cause, ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output,
+    PolicyFailure, PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace, Reason, Refusal,
+    Requests, ResetOutcome, State, step,
+};
+
+const PERIOD: u64 = 20 * MS;
+
+fn enable() -> Requests {
+    Requests { enable: Some(true), ..Requests::default() }
+}
+
+fn estop() -> Requests {
+    Requests { estop: true, ..Requests::default() }
+}
+
+fn reset() -> Requests {
+    Requests { reset: true, ..Requests::default() }
+}
+
+fn tick(world: &mut World) -> Output {
+    world.tick(PERIOD, Requests::default()).unwrap()
+}
+
+fn ask(world: &mut World, requests: Requests) -> Output {
+    world.tick(PERIOD, requests).unwrap()
+}
+
+/// A world whose arm moves at 0.1 m/s.
+fn moving(raw: RawControlConfig) -> World {
+    let mut world = World::running(raw);
+    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    world
+}
+
+fn came_to_rest(output: &Output) -> Option<f64> {
+    output.events.iter().find_map(|event| match event {
+        Event::CameToRest { after_s } => Some(*after_s),
+        _ => None,
+    })
+}
+
+fn refusal(output: &Output) -> Option<Refusal> {
+    output.events.iter().find_map(|event| match event {
+        Event::ChunkRefused { why, .. } => Some(*why),
+        _ => None,
+    })
+}
+
+/// Steps until the robot stands; the first cause that is not `Running`'s, and seconds from there to
+/// rest.
+fn stop(world: &mut World, requests: Requests) -> (State, Reason, f64) {
+    let mut first = None;
+    let mut requests = Some(requests);
+    for _ in 0..200 {
+        let output = ask(world, requests.take().unwrap_or_default());
+        if output.state != State::Running && first.is_none() {
+            first = Some((output.state, output.cause.reason));
+        }
+        if let Some(after_s) = came_to_rest(&output) {
+            assert!(output.command.is_none_or(|command| command.twist().is_zero()));
+            let (state, reason) = first.unwrap();
+            return (state, reason, after_s);
+        }
+        // The cause was noticed when the last chunk had already run out and been ramped down.
+        if let Some((state, reason)) = first.filter(|_| output.at_rest) {
+            return (state, reason, 0.0);
+        }
+    }
+    panic!("never came to rest: {:?}", world.output)
+}
+
+fn guarded() -> RawControlConfig {
+    RawControlConfig {
+        workspace: Some(RawWorkspace { min: [-5.0; 3], max: [5.0; 3], margin: 0.02 }),
+        ..live()
+    }
+}
+
+fn pose(world: &World, position: [f64; 3]) -> Option<PoseSeen> {
+    Some(PoseSeen { received: Instant::from_nanoseconds(world.now), position })
+}
+
+#[test]
+fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
+    type Act = fn(&mut World) -> Requests;
+    let hazards: &[(&str, Act, State, Reason)] = &[
+        (
+            "camera killed",
+            |w| {
+                w.camera_on = false;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageStale,
+        ),
+        (
+            "camera frozen",
+            |w| {
+                w.camera_frozen = true;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageFrozen,
+        ),
+        (
+            "one picture, new stamps",
+            |w| {
+                w.camera_unchanged = true;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageUnchanged,
+        ),
+        (
+            "stamps 2 s old",
+            |w| {
+                w.camera_skew_ns = -2_000_000_000;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageStampPast,
+        ),
+        (
+            "stamps 1 s ahead",
+            |w| {
+                w.camera_skew_ns = 1_000_000_000;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ImageStampFuture,
+        ),
+        (
+            "inference blocked",
+            |w| {
+                w.policy.blocked = true;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::InferenceTimeout,
+        ),
+        (
+            "inference dead",
+            |w| {
+                w.worker_dead = true;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::InferenceDead,
+        ),
+        (
+            "no action token",
+            |w| {
+                w.failure = Some(PolicyFailure::Refused);
+                Requests::default()
+            },
+            State::Holding,
+            Reason::InferenceFailed,
+        ),
+        (
+            "policy not finite",
+            |w| {
+                w.failure = Some(PolicyFailure::NotFinite);
+                Requests::default()
+            },
+            State::Fault,
+            Reason::NotFinite,
+        ),
+        (
+            "NaN in a chunk",
+            |w| {
+                w.policy.steps[0].rotation[2] = f64::NAN;
+                Requests::default()
+            },
+            State::Fault,
+            Reason::NotFinite,
+        ),
+        (
+            "subscriber gone",
+            |w| {
+                w.subscribed = false;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::SubscriberGone,
+        ),
+        (
+            "ROS time back 1 s",
+            |w| {
+                w.ros -= 1_000_000_000;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::ClockJumpedBack,
+        ),
+        (
+            "instruction withdrawn",
+            |w| {
+                w.instruction = None;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::NoInstruction,
+        ),
+        (
+            "disabled",
+            |_| Requests { enable: Some(false), ..Requests::default() },
+            State::Idle,
+            Reason::NotEnabled,
+        ),
+        (
+            "deactivated",
+            |w| {
+                w.lifecycle = Lifecycle::Inactive;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::Deactivating,
+        ),
+        (
+            "cleaned up in motion",
+            |w| {
+                w.lifecycle = Lifecycle::Unconfigured;
+                Requests::default()
+            },
+            State::Holding,
+            Reason::Deactivating,
+        ),
+        ("e-stop", |_| estop(), State::Estopped, Reason::Estop),
+    ];
+    let promise = live().validate().unwrap().stop_time_s() + 0.02;
+    println!("{:<24}{:<14}{:<22}{:>16}", "hazard", "state", "reason", "time to stop");
+    for (name, act, state, reason) in hazards {
+        let mut world = moving(live());
+        let requests = act(&mut world);
+        let (got_state, got_reason, after_s) = stop(&mut world, requests);
+        println!(
+            "{name:<24}{:<14}{:<22}{:>13.0} ms",
+            got_state.name(),
+            got_reason.name(),
+            after_s * 1e3
+        );
+        assert_eq!((got_state, got_reason), (*state, *reason), "{name}");
+        assert!(after_s <= promise, "{name}: {after_s} s, promised {promise} s");
+    }
+}
+
+#[test]
+fn the_workspace_needs_a_fresh_and_finite_pose() {
+    let mut world = World::new(guarded());
+    tick(&mut world);
+    assert_eq!(ask(&mut world, enable()).cause.reason, Reason::EePoseStale);
+    for bad in [f64::NAN, f64::INFINITY] {
+        world.pose = pose(&world, [0.0, bad, 0.0]);
+        assert_eq!(tick(&mut world).cause.reason, Reason::EePoseStale);
+    }
+    world.pose = pose(&world, [0.0; 3]);
+    assert_eq!(tick(&mut world).state, State::Running);
+    let at = world.now;
+    let output = world.until(100, |output| output.state != State::Running);
+    assert_eq!(output.cause.reason, Reason::EePoseStale);
+    // Received 20 ms before its first step: 0.5 s is allowed, the next step is one too many.
+    assert_eq!(world.now - at, 500 * MS);
+}
+
+#[test]
+fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
+    type Act = fn(&mut World);
+    let cases: &[(&str, Act, u64, Reason)] = &[
+        // The last image arrived in the step before: 0.5 s later it is still good, one step later
+        // no more.
+        ("image", |w| w.camera_on = false, 520, Reason::ImageStale),
+        ("frozen", |w| w.camera_frozen = true, 520, Reason::ImageFrozen),
+        ("subscriber", |w| w.subscribed = false, 240, Reason::SubscriberGone),
+    ];
+    for (name, act, after_ms, reason) in cases {
+        let mut world = moving(live());
+        // Its inference always finishes at once, so that no other watchdog interferes.
+        world.policy.takes_ns = 0;
+        act(&mut world);
+        let from = world.now;
+        let output = world.until(100, |output| output.state != State::Running);
+        assert_eq!(output.cause.reason, *reason, "{name}");
+        assert_eq!((world.now - from) / MS, *after_ms, "{name}");
+    }
+}
+
+#[test]
+fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
+    // Whatever ROS time does after the last image (runs slow or fast, stands, jumps within its
+    // tolerance): the delay is what it was on arrival.
+    for (skew_ms, ros_rate, after_ms) in [
+        (0, 1.0, 520),
+        (-300, 1.0, 220),
+        (-300, 0.1, 220),
+        (-300, 10.0, 220),
+        (-300, 0.0, 220),
+        (-480, 1.0, 40),
+        (-500, 1.0, 20),
+        // A stamp that lies ahead makes no image younger than its arrival.
+        (90, 1.0, 520),
+    ] {
+        let mut world = World::new(live());
+        world.policy.takes_ns = 0;
+        world.camera_skew_ns = skew_ms * MS as i64;
+        assert_eq!(ask(&mut world, enable()).state, State::Running, "{skew_ms}");
+        let output = tick(&mut world);
+        assert_eq!(output.image_age_s, Some((-skew_ms).max(0) as f64 * 1e-3), "{skew_ms}");
+        world.camera_on = false;
+        world.ros_rate = ros_rate;
+        let from = world.now;
+        let output = world.until(100, |output| output.state != State::Running);
+        assert_eq!(output.cause.reason, Reason::ImageStale, "{skew_ms}");
+        assert_eq!((world.now - from) / MS, after_ms, "{skew_ms} ms at {ros_rate}x");
+        assert!((output.image_age_s.unwrap() - output.cause.value).abs() < 1e-12);
+        assert_eq!(
+            (world.now - from) / MS,
+            ((output.cause.value * 1e3).round() as i64 + skew_ms.min(0)) as u64
+        );
+    }
+    // A delay that the stamps' tolerance allows can still be more than an image's age may be.
+    let mut world = World::running(RawControlConfig { observation_timeout_s: 0.3, ..live() });
+    world.camera_skew_ns = -400 * MS as i64;
+    let output = tick(&mut world);
+    assert_eq!(
+        (output.state, output.cause.reason, output.cause.limit),
+        (State::Holding, Reason::ImageStale, 0.3)
+    );
+}
+
+/// Commands on, with limits that no sum of whole control periods hits exactly.
+fn watching_pictures() -> RawControlConfig {
+    RawControlConfig {
+        unchanged_image: RawUnchangedImage { distance: 0.051, angle: 0.255 },
+        ..live()
+    }
+}
+
+/// A world that runs at the full speed of this wish.
+fn at_speed(raw: RawControlConfig, wish: [f64; 7]) -> World {
+    let mut world = World::new(raw);
+    world.policy.steps = vec![ChunkStep::from_array(wish)];
+    world.policy.takes_ns = 60 * MS;
+    ask(&mut world, enable());
+    for _ in 0..100 {
+        assert_eq!(tick(&mut world).state, State::Running);
+    }
+    world
+}
+
+/// Steps until the robot is stopped: after how many milliseconds, and why.
+fn stopped_after(world: &mut World) -> (u64, Cause) {
+    let from = world.now;
+    let output = world.until(200, |output| output.state != State::Running);
+    ((world.now - from) / MS, output.cause)
+}
+
+#[test]
+fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limit_and_not_before() {
+    // 0.1 m/s is 2 mm per step, 0.5 rad/s is 0.01 rad: half a step beyond the limit after 26 of
+    // them.
+    for (wish, most, limit, unit) in [
+        ([0.0, 0.012, 0.016, 0.0, 0.0, 0.01, 1.0], 0.053, 0.051, "m"),
+        ([0.0, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
+        ([0.01, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
+    ] {
+        let mut world = at_speed(watching_pictures(), wish);
+        world.camera_unchanged = true;
+        let (after_ms, cause) = stopped_after(&mut world);
+        assert_eq!(
+            (after_ms, cause.reason, cause.limit, cause.unit),
+            (520, Reason::ImageUnchanged, limit, unit)
+        );
+        assert!(limit < cause.value && cause.value < most, "{cause}");
+    }
+}
+
+#[test]
+fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
+    // The policy wishes nothing; motion is not enabled; the shadow of a dry run drives nothing.
+    for (speed, enabled, dry_run) in [(0.0, true, false), (0.02, false, false), (0.02, true, true)]
+    {
+        let mut world = World::new(RawControlConfig { dry_run, ..watching_pictures() });
+        world.policy.steps = vec![ChunkStep::from_array([speed, 0.0, 0.0, 0.0, 0.0, speed, 1.0])];
+        world.camera_unchanged = true;
+        ask(&mut world, Requests { enable: Some(enabled), ..Requests::default() });
+        for _ in 0..1000 {
+            let output = tick(&mut world);
+            assert_eq!(
+                output.state,
+                if enabled { State::Running } else { State::Idle },
+                "{}",
+                output.cause
+            );
+        }
+        assert_eq!(0.05 < norm(world.output.unwrap().verdict.limited.linear), dry_run);
+    }
+}
+
+#[test]
+fn a_slow_camera_is_not_one_that_repeats_its_picture() {
+    // 10 cm from image to image, twice the limit, and each differs from the one before.
+    let mut world = World::new(watching_pictures());
+    world.policy.steps = vec![ChunkStep::from_array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
+    world.policy.takes_ns = 60 * MS;
+    world.camera_period_ns = 400 * MS;
+    ask(&mut world, enable());
+    for _ in 0..500 {
+        assert_eq!(tick(&mut world).state, State::Running, "{}", world.output.unwrap().cause);
+    }
+    // It stops the robot with the first image that shows the picture again, and not sooner.
+    world.until(100, |output| output.image_age_s == Some(0.0));
+    world.camera_unchanged = true;
+    let (after_ms, cause) = stopped_after(&mut world);
+    assert_eq!((after_ms, cause.reason), (400, Reason::ImageUnchanged));
+    assert!((cause.value - 0.1).abs() < 1e-6, "{cause}");
+}
+
+#[test]
+fn another_picture_ends_the_hold_and_nothing_else_does() {
+    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    for _ in 0..500 {
+        let output = tick(&mut world);
+        assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+    }
+    world.camera_unchanged = false;
+    assert_eq!(tick(&mut world).cause.reason, Reason::Recovering);
+    let from = world.now;
+    world.until(100, |output| output.state == State::Running);
+    assert_eq!((world.now - from) / MS, 500);
+    // What was driven before counts no more.
+    for _ in 0..100 {
+        assert_eq!(tick(&mut world).state, State::Running);
+    }
+    // Whoever enables anew has not mended the camera.
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    let output = ask(&mut world, enable());
+    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+}
+
+#[test]
+fn a_deactivation_forgets_what_was_driven_with_one_picture() {
+    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    world.camera_unchanged = true;
+    stopped_after(&mut world);
+    world.lifecycle = Lifecycle::Inactive;
+    world.until(100, |output| output.state == State::Inactive);
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
+    // The camera still shows one picture: the limit anew, from rest.
+    let (after_ms, cause) = stopped_after(&mut world);
+    assert_eq!(cause.reason, Reason::ImageUnchanged);
+    assert!(520 < after_ms && after_ms < 1000, "{after_ms} ms");
+}
+
+#[test]
+fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived() {
+    let mut world = World::running(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    let seen = |world: &World, behind_ms: i64| ImageSeen {
+        received: Instant::from_nanoseconds(world.now),
+        stamp: Stamp::from_nanoseconds(world.ros - behind_ms * MS as i64),
+        ros_received: Stamp::from_nanoseconds(world.ros),
+        unchanged_since: Instant::from_nanoseconds(world.now),
+    };
+    let fresh = seen(&world, 500);
+    assert_eq!(forge(&mut world, |o| o.image_taken = fresh.taken()), None);
+    let old = seen(&world, 501);
+    assert_eq!(forge(&mut world, |o| o.image_taken = old.taken()), Some(Refusal::OldObservation));
+    let ahead = seen(&world, -2000);
+    assert_eq!(ahead.taken(), ahead.received);
+}
+
+#[test]
+fn a_blocked_inference_is_noticed_after_its_deadline() {
+    let mut world = moving(RawControlConfig { inference_timeout_s: 1.0, ..live() });
+    world.policy.blocked = true;
+    let output = world.until(100, |output| output.state != State::Running);
+    assert_eq!((output.cause.reason, output.cause.limit), (Reason::InferenceTimeout, 1.0));
+    assert!(1.0 < output.cause.value && output.cause.value <= 1.021, "{}", output.cause);
+    // It answers at last: dropped, and only a result begun after the recovery moves the robot.
+    world.policy.blocked = false;
+    let output = world.until(200, |output| output.state == State::Running);
+    assert!(output.verdict.target.is_zero());
+    let output = world.until(200, |output| !output.verdict.target.is_zero());
+    assert_eq!(output.state, State::Running);
+}
+
+#[test]
+fn a_worker_that_never_begins_is_noticed_too() {
+    let mut world = World::running(live());
+    // No image ever reaches it, but the camera watchdog is content: only the idle worker is
+    // suspicious.
+    world.policy.takes_ns = u64::MAX / 2;
+    let output = world.until(100, |output| output.state != State::Running);
+    assert_eq!(output.cause.reason, Reason::InferenceTimeout);
+}
+
+#[test]
+fn a_hold_ends_by_itself_at_rest_and_half_a_second_after_its_cause() {
+    let mut world = moving(live());
+    world.camera_on = false;
+    world.until(100, |output| output.state == State::Holding);
+    world.until(100, |output| output.at_rest);
+    world.camera_on = true;
+    let from = world.now;
+    let output = tick(&mut world);
+    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::Recovering));
+    world.until(100, |output| output.state == State::Running);
+    assert_eq!((world.now - from) / MS, 520);
+    let generation_before = world.output.unwrap();
+    assert!(generation_before.verdict.target.is_zero());
+    world.until(100, |output| {
+        output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. }))
+    });
+}
+
+#[test]
+fn a_cause_that_comes_back_starts_the_wait_anew() {
+    let mut world = moving(live());
+    world.ros -= 1_000_000_000;
+    tick(&mut world);
+    for _ in 0..20 {
+        tick(&mut world);
+    }
+    world.ros -= 1_000_000_000;
+    let output = tick(&mut world);
+    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ClockJumpedBack));
+    let from = world.now;
+    world.until(100, |output| output.state == State::Running);
+    assert_eq!((world.now - from) / MS, 520);
+}
+
+fn fault_and_recover(world: &mut World) -> Output {
+    world.ros -= 1_000_000_000;
+    let output = tick(world);
+    if output.state == State::Holding {
+        world.until(200, |output| output.state == State::Running);
+    }
+    output
+}
+
+#[test]
+fn the_third_fault_within_ten_seconds_latches() {
+    let mut world = moving(live());
+    for _ in 0..2 {
+        assert_eq!(fault_and_recover(&mut world).state, State::Holding);
+    }
+    let output = fault_and_recover(&mut world);
+    assert_eq!((output.state, output.cause.reason), (State::Fault, Reason::RepeatedFaults));
+    assert_eq!((output.cause.value, output.cause.limit), (3.0, 3.0));
+    assert_eq!(world.state.last_fault().reason, Reason::ClockJumpedBack);
+    // It stays, whatever else is fine and whoever enables.
+    for _ in 0..100 {
+        assert_eq!(ask(&mut world, enable()).state, State::Fault);
+    }
+}
+
+#[test]
+fn faults_older_than_the_window_are_forgotten() {
+    let mut world = moving(live());
+    for round in 0..6 {
+        assert_eq!(fault_and_recover(&mut world).state, State::Holding, "round {round}");
+        for _ in 0..260 {
+            tick(&mut world);
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_does_is_no_fault() {
+    let mut world = moving(live());
+    for _ in 0..5 {
+        world.instruction = None;
+        assert_eq!(tick(&mut world).cause.reason, Reason::NoInstruction);
+        world.instruction = Some(1);
+        assert_eq!(tick(&mut world).state, State::Running);
+        ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+        assert_eq!(ask(&mut world, enable()).state, State::Running);
+    }
+}
+
+#[test]
+fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::StillMoving));
+    world.until(100, |output| output.at_rest);
+    ask(&mut world, estop());
+    // The same step brings the cause again: not this time.
+    let both = Requests { estop: true, reset: true, enable: None };
+    assert!(
+        matches!(ask(&mut world, both).reset, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::Estop)
+    );
+    let Some(ResetOutcome::TooSoon { remaining_s }) = ask(&mut world, reset()).reset else {
+        panic!("too soon")
+    };
+    assert!((remaining_s - 0.48).abs() < 1e-9);
+    for _ in 0..23 {
+        assert_eq!(tick(&mut world).state, State::Estopped);
+    }
+    let output = ask(&mut world, reset());
+    assert_eq!((output.reset, output.state), (Some(ResetOutcome::Done), State::Idle));
+    // A reset starts nothing.
+    for _ in 0..50 {
+        assert!(tick(&mut world).command.unwrap().twist().is_zero());
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::NotLatched));
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
+    world.until(100, |output| !output.command.unwrap().twist().is_zero());
+}
+
+#[test]
+fn repeated_faults_reset_only_when_no_watchdog_complains() {
+    let mut world = moving(live());
+    for _ in 0..3 {
+        fault_and_recover(&mut world);
+    }
+    world.camera_on = false;
+    for _ in 0..100 {
+        tick(&mut world);
+    }
+    let outcome = ask(&mut world, reset()).reset;
+    assert!(
+        matches!(outcome, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::ImageStale),
+        "{outcome:?}"
+    );
+    world.camera_on = true;
+    assert!(matches!(ask(&mut world, reset()).reset, Some(ResetOutcome::TooSoon { .. })));
+    for _ in 0..25 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+    // The count began anew.
+    ask(&mut world, enable());
+    assert_eq!(fault_and_recover(&mut world).state, State::Holding);
+}
+
+#[test]
+fn an_estop_takes_the_place_of_a_fault_and_works_in_every_state() {
+    let mut world = World::new(live());
+    world.lifecycle = Lifecycle::Unconfigured;
+    assert_eq!(ask(&mut world, estop()).state, State::Estopped);
+    let mut world = moving(live());
+    world.failure = Some(PolicyFailure::NotFinite);
+    assert_eq!(tick(&mut world).state, State::Fault);
+    assert_eq!(ask(&mut world, estop()).state, State::Estopped);
+    world.failure = Some(PolicyFailure::NotFinite);
+    assert_eq!(tick(&mut world).state, State::Estopped);
+    // The latch outlives deactivation and cleanup.
+    world.lifecycle = Lifecycle::Unconfigured;
+    assert_eq!(tick(&mut world).state, State::Estopped);
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(ask(&mut world, enable()).state, State::Estopped);
+}
+
+#[test]
+fn nothing_moves_before_all_three_gates_are_open() {
+    for (dry_run, lifecycle, enabled) in [
+        (true, Lifecycle::Active, true),
+        (false, Lifecycle::Inactive, true),
+        (false, Lifecycle::Unconfigured, true),
+        (false, Lifecycle::Active, false),
+    ] {
+        let mut world = World::new(RawControlConfig { dry_run, ..live() });
+        world.lifecycle = lifecycle;
+        ask(&mut world, Requests { enable: Some(enabled), ..Requests::default() });
+        for _ in 0..100 {
+            let output = tick(&mut world);
+            match output.command {
+                Some(command) => {
+                    assert!(command.twist().is_zero() && lifecycle == Lifecycle::Active && !dry_run)
+                }
+                None => assert!(dry_run || lifecycle != Lifecycle::Active),
+            }
+            // The shadow of a dry run moves, so that it can be watched.
+            if dry_run {
+                assert_eq!((output.state, output.cause.reason), (State::Running, Reason::DryRun));
+            }
+        }
+        let shadow = norm(world.output.unwrap().verdict.limited.linear);
+        assert_eq!(0.05 < shadow, dry_run, "{shadow}");
+    }
+}
+
+#[test]
+fn an_enable_before_activation_is_forgotten() {
+    let mut world = World::new(live());
+    world.lifecycle = Lifecycle::Inactive;
+    assert_eq!(ask(&mut world, enable()).state, State::Inactive);
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(tick(&mut world).state, State::Idle);
+}
+
+#[test]
+fn deactivation_streams_down_to_zero_and_then_falls_silent() {
+    let mut world = moving(live());
+    world.lifecycle = Lifecycle::Inactive;
+    let mut last = None;
+    let output = world.until(100, |output| {
+        last = output.command.or(last);
+        output.at_rest
+    });
+    assert!(last.unwrap().twist().is_zero(), "the last word must be zero");
+    assert_eq!(output.state, State::Holding);
+    for _ in 0..50 {
+        let output = tick(&mut world);
+        assert_eq!((output.state, output.command), (State::Inactive, None));
+    }
+}
+
+#[test]
+fn a_paused_process_never_resumes_an_old_command() {
+    for (pause_ms, reason) in [
+        (101, Reason::ControlOverrun),
+        (499, Reason::ControlOverrun),
+        (500, Reason::ProcessPaused),
+        (3_600_000, Reason::ProcessPaused),
+    ] {
+        let mut world = moving(live());
+        let before = norm(world.output.unwrap().verdict.limited.linear);
+        let output = world.tick(pause_ms * MS, Requests::default()).unwrap();
+        assert_eq!((output.state, output.cause.reason), (State::Holding, reason), "{pause_ms}");
+        let after = norm(output.command.unwrap().twist().linear);
+        assert!(after < before, "{pause_ms}: {after}");
+        // After a pause as long as the stop there is nothing left of it.
+        if 350 <= pause_ms {
+            assert_eq!(after, 0.0, "{pause_ms}");
+        }
+        let output = world.until(100, |output| output.state == State::Running);
+        assert!(output.verdict.target.is_zero());
+    }
+    // A late step within the limit is no fault.
+    let mut world = moving(live());
+    assert_eq!(world.tick(100 * MS, Requests::default()).unwrap().state, State::Running);
+}
+
+#[test]
+fn simulated_time_does_not_fool_the_watchdogs() {
+    for rate in [0.1, 1.0, 10.0] {
+        let mut world = moving(live());
+        world.ros_rate = rate;
+        // 30 images per simulated second.
+        world.camera_period_ns = (1e9 / 30.0 / rate) as u64;
+        for _ in 0..500 {
+            assert_eq!(
+                tick(&mut world).state,
+                State::Running,
+                "at {rate}x: {}",
+                world.output.unwrap().cause
+            );
+        }
+    }
+    // Paused: ROS time stands, no image comes. The steady clock sees it.
+    let mut world = moving(live());
+    world.ros_runs = false;
+    world.camera_on = false;
+    let (state, reason, _) = stop(&mut world, Requests::default());
+    assert_eq!((state, reason), (State::Holding, Reason::ImageStale));
+}
+
+#[test]
+fn small_corrections_of_ros_time_are_no_jump_but_many_of_them_are() {
+    let mut world = moving(live());
+    world.ros -= 90 * MS as i64;
+    assert_eq!(tick(&mut world).state, State::Running);
+    world.ros -= 60 * MS as i64;
+    let output = tick(&mut world);
+    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ClockJumpedBack));
+}
+
+#[test]
+fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
+    let mut world = World::running(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    let origin = world.fresh_origin();
+    let step = ChunkStep::from_array([0.02, -0.01, 0.0, 0.0, 0.0, 0.04, 1.0]);
+    world.forged = Some(ActionChunk::new(origin, 5.0, vec![step]).unwrap());
+    let mut held = 0;
+    let mut output = tick(&mut world);
+    while !output.verdict.target.is_zero() {
+        let expected = [0.1, -0.05, 0.0];
+        for (got, expected) in output.verdict.target.linear.iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-12);
+        }
+        assert!((output.verdict.target.angular[2] - 0.2).abs() < 1e-12);
+        held += 1;
+        output = tick(&mut world);
+    }
+    assert_eq!(held, 10, "5 Hz is ten control periods of 20 ms");
+    assert!(output.verdict.interventions.contains(Intervention::RampDown));
+    assert_eq!(world.state.interventions().get(Intervention::RampDown), 1);
+    // 0.1 m/s at 1 m/s2, and the window of the jerk limit.
+    let from = world.now;
+    world.until(100, |output| output.at_rest);
+    assert!(world.now - from <= 220 * MS);
+    assert_eq!(world.output.unwrap().state, State::Running);
+}
+
+#[test]
+fn from_rest_the_direction_of_the_wish_is_kept() {
+    let mut world = World::running(live());
+    world.policy.steps = vec![ChunkStep::from_array([0.3, -0.2, 0.1, 0.05, 0.4, -0.02, 1.0])];
+    world.until(100, |output| !output.verdict.target.is_zero());
+    for _ in 0..50 {
+        let output = tick(&mut world);
+        let v = output.command.unwrap().twist().linear;
+        let length = norm(v);
+        let wish = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
+        for (got, wish) in v.iter().zip(wish) {
+            assert!((got / length - wish).abs() < 1e-6);
+        }
+        let w = output.verdict.target.angular;
+        let scale = output.verdict.target.linear[0] / 0.3;
+        assert!((w[1] - 0.4 * scale).abs() < 1e-12, "rotation shrinks with translation");
+    }
+    let top = norm(world.output.unwrap().command.unwrap().twist().linear);
+    let done = world.output.unwrap().verdict.interventions;
+    assert!(done.contains(Intervention::StepCap));
+    assert!(0.0 < top && top <= 0.25);
+}
+
+#[test]
+fn zero_stays_exactly_zero() {
+    let mut world = World::running(live());
+    world.policy.steps = vec![ChunkStep::from_array([0.0, -0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
+    for _ in 0..200 {
+        assert!(tick(&mut world).command.unwrap().twist().is_zero());
+    }
+    assert!(world.output.unwrap().at_rest);
+}
+
+#[test]
+fn a_newer_chunk_continues_where_the_older_one_got_to() {
+    // 8 steps of 100 ms, told apart by their speed; an answer takes 250 ms.
+    let mut world = World::running(live());
+    world.policy.hz = 10.0;
+    world.policy.steps = (0..8)
+        .map(|i| ChunkStep::from_array([0.001 * f64::from(i + 1), 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
+        .collect();
+    world.policy.takes_ns = 250 * MS;
+    let mut firsts = Vec::new();
+    let mut begun_before = 0;
+    for _ in 0..300 {
+        let output = tick(&mut world);
+        for event in output.events.iter() {
+            if let Event::ChunkTaken { first_step, .. } = event {
+                firsts.push(*first_step);
+                let expected = 0.01 * f64::from(first_step + 1);
+                assert!(
+                    (output.verdict.target.linear[0] - expected).abs() < 1e-12,
+                    "step {first_step}"
+                );
+            }
+        }
+        assert!(output.steps_begun <= begun_before + 1);
+        begun_before = output.steps_begun;
+    }
+    // The first finds nothing played; each later one finds the steps begun during its inference
+    // played, two or three of them.
+    assert_eq!(firsts[0], 0);
+    assert!(firsts[1..].iter().all(|first| (2..=3).contains(first)), "{firsts:?}");
+    assert!(15 < firsts.len());
+}
+
+#[test]
+fn what_was_played_is_dropped_and_what_was_not_is_kept() {
+    // A chunk lasts 80 ms, an answer takes 400 ms. The image of every second answer is taken just
+    // before its predecessor begins, so that all its steps have been played when it comes; that of
+    // the others is taken when nothing plays, so that nothing of it may be skipped.
+    let mut world = World::running(live());
+    world.policy.hz = 50.0;
+    world.policy.steps = vec![ChunkStep::from_array([0.001, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]); 4];
+    world.policy.takes_ns = 400 * MS;
+    let mut results = Vec::new();
+    for _ in 0..200 {
+        for event in tick(&mut world).events.iter() {
+            match event {
+                Event::ChunkTaken { first_step, .. } => results.push(Ok(*first_step)),
+                Event::ChunkRefused { why, .. } => results.push(Err(*why)),
+                _ => {}
+            }
+        }
+    }
+    // The first answer still comes from the default policy of this world: one step, no past.
+    let expected = [Ok(0), Err(Refusal::Exhausted)];
+    let later = &results[1..];
+    assert!(5 < later.len());
+    assert!(
+        later.chunks(2).all(|pair| pair == &expected[..pair.len()])
+            || later[1..].chunks(2).all(|pair| pair == &expected[..pair.len()]),
+        "{results:?}"
+    );
+}
+
+fn forge(world: &mut World, change: impl FnOnce(&mut ChunkOrigin)) -> Option<Refusal> {
+    let mut origin = world.fresh_origin();
+    // It is heard one period from now; a begun inference lies behind that.
+    change(&mut origin);
+    world.forged = Some(
+        ActionChunk::new(
+            origin,
+            5.0,
+            vec![ChunkStep::from_array([0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])],
+        )
+        .unwrap(),
+    );
+    refusal(&tick(world))
+}
+
+#[test]
+fn chunks_are_refused_by_name() {
+    let mut world = World::running(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    // An inference of the world's own would run into its deadline: this test brings its own results
+    // often enough.
+    assert_eq!(forge(&mut world, |_| {}), None);
+    assert_eq!(forge(&mut world, |o| o.instruction_generation = 0), Some(Refusal::OldInstruction));
+    assert_eq!(forge(&mut world, |o| o.generation = 1), Some(Refusal::OutOfOrder));
+    assert_eq!(
+        forge(&mut world, |o| o.image_taken = Instant::START),
+        Some(Refusal::OldObservation)
+    );
+    assert_eq!(
+        forge(&mut world, |o| o.inference_started = Instant::START),
+        Some(Refusal::LateResult)
+    );
+    let counts = world.state.interventions();
+    for which in [
+        Intervention::OldInstruction,
+        Intervention::OutOfOrder,
+        Intervention::OldObservation,
+        Intervention::LateResult,
+    ] {
+        assert_eq!(counts.get(which), 1, "{}", which.name());
+    }
+    assert_eq!(counts.late_results(), 4);
+    ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    assert_eq!(forge(&mut world, |_| {}), Some(Refusal::NotAllowed));
+    // A result begun before motion was allowed is refused even though its image is fresh.
+    let mut origin = world.fresh_origin();
+    ask(&mut world, enable());
+    origin.generation += 10;
+    world.forged = Some(ActionChunk::new(origin, 5.0, vec![ChunkStep::default()]).unwrap());
+    assert_eq!(refusal(&tick(&mut world)), Some(Refusal::OldObservation));
+}
+
+#[test]
+fn a_changed_instruction_stops_the_old_motion_at_once() {
+    let mut world = moving(live());
+    world.instruction = Some(2);
+    let output = tick(&mut world);
+    assert!(output.verdict.target.is_zero());
+    assert_eq!((output.state, output.cause.reason), (State::Running, Reason::WaitingForAction));
+    let mut refused = refusal(&output);
+    world.until(20, |output| {
+        refused = refused.or(refusal(output));
+        !output.verdict.target.is_zero()
+    });
+    assert_eq!(
+        refused,
+        Some(Refusal::OldInstruction),
+        "the answer under way belonged to the old instruction"
+    );
+}
+
+#[test]
+fn an_early_step_gives_no_command_but_hears_the_operator() {
+    let mut world = moving(live());
+    let output = world.tick(9 * MS, estop()).unwrap();
+    assert_eq!((output.command, output.state), (None, State::Estopped));
+    assert!(world.tick(MS, Requests::default()).unwrap().command.is_some());
+    // A clock that stands still, or that the runtime read twice.
+    assert!(world.tick(0, Requests::default()).unwrap().command.is_none());
+}
+
+#[test]
+fn the_gripper_says_nothing_before_the_policy_and_holds_in_a_fault() {
+    let mut world = World::running(live());
+    assert_eq!(world.output.unwrap().command.unwrap().gripper(), None);
+    world.policy.steps[0].gripper = 0.0;
+    world.until(100, |output| output.command.unwrap().gripper() == Some(0.0));
+    world.policy.steps[0].gripper = 1.0;
+    world.failure = Some(PolicyFailure::Refused);
+    for _ in 0..20 {
+        assert_eq!(tick(&mut world).command.unwrap().gripper(), Some(0.0));
+    }
+    world.until(200, |output| output.command.unwrap().gripper() == Some(1.0));
+}
+
+#[test]
+fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
+    let noticed = |output: &Output, reason| {
+        output
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Noticed(cause) if cause.reason == reason))
+    };
+    let mut world = World::running(live());
+    let mut taken = 0;
+    let output = world.until(200, |output| {
+        taken +=
+            output.events.iter().filter(|event| matches!(event, Event::ChunkTaken { .. })).count();
+        noticed(output, Reason::ConstantAction)
+    });
+    assert_eq!(taken, 10);
+    assert_eq!((output.state, output.cause.reason), (State::Running, Reason::ConstantAction));
+    // Without a pose nobody can say that the robot stands.
+    for _ in 0..100 {
+        assert!(!noticed(&tick(&mut world), Reason::Stuck));
+    }
+    // Another action ends it.
+    world.policy.steps[0].translation[1] = 0.001;
+    world.until(100, |output| {
+        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+    });
+
+    let mut world = World::running(live());
+    let mut followed = World::running(live());
+    let mut x = 0.0;
+    let mut seen = false;
+    for _ in 0..200 {
+        world.pose = pose(&world, [0.3, 0.0, 0.1]);
+        seen |= noticed(&tick(&mut world), Reason::Stuck);
+        followed.pose = pose(&followed, [x, 0.0, 0.1]);
+        x += 0.0005;
+        assert!(!noticed(&tick(&mut followed), Reason::Stuck));
+    }
+    assert!(seen);
+    assert_eq!(world.output.unwrap().cause.reason, Reason::Stuck);
+    assert!(!world.output.unwrap().command.unwrap().twist().is_zero());
+}
+
+#[test]
+fn status_is_published_when_something_changes_and_only_then() {
+    let mut world = World::new(live());
+    world.lifecycle = Lifecycle::Unconfigured;
+    assert!(!tick(&mut world).changed);
+    world.lifecycle = Lifecycle::Inactive;
+    assert!(tick(&mut world).changed);
+    assert!(!tick(&mut world).changed);
+    world.lifecycle = Lifecycle::Active;
+    assert!(tick(&mut world).changed);
+    assert!(!tick(&mut world).changed);
+}
+
+#[test]
+fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
+    for requests in [Requests { enable: Some(false), ..Requests::default() }, estop()] {
+        let mut world = moving(live());
+        world.ros -= 1_000_000_000;
+        let output = ask(&mut world, requests);
+        assert!(
+            !output.events.iter().any(|event| matches!(event, Event::FaultRaised { .. })),
+            "{:?}",
+            output.events
+        );
+        assert_eq!(world.state.last_fault().reason, Reason::None);
+    }
+}
+
+#[test]
+fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
+    // An e-stop's cause is the button, not the camera that is off as well.
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    world.camera_on = false;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+    // Watchdogs over an active node say nothing about one that is inactive.
+    let mut world = moving(live());
+    for _ in 0..3 {
+        fault_and_recover(&mut world);
+    }
+    world.camera_on = false;
+    world.lifecycle = Lifecycle::Inactive;
+    for _ in 0..60 {
+        tick(&mut world);
+    }
+    assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::Done));
+}
+
+#[test]
+fn what_was_noticed_is_over_when_motion_is_interrupted() {
+    let mut world = World::running(live());
+    world.until(200, |output| output.cause.reason == Reason::ConstantAction);
+    world.ros -= 1_000_000_000;
+    let output = tick(&mut world);
+    assert!(
+        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+    );
+    world.until(200, |output| output.state == State::Running);
+    // The count begins anew: the same action again is not at once a repetition.
+    let output = world.until(200, |output| {
+        output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. }))
+    });
+    assert_eq!(output.cause.reason, Reason::None);
+}
+
+#[test]
+fn a_latch_outlives_a_change_of_configuration() {
+    let mut world = World::new(live());
+    world.lifecycle = Lifecycle::Unconfigured;
+    assert_eq!(ask(&mut world, estop()).state, State::Estopped);
+    // A checkpoint has been loaded meanwhile: the runtime puts a fresh state in place of the old
+    // one.
+    let mut fresh = ControlState::new(live().validate().unwrap());
+    fresh.inherit(&world.state);
+    world.state = fresh;
+    world.lifecycle = Lifecycle::Active;
+    assert_eq!(tick(&mut world).state, State::Estopped);
+    assert_eq!(ask(&mut world, enable()).state, State::Estopped);
+    // Without a latch there is nothing to take over but the counts.
+    let mut old = moving(live());
+    ask(&mut old, Requests { enable: Some(false), ..Requests::default() });
+    old.until(100, |output| output.at_rest);
+    assert_ne!(old.state.interventions().get(Intervention::Acceleration), 0);
+    let mut fresh = ControlState::new(live().validate().unwrap());
+    fresh.inherit(&old.state);
+    let output = step(Instant::from_nanoseconds(1), &mut fresh, &Inputs::default());
+    assert_eq!(output.state, State::Unconfigured);
+    assert_eq!(fresh.interventions(), old.state.interventions());
+    assert!(output.events.is_empty());
+}
+
+/// Control without a world: one fresh image per step, and whatever else the test says.
+struct Bare {
+    state: ControlState,
+    now: u64,
+}
+
+impl Bare {
+    fn running(raw: RawControlConfig) -> Self {
+        let mut bare = Self { state: ControlState::new(raw.validate().unwrap()), now: 1000 * MS };
+        let output = bare.step(20 * MS, |inputs| inputs.requests = enable());
+        assert_eq!(output.state, State::Running);
+        bare
+    }
+
+    fn step<'a>(&mut self, dt: u64, change: impl FnOnce(&mut Inputs<'a>)) -> Output {
+        self.now += dt;
+        let now = Instant::from_nanoseconds(self.now);
+        let stamp = Stamp::from_nanoseconds(self.now as i64);
+        let image =
+            Some(ImageSeen { received: now, stamp, ros_received: stamp, unchanged_since: now });
+        let mut inputs = Inputs {
+            ros_now: stamp,
+            lifecycle: Lifecycle::Active,
+            instruction: Some(1),
+            image,
+            ..Inputs::default()
+        };
+        change(&mut inputs);
+        step(now, &mut self.state, &inputs)
+    }
+
+    fn chunk(&self, generation: u64) -> ActionChunk {
+        let now = Instant::from_nanoseconds(self.now + 20 * MS);
+        let origin = ChunkOrigin {
+            generation,
+            instruction_generation: 1,
+            image_taken: now,
+            inference_started: now,
+            ..ChunkOrigin::default()
+        };
+        ActionChunk::new(
+            origin,
+            5.0,
+            vec![ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])],
+        )
+        .unwrap()
+    }
+}
+
+#[test]
+fn an_idle_worker_shows_by_any_result_that_it_lives() {
+    // 0.5 s for the inference and 0.5 s for the next image. With a result every 51 steps the step
+    // before it comes after exactly 1 s: just in time.
+    for (every, kind, reason) in [
+        (51, "taken", None),
+        (52, "taken", Some(Reason::InferenceTimeout)),
+        (51, "refused", Some(Reason::InferenceFailed)),
+        (52, "refused", Some(Reason::InferenceTimeout)),
+    ] {
+        let mut bare = Bare::running(live());
+        let mut first = None;
+        for i in 1..=4 * every {
+            let chunk = bare.chunk(i);
+            let output = bare.step(20 * MS, |inputs| {
+                inputs.inference = Inference::Idle;
+                if i % every == 0 && kind == "taken" {
+                    inputs.chunk = Some(&chunk);
+                } else if i % every == 0 {
+                    inputs.policy_failure = Some(PolicyFailure::Refused);
+                }
+            });
+            let interrupted = Some(output.cause.reason).filter(|_| output.state == State::Holding);
+            first = first.or(interrupted);
+        }
+        assert_eq!(first, reason, "{kind} every {every} steps");
+    }
+}
+
+#[test]
+fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
+    let told = |output: &Output| {
+        output.events.iter().find_map(|event| match event {
+            Event::Overrun { interval_s } => Some(*interval_s),
+            _ => None,
+        })
+    };
+    let mut bare = Bare::running(live());
+    for (dt, expected) in [
+        (20 * MS, None),
+        (100 * MS, None),
+        (100 * MS + 1, Some(0.100_000_001)),
+        (700 * MS, Some(0.7)),
+    ] {
+        assert_eq!(told(&bare.step(dt, |_| {})), expected, "{dt}");
+    }
+}
+
+#[test]
+fn watchdogs_allow_exactly_what_they_say() {
+    let run = |raw: RawControlConfig, change: &dyn Fn(&mut Inputs<'_>)| {
+        let mut bare = Bare::running(raw);
+        let output = bare.step(20 * MS, |inputs| change(inputs));
+        (output.state, output.cause)
+    };
+    let stamp = |inputs: &mut Inputs<'_>, ahead_ns: i64| {
+        let image = inputs.image.as_mut().unwrap();
+        image.stamp = Stamp::from_nanoseconds(image.stamp.nanoseconds() + ahead_ns);
+    };
+    let ns = 1_000_000_000 / 8;
+    let raw = RawControlConfig {
+        clock_jump_tolerance_s: 0.125,
+        stamp_future_tolerance_s: 0.125,
+        stamp_past_tolerance_s: 0.125,
+        ..live()
+    };
+    for (ahead, reason) in [
+        (ns, Reason::None),
+        (ns + 1, Reason::ImageStampFuture),
+        (-ns, Reason::None),
+        (-ns - 1, Reason::ImageStampPast),
+    ] {
+        let (state, cause) = run(raw, &|inputs| stamp(inputs, ahead));
+        if reason == Reason::None {
+            assert_eq!(state, State::Running, "{ahead}");
+        } else {
+            assert_eq!((state, cause.reason, cause.limit), (State::Holding, reason, 0.125));
+            assert!((cause.value - 0.125).abs() < 1e-8, "the value is a distance: {}", cause.value);
+        }
+    }
+    // The step before was at 1020 ms of ROS time.
+    let back_to = |ns: i64| {
+        move |inputs: &mut Inputs<'_>| inputs.ros_now = Stamp::from_nanoseconds(1_020_000_000 - ns)
+    };
+    assert_eq!(run(raw, &back_to(ns)).0, State::Running);
+    assert_eq!(run(raw, &back_to(ns + 1)).1.reason, Reason::ClockJumpedBack);
+    // Nobody need hear a command that is not published.
+    for (dry_run, state) in [(true, State::Running), (false, State::Holding)] {
+        let mut bare = Bare::running(RawControlConfig { dry_run, ..live() });
+        let mut output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        for _ in 0..20 {
+            output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
+        }
+        assert_eq!(output.state, state, "dry_run {dry_run}");
+    }
+}
+
+#[test]
+fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
+    for axis in [0, 4] {
+        let mut world = World::new(guarded());
+        let mut wish = [0.0; 7];
+        wish[axis] = 0.02;
+        world.policy.steps = vec![ChunkStep::from_array(wish)];
+        world.pose = pose(&world, [0.0; 3]);
+        ask(&mut world, enable());
+        let mut seen = Vec::new();
+        for _ in 0..60 {
+            world.pose = pose(&world, [0.0; 3]);
+            seen.extend(tick(&mut world).verdict.interventions.iter());
+        }
+        for (which, expected) in [
+            (Intervention::Acceleration, true),
+            (Intervention::Jerk, true),
+            (Intervention::Workspace, false),
+            (Intervention::Velocity, false),
+            (Intervention::StepCap, false),
+            (Intervention::Envelope, false),
+        ] {
+            assert_eq!(seen.contains(&which), expected, "axis {axis}: {}", which.name());
+        }
+    }
+}
+
+#[test]
+fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
+    let mut world = moving(live());
+    let mut steps = 0;
+    // Disabled, then withdrawn, then stopped while it comes to rest: one stop, counted from the
+    // first.
+    let mut output = ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    let from = world.now;
+    while came_to_rest(&output).is_none() {
+        steps += 1;
+        output = ask(&mut world, if steps == 3 { estop() } else { Requests::default() });
+        assert!(steps < 100);
+    }
+    assert_eq!(came_to_rest(&output), Some((world.now - from) as f64 * 1e-9));
+    // At rest there is nothing to come to rest from.
+    for _ in 0..20 {
+        assert_eq!(came_to_rest(&ask(&mut world, estop())), None);
+    }
+    // Nor is what ran out by itself, and was at rest before the cause came, a stop.
+    let mut world = moving(live());
+    world.policy.takes_ns = u64::MAX / 2;
+    world.until(100, |output| output.at_rest);
+    for _ in 0..20 {
+        assert_eq!(came_to_rest(&ask(&mut world, estop())), None);
+    }
+    // A stop that was called off is forgotten: the next one is counted from its own cause.
+    let mut world = moving(live());
+    ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
+    ask(&mut world, enable());
+    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    let mut output = ask(&mut world, estop());
+    let from = world.now;
+    while came_to_rest(&output).is_none() {
+        output = tick(&mut world);
+    }
+    assert_eq!(came_to_rest(&output), Some((world.now - from) as f64 * 1e-9));
+}
+
+#[test]
+fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
+    let mut world = moving(live());
+    assert!(
+        world
+            .until(200, |output| output.command.is_some_and(|command| command.gripper().is_some()))
+            .command
+            .is_some()
+    );
+    world.lifecycle = Lifecycle::Inactive;
+    world.until(200, |output| output.at_rest);
+    world.lifecycle = Lifecycle::Active;
+    for _ in 0..20 {
+        let output = tick(&mut world);
+        assert_eq!((output.state, output.command.unwrap().gripper()), (State::Idle, None));
+    }
+}
+
+#[test]
+fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
+    let mut world = moving(live());
+    ask(&mut world, estop());
+    world.until(200, |output| output.at_rest);
+    for _ in 0..50 {
+        tick(&mut world);
+    }
+    let both = Requests { enable: Some(true), reset: true, ..Requests::default() };
+    let output = ask(&mut world, both);
+    assert_eq!((output.reset, output.state), (Some(ResetOutcome::Done), State::Idle));
+    assert_eq!(tick(&mut world).state, State::Idle);
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
+}

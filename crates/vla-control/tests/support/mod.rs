@@ -1,0 +1,446 @@
+//! A small world around `control`: camera, policy, operator, clock; and a judge that checks every
+//! published command.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use flight_recorder::Recorder;
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::time::{Instant, Stamp};
+use vla_control::{
+    ControlConfig, ControlState, Event, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits,
+    Output, PolicyFailure, PoseSeen, RawControlConfig, Requests, State, Twist, step,
+};
+
+pub const MS: u64 = 1_000_000;
+
+/// The defaults of the node, with commands on.
+pub fn live() -> RawControlConfig {
+    RawControlConfig { dry_run: false, ..RawControlConfig::default() }
+}
+
+pub fn norm(v: [f64; 3]) -> f64 {
+    (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).sqrt()
+}
+
+pub fn sub(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
+}
+
+/// How many cases a property runs: `in_test` by default, OPENVLA_SOAK_CASES when set.
+pub fn cases(in_test: u32) -> u32 {
+    match std::env::var("OPENVLA_SOAK_CASES") {
+        Ok(text) => text.parse().expect("OPENVLA_SOAK_CASES must be a number of cases"),
+        Err(_) => in_test,
+    }
+}
+
+/// A generator that is the same on every machine (xorshift64*, seeded through splitmix).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Self((z ^ (z >> 31)) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// In `0..n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// In `-1..1`.
+    pub fn signed(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// Finite differences of one axis group over the published commands.
+#[derive(Debug, Clone)]
+struct Differences {
+    limits: MotionLimits,
+    last: Option<(u64, [f64; 3])>,
+    /// The last acceleration and the interval it was taken over.
+    acceleration: Option<([f64; 3], f64)>,
+}
+
+impl Differences {
+    /// Forward differences with the measured intervals: `|v|`, `|dv| / dt`, and the second divided
+    /// difference `2 |f[t0, t1, t2]|`.
+    fn check(&mut self, now: u64, v: [f64; 3]) -> Result<(), String> {
+        let limits = self.limits;
+        if v.iter().any(|x| !x.is_finite()) {
+            return Err(format!("velocity {v:?} is not finite"));
+        }
+        if limits.velocity() < norm(v) {
+            return Err(format!("velocity {} above {}", norm(v), limits.velocity()));
+        }
+        if let Some((then, before)) = self.last {
+            let dt = (now - then) as f64 * 1e-9;
+            let a = sub(v, before).map(|x| x / dt);
+            // Our own division rounds too: two units in the last place of the velocity over the
+            // interval.
+            let slack = 4.0 * f64::EPSILON * limits.velocity() / dt;
+            if limits.acceleration() + slack < norm(a) {
+                return Err(format!(
+                    "acceleration {} above {} over {dt} s",
+                    norm(a),
+                    limits.acceleration()
+                ));
+            }
+            if let Some((a_before, dt_before)) = self.acceleration {
+                let centre = 0.5 * (dt + dt_before);
+                let jerk = norm(sub(a, a_before)) / centre;
+                let slack = 8.0 * f64::EPSILON * limits.velocity() / (dt.min(dt_before) * centre);
+                if limits.jerk() + slack < jerk {
+                    return Err(format!(
+                        "jerk {jerk} above {} over {dt_before} and {dt} s",
+                        limits.jerk()
+                    ));
+                }
+            }
+            self.acceleration = Some((a, dt));
+        }
+        self.last = Some((now, v));
+        Ok(())
+    }
+}
+
+/// Checks every output for everything that must always hold.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    linear: Differences,
+    angular: Differences,
+    stop_time_ns: u64,
+    period_ns: u64,
+    last_published: Option<u64>,
+    /// When a command was first given outside of `Running`.
+    stopping_since: Option<u64>,
+    /// The longest after a cause was noticed that a command was not yet zero.
+    pub longest_stop_ns: u64,
+    stop_open: bool,
+    latched: bool,
+    state: State,
+    pub commands: u64,
+    pub stops: u64,
+}
+
+impl Judge {
+    pub fn new(config: &ControlConfig) -> Self {
+        Self {
+            linear: Differences { limits: *config.linear(), last: None, acceleration: None },
+            angular: Differences { limits: *config.angular(), last: None, acceleration: None },
+            stop_time_ns: (config.stop_time_s() * 1e9).round() as u64,
+            period_ns: u64::try_from(config.period().as_nanos()).unwrap(),
+            last_published: None,
+            stopping_since: None,
+            longest_stop_ns: 0,
+            stop_open: false,
+            latched: false,
+            state: State::Unconfigured,
+            commands: 0,
+            stops: 0,
+        }
+    }
+
+    pub fn check(
+        &mut self,
+        now: u64,
+        output: &Output,
+        reset_or_enable: bool,
+    ) -> Result<(), String> {
+        if self.latched && !output.state.is_latched() && !reset_or_enable {
+            return Err(format!("left a latch for {:?} without a reset", output.state));
+        }
+        self.latched = output.state.is_latched();
+        let told: Vec<(State, State)> = output
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::StateChanged { from, to, .. } => Some((*from, *to)),
+                _ => None,
+            })
+            .collect();
+        let expected =
+            if self.state == output.state { vec![] } else { vec![(self.state, output.state)] };
+        if told != expected {
+            return Err(format!("told {told:?} of {expected:?}"));
+        }
+        self.state = output.state;
+        let moving_allowed = output.state == State::Running;
+        if !moving_allowed && !output.verdict.target.is_zero() {
+            return Err(format!("aims at {:?} in {:?}", output.verdict.target, output.state));
+        }
+        let Some(command) = output.command else {
+            return Ok(());
+        };
+        self.commands += 1;
+        let twist = *command.twist();
+        if command.gripper().is_some_and(|g| g != 0.0 && g != 1.0) {
+            return Err(format!("gripper {:?}", command.gripper()));
+        }
+        if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
+            return Err(format!("two commands within {} ns", now - last));
+        }
+        self.linear.check(now, twist.linear).map_err(|e| format!("linear {e}"))?;
+        self.angular.check(now, twist.angular).map_err(|e| format!("angular {e}"))?;
+        self.check_stop(now, &twist, moving_allowed)?;
+        self.last_published = Some(now);
+        Ok(())
+    }
+
+    /// From the publication of the step that notices the cause pass at most v/a + a/j, then every
+    /// command is exactly zero.
+    fn check_stop(&mut self, now: u64, twist: &Twist, moving_allowed: bool) -> Result<(), String> {
+        if moving_allowed {
+            self.stopping_since = None;
+            self.stop_open = false;
+            return Ok(());
+        }
+        let since = *self.stopping_since.get_or_insert_with(|| {
+            self.stop_open = true;
+            now
+        });
+        let age = now - since;
+        if !twist.is_zero() {
+            self.longest_stop_ns = self.longest_stop_ns.max(age);
+        }
+        if twist.is_zero() {
+            if self.stop_open {
+                self.stop_open = false;
+                self.stops += u64::from(0 < age);
+            }
+        } else if self.stop_time_ns < age {
+            return Err(format!(
+                "still moving {twist:?} {} ms after the stop began, promised {} ms",
+                age / MS,
+                self.stop_time_ns / MS
+            ));
+        } else if !self.stop_open {
+            return Err(format!("moved again without being allowed to: {twist:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// What the policy will say next.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub steps: Vec<ChunkStep>,
+    pub hz: f64,
+    /// How long inference takes.
+    pub takes_ns: u64,
+    pub blocked: bool,
+}
+
+/// Camera, policy and operator around a `ControlState`.
+#[derive(Debug)]
+pub struct World {
+    pub state: ControlState,
+    pub judge: Judge,
+    pub now: u64,
+    pub ros: i64,
+    pub ros_runs: bool,
+    /// Seconds of ROS time per second.
+    pub ros_rate: f64,
+    /// Zero: an image before every control step.
+    pub camera_period_ns: u64,
+    next_image: u64,
+    pub camera_on: bool,
+    /// The stamp stays what it was.
+    pub camera_frozen: bool,
+    /// The picture stays what it was, whatever its stamp.
+    pub camera_unchanged: bool,
+    pub camera_skew_ns: i64,
+    image: Option<ImageSeen>,
+    pub pose: Option<PoseSeen>,
+    pub lifecycle: Lifecycle,
+    pub instruction: Option<u64>,
+    pub subscribed: bool,
+    pub worker_dead: bool,
+    pub policy: Policy,
+    pub failure: Option<PolicyFailure>,
+    inference: Option<(u64, ChunkOrigin, Vec<ChunkStep>, f64)>,
+    generation: u64,
+    steps_begun: u64,
+    pub output: Option<Output>,
+    /// A chunk to pass in the next step in place of the policy's own.
+    pub forged: Option<ActionChunk>,
+    pub recorder: Option<Recorder>,
+}
+
+impl World {
+    pub fn new(raw: RawControlConfig) -> Self {
+        let config = raw.validate().unwrap();
+        Self {
+            state: ControlState::new(config),
+            judge: Judge::new(&config),
+            now: 1000 * MS,
+            ros: 1_700_000_000_000_000_000,
+            ros_runs: true,
+            ros_rate: 1.0,
+            camera_period_ns: 0,
+            next_image: 0,
+            camera_on: true,
+            camera_frozen: false,
+            camera_unchanged: false,
+            camera_skew_ns: 0,
+            image: None,
+            pose: None,
+            lifecycle: Lifecycle::Active,
+            instruction: Some(1),
+            subscribed: true,
+            worker_dead: false,
+            policy: Policy {
+                steps: vec![ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.02, 1.0])],
+                hz: 5.0,
+                takes_ns: 100 * MS,
+                blocked: false,
+            },
+            failure: None,
+            inference: None,
+            generation: 0,
+            steps_begun: 0,
+            output: None,
+            forged: None,
+            recorder: None,
+        }
+    }
+
+    /// A world that has been enabled and runs.
+    pub fn running(raw: RawControlConfig) -> Self {
+        let mut world = Self::new(raw);
+        world.tick(20 * MS, Requests::default()).unwrap();
+        world.tick(20 * MS, Requests { enable: Some(true), ..Requests::default() }).unwrap();
+        assert_eq!(world.state(), State::Running, "{:?}", world.output.unwrap().cause);
+        world
+    }
+
+    pub fn state(&self) -> State {
+        self.output.map_or(State::Unconfigured, |output| output.state)
+    }
+
+    /// One control step `dt` after the last one.
+    pub fn tick(&mut self, dt: u64, requests: Requests) -> Result<Output, String> {
+        self.now += dt;
+        if self.ros_runs {
+            self.ros += (dt as f64 * self.ros_rate) as i64;
+        }
+        let now = Instant::from_nanoseconds(self.now);
+        let ros_now = Stamp::from_nanoseconds(self.ros);
+        self.look(now, ros_now);
+        let mut chunk = self.infer(now);
+        if self.forged.is_some() {
+            chunk = self.forged.take();
+        }
+        let inference = match &self.inference {
+            _ if self.worker_dead => Inference::Dead,
+            Some((_, origin, ..)) => Inference::Busy { since: origin.inference_started },
+            None => Inference::Idle,
+        };
+        let inputs = Inputs {
+            ros_now,
+            lifecycle: self.lifecycle,
+            requests,
+            instruction: self.instruction,
+            image: self.image,
+            ee_pose: self.pose,
+            chunk: chunk.as_ref(),
+            inference,
+            policy_failure: self.failure.take(),
+            subscribed: self.subscribed,
+        };
+        let output = step(now, &mut self.state, &inputs);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(now, &inputs, &output);
+        }
+        self.steps_begun = output.steps_begun;
+        self.output = Some(output);
+        self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
+        Ok(output)
+    }
+
+    /// Steps of 20 ms until `done` or for `most` steps.
+    pub fn until(&mut self, most: usize, mut done: impl FnMut(&Output) -> bool) -> Output {
+        for _ in 0..most {
+            let output = self.tick(20 * MS, Requests::default()).unwrap();
+            if done(&output) {
+                return output;
+            }
+        }
+        panic!("not within {most} steps; last: {:?}", self.output)
+    }
+
+    fn look(&mut self, now: Instant, ros_now: Stamp) {
+        if !self.camera_on || self.now < self.next_image {
+            return;
+        }
+        self.next_image = self.now + self.camera_period_ns;
+        let stamp = match self.image {
+            Some(image) if self.camera_frozen => image.stamp,
+            _ => Stamp::from_nanoseconds(ros_now.nanoseconds() + self.camera_skew_ns),
+        };
+        let unchanged_since = match self.image {
+            Some(image) if self.camera_unchanged => image.unchanged_since,
+            _ => now,
+        };
+        self.image =
+            Some(ImageSeen { received: now, stamp, ros_received: ros_now, unchanged_since });
+    }
+
+    /// The worker: finishes what is due, begins when idle.
+    fn infer(&mut self, now: Instant) -> Option<ActionChunk> {
+        if self.worker_dead {
+            self.inference = None;
+            return None;
+        }
+        let due = !self.policy.blocked
+            && self.inference.as_ref().is_some_and(|(due, ..)| *due <= self.now);
+        let finished = if due { self.inference.take() } else { None };
+        if let (None, Some(image), Some(instruction)) =
+            (&self.inference, self.image, self.instruction)
+        {
+            self.generation += 1;
+            let origin = ChunkOrigin {
+                generation: self.generation,
+                instruction_generation: instruction,
+                image_stamp: image.stamp,
+                image_taken: image.taken(),
+                inference_started: now,
+                steps_begun_at_observation: self.steps_begun,
+            };
+            self.inference = Some((
+                self.now + self.policy.takes_ns,
+                origin,
+                self.policy.steps.clone(),
+                self.policy.hz,
+            ));
+        }
+        finished.map(|(_, origin, steps, hz)| ActionChunk::new(origin, hz, steps).unwrap())
+    }
+
+    /// An origin that passes every check now.
+    pub fn fresh_origin(&mut self) -> ChunkOrigin {
+        self.generation += 1;
+        ChunkOrigin {
+            generation: self.generation,
+            instruction_generation: self.instruction.unwrap_or(0),
+            image_stamp: Stamp::from_nanoseconds(self.ros),
+            image_taken: Instant::from_nanoseconds(self.now),
+            inference_started: Instant::from_nanoseconds(self.now),
+            steps_begun_at_observation: self.steps_begun,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The journal of an evaluation: one line per frame, written when the frame is done, so that an
+//! interrupted run can go on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{EvalError, Settings, Step, gallery};
+use rosbag2_reader::FileState;
+
+/// Its name in the output folder.
+pub const FILE: &str = "journal.jsonl";
+/// Longest line that is believed, bytes.
+const LINE: u64 = 1 << 20;
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    settings: Settings,
+    /// The files of each bag, in the order of the settings.
+    files: Vec<Vec<FileState>>,
+}
+
+/// An open journal.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// Frames of earlier runs.
+    pub steps: Vec<Step>,
+}
+
+impl Journal {
+    /// Opens the journal in `out`, or begins one. A journal of other settings, or of bags that were
+    /// written again since (`files`: theirs as they are now), is an error.
+    pub fn open(
+        out: &Path,
+        settings: &Settings,
+        files: &[Vec<FileState>],
+        overwrite: bool,
+    ) -> Result<Journal, EvalError> {
+        std::fs::create_dir_all(out).map_err(EvalError::io("create", out))?;
+        let path = out.join(FILE);
+        let old = if overwrite || !path.exists() { None } else { read(&path)? };
+        let Some((head, steps, bytes)) = old else {
+            gallery::clear(out)?;
+            let mut file = File::create(&path).map_err(EvalError::io("create", &path))?;
+            write_line(
+                &mut file,
+                &path,
+                &Head { settings: settings.clone(), files: files.to_vec() },
+            )?;
+            return Ok(Journal { path, file, steps: Vec::new() });
+        };
+        let differing = head.settings.differences(settings, false);
+        if !differing.is_empty() {
+            return Err(EvalError::OtherRun {
+                path: out.to_owned(),
+                differing: differing.join(", "),
+            });
+        }
+        for ((bag, before), now) in settings.bags.iter().zip(&head.files).zip(files) {
+            if let Some(what) = change(before, now) {
+                return Err(EvalError::OtherBag { bag: bag.clone(), out: out.to_owned(), what });
+            }
+        }
+        let file =
+            OpenOptions::new().append(true).open(&path).map_err(EvalError::io("open", &path))?;
+        // The line that the interruption cut goes; its frame is evaluated again.
+        file.set_len(bytes).map_err(EvalError::io("shorten", &path))?;
+        Ok(Journal { path, file, steps })
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, step: &Step) -> Result<(), EvalError> {
+        write_line(&mut self.file, &self.path, step)
+    }
+}
+
+/// What differs between the files of a bag before and now.
+fn change(before: &[FileState], now: &[FileState]) -> Option<String> {
+    if before.len() != now.len() {
+        return Some(format!("it had {} files and has {}", before.len(), now.len()));
+    }
+    let (old, new) = before.iter().zip(now).find(|(old, new)| old != new)?;
+    let say = |state: &FileState| {
+        let seconds = state
+            .modified_ns
+            .map_or_else(|| "?".to_owned(), |ns| format!("{:.3}", ns as f64 * 1e-9));
+        format!("{} of {} bytes written at {seconds}", state.name, state.bytes)
+    };
+    Some(format!("it held {} and holds {}", say(old), say(new)))
+}
+
+fn write_line(file: &mut File, path: &Path, value: &impl Serialize) -> Result<(), EvalError> {
+    let mut line = serde_json::to_vec(value).map_err(EvalError::result(path))?;
+    line.push(b'\n');
+    // One write per line: a line is there as a whole, or is the last one and recognised by its
+    // missing end.
+    file.write_all(&line).map_err(EvalError::io("write", path))
+}
+
+/// Settings, frames and how many bytes of the file are whole lines; `None` when not even the first
+/// line is.
+fn read(path: &Path) -> Result<Option<(Head, Vec<Step>, u64)>, EvalError> {
+    use std::io::Read;
+    let mut reader = BufReader::new(File::open(path).map_err(EvalError::io("open", path))?);
+    let (mut head, mut steps, mut bytes) = (None, Vec::new(), 0);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader
+            .by_ref()
+            .take(LINE)
+            .read_until(b'\n', &mut line)
+            .map_err(EvalError::io("read", path))?;
+        if line.last() != Some(&b'\n') {
+            if read as u64 == LINE {
+                return Err(EvalError::result(path)(format!(
+                    "line {} is longer than {LINE} bytes",
+                    steps.len() + 2
+                )));
+            }
+            return Ok(head.map(|head| (head, steps, bytes)));
+        }
+        let wrong = |error: serde_json::Error| {
+            EvalError::result(path)(format!("line {}: {error}", steps.len() + 2))
+        };
+        if head.is_none() {
+            head = Some(serde_json::from_slice(&line).map_err(EvalError::result(path))?);
+        } else {
+            steps.push(serde_json::from_slice(&line).map_err(wrong)?);
+        }
+        bytes += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::settings::tests::settings;
+    use crate::step::{Outcome, Prediction};
+
+    fn step(frame: u64) -> Step {
+        let prediction = Prediction {
+            token_ids: vec![31_999],
+            normalized: vec![0.1 + 0.2],
+            action: vec![1.0 / 3.0],
+            margins: vec![0.1],
+            stages: vec![("vision".into(), 1e-3 / 3.0)],
+        };
+        Step {
+            bag: 0,
+            frame,
+            log_time: 5,
+            stamp: None,
+            size: (2, 3),
+            instruction: "go".into(),
+            outcome: Outcome::Action(prediction),
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_dropped_and_numbers_come_back_to_the_last_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
+        (0..3).for_each(|frame| journal.push(&step(frame)).unwrap());
+        let path = folder.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+        let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
+        assert_eq!(journal.steps, [step(0), step(1)]);
+        journal.push(&step(2)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn another_evaluation_is_not_continued() {
+        let folder = tempfile::tempdir().unwrap();
+        Journal::open(folder.path(), &settings(), &[], false).unwrap();
+        let other = Settings { every: 9, ..settings() };
+        let error = Journal::open(folder.path(), &other, &[], false).err().unwrap().to_string();
+        assert!(
+            error.contains("every (1 here, 9 there)") && error.contains("--overwrite"),
+            "{error}"
+        );
+        assert!(Journal::open(folder.path(), &other, &[], true).unwrap().steps.is_empty());
+        std::fs::write(folder.path().join(FILE), b"not json\n").unwrap();
+        assert!(Journal::open(folder.path(), &other, &[], false).is_err());
+    }
+}

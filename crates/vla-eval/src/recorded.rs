@@ -1,0 +1,307 @@
+//! The recorded actions of a bag: read as they come, matched to frames when the bag is at its end.
+//!
+//! | topic | becomes |
+//! |---|---|
+//! | `openvla_tt_msgs/Action` | the first step of the chunk as it is, with its tokens |
+//! | `std_msgs/Float64MultiArray` | the numbers as they are: physical units per policy period |
+//! | `geometry_msgs/TwistStamped` | velocities divided by the policy rate; the gripper from a `std_msgs/Float64` topic: the value nearest to the twist within the tolerance, else the last one before it |
+
+use serde::{Deserialize, Serialize};
+
+use super::tokens::{ActionTokens, normalize};
+use super::{EvalError, Recorded};
+use rosbag2_reader::align::{ActionMatch, match_action};
+use rosbag2_reader::messages::{self, Action, Float64, Float64MultiArray, TwistStamped};
+use rosbag2_reader::{Bag, BagError, Message, Topic};
+
+/// Most recorded actions of a bag that are held: a day at 100 Hz.
+const MOST: usize = 10_000_000;
+
+/// How recorded actions are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// `openvla_tt_msgs/Action`
+    Action,
+    /// `std_msgs/Float64MultiArray`
+    Array,
+    /// `geometry_msgs/TwistStamped`
+    Twist,
+}
+
+impl ActionKind {
+    /// The types that a topic of recorded actions may have.
+    pub const TYPES: [&'static str; 3] =
+        [messages::ACTION, messages::FLOAT64_MULTI_ARRAY, messages::TWIST_STAMPED];
+
+    /// By the type of the topic.
+    pub fn of(topic: &Topic) -> Option<ActionKind> {
+        match topic.type_name.as_str() {
+            messages::ACTION => Some(ActionKind::Action),
+            messages::FLOAT64_MULTI_ARRAY => Some(ActionKind::Array),
+            messages::TWIST_STAMPED => Some(ActionKind::Twist),
+            _ => None,
+        }
+    }
+
+    /// How such actions belong to images, unless the user says otherwise.
+    pub fn default_match(self) -> ActionMatch {
+        match self {
+            ActionKind::Action => ActionMatch::Exact,
+            ActionKind::Array | ActionKind::Twist => ActionMatch::Next,
+        }
+    }
+}
+
+/// How recorded numbers become actions of the policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActionSpace {
+    /// Numbers per action.
+    pub dimensions: usize,
+    /// 1st and 99th percentile of each dimension; `None` where the value passes through.
+    pub ranges: Vec<Option<(f64, f64)>>,
+    /// Rate of the policy, hertz: a twist times its period is a step.
+    pub policy_hz: f64,
+}
+
+/// A number per time, or several.
+#[derive(Debug, Default)]
+struct Series {
+    log_times: Vec<i64>,
+    /// As long as `log_times` while every message was stamped.
+    stamps: Vec<i64>,
+    /// Row after row.
+    values: Vec<f64>,
+    width: usize,
+    /// Row after row, for recordings of a policy.
+    tokens: Vec<u32>,
+}
+
+impl Series {
+    fn push(&mut self, log_time: i64, stamp: Option<i64>, values: &[f64]) {
+        self.log_times.push(log_time);
+        self.stamps.extend(stamp);
+        self.values.extend_from_slice(values);
+        self.width = values.len();
+    }
+
+    /// Row of the action for an image, with its time on the clock that both share.
+    fn find(
+        &self,
+        order: &Clocks,
+        image: (i64, Option<i64>),
+        how: ActionMatch,
+        tolerance: i64,
+    ) -> Option<(usize, i64)> {
+        let (clock, time) = match image.1 {
+            Some(stamp) if self.stamps.len() == self.log_times.len() => (&order.stamps, stamp),
+            _ => (&order.log_times, image.0),
+        };
+        let place = match_action(&clock.times, time, how, tolerance)?;
+        Some((clock.rows[place], clock.times[place]))
+    }
+}
+
+/// Times in ascending order, with the row that each belongs to.
+struct Clock {
+    times: Vec<i64>,
+    rows: Vec<usize>,
+}
+
+struct Clocks {
+    log_times: Clock,
+    stamps: Clock,
+}
+
+impl Clock {
+    fn new(times: &[i64]) -> Clock {
+        let mut rows: Vec<usize> = (0..times.len()).collect();
+        // Stable: of two equal times the one recorded first comes first.
+        rows.sort_by_key(|&row| times[row]);
+        Clock { times: rows.iter().map(|&row| times[row]).collect(), rows }
+    }
+}
+
+impl Clocks {
+    fn new(series: &Series) -> Clocks {
+        Clocks { log_times: Clock::new(&series.log_times), stamps: Clock::new(&series.stamps) }
+    }
+}
+
+/// Actions by time.
+pub struct InOrder {
+    /// Whether the times are header stamps; otherwise they are log times.
+    pub by_stamp: bool,
+    /// Nanoseconds since the epoch, and the values as in [`Recorded::action`]; ascending.
+    pub actions: Vec<(i64, Vec<Option<f64>>)>,
+}
+
+/// The recorded actions of one bag.
+pub struct Track {
+    kind: ActionKind,
+    space: ActionSpace,
+    actions: Series,
+    gripper: Series,
+    /// Messages with the wrong number of values, and how many the first one had.
+    pub misfits: (u64, usize),
+}
+
+impl Track {
+    /// An empty track for a topic of `kind`.
+    pub fn new(kind: ActionKind, space: ActionSpace) -> Result<Track, EvalError> {
+        if kind == ActionKind::Twist && space.dimensions != 7 {
+            return Err(EvalError::Usage(format!(
+                "a TwistStamped has 6 dimensions and a gripper, the policy has {}; record its \
+                actions as Float64MultiArray",
+                space.dimensions
+            )));
+        }
+        Ok(Track {
+            kind,
+            space,
+            actions: Series::default(),
+            gripper: Series::default(),
+            misfits: (0, 0),
+        })
+    }
+
+    /// How many actions it holds.
+    pub fn len(&self) -> usize {
+        self.actions.log_times.len()
+    }
+
+    /// Takes a message of the action topic.
+    pub fn push(&mut self, bag: &Bag, message: &Message, topic: &Topic) -> Result<(), BagError> {
+        if self.len() >= MOST {
+            return Err(BagError::TooLarge {
+                path: bag.path().to_owned(),
+                what: "the number of recorded actions",
+                value: MOST as u64 + 1,
+                limit: MOST as u64,
+            });
+        }
+        let dimensions = self.space.dimensions;
+        match self.kind {
+            ActionKind::Action => {
+                let action: Action = messages::decode(message, topic)?;
+                // The later steps of a chunk answer images that were not taken yet.
+                let Some(first) = action
+                    .action
+                    .get(..dimensions)
+                    .filter(|_| action.dimension as usize == dimensions)
+                else {
+                    self.misfit(action.dimension as usize);
+                    return Ok(());
+                };
+                self.actions.push(message.log_time, action.header.stamp.nanoseconds(), first);
+                if let Some(tokens) = action.token_ids.get(..dimensions) {
+                    self.actions.tokens.extend_from_slice(tokens);
+                }
+            }
+            ActionKind::Array => {
+                let array: Float64MultiArray = messages::decode(message, topic)?;
+                let start = array.layout.data_offset as usize;
+                match array.data.get(start..).filter(|values| values.len() == dimensions) {
+                    Some(values) => self.actions.push(message.log_time, None, values),
+                    None => self.misfit(array.data.len().saturating_sub(start)),
+                }
+            }
+            ActionKind::Twist => {
+                let stamped: TwistStamped = messages::decode(message, topic)?;
+                let (linear, angular) = (stamped.twist.linear, stamped.twist.angular);
+                let step = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+                    .map(|v| v / self.space.policy_hz);
+                self.actions.push(message.log_time, stamped.header.stamp.nanoseconds(), &step);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a message of the gripper topic.
+    pub fn push_gripper(&mut self, message: &Message, topic: &Topic) -> Result<(), BagError> {
+        let value: Float64 = messages::decode(message, topic)?;
+        if self.gripper.log_times.len() < MOST {
+            self.gripper.push(message.log_time, None, &[value.data]);
+        }
+        Ok(())
+    }
+
+    fn misfit(&mut self, values: usize) {
+        if self.misfits.0 == 0 {
+            self.misfits.1 = values;
+        }
+        self.misfits.0 += 1;
+    }
+
+    /// All actions in the order of their time: the header's stamp where `stamped` and every action
+    /// carries one, else the log time. Of two with the same time the one recorded first.
+    pub fn in_order(&self, stamped: bool) -> InOrder {
+        let by_stamp = stamped && self.len() > 0 && self.actions.stamps.len() == self.len();
+        let mut times =
+            if by_stamp { self.actions.stamps.clone() } else { self.actions.log_times.clone() };
+        times.sort_unstable();
+        times.dedup();
+        let asked: Vec<(i64, Option<i64>)> =
+            times.iter().map(|&time| (time, by_stamp.then_some(time))).collect();
+        // The tolerance is for the gripper beside a twist, as in an evaluation.
+        let tolerance = (1e9 / self.space.policy_hz) as i64;
+        let found = self.matched(&asked, ActionMatch::Exact, tolerance, None).into_iter().flatten();
+        InOrder {
+            by_stamp,
+            actions: found.map(|recorded| (recorded.time, recorded.action)).collect(),
+        }
+    }
+
+    /// Finds the actions of frames, each given by its log time and stamp.
+    pub fn matched(
+        &self,
+        frames: &[(i64, Option<i64>)],
+        how: ActionMatch,
+        tolerance: i64,
+        tokens: Option<ActionTokens>,
+    ) -> Vec<Option<Recorded>> {
+        let (clocks, gripper_clocks) = (Clocks::new(&self.actions), Clocks::new(&self.gripper));
+        let one = |&frame: &(i64, Option<i64>)| {
+            let (row, time) = self.actions.find(&clocks, frame, how, tolerance)?;
+            let width = self.actions.width;
+            let mut action: Vec<Option<f64>> =
+                self.actions.values[row * width..][..width].iter().map(|&v| Some(v)).collect();
+            if self.kind == ActionKind::Twist {
+                // The command given together with the twist; a gripper that is told once holds
+                // until it is told again.
+                let at = (self.actions.log_times[row], None);
+                let near = self.gripper.find(&gripper_clocks, at, ActionMatch::Nearest, tolerance);
+                let held = || self.gripper.find(&gripper_clocks, at, ActionMatch::Latest, i64::MAX);
+                action.push(near.or_else(held).map(|(row, _)| self.gripper.values[row]));
+            }
+            Some(self.record(row, time, action, tokens))
+        };
+        frames.iter().map(one).collect()
+    }
+
+    fn record(
+        &self,
+        row: usize,
+        time: i64,
+        action: Vec<Option<f64>>,
+        tokens: Option<ActionTokens>,
+    ) -> Recorded {
+        // A recording may hold NaN; it is as good as no value.
+        let action: Vec<Option<f64>> =
+            action.into_iter().map(|value| value.filter(|value| value.is_finite())).collect();
+        let pairs = action.iter().zip(&self.space.ranges);
+        let normalized: Vec<Option<f64>> =
+            pairs.map(|(value, range)| value.map(|value| normalize(value, *range))).collect();
+        let dimensions = self.space.dimensions;
+        let recorded_tokens = self.actions.tokens.get(row * dimensions..(row + 1) * dimensions);
+        let complete = self.actions.tokens.len() == self.len() * dimensions;
+        let token_ids = match (tokens, recorded_tokens) {
+            (None, _) => Vec::new(),
+            (Some(_), Some(ids)) if complete => ids.iter().map(|&id| Some(id)).collect(),
+            (Some(tokens), _) => {
+                normalized.iter().map(|value| value.map(|value| tokens.encode(value))).collect()
+            }
+        };
+        Recorded { time, action, normalized, token_ids }
+    }
+}

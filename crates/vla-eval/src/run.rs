@@ -1,0 +1,280 @@
+//! An evaluation from its settings to its report.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::frames::{Ending, Episode, Frame};
+use super::journal::Journal;
+use super::pipeline::{self, Decoded, Source};
+use super::progress::Progress;
+use super::recorded::ActionSpace;
+use super::report::{EpisodeNotes, Report};
+use super::step::{Outcome, Paired, Prediction, Step};
+use super::tokens::ActionTokens;
+use super::{EvalError, Settings};
+use vla_inference::observation::RgbImage;
+use vla_inference::policy::{Policy, PolicyError};
+
+/// What a run does besides evaluating.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Begin anew although the folder holds an evaluation.
+    pub overwrite: bool,
+    /// Show no progress.
+    pub quiet: bool,
+}
+
+/// A report with the frames that it sums up.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// The sums.
+    pub report: Report,
+    /// The frames, by bag and number.
+    pub pairs: Vec<Paired>,
+    /// Ctrl-C ended it.
+    pub interrupted: bool,
+}
+
+/// Evaluates `policy` on the bags of `settings`, going on where an earlier run in `out` stopped.
+/// `stop` ends it after the frame in progress. What fails on the way stands in the report's
+/// `incomplete`; nothing that was done is lost.
+pub fn evaluate(
+    policy: &mut dyn Policy,
+    settings: &Settings,
+    out: &Path,
+    options: RunOptions,
+    stop: &AtomicBool,
+) -> Result<Evaluated, EvalError> {
+    // Every bag is checked before the first inference: hours later is too late to learn of a
+    // misspelt topic.
+    let episodes = settings
+        .bags
+        .iter()
+        .map(|bag| Episode::open(bag, settings))
+        .collect::<Result<Vec<_>, _>>()?;
+    let space = ActionSpace {
+        dimensions: settings.policy.action_dim,
+        ranges: policy.info().envelope.clone(),
+        policy_hz: settings.policy_hz,
+    };
+    for episode in &episodes {
+        episode.track(&space)?;
+    }
+    let files =
+        episodes.iter().map(|episode| episode.bag.file_states()).collect::<Result<Vec<_>, _>>()?;
+    let mut journal = Journal::open(out, settings, &files, options.overwrite)?;
+    let mut steps = std::mem::take(&mut journal.steps);
+    let total = episodes
+        .iter()
+        .enumerate()
+        .map(|(bag, episode)| Some(settings.share(bag, episode.images()?)))
+        .sum();
+    let mut progress = Progress::new(total, steps.len() as u64, options.quiet);
+
+    let mut run =
+        Run { policy, settings, journal: &mut journal, progress: &mut progress, stop, abort: None };
+    let mut endings = Vec::new();
+    for (bag, episode) in episodes.iter().enumerate() {
+        let done: HashSet<u64> =
+            steps.iter().filter(|step| step.bag == bag).map(|step| step.frame).collect();
+        endings.push(run.episode(bag, episode, &space, &done, &mut steps)?);
+        if run.abort.is_some() || stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    let abort = run.abort;
+    progress.finish();
+    steps.sort_by_key(|step| (step.bag, step.frame));
+    let interrupted = stop.load(Ordering::Relaxed);
+    Ok(sum_up(settings, &episodes, endings, steps, abort, interrupted))
+}
+
+/// Matches frames with recorded actions and counts.
+fn sum_up(
+    settings: &Settings,
+    episodes: &[Episode],
+    endings: Vec<Ending>,
+    steps: Vec<Step>,
+    abort: Option<PolicyError>,
+    interrupted: bool,
+) -> Evaluated {
+    let predictions = steps.iter().filter_map(|step| match &step.outcome {
+        Outcome::Action(prediction) => Some(prediction),
+        Outcome::Failure(_) => None,
+    });
+    let tokens = predictions
+        .clone()
+        .find_map(|prediction| ActionTokens::of(&prediction.token_ids, &prediction.normalized));
+    let (mut incomplete, mut warnings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pairs: Vec<Paired> =
+        steps.into_iter().map(|step| Paired { step, recorded: None }).collect();
+    let read = endings.len();
+    for (bag, (ending, episode)) in endings.into_iter().zip(episodes).enumerate() {
+        warnings.extend(ending.warnings);
+        for (reason, (count, first)) in &ending.skipped {
+            warnings.push(format!(
+                "{}: {count} frames skipped, {reason} ({first})",
+                settings.bags[bag].display()
+            ));
+        }
+        incomplete.extend(ending.failure.map(|error| error.to_string()));
+        let skipped = ending
+            .skipped
+            .into_iter()
+            .map(|(reason, (count, _))| (reason.to_owned(), count))
+            .collect();
+        notes.push(EpisodeNotes { images: ending.images, skipped });
+        if let (Some(track), Some(kind)) = (ending.track, episode.action_kind()) {
+            let how = settings.action_match.unwrap_or_else(|| kind.default_match());
+            let tolerance_ms = settings.tolerance_ms.unwrap_or(1e3 / settings.policy_hz);
+            let own: Vec<&mut Paired> =
+                pairs.iter_mut().filter(|pair| pair.step.bag == bag).collect();
+            let times: Vec<(i64, Option<i64>)> =
+                own.iter().map(|pair| (pair.step.log_time, pair.step.stamp)).collect();
+            let found = track.matched(&times, how, (tolerance_ms * 1e6) as i64, tokens);
+            let missing = found.iter().filter(|recorded| recorded.is_none()).count();
+            if missing > 0 {
+                let bag = settings.bags[bag].display();
+                warnings.push(format!(
+                    "{bag}: {missing} of {} frames have no recorded action within {tolerance_ms} \
+                    ms",
+                    found.len()
+                ));
+            }
+            own.into_iter().zip(found).for_each(|(pair, recorded)| pair.recorded = recorded);
+        }
+    }
+    incomplete.extend(abort.map(|error| format!("the policy stopped: {error}")));
+    if interrupted {
+        incomplete.push(format!("interrupted after {} frames", pairs.len()));
+    }
+    incomplete.extend(
+        settings.bags.iter().skip(read).map(|bag| format!("{} was not reached", bag.display())),
+    );
+    notes.resize(settings.bags.len(), EpisodeNotes::default());
+    let report = Report::of(settings.clone(), tokens, notes, &pairs, incomplete, warnings);
+    Evaluated { report, pairs, interrupted }
+}
+
+struct Run<'a> {
+    policy: &'a mut dyn Policy,
+    settings: &'a Settings,
+    journal: &'a mut Journal,
+    progress: &'a mut Progress,
+    stop: &'a AtomicBool,
+    abort: Option<PolicyError>,
+}
+
+impl Run<'_> {
+    /// One bag.
+    fn episode(
+        &mut self,
+        bag: usize,
+        episode: &Episode,
+        space: &ActionSpace,
+        done: &HashSet<u64>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Ending, EvalError> {
+        let (settings, stop, track) = (self.settings, self.stop, episode.track(space)?);
+        let mut unfit: Vec<(u64, String)> = Vec::new();
+        let mut sizes = Sizes::default();
+        let source = Source { episode, bag, settings, track, done, stop };
+        let mut ending = pipeline::run(source, &mut |Decoded { frame, image }| {
+            match image {
+                Err(error) => unfit.push((frame.number, error.to_string())),
+                Ok(image) => {
+                    sizes.see(frame.number, (image.width(), image.height()));
+                    match self.step(bag, frame, &image)? {
+                        Some(step) => steps.push(step),
+                        None => return Ok(false),
+                    }
+                }
+            }
+            Ok(!stop.load(Ordering::Relaxed))
+        })?;
+        unfit.iter().for_each(|(number, detail)| ending.skip(*number, "unfit image", detail));
+        ending.warnings.extend(sizes.warning(episode.bag.path()));
+        Ok(ending)
+    }
+
+    /// One frame. `None`: the policy cannot go on.
+    fn step(
+        &mut self,
+        bag: usize,
+        frame: Frame,
+        image: &RgbImage,
+    ) -> Result<Option<Step>, EvalError> {
+        let outcome = match self.policy.act(image, &frame.instruction) {
+            Ok(decision) => Outcome::Action(Prediction {
+                token_ids: decision.token_ids,
+                normalized: decision.normalized,
+                action: decision.action,
+                margins: decision.margins,
+                stages: decision
+                    .stages
+                    .iter()
+                    .map(|stage| (stage.name.to_owned(), stage.milliseconds))
+                    .collect(),
+            }),
+            Err(error) if concerns_one_frame(&error) => Outcome::Failure(error.to_string()),
+            Err(error) => {
+                self.abort = Some(error);
+                return Ok(None);
+            }
+        };
+        self.progress.step(frame.instruction.text());
+        let step = Step {
+            bag,
+            frame: frame.number,
+            log_time: frame.log_time,
+            stamp: frame.stamp,
+            // Sides are bounded by the observation code, far below u32::MAX.
+            size: (image.width() as u32, image.height() as u32),
+            instruction: frame.instruction.text().to_owned(),
+            outcome,
+        };
+        self.journal.push(&step)?;
+        Ok(Some(step))
+    }
+}
+
+/// Notices images of changing size.
+#[derive(Default)]
+struct Sizes {
+    last: Option<(usize, usize)>,
+    changes: u64,
+    first: String,
+}
+
+impl Sizes {
+    fn see(&mut self, frame: u64, size: (usize, usize)) {
+        if let Some(before) = self.last.replace(size).filter(|before| *before != size) {
+            if self.changes == 0 {
+                self.first = format!(
+                    "from {}x{} to {}x{} at frame {frame}",
+                    before.0, before.1, size.0, size.1
+                );
+            }
+            self.changes += 1;
+        }
+    }
+
+    fn warning(&self, bag: &Path) -> Option<String> {
+        let Self { changes, first, .. } = self;
+        (*changes > 0).then(|| {
+            format!("{}: the image size changes {changes} times, first {first}", bag.display())
+        })
+    }
+}
+
+/// Whether the next frame may fare better: a wrong token is a finding, a lost device is not.
+fn concerns_one_frame(error: &PolicyError) -> bool {
+    match error {
+        PolicyError::Codec(_)
+        | PolicyError::EndedEarly { .. }
+        | PolicyError::Image(_)
+        | PolicyError::Instruction(_) => true,
+        other => other.is_not_finite(),
+    }
+}

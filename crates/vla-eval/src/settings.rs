@@ -1,0 +1,226 @@
+//! What is evaluated, and how: everything that two runs must share to be one evaluation.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use rosbag2_reader::align::ActionMatch;
+
+/// An evaluation's settings. They stand in `report.json`, and a run that is taken up again must
+/// have the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Bags, each an episode.
+    pub bags: Vec<PathBuf>,
+    /// Topic of the camera images.
+    pub image_topic: String,
+    /// The instruction, where it is not recorded.
+    pub instruction: Option<String>,
+    /// Topic of the recorded instruction.
+    pub instruction_topic: Option<String>,
+    /// Topic of the recorded actions.
+    pub action_topic: Option<String>,
+    /// Topic of the recorded gripper command, for actions recorded as twists.
+    pub gripper_topic: Option<String>,
+    /// How actions are matched to images; the default depends on the type of the topic.
+    pub action_match: Option<ActionMatch>,
+    /// How far an action may lie from its image, milliseconds; the default is one policy period.
+    pub tolerance_ms: Option<f64>,
+    /// Rate of the policy, hertz.
+    pub policy_hz: f64,
+    /// Every how many-th image is evaluated.
+    pub every: u64,
+    /// At most so many images of each bag.
+    pub limit: Option<u64>,
+    /// Which part of the images this run evaluates.
+    pub shard: Shard,
+    /// Above it a gripper counts as open.
+    pub gripper_threshold: f64,
+    /// The policy.
+    pub policy: PolicySettings,
+}
+
+/// The policy of an evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicySettings {
+    /// Folder of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// Statistics in use.
+    pub unnorm_key: String,
+    /// Numbers per action.
+    pub action_dim: usize,
+    /// Where it runs.
+    pub device: String,
+    /// In which number formats.
+    pub precision: String,
+    /// Over which tokens it decodes.
+    pub decode: String,
+}
+
+/// Part `index` of `count`; the parts are alike, not in a row, so that all take the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// 0 to `count - 1`.
+    pub index: u64,
+    /// At least 1.
+    pub count: u64,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Shard { index: 0, count: 1 }
+    }
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.split_once('/').and_then(|(index, count)| {
+            let shard = Shard { index: index.parse().ok()?, count: count.parse().ok()? };
+            (shard.index < shard.count).then_some(shard)
+        });
+        parsed.ok_or_else(|| {
+            format!("shard is '{text}'; write i/n with i from 0 to n - 1, such as 0/4")
+        })
+    }
+}
+
+impl Settings {
+    /// Whether this run evaluates the `frame`-th image of the `bag`-th bag.
+    pub fn takes(&self, bag: usize, frame: u64) -> bool {
+        if !frame.is_multiple_of(self.every) {
+            return false;
+        }
+        let turn = frame / self.every;
+        // Bags begin with different shards: many short ones would otherwise all fall to the first.
+        self.limit.is_none_or(|limit| turn < limit)
+            && (turn + bag as u64) % self.shard.count == self.shard.index
+    }
+
+    /// How many of the first `frames` images of the `bag`-th bag this run evaluates.
+    pub fn share(&self, bag: usize, frames: u64) -> u64 {
+        let turns = frames.div_ceil(self.every);
+        let turns = self.limit.map_or(turns, |limit| turns.min(limit));
+        let first = (self.shard.index + self.shard.count - bag as u64 % self.shard.count)
+            % self.shard.count;
+        turns.saturating_sub(first).div_ceil(self.shard.count)
+    }
+
+    /// The names and values of what differs in `other`, the shard aside when `any_shard`.
+    pub fn differences(&self, other: &Settings, any_shard: bool) -> Vec<String> {
+        let (Ok(a), Ok(b)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
+            return vec!["settings".to_owned()];
+        };
+        let mut differing = Vec::new();
+        collect("", &a, &b, &mut differing);
+        differing.retain(|line| !(any_shard && line.starts_with("shard")));
+        differing
+    }
+}
+
+fn collect(prefix: &str, a: &serde_json::Value, b: &serde_json::Value, into: &mut Vec<String>) {
+    match (a.as_object(), b.as_object()) {
+        (Some(a), Some(b)) => {
+            for (name, value) in a {
+                let name =
+                    if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                let key = name.rsplit('.').next().unwrap_or_default();
+                collect(&name, value, b.get(key).unwrap_or(&serde_json::Value::Null), into);
+            }
+        }
+        _ if a != b => into.push(format!("{prefix} ({a} here, {b} there)")),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Settings of no particular evaluation.
+    pub fn settings() -> Settings {
+        Settings {
+            bags: vec!["a".into(), "b".into()],
+            image_topic: "/image".into(),
+            instruction: Some("go".into()),
+            instruction_topic: None,
+            action_topic: None,
+            gripper_topic: None,
+            action_match: None,
+            tolerance_ms: None,
+            policy_hz: 5.0,
+            every: 1,
+            limit: None,
+            shard: Shard::default(),
+            gripper_threshold: 0.5,
+            policy: PolicySettings {
+                checkpoint: "c".into(),
+                unnorm_key: "k".into(),
+                action_dim: 7,
+                device: "cpu".into(),
+                precision: "f32".into(),
+                decode: "full".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn shards_cover_every_frame_once_and_count_their_share() {
+        for (every, limit, count) in [(1, None, 1), (3, None, 4), (2, Some(5), 3), (1, Some(2), 7)]
+        {
+            for bag in 0..3 {
+                for frames in [0, 1, 7, 30] {
+                    let shards: Vec<Settings> = (0..count)
+                        .map(|index| Settings {
+                            every,
+                            limit,
+                            shard: Shard { index, count },
+                            ..settings()
+                        })
+                        .collect();
+                    for frame in 0..frames {
+                        let takers = shards.iter().filter(|shard| shard.takes(bag, frame)).count();
+                        let wanted =
+                            frame % every == 0 && limit.is_none_or(|limit| frame / every < limit);
+                        assert_eq!(
+                            takers,
+                            usize::from(wanted),
+                            "{every} {limit:?} {count} {bag} {frame}"
+                        );
+                    }
+                    for shard in shards {
+                        let taken =
+                            (0..frames).filter(|&frame| shard.takes(bag, frame)).count() as u64;
+                        assert_eq!(
+                            shard.share(bag, frames),
+                            taken,
+                            "{every} {limit:?} {count} {bag} {frames}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shards_are_parsed_and_differences_named() {
+        assert_eq!("2/3".parse(), Ok(Shard { index: 2, count: 3 }));
+        for wrong in ["3/3", "1", "0/0", "-1/2", "a/b"] {
+            assert!(wrong.parse::<Shard>().unwrap_err().contains(wrong));
+        }
+        let mut other = settings();
+        other.shard = Shard { index: 1, count: 2 };
+        other.policy.device = "sim:n300".into();
+        let differing = settings().differences(&other, true);
+        assert_eq!(differing, ["policy.device (\"cpu\" here, \"sim:n300\" there)"]);
+        assert_eq!(settings().differences(&other, false).len(), 3);
+    }
+}

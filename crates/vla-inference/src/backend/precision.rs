@@ -1,0 +1,435 @@
+//! Number formats as policy: a format and a fidelity per weight role, and formats of what flows
+//! between the layers.
+//!
+//! A policy is a YAML file (`config/precision/`); three ship with the program under their names.
+
+use std::path::{Path, PathBuf};
+
+use serde_yaml::{Mapping, Value};
+
+use super::WeightRole;
+
+/// Largest policy file, bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// A number format of device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NumberFormat {
+    /// IEEE single.
+    F32,
+    /// The upper half of a single.
+    Bf16,
+    /// 16 neighbours of a row share an exponent; sign and 7 magnitude bits.
+    Bfp8B,
+    /// The same with 3 magnitude bits.
+    Bfp4B,
+}
+
+impl NumberFormat {
+    /// Bytes per element of a 32x32 tile, shared exponents included.
+    #[must_use]
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::Bf16 => 2.0,
+            Self::Bfp8B => 1.0625,
+            Self::Bfp4B => 0.5625,
+        }
+    }
+
+    /// Its name in policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Bfp8B => "bfp8_b",
+            Self::Bfp4B => "bfp4_b",
+        }
+    }
+}
+
+/// Passes of a matmul: how many mantissa bits of weights and activations take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MathFidelity {
+    /// One pass: 5 bits of the weights, 7 of the activations.
+    LoFi,
+    /// Two: all of the weights, 7 bits of the activations.
+    HiFi2,
+    /// Three: nearly everything.
+    HiFi3,
+    /// Four: exact products of bf16.
+    HiFi4,
+}
+
+impl MathFidelity {
+    /// Passes over the operands; time grows with them.
+    #[must_use]
+    pub fn passes(self) -> u32 {
+        match self {
+            Self::LoFi => 1,
+            Self::HiFi2 => 2,
+            Self::HiFi3 => 3,
+            Self::HiFi4 => 4,
+        }
+    }
+
+    /// Its name in policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LoFi => "lofi",
+            Self::HiFi2 => "hifi2",
+            Self::HiFi3 => "hifi3",
+            Self::HiFi4 => "hifi4",
+        }
+    }
+}
+
+/// How the weights of one role are kept and multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightPrecision {
+    /// Format in device memory.
+    pub format: NumberFormat,
+    /// Passes of its products.
+    pub fidelity: MathFidelity,
+}
+
+/// A precision policy of a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrecisionPolicy {
+    /// Its name, for reports.
+    pub name: String,
+    /// Towers.
+    pub vision: WeightPrecision,
+    /// Projector.
+    pub projector: WeightPrecision,
+    /// Query, key, value and output projections.
+    pub attention: WeightPrecision,
+    /// Gate, up and down projections.
+    pub mlp: WeightPrecision,
+    /// Output head; its logits are always float32.
+    pub head: WeightPrecision,
+    /// Residual stream.
+    pub stream: NumberFormat,
+    /// Inside the MLPs.
+    pub hidden: NumberFormat,
+    /// Fidelity of the products inside attention.
+    pub attention_math: MathFidelity,
+    /// Keys and values.
+    pub cache: NumberFormat,
+    /// Partial sums that travel between chips.
+    pub collectives: NumberFormat,
+    /// Sum in float32; otherwise the running sum is rounded to bf16 every 16 products.
+    pub fp32_accumulation: bool,
+    /// Cut towers and projector over the chips instead of computing them on each.
+    pub split_vision: bool,
+}
+
+/// A policy that cannot be used. One line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrecisionError {
+    /// Neither a shipped name nor a file.
+    #[error("precision '{0}' is not known; use bf16, mixed, bfp8 or a YAML file (on the CPU: f32)")]
+    Unknown(String),
+    /// The file cannot be read.
+    #[error("precision file {}: {reason}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Everything that is wrong with it.
+    #[error("precision '{name}': {}; see config/precision/mixed.yaml for a complete one", problems.join("; "))]
+    Invalid {
+        /// Name or file.
+        name: String,
+        /// Each problem.
+        problems: Vec<String>,
+    },
+}
+
+/// The policies that ship, by name.
+const SHIPPED: [(&str, &str); 3] = [
+    ("bf16", include_str!("../../../../config/precision/bf16.yaml")),
+    ("mixed", include_str!("../../../../config/precision/mixed.yaml")),
+    ("bfp8", include_str!("../../../../config/precision/bfp8.yaml")),
+];
+
+impl PrecisionPolicy {
+    /// Names of the policies that ship.
+    #[must_use]
+    pub fn shipped() -> [&'static str; 3] {
+        SHIPPED.map(|(name, _)| name)
+    }
+
+    /// A shipped policy by its name, or one from a YAML file.
+    ///
+    /// # Errors
+    /// When there is no such policy, or with every problem of its text.
+    pub fn load(name_or_file: &str) -> Result<Self, PrecisionError> {
+        if let Some((name, text)) = SHIPPED.iter().find(|(name, _)| *name == name_or_file) {
+            return Self::parse(name, text);
+        }
+        let path = Path::new(name_or_file);
+        let yaml =
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if !yaml {
+            return Err(PrecisionError::Unknown(name_or_file.to_owned()));
+        }
+        let failed = |reason: String| PrecisionError::File { path: path.to_owned(), reason };
+        let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+        if size > MAX_BYTES {
+            return Err(failed(format!("{size} bytes; a policy has at most {MAX_BYTES}")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        Self::parse(name_or_file, &text)
+    }
+
+    /// Reads a policy's text.
+    ///
+    /// # Errors
+    /// With every problem of it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, PrecisionError> {
+        let invalid = |problems| PrecisionError::Invalid { name: name.to_owned(), problems };
+        let value: Value = serde_yaml::from_str(text)
+            .map_err(|error| invalid(vec![error.to_string().replace('\n', " ")]))?;
+        let Value::Mapping(mapping) = value else {
+            return Err(invalid(vec!["not a mapping of names to values".into()]));
+        };
+        let mut reader = Reader { problems: Vec::new() };
+        let policy = reader.policy(name, &mapping);
+        if reader.problems.is_empty() { Ok(policy) } else { Err(invalid(reader.problems)) }
+    }
+
+    /// How weights of a role are kept.
+    #[must_use]
+    pub fn weight(&self, role: WeightRole) -> WeightPrecision {
+        match role {
+            WeightRole::Vision => self.vision,
+            WeightRole::Projector => self.projector,
+            WeightRole::Attention => self.attention,
+            WeightRole::Mlp => self.mlp,
+            // The device's embedding reads bf16 rows and nothing else.
+            WeightRole::Embedding => {
+                WeightPrecision { format: NumberFormat::Bf16, fidelity: MathFidelity::HiFi4 }
+            }
+            WeightRole::Head => self.head,
+        }
+    }
+}
+
+/// Reads a mapping and notes every problem.
+struct Reader {
+    problems: Vec<String>,
+}
+
+use NumberFormat::{Bf16, Bfp4B, Bfp8B, F32};
+
+impl Reader {
+    fn policy(&mut self, name: &str, root: &Mapping) -> PrecisionPolicy {
+        self.only(
+            root,
+            "",
+            &[
+                "weights",
+                "activations",
+                "attention_math",
+                "cache",
+                "collectives",
+                "fp32_accumulation",
+                "vision",
+            ],
+        );
+        let weights = self.section(root, "weights");
+        let roles = ["vision", "projector", "attention", "mlp", "embedding", "head"];
+        self.only(&weights, "weights.", &roles);
+        let activations = self.section(root, "activations");
+        self.only(&activations, "activations.", &["stream", "hidden"]);
+        let embedding = self.mapping_at(&weights, "embedding", "weights.");
+        self.only(&embedding, "weights.embedding.", &["format"]);
+        self.format(&embedding, "weights.embedding.", "format", &[Bf16]);
+        let mut weight = |role| self.weight(&weights, role);
+        let [vision, projector, attention, mlp, head] =
+            ["vision", "projector", "attention", "mlp", "head"].map(&mut weight);
+        PrecisionPolicy {
+            name: name.to_owned(),
+            vision,
+            projector,
+            attention,
+            mlp,
+            head,
+            stream: self.format(&activations, "activations.", "stream", &[F32, Bf16]),
+            hidden: self.format(&activations, "activations.", "hidden", &[F32, Bf16, Bfp8B]),
+            attention_math: self.fidelity(root, "", "attention_math"),
+            cache: self.format(root, "", "cache", &[Bf16, Bfp8B]),
+            collectives: self.format(root, "", "collectives", &[F32, Bf16, Bfp8B]),
+            fp32_accumulation: self.flag(root, "fp32_accumulation"),
+            split_vision: self.choice(root, "", "vision", &["replicated", "split"]) == 1,
+        }
+    }
+
+    fn weight(&mut self, weights: &Mapping, role: &str) -> WeightPrecision {
+        let entry = self.mapping_at(weights, role, "weights.");
+        let place = format!("weights.{role}.");
+        self.only(&entry, &place, &["format", "fidelity"]);
+        WeightPrecision {
+            format: self.format(&entry, &place, "format", &[F32, Bf16, Bfp8B, Bfp4B]),
+            fidelity: self.fidelity(&entry, &place, "fidelity"),
+        }
+    }
+
+    fn only(&mut self, mapping: &Mapping, place: &str, known: &[&str]) {
+        for key in mapping.keys() {
+            let key = key.as_str().map_or_else(|| "(not a text)".into(), shortened);
+            if !known.contains(&key.as_str()) {
+                self.problems
+                    .push(format!("{place}{key} is not known (known: {})", known.join(", ")));
+            }
+        }
+    }
+
+    fn section(&mut self, root: &Mapping, key: &str) -> Mapping {
+        self.mapping_at(root, key, "")
+    }
+
+    fn mapping_at(&mut self, mapping: &Mapping, key: &str, place: &str) -> Mapping {
+        match mapping.get(key) {
+            Some(Value::Mapping(inner)) => inner.clone(),
+            Some(_) => {
+                self.problems.push(format!("{place}{key} is not a mapping"));
+                Mapping::new()
+            }
+            None => {
+                self.problems.push(format!("{place}{key} is missing"));
+                Mapping::new()
+            }
+        }
+    }
+
+    /// Index of the value among the names; 0 after a problem.
+    fn choice(&mut self, mapping: &Mapping, place: &str, key: &str, names: &[&str]) -> usize {
+        let text = match mapping.get(key) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => format!("{other:?}"),
+            // An entry that is missing as a whole was named already.
+            None if mapping.is_empty() && !place.is_empty() => return 0,
+            None => {
+                self.problems.push(format!("{place}{key} is missing"));
+                return 0;
+            }
+        };
+        names.iter().position(|name| *name == text).unwrap_or_else(|| {
+            self.problems.push(format!(
+                "{place}{key} is '{}', not one of {}",
+                shortened(&text),
+                names.join(", ")
+            ));
+            0
+        })
+    }
+
+    fn format(
+        &mut self,
+        mapping: &Mapping,
+        place: &str,
+        key: &str,
+        formats: &[NumberFormat],
+    ) -> NumberFormat {
+        let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+        let index = self.choice(mapping, place, key, &names);
+        formats.get(index).copied().unwrap_or(Bf16)
+    }
+
+    fn fidelity(&mut self, mapping: &Mapping, place: &str, key: &str) -> MathFidelity {
+        const ALL: [MathFidelity; 4] =
+            [MathFidelity::LoFi, MathFidelity::HiFi2, MathFidelity::HiFi3, MathFidelity::HiFi4];
+        let index = self.choice(mapping, place, key, &ALL.map(MathFidelity::name));
+        ALL.get(index).copied().unwrap_or(MathFidelity::HiFi4)
+    }
+
+    fn flag(&mut self, mapping: &Mapping, key: &str) -> bool {
+        match mapping.get(key) {
+            Some(Value::Bool(flag)) => *flag,
+            Some(_) => {
+                self.problems.push(format!("{key} is neither true nor false"));
+                true
+            }
+            None => {
+                self.problems.push(format!("{key} is missing"));
+                true
+            }
+        }
+    }
+}
+
+/// What a user wrote, short enough for one line.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_shipped_ones_are_whole_and_say_what_they_say() {
+        let [bf16, mixed, bfp8] =
+            PrecisionPolicy::shipped().map(|name| PrecisionPolicy::load(name).unwrap());
+        for role in [WeightRole::Vision, WeightRole::Attention, WeightRole::Mlp, WeightRole::Head] {
+            assert_eq!(bf16.weight(role).format, Bf16);
+            assert_eq!(bf16.weight(role).fidelity, MathFidelity::HiFi4);
+        }
+        assert_eq!(
+            (mixed.mlp.format, mixed.attention.format, mixed.head.format),
+            (Bfp8B, Bf16, Bf16)
+        );
+        assert_eq!((bfp8.mlp.format, bfp8.attention.format, bfp8.cache), (Bfp8B, Bfp8B, Bfp8B));
+        assert!(
+            [bf16, mixed, bfp8]
+                .iter()
+                .all(|policy| policy.fp32_accumulation && policy.head.format == Bf16)
+        );
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        let text = include_str!("../../../../config/precision/mixed.yaml")
+            .replace(
+                "mlp: { format: bfp8_b, fidelity: hifi2 }",
+                "mlp: { format: fp8, fidelity: 2 }",
+            )
+            .replace("cache: bf16", "cash: bf16")
+            .replace("fp32_accumulation: true", "fp32_accumulation: maybe");
+        let Err(PrecisionError::Invalid { problems, .. }) = PrecisionPolicy::parse("mine", &text)
+        else {
+            unreachable!("it was refused")
+        };
+        for wanted in [
+            "weights.mlp.format is 'fp8', not one of f32, bf16, bfp8_b, bfp4_b",
+            "weights.mlp.fidelity is",
+            "cash is not known",
+            "cache is missing",
+            "fp32_accumulation is neither",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.contains(wanted)),
+                "{wanted}: {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), 5, "{problems:#?}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_one_line() {
+        for text in ["", "[]", "weights: 3", "weights: {mlp: {format: [1]}}", "\u{0}", "a: &a [*a]"]
+        {
+            let error = PrecisionPolicy::parse("x", text).unwrap_err().to_string();
+            assert!(!error.contains('\n'), "{error}");
+        }
+        assert!(matches!(PrecisionPolicy::load("fp8"), Err(PrecisionError::Unknown(_))));
+        assert!(matches!(PrecisionPolicy::load("none.yaml"), Err(PrecisionError::File { .. })));
+    }
+}

@@ -1,0 +1,91 @@
+//! Opening a mesh: which provider stands behind it, and what is missing when none does.
+
+use std::path::PathBuf;
+
+use tt_metal::{Board, Mesh, MeshOptions, ProviderKind, Target, find_provider};
+
+use super::TtBackend;
+use crate::backend::precision::PrecisionPolicy;
+
+/// Names a provider's library, for both kinds of mesh.
+const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
+
+/// Boards by their usual names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeshKind {
+    /// One Wormhole chip.
+    N150,
+    /// Two chips.
+    N300,
+    /// Eight chips.
+    T3k,
+}
+
+impl MeshKind {
+    /// Number of chips.
+    #[must_use]
+    pub fn chips(self) -> usize {
+        self.board().chips()
+    }
+
+    /// Whether the last chip is wired to the first.
+    #[must_use]
+    pub fn ring(self) -> bool {
+        self == Self::T3k
+    }
+
+    fn board(self) -> Board {
+        match self {
+            Self::N150 => Board::N150,
+            Self::N300 => Board::N300,
+            Self::T3k => Board::T3k,
+        }
+    }
+}
+
+/// Who runs the tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Wormhole in software.
+    Simulated,
+    /// TT-NN on silicon.
+    Silicon,
+}
+
+/// Why a mesh could not be opened. One line.
+#[derive(Debug, thiserror::Error)]
+#[error("device {target}: {source}")]
+pub struct OpenError {
+    /// The device as users name it.
+    target: String,
+    /// What is missing and how to get it.
+    source: tt_metal::Error,
+}
+
+/// Opens a mesh for a model under a precision policy. The provider is the library that
+/// `OPENVLA_TT_PROVIDER` names, or the one beside this program.
+///
+/// # Errors
+/// When there is no provider, no such device, or the provider is of another version.
+pub fn open(
+    provider: Provider,
+    mesh: MeshKind,
+    policy: PrecisionPolicy,
+) -> Result<TtBackend, OpenError> {
+    let board = mesh.board();
+    let kind = match provider {
+        Provider::Simulated => ProviderKind::Simulated,
+        Provider::Silicon => ProviderKind::Silicon,
+    };
+    let target = Target { provider: kind, board }.to_string();
+    let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let library = match named {
+        Some(path) => tt_metal::Provider::open(&path).map_err(tt_metal::Error::from),
+        None => find_provider(kind),
+    };
+    let opened = library.and_then(|library| Mesh::open(&library, board, MeshOptions::default()));
+    match opened {
+        Ok(mesh) => Ok(TtBackend::new(mesh, target, policy)),
+        Err(source) => Err(OpenError { target, source }),
+    }
+}

@@ -1,0 +1,67 @@
+//! A whole OpenVLA folder, opened and cross-checked.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{OpenVlaConfig, read_config};
+use super::error::CheckpointError;
+use super::inventory::Inventory;
+use super::norm_stats::NormStats;
+use super::preprocessor::PreprocessorConfig;
+use super::tokenizer::Tokenizer;
+use super::weights::WeightFiles;
+
+/// Everything in an OpenVLA checkpoint folder. Every needed tensor is there with the right shape,
+/// and the files fit together.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// The folder.
+    pub folder: PathBuf,
+    /// config.json.
+    pub config: OpenVlaConfig,
+    /// Action statistics.
+    pub norm_stats: NormStats,
+    /// preprocessor_config.json.
+    pub preprocessor: PreprocessorConfig,
+    /// tokenizer.json.
+    pub tokenizer: Tokenizer,
+    /// The mapped weights.
+    pub weights: WeightFiles,
+}
+
+impl Checkpoint {
+    /// Opens the folder and checks its parts against each other. Reads the small files and the
+    /// shards' headers, no weights.
+    ///
+    /// # Errors
+    /// The first thing found missing, broken or contradictory.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let checkpoint = Self::open_unchecked(folder)?;
+        checkpoint.weights.check(&checkpoint.config.expected_tensors())?;
+        Ok(checkpoint)
+    }
+
+    /// Like [`Checkpoint::open`] without comparing the tensors with the configuration, so that
+    /// `inspect` can list all that is missing.
+    ///
+    /// # Errors
+    /// The first file found missing, broken or contradictory.
+    pub fn open_unchecked(folder: &Path) -> Result<Self, CheckpointError> {
+        if !folder.is_dir() {
+            return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+        }
+        let path = folder.join("config.json");
+        let bytes = read_config(&path)?;
+        let config = OpenVlaConfig::from_json(&path, &bytes)?;
+        let norm_stats = NormStats::open_with_config(folder, &path, &bytes)?;
+        let preprocessor = PreprocessorConfig::open(folder, &config)?;
+        let tokenizer = Tokenizer::open(folder)?;
+        tokenizer.check_fits(&config)?;
+        let weights = WeightFiles::open(folder)?;
+        Ok(Self { folder: folder.to_owned(), config, norm_stats, preprocessor, tokenizer, weights })
+    }
+
+    /// The figures of `openvla inspect`.
+    pub fn inventory(&self) -> Inventory {
+        Inventory::new(&self.weights, &self.config.expected_tensors())
+    }
+}

@@ -1,0 +1,111 @@
+//! Memory-mapped files. The only place that maps memory.
+
+use std::fs::{File, Metadata};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use memmap2::{Advice, Mmap};
+
+use super::error::CheckpointError;
+
+/// Weights larger than this are no checkpoint that this program can run, bytes (4 TiB).
+const MAX_WEIGHT_BYTES: u64 = 1 << 42;
+
+/// A read-only map of a whole regular file, with what the file looked like when it was mapped.
+///
+/// # Files that change under the map
+/// A file that is *shortened* while mapped ends the process with SIGBUS at the next access past its
+/// end; no check of ours can prevent that. A file *rewritten* in place changes the weights under
+/// the running model. Neither happens when a checkpoint is replaced by renaming (as
+/// `huggingface_hub` does): the map keeps the old file alive. [`MappedFile::verify_unchanged`]
+/// finds out afterwards, so that a long-running node can report it.
+#[derive(Debug)]
+pub(super) struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+    modified: Option<SystemTime>,
+    inode: Option<u64>,
+}
+
+impl MappedFile {
+    /// Maps the regular file at `path`; `remedy` is said when there is none.
+    pub(super) fn open(path: &Path, remedy: &'static str) -> Result<Self, CheckpointError> {
+        // Asked before opening: opening a FIFO would wait for a writer for ever.
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| CheckpointError::io(path, "open", &error, remedy))?;
+        if !metadata.is_file() {
+            let error = std::io::Error::other("not a regular file");
+            return Err(CheckpointError::io(path, "open", &error, remedy));
+        }
+        let file =
+            File::open(path).map_err(|error| CheckpointError::io(path, "open", &error, remedy))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| CheckpointError::io(path, "read the size", &error, remedy))?;
+        if metadata.len() > MAX_WEIGHT_BYTES {
+            return Err(CheckpointError::TooLarge {
+                path: path.to_owned(),
+                bytes: metadata.len(),
+                limit: MAX_WEIGHT_BYTES,
+            });
+        }
+        // SAFETY: the map is read-only and its bytes are only ever seen as integers and floats, for
+        // which every bit pattern is valid, so a file that somebody rewrites changes values but
+        // breaks no invariant. Shortening it raises SIGBUS, which ends the process; see the type's
+        // documentation for what we do about it.
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|error| CheckpointError::io(path, "map", &error, remedy))?;
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            modified: metadata.modified().ok(),
+            inode: inode(&metadata),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Asks the system to read `range` ahead. Advice only: a refusal costs time, not correctness.
+    pub(super) fn prefetch(&self, range: Range<usize>) {
+        let _ = self.map.advise_range(Advice::WillNeed, range.start, range.len());
+    }
+
+    /// Whether the mapped file still has the length and modification time that it had.
+    pub(super) fn verify_unchanged(&self) -> Result<(), CheckpointError> {
+        let changed = |detail: String| CheckpointError::Changed { path: self.path.clone(), detail };
+        let Ok(metadata) = std::fs::metadata(&self.path) else {
+            return Ok(()); // unlinked: the map holds the old file, which nobody can reach to change
+        };
+        if inode(&metadata) != self.inode {
+            return Ok(()); // replaced by renaming: likewise
+        }
+        if metadata.len() != self.map.len() as u64 {
+            return Err(changed(format!(
+                "{} bytes when opened, {} now",
+                self.map.len(),
+                metadata.len()
+            )));
+        }
+        if metadata.modified().ok() != self.modified {
+            return Err(changed("a newer modification time".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> Option<u64> {
+    Some(std::os::unix::fs::MetadataExt::ino(metadata))
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Metadata) -> Option<u64> {
+    None
+}

@@ -1,0 +1,50 @@
+//! Everything read from a checkpoint folder, as Hugging Face stores it. Bytes from outside are
+//! bounded and checked here, once; behind this module they are believed.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Checkpoint`] | a whole OpenVLA folder, opened and cross-checked |
+//! | [`WeightFiles`] | the mapped weights: `open(dir)`, `.tensor(name)`, `.expect(name, shape)`, `.names()`, `.total_bytes()` |
+//! | [`MappedTensor`] | one tensor in place: `.shape()`, `.dtype()`, `.bytes()`, `.as_bf16()`, `.to_f32_vec()`; cloneable, `'static`, `Send + Sync` |
+//! | [`SafetensorsFile`] | one such file alone (golden tensors): `open(path)`, `.tensor(name)` |
+//! | [`OpenVlaConfig`], [`LlamaConfig`], [`TowerConfig`], [`ProjectorConfig`], [`PromptStyle`] | config.json |
+//! | [`NormStats`], [`ActionStats`] | un-normalisation statistics: `.select(unnorm_key)` |
+//! | [`PreprocessorConfig`], [`TowerPixels`] | preprocessor_config.json: size, mean and std per tower |
+//! | [`ExpectedTensor`], [`Inventory`] | `config.expected_tensors()`, and the weights held against it |
+//! | [`Tokenizer`] | tokenizer.json: `.encode(text)` |
+//! | [`CheckpointError`] | every way in which this fails, one line each |
+
+mod config;
+mod error;
+mod expected;
+mod fields;
+mod folder;
+mod header;
+mod index;
+mod inventory;
+mod llama_config;
+mod map;
+mod norm_stats;
+mod preprocessor;
+mod read;
+mod shard;
+mod tokenizer;
+mod tower_config;
+mod weights;
+
+pub use config::{OpenVlaConfig, ProjectorConfig, PromptStyle};
+pub use error::CheckpointError;
+pub use expected::ExpectedTensor;
+pub use folder::Checkpoint;
+pub use header::{
+    HeaderProblem, MAX_HEADER_BYTES, StoredType, TensorEntry, header_length, parse_header,
+};
+pub use index::WeightIndex;
+pub use inventory::{Group, Inventory, Misshapen};
+pub use llama_config::LlamaConfig;
+pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
+pub use preprocessor::{PreprocessorConfig, TowerPixels};
+pub use shard::{MappedTensor, SafetensorsFile};
+pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
+pub use tower_config::{TowerConfig, TowerFamily};
+pub use weights::WeightFiles;

@@ -1,0 +1,290 @@
+//! Action statistics: what turns a normalised action into metres and radians.
+//!
+//! # Which file wins
+//! A checkpoint may bring statistics twice: `norm_stats` in config.json and
+//! `dataset_statistics.json`. The official evaluation code loads the model (with config.json's) and
+//! then, if `dataset_statistics.json` exists, **replaces** them by it whole; its own fine-tuning
+//! script writes that file and leaves config.json as the base model had it. So the file wins here
+//! too, and nothing is merged: a data set that only config.json names is one that the fine-tuned
+//! weights no longer know.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{MAX_CONFIG_BYTES, read_config};
+use super::error::CheckpointError;
+use super::fields::shown;
+use super::read::{UniqueMap, is_listed, parse_json, read_bounded};
+
+/// The fine-tuned checkpoint's statistics.
+const STATISTICS: &str = "dataset_statistics.json";
+/// Most action dimensions believed; a two-armed humanoid with hands has about sixty.
+pub const MAX_ACTION_DIM: usize = 256;
+
+/// Statistics of one data set's actions. All vectors have the same length, the action dimension;
+/// every number is finite and `q99 >= q01`. Units are the data set's own (Bridge: metres, radians
+/// and gripper opening per step).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActionStats {
+    /// 1st percentile of each dimension: what -1 becomes.
+    pub q01: Vec<f64>,
+    /// 99th percentile: what +1 becomes.
+    pub q99: Vec<f64>,
+    /// Whether the dimension is un-normalised; where false (grippers) the value passes through. All
+    /// true when the file has none.
+    pub mask: Vec<bool>,
+}
+
+impl ActionStats {
+    /// Number of action dimensions.
+    pub fn dim(&self) -> usize {
+        self.q01.len()
+    }
+}
+
+/// The statistics of a checkpoint, by data set.
+#[derive(Debug, Clone)]
+pub struct NormStats {
+    path: PathBuf,
+    /// A data set whose entry is broken keeps its error here: it stops those who ask for it, not
+    /// the other data sets.
+    sets: BTreeMap<String, Result<ActionStats, CheckpointError>>,
+    /// Keys in config.json that `dataset_statistics.json` replaced.
+    replaced: Vec<String>,
+}
+
+impl NormStats {
+    /// Reads the statistics of the folder: `dataset_statistics.json` if it exists, else
+    /// `norm_stats` of config.json.
+    ///
+    /// # Errors
+    /// When neither exists, or the winning one cannot be read. A broken entry is an error only when
+    /// it is selected.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join("config.json");
+        let config = read_config(&path)?;
+        Self::open_with_config(folder, &path, &config)
+    }
+
+    pub(super) fn open_with_config(
+        folder: &Path,
+        path: &Path,
+        config: &[u8],
+    ) -> Result<Self, CheckpointError> {
+        let statistics = folder.join(STATISTICS);
+        if !is_listed(&statistics) {
+            return Self::from_config_json(path, config);
+        }
+        let bytes =
+            read_bounded(&statistics, MAX_CONFIG_BYTES, "copy it from the original checkpoint")?;
+        let mut stats = Self::from_statistics_json(&statistics, &bytes)?;
+        // Only for a hint in an error; whatever is wrong with config.json's own statistics does not
+        // matter here.
+        stats.replaced = Self::from_config_json(path, config)
+            .map(|old| old.sets.into_keys().collect())
+            .unwrap_or_default();
+        Ok(stats)
+    }
+
+    /// Parses `norm_stats` out of the bytes of a config.json; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// When the JSON is not valid or has no `norm_stats`.
+    pub fn from_config_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        #[derive(Deserialize)]
+        struct RawConfig {
+            norm_stats: Option<UniqueMap<Value>>,
+        }
+        let raw: RawConfig = parse_json(path, bytes)?;
+        let Some(sets) = raw.norm_stats else {
+            return Err(CheckpointError::field(
+                path,
+                "norm_stats",
+                "missing",
+                "put dataset_statistics.json of the fine-tuning run beside it, actions cannot be \
+                un-normalised without",
+            ));
+        };
+        Self::from_raw(path, sets, "norm_stats.")
+    }
+
+    /// Parses the bytes of a dataset_statistics.json; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// When the JSON is not valid or holds no data set.
+    pub fn from_statistics_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        Self::from_raw(path, parse_json(path, bytes)?, "")
+    }
+
+    fn from_raw(path: &Path, raw: UniqueMap<Value>, prefix: &str) -> Result<Self, CheckpointError> {
+        if raw.0.is_empty() {
+            return Err(CheckpointError::field(
+                path,
+                if prefix.is_empty() { "the file" } else { "norm_stats" },
+                "empty",
+                "it must hold the statistics of at least one data set; copy it from the original \
+                checkpoint",
+            ));
+        }
+        let sets = raw.0.into_iter().map(|(key, value)| {
+            let stats = action_stats(path, &format!("{prefix}{key}.action."), &value);
+            (key, stats)
+        });
+        Ok(Self { path: path.to_owned(), sets: sets.collect(), replaced: Vec::new() })
+    }
+
+    /// The file that the statistics come from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The data sets' names, sorted: the possible values of `unnorm_key`.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.sets.keys().map(String::as_str)
+    }
+
+    /// Every data set with its statistics, or with what is wrong with them.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Result<&ActionStats, &CheckpointError>)> {
+        self.sets.iter().map(|(key, stats)| (key.as_str(), stats.as_ref()))
+    }
+
+    /// The data set of this name, or the only one when none is named (an empty name counts as none:
+    /// ROS parameters cannot be unset).
+    ///
+    /// # Errors
+    /// When the name is unknown, none is given although there are several, or the entry is broken.
+    pub fn select(
+        &self,
+        unnorm_key: Option<&str>,
+    ) -> Result<(&str, &ActionStats), CheckpointError> {
+        let available = || self.keys().map(str::to_owned).collect::<Vec<_>>();
+        let found = match unnorm_key.filter(|key| !key.is_empty()) {
+            Some(key) => {
+                self.sets.get_key_value(key).ok_or_else(|| CheckpointError::UnknownUnnormKey {
+                    path: self.path.clone(),
+                    key: key.to_owned(),
+                    available: available(),
+                    hint: if self.replaced.iter().any(|old| old == key) {
+                        " (config.json lists it, but dataset_statistics.json replaces those)"
+                    } else {
+                        ""
+                    },
+                })?
+            }
+            None => {
+                let mut sets = self.sets.iter();
+                match (sets.next(), sets.next()) {
+                    (Some(only), None) => only,
+                    _ => {
+                        return Err(CheckpointError::AmbiguousUnnormKey {
+                            path: self.path.clone(),
+                            available: available(),
+                        });
+                    }
+                }
+            }
+        };
+        match found.1 {
+            Ok(stats) => Ok((found.0, stats)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+}
+
+const RESTORE: &str = "restore the statistics from the fine-tuning run or the original checkpoint";
+
+/// Checks the `action` object of one data set; `prefix` is how errors name it.
+fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats, CheckpointError> {
+    let action = value.get("action").filter(|action| action.is_object());
+    let Some(action) = action else {
+        return Err(CheckpointError::field(path, prefix.trim_end_matches('.'), "missing", RESTORE));
+    };
+    let q01 = numbers(path, prefix, "q01", action)?;
+    let q99 = numbers(path, prefix, "q99", action)?;
+    let dim = q01.len();
+    if q99.len() != dim {
+        return Err(CheckpointError::field(
+            path,
+            format!("{prefix}q99"),
+            format!("{} values wide", q99.len()),
+            format!("q01 is {dim} wide and both must agree; {RESTORE}"),
+        ));
+    }
+    for (i, (low, high)) in q01.iter().zip(&q99).enumerate() {
+        if low > high {
+            return Err(CheckpointError::field(
+                path,
+                format!("{prefix}q99[{i}]"),
+                high,
+                format!("must not be below q01[{i}] = {low}; {RESTORE}"),
+            ));
+        }
+    }
+    let mask = match action.get("mask").filter(|mask| !mask.is_null()) {
+        None => vec![true; dim],
+        Some(mask) => {
+            let flags: Option<Vec<bool>> =
+                mask.as_array().and_then(|flags| flags.iter().map(Value::as_bool).collect());
+            flags.ok_or_else(|| {
+                CheckpointError::field(
+                    path,
+                    format!("{prefix}mask"),
+                    shown(mask),
+                    format!("must be a list of true and false; {RESTORE}"),
+                )
+            })?
+        }
+    };
+    if mask.len() != dim {
+        return Err(CheckpointError::field(
+            path,
+            format!("{prefix}mask"),
+            format!("{} values wide", mask.len()),
+            format!("q01 is {dim} wide and both must agree; {RESTORE}"),
+        ));
+    }
+    Ok(ActionStats { q01, q99, mask })
+}
+
+fn numbers(
+    path: &Path,
+    prefix: &str,
+    name: &str,
+    action: &Value,
+) -> Result<Vec<f64>, CheckpointError> {
+    let fail = |value: String, rule: String| {
+        CheckpointError::field(path, format!("{prefix}{name}"), value, format!("{rule}; {RESTORE}"))
+    };
+    let Some(value) = action.get(name) else {
+        return Err(fail(
+            "missing".to_owned(),
+            "un-normalising needs q01 and q99 (mean and std belong to other policies)".to_owned(),
+        ));
+    };
+    let Some(values) = value.as_array() else {
+        return Err(fail(shown(value), "must be a list of numbers".to_owned()));
+    };
+    if values.is_empty() || values.len() > MAX_ACTION_DIM {
+        return Err(fail(
+            format!("{} values wide", values.len()),
+            format!("must have 1 to {MAX_ACTION_DIM} values"),
+        ));
+    }
+    values
+        .iter()
+        .enumerate()
+        .map(|(i, value)| {
+            value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| {
+                CheckpointError::field(
+                    path,
+                    format!("{prefix}{name}[{i}]"),
+                    shown(value),
+                    format!("must be a finite number; {RESTORE}"),
+                )
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! Small files read whole, never more than a bound.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
+
+use super::error::{CheckpointError, quoted};
+
+/// The bytes of the regular file at `path`, at most `limit`.
+pub(super) fn read_bounded(
+    path: &Path,
+    limit: u64,
+    remedy: &'static str,
+) -> Result<Vec<u8>, CheckpointError> {
+    let fail = |action, error: &std::io::Error| CheckpointError::io(path, action, error, remedy);
+    let metadata = std::fs::metadata(path).map_err(|error| fail("open", &error))?;
+    if !metadata.is_file() {
+        return Err(fail("open", &std::io::Error::other("not a regular file")));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| fail("open", &error))?;
+    // One byte more than allowed tells a file that is too large, even when it grows while it is
+    // read.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| fail("read", &error))?;
+    if bytes.len() as u64 > limit {
+        return Err(CheckpointError::TooLarge {
+            path: path.to_owned(),
+            bytes: metadata.len().max(limit + 1),
+            limit,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Whether the folder has an entry of this name. A link that leads nowhere counts: reading it must
+/// fail rather than fall back to another file (the Hugging Face cache is made of links).
+pub(super) fn is_listed(path: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Parses JSON; errors name `path`.
+pub(super) fn parse_json<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<T, CheckpointError> {
+    serde_json::from_slice(bytes).map_err(|error| CheckpointError::json(path, &error))
+}
+
+/// A JSON object in which a key given twice is an error; a plain map would silently keep the last.
+#[derive(Debug, Clone)]
+pub(super) struct UniqueMap<T>(pub BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueMap<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueVisitor(PhantomData))
+    }
+}
+
+struct UniqueVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueVisitor<T> {
+    type Value = UniqueMap<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMap<T>, A::Error> {
+        let mut entries = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry::<String, T>()? {
+            let text = quoted(&key);
+            if entries.insert(key, value).is_some() {
+                return Err(A::Error::custom(format!("{text} is listed twice")));
+            }
+        }
+        Ok(UniqueMap(entries))
+    }
+}

@@ -1,0 +1,183 @@
+//! tokenizer.json, read by its own library.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::config::OpenVlaConfig;
+use super::error::{CheckpointError, one_line, quoted};
+use super::read::{parse_json, read_bounded};
+
+/// Largest tokenizer.json read, bytes. Llama-2's has 1.8 MB, Gemma's 33 MB.
+const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
+/// Longest text encoded, bytes: four bytes for each of the 2048 positions of the model, and more
+/// than any instruction.
+pub const MAX_TEXT_BYTES: usize = 8192;
+
+/// The empty word, after which OpenVLA answers.
+const EMPTY_WORD: &str = "▁";
+/// Tokens of Llama-2's vocabulary, whose empty word the official code names by its id.
+const LLAMA_2_WORDS: usize = 32_000;
+const LLAMA_2_EMPTY_WORD: u32 = 29_871;
+
+/// The text encoder of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    /// Id of the empty word, where the vocabulary has one.
+    empty_word: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of the folder.
+    ///
+    /// # Errors
+    /// When the file is missing or is not one the library can read.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join("tokenizer.json");
+        let remedy = "a tokenizer.model alone is not read; write it with \
+            AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+        let bytes = read_bounded(&path, MAX_TOKENIZER_BYTES, remedy)?;
+        Self::from_json(&path, &bytes)
+    }
+
+    /// Parses the bytes of a tokenizer.json; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let fail = |detail: String| CheckpointError::Tokenizer {
+            path: path.to_owned(),
+            detail: one_line(&detail),
+            remedy: "restore the file from the original checkpoint",
+        };
+        // Read as plain JSON first: the library panics on malformed JSON in some places. What
+        // encoding does not need is left out: the decoder, and the truncation and padding left over
+        // from training, which transformers resets at every call.
+        let mut fields: Map<String, Value> = parse_json(path, bytes)?;
+        for name in ["decoder", "truncation", "padding"] {
+            fields.insert(name.to_owned(), Value::Null);
+        }
+        if let Some(token) = fields.get("post_processor").and_then(undefined_special_token) {
+            return Err(fail(format!(
+                "post_processor uses {} without defining it in special_tokens",
+                quoted(token)
+            )));
+        }
+        let clean = serde_json::to_vec(&fields).map_err(|error| fail(error.to_string()))?;
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&clean)).map_err(fail)?;
+        let empty_word = inner.token_to_id(EMPTY_WORD);
+        Ok(Self { path: path.to_owned(), inner, empty_word })
+    }
+
+    /// Token ids of a text, with the special tokens that tokenizer.json adds (Llama: BOS in front).
+    ///
+    /// # Errors
+    /// When the text is longer than [`MAX_TEXT_BYTES`] or the library refuses it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, CheckpointError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(CheckpointError::TextTooLong { bytes: text.len(), limit: MAX_TEXT_BYTES });
+        }
+        let encoding = guarded(|| self.inner.encode(text, true)).map_err(|detail| {
+            CheckpointError::Tokenizer {
+                path: self.path.clone(),
+                detail: one_line(&detail),
+                remedy: "restore the file from the original checkpoint",
+            }
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of a token, as the vocabulary spells it (`▁robot`), for messages.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token as the vocabulary spells it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The id of the empty word `▁`, after which OpenVLA answers: 29871 in Llama-2's vocabulary. An
+    /// opened checkpoint has one.
+    pub fn empty_word(&self) -> Option<u32> {
+        self.empty_word
+    }
+
+    /// Number of tokens, added ones included (32001 in OpenVLA).
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// One more than the highest token id: what the embedding must have rows for.
+    pub fn id_end(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Checks that every id has a row in the embedding, that texts get their BOS, and that there is
+    /// the empty word that the prompt must end with; in a vocabulary of Llama-2's size it must have
+    /// Llama-2's id. A tokenizer of another model would otherwise feed the policy plausible
+    /// nonsense.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub(super) fn check_fits(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
+        let fail = |detail: String| CheckpointError::Tokenizer {
+            path: self.path.clone(),
+            detail,
+            remedy: "use the tokenizer.json of the same checkpoint",
+        };
+        let (end, rows) = (self.id_end(), config.llama.vocab_size);
+        if end > rows {
+            return Err(fail(format!(
+                "token ids go up to {}, the embedding has {rows} rows",
+                end - 1
+            )));
+        }
+        if config.action_token_end == LLAMA_2_WORDS && self.empty_word != Some(LLAMA_2_EMPTY_WORD) {
+            let found = self.token(LLAMA_2_EMPTY_WORD).unwrap_or_default();
+            return Err(fail(format!(
+                "token {LLAMA_2_EMPTY_WORD} is {found:?}, not the empty word {EMPTY_WORD:?} of \
+                Llama-2"
+            )));
+        }
+        if self.empty_word.is_none() {
+            return Err(fail(format!(
+                "the vocabulary has no empty word {EMPTY_WORD:?}, which every prompt ends with"
+            )));
+        }
+        let bos = self.id("<s>");
+        let first = self.encode("a")?.first().copied();
+        if bos.is_none() || first != bos {
+            return Err(fail(format!(
+                "a text begins with token {first:?}, not with <s> ({bos:?})"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The first special token that a template uses and does not define; the library would panic on it
+/// at the first text.
+fn undefined_special_token(processor: &Value) -> Option<&str> {
+    if let Some(list) = processor.get("processors").and_then(Value::as_array) {
+        return list.iter().find_map(undefined_special_token);
+    }
+    let defined = processor.get("special_tokens");
+    let pieces =
+        ["single", "pair"].into_iter().filter_map(|name| processor.get(name)?.as_array()).flatten();
+    let mut used = pieces.filter_map(|piece| piece.get("SpecialToken")?.get("id")?.as_str());
+    used.find(|token| defined.and_then(|map| map.get(token)).is_none())
+}
+
+/// Calls into the tokenizer library, which was not written for hostile files: fuzzing found panics
+/// in two places, both now checked for beforehand. A third must not bring the node down. Nothing
+/// that a panicking call touched is used afterwards.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library cannot handle this file".to_owned()),
+    }
+}

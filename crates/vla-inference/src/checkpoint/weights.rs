@@ -1,0 +1,205 @@
+//! All the weights of a checkpoint folder, from one file or several shards.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::error::{CheckpointError, quoted};
+use super::index::WeightIndex;
+use super::read::{is_listed, read_bounded};
+use super::shard::{MappedTensor, SafetensorsFile};
+
+/// The file of an unsharded checkpoint.
+const SINGLE: &str = "model.safetensors";
+/// The index of a sharded one.
+const INDEX: &str = "model.safetensors.index.json";
+/// Largest index file read, bytes. The one of a 7-billion-parameter model has 80 kB.
+const MAX_INDEX_BYTES: u64 = 32 << 20;
+
+/// The mapped weights of one checkpoint folder.
+///
+/// Every header was checked when it was opened, and the index agrees with the shards in both
+/// directions. Opening reads only headers; the weights are read from disk as they are used.
+#[derive(Debug, Clone)]
+pub struct WeightFiles {
+    folder: PathBuf,
+    files: Vec<SafetensorsFile>,
+    /// Tensor name to position in `files`.
+    places: BTreeMap<String, usize>,
+    bytes: u64,
+}
+
+impl WeightFiles {
+    /// Opens `model.safetensors.index.json` and its shards, or `model.safetensors`.
+    ///
+    /// An index beside a `model.safetensors` that it does not name is an error: nobody can tell
+    /// which of the two is meant.
+    ///
+    /// # Errors
+    /// When a file is missing or cannot be believed, or the index and the shards disagree.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        if !folder.is_dir() {
+            return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+        }
+        let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
+        if is_listed(&index) {
+            return Self::open_sharded(folder, &index, &single);
+        }
+        if !single.exists() && folder.join("pytorch_model.bin.index.json").exists() {
+            return Err(CheckpointError::Missing {
+                path: single,
+                remedy: "this folder holds pickled PyTorch weights, which are not read; save it \
+                    with save_pretrained(safe_serialization=True)",
+            });
+        }
+        let file = SafetensorsFile::open(&single).map_err(|error| match error {
+            CheckpointError::Missing { path, .. } => CheckpointError::Missing {
+                path,
+                remedy: "and no model.safetensors.index.json beside it; download the weights (git \
+                    lfs pull) into this folder",
+            },
+            other => other,
+        })?;
+        let places = file.names().map(|name| (name.to_owned(), 0)).collect();
+        Ok(Self::new(folder, vec![file], places))
+    }
+
+    fn open_sharded(folder: &Path, path: &Path, single: &Path) -> Result<Self, CheckpointError> {
+        let bytes =
+            read_bounded(path, MAX_INDEX_BYTES, "copy the index from the original checkpoint")?;
+        let index = WeightIndex::from_json(path, &bytes)?;
+        if is_listed(single) && !index.files().contains(SINGLE) {
+            return Err(index.problem(
+                "the folder also holds model.safetensors, which the index does not name".to_owned(),
+                "remove whichever of the two is stale",
+            ));
+        }
+        let mut files = Vec::new();
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for name in index.files() {
+            let shard = folder.join(name);
+            if !is_listed(&shard) {
+                return Err(index.problem(
+                    format!("shard {} is named here but is not in the folder", quoted(name)),
+                    "download the missing shard into the same folder",
+                ));
+            }
+            let file = SafetensorsFile::open(&shard)?;
+            for tensor in file.names() {
+                let said = index.file_of(tensor);
+                if said != Some(name) {
+                    let said = said.map_or("does not list it".to_owned(), |other| {
+                        format!("says {}", quoted(other))
+                    });
+                    return Err(index.problem(
+                        format!(
+                            "tensor {} lies in shard {}, the index {said}",
+                            quoted(tensor),
+                            quoted(name)
+                        ),
+                        "index and shards come from different saves, download both again",
+                    ));
+                }
+                places.insert(tensor.to_owned(), files.len());
+            }
+            files.push(file);
+        }
+        if let Some((tensor, shard)) =
+            index.entries().find(|(tensor, _)| !places.contains_key(*tensor))
+        {
+            return Err(index.problem(
+                format!(
+                    "tensor {} is said to lie in shard {}, which does not hold it",
+                    quoted(tensor),
+                    quoted(shard)
+                ),
+                "index and shards come from different saves, download both again",
+            ));
+        }
+        Ok(Self::new(folder, files, places))
+    }
+
+    fn new(folder: &Path, files: Vec<SafetensorsFile>, places: BTreeMap<String, usize>) -> Self {
+        let mut weights = Self { folder: folder.to_owned(), files, places, bytes: 0 };
+        weights.bytes = weights.tensors().map(|tensor| tensor.bytes().len() as u64).sum();
+        weights
+    }
+
+    /// The checkpoint folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files, in name order.
+    pub fn files(&self) -> &[SafetensorsFile] {
+        &self.files
+    }
+
+    /// Tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Every tensor, sorted by name.
+    pub fn tensors(&self) -> impl Iterator<Item = MappedTensor> {
+        self.names().filter_map(|name| self.tensor(name).ok())
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Bytes of all tensors together, headers not counted.
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the checkpoint holds a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// The tensor of this name, whatever its shape and format.
+    ///
+    /// # Errors
+    /// When no shard holds it.
+    pub fn tensor(&self, name: &str) -> Result<MappedTensor, CheckpointError> {
+        match self.places.get(name).and_then(|&place| self.files.get(place)) {
+            Some(file) => file.tensor(name),
+            None => Err(CheckpointError::MissingTensor {
+                path: self.folder.clone(),
+                tensor: name.to_owned(),
+                hint: "config.json calls for it; use config.json and weights of one checkpoint, \
+                    merged if it was fine-tuned with LoRA",
+            }),
+        }
+    }
+
+    /// The weight of this name with exactly this shape, in BF16, F16 or F32.
+    ///
+    /// # Errors
+    /// When it is missing, or its shape or format is another.
+    pub fn expect(&self, name: &str, shape: &[usize]) -> Result<MappedTensor, CheckpointError> {
+        self.tensor(name)?.with_shape(shape)?.with_weight_dtype()
+    }
+
+    /// Asks the system to read all weights ahead, so that the first inference does not wait for the
+    /// disk page by page.
+    pub fn prefetch(&self) {
+        self.files.iter().for_each(SafetensorsFile::prefetch);
+    }
+
+    /// Whether the mapped files still are what they were when opened; a replacement by renaming
+    /// does no harm and passes.
+    ///
+    /// # Errors
+    /// When a file was rewritten in place: the weights in use may be a mixture.
+    pub fn verify_unchanged(&self) -> Result<(), CheckpointError> {
+        self.files.iter().try_for_each(SafetensorsFile::verify_unchanged)
+    }
+}

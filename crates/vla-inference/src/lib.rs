@@ -1,0 +1,16 @@
+//! The inference engine: a checkpoint folder, camera images and an instruction in, a policy's
+//! action out. Knows no ROS and no robot.
+//!
+//! A decision passes through the modules in this order: [`checkpoint`] (files) and [`observation`]
+//! (images) feed [`models`] (networks, generic over a [`backend`]), and [`policy`] turns the answer
+//! into un-normalized actions. [`plan`] predicts memory and time on a mesh from config.json alone;
+//! [`golden`] compares a machine with recorded values of the official code.
+
+pub mod backend;
+pub mod checkpoint;
+pub mod golden;
+pub mod models;
+pub mod observation;
+pub mod plan;
+pub mod policy;
+pub mod tensor;

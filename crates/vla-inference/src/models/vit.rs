@@ -1,0 +1,196 @@
+//! Vision transformers of timm: DINOv2 with registers and LayerScale, and SigLIP.
+//!
+//! Pre-norm blocks, fused qkv with bias, exact GELU, layer norm epsilon 1e-6. OpenVLA takes the
+//! output of the second-to-last block without the final norm (`get_intermediate_layers(n={depth -
+//! 2})` in `prismatic/extern/hf/modeling_prismatic.py`), so the last block is neither loaded nor
+//! run.
+
+use super::{ModelError, Probe, Weights};
+use crate::backend::{
+    Activation, Backend, BackendError, HeadShape, LinearSource, Normalisation,
+    PatchEmbeddingSource, Split, WeightRole,
+};
+
+/// timm's `LayerNorm` of both towers.
+const EPSILON: f32 = 1e-6;
+
+/// Dimensions of a tower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VitSpec {
+    /// Name in the golden kit and in logs: `dino` or `siglip`.
+    pub name: String,
+    /// Columns of the residual stream.
+    pub width: usize,
+    /// Blocks in the checkpoint; one less is run.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Columns inside the MLP.
+    pub mlp: usize,
+    /// Width and height of a patch, pixels.
+    pub patch: usize,
+    /// Width and height of the image, pixels.
+    pub side: usize,
+    /// Register tokens after the class token; `None` for a tower without prefix tokens.
+    pub registers: Option<usize>,
+    /// Whether the blocks have LayerScale.
+    pub layer_scale: bool,
+}
+
+impl VitSpec {
+    /// Number of patches.
+    #[must_use]
+    pub fn patches(&self) -> usize {
+        (self.side / self.patch).pow(2)
+    }
+
+    fn prefix_tokens(&self) -> usize {
+        self.registers.map_or(0, |registers| 1 + registers)
+    }
+}
+
+/// A tower without its last block.
+pub struct VisionTower<B: Backend> {
+    spec: VitSpec,
+    patch_embed: B::PatchEmbedding,
+    pos_embed: B::Tensor,
+    /// Class token and registers `[1 + registers, width]`.
+    prefix: Option<B::Tensor>,
+    blocks: Vec<Block<B>>,
+}
+
+struct Block<B: Backend> {
+    norm1: B::Norm,
+    qkv: B::Linear,
+    /// With LayerScale `ls1`, if any.
+    proj: B::Linear,
+    norm2: B::Norm,
+    fc1: B::Linear,
+    /// With LayerScale `ls2`, if any.
+    fc2: B::Linear,
+}
+
+impl<B: Backend> VisionTower<B> {
+    /// Loads a tower from its place in the checkpoint.
+    ///
+    /// # Errors
+    /// When a tensor is missing, misshapen or refused by the device.
+    pub fn load(
+        backend: &B,
+        weights: &Weights<'_>,
+        spec: VitSpec,
+        normalisation: Normalisation,
+    ) -> Result<Self, ModelError> {
+        let VitSpec { width, patch, .. } = spec;
+        let convolution = weights.at("patch_embed.proj");
+        let linear = LinearSource {
+            role: WeightRole::Vision,
+            weights: vec![convolution.matrix("weight", &[width, 3, patch, patch], width)?],
+            bias: Some(convolution.tensor("bias", &[width])?),
+            output_scale: None,
+            split: Split::Whole,
+        };
+        let patch_embed =
+            backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation })?;
+        let rows = |name: &str, rows: usize| -> Result<B::Tensor, ModelError> {
+            Ok(backend.upload(&weights.matrix(name, &[1, rows, width], rows)?)?)
+        };
+        let prefix = match spec.registers {
+            None => None,
+            Some(0) => Some(rows("cls_token", 1)?),
+            Some(registers) => Some(
+                backend.concat_rows(&[&rows("cls_token", 1)?, &rows("reg_token", registers)?])?,
+            ),
+        };
+        let blocks = (0..spec.depth.saturating_sub(1))
+            .map(|index| Block::load(backend, &weights.at("blocks").at(index), &spec))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            patch_embed,
+            pos_embed: rows("pos_embed", spec.patches())?,
+            prefix,
+            blocks,
+            spec,
+        })
+    }
+
+    /// Dimensions.
+    #[must_use]
+    pub fn spec(&self) -> &VitSpec {
+        &self.spec
+    }
+
+    /// Patch features `[patches, width]` of a resized image's patches.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn forward(
+        &self,
+        backend: &B,
+        patches: &B::Tensor,
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        let name = &self.spec.name;
+        let x = backend.embed_patches(patches, &self.patch_embed)?;
+        probe.see(&format!("{name}.patch_embed"), &x)?;
+        // The position embedding belongs to the patches only; prefix tokens have none.
+        let x = backend.add(x, &self.pos_embed)?;
+        // They stand after the patches here, before them in timm: attention does not know the
+        // order, and the patches stay aligned to tiles on a device that has tiles.
+        let mut x = match &self.prefix {
+            Some(prefix) => backend.concat_rows(&[&x, prefix])?,
+            None => x,
+        };
+        probe.see(&format!("{name}.embedded"), &x)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(backend, x, self.spec.heads)?;
+            if probe.wants() {
+                probe.see(&format!("{name}.block{index}.out"), &x)?;
+            }
+        }
+        let features = match self.spec.prefix_tokens() {
+            0 => x,
+            _ => backend.slice_rows(&x, 0..self.spec.patches())?,
+        };
+        probe.see(&format!("patch_features.{name}"), &features)?;
+        Ok(features)
+    }
+}
+
+impl<B: Backend> Block<B> {
+    fn load(backend: &B, weights: &Weights<'_>, spec: &VitSpec) -> Result<Self, ModelError> {
+        let &VitSpec { width, mlp, layer_scale, .. } = spec;
+        let scale = |name: &str| {
+            layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose()
+        };
+        let heads = HeadShape {
+            heads: spec.heads,
+            kv_heads: spec.heads,
+            head_dim: width / spec.heads,
+            rotary: false,
+        };
+        let linear =
+            |name, split, shape| weights.linear(backend, (WeightRole::Vision, split), name, shape);
+        let scaled = |name, split, shape, scale| {
+            weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale)
+        };
+        Ok(Self {
+            norm1: weights.layer_norm(backend, "norm1", width, EPSILON)?,
+            qkv: linear("attn.qkv", Split::Heads(heads), [3 * width, width])?,
+            proj: scaled("attn.proj", Split::AfterHeads(heads), [width, width], scale("ls1")?)?,
+            norm2: weights.layer_norm(backend, "norm2", width, EPSILON)?,
+            fc1: linear("mlp.fc1", Split::Columns, [mlp, width])?,
+            fc2: scaled("mlp.fc2", Split::Rows, [width, mlp], scale("ls2")?)?,
+        })
+    }
+
+    fn forward(&self, backend: &B, x: B::Tensor, heads: usize) -> Result<B::Tensor, BackendError> {
+        let normed = backend.layer_norm(&x, &self.norm1)?;
+        let qkv = backend.linear(&normed, &self.qkv, Activation::Identity)?;
+        let attended = backend.attention(&qkv, heads)?;
+        let x = backend.add(x, &backend.linear(&attended, &self.proj, Activation::Identity)?)?;
+        let normed = backend.layer_norm(&x, &self.norm2)?;
+        let hidden = backend.linear(&normed, &self.fc1, Activation::Gelu)?;
+        backend.add(x, &backend.linear(&hidden, &self.fc2, Activation::Identity)?)
+    }
+}

@@ -1,0 +1,192 @@
+//! Walking a checkpoint by the names of its tensors.
+
+use bytes::Bytes;
+
+use super::ModelError;
+use crate::backend::{Backend, LinearSource, NormSource, Split, WeightRole};
+use crate::checkpoint::{MappedTensor, StoredType, WeightFiles};
+use crate::tensor::{DType, HostTensor};
+
+/// Where named tensors come from: a checkpoint, or a test.
+pub trait TensorSource {
+    /// The tensor `name`, which must have exactly `shape`.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape or an element type that is not computed with.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError>;
+    /// Whether there is a tensor of that name.
+    fn contains(&self, name: &str) -> bool;
+}
+
+impl TensorSource for WeightFiles {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
+        let mapped = self.expect(name, shape)?;
+        let dtype = match mapped.dtype() {
+            StoredType::Bf16 => Some(DType::Bf16),
+            StoredType::F32 => Some(DType::F32),
+            _ => None,
+        };
+        let tensor = match dtype {
+            Some(dtype) => HostTensor::from_bytes(dtype, shape, Bytes::from_owner(Mapped(mapped))),
+            None => HostTensor::from_f32(shape, mapped.to_f32_vec()?),
+        };
+        // The shape was checked against the bytes when the file was opened, so this cannot fail for
+        // a mapped tensor.
+        tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        WeightFiles::contains(self, name)
+    }
+}
+
+/// Keeps the map alive for as long as a weight points into it.
+struct Mapped(MappedTensor);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// A place in a checkpoint: tensors below a common prefix.
+#[derive(Clone)]
+pub struct Weights<'a> {
+    source: &'a dyn TensorSource,
+    prefix: String,
+}
+
+impl<'a> Weights<'a> {
+    /// The root of a checkpoint.
+    #[must_use]
+    pub fn new(source: &'a dyn TensorSource) -> Self {
+        Self { source, prefix: String::new() }
+    }
+
+    /// The place `name` below this one.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { source: self.source, prefix: self.path(name) }
+    }
+
+    fn path(&self, name: impl std::fmt::Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// The tensor `name` below this place, of exactly `shape`.
+    ///
+    /// # Errors
+    /// As [`TensorSource::tensor`].
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
+        self.source.tensor(&self.path(name), shape)
+    }
+
+    /// Like [`Weights::tensor`], viewed as a matrix of `rows` rows.
+    ///
+    /// # Errors
+    /// As [`TensorSource::tensor`].
+    pub fn matrix(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: usize,
+    ) -> Result<HostTensor, ModelError> {
+        let tensor = self.tensor(name, shape)?;
+        let columns = tensor.len() / rows.max(1);
+        tensor
+            .reshape(&[rows, columns])
+            .map_err(|error| ModelError::Tensor { name: self.path(name), source: error })
+    }
+
+    /// The layer `name` with a bias.
+    ///
+    /// # Errors
+    /// As [`TensorSource::tensor`], and when the device refuses.
+    pub fn linear<B: Backend>(
+        &self,
+        backend: &B,
+        (role, split): (WeightRole, Split),
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+    ) -> Result<B::Linear, ModelError> {
+        self.scaled_linear(backend, (role, split), name, [outputs, inputs], None)
+    }
+
+    /// Like [`Weights::linear`] with a factor per output, such as a LayerScale.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn scaled_linear<B: Backend>(
+        &self,
+        backend: &B,
+        (role, split): (WeightRole, Split),
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        output_scale: Option<HostTensor>,
+    ) -> Result<B::Linear, ModelError> {
+        let layer = self.at(name);
+        let source = LinearSource {
+            role,
+            weights: vec![layer.tensor("weight", &[outputs, inputs])?],
+            bias: Some(layer.tensor("bias", &[outputs])?),
+            output_scale,
+            split,
+        };
+        backend
+            .load_linear(source)
+            .map_err(|source| ModelError::Load { name: layer.prefix, source })
+    }
+
+    /// Layers without bias, stacked along their outputs.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn stacked<B: Backend>(
+        &self,
+        backend: &B,
+        (role, split): (WeightRole, Split),
+        parts: &[(&str, usize)],
+        inputs: usize,
+    ) -> Result<B::Linear, ModelError> {
+        let weights = parts
+            .iter()
+            .map(|(name, outputs)| self.at(name).tensor("weight", &[*outputs, inputs]))
+            .collect::<Result<_, _>>()?;
+        let source = LinearSource { role, weights, bias: None, output_scale: None, split };
+        backend
+            .load_linear(source)
+            .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
+    }
+
+    /// The layer norm `name` over `width` columns.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn layer_norm<B: Backend>(
+        &self,
+        backend: &B,
+        name: &str,
+        width: usize,
+        epsilon: f32,
+    ) -> Result<B::Norm, ModelError> {
+        let norm = self.at(name);
+        let (weight, bias) =
+            (norm.tensor("weight", &[width])?, Some(norm.tensor("bias", &[width])?));
+        Ok(backend.load_norm(NormSource { weight, bias, epsilon })?)
+    }
+
+    /// The RMS norm `name` over `width` columns.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn rms_norm<B: Backend>(
+        &self,
+        backend: &B,
+        name: &str,
+        width: usize,
+        epsilon: f32,
+    ) -> Result<B::Norm, ModelError> {
+        let weight = self.at(name).tensor("weight", &[width])?;
+        Ok(backend.load_norm(NormSource { weight, bias: None, epsilon })?)
+    }
+}

@@ -1,0 +1,268 @@
+//! What a model would need of a mesh and how fast it would be, from its config.json alone: before
+//! any weight is read.
+//!
+//! A roofline: every stage takes the longer of its arithmetic and its memory traffic, and the
+//! collectives after it. What is assumed stands in [`Assumptions`] and is printed with every plan.
+//! Nothing here was measured on silicon.
+
+mod layers;
+mod stages;
+
+use crate::backend::precision::{NumberFormat, PrecisionPolicy};
+use crate::backend::tt::{MeshKind, TILE_SIDE, bucket, cache_rows};
+use crate::checkpoint::OpenVlaConfig;
+pub use layers::{Group, PlannedLayer};
+pub use stages::StagePlan;
+
+/// One GiB in bytes.
+pub const GIB: f64 = (1u64 << 30) as f64;
+/// Memory banks of a chip, and what firmware leaves of each.
+const BANKS: u64 = 12;
+const BANK_BYTES: u64 = 1_071_821_792;
+/// Head rows that stand for actions.
+pub const ACTION_ROWS: usize = 256;
+
+/// What a plan takes for granted. Rates are per chip.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assumptions {
+    /// Positions of the prompt with its image, before padding to a bucket.
+    pub positions: usize,
+    /// Action tokens; the first comes with the prefill.
+    pub tokens: usize,
+    /// Rows of the output head that are computed.
+    pub head_rows: usize,
+    /// Products and sums per second of one matmul pass, all cores.
+    pub flop_per_second: f64,
+    /// DRAM bytes per second that matmuls reach.
+    pub dram_bytes_per_second: f64,
+    /// Bytes per second of one Ethernet link, each way.
+    pub link_bytes_per_second: f64,
+    /// Seconds per hop between chips.
+    pub hop_seconds: f64,
+    /// Collectives wait for arithmetic and arithmetic for collectives; otherwise they cost nothing.
+    pub serial_collectives: bool,
+    /// Rows that a collective of a decode step carries: one of a tile's 32, or all of them.
+    pub decode_rows: usize,
+    /// Format of the partial sums in prefill and in decode; `None` is the policy's.
+    pub payload: Option<[NumberFormat; 2]>,
+    /// MLP columns per chip are padded to a multiple of this.
+    pub mlp_multiple: usize,
+    /// Host work per inference that nothing hides, seconds: resize, upload, read-back.
+    pub host_seconds: f64,
+}
+
+impl Assumptions {
+    /// For the model as this program runs it: what published tt-metal measurements reach.
+    #[must_use]
+    pub fn standard(config: &OpenVlaConfig) -> Self {
+        let patches = config.towers.first().map_or(0, |tower| tower.patches());
+        Self {
+            positions: patches + 20,
+            tokens: 7,
+            head_rows: ACTION_ROWS,
+            flop_per_second: 262.144e12,
+            dram_bytes_per_second: 240e9,
+            link_bytes_per_second: 12.5e9,
+            hop_seconds: 1e-6,
+            serial_collectives: true,
+            // The backend folds a single row into whole tiles where it fills them.
+            decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) {
+                1
+            } else {
+                TILE_SIDE
+            },
+            payload: None,
+            mlp_multiple: 16 * TILE_SIDE,
+            host_seconds: 0.0,
+        }
+    }
+
+    /// In words, one per line.
+    #[must_use]
+    pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
+        let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
+        vec![
+            format!(
+                "{} positions, computed as {}; {} action tokens",
+                self.positions,
+                bucket(self.positions),
+                self.tokens
+            ),
+            format!("head: {} rows", self.head_rows),
+            format!(
+                "arithmetic: {:.1} TFLOP/s per chip and pass (64 cores, 1 GHz, 8x16x16 per \
+                cycle), divided by the passes of the fidelity",
+                self.flop_per_second / 1e12
+            ),
+            format!(
+                "DRAM: {:.0} GB/s per chip (288 by specification)",
+                self.dram_bytes_per_second / 1e9
+            ),
+            format!(
+                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, \
+                {}; prefill carries {prefill}, a decode step {} of {decode}",
+                self.link_bytes_per_second / 1e9,
+                self.hop_seconds * 1e6,
+                if self.serial_collectives {
+                    "nothing overlaps"
+                } else {
+                    "hidden behind arithmetic"
+                },
+                if self.decode_rows == 1 {
+                    "one row, folded into whole tiles,".to_owned()
+                } else {
+                    format!("{} rows", self.decode_rows)
+                }
+            ),
+            format!(
+                "vision and projector: {}",
+                if policy.split_vision && chips > 1 {
+                    "cut over the chips, collectives hidden"
+                } else {
+                    "computed on every chip"
+                }
+            ),
+            format!("MLP columns per chip padded to a multiple of {}", self.mlp_multiple),
+            format!(
+                "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
+                self.host_seconds * 1e3
+            ),
+            "no launch overhead between operations: prompt and decode step are recordings that \
+            the device replays (not so with --eager)"
+                .into(),
+        ]
+    }
+
+    fn payloads(&self, policy: &PrecisionPolicy) -> [NumberFormat; 2] {
+        self.payload.unwrap_or([policy.collectives; 2])
+    }
+}
+
+/// Memory of one chip by what it is for, bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryPlan {
+    /// What, and how many bytes.
+    pub items: Vec<(String, u64)>,
+    /// What tensors may use.
+    pub capacity: u64,
+}
+
+impl MemoryPlan {
+    /// Sum of all items.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.items.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes that are missing, if any.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<u64> {
+        self.total().checked_sub(self.capacity).filter(|&bytes| bytes > 0)
+    }
+}
+
+/// A plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The mesh.
+    pub mesh: MeshKind,
+    /// The precision policy.
+    pub policy: PrecisionPolicy,
+    /// What it takes for granted.
+    pub assumptions: Assumptions,
+    /// Memory of one chip.
+    pub memory: MemoryPlan,
+    /// Stages of one inference.
+    pub stages: Vec<StagePlan>,
+}
+
+impl Plan {
+    /// Plans a model on a mesh.
+    #[must_use]
+    pub fn new(
+        config: &OpenVlaConfig,
+        mesh: MeshKind,
+        policy: PrecisionPolicy,
+        assumptions: Assumptions,
+    ) -> Self {
+        let layers = layers::layers(config, &assumptions);
+        let memory = memory(config, mesh, &policy, &assumptions, &layers);
+        let stages = stages::stages(config, mesh, &policy, &assumptions, &layers);
+        Self { mesh, policy, assumptions, memory, stages }
+    }
+
+    /// Milliseconds of one inference.
+    #[must_use]
+    pub fn total_ms(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.ms() * stage.count as f64).sum::<f64>()
+            + self.assumptions.host_seconds * 1e3
+    }
+
+    /// Inferences per second.
+    #[must_use]
+    pub fn hz(&self) -> f64 {
+        1e3 / self.total_ms()
+    }
+}
+
+/// Bytes that a tensor takes of a chip: tiles or rows go round the banks, so each bank holds as
+/// many as the fullest.
+#[must_use]
+pub fn allocated(rows: usize, columns: usize, format: NumberFormat, tiled: bool) -> u64 {
+    let (pages, page) = if tiled {
+        (rows.div_ceil(TILE_SIDE) * columns.div_ceil(TILE_SIDE), (1024.0 * format.bytes()) as u64)
+    } else {
+        (rows, (columns as f64 * format.bytes()) as u64)
+    };
+    (pages as u64).div_ceil(BANKS) * page.next_multiple_of(32) * BANKS
+}
+
+fn memory(
+    config: &OpenVlaConfig,
+    mesh: MeshKind,
+    policy: &PrecisionPolicy,
+    assumptions: &Assumptions,
+    layers: &[PlannedLayer],
+) -> MemoryPlan {
+    let chips = mesh.chips();
+    let of = |group: Group| -> u64 {
+        layers
+            .iter()
+            .filter(|layer| layer.group == group)
+            .map(|layer| layer.bytes(policy, chips, assumptions))
+            .sum()
+    };
+    let llama = &config.llama;
+    let [groups, width, rows] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, {
+        assumptions.positions + assumptions.tokens - 1
+    });
+    let side = allocated(groups * rows, width, policy.cache, true);
+    // Cosine and sine, in tiles for the prompt and row by row for looking up a decoded token's.
+    let tables = [true, false]
+        .map(|tiled| 2 * allocated(rows, width, NumberFormat::Bf16, tiled))
+        .iter()
+        .sum::<u64>();
+    // The widest moment of a pass: residual, its norm, the projections and both halves of the MLP.
+    let widest = llama.hidden_size * 4
+        + (llama.heads + 2 * llama.kv_heads) * llama.head_dim
+        + 3 * llama.intermediate_size;
+    let work = allocated(bucket(assumptions.positions), widest, policy.stream, true);
+    let items = vec![
+        ("vision towers".into(), of(Group::Vision)),
+        ("projector".into(), of(Group::Projector)),
+        ("language model layers".into(), of(Group::Llama)),
+        ("output head".into(), of(Group::Head)),
+        (
+            "token embedding".into(),
+            allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
+        ),
+        ("norms and embeddings".into(), layers::small_tensors(config, policy)),
+        (format!("keys and values of {rows} positions"), 2 * llama.layers as u64 * side + tables),
+        ("activations".into(), work),
+        ("trace region".into(), BANKS * TRACE_REGION),
+    ];
+    MemoryPlan { items, capacity: BANKS * (BANK_BYTES / 32 * 32) }
+}
+
+/// Kept of every bank for traces, as the backend opens a mesh.
+const TRACE_REGION: u64 = 48 << 20;

@@ -1,0 +1,60 @@
+//! One suite for every backend: each operation against float64.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod conformance;
+
+use conformance::{Tolerance, suite};
+use vla_inference::backend::cpu::CpuBackend;
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::backend::tt::{Kernels, MeshKind, Provider, TtBackend, open};
+
+#[test]
+fn cpu_computes_in_float32() {
+    // Sums of a few hundred products in float32.
+    suite(&CpuBackend::new(2).unwrap(), Tolerance(2e-5));
+}
+
+#[test]
+fn one_thread_gives_the_same_as_many() {
+    suite(&CpuBackend::new(1).unwrap(), Tolerance(2e-5));
+}
+
+fn mesh(kind: MeshKind, precision: &str) -> TtBackend {
+    open(Provider::Simulated, kind, PrecisionPolicy::load(precision).unwrap()).unwrap()
+}
+
+/// bf16 keeps 8 significant bits; a chain of roundings (weights folded with a scale, products,
+/// sums) adds up.
+const BF16: Tolerance = Tolerance(3e-2);
+/// BFP8 shares an exponent among 16 neighbours: weights are off by up to 2^-8 of the largest of
+/// them.
+const BFP8: Tolerance = Tolerance(8e-2);
+
+#[test]
+fn n150_computes_in_bf16() {
+    suite(&mesh(MeshKind::N150, "bf16"), BF16);
+}
+
+#[test]
+fn n300_computes_in_bf16() {
+    suite(&mesh(MeshKind::N300, "bf16"), BF16);
+}
+
+#[test]
+fn t3k_computes_in_bf16() {
+    suite(&mesh(MeshKind::T3k, "bf16"), BF16);
+}
+
+#[test]
+fn ttnn_operations_do_what_our_kernels_do() {
+    suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
+}
+
+#[test]
+fn every_mesh_computes_in_mixed_and_bfp8() {
+    for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {
+        for precision in ["mixed", "bfp8"] {
+            suite(&mesh(kind, precision), BFP8);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The golden kit of the official code, on the CPU backend: pixels, every stage, tokens, actions,
+//! special cases.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use vla_inference::backend::cpu::CpuBackend;
+use vla_inference::backend::{Backend, Normalisation, Pixels};
+use vla_inference::golden::{Bounds, Kit, check};
+use vla_inference::models::TensorSource;
+use vla_inference::models::openvla::OpenVla;
+use vla_inference::models::probe::Blind;
+use vla_inference::policy::{
+    DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions,
+};
+use vla_inference::tensor::{DType, HostTensor, agreement};
+
+fn kit() -> Kit {
+    Kit::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/openvla_tiny")).unwrap()
+}
+
+fn policy(kit: &Kit, decode: DecodeMode) -> OpenVlaPolicy<CpuBackend> {
+    let options = PolicyOptions {
+        unnorm_key: Some("bridge_orig".into()),
+        decode,
+        precision: "f32".into(),
+        ..Default::default()
+    };
+    OpenVlaPolicy::open(CpuBackend::new(2).unwrap(), &kit.checkpoint(), &options).unwrap()
+}
+
+#[test]
+fn every_stage_and_token_agrees() {
+    let kit = kit();
+    let report = check(&kit, &mut policy(&kit, DecodeMode::Full), Bounds::F32).unwrap();
+    assert!(report.missed.is_empty(), "{:#?}", report.missed);
+    assert_eq!(report.cases.len(), 12);
+    assert!(
+        report.cases.iter().all(|case| case.tokens == case.expected && case.physical_error < 1e-12)
+    );
+    assert_eq!(report.texts, kit.tokenizer_cases.len());
+    let stages: BTreeMap<_, usize> =
+        report.stages.iter().fold(BTreeMap::new(), |mut counts, stage| {
+            *counts.entry(stage.stage.as_str()).or_default() += 1;
+            counts
+        });
+    for (stage, cases) in [
+        ("patch_features.dino", 3),
+        ("projector.out", 3),
+        ("llm.layer2.out.last", 3),
+        ("logits.first", 3),
+    ] {
+        assert_eq!(stages[stage], cases, "{stage}");
+    }
+}
+
+#[test]
+fn the_check_notices_a_wrong_number() {
+    let kit = kit();
+    // Bounds that nothing reaches: if they were met, the check would be blind.
+    let bounds = Bounds { pcc: 1.0 + 1e-9, logits: Some(0.0), margin: 0.0 };
+    let report = check(&kit, &mut policy(&kit, DecodeMode::Full), bounds).unwrap();
+    assert!(report.missed.iter().any(|line| line.contains("projector.out")));
+    assert!(report.missed.iter().any(|line| line.contains("logits.first")));
+}
+
+#[test]
+fn action_tokens_alone_give_the_same_action() {
+    let kit = kit();
+    let (mut full, mut actions) =
+        (policy(&kit, DecodeMode::Full), policy(&kit, DecodeMode::Actions));
+    for case in &kit.cases {
+        let (image, instruction) =
+            (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap());
+        let (a, b) =
+            (full.act(&image, &instruction).unwrap(), actions.act(&image, &instruction).unwrap());
+        assert_eq!(a.token_ids, case.generated_ids);
+        assert_eq!(a.prompt, case.prompt);
+        assert_eq!((a.token_ids, a.action), (b.token_ids, b.action));
+    }
+}
+
+/// Adds a wish to the logits of one token by changing its row of the head.
+struct Bent<'a>(&'a vla_inference::checkpoint::WeightFiles, usize, f32);
+
+impl TensorSource for Bent<'_> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<HostTensor, vla_inference::models::ModelError> {
+        let tensor = TensorSource::tensor(self.0, name, shape)?;
+        if name != "language_model.lm_head.weight" {
+            return Ok(tensor);
+        }
+        let (mut values, columns) = (tensor.to_f32(), shape[1]);
+        values[self.1 * columns..(self.1 + 1) * columns].fill(self.2);
+        Ok(HostTensor::from_f32(shape, values).unwrap())
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        TensorSource::contains(self.0, name)
+    }
+}
+
+#[test]
+fn a_token_that_is_no_action_is_an_error_that_names_it() {
+    let kit = kit();
+    let mut policy = policy(&kit, DecodeMode::Full);
+    let case = &kit.cases[0];
+    // Token 278 is "▁the"; its row is bent until it wins in one direction or the other.
+    let refused = [100.0, -100.0].into_iter().filter_map(|wish| {
+        policy.reload(|weights| Box::new(Bent(weights, 278, wish)), DecodeMode::Full).unwrap();
+        policy
+            .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
+            .err()
+    });
+    let texts: Vec<String> = refused.map(|error: PolicyError| error.to_string()).collect();
+    assert!(
+        texts.iter().any(|text| text.contains("token 278 (\"▁the\")") && text.contains("31744")),
+        "{texts:?}"
+    );
+}
+
+#[test]
+fn a_number_that_is_not_finite_is_an_error() {
+    let kit = kit();
+    let mut policy = policy(&kit, DecodeMode::Full);
+    policy.reload(|weights| Box::new(Bent(weights, 31_800, f32::NAN)), DecodeMode::Full).unwrap();
+    let case = &kit.cases[0];
+    let error = policy
+        .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
+        .unwrap_err();
+    assert!(error.is_not_finite(), "{error}");
+}
+
+#[test]
+fn keys_after_rope_and_values_agree() {
+    let (kit, backend) = (kit(), CpuBackend::new(2).unwrap());
+    let mut policy = policy(&kit, DecodeMode::Full);
+    let checkpoint = policy.checkpoint().clone();
+    let (config, vocabulary) = (&checkpoint.config, checkpoint.config.llama.vocab_size);
+    let model = OpenVla::load(
+        &backend,
+        &checkpoint.weights,
+        config,
+        &checkpoint.preprocessor,
+        0..vocabulary,
+    )
+    .unwrap();
+    let case = &kit.cases[0];
+    let golden = kit.tensors(case.id).unwrap().unwrap();
+    let rgb = policy.resize(&kit.image(&case.image).unwrap());
+    let features = model.features(&backend, &rgb, &mut Blind).unwrap();
+    let image = model.project(&backend, &features, &mut Blind).unwrap();
+    let (sequence, _) =
+        model.prefill(&backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+    let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
+    for (ours, name) in [(keys, "llm.layer0.k_cache"), (values, "llm.layer0.v_cache")] {
+        assert_eq!(ours.shape(), golden[name].shape(), "{name}");
+        let agreement = agreement(&ours.to_f32(), &golden[name].to_f32()).unwrap();
+        assert!(agreement.max_abs < 1e-5, "{name}: {agreement:?}");
+    }
+}
+
+#[test]
+fn normalised_pixels_are_exact() {
+    let (kit, backend) = (kit(), CpuBackend::new(1).unwrap());
+    let mut policy = policy(&kit, DecodeMode::Full);
+    let towers = policy.checkpoint().preprocessor.towers.clone();
+    for id in [0, 3] {
+        let Some(golden) =
+            kit.tensors(id).unwrap().and_then(|mut tensors| tensors.remove("pixel_values"))
+        else {
+            continue;
+        };
+        let rgb = policy.resize(&kit.image(&kit.cases[id].image).unwrap());
+        let golden = golden.to_f32();
+        for (tower, pixels) in towers.iter().enumerate() {
+            let image = backend.image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();
+            let patches = backend.cut_patches(&image).unwrap();
+            let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
+            let ours =
+                backend.download(&backend.normalise(&patches, normalisation).unwrap()).unwrap();
+            assert_eq!((ours.dtype(), ours.shape()), (DType::F32, [256, 588].as_slice()));
+            for (index, value) in ours.to_f32().into_iter().enumerate() {
+                let (patch, column) = (index / 588, index % 588);
+                let (channel, y, x) = (
+                    column / 196,
+                    patch / 16 * 14 + column % 196 / 14,
+                    patch % 16 * 14 + column % 14,
+                );
+                let want = golden[((tower * 3 + channel) * 224 + y) * 224 + x];
+                assert!(
+                    value.to_bits() == want.to_bits(),
+                    "tower {tower} channel {channel} ({x}, {y}): {value} {want}"
+                );
+            }
+        }
+    }
+}

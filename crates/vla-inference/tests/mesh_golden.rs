@@ -1,0 +1,112 @@
+//! The golden kit on simulated meshes: every stage, token and action under every precision policy.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use vla_inference::backend::Backend;
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
+use vla_inference::golden::{Bounds, Kit, Report, check};
+use vla_inference::models::openvla::OpenVla;
+use vla_inference::models::probe::Blind;
+use vla_inference::policy::{DecodeMode, OpenVlaPolicy, PolicyOptions};
+
+const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
+
+fn kit() -> Kit {
+    Kit::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/openvla_tiny")).unwrap()
+}
+
+fn policy(kit: &Kit, mesh: MeshKind, precision: &str) -> OpenVlaPolicy<TtBackend> {
+    let backend =
+        open(Provider::Simulated, mesh, PrecisionPolicy::load(precision).unwrap()).unwrap();
+    let options = PolicyOptions {
+        unnorm_key: Some("bridge_orig".into()),
+        decode: DecodeMode::Full,
+        precision: precision.into(),
+        ..Default::default()
+    };
+    OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap()
+}
+
+fn run(mesh: MeshKind, precision: &str) -> Report {
+    let kit = kit();
+    let mut policy = policy(&kit, mesh, precision);
+    let report = check(&kit, &mut policy, Bounds::of(precision)).unwrap();
+    assert_eq!(policy.backend().detours(), 0, "no matrix goes through the host on a model's way");
+    report
+}
+
+fn mean_bin_distance(report: &Report) -> f64 {
+    report.cases.iter().map(|case| case.bin_distance).sum::<f64>() / report.cases.len() as f64
+}
+
+fn worst(report: &Report) -> (f64, &str) {
+    let by = |a: &&vla_inference::golden::StageResult, b: &&vla_inference::golden::StageResult| {
+        a.agreement.pcc.total_cmp(&b.agreement.pcc)
+    };
+    let stage = report.stages.iter().min_by(by).unwrap();
+    (stage.agreement.pcc, &stage.stage)
+}
+
+#[test]
+fn bf16_agrees_on_every_mesh() {
+    for mesh in MESHES {
+        let report = run(mesh, "bf16");
+        println!(
+            "{mesh:?} bf16: lowest PCC {:?}, mean bin distance {}",
+            worst(&report),
+            mean_bin_distance(&report)
+        );
+        assert!(report.missed.is_empty(), "{mesh:?}: {:#?}", report.missed);
+        assert_eq!(report.cases.len(), 12);
+    }
+}
+
+#[test]
+fn block_floats_agree_on_every_mesh() {
+    for mesh in MESHES {
+        for precision in ["mixed", "bfp8"] {
+            let report = run(mesh, precision);
+            let bins = mean_bin_distance(&report);
+            println!(
+                "{mesh:?} {precision}: lowest PCC {:?}, mean bin distance {bins}",
+                worst(&report)
+            );
+            assert!(report.missed.is_empty(), "{mesh:?} {precision}: {:#?}", report.missed);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_summed_between_chips_is_identical_on_every_mesh() {
+    let kit = kit();
+    let case = &kit.cases[0];
+    let results = MESHES.map(|mesh| {
+        let mut policy = policy(&kit, mesh, "mixed");
+        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let checkpoint = policy.checkpoint().clone();
+        let backend = policy.backend();
+        let model = OpenVla::load(
+            backend,
+            &checkpoint.weights,
+            &checkpoint.config,
+            &checkpoint.preprocessor,
+            31_744..32_000,
+        )
+        .unwrap();
+        let features = model.features(backend, &rgb, &mut Blind).unwrap();
+        let image = model.project(backend, &features, &mut Blind).unwrap();
+        let (sequence, _) =
+            model.prefill(backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+        // Layer 0's projections are cut by columns: each chip does some of the very same sums.
+        let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
+        [backend.download(&features).unwrap(), backend.download(&image).unwrap(), keys, values]
+            .map(|t| t.to_f32())
+    });
+    let [one, two, eight] = &results;
+    for (stage, ((one, two), eight)) in one.iter().zip(two).zip(eight).enumerate() {
+        assert!(one.len() > 1000);
+        assert!(one == two && one == eight, "stage {stage}");
+    }
+}

@@ -1,0 +1,181 @@
+//! What the fuzz targets do with one input. `tests/fuzz_smoke.rs` includes this file and drives the
+//! same functions with seeded mutations on stable Rust.
+//!
+//! Not panicking is the least: what is accepted must also keep its promises, and what is refused
+//! must say so in one line. Each function says whether it accepted its input, so that a test can
+//! see that it met both kinds.
+
+use std::path::Path;
+
+use vla_inference::checkpoint::{
+    CheckpointError, NormStats, OpenVlaConfig, PreprocessorConfig, Tokenizer, WeightIndex,
+    header_length, parse_header,
+};
+
+/// Longest error line, bytes: excerpts of foreign text are cut.
+const LONGEST_LINE: usize = 65_536;
+
+fn check_line(error: &CheckpointError) -> bool {
+    check_text(&error.to_string())
+}
+
+/// Refused, in one line.
+pub fn check_text(line: &str) -> bool {
+    assert!(line.len() <= LONGEST_LINE, "an error of {} bytes", line.len());
+    assert!(
+        !line.chars().any(|c| c.is_control() || c == '\u{2028}' || c == '\u{2029}'),
+        "not one line: {line:?}"
+    );
+    false
+}
+
+/// The bytes as a whole safetensors file.
+pub fn fuzz_safetensors_header(bytes: &[u8]) -> bool {
+    match parse_header(bytes, bytes.len() as u64) {
+        Err(problem) => check_text(&problem.to_string()),
+        Ok(entries) => {
+            let mut end =
+                8 + header_length(bytes, bytes.len() as u64).expect("it was just accepted");
+            for entry in &entries {
+                assert_eq!(entry.range.start, end, "{} overlaps or leaves a hole", entry.name);
+                end = entry.range.end;
+                assert_eq!(
+                    entry.range.len(),
+                    entry.shape.iter().product::<usize>() * entry.dtype.bytes()
+                );
+            }
+            assert_eq!(end, bytes.len());
+            // The authors' parser must agree with every acceptance; the other way round it is more
+            // lenient.
+            let theirs = safetensors::SafeTensors::deserialize(bytes)
+                .expect("their parser refuses what ours accepts");
+            assert_eq!(theirs.len(), entries.len());
+            for entry in &entries {
+                let tensor = theirs.tensor(&entry.name).expect("their parser lacks a tensor");
+                assert_eq!(tensor.shape(), entry.shape);
+                assert_eq!(tensor.data(), &bytes[entry.range.clone()]);
+            }
+            true
+        }
+    }
+}
+
+/// The bytes as model.safetensors.index.json.
+pub fn fuzz_index_json(bytes: &[u8]) -> bool {
+    match WeightIndex::from_json(Path::new("model.safetensors.index.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(index) => {
+            for file in index.files() {
+                let path = Path::new("folder").join(file);
+                assert_eq!(path.parent(), Some(Path::new("folder")), "{file:?} leaves the folder");
+                assert_ne!(path.file_name(), None);
+            }
+            true
+        }
+    }
+}
+
+/// The bytes as config.json: the model and its statistics.
+pub fn fuzz_config_json(bytes: &[u8]) -> bool {
+    let path = Path::new("config.json");
+    let accepted = match OpenVlaConfig::from_json(path, bytes) {
+        Err(error) => check_line(&error),
+        Ok(config) => {
+            let llama = &config.llama;
+            assert_eq!(llama.head_dim * llama.heads, llama.hidden_size);
+            assert!(llama.head_dim % 2 == 0 && llama.heads % llama.kv_heads == 0);
+            assert!(llama.rope_theta.is_finite() && llama.rms_norm_eps > 0.0);
+            assert!(
+                config.action_token_end <= llama.vocab_size
+                    && config.action_bins < config.action_token_end
+            );
+            assert!(config.patches() > 0 && config.patches() < llama.max_positions);
+            for tower in &config.towers {
+                assert!(
+                    tower.head_dim() * tower.heads == tower.width
+                        && tower.used_blocks() >= 1
+                        && tower.mlp > 0
+                );
+            }
+            // Bounded dimensions: their products are far from overflowing.
+            let parameters: u64 =
+                config.expected_tensors().iter().map(|tensor| tensor.parameters()).sum();
+            assert!(parameters > 0);
+            true
+        }
+    };
+    match NormStats::from_config_json(path, bytes) {
+        Err(error) => check_line(&error),
+        Ok(stats) => accepted && check_stats(&stats),
+    }
+}
+
+/// The bytes as dataset_statistics.json.
+pub fn fuzz_statistics_json(bytes: &[u8]) -> bool {
+    match NormStats::from_statistics_json(Path::new("dataset_statistics.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(stats) => check_stats(&stats),
+    }
+}
+
+fn check_stats(stats: &NormStats) -> bool {
+    for (key, entry) in stats.entries() {
+        match entry {
+            Err(error) => drop(check_line(error)),
+            Ok(stats) => {
+                assert!(
+                    stats.dim() > 0
+                        && stats.q99.len() == stats.dim()
+                        && stats.mask.len() == stats.dim()
+                );
+                assert!(
+                    stats
+                        .q01
+                        .iter()
+                        .zip(&stats.q99)
+                        .all(|(a, b)| a.is_finite() && b.is_finite() && a <= b)
+                );
+            }
+        }
+        assert!(key.is_empty() || stats.select(Some(key)).is_ok() == entry.is_ok());
+    }
+    for absent in [None, Some("no such key, surely")] {
+        if let Err(error) = stats.select(absent) {
+            check_line(&error);
+        }
+    }
+    true
+}
+
+/// The bytes as preprocessor_config.json.
+pub fn fuzz_preprocessor_json(bytes: &[u8]) -> bool {
+    match PreprocessorConfig::from_json(Path::new("preprocessor_config.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(preprocessor) => {
+            assert!(matches!(preprocessor.towers.len(), 1 | 2));
+            for tower in &preprocessor.towers {
+                assert!(tower.size > 0 && tower.std.iter().all(|value| *value > 0.0));
+                assert!(tower.mean.iter().all(|value| value.is_finite()));
+            }
+            true
+        }
+    }
+}
+
+/// The bytes as tokenizer.json, and a text through it.
+pub fn fuzz_tokenizer_json(bytes: &[u8]) -> bool {
+    match Tokenizer::from_json(Path::new("tokenizer.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(tokenizer) => {
+            if let Err(error) = tokenizer.encode("pick up the café 🍎\n</s>") {
+                check_line(&error);
+            }
+            assert!(
+                tokenizer
+                    .encode(&"x".repeat(vla_inference::checkpoint::MAX_TEXT_BYTES + 1))
+                    .is_err()
+            );
+            true
+        }
+    }
+}

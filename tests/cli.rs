@@ -1,0 +1,119 @@
+//! The `openvla` program: exit status, one line per error, JSON on standard output.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+fn kit() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/openvla_tiny/ckpt")
+}
+
+/// openvla-7b's config.json: its text_config holds four fields, everything else is Llama's default.
+fn real_json() -> serde_json::Value {
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(kit().join("config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("tiny_timm_overrides");
+    config["text_config"] = serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
+    config
+}
+
+fn command(arguments: &[&str], provider: Option<&str>) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_openvla"));
+    command.args(arguments).env_remove("OPENVLA_TT_PROVIDER");
+    if let Some(path) = provider {
+        command.env("OPENVLA_TT_PROVIDER", path);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/openvla_tiny");
+    let (checkpoint, image) = (root.join("ckpt"), root.join("images/07_480x640_RGB.png"));
+    let common = [
+        "predict",
+        "--checkpoint",
+        checkpoint.to_str().unwrap(),
+        "--image",
+        image.to_str().unwrap(),
+    ];
+    let with = |more: &[&'static str]| {
+        let rest = ["--unnorm-key", "bridge_orig", "--instruction", "pick up the block", "--json"];
+        [&common[..], &rest, more].concat()
+    };
+    let answer = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (status, out, error) =
+        command(&with(&["--device", "sim:n300", "--precision", "bf16"]), None);
+    assert_eq!(status, Some(0), "{error}");
+    let mesh = answer(&out);
+    assert_eq!(
+        (mesh["device"].as_str(), mesh["precision"].as_str()),
+        (Some("sim:n300"), Some("bf16"))
+    );
+    let (_, out, _) = command(&with(&[]), None);
+    assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "the same action as on the CPU");
+    // Without replaying, with TT-NN's operations instead of our kernels: the same.
+    let (_, out, error) = command(
+        &with(&["--device", "sim:n300", "--precision", "bf16", "--eager", "--kernels", "ttnn"]),
+        None,
+    );
+    assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "{error}");
+    let bench =
+        ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--image", image.to_str().unwrap()];
+    let bench =
+        [&bench[..], &["--unnorm-key", "bridge_orig", "--repeats", "2", "--draft", "--json"]]
+            .concat();
+    let (status, out, error) = command(&bench, None);
+    assert_eq!(status, Some(0), "{error}");
+    // Three inferences of one image: the second and the third guess what the one before said.
+    assert_eq!(answer(&out)["draft"], serde_json::json!({"offered": 12, "accepted": 12}));
+    let refused: [(&[&str], Option<&str>, &str); 6] = [
+        (
+            &["--device", "sim:n300", "--weight-cache", "/proc/nowhere"],
+            None,
+            "name a folder that can be written",
+        ),
+        (&["--device", "sim:n300"], Some("/nowhere/libtt_mesh_sim.so"), "the file does not exist"),
+        (&["--device", "tt:t3k"], None, "libtt_provider_ttnn.so"),
+        (&["--device", "sim:n300", "--precision", "f32"], None, "is the CPU's"),
+        (
+            &["--device", "sim:n300", "--precision", "fp8"],
+            None,
+            "use bf16, mixed, bfp8 or a YAML file",
+        ),
+        (&["--precision", "bf16"], None, "is for a mesh"),
+    ];
+    for (arguments, provider, wanted) in refused {
+        let (status, out, error) = command(&with(arguments), provider);
+        assert_eq!((status, out.as_str(), error.lines().count()), (Some(1), "", 1), "{error}");
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn the_command_prints_and_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, real_json().to_string()).unwrap();
+    let path = path.to_str().unwrap();
+    let (status, out, error) =
+        command(&["plan", "--config", path, "--mesh", "n300", "--json"], None);
+    assert_eq!(status, Some(0), "{error}");
+    let plan: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((plan["chips"].as_u64(), plan["precision"].as_str()), (Some(2), Some("mixed")));
+    assert!(
+        plan["hz"].as_f64().unwrap() > 1.0 && plan["assumptions"].as_array().unwrap().len() > 5
+    );
+    let (status, out, error) =
+        command(&["plan", "--config", path, "--mesh", "n150", "--precision", "bf16"], None);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("GiB too many") && error.lines().count() == 1, "{error}");
+    assert!(out.contains("assumed"), "the plan is shown all the same: {out}");
+    for wrong in [&["--mesh", "n600"][..], &["--mesh", "n300", "--precision", "fp8"], &[]] {
+        let (status, _, error) = command(&[&["plan", "--config", path], wrong].concat(), None);
+        assert_ne!(status, Some(0), "{wrong:?}: {error}");
+    }
+    let (status, _, error) = command(&["plan", "--config", "nowhere.json", "--mesh", "n300"], None);
+    assert_eq!((status, error.lines().count()), (Some(1), 1), "{error}");
+}
