@@ -32,8 +32,12 @@ class Command:
 
     def new_episode(self):
         self.received = 0
-        self.waiting = collections.deque(maxlen=NEWEST)  # changes before the stream's period is known
-        self.peaks = dict(linear_speed=0.0, angular_speed=0.0, linear_acceleration=0.0, angular_acceleration=0.0)
+        self.waiting = collections.deque(
+            maxlen=NEWEST
+        )  # changes before the stream's period is known
+        self.peaks = dict(
+            linear_speed=0.0, angular_speed=0.0, linear_acceleration=0.0, angular_acceleration=0.0
+        )
 
     def take_twist(self, message):
         linear, angular = message.twist.linear, message.twist.angular
@@ -41,7 +45,9 @@ class Command:
         frame = message.header.frame_id
         if frame != self.frame and not self.warned:
             self.warned = True
-            self.warn(f"twist refused: it is in frame '{frame}', this arm takes them in '{self.frame}'; set header.frame_id (the node: frames.base of the robot file)")
+            self.warn(
+                f"twist refused: it is in frame '{frame}', this arm takes them in '{self.frame}'; set header.frame_id (the node: frames.base of the robot file)"
+            )
         if frame != self.frame or not np.isfinite(twist).all():
             self.refused += 1
             return
@@ -71,7 +77,9 @@ class Command:
             return
         period = statistics.median(self.intervals)
         for name, change, interval in self.waiting:
-            self._peak(name, change / (period if interval is None else max(interval, SHORTEST * period)))
+            self._peak(
+                name, change / (period if interval is None else max(interval, SHORTEST * period))
+            )
         self.waiting.clear()
 
     def _peak(self, name, vector):

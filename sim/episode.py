@@ -21,10 +21,14 @@ class Episode:
     moved_later: float = 0.0  # farthest from where the tool was `later_s` after motion was allowed
     policy_hz: float = 0.0
     command_hz: float = 0.0
-    ages_s: list = dataclasses.field(default_factory=list)  # from an image's stamp to the first command that follows from it
+    ages_s: list = dataclasses.field(
+        default_factory=list
+    )  # from an image's stamp to the first command that follows from it
     interventions: dict = dataclasses.field(default_factory=dict)
     late_results: int = 0
-    peaks: dict = dataclasses.field(default_factory=dict)  # largest commanded, until the command was zero again
+    peaks: dict = dataclasses.field(
+        default_factory=dict
+    )  # largest commanded, until the command was zero again
     measured: dict = dataclasses.field(default_factory=dict)  # largest of the tool itself
     lost_s: float = 0.0  # time that the simulation could not keep up with
     command_timeouts: int = 0

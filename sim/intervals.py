@@ -26,7 +26,11 @@ def mcnemar(only_first, only_second):
 def percentile(values, share):
     """The nearest-rank percentile; NaN of nothing."""
     values = sorted(values)
-    return values[min(len(values) - 1, max(0, math.ceil(share * len(values)) - 1))] if values else math.nan
+    return (
+        values[min(len(values) - 1, max(0, math.ceil(share * len(values)) - 1))]
+        if values
+        else math.nan
+    )
 
 
 def median(values):

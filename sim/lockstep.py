@@ -14,7 +14,9 @@ from session import LATCHED, SessionError
 from std_msgs.msg import String
 from tabletop import NodeTracking
 
-ASK_AGAIN_S = 20.0  # an image may be lost; after so long without an answer it is sent again, with a new stamp
+ASK_AGAIN_S = (
+    20.0  # an image may be lost; after so long without an answer it is sent again, with a new stamp
+)
 
 
 class Lockstep:
@@ -27,14 +29,21 @@ class Lockstep:
 
     def say(self, text):
         self.instruction.publish(String(data=text))
-        self.session.until("the node has the instruction", lambda: self.session.status.instruction.lower() == text.strip().lower())
+        self.session.until(
+            "the node has the instruction",
+            lambda: self.session.status.instruction.lower() == text.strip().lower(),
+        )
 
     def ask(self, pixels, patience=600.0):
         """The node's action for these pixels."""
-        message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+        message = Image(
+            height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1]
+        )
         message.header.frame_id, message.data = "camera", pixels.tobytes()
         end, sent = time.monotonic() + patience, set()
-        self.session.until("the node listens to images", lambda: self.image.get_subscription_count() > 0)
+        self.session.until(
+            "the node listens to images", lambda: self.image.get_subscription_count() > 0
+        )
         while time.monotonic() < end:
             message.header.stamp = self.session.node.get_clock().now().to_msg()
             sent.add((message.header.stamp.sec, message.header.stamp.nanosec))
@@ -45,11 +54,26 @@ class Lockstep:
                     program.check()
                 self.session.turn()
                 action = self.session.action
-                if action is not None and (action.header.stamp.sec, action.header.stamp.nanosec) in sent:
+                if (
+                    action is not None
+                    and (action.header.stamp.sec, action.header.stamp.nanosec) in sent
+                ):
                     return np.array(action.action)
-        raise SessionError(f"no action for an image within {patience:g} s; the node says {self.session.said()}")
+        raise SessionError(
+            f"no action for an image within {patience:g} s; the node says {self.session.said()}"
+        )
 
-    def run(self, scene, seed, task, instruction=None, judge=None, seconds=10.0, latency=0.1, blind=False):
+    def run(
+        self,
+        scene,
+        seed,
+        task,
+        instruction=None,
+        judge=None,
+        seconds=10.0,
+        latency=0.1,
+        blind=False,
+    ):
         """One episode on `scene`, as Session.run returns it; `instruction` replaces the scene's, `judge(scene)` says when it is done. `blind`: the policy is shown the first picture throughout."""
         judge = judge or (lambda scene: scene.success())
         scene.reset(seed, task=task)
@@ -65,7 +89,19 @@ class Lockstep:
         done = bool(judge(scene))
         took = time.monotonic() - begin
         return Episode(
-            seed=seed, task=task, target=scene.target, instruction=said, success=done, success_s=round(scene.time, 2) if done else None, seconds=round(scene.time, 2),
-            path_length=round(scene.path_length, 4), tool_moved=round(farthest, 4), first_touched=scene.first_touched,
-            done={c: [t for t in ("touch", "push", "pick") if scene.success(t, c)] for c in scene.colours}, policy_hz=round(steps / took, 2),
+            seed=seed,
+            task=task,
+            target=scene.target,
+            instruction=said,
+            success=done,
+            success_s=round(scene.time, 2) if done else None,
+            seconds=round(scene.time, 2),
+            path_length=round(scene.path_length, 4),
+            tool_moved=round(farthest, 4),
+            first_touched=scene.first_touched,
+            done={
+                c: [t for t in ("touch", "push", "pick") if scene.success(t, c)]
+                for c in scene.colours
+            },
+            policy_hz=round(steps / took, 2),
         )

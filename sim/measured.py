@@ -2,7 +2,8 @@
 
 import numpy as np
 
-# Of the low-pass behind the differences [s]: encoders give no velocity, and their differences nothing but noise without one.
+# Of the low-pass behind the differences [s]: encoders give no velocity, and their differences
+# nothing but noise without one.
 TIME_CONSTANT = 0.04
 
 

@@ -19,11 +19,16 @@ import time
 import warnings
 
 try:
-    from tabletop import TASKS, TabletopScene  # first: it says how MuJoCo draws before MuJoCo is imported
+    from tabletop import (
+        TASKS,
+        TabletopScene,
+    )  # first: it says how MuJoCo draws before MuJoCo is imported
 
     import rclpy
 except (ImportError, RuntimeError, AttributeError) as error:  # by MUJOCO_GL
-    sys.exit(f"tabletop: {error} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}); tools/sim/run sim/peer.py sets up what it needs")
+    sys.exit(
+        f"tabletop: {error} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}); tools/sim/run sim/peer.py sets up what it needs"
+    )
 from builtin_interfaces.msg import Time
 from command import Command
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -42,11 +47,15 @@ from std_srvs.srv import Trigger
 
 PERIOD = 0.02  # of the arm's driver, and of its state topics [s]
 STATE_PERIOD = 0.1
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# live: as it should be. still: the first picture again and again with new stamps. frozen: the same with its old stamp. off: no images.
+# live: as it should be. still: the first picture again and again with new stamps. frozen: the same
+# with its old stamp. off: no images.
 CAMERAS = ("live", "still", "frozen", "off")
-# What ~/episode understands; `camera` is in force from `camera_from_s` of the episode's time on, before that the camera is live.
+# What ~/episode understands; `camera` is in force from `camera_from_s` of the episode's time on,
+# before that the camera is live.
 EPISODE_KEYS = ("seed", "task", "block", "bowl", "instruction", "camera", "camera_from_s")
 # Parameters that ~/reset looks at; a change of another one would have no effect and is refused.
 SETTABLE = ("seed", "task", "block", "bowl")
@@ -57,16 +66,41 @@ PARAMETERS = {
     "task": ("", None, None, f"One of {', '.join(TASKS)}; empty: drawn by the seed."),
     "block": ("", None, None, "Colour of the block to act on; empty: drawn by the seed."),
     "bowl": ("", None, None, "Colour of the bowl to place into; empty: drawn by the seed."),
-    "tasks": ("touch,push,pick", None, None, "From which the seed draws, with commas; place needs bowls."),
+    "tasks": (
+        "touch,push,pick",
+        None,
+        None,
+        "From which the seed draws, with commas; place needs bowls.",
+    ),
     "blocks": (3, 1, 4, "Blocks on the table."),
     "bowls": (0, 0, 2, "Bowls on the table."),
     "randomize": (True, None, None, "Colours, light and camera differ by seed."),
     "image_hz": (10.0, 0.5, 50.0, "Camera images per second."),
-    "image_size": (224, 64, 640, "Width and height of an image [pixels]; policies are trained at 224."),
-    "command_timeout_s": (0.2, 0.02, 5.0, "The arm stops when no twist has come for so long, on the steady clock [s]."),
-    "publish_instruction": (True, None, None, "Publish the episode's instruction on `instruction`."),
+    "image_size": (
+        224,
+        64,
+        640,
+        "Width and height of an image [pixels]; policies are trained at 224.",
+    ),
+    "command_timeout_s": (
+        0.2,
+        0.02,
+        5.0,
+        "The arm stops when no twist has come for so long, on the steady clock [s].",
+    ),
+    "publish_instruction": (
+        True,
+        None,
+        None,
+        "Publish the episode's instruction on `instruction`.",
+    ),
     "publish_clock": (False, None, None, "Publish /clock; stamps are simulated time then."),
-    "real_time_factor": (1.0, 0.05, 20.0, "Simulated seconds per second; other than 1 needs publish_clock and a node with use_sim_time."),
+    "real_time_factor": (
+        1.0,
+        0.05,
+        20.0,
+        "Simulated seconds per second; other than 1 needs publish_clock and a node with use_sim_time.",
+    ),
     "viewer": (False, None, None, "Show MuJoCo's viewer; needs a display."),
     "frame_id": ("base", None, None, "Frame of ee_pose and of the twists that are taken."),
 }
@@ -102,12 +136,16 @@ def read_parameters(node):
     """Every parameter, checked; all problems at once."""
     values = {}
     for name, (default, _, _, about) in PARAMETERS.items():
-        descriptor = ParameterDescriptor(description=about, dynamic_typing=True, read_only=name not in SETTABLE)
+        descriptor = ParameterDescriptor(
+            description=about, dynamic_typing=True, read_only=name not in SETTABLE
+        )
         value = node.declare_parameter(name, default, descriptor).value
         values[name] = float(value) if isinstance(default, float) and type(value) is int else value
     problems = [problem for problem in map(problem_of, values, values.values()) if problem]
     if not problems and values["real_time_factor"] != 1.0 and not values["publish_clock"]:
-        problems.append(f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the node's clock runs at another speed")
+        problems.append(
+            f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the node's clock runs at another speed"
+        )
     if problems:
         raise Refused("; ".join(problems))
     return values
@@ -120,7 +158,9 @@ def check_display():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not glfw.init():
-            raise Refused(f"viewer: true needs a display, and DISPLAY is '{os.environ.get('DISPLAY', '')}'; leave it false, images are drawn without one")
+            raise Refused(
+                f"viewer: true needs a display, and DISPLAY is '{os.environ.get('DISPLAY', '')}'; leave it false, images are drawn without one"
+            )
     glfw.terminate()
 
 
@@ -133,7 +173,15 @@ class TabletopPeer:
         s = self.settings
         size = s["image_size"]
         tasks = tuple(name.strip() for name in s["tasks"].split(",") if name.strip())
-        self.scene = TabletopScene(s["seed"], blocks=s["blocks"], bowls=s["bowls"], randomize=s["randomize"], width=size, height=size, tasks=tasks)
+        self.scene = TabletopScene(
+            s["seed"],
+            blocks=s["blocks"],
+            bowls=s["bowls"],
+            randomize=s["randomize"],
+            width=size,
+            height=size,
+            tasks=tasks,
+        )
         if s["viewer"]:
             check_display()
         self.try_to_draw()
@@ -142,8 +190,18 @@ class TabletopPeer:
         self.image = create(Image, "image", qos_profile_sensor_data)
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
         self.joint_states = create(JointState, "joint_states", qos_profile_sensor_data)
-        self.instruction = create(String, "instruction", LATCHED) if s["publish_instruction"] else None
-        self.clock = create(ClockMessage, "/clock", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)) if s["publish_clock"] else None
+        self.instruction = (
+            create(String, "instruction", LATCHED) if s["publish_instruction"] else None
+        )
+        self.clock = (
+            create(
+                ClockMessage,
+                "/clock",
+                QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+            )
+            if s["publish_clock"]
+            else None
+        )
         self.state = create(String, "~/state", LATCHED)
         subscribe = self.node.create_subscription
         subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
@@ -160,21 +218,28 @@ class TabletopPeer:
             self.open_viewer()
         self.started, self.ticks = time.monotonic(), 0
         self.next_image = self.next_state = 0.0
-        self.timer = self.node.create_timer(PERIOD / s["real_time_factor"], self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.timer = self.node.create_timer(
+            PERIOD / s["real_time_factor"], self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     def try_to_draw(self):
         """Now, not at the first image: where there is nothing to draw with, nothing starts."""
         try:
             self.scene.render()
         except Exception as error:  # of whatever kind, by MUJOCO_GL
-            raise Refused(f"no image can be drawn with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; try egl or osmesa (tools/sim/setup finds out which)") from None
+            raise Refused(
+                f"no image can be drawn with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; try egl or osmesa (tools/sim/setup finds out which)"
+            ) from None
 
     def open_viewer(self):
         import mujoco.viewer
 
-        self.viewer = mujoco.viewer.launch_passive(self.scene.model, self.scene.data, show_left_ui=False, show_right_ui=False)
+        self.viewer = mujoco.viewer.launch_passive(
+            self.scene.model, self.scene.data, show_left_ui=False, show_right_ui=False
+        )
 
-    # -- episodes -------------------------------------------------------------------------------------------------------
+    # -- episodes
+    # -------------------------------------------------------------------------------------------------------
 
     def begin(self, wanted):
         """Starts an episode; refuses what it does not understand and leaves the present one as it is then."""
@@ -182,20 +247,35 @@ class TabletopPeer:
             raise Refused(f"an episode is a JSON object, not {type(wanted).__name__}")
         unknown = wanted.keys() - set(EPISODE_KEYS)
         if unknown:
-            raise Refused(f"unknown: {', '.join(sorted(map(str, unknown)))}; known: {', '.join(EPISODE_KEYS)}")
+            raise Refused(
+                f"unknown: {', '.join(sorted(map(str, unknown)))}; known: {', '.join(EPISODE_KEYS)}"
+            )
         for name in ("task", "block", "bowl", "instruction"):
             if wanted.get(name) is not None and not is_text(wanted[name]):
                 raise Refused(f"{name}: {wanted[name]!r} is no text")
-        seed, camera, instruction = wanted.get("seed", self.scene.seed + 1), wanted.get("camera", "live"), wanted.get("instruction")
+        seed, camera, instruction = (
+            wanted.get("seed", self.scene.seed + 1),
+            wanted.get("camera", "live"),
+            wanted.get("instruction"),
+        )
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**53:
             raise Refused(f"seed: {seed!r} is no integer from 0 to 2^53")
         if camera not in CAMERAS:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
         camera_from = wanted.get("camera_from_s", 0.0)
-        if isinstance(camera_from, bool) or not isinstance(camera_from, (int, float)) or not 0 <= camera_from <= 3600:
+        if (
+            isinstance(camera_from, bool)
+            or not isinstance(camera_from, (int, float))
+            or not 0 <= camera_from <= 3600
+        ):
             raise Refused(f"camera_from_s: {camera_from!r} is no number from 0 to 3600")
         try:
-            self.scene.reset(seed, task=wanted.get("task") or None, block=wanted.get("block") or None, bowl=wanted.get("bowl") or None)
+            self.scene.reset(
+                seed,
+                task=wanted.get("task") or None,
+                block=wanted.get("block") or None,
+                bowl=wanted.get("bowl") or None,
+            )
         except ValueError as error:
             raise Refused(str(error)) from None
         # From here on nothing is refused.
@@ -222,7 +302,11 @@ class TabletopPeer:
 
     def take_parameters(self, parameters):
         """Says whether they may be set; a seed is for the next ~/reset, also when it is the one it was before."""
-        problems = [problem for p in parameters if p.name in SETTABLE and (problem := problem_of(p.name, p.value))]
+        problems = [
+            problem
+            for p in parameters
+            if p.name in SETTABLE and (problem := problem_of(p.name, p.value))
+        ]
         if not problems and any(p.name == "seed" for p in parameters):
             self.seed_is_new = True
         return SetParametersResult(successful=not problems, reason="; ".join(problems))
@@ -234,21 +318,30 @@ class TabletopPeer:
         try:
             self.begin(wanted)
             self.seed_is_new = False
-            response.success, response.message = True, f"seed {self.scene.seed}: {self.scene.instruction}"
+            response.success, response.message = (
+                True,
+                f"seed {self.scene.seed}: {self.scene.instruction}",
+            )
         except Refused as error:
             response.success, response.message = False, one_line(error)
         return response
 
     def answer_success(self, _, response):
         response.success = self.succeeded_at is not None
-        response.message = f"{self.scene.instruction}: " + (f"done after {self.succeeded_at:.2f} s" if response.success else f"not done after {self.scene.time:.2f} s")
+        response.message = f"{self.scene.instruction}: " + (
+            f"done after {self.succeeded_at:.2f} s"
+            if response.success
+            else f"not done after {self.scene.time:.2f} s"
+        )
         return response
 
-    # -- time passes ------------------------------------------------------------------------------------------------------
+    # -- time passes
+    # ------------------------------------------------------------------------------------------------------
 
     def turn(self):
         due = int((time.monotonic() - self.started) * self.settings["real_time_factor"] / PERIOD)
-        # After a pause of the process the world goes on from where it stood: five periods are caught up with, no more.
+        # After a pause of the process the world goes on from where it stood: five periods are
+        # caught up with, no more.
         if due - self.ticks > 5:
             self.lag += due - self.ticks - 5
             self.started += (due - self.ticks - 5) * PERIOD / self.settings["real_time_factor"]
@@ -268,7 +361,9 @@ class TabletopPeer:
             self.publish_state()
         self.publish_arm()
         if self.next_image <= self.simulated + 1e-9:
-            self.next_image = max(self.next_image, self.simulated - PERIOD) + 1.0 / self.settings["image_hz"]
+            self.next_image = (
+                max(self.next_image, self.simulated - PERIOD) + 1.0 / self.settings["image_hz"]
+            )
             self.publish_image()
         if self.next_state <= self.simulated + 1e-9:
             self.next_state = self.simulated + STATE_PERIOD
@@ -282,7 +377,8 @@ class TabletopPeer:
         nanoseconds = round(self.simulated * 1e9)
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
-    # -- what is published --------------------------------------------------------------------------------------------------
+    # -- what is published
+    # --------------------------------------------------------------------------------------------------
 
     def publish_arm(self):
         stamp = self.stamp()
@@ -296,7 +392,11 @@ class TabletopPeer:
         joints = JointState()
         joints.header.stamp = stamp
         names, positions, velocities = self.scene.joint_states()
-        joints.name, joints.position, joints.velocity = names, positions.tolist(), velocities.tolist()
+        joints.name, joints.position, joints.velocity = (
+            names,
+            positions.tolist(),
+            velocities.tolist(),
+        )
         self.joint_states.publish(joints)
 
     def publish_image(self):
@@ -310,7 +410,12 @@ class TabletopPeer:
         stamp = self.stamp()  # of the state that is drawn, not of the end of drawing
         if camera == "live" or self.picture is None:
             pixels = self.scene.render()
-            self.picture = Image(height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1])
+            self.picture = Image(
+                height=pixels.shape[0],
+                width=pixels.shape[1],
+                encoding="rgb8",
+                step=3 * pixels.shape[1],
+            )
             self.picture.header.frame_id = "camera"
             self.picture.data = pixels.tobytes()
         self.picture.header.stamp = stamp
@@ -324,14 +429,34 @@ class TabletopPeer:
             return [round(float(x), 4) for x in values]
 
         state = dict(
-            episode=self.episode, seed=scene.seed, task=scene.task, target=scene.target, bowl=scene.bowl, instruction=self.said, camera=self.camera,
-            success=self.succeeded_at is not None, success_s=self.succeeded_at, first_touched=scene.first_touched, time_s=round(scene.time, 3),
-            done={colour: [task for task in tasks if scene.success(task, colour)] for colour in scene.colours},
-            path_length_m=round(scene.path_length, 4), tool=rounded(scene.ee_pose()[0]), gripper=round(scene.gripper_opening(), 3),
-            blocks={colour: rounded(place) for colour, place in scene.targets().items()}, bowls={colour: rounded(place) for colour, place in scene.bowl_places().items()},
-            commands=self.arm.received, refused=self.arm.refused, command_timeouts=self.arm.timeouts,
-            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()}, measured={name: round(value, 4) for name, value in self.motion.peaks.items()},
-            lost_periods=self.lag, refusals=self.refusals, error=self.error,
+            episode=self.episode,
+            seed=scene.seed,
+            task=scene.task,
+            target=scene.target,
+            bowl=scene.bowl,
+            instruction=self.said,
+            camera=self.camera,
+            success=self.succeeded_at is not None,
+            success_s=self.succeeded_at,
+            first_touched=scene.first_touched,
+            time_s=round(scene.time, 3),
+            done={
+                colour: [task for task in tasks if scene.success(task, colour)]
+                for colour in scene.colours
+            },
+            path_length_m=round(scene.path_length, 4),
+            tool=rounded(scene.ee_pose()[0]),
+            gripper=round(scene.gripper_opening(), 3),
+            blocks={colour: rounded(place) for colour, place in scene.targets().items()},
+            bowls={colour: rounded(place) for colour, place in scene.bowl_places().items()},
+            commands=self.arm.received,
+            refused=self.arm.refused,
+            command_timeouts=self.arm.timeouts,
+            peaks={name: round(value, 4) for name, value in self.arm.peaks.items()},
+            measured={name: round(value, 4) for name, value in self.motion.peaks.items()},
+            lost_periods=self.lag,
+            refusals=self.refusals,
+            error=self.error,
         )
         self.state.publish(String(data=json.dumps(state)))
 
@@ -345,8 +470,11 @@ def start():
     """The node, or Refused and the like: whatever a user can do wrong shows here."""
     strangers = remove_ros_args(sys.argv)[1:]
     if strangers:
-        raise Refused(f"unknown argument '{strangers[0]}'; parameters follow --ros-args, as in --ros-args -p seed:=7")
-    # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from under a publication.
+        raise Refused(
+            f"unknown argument '{strangers[0]}'; parameters follow --ros-args, as in --ros-args -p seed:=7"
+        )
+    # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from
+    # under a publication.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     return TabletopPeer()
 
@@ -357,7 +485,12 @@ def main():
         signal.signal(number, lambda *_: asked_to_stop.append(True))
     try:
         peer = start()
-    except (ValueError, RuntimeError, NameValidationException, ParameterException) as error:  # RuntimeError: ROS arguments that cannot be parsed
+    except (
+        ValueError,
+        RuntimeError,
+        NameValidationException,
+        ParameterException,
+    ) as error:  # RuntimeError: ROS arguments that cannot be parsed
         # A renderer that was only half made complains when it is deleted.
         sys.unraisablehook = lambda _: None
         sys.exit(f"tabletop: {one_line(error)}")

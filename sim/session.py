@@ -24,10 +24,15 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import SetBool, Trigger
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 DRIVER_PERIOD_S = 0.02  # of the simulated arm's driver, sim/peer.py
-STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
+STATES = {
+    getattr(Status, name): name
+    for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()
+}
 
 
 class SessionError(RuntimeError):
@@ -36,7 +41,11 @@ class SessionError(RuntimeError):
 
 def node_executable():
     """The node that $VLA_NODE names, or the one that was built last."""
-    found = [pathlib.Path(os.environ["VLA_NODE"])] if os.environ.get("VLA_NODE") else [ROOT / f"target/{kind}/vla_node" for kind in ("release", "debug")]
+    found = (
+        [pathlib.Path(os.environ["VLA_NODE"])]
+        if os.environ.get("VLA_NODE")
+        else [ROOT / f"target/{kind}/vla_node" for kind in ("release", "debug")]
+    )
     for path in found:
         if path.is_file():
             return str(path)
@@ -45,7 +54,11 @@ def node_executable():
 
 def rate(times):
     """How many a second between the first and the last of these moments [s]; 0 when there are not two."""
-    return round((len(times) - 1) / (times[-1] - times[0]), 2) if 1 < len(times) and times[0] < times[-1] else 0.0
+    return (
+        round((len(times) - 1) / (times[-1] - times[0]), 2)
+        if 1 < len(times) and times[0] < times[-1]
+        else 0.0
+    )
 
 
 def die_with_parent():
@@ -65,15 +78,26 @@ class Program:
             arguments += ["-p", f"{key}:={json.dumps(value)}"]
         self.name = name
         self.log = tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log", delete=False)
-        self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
 
     def check(self):
         if self.process.poll() is not None:
-            raise SessionError(f"{self.name} ended with status {self.process.returncode}; its log {self.log.name} ends: {self.tail(3)}")
+            raise SessionError(
+                f"{self.name} ended with status {self.process.returncode}; its log {self.log.name} ends: {self.tail(3)}"
+            )
 
     def tail(self, lines):
         self.log.flush()
-        return " | ".join(pathlib.Path(self.log.name).read_text(errors="replace").splitlines()[-lines:])
+        return " | ".join(
+            pathlib.Path(self.log.name).read_text(errors="replace").splitlines()[-lines:]
+        )
 
     def stop(self, turn=lambda: time.sleep(0.02), seconds=8.0):
         """Ends it, and removes its log when all was well. Its exit status."""
@@ -125,7 +149,14 @@ class Session:
         self.executor.add_node(self.node)
         self.programs = []
         self.peer = self.vla = None
-        self.state, self.status, self.action, self.picture, self.twist, self.gripper = None, None, None, None, None, None
+        self.state, self.status, self.action, self.picture, self.twist, self.gripper = (
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
         self.actions, self.twists, self.reasons = [], [], []
         self.on_turn = None
         subscribe = self.node.create_subscription
@@ -133,9 +164,13 @@ class Session:
         subscribe(Status, "vla/status", self._take_status, LATCHED)
         subscribe(Action, "vla/action", self._take_action, RELIABLE)
         subscribe(TwistStamped, "vla/command/twist", self._take_twist, RELIABLE)
-        subscribe(Float64, "vla/command/gripper", lambda m: setattr(self, "gripper", m.data), RELIABLE)
+        subscribe(
+            Float64, "vla/command/gripper", lambda m: setattr(self, "gripper", m.data), RELIABLE
+        )
         if images:
-            subscribe(Image, "image", lambda m: setattr(self, "picture", m), qos_profile_sensor_data)
+            subscribe(
+                Image, "image", lambda m: setattr(self, "picture", m), qos_profile_sensor_data
+            )
         self.episode_topic = self.node.create_publisher(String, "tabletop/episode", RELIABLE)
         self.enable_client = self.node.create_client(SetBool, "vla/enable")
         self.reset_client = self.node.create_client(Trigger, "vla/reset")
@@ -150,13 +185,16 @@ class Session:
 
     def _take_action(self, message):
         self.action = message
-        self.actions.append((seconds_of(message.header.stamp), message.latency_s, message.instruction))
+        self.actions.append(
+            (seconds_of(message.header.stamp), message.latency_s, message.instruction)
+        )
 
     def _take_twist(self, message):
         self.twist = message
         self.twists.append(seconds_of(message.header.stamp))
 
-    # -- processes ----------------------------------------------------------------------------------------------------------
+    # -- processes
+    # ----------------------------------------------------------------------------------------------------------
 
     def start_peer(self, **parameters):
         self.peer = Program("tabletop", [sys.executable, str(ROOT / "sim/peer.py")], parameters)
@@ -168,9 +206,17 @@ class Session:
         if self.vla is not None:
             self.stop_node()
         self.status = None
-        parameters = dict(
-            checkpoint=str(checkpoint), policy_file=str(policy_file), robot_file=str(ROOT / "config/robots/tabletop.yaml"), unnorm_key=unnorm_key, autostart=True, dry_run=False,
-        ) | parameters
+        parameters = (
+            dict(
+                checkpoint=str(checkpoint),
+                policy_file=str(policy_file),
+                robot_file=str(ROOT / "config/robots/tabletop.yaml"),
+                unnorm_key=unnorm_key,
+                autostart=True,
+                dry_run=False,
+            )
+            | parameters
+        )
         self.vla = Program("vla_node", [node_executable()], parameters)
         self.programs.append(self.vla)
         self.until("the node is active", self._active, parameters.get("load_timeout_s", 300.0))
@@ -203,7 +249,8 @@ class Session:
         rclpy.shutdown()
         return bad
 
-    # -- time passes ----------------------------------------------------------------------------------------------------------
+    # -- time passes
+    # ----------------------------------------------------------------------------------------------------------
 
     def turn(self, longest=0.02):
         """Takes what has arrived."""
@@ -217,7 +264,9 @@ class Session:
             for program in self.programs:
                 program.check()
             if end < time.monotonic():
-                raise SessionError(f"waited {seconds:g} s in vain until {what}; the node says {self.said()}")
+                raise SessionError(
+                    f"waited {seconds:g} s in vain until {what}; the node says {self.said()}"
+                )
             self.turn()
 
     def command_speed(self):
@@ -234,14 +283,22 @@ class Session:
         self.until(f"{client.srv_name} answers", answer.done, seconds)
         return answer.result()
 
-    # -- episodes ---------------------------------------------------------------------------------------------------------------
+    # -- episodes
+    # ---------------------------------------------------------------------------------------------------------------
 
     def new_scene(self, **wanted):
         """Asks the peer for an episode (seed, task, block, bowl, instruction, camera) and waits until it has begun."""
         before, refusals = self.state["episode"], self.state["refusals"]
-        self.until("the peer hears ~/episode", lambda: self.episode_topic.get_subscription_count() > 0)
-        self.episode_topic.publish(String(data=json.dumps({k: v for k, v in wanted.items() if v is not None})))
-        self.until("the episode begins", lambda: self.state["episode"] > before or self.state["refusals"] > refusals)
+        self.until(
+            "the peer hears ~/episode", lambda: self.episode_topic.get_subscription_count() > 0
+        )
+        self.episode_topic.publish(
+            String(data=json.dumps({k: v for k, v in wanted.items() if v is not None}))
+        )
+        self.until(
+            "the episode begins",
+            lambda: self.state["episode"] > before or self.state["refusals"] > refusals,
+        )
         if self.state["refusals"] > refusals:
             raise SessionError(self.state["error"])
 
@@ -249,7 +306,10 @@ class Session:
         """Disabled, nothing latched, the command zero."""
         self.call(self.enable_client, SetBool.Request(data=False))
         self.twist = None
-        self.until("the node's command is zero", lambda: self.twist is not None and self.command_speed() == 0.0)
+        self.until(
+            "the node's command is zero",
+            lambda: self.twist is not None and self.command_speed() == 0.0,
+        )
         for attempt in range(100):
             if STATES[self.status.state] not in ("FAULT", "ESTOPPED"):
                 return
@@ -262,14 +322,38 @@ class Session:
                 self.turn()
         raise SessionError(f"the node cannot be reset: {self.said()}")
 
-    def run(self, seed, task=None, block=None, bowl=None, instruction=None, camera="live", camera_from_s=0.0, seconds=10.0, wait_s=0.0, later_s=1.0, judge=None):
+    def run(
+        self,
+        seed,
+        task=None,
+        block=None,
+        bowl=None,
+        instruction=None,
+        camera="live",
+        camera_from_s=0.0,
+        seconds=10.0,
+        wait_s=0.0,
+        later_s=1.0,
+        judge=None,
+    ):
         """One episode: a new scene, `wait_s` of nothing, the arm enabled, until `judge(state)` (the task is done) or the time is over."""
         judge = judge or (lambda state: state["success"])
         self.at_rest()
-        self.new_scene(seed=seed, task=task, block=block, bowl=bowl, instruction=instruction, camera=camera, camera_from_s=camera_from_s)
+        self.new_scene(
+            seed=seed,
+            task=task,
+            block=block,
+            bowl=bowl,
+            instruction=instruction,
+            camera=camera,
+            camera_from_s=camera_from_s,
+        )
         said = (self.state["instruction"] if instruction is None else instruction).strip()
         if said:
-            self.until("the node has the instruction", lambda: self.status.instruction.lower() == said.lower())
+            self.until(
+                "the node has the instruction",
+                lambda: self.status.instruction.lower() == said.lower(),
+            )
         else:
             self.until("the node has no instruction", lambda: not self.status.instruction)
         end = time.monotonic() + wait_s
@@ -279,7 +363,13 @@ class Session:
         late, lost, tool = self.status.late_results, self.state["lost_periods"], self.state["tool"]
         self.actions, self.twists, self.reasons = [], [], []
         self.call(self.enable_client, SetBool.Request(data=True))
-        begin, began, moved, later, moved_later = time.monotonic(), self.state["time_s"], 0.0, None, 0.0
+        begin, began, moved, later, moved_later = (
+            time.monotonic(),
+            self.state["time_s"],
+            0.0,
+            None,
+            0.0,
+        )
         enabled = True
         while time.monotonic() - begin < seconds and not judge(self.state):
             for program in self.programs:
@@ -295,18 +385,41 @@ class Session:
         ages, streamed = self._ages(), list(self.twists)
         self.call(self.enable_client, SetBool.Request(data=False))
         # The stop belongs to the episode: what was commanded at most is read when it is over.
-        self.until("the command is zero", lambda: not self.status.enabled and self.twist is not None and self.command_speed() == 0.0)
+        self.until(
+            "the command is zero",
+            lambda: (
+                not self.status.enabled and self.twist is not None and self.command_speed() == 0.0
+            ),
+        )
         told = self.state["time_s"]
         self.until("the robot has told of it", lambda: self.state["time_s"] > told)
         after = dict(zip(self.status.intervention_names, self.status.interventions))
         return Episode(
-            seed=state["seed"], task=state["task"], target=state["target"], instruction=said, success=bool(judge(state)),
-            success_s=None if state["success_s"] is None else round(state["success_s"] - began, 3), seconds=round(state["time_s"] - began, 3), path_length=state["path_length_m"],
-            tool_moved=round(moved, 4), first_touched=state["first_touched"], done=state["done"], moved_later=round(moved_later, 4), policy_hz=rate([stamp + latency for stamp, latency, _ in self.actions]),
+            seed=state["seed"],
+            task=state["task"],
+            target=state["target"],
+            instruction=said,
+            success=bool(judge(state)),
+            success_s=None if state["success_s"] is None else round(state["success_s"] - began, 3),
+            seconds=round(state["time_s"] - began, 3),
+            path_length=state["path_length_m"],
+            tool_moved=round(moved, 4),
+            first_touched=state["first_touched"],
+            done=state["done"],
+            moved_later=round(moved_later, 4),
+            policy_hz=rate([stamp + latency for stamp, latency, _ in self.actions]),
             command_hz=rate(streamed),
-            ages_s=[round(age, 4) for age in ages], interventions={n: after[n] - before.get(n, 0) for n in after if after[n] > before.get(n, 0)},
-            late_results=self.status.late_results - late, peaks=self.state["peaks"], measured=self.state["measured"], lost_s=round((self.state["lost_periods"] - lost) * DRIVER_PERIOD_S, 3),
-            command_timeouts=state["command_timeouts"], end_state=STATES[status.state], reasons=reasons,
+            ages_s=[round(age, 4) for age in ages],
+            interventions={
+                n: after[n] - before.get(n, 0) for n in after if after[n] > before.get(n, 0)
+            },
+            late_results=self.status.late_results - late,
+            peaks=self.state["peaks"],
+            measured=self.state["measured"],
+            lost_s=round((self.state["lost_periods"] - lost) * DRIVER_PERIOD_S, 3),
+            command_timeouts=state["command_timeouts"],
+            end_state=STATES[status.state],
+            reasons=reasons,
         )
 
     def _ages(self):

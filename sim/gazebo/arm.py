@@ -87,7 +87,9 @@ class ArmController:
         speeds = np.clip(self.kinematics.joint_velocity(self.data, wish), -JOINT_SPEED, JOINT_SPEED)
         low, high = self.kinematics.limits.T
         # Away from a limit only.
-        return np.where((positions <= low) & (speeds < 0) | (positions >= high) & (speeds > 0), 0.0, speeds)
+        return np.where(
+            (positions <= low) & (speeds < 0) | (positions >= high) & (speeds > 0), 0.0, speeds
+        )
 
 
 class GazeboArm:
@@ -96,17 +98,25 @@ class GazeboArm:
     def __init__(self):
         self.node = rclpy.create_node("gazebo_arm")
         self.log = self.node.get_logger()
-        self.controller, self.command = ArmController(), Command(COMMAND_TIMEOUT_S, FRAME, self.log.warning)
+        self.controller, self.command = (
+            ArmController(),
+            Command(COMMAND_TIMEOUT_S, FRAME, self.log.warning),
+        )
         create = self.node.create_publisher
-        self.speeds = [create(Float64, f"arm/{name}/velocity", RELIABLE) for name in cell.ARM_JOINTS]
-        self.fingers = [create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS]
+        self.speeds = [
+            create(Float64, f"arm/{name}/velocity", RELIABLE) for name in cell.ARM_JOINTS
+        ]
+        self.fingers = [
+            create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS
+        ]
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
         self.said_ready, self.said_blind = False, False
         subscribe = self.node.create_subscription
         subscribe(JointState, "joint_states", self.take_joints, qos_profile_sensor_data)
         subscribe(TwistStamped, "vla/command/twist", self.command.take_twist, RELIABLE)
         subscribe(Float64, "vla/command/gripper", self.command.take_gripper, RELIABLE)
-        # On the steady clock, as an arm's controller: also when simulated time stands still the command times out.
+        # On the steady clock, as an arm's controller: also when simulated time stands still the
+        # command times out.
         self.node.create_timer(PERIOD, self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def take_joints(self, message):
@@ -132,7 +142,9 @@ class GazeboArm:
             self.log.info("the ready posture is reached: twists are followed from now on")
         blind = self.controller.blind(now)
         if blind and not self.said_blind:
-            self.log.warning("no joint_states: the arm is held until they come; does Gazebo run, and the bridge?")
+            self.log.warning(
+                "no joint_states: the arm is held until they come; does Gazebo run, and the bridge?"
+            )
         self.said_blind = blind
 
     def publish(self, speeds):

@@ -2,8 +2,8 @@
 
 import os
 
-# Without a display MuJoCo draws through EGL, which Mesa serves in software; an existing choice is kept.
-# The variable must be set before mujoco is imported for the first time.
+# Without a display MuJoCo draws through EGL, which Mesa serves in software; an existing choice is
+# kept. The variable must be set before mujoco is imported for the first time.
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 from .chance import chance  # noqa: E402
@@ -12,7 +12,18 @@ from .rollout import Rollout, rollout  # noqa: E402
 from .scene import BLOCK_COLOURS, BOWL_COLOURS, TASKS, TabletopScene  # noqa: E402
 from .tracking import NodeTracking  # noqa: E402
 
-__all__ = ["BLOCK_COLOURS", "BOWL_COLOURS", "NodeTracking", "Rollout", "TASKS", "TabletopScene", "chance", "expert", "other_colour", "rollout"]
+__all__ = [
+    "BLOCK_COLOURS",
+    "BOWL_COLOURS",
+    "NodeTracking",
+    "Rollout",
+    "TASKS",
+    "TabletopScene",
+    "chance",
+    "expert",
+    "other_colour",
+    "rollout",
+]
 
 
 def other_colour(colours, colour):

@@ -5,7 +5,8 @@ import numpy as np
 from .expert import LARGEST
 from .tracking import POLICY_HZ
 
-# The tool stays inside, as behind the node's workspace (config/robots/tabletop.yaml with its margin) [m].
+# The tool stays inside, as behind the node's workspace (config/robots/tabletop.yaml with its
+# margin) [m].
 BOX = np.array([[0.25, 0.65], [-0.23, 0.23], [0.005, 0.31]])
 SECONDS = 1.0
 

@@ -60,7 +60,9 @@ def _pick(scene, block, tip):
     away = block - tip
     at_block = np.hypot(away[0], away[1]) < 0.015 and abs(away[2]) < 0.014
     if not at_block:
-        return _descend(np.array([block[0], block[1], block[2] - BLOCK_SIZE / 2 + GRASP_HEIGHT]), tip), 1.0
+        return _descend(
+            np.array([block[0], block[1], block[2] - BLOCK_SIZE / 2 + GRASP_HEIGHT]), tip
+        ), 1.0
     if scene.gripper_opening() > HELD_OPENING:
         return 0.3 * np.array([away[0], away[1], 0.0]), 0.0
     return np.array([0.0, 0.0, 0.025]), 0.0

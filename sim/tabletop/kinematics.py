@@ -58,5 +58,9 @@ class ToolKinematics:
             error = np.concatenate([position - at, rotation_error(rotation, turned)])
             if np.linalg.norm(error) < 1e-5:
                 return data.qpos[self.qpos].copy()
-            data.qpos[self.qpos] = np.clip(data.qpos[self.qpos] + self.joint_velocity(data, error), *self.limits.T)
-        raise ValueError(f"the arm does not reach {np.round(position, 3).tolist()} m: {np.linalg.norm(error):.4f} off after {iterations} iterations")
+            data.qpos[self.qpos] = np.clip(
+                data.qpos[self.qpos] + self.joint_velocity(data, error), *self.limits.T
+            )
+        raise ValueError(
+            f"the arm does not reach {np.round(position, 3).tolist()} m: {np.linalg.norm(error):.4f} off after {iterations} iterations"
+        )

@@ -16,10 +16,12 @@ TIMESTEP = 0.004
 
 ARM_JOINTS = ("base_yaw", "shoulder", "elbow", "forearm_roll", "wrist_pitch", "wrist_roll")
 FINGER_JOINTS = ("finger_left", "finger_right")
-# A posture with the elbow up and the gripper pointing down over the middle of the table: where the inverse kinematics starts.
+# A posture with the elbow up and the gripper pointing down over the middle of the table: where the
+# inverse kinematics starts.
 READY_POSTURE = (0.0, 0.1, 1.9, 0.0, math.pi - 2.0, 0.0)
 
-# name, axis, range [rad], kp [Nm/rad]: the links have no weight to speak of (gravcomp) and follow within some 20 ms.
+# name, axis, range [rad], kp [Nm/rad]: the links have no weight to speak of (gravcomp) and follow
+# within some 20 ms.
 _JOINT_FACTS = {
     "base_yaw": ("0 0 1", (-2.8, 2.8), 400),
     "shoulder": ("0 1 0", (-1.6, 2.2), 400),
@@ -45,7 +47,9 @@ def _block(index):
 
 def _bowl(index, walls=10):
     """A ring of walls on a plate; it stands still."""
-    parts = [f'<geom name="bowl{index}_plate" type="cylinder" size="{BOWL_RADIUS} 0.003" pos="0 0 0.003" material="bowl{index}"/>']
+    parts = [
+        f'<geom name="bowl{index}_plate" type="cylinder" size="{BOWL_RADIUS} 0.003" pos="0 0 0.003" material="bowl{index}"/>'
+    ]
     for k in range(walls):
         angle = 2 * math.pi * k / walls
         width = BOWL_RADIUS * math.tan(math.pi / walls) + 0.002
@@ -57,7 +61,8 @@ def _bowl(index, walls=10):
 
 
 def _finger(name, side):
-    # Fingers open along y of the tool; `side` is +1 or -1. The pad is what touches; the coloured shell is what is seen.
+    # Fingers open along y of the tool; `side` is +1 or -1. The pad is what touches; the coloured
+    # shell is what is seen.
     return f"""
       <body name="{name}" pos="0 {side * 0.006} 0.1" gravcomp="1">
         <joint name="{name}" type="slide" axis="0 {side} 0" range="0 {FINGER_TRAVEL}" limited="true" armature="0.02" damping="4"/>
@@ -68,9 +73,13 @@ def _finger(name, side):
 def mjcf(blocks, bowls, width, height):
     """The whole model as XML text."""
     actuators = "".join(
-        f'<position name="{name}" joint="{name}" kp="{kp}" dampratio="1" ctrlrange="{limits[0]} {limits[1]}"/>' for name, (_, limits, kp) in _JOINT_FACTS.items()
+        f'<position name="{name}" joint="{name}" kp="{kp}" dampratio="1" ctrlrange="{limits[0]} {limits[1]}"/>'
+        for name, (_, limits, kp) in _JOINT_FACTS.items()
     )
-    actuators += "".join(f'<position name="{name}" joint="{name}" kp="150" kv="25" ctrlrange="0 {FINGER_TRAVEL}" forcerange="-12 12"/>' for name in FINGER_JOINTS)
+    actuators += "".join(
+        f'<position name="{name}" joint="{name}" kp="150" kv="25" ctrlrange="0 {FINGER_TRAVEL}" forcerange="-12 12"/>'
+        for name in FINGER_JOINTS
+    )
     return f"""
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>

@@ -10,17 +10,32 @@ from . import model as cell
 from .kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotation_error
 from .randomise import paint
 
-BLOCK_COLOURS = {"red": (0.85, 0.10, 0.10), "green": (0.10, 0.62, 0.18), "blue": (0.12, 0.25, 0.85), "yellow": (0.93, 0.82, 0.08)}
+BLOCK_COLOURS = {
+    "red": (0.85, 0.10, 0.10),
+    "green": (0.10, 0.62, 0.18),
+    "blue": (0.12, 0.25, 0.85),
+    "yellow": (0.93, 0.82, 0.08),
+}
 BOWL_COLOURS = {"white": (0.93, 0.93, 0.93), "black": (0.10, 0.10, 0.10)}
 TASKS = ("touch", "push", "pick", "place")
-_WORDS = {"touch": "touch the {block} block", "push": "push the {block} block", "pick": "pick up the {block} block", "place": "put the {block} block in the {bowl} bowl"}
+_WORDS = {
+    "touch": "touch the {block} block",
+    "push": "push the {block} block",
+    "pick": "pick up the {block} block",
+    "place": "put the {block} block in the {bowl} bowl",
+}
 
-# Where blocks are put and where the tool starts [m], base frame; the tool's workspace is a little larger (config/robots/tabletop.yaml).
+# Where blocks are put and where the tool starts [m], base frame; the tool's workspace is a little
+# larger (config/robots/tabletop.yaml).
 BLOCK_REGION = np.array([[0.36, 0.53], [-0.14, 0.14]])
-# Of a bowl's centre: over it the tool is within the workspace, and the camera sees the bowl but for a part of its rim.
+# Of a bowl's centre: over it the tool is within the workspace, and the camera sees the bowl but for
+# a part of its rim.
 BOWL_REGION = np.array([[0.27, 0.54], [-0.17, 0.17]])
 BOWL_FROM_BLOCK = 0.12  # centres [m]: between the rim and a block the open fingers find room
-BOWL_BESIDE, BOWL_BEHIND = 0.09, 0.135  # a bowl lies so far to the side of a block, or so far before or behind it: a push passes it by
+BOWL_BESIDE, BOWL_BEHIND = (
+    0.09,
+    0.135,
+)  # a bowl lies so far to the side of a block, or so far before or behind it: a push passes it by
 BOWL_FROM_BOWL = 0.13
 START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -35,14 +50,30 @@ SPEED_LIMIT = np.array([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
 class TabletopScene:
     """One cell with `blocks` blocks. Every reset is determined by its seed; layout and looks do not depend on the task."""
 
-    def __init__(self, seed=0, *, blocks=3, bowls=0, randomize=True, width=224, height=224, tasks=("touch", "push", "pick")):
+    def __init__(
+        self,
+        seed=0,
+        *,
+        blocks=3,
+        bowls=0,
+        randomize=True,
+        width=224,
+        height=224,
+        tasks=("touch", "push", "pick"),
+    ):
         if not 1 <= blocks <= len(BLOCK_COLOURS):
-            raise ValueError(f"blocks: {blocks} is not between 1 and {len(BLOCK_COLOURS)}, the number of colours")
+            raise ValueError(
+                f"blocks: {blocks} is not between 1 and {len(BLOCK_COLOURS)}, the number of colours"
+            )
         if not 0 <= bowls <= len(BOWL_COLOURS):
-            raise ValueError(f"bowls: {bowls} is not between 0 and {len(BOWL_COLOURS)}, the number of colours")
+            raise ValueError(
+                f"bowls: {bowls} is not between 0 and {len(BOWL_COLOURS)}, the number of colours"
+            )
         unknown = [task for task in tasks if task not in TASKS or (task == "place" and not bowls)]
         if unknown or not tasks:
-            raise ValueError(f"tasks: {list(tasks)} is not among {list(TASKS)}; place needs bowls=1 or more")
+            raise ValueError(
+                f"tasks: {list(tasks)} is not among {list(TASKS)}; place needs bowls=1 or more"
+            )
         self.width, self.height, self.tasks = width, height, tuple(tasks)
         self.randomize = randomize
         self.model = mujoco.MjModel.from_xml_string(cell.mjcf(blocks, bowls, width, height))
@@ -53,24 +84,36 @@ class TabletopScene:
         self._bowls = [self.model.body(f"bowl{k}").id for k in range(bowls)]
         self._block_of_geom = {self.model.geom(f"block{k}").id: k for k in range(blocks)}
         self._fingers = {self.model.geom(f"{name}_pad").id for name in cell.FINGER_JOINTS}
-        self._finger_qpos = np.array([self.model.joint(name).qposadr[0] for name in cell.FINGER_JOINTS])
+        self._finger_qpos = np.array(
+            [self.model.joint(name).qposadr[0] for name in cell.FINGER_JOINTS]
+        )
         self.reset(seed)
 
-    # -- a new episode ---------------------------------------------------------------------------------------------------
+    # -- a new episode
+    # ---------------------------------------------------------------------------------------------------
 
     def reset(self, seed, *, task=None, block=None, bowl=None):
         """A new layout by seed. `task`, `block` and `bowl` (colour names) replace the random choice and change nothing else."""
-        # Independent streams: the same seed has the same layout and look whatever is asked of the robot.
-        layout, looks, choice, beside = (np.random.default_rng([int(seed), stream]) for stream in range(4))
+        # Independent streams: the same seed has the same layout and look whatever is asked of the
+        # robot.
+        layout, looks, choice, beside = (
+            np.random.default_rng([int(seed), stream]) for stream in range(4)
+        )
         colours = [str(c) for c in layout.permutation(list(BLOCK_COLOURS))[: len(self._blocks)]]
         bowl_colours = [str(c) for c in layout.permutation(list(BOWL_COLOURS))[: len(self._bowls)]]
-        drawn = str(choice.choice(self.tasks)), str(choice.choice(colours)), str(choice.choice(bowl_colours)) if bowl_colours else None
+        drawn = (
+            str(choice.choice(self.tasks)),
+            str(choice.choice(colours)),
+            str(choice.choice(bowl_colours)) if bowl_colours else None,
+        )
         asked = task or drawn[0], block or drawn[1], bowl or drawn[2]
         # Before anything changes: a reset that is refused leaves the scene as it is.
         self._check(*asked, colours, bowl_colours)
         places, bowls = self._layout(layout, beside)
         yaws = [layout.uniform(-0.15, 0.15) for _ in places]
-        posture = self.kinematics.solve(self._scratch, layout.uniform(*START_REGION.T), DOWN, cell.READY_POSTURE)
+        posture = self.kinematics.solve(
+            self._scratch, layout.uniform(*START_REGION.T), DOWN, cell.READY_POSTURE
+        )
         self.seed, self.colours, self.bowl_colours = int(seed), colours, bowl_colours
         paints = {f"block{k}": BLOCK_COLOURS[c] for k, c in enumerate(self.colours)}
         paints |= {f"bowl{k}": BOWL_COLOURS[c] for k, c in enumerate(self.bowl_colours)}
@@ -104,7 +147,9 @@ class TabletopScene:
         if block not in colours:
             raise ValueError(f"block: there is no '{block}' block on the table, only {colours}")
         if (task == "place" or bowl is not None) and bowl not in bowl_colours:
-            raise ValueError(f"bowl: there is no '{bowl}' bowl on the table, only {bowl_colours or 'none'}")
+            raise ValueError(
+                f"bowl: there is no '{bowl}' bowl on the table, only {bowl_colours or 'none'}"
+            )
 
     def _layout(self, random, beside):
         """Places of blocks and bowls [m]. Bowls have a stream of their own: almost every seed has the same blocks with and without them."""
@@ -113,15 +158,21 @@ class TabletopScene:
             bowls = self._bowl_places(beside, places)
             if bowls is not None:
                 return places, bowls
-        raise ValueError(f"seed: no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use another one, or fewer of them")
+        raise ValueError(
+            f"seed: no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use another one, or fewer of them"
+        )
 
     def _block_places(self, random):
         """At random, none behind another one within reach of a push, none under the tool's way to it."""
         for _ in range(10_000):
             places = random.uniform(*BLOCK_REGION.T, size=(len(self._blocks), 2))
-            if all(self._apart(places[i] - places[j]) for i in range(len(places)) for j in range(i)):
+            if all(
+                self._apart(places[i] - places[j]) for i in range(len(places)) for j in range(i)
+            ):
                 return places
-        raise ValueError(f"seed: no layout found for {len(self._blocks)} blocks; use another one, or fewer of them")
+        raise ValueError(
+            f"seed: no layout found for {len(self._blocks)} blocks; use another one, or fewer of them"
+        )
 
     @staticmethod
     def _apart(way):
@@ -134,24 +185,47 @@ class TabletopScene:
             return []
         places = random.uniform(*BOWL_REGION.T, size=(300, 2))
         away = np.abs(places[:, None] - blocks)
-        free = (np.hypot(away[..., 0], away[..., 1]) > BOWL_FROM_BLOCK) & ((away[..., 1] > BOWL_BESIDE) | (away[..., 0] > BOWL_BEHIND))
+        free = (np.hypot(away[..., 0], away[..., 1]) > BOWL_FROM_BLOCK) & (
+            (away[..., 1] > BOWL_BESIDE) | (away[..., 0] > BOWL_BEHIND)
+        )
         choices = itertools.combinations(places[free.all(axis=1)], len(self._bowls))
-        return next((chosen for chosen in choices if all(np.hypot(*(a - b)) > BOWL_FROM_BOWL for a, b in itertools.combinations(chosen, 2))), None)
+        return next(
+            (
+                chosen
+                for chosen in choices
+                if all(
+                    np.hypot(*(a - b)) > BOWL_FROM_BOWL
+                    for a, b in itertools.combinations(chosen, 2)
+                )
+            ),
+            None,
+        )
 
     def _put(self, places, yaws, bowls):
         for k, ((x, y), yaw) in enumerate(zip(places, yaws)):
             address = self.model.joint(f"block{k}").qposadr[0]
-            self.data.qpos[address : address + 7] = [x, y, cell.BLOCK_SIZE / 2, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+            self.data.qpos[address : address + 7] = [
+                x,
+                y,
+                cell.BLOCK_SIZE / 2,
+                np.cos(yaw / 2),
+                0,
+                0,
+                np.sin(yaw / 2),
+            ]
         for k, (x, y) in enumerate(bowls):
             self.model.body(f"bowl{k}").pos[:] = [x, y, 0]
 
-    # -- commands ---------------------------------------------------------------------------------------------------------
+    # -- commands
+    # ---------------------------------------------------------------------------------------------------------
 
     def apply(self, twist, gripper, dt):
         """Moves the tool with a twist [m/s, rad/s; base frame] and the gripper to 0 (closed) .. 1 (open) for `dt` seconds of simulated time."""
         twist = np.asarray(twist, dtype=float)
         if twist.shape != (6,) or not np.isfinite(twist).all() or not np.isfinite(gripper):
-            raise ValueError(f"twist, gripper: {twist.tolist()}, {gripper} are not six and one finite numbers")
+            raise ValueError(
+                f"twist, gripper: {twist.tolist()}, {gripper} are not six and one finite numbers"
+            )
         twist = np.clip(twist, -SPEED_LIMIT, SPEED_LIMIT)
         self.data.ctrl[len(cell.ARM_JOINTS) :] = np.clip(gripper, 0.0, 1.0) * cell.FINGER_TRAVEL
         steps = max(1, round(dt / cell.TIMESTEP))
@@ -166,15 +240,25 @@ class TabletopScene:
         wish = twist.copy()
         wish[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
         goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
-        target = np.clip(goals + self.kinematics.joint_velocity(self.data, wish) * duration, *self.kinematics.limits.T)
-        # The joints' goals never run away from the joints (an arm that is pressed against the table).
-        target = np.clip(target, self.data.qpos[self.kinematics.qpos] - 0.1, self.data.qpos[self.kinematics.qpos] + 0.1)
+        target = np.clip(
+            goals + self.kinematics.joint_velocity(self.data, wish) * duration,
+            *self.kinematics.limits.T,
+        )
+        # The joints' goals never run away from the joints (an arm that is pressed against the
+        # table).
+        target = np.clip(
+            target,
+            self.data.qpos[self.kinematics.qpos] - 0.1,
+            self.data.qpos[self.kinematics.qpos] + 0.1,
+        )
         change = (target - goals) / steps
         for _ in range(steps):
             goals += change
             mujoco.mj_step(self.model, self.data)
             self._watch_touches()
-        self.path_length += float(np.linalg.norm(self.data.site_xpos[self.kinematics.site] - before))
+        self.path_length += float(
+            np.linalg.norm(self.data.site_xpos[self.kinematics.site] - before)
+        )
 
     def _watch_touches(self):
         if self.first_touched is not None:
@@ -188,11 +272,15 @@ class TabletopScene:
         tip = self.data.site_xpos[self.kinematics.site]
         for k in range(len(self._blocks)):
             away = tip - self.block_position(k)
-            if max(abs(away[0]), abs(away[1])) < cell.BLOCK_SIZE / 2 and 0 <= away[2] - cell.BLOCK_SIZE / 2 < TOUCH_HEIGHT:
+            if (
+                max(abs(away[0]), abs(away[1])) < cell.BLOCK_SIZE / 2
+                and 0 <= away[2] - cell.BLOCK_SIZE / 2 < TOUCH_HEIGHT
+            ):
                 self.first_touched = self.colours[k]
                 return
 
-    # -- what a sensor or a judge sees --------------------------------------------------------------------------------------
+    # -- what a sensor or a judge sees
+    # --------------------------------------------------------------------------------------
 
     def render(self):
         """The camera's image, uint8 [height, width, 3], RGB."""
@@ -227,7 +315,11 @@ class TabletopScene:
         """Names, positions [rad; fingers m], velocities."""
         names = list(cell.ARM_JOINTS + cell.FINGER_JOINTS)
         joints = [self.model.joint(name) for name in names]
-        return names, np.array([self.data.qpos[j.qposadr[0]] for j in joints]), np.array([self.data.qvel[j.dofadr[0]] for j in joints])
+        return (
+            names,
+            np.array([self.data.qpos[j.qposadr[0]] for j in joints]),
+            np.array([self.data.qvel[j.dofadr[0]] for j in joints]),
+        )
 
     def gripper_opening(self):
         """0 (closed) .. 1 (open), measured."""
@@ -242,7 +334,10 @@ class TabletopScene:
 
     def bowl_places(self):
         """Every bowl: {colour: position [m]}, centre of its plate, base frame."""
-        return {colour: self.model.body_pos[self._bowls[k]].copy() for k, colour in enumerate(self.bowl_colours)}
+        return {
+            colour: self.model.body_pos[self._bowls[k]].copy()
+            for k, colour in enumerate(self.bowl_colours)
+        }
 
     def success(self, task=None, block=None, bowl=None):
         """Whether the task is done; another task or colour may be asked about."""
@@ -256,4 +351,8 @@ class TabletopScene:
         if task == "pick":
             return bool(moved[2] > LIFT_HEIGHT)
         away = self.block_position(index) - self.bowl_places()[bowl]
-        return bool(np.hypot(away[0], away[1]) < cell.BOWL_RADIUS and away[2] < cell.BLOCK_SIZE and self.gripper_opening() > 0.8)
+        return bool(
+            np.hypot(away[0], away[1]) < cell.BOWL_RADIUS
+            and away[2] < cell.BLOCK_SIZE
+            and self.gripper_opening() > 0.8
+        )

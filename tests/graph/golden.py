@@ -19,28 +19,64 @@ def check_case(graph, case, how):
     before = len(graph.actions)
     graph.say(case["instruction"])
     wanted = case["instruction"].lower()
-    action = graph.until(f"an action for case {case['id']}", lambda: next((a for a in graph.actions[before:] if a.instruction == wanted), None))
+    action = graph.until(
+        f"an action for case {case['id']}",
+        lambda: next((a for a in graph.actions[before:] if a.instruction == wanted), None),
+    )
     golden = case["actions"]["bridge_orig"]
     # The image may still have been the one before: what counts is the one that follows.
     action = graph.until(
         f"golden tokens of case {case['id']} {how}; last {[list(a.token_ids) for a in graph.actions[-2:]]}",
-        lambda: next((a for a in graph.actions[before:] if a.instruction == wanted and list(a.token_ids) == case["generated_ids"]), None),
+        lambda: next(
+            (
+                a
+                for a in graph.actions[before:]
+                if a.instruction == wanted and list(a.token_ids) == case["generated_ids"]
+            ),
+            None,
+        ),
     )
     assert numpy.allclose(action.action, golden, rtol=0, atol=1e-12), (list(action.action), golden)
     assert numpy.allclose(action.normalized, case["normalized_action"], rtol=0, atol=1e-12)
-    assert (action.horizon, action.dimension, action.policy_hz, action.unnorm_key) == (1, 7, HZ, "bridge_orig")
-    assert list(action.stage_names)[0] == "image" and len(action.stage_ms) == len(action.stage_names)
-    assert all(a < b for a, b in zip((a.generation for a in graph.actions), (a.generation for a in graph.actions[1:])))
+    assert (action.horizon, action.dimension, action.policy_hz, action.unnorm_key) == (
+        1,
+        7,
+        HZ,
+        "bridge_orig",
+    )
+    assert list(action.stage_names)[0] == "image" and len(action.stage_ms) == len(
+        action.stage_names
+    )
+    assert all(
+        a < b
+        for a, b in zip(
+            (a.generation for a in graph.actions), (a.generation for a in graph.actions[1:])
+        )
+    )
     graph.steady(expected_twist(golden, HZ))
-    print(f"case {case['id']:2} {how:24} tokens equal, twist {numpy.round(expected_twist(golden, HZ), 4)}")
+    print(
+        f"case {case['id']:2} {how:24} tokens equal, twist {numpy.round(expected_twist(golden, HZ), 4)}"
+    )
 
 
 def scenario(executable, logs):
     cases = kit_cases()
     folder = tempfile.mkdtemp()
-    common = dict(checkpoint=str(KIT / "ckpt"), policy_file=peer.slow_policy_file(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
+    common = dict(
+        checkpoint=str(KIT / "ckpt"),
+        policy_file=peer.slow_policy_file(folder),
+        unnorm_key="bridge_orig",
+        autostart=True,
+        dry_run=False,
+    )
     # A machine that is busy with other tests is no failure here; timing is measured elsewhere.
-    common |= dict(overrun_s=0.4, observation_timeout_s=5.0, inference_timeout_s=20.0, stamp_past_tolerance_s=5.0, **peer.EXACT_PICTURES)
+    common |= dict(
+        overrun_s=0.4,
+        observation_timeout_s=5.0,
+        inference_timeout_s=20.0,
+        stamp_past_tolerance_s=5.0,
+        **peer.EXACT_PICTURES,
+    )
 
     logs.append(f"{folder}/raw.log")
     node, graph = NodeProcess(executable, logs[-1], **common), Peer(noise=False)
@@ -89,11 +125,21 @@ def scenario(executable, logs):
         Picture.fromarray(pixels(cases[0])).save(jpeg, "JPEG", quality=95)
         graph.film_bytes(jpeg.getvalue(), format="jpeg")
         graph.say("pick up the block")
-        action = graph.until("an action from a JPEG", lambda: next((a for a in graph.actions[before:] if a.instruction == "pick up the block"), None))
-        assert len(action.token_ids) == 7 and all(31744 <= token < 32000 for token in action.token_ids)
-        # A truncated JPEG is no image: the robot stops and the status says why; a good one and it goes on.
+        action = graph.until(
+            "an action from a JPEG",
+            lambda: next(
+                (a for a in graph.actions[before:] if a.instruction == "pick up the block"), None
+            ),
+        )
+        assert len(action.token_ids) == 7 and all(
+            31744 <= token < 32000 for token in action.token_ids
+        )
+        # A truncated JPEG is no image: the robot stops and the status says why; a good one and it
+        # goes on.
         graph.film_bytes(jpeg.getvalue()[:2000], format="jpeg")
-        graph.until("malformed", lambda: graph.reason == "IMAGE_MALFORMED" and graph.state == "HOLDING")
+        graph.until(
+            "malformed", lambda: graph.reason == "IMAGE_MALFORMED" and graph.state == "HOLDING"
+        )
         assert "JPEG" in graph.status.detail and graph.status.images_rejected > 0, graph.shown()
         graph.film_bytes(jpeg.getvalue(), format="jpeg")
         graph.until("running again", graph.in_state("RUNNING"))

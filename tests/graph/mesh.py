@@ -8,18 +8,35 @@ import peer
 from peer import KIT, NodeProcess, Peer, expected_twist, kit_cases, pixels
 
 HZ = 1.0
-# A token may differ on a mesh only where the reference's margin is below this (golden::Bounds::BF16).
+# A token may differ on a mesh only where the reference's margin is below this
+# (golden::Bounds::BF16).
 MARGIN = 0.1
 DEVICES = {"cpu": {}, "sim:n300": {"precision": "bf16"}}
 
 
 def answers(executable, logs, folder, device, cases):
     """What the node publishes for each case, and what the robot is told in the end."""
-    parameters = dict(checkpoint=str(KIT / "ckpt"), policy_file=peer.slow_policy_file(folder), unnorm_key="bridge_orig", autostart=True, dry_run=False)
+    parameters = dict(
+        checkpoint=str(KIT / "ckpt"),
+        policy_file=peer.slow_policy_file(folder),
+        unnorm_key="bridge_orig",
+        autostart=True,
+        dry_run=False,
+    )
     # How fast a simulated mesh is says nothing: what is published is compared.
-    parameters |= dict(overrun_s=0.4, observation_timeout_s=10.0, inference_timeout_s=60.0, load_timeout_s=600.0, stamp_past_tolerance_s=10.0, **peer.EXACT_PICTURES)
+    parameters |= dict(
+        overrun_s=0.4,
+        observation_timeout_s=10.0,
+        inference_timeout_s=60.0,
+        load_timeout_s=600.0,
+        stamp_past_tolerance_s=10.0,
+        **peer.EXACT_PICTURES,
+    )
     logs.append(f"{folder}/{device.replace(':', '_')}.log")
-    node, graph = NodeProcess(executable, logs[-1], **parameters, device=device, **DEVICES[device]), Peer(noise=False)
+    node, graph = (
+        NodeProcess(executable, logs[-1], **parameters, device=device, **DEVICES[device]),
+        Peer(noise=False),
+    )
     published = []
     try:
         graph.film(pixels(cases[0]))
@@ -35,11 +52,20 @@ def answers(executable, logs, folder, device, cases):
             # The first action may still be that of the image before.
             action = graph.until(
                 f"golden tokens of case {case['id']} on {device}; last {[list(a.token_ids) for a in graph.actions[-2:]]}",
-                lambda: next((a for a in graph.actions[before:] if a.instruction == wanted and list(a.token_ids) == case["generated_ids"]), None),
+                lambda: next(
+                    (
+                        a
+                        for a in graph.actions[before:]
+                        if a.instruction == wanted and list(a.token_ids) == case["generated_ids"]
+                    ),
+                    None,
+                ),
                 timeout=120.0,
             )
             published.append((list(action.token_ids), list(action.normalized), list(action.action)))
-            stages = ", ".join(f"{name} {ms:.0f}" for name, ms in zip(action.stage_names, action.stage_ms))
+            stages = ", ".join(
+                f"{name} {ms:.0f}" for name, ms in zip(action.stage_names, action.stage_ms)
+            )
             print(f"{device:9} case {case['id']:2} tokens {published[-1][0]}; ms: {stages}")
         graph.steady(expected_twist(cases[-1]["actions"]["bridge_orig"], HZ), timeout=60.0)
         assert node.stop() == 0
@@ -50,7 +76,11 @@ def answers(executable, logs, folder, device, cases):
 
 
 def scenario(executable, logs):
-    cases = [case for case in kit_cases() if min(step["margin"] for step in case["top5_per_step"]) >= MARGIN][:4]
+    cases = [
+        case
+        for case in kit_cases()
+        if min(step["margin"] for step in case["top5_per_step"]) >= MARGIN
+    ][:4]
     assert len(cases) == 4 and len({case["instruction"] for case in cases}) == 4
     folder = tempfile.mkdtemp()
     on = {device: answers(executable, logs, folder, device, cases) for device in DEVICES}

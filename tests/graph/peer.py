@@ -26,10 +26,17 @@ from std_srvs.srv import SetBool, Trigger
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KIT = ROOT / "tests/data/openvla_tiny"
 POLICY_FILE = str(ROOT / "config/policies/openvla_tiny.yaml")
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
-STATES = {getattr(Status, name): name for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()}
-REASONS = {getattr(Status, name): name[7:] for name in dir(type(Status)) if name.startswith("REASON_")}
+STATES = {
+    getattr(Status, name): name
+    for name in "UNCONFIGURED INACTIVE IDLE RUNNING HOLDING FAULT ESTOPPED".split()
+}
+REASONS = {
+    getattr(Status, name): name[7:] for name in dir(type(Status)) if name.startswith("REASON_")
+}
 # The limits every test runs with: the node's defaults.
 VELOCITY, ACCELERATION, JERK = (0.25, 0.6), (1.0, 3.0), (10.0, 30.0)
 # v/a + a/j of the slower group, and one period of the stream.
@@ -53,7 +60,8 @@ def pixels(case, mode="RGB"):
     return numpy.asarray(Picture.open(KIT / case["image"]).convert(mode))
 
 
-# Where golden tokens are compared the picture must stay what it is to the last bit, while the robot moves: such a node is allowed to drive on it.
+# Where golden tokens are compared the picture must stay what it is to the last bit, while the robot
+# moves: such a node is allowed to drive on it.
 EXACT_PICTURES = dict(unchanged_image__distance=10.0, unchanged_image__angle=100.0)
 
 
@@ -79,7 +87,9 @@ def image_message(array, encoding, stamp, padding=0, frame="camera"):
     message.height, message.width = array.shape[:2]
     rows = array.reshape(message.height, -1)
     if padding:
-        rows = numpy.concatenate([rows, numpy.full((message.height, padding), 0xAB, numpy.uint8)], axis=1)
+        rows = numpy.concatenate(
+            [rows, numpy.full((message.height, padding), 0xAB, numpy.uint8)], axis=1
+        )
     message.encoding, message.step, message.data = encoding, rows.shape[1], rows.tobytes()
     return message
 
@@ -88,14 +98,20 @@ class NodeProcess:
     """The node under test. Its log goes to a file that is shown when a test fails."""
 
     def __init__(self, executable, log, **parameters):
-        # These tests send images one by one and want an answer to each; that a policy is asked at its own rate is tested with it.
+        # These tests send images one by one and want an answer to each; that a policy is asked at
+        # its own rate is tested with it.
         parameters = {"inference_rate_hz": 1000.0, **parameters}
         arguments = [*executable, "--ros-args"]
         for name, value in parameters.items():
-            arguments += ["-p", f"{name.replace('__', '.')}:={json.dumps(value) if not isinstance(value, str) else value}"]
+            arguments += [
+                "-p",
+                f"{name.replace('__', '.')}:={json.dumps(value) if not isinstance(value, str) else value}",
+            ]
         self.log_path = log
         self.log = open(log, "wb")
-        self.process = subprocess.Popen(arguments, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            arguments, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
 
     def stop(self, how=signal.SIGINT, timeout=15.0):
         """The exit status after a signal; fails when the process does not go."""
@@ -130,14 +146,26 @@ class Peer:
         self.node = rclpy.create_node(name)
         self.vla = node_name
         self.image = self.node.create_publisher(Image, "image", qos_profile_sensor_data)
-        self.compressed = self.node.create_publisher(CompressedImage, "image/compressed", qos_profile_sensor_data)
+        self.compressed = self.node.create_publisher(
+            CompressedImage, "image/compressed", qos_profile_sensor_data
+        )
         self.instruction = self.node.create_publisher(String, "instruction", LATCHED)
-        self.actions, self.twists, self.grippers, self.statuses, self.transitions = [], [], [], [], []
+        self.actions, self.twists, self.grippers, self.statuses, self.transitions = (
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         now = time.monotonic
         subscribe = self.node.create_subscription
         subscribe(Action, f"{node_name}/action", self.actions.append, RELIABLE)
-        subscribe(Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), LATCHED)
-        subscribe(TransitionEvent, f"{node_name}/transition_event", self.transitions.append, RELIABLE)
+        subscribe(
+            Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), LATCHED
+        )
+        subscribe(
+            TransitionEvent, f"{node_name}/transition_event", self.transitions.append, RELIABLE
+        )
         self.command = None
         self.zero = None
         if listen:
@@ -152,9 +180,14 @@ class Peer:
     def listen(self):
         """Subscribes to the command."""
         self.command = self.node.create_subscription(
-            TwistStamped, f"{self.vla}/command/twist", lambda m: self.twists.append((time.monotonic(), m)), RELIABLE
+            TwistStamped,
+            f"{self.vla}/command/twist",
+            lambda m: self.twists.append((time.monotonic(), m)),
+            RELIABLE,
         )
-        self.gripper = self.node.create_subscription(Float64, f"{self.vla}/command/gripper", lambda m: self.grippers.append(m.data), RELIABLE)
+        self.gripper = self.node.create_subscription(
+            Float64, f"{self.vla}/command/gripper", lambda m: self.grippers.append(m.data), RELIABLE
+        )
 
     def deaf(self):
         """Takes the subscription to the command away."""
@@ -167,7 +200,8 @@ class Peer:
         self.node.destroy_node()
         rclpy.shutdown()
 
-    # -- time passes -----------------------------------------------------------------------------------------------
+    # -- time passes
+    # -----------------------------------------------------------------------------------------------
 
     def spin(self, seconds):
         end = time.monotonic() + seconds
@@ -186,10 +220,13 @@ class Peer:
             if found:
                 return found
             if end < time.monotonic():
-                raise AssertionError(f"waited {timeout} s in vain until {what}; last status: {self.shown()}")
+                raise AssertionError(
+                    f"waited {timeout} s in vain until {what}; last status: {self.shown()}"
+                )
             self.spin_once()
 
-    # -- what is sent ------------------------------------------------------------------------------------------------
+    # -- what is sent
+    # ------------------------------------------------------------------------------------------------
 
     def stamp(self):
         return self.node.get_clock().now().to_msg()
@@ -199,7 +236,9 @@ class Peer:
 
         def shoot():
             picture = noisy(array, next(self.shots)) if self.noise else array
-            self.image.publish(image_message(picture, encoding, stamp() if stamp else self.stamp(), padding))
+            self.image.publish(
+                image_message(picture, encoding, stamp() if stamp else self.stamp(), padding)
+            )
             return 1.0 / hz
 
         self.camera, self.next_image = shoot, 0.0
@@ -250,12 +289,18 @@ class Peer:
             self.spin(0.1)
 
     def change(self, label, timeout=30.0):
-        return self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(label=label)), timeout).success
+        return self.call(
+            ChangeState,
+            "change_state",
+            ChangeState.Request(transition=Transition(label=label)),
+            timeout,
+        ).success
 
     def lifecycle(self):
         return self.call(GetState, "get_state", GetState.Request()).current_state.label
 
-    # -- what is heard -------------------------------------------------------------------------------------------------
+    # -- what is heard
+    # -------------------------------------------------------------------------------------------------
 
     @property
     def status(self):
@@ -278,7 +323,9 @@ class Peer:
     @staticmethod
     def numbers(twist):
         t = twist.twist
-        return numpy.array([t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z])
+        return numpy.array(
+            [t.linear.x, t.linear.y, t.linear.z, t.angular.x, t.angular.y, t.angular.z]
+        )
 
     def moving(self):
         return bool(self.twists) and bool(numpy.any(self.numbers(self.twists[-1][1])))
@@ -295,7 +342,9 @@ class Peer:
 
     def steady(self, wanted, timeout=10.0):
         """Waits until the command is the wanted twist."""
-        close = lambda: self.twists and numpy.allclose(self.numbers(self.twists[-1][1]), wanted, atol=1e-9)
+        close = lambda: (
+            self.twists and numpy.allclose(self.numbers(self.twists[-1][1]), wanted, atol=1e-9)
+        )
         return self.until(f"the twist is {wanted}", close, timeout)
 
     def time_to_stop(self, since, timeout=15.0, still_s=0.3):
@@ -307,7 +356,12 @@ class Peer:
                 if numpy.any(self.numbers(twist)):
                     break
                 zero_since, self.zero = at, twist
-            return zero_since is not None and since <= self.twists[-1][0] and still_s <= self.twists[-1][0] - zero_since and zero_since
+            return (
+                zero_since is not None
+                and since <= self.twists[-1][0]
+                and still_s <= self.twists[-1][0] - zero_since
+                and zero_since
+            )
 
         return max(0.0, self.until("the command is zero", stopped, timeout) - since)
 
@@ -322,7 +376,8 @@ class Peer:
             for k, part in enumerate((slice(0, 3), slice(3, 6))):
                 assert numpy.linalg.norm(numbers[part]) <= VELOCITY[k] * (1 + 1e-9), numbers
                 if previous is not None:
-                    # Stamps are written just before the step: they jitter against it, by much less than a period.
+                    # Stamps are written just before the step: they jitter against it, by much less
+                    # than a period.
                     interval = max(stamp - previous[0], 0.012)
                     change = numpy.linalg.norm(numbers[part] - previous[1][part]) / interval
                     worst[k] = max(worst[k], change / ACCELERATION[k])
@@ -340,5 +395,8 @@ def main(scenario):
     except BaseException:
         for path in logs:
             text = pathlib.Path(path).read_text(errors="replace")
-            print(f"---- {path}\n" + "\n".join(re.sub(r"\x1b\[\d*m", "", text).splitlines()[-60:]), file=sys.stderr)
+            print(
+                f"---- {path}\n" + "\n".join(re.sub(r"\x1b\[\d*m", "", text).splitlines()[-60:]),
+                file=sys.stderr,
+            )
         raise

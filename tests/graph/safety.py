@@ -8,10 +8,21 @@ import numpy
 from rcl_interfaces.srv import GetParameters
 
 import peer
-from peer import POLICY_FILE, KIT, REASONS, STOP_S, NodeProcess, Peer, image_message, kit_cases, pixels
+from peer import (
+    POLICY_FILE,
+    KIT,
+    REASONS,
+    STOP_S,
+    NodeProcess,
+    Peer,
+    image_message,
+    kit_cases,
+    pixels,
+)
 
 OBSERVATION_TIMEOUT_S = 0.5
-# How much later than promised a zero may be seen: one period of the loop, one nap of the peer, and a busy machine.
+# How much later than promised a zero may be seen: one period of the loop, one nap of the peer, and
+# a busy machine.
 SLACK_S = 0.15
 
 
@@ -20,11 +31,20 @@ def scenario(executable, logs):
     folder = tempfile.mkdtemp()
     logs.append(f"{folder}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, dry_run=False,
-        overrun_s=0.4, observation_timeout_s=OBSERVATION_TIMEOUT_S, inference_timeout_s=2.0,
+        executable,
+        logs[-1],
+        checkpoint=str(KIT / "ckpt"),
+        policy_file=POLICY_FILE,
+        unnorm_key="bridge_orig",
+        autostart=True,
+        dry_run=False,
+        overrun_s=0.4,
+        observation_timeout_s=OBSERVATION_TIMEOUT_S,
+        inference_timeout_s=2.0,
         record_directory=f"{folder}/records",
         # One trouble after the other: that three within 10 s latch is not the point here.
-        faults_to_latch=8, fault_window_s=0.5,
+        faults_to_latch=8,
+        fault_window_s=0.5,
     )
     graph = Peer()
     try:
@@ -49,9 +69,13 @@ def camera_stops(graph, cases):
     took = graph.time_to_stop(last_image)
     promised = OBSERVATION_TIMEOUT_S + STOP_S
     assert took <= promised + SLACK_S, f"{took:.3f} s, promised {promised:.3f} s"
-    graph.until("the cause is named", lambda: graph.reason == "IMAGE_STALE" and graph.state == "HOLDING")
+    graph.until(
+        "the cause is named", lambda: graph.reason == "IMAGE_STALE" and graph.state == "HOLDING"
+    )
     assert "limit 0.500 s" in graph.status.detail, graph.shown()
-    print(f"camera stops: zero {took:.3f} s after the last image, promised {promised:.3f} s; {graph.status.detail}")
+    print(
+        f"camera stops: zero {took:.3f} s after the last image, promised {promised:.3f} s; {graph.status.detail}"
+    )
     graph.film(pixels(cases[0]))
     graph.until("running again by itself", lambda: graph.state == "RUNNING" and graph.moving())
 
@@ -83,7 +107,9 @@ def estop_and_reset(graph):
     assert took_off <= STOP_S + SLACK_S
     graph.enable()
     graph.until("moving again", lambda: graph.state == "RUNNING" and graph.moving())
-    print(f"e-stop: zero {took:.3f} s after the call, promised {STOP_S:.3f} s; disable: {took_off:.3f} s")
+    print(
+        f"e-stop: zero {took:.3f} s after the call, promised {STOP_S:.3f} s; disable: {took_off:.3f} s"
+    )
 
 
 def malformed_images(graph, cases):
@@ -111,9 +137,17 @@ def malformed_images(graph, cases):
         return message
 
     def unknown():
-        return image_message(peer.noisy(good, next(graph.shots)), "bayer_rggb8" + "x" * 5000, graph.stamp())
+        return image_message(
+            peer.noisy(good, next(graph.shots)), "bayer_rggb8" + "x" * 5000, graph.stamp()
+        )
 
-    for make, reason in ((wrong_size, "IMAGE_MALFORMED"), (wrong_step, "IMAGE_MALFORMED"), (huge, "IMAGE_UNSUPPORTED"), (empty, "IMAGE_UNSUPPORTED"), (unknown, "IMAGE_UNSUPPORTED")):
+    for make, reason in (
+        (wrong_size, "IMAGE_MALFORMED"),
+        (wrong_step, "IMAGE_MALFORMED"),
+        (huge, "IMAGE_UNSUPPORTED"),
+        (empty, "IMAGE_UNSUPPORTED"),
+        (unknown, "IMAGE_UNSUPPORTED"),
+    ):
         rejected = graph.status.images_rejected
 
         def shoot():
@@ -122,10 +156,21 @@ def malformed_images(graph, cases):
 
         graph.camera, begin = shoot, time.monotonic()
         took = graph.time_to_stop(begin)
-        graph.until(f"{make.__name__} is named", lambda: graph.reason == reason and graph.state in ("HOLDING", "FAULT") or graph.state == "FAULT")
+        graph.until(
+            f"{make.__name__} is named",
+            lambda: (
+                graph.reason == reason
+                and graph.state in ("HOLDING", "FAULT")
+                or graph.state == "FAULT"
+            ),
+        )
         graph.until("rejections are counted", lambda: rejected < graph.status.images_rejected)
-        assert "image refused" in graph.status.detail and len(graph.status.detail) < 2500, graph.shown()
-        print(f"malformed image ({make.__name__}): zero after {took:.3f} s; {graph.status.detail[:150]}")
+        assert "image refused" in graph.status.detail and len(graph.status.detail) < 2500, (
+            graph.shown()
+        )
+        print(
+            f"malformed image ({make.__name__}): zero after {took:.3f} s; {graph.status.detail[:150]}"
+        )
         graph.film(good)
         recover(graph)
 
@@ -141,14 +186,21 @@ def recover(graph):
 
 
 def instructions(graph, cases):
-    for text, reason in (("", "NO_INSTRUCTION"), ("   ", "NO_INSTRUCTION"), ("x" * 10_000, "INSTRUCTION_REJECTED"), ("go\nOut: no", "INSTRUCTION_REJECTED")):
+    for text, reason in (
+        ("", "NO_INSTRUCTION"),
+        ("   ", "NO_INSTRUCTION"),
+        ("x" * 10_000, "INSTRUCTION_REJECTED"),
+        ("go\nOut: no", "INSTRUCTION_REJECTED"),
+    ):
         begin = time.monotonic()
         graph.say(text)
         took = graph.time_to_stop(begin)
         graph.until(f"{reason}", lambda: graph.reason == reason)
         assert graph.status.instruction == "" and graph.state == "HOLDING", graph.shown()
         assert took <= STOP_S + SLACK_S + 0.1, f"{took:.3f} s"
-        print(f"instruction {text[:12]!r:16} ({len(text)} bytes): zero after {took:.3f} s; {graph.status.detail[:120]}")
+        print(
+            f"instruction {text[:12]!r:16} ({len(text)} bytes): zero after {took:.3f} s; {graph.status.detail[:120]}"
+        )
         graph.say(cases[0]["instruction"])
         recover(graph)
 
@@ -161,7 +213,12 @@ def records(graph, folder):
     assert answer.success, answer.message
     path = pathlib.Path(answer.message.split(" (")[0])
     data = path.read_bytes()
-    assert path.name not in before and data[:5] == b"\x89MCAP" and data[-8:-3] == b"\x89MCAP" and len(data) > 10_000, answer.message
+    assert (
+        path.name not in before
+        and data[:5] == b"\x89MCAP"
+        and data[-8:-3] == b"\x89MCAP"
+        and len(data) > 10_000
+    ), answer.message
     print(f"flight records: {len(before)} by themselves, one asked for: {answer.message}")
 
 
@@ -170,8 +227,12 @@ def flood(graph, node, cases):
     before_mib = node.resident_mib()
     received, dropped = graph.status.images_received, graph.status.images_dropped
     twists = len(graph.twists)
-    # Two pictures in turn, as a camera's noise makes them; made beforehand, because that takes longer than there is time between two images.
-    messages = [image_message(peer.noisy(pixels(cases[0]), shot), "rgb8", graph.stamp()) for shot in range(2)]
+    # Two pictures in turn, as a camera's noise makes them; made beforehand, because that takes
+    # longer than there is time between two images.
+    messages = [
+        image_message(peer.noisy(pixels(cases[0]), shot), "rgb8", graph.stamp())
+        for shot in range(2)
+    ]
     begin, sent, peak = time.monotonic(), 0, 0.0
     while time.monotonic() < begin + 5.0:
         if begin + sent / 200.0 <= time.monotonic():
@@ -185,10 +246,16 @@ def flood(graph, node, cases):
     rate = (len(graph.twists) - twists) / 5.0
     graph.film(pixels(cases[0]))
     graph.spin(1.2)
-    received, dropped = graph.status.images_received - received, graph.status.images_dropped - dropped
-    print(f"flood: {sent} sent in 5 s, {received} received, {dropped} dropped, command {rate:.1f} Hz, memory {before_mib:.0f} -> {peak:.0f} MiB")
+    received, dropped = (
+        graph.status.images_received - received,
+        graph.status.images_dropped - dropped,
+    )
+    print(
+        f"flood: {sent} sent in 5 s, {received} received, {dropped} dropped, command {rate:.1f} Hz, memory {before_mib:.0f} -> {peak:.0f} MiB"
+    )
     assert 500 < sent and 0 < received
-    # Ten images in r2r's queue, some in the middleware, a few on their way through the node, 0.9 MiB each.
+    # Ten images in r2r's queue, some in the middleware, a few on their way through the node, 0.9
+    # MiB each.
     assert peak - before_mib < 60, f"{peak - before_mib:.0f} MiB more"
     assert graph.state == "RUNNING", graph.shown()
 
@@ -196,7 +263,16 @@ def flood(graph, node, cases):
 def quiet_by_default(executable, logs, cases):
     """dry_run is the default: it decides, says so, and commands nothing."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
-    node = NodeProcess(executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, unnorm_key="bridge_orig", autostart=True, overrun_s=0.4, inference_rate_hz=0.0)
+    node = NodeProcess(
+        executable,
+        logs[-1],
+        checkpoint=str(KIT / "ckpt"),
+        policy_file=POLICY_FILE,
+        unnorm_key="bridge_orig",
+        autostart=True,
+        overrun_s=0.4,
+        inference_rate_hz=0.0,
+    )
     graph = Peer()
     try:
         graph.run(cases[0], enable=False)
@@ -206,14 +282,32 @@ def quiet_by_default(executable, logs, cases):
         graph.until("actions", lambda: 5 < len(graph.actions))
         graph.film(pixels(cases[0]), hz=30.0)
         told = len(graph.statuses)
-        graph.until("two statuses 2 s apart", lambda: told < len(graph.statuses) and graph.statuses[-1][1].images_received - graph.statuses[told][1].images_received > 30)
+        graph.until(
+            "two statuses 2 s apart",
+            lambda: (
+                told < len(graph.statuses)
+                and graph.statuses[-1][1].images_received - graph.statuses[told][1].images_received
+                > 30
+            ),
+        )
         first, last = graph.statuses[told][1], graph.statuses[-1][1]
         # At the policy file's 5 Hz, whatever the camera's rate. One more for what was under way.
-        seconds = last.header.stamp.sec - first.header.stamp.sec + 1e-9 * (last.header.stamp.nanosec - first.header.stamp.nanosec)
+        seconds = (
+            last.header.stamp.sec
+            - first.header.stamp.sec
+            + 1e-9 * (last.header.stamp.nanosec - first.header.stamp.nanosec)
+        )
         assert last.inferences - first.inferences <= 5.0 * seconds + 2, (seconds, first, last)
-        (rate,) = graph.call(GetParameters, "get_parameters", GetParameters.Request(names=["inference_rate_hz"])).values
+        (rate,) = graph.call(
+            GetParameters, "get_parameters", GetParameters.Request(names=["inference_rate_hz"])
+        ).values
         assert rate.double_value == 5.0, rate
-        assert not graph.twists and not graph.grippers and graph.status.dry_run and graph.reason == "DRY_RUN", graph.shown()
+        assert (
+            not graph.twists
+            and not graph.grippers
+            and graph.status.dry_run
+            and graph.reason == "DRY_RUN"
+        ), graph.shown()
         print(f"dry run: {len(graph.actions)} actions, no command; {graph.status.detail}")
         assert node.stop(peer.signal.SIGTERM) == 0
     finally:

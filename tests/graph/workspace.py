@@ -19,12 +19,24 @@ def scenario(executable, logs):
     robot = yaml.safe_load(ROBOT_FILE.read_text())
     frame, box = robot["frames"]["base"], robot["workspace"]
     limits = robot["limits"].values()
-    stop_s = max(g["velocity"] / g["acceleration"] + g["acceleration"] / g["jerk"] for g in limits) + 0.02
+    stop_s = (
+        max(g["velocity"] / g["acceleration"] + g["acceleration"] / g["jerk"] for g in limits)
+        + 0.02
+    )
     middle = (numpy.array(box["min"]) + numpy.array(box["max"])) / 2
     logs.append(f"{tempfile.mkdtemp()}/node.log")
     node = NodeProcess(
-        executable, logs[-1], checkpoint=str(KIT / "ckpt"), policy_file=POLICY_FILE, robot_file=str(ROBOT_FILE), unnorm_key="bridge_orig", dry_run=False,
-        overrun_s=0.4, observation_timeout_s=2.0, inference_timeout_s=5.0, pose_timeout_s=POSE_TIMEOUT_S,
+        executable,
+        logs[-1],
+        checkpoint=str(KIT / "ckpt"),
+        policy_file=POLICY_FILE,
+        robot_file=str(ROBOT_FILE),
+        unnorm_key="bridge_orig",
+        dry_run=False,
+        overrun_s=0.4,
+        observation_timeout_s=2.0,
+        inference_timeout_s=5.0,
+        pose_timeout_s=POSE_TIMEOUT_S,
     )
     graph = Peer()
     poses = graph.node.create_publisher(PoseStamped, "ee_pose", qos_profile_sensor_data)
@@ -33,8 +45,13 @@ def scenario(executable, logs):
     def send_pose():
         if arm["on"]:
             message = PoseStamped()
-            message.header.frame_id, message.header.stamp = arm["frame"], arm["stamp"] or graph.stamp()
-            message.pose.position.x, message.pose.position.y, message.pose.position.z = map(float, arm["position"])
+            message.header.frame_id, message.header.stamp = (
+                arm["frame"],
+                arm["stamp"] or graph.stamp(),
+            )
+            message.pose.position.x, message.pose.position.y, message.pose.position.z = map(
+                float, arm["position"]
+            )
             poses.publish(message)
 
     graph.node.create_timer(0.05, send_pose)
@@ -57,14 +74,18 @@ def scenario(executable, logs):
         took = graph.time_to_stop(at)
         graph.until("the cause is named", lambda: graph.reason == "EE_POSE_STALE")
         assert took <= POSE_TIMEOUT_S + stop_s + SLACK_S, f"{took:.3f} s"
-        print(f"ee_pose stops: zero after {took:.3f} s, promised {POSE_TIMEOUT_S + stop_s:.3f} s; {graph.status.detail}")
+        print(
+            f"ee_pose stops: zero after {took:.3f} s, promised {POSE_TIMEOUT_S + stop_s:.3f} s; {graph.status.detail}"
+        )
         arm.update(on=True)
         graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
         # The pose is repeated with an old stamp: nobody knows where the arm is.
         arm.update(stamp=graph.stamp())
         at = time.monotonic()
         took = graph.time_to_stop(at)
-        graph.until("the cause is named", lambda: graph.reason in ("EE_POSE_STALE", "EE_POSE_INVALID"))
+        graph.until(
+            "the cause is named", lambda: graph.reason in ("EE_POSE_STALE", "EE_POSE_INVALID")
+        )
         print(f"ee_pose frozen: zero after {took:.3f} s; {graph.status.detail}")
         arm.update(stamp=None)
         graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
@@ -80,7 +101,9 @@ def scenario(executable, logs):
         assert forward <= 1e-9, f"{forward} m/s out of the box"
         counted = dict(zip(graph.status.intervention_names, graph.status.interventions))
         assert counted["workspace"] > 0, counted
-        print(f"at the face of the box: forward {forward:.6f} m/s, {counted['workspace']} interventions")
+        print(
+            f"at the face of the box: forward {forward:.6f} m/s, {counted['workspace']} interventions"
+        )
         assert node.stop() == 0
     finally:
         graph.close()

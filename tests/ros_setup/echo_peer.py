@@ -14,7 +14,9 @@ from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 TIMEOUT_S = 30.0
-QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+QOS = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
 
 
 def plain(value):
@@ -54,7 +56,10 @@ def main() -> None:
     for kind, message_type in (("action", Action), ("status", Status)):
         publisher = node.create_publisher(message_type, f"echo/{kind}", QOS)
         node.create_subscription(
-            message_type, f"sent/{kind}", lambda message, k=kind, p=publisher: answer(k, p, message), QOS
+            message_type,
+            f"sent/{kind}",
+            lambda message, k=kind, p=publisher: answer(k, p, message),
+            QOS,
         )
     deadline = time.monotonic() + TIMEOUT_S
     while len(answered) < len(expected):

@@ -33,7 +33,9 @@ class Requirements(unittest.TestCase):
 
 class SetUp(unittest.TestCase):
     def test_second_time_changes_nothing(self):
-        stamps = lambda: {path: path.stat().st_mtime_ns for path in (ROOT / ".ros").glob("*/.complete")}
+        stamps = lambda: {
+            path: path.stat().st_mtime_ns for path in (ROOT / ".ros").glob("*/.complete")
+        }
         before = stamps()
         done = shell("tools/ros/setup")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -64,24 +66,44 @@ class SetUp(unittest.TestCase):
     def test_private_prefix_can_be_forced(self):
         if "private" not in shell(". tools/ros/env.sh; echo $OPENVLA_ROS_MODE").stdout:
             self.skipTest("a ROS 2 is sourced")
-        done = shell("tools/ros/setup", AMENT_PREFIX_PATH="/nowhere", ROS_DISTRO="kilted", OPENVLA_ROS="private")
+        done = shell(
+            "tools/ros/setup",
+            AMENT_PREFIX_PATH="/nowhere",
+            ROS_DISTRO="kilted",
+            OPENVLA_ROS="private",
+        )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("private", done.stdout)
 
     def test_unusable_python_is_named_in_one_line(self):
         # A copy of the scripts with nothing built: the check must come before any download.
         with tempfile.TemporaryDirectory() as folder:
-            done = shell(f"mkdir {folder}/tools && cp -r tools/ros tools/setup.sh {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
-                         OPENVLA_PYTHON="/no/such/python", OPENVLA_ROS="private")
+            done = shell(
+                f"mkdir {folder}/tools && cp -r tools/ros tools/setup.sh {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
+                OPENVLA_PYTHON="/no/such/python",
+                OPENVLA_ROS="private",
+            )
         self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, r"^tools/ros/setup: no Python 3.10 to 3.13 .*\(tried /no/such/python\).*\n$")
+        self.assertRegex(
+            done.stderr,
+            r"^tools/ros/setup: no Python 3.10 to 3.13 .*\(tried /no/such/python\).*\n$",
+        )
 
 
 class Isolated(unittest.TestCase):
     def start(self):
         return subprocess.Popen(
-            [sys.executable, ROOT / "tools/ros/isolated.py", "bash", "-c", "echo $ROS_DOMAIN_ID $ROS_AUTOMATIC_DISCOVERY_RANGE$ROS_LOCALHOST_ONLY; read"],
-            env=bare_environment(ROS_STATIC_PEERS="10.0.0.1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                ROOT / "tools/ros/isolated.py",
+                "bash",
+                "-c",
+                "echo $ROS_DOMAIN_ID $ROS_AUTOMATIC_DISCOVERY_RANGE$ROS_LOCALHOST_ONLY; read",
+            ],
+            env=bare_environment(ROS_STATIC_PEERS="10.0.0.1"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def test_concurrent_runs_have_different_domains_on_loopback(self):
@@ -97,7 +119,11 @@ class Isolated(unittest.TestCase):
         self.assertEqual({scope for _, scope in lines} - {"LOCALHOST", "1"}, set())
 
     def test_wrong_command_is_one_line(self):
-        done = subprocess.run([sys.executable, ROOT / "tools/ros/isolated.py", "/no/such/program"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools/ros/isolated.py", "/no/such/program"],
+            capture_output=True,
+            text=True,
+        )
         self.assertEqual(done.returncode, 1)
         self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
 

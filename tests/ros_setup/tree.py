@@ -8,9 +8,23 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Set by tools/ros/env.sh; a test that starts from a bare shell must not inherit them.
 OURS = (
-    "AMENT_PREFIX_PATH", "BINDGEN_EXTRA_CLANG_ARGS", "IDL_PACKAGE_FILTER", "LD_LIBRARY_PATH", "LIBCLANG_PATH", "OPENVLA_OUTER_AMENT",
-    "OPENVLA_OUTER_LIBRARY", "OPENVLA_OUTER_PATH", "OPENVLA_OUTER_PYTHON", "OPENVLA_ROS_MODE", "OPENVLA_ROS_PYTHON", "PYTHONPATH",
-    "RMW_IMPLEMENTATION", "ROS_DISTRO", "ROS_PYTHON_VERSION", "ROS_VERSION", "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
+    "AMENT_PREFIX_PATH",
+    "BINDGEN_EXTRA_CLANG_ARGS",
+    "IDL_PACKAGE_FILTER",
+    "LD_LIBRARY_PATH",
+    "LIBCLANG_PATH",
+    "OPENVLA_OUTER_AMENT",
+    "OPENVLA_OUTER_LIBRARY",
+    "OPENVLA_OUTER_PATH",
+    "OPENVLA_OUTER_PYTHON",
+    "OPENVLA_ROS_MODE",
+    "OPENVLA_ROS_PYTHON",
+    "PYTHONPATH",
+    "RMW_IMPLEMENTATION",
+    "ROS_DISTRO",
+    "ROS_PYTHON_VERSION",
+    "ROS_VERSION",
+    "_ROS_WHEELS_BOOTSTRAP_COMPLETE",
 )
 
 
@@ -33,5 +47,10 @@ def bare_environment(**more: str) -> dict[str, str]:
 def shell(script: str, **more: str) -> subprocess.CompletedProcess:
     """Runs a bash script from the project's folder in the bare environment."""
     return subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, env=bare_environment(**more), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env=bare_environment(**more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )

@@ -38,7 +38,14 @@ class Marked(unittest.TestCase):
     def start(self, *command):
         self.mark = f"{os.getpid()}-{self.id()}"
         environment = os.environ | {MARK: self.mark}
-        return subprocess.Popen([sys.executable, *map(str, command)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def finish(self, process, seconds=120):
         try:

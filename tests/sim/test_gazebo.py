@@ -25,10 +25,14 @@ SDF = xml.etree.ElementTree.parse(ROOT / "sim/gazebo/tabletop.sdf").getroot()
 BRIDGE = yaml.safe_load((ROOT / "config/gz_bridge.yaml").read_text())
 # Which pairs ros_gz_bridge converts, of those that are used here.
 PAIRS = {
-    "rosgraph_msgs/msg/Clock": "gz.msgs.Clock", "sensor_msgs/msg/Image": "gz.msgs.Image", "sensor_msgs/msg/JointState": "gz.msgs.Model", "std_msgs/msg/Float64": "gz.msgs.Double",
+    "rosgraph_msgs/msg/Clock": "gz.msgs.Clock",
+    "sensor_msgs/msg/Image": "gz.msgs.Image",
+    "sensor_msgs/msg/JointState": "gz.msgs.Model",
+    "std_msgs/msg/Float64": "gz.msgs.Double",
 }
-# gz-sim 8's systems, from its source (branch gz-sim8 at b81e26da): gz_add_system in src/systems/*/CMakeLists.txt, GZ_ADD_PLUGIN_ALIAS and the parameters in the
-# .cc file beside it. File name -> name, what it reads (those that are used here).
+# gz-sim 8's systems, from its source (branch gz-sim8 at b81e26da): gz_add_system in
+# src/systems/*/CMakeLists.txt, GZ_ADD_PLUGIN_ALIAS and the parameters in the .cc file beside it.
+# File name -> name, what it reads (those that are used here).
 SYSTEMS = {
     "gz-sim-physics-system": ("Physics", set()),
     "gz-sim-user-commands-system": ("UserCommands", set()),
@@ -36,14 +40,43 @@ SYSTEMS = {
     "gz-sim-sensors-system": ("Sensors", {"render_engine"}),
     "gz-sim-joint-state-publisher-system": ("JointStatePublisher", {"topic", "joint_name"}),
     "gz-sim-joint-controller-system": ("JointController", {"joint_name", "topic"}),
-    "gz-sim-joint-position-controller-system": ("JointPositionController", {"joint_name", "topic", "p_gain", "i_gain", "d_gain", "cmd_max", "cmd_min", "initial_position"}),
+    "gz-sim-joint-position-controller-system": (
+        "JointPositionController",
+        {
+            "joint_name",
+            "topic",
+            "p_gain",
+            "i_gain",
+            "d_gain",
+            "cmd_max",
+            "cmd_min",
+            "initial_position",
+        },
+    ),
 }
-# The elements of a camera sensor in SDF 1.9 (sensor.sdf, camera.sdf), of those one might want here; Gazebo warns of others.
+# The elements of a camera sensor in SDF 1.9 (sensor.sdf, camera.sdf), of those one might want here;
+# Gazebo warns of others.
 SENSOR = {"topic", "update_rate", "always_on", "visualize", "enable_metrics", "pose", "camera"}
-CAMERA_ELEMENTS = {"horizontal_fov", "image", "clip", "optical_frame_id", "noise", "distortion", "lens", "pose"}
+CAMERA_ELEMENTS = {
+    "horizontal_fov",
+    "image",
+    "clip",
+    "optical_frame_id",
+    "noise",
+    "distortion",
+    "lens",
+    "pose",
+}
 # What a robot owes the node, and the node a robot: topic -> type (the interfaces).
-FROM_ROBOT = {"image": "sensor_msgs/msg/Image", "ee_pose": "geometry_msgs/msg/PoseStamped", "joint_states": "sensor_msgs/msg/JointState"}
-FROM_NODE = {"vla/command/twist": "geometry_msgs/msg/TwistStamped", "vla/command/gripper": "std_msgs/msg/Float64"}
+FROM_ROBOT = {
+    "image": "sensor_msgs/msg/Image",
+    "ee_pose": "geometry_msgs/msg/PoseStamped",
+    "joint_states": "sensor_msgs/msg/JointState",
+}
+FROM_NODE = {
+    "vla/command/twist": "geometry_msgs/msg/TwistStamped",
+    "vla/command/gripper": "std_msgs/msg/Float64",
+}
 
 specification = importlib.util.spec_from_file_location("gazebo_arm", ROOT / "sim/gazebo/arm.py")
 gazebo_arm = importlib.util.module_from_spec(specification)
@@ -114,23 +147,38 @@ class World(unittest.TestCase):
             # The arm starts straight up: the elbow may go as far as that.
             self.assertLessEqual(float(limit.findtext("lower")), low, name)
         for name in cell.FINGER_JOINTS:
-            self.assertEqual(float(self.arm.joints[name].find("axis/limit").findtext("upper")), cell.FINGER_TRAVEL)
+            self.assertEqual(
+                float(self.arm.joints[name].find("axis/limit").findtext("upper")),
+                cell.FINGER_TRAVEL,
+            )
 
     def test_camera_blocks_and_table_are_where_the_policy_knows_them(self):
         position, target, view = CAMERA
         x, y, z, roll, pitch, yaw = numbers(model_of("camera"), "pose")
         np.testing.assert_allclose([x, y, z], position)
         forward = turn([0, 0, 1], yaw) @ turn([0, 1, 0], pitch) @ [1, 0, 0]
-        np.testing.assert_allclose(forward, (target - position) / np.linalg.norm(target - position), atol=1e-4)
+        np.testing.assert_allclose(
+            forward, (target - position) / np.linalg.norm(target - position), atol=1e-4
+        )
         sensor = model_of("camera").find("link/sensor")
-        self.assertAlmostEqual(float(sensor.findtext("camera/horizontal_fov")), np.radians(view), places=5)
-        self.assertEqual([sensor.findtext(f"camera/image/{k}") for k in ("width", "height", "format")], ["224", "224", "R8G8B8"])
+        self.assertAlmostEqual(
+            float(sensor.findtext("camera/horizontal_fov")), np.radians(view), places=5
+        )
+        self.assertEqual(
+            [sensor.findtext(f"camera/image/{k}") for k in ("width", "height", "format")],
+            ["224", "224", "R8G8B8"],
+        )
         for colour in ("red", "green", "blue"):
             block = model_of(f"{colour}_block")
-            np.testing.assert_allclose(numbers(block, "link/collision/geometry/box/size"), [cell.BLOCK_SIZE] * 3)
+            np.testing.assert_allclose(
+                numbers(block, "link/collision/geometry/box/size"), [cell.BLOCK_SIZE] * 3
+            )
             self.assertEqual(numbers(block, "pose")[2], cell.BLOCK_SIZE / 2)
         table = model_of("table")
-        self.assertAlmostEqual(numbers(table, "pose")[2] + numbers(table, "link/collision/geometry/box/size")[2] / 2, 0.0)
+        self.assertAlmostEqual(
+            numbers(table, "pose")[2] + numbers(table, "link/collision/geometry/box/size")[2] / 2,
+            0.0,
+        )
 
     def test_the_camera_is_described_in_sdf_1_9(self):
         self.assertEqual(SDF.get("version"), "1.9")
@@ -148,7 +196,9 @@ class World(unittest.TestCase):
 
     def test_names_are_unique_in_their_model(self):
         for model in SDF.iter("model"):
-            names = [child.get("name") for child in model if child.tag in ("link", "joint", "frame")]
+            names = [
+                child.get("name") for child in model if child.tag in ("link", "joint", "frame")
+            ]
             self.assertEqual(len(names), len(set(names)), model.get("name"))
             links = {child.get("name") for child in model if child.tag == "link"}
             for joint in model.iter("joint"):
@@ -165,12 +215,29 @@ class Finger:
         arm = model_of("arm")
         joint = next(j for j in arm.iter("joint") if j.get("name") == name)
         link = next(x for x in arm.iter("link") if x.get("name") == joint.findtext("child"))
-        controller = next(p for p in arm.iter("plugin") if "position" in p.get("filename") and p.findtext("joint_name") == name)
-        gains = {child.tag: float(child.text) for child in controller if child.tag not in ("joint_name", "topic")}
-        self.p, self.d, self.i = gains["p_gain"], gains["d_gain"] if d_gain is None else d_gain, gains.get("i_gain", 0.1)
+        controller = next(
+            p
+            for p in arm.iter("plugin")
+            if "position" in p.get("filename") and p.findtext("joint_name") == name
+        )
+        gains = {
+            child.tag: float(child.text)
+            for child in controller
+            if child.tag not in ("joint_name", "topic")
+        }
+        self.p, self.d, self.i = (
+            gains["p_gain"],
+            gains["d_gain"] if d_gain is None else d_gain,
+            gains.get("i_gain", 0.1),
+        )
         self.most = min(gains["cmd_max"], float(joint.findtext("axis/limit/effort")))
-        self.mass, self.damping = float(link.findtext("inertial/mass")), float(joint.findtext("axis/dynamics/damping"))
-        self.low, self.high, self.fastest = (float(joint.findtext(f"axis/limit/{k}")) for k in ("lower", "upper", "velocity"))
+        self.mass, self.damping = (
+            float(link.findtext("inertial/mass")),
+            float(joint.findtext("axis/dynamics/damping")),
+        )
+        self.low, self.high, self.fastest = (
+            float(joint.findtext(f"axis/limit/{k}")) for k in ("lower", "upper", "velocity")
+        )
         self.implicit, self.position, self.velocity = implicit, gains["initial_position"], 0.0
         self.last, self.sum = 0.0, 0.0
 
@@ -198,7 +265,10 @@ class Finger:
         for k in range(steps):
             self.step(goal)
             if 0.8 * steps <= k:
-                worst = [max(worst[0], abs(self.velocity)), max(worst[1], abs(self.position - goal))]
+                worst = [
+                    max(worst[0], abs(self.velocity)),
+                    max(worst[1], abs(self.position - goal)),
+                ]
         return worst
 
 
@@ -244,7 +314,9 @@ class Launch(unittest.TestCase):
     def setUp(self):
         self.text = (ROOT / "launch/gazebo.launch.yaml").read_text()
         self.entries = yaml.safe_load(self.text)["launch"]
-        self.arguments = {entry["arg"]["name"]: entry["arg"] for entry in self.entries if "arg" in entry}
+        self.arguments = {
+            entry["arg"]["name"]: entry["arg"] for entry in self.entries if "arg" in entry
+        }
 
     def test_every_argument_is_explained_and_used(self):
         self.assertEqual(set(re.findall(r"\$\(var (\w+)\)", self.text)), set(self.arguments))
@@ -252,8 +324,16 @@ class Launch(unittest.TestCase):
             self.assertGreater(len(argument["description"]), 15, name)
 
     def test_the_node_is_given_arguments_it_has(self):
-        known = {entry["arg"]["name"] for entry in yaml.safe_load((ROOT / "launch/vla.launch.yaml").read_text())["launch"] if "arg" in entry}
-        (vla,) = (e["include"] for e in self.entries if "vla.launch.yaml" in e.get("include", {}).get("file", ""))
+        known = {
+            entry["arg"]["name"]
+            for entry in yaml.safe_load((ROOT / "launch/vla.launch.yaml").read_text())["launch"]
+            if "arg" in entry
+        }
+        (vla,) = (
+            e["include"]
+            for e in self.entries
+            if "vla.launch.yaml" in e.get("include", {}).get("file", "")
+        )
         given = {argument["name"]: argument["value"] for argument in vla["arg"]}
         self.assertLessEqual(set(given), known)
         self.assertEqual((given["use_sim_time"], given["autostart"]), ("true", "true"))
@@ -312,18 +392,33 @@ class Controller(unittest.TestCase):
         low, high = self.controller.kinematics.limits.T
         for _ in range(400):
             speeds = self.turn([0.25, 0.1, 0.25, 0.6, 0, 0.6])
-            self.assertTrue(np.isfinite(speeds).all() and (np.abs(speeds) <= gazebo_arm.JOINT_SPEED).all())
+            self.assertTrue(
+                np.isfinite(speeds).all() and (np.abs(speeds) <= gazebo_arm.JOINT_SPEED).all()
+            )
             self.assertTrue(((low - 0.05 < self.positions) & (self.positions < high + 0.05)).all())
 
     def test_without_new_joint_states_it_asks_for_no_motion(self):
         twist = np.array([0.1, 0, 0, 0, 0, 0])
-        np.testing.assert_array_equal(self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6))
+        np.testing.assert_array_equal(
+            self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6)
+        )
         # On the way to the ready posture as behind it.
         for reach in (lambda: self.turn(twist), self.home):
             reach()
             last = self.now
-            self.assertTrue(np.any(self.controller.velocities(twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S - 0.001)))
-            np.testing.assert_array_equal(self.controller.velocities(twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S + 0.001), np.zeros(6))
+            self.assertTrue(
+                np.any(
+                    self.controller.velocities(
+                        twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S - 0.001
+                    )
+                )
+            )
+            np.testing.assert_array_equal(
+                self.controller.velocities(
+                    twist, self.PERIOD, last + gazebo_arm.JOINT_STATES_TIMEOUT_S + 0.001
+                ),
+                np.zeros(6),
+            )
             self.assertTrue(np.any(self.turn(twist)))
 
 
@@ -335,13 +430,23 @@ class Process(unittest.TestCase):
         self.addCleanup(self.close)
         node, self.speeds, self.positions = self.session.node, {}, None
         for name in cell.ARM_JOINTS:
-            node.create_subscription(Float64, f"arm/{name}/velocity", lambda m, n=name: self.speeds.setdefault(n, []).append(m.data), 100)
+            node.create_subscription(
+                Float64,
+                f"arm/{name}/velocity",
+                lambda m, n=name: self.speeds.setdefault(n, []).append(m.data),
+                100,
+            )
         self.joints = node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
         self.twist = node.create_publisher(TwistStamped, "vla/command/twist", 10)
         self.arm = Program("gazebo_arm", [sys.executable, str(ROOT / "sim/gazebo/arm.py")], {})
         self.session.programs.append(self.arm)
         self.session.on_turn = self.publish
-        self.session.until("the controller hears", lambda: self.joints.get_subscription_count() and self.twist.get_subscription_count() >= 2)
+        self.session.until(
+            "the controller hears",
+            lambda: (
+                self.joints.get_subscription_count() and self.twist.get_subscription_count() >= 2
+            ),
+        )
 
     def close(self):
         self.session.on_turn = None
@@ -349,7 +454,9 @@ class Process(unittest.TestCase):
 
     def publish(self):
         if self.positions is not None:
-            self.joints.publish(JointState(name=list(cell.ARM_JOINTS), position=[float(x) for x in self.positions]))
+            self.joints.publish(
+                JointState(name=list(cell.ARM_JOINTS), position=[float(x) for x in self.positions])
+            )
 
     def log(self):
         return pathlib.Path(self.arm.log.name).read_text()
@@ -385,7 +492,13 @@ class Process(unittest.TestCase):
         self.assertIn("'base'", self.log())
         self.assertEqual(self.log().count("the ready posture is reached"), 1)
         message.header.frame_id = "base"
-        self.session.until("a twist in its own moves it", lambda: self.twist.publish(message) or any(abs(said[-1]) > 0.01 for said in self.speeds.values()))
+        self.session.until(
+            "a twist in its own moves it",
+            lambda: (
+                self.twist.publish(message)
+                or any(abs(said[-1]) > 0.01 for said in self.speeds.values())
+            ),
+        )
 
 
 class Graph(unittest.TestCase):
@@ -395,12 +508,21 @@ class Graph(unittest.TestCase):
         session = Session("test_graph")
         try:
             session.start_peer(publish_clock=True)
-            arm = Program("gazebo_arm", [sys.executable, str(ROOT / "sim/gazebo/arm.py")], {"use_sim_time": True})
+            arm = Program(
+                "gazebo_arm",
+                [sys.executable, str(ROOT / "sim/gazebo/arm.py")],
+                {"use_sim_time": True},
+            )
             session.programs.append(arm)
             node = session.node
             try:
                 kit = ROOT / "tests/data/openvla_tiny/ckpt"
-                session.start_node(kit, ROOT / "config/policies/openvla_tiny.yaml", "bridge_orig", use_sim_time=True)
+                session.start_node(
+                    kit,
+                    ROOT / "config/policies/openvla_tiny.yaml",
+                    "bridge_orig",
+                    use_sim_time=True,
+                )
                 has_node = True
             except SessionError as error:
                 if "no node at" not in str(error):
@@ -412,12 +534,23 @@ class Graph(unittest.TestCase):
                 session.until(f"{name} is known", lambda: len(question(name, "/")) >= 3)
                 return {topic.lstrip("/"): kinds[0] for topic, kinds in question(name, "/")}
 
-            published, bridged = topics(node.get_publisher_names_and_types_by_node, "tabletop"), {e["ros_topic_name"].lstrip("/"): e for e in BRIDGE}
+            published, bridged = (
+                topics(node.get_publisher_names_and_types_by_node, "tabletop"),
+                {e["ros_topic_name"].lstrip("/"): e for e in BRIDGE},
+            )
             heard = topics(node.get_subscriber_names_and_types_by_node, "tabletop")
-            arm_says, arm_hears = (topics(q, "gazebo_arm") for q in (node.get_publisher_names_and_types_by_node, node.get_subscriber_names_and_types_by_node))
+            arm_says, arm_hears = (
+                topics(q, "gazebo_arm")
+                for q in (
+                    node.get_publisher_names_and_types_by_node,
+                    node.get_subscriber_names_and_types_by_node,
+                )
+            )
             for topic, kind in FROM_ROBOT.items():
                 self.assertEqual(published.get(topic), kind)
-                gazebo = bridged[topic]["ros_type_name"] if topic in bridged else arm_says.get(topic)
+                gazebo = (
+                    bridged[topic]["ros_type_name"] if topic in bridged else arm_says.get(topic)
+                )
                 self.assertEqual(gazebo, kind, topic)
             self.assertEqual(published["clock"], bridged["clock"]["ros_type_name"])
             for topic, kind in FROM_NODE.items():
@@ -426,10 +559,18 @@ class Graph(unittest.TestCase):
                 if entry["direction"] == "ROS_TO_GZ":
                     self.assertEqual(arm_says.get(topic), entry["ros_type_name"], topic)
             if has_node:
-                hears, says = (topics(q, "vla") for q in (node.get_subscriber_names_and_types_by_node, node.get_publisher_names_and_types_by_node))
+                hears, says = (
+                    topics(q, "vla")
+                    for q in (
+                        node.get_subscriber_names_and_types_by_node,
+                        node.get_publisher_names_and_types_by_node,
+                    )
+                )
                 for topic, kind in (FROM_ROBOT | {"instruction": "std_msgs/msg/String"}).items():
                     # Joint states are for policies that ask for them.
-                    self.assertEqual(hears.get(topic, kind if topic == "joint_states" else None), kind, topic)
+                    self.assertEqual(
+                        hears.get(topic, kind if topic == "joint_states" else None), kind, topic
+                    )
                 for topic, kind in FROM_NODE.items():
                     self.assertEqual(says.get(topic), kind)
         finally:

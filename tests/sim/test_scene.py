@@ -23,7 +23,11 @@ class Seeds(unittest.TestCase):
 
     def test_a_seed_determines_layout_looks_and_task(self):
         self.scene.reset(5)
-        image, blocks, said = self.scene.render().copy(), self.scene.targets(), self.scene.instruction
+        image, blocks, said = (
+            self.scene.render().copy(),
+            self.scene.targets(),
+            self.scene.instruction,
+        )
         self.scene.reset(6)
         self.assertFalse(np.array_equal(image, self.scene.render()))
         again = TabletopScene(5)
@@ -58,7 +62,9 @@ class Seeds(unittest.TestCase):
             self.assertFalse(self.scene.success())
             places = list(self.scene.targets().values())
             for i, one in enumerate(places):
-                self.assertTrue(0.35 < one[0] < 0.54 and abs(one[1]) < 0.15 and 0.0 < one[2] < 0.03, one)
+                self.assertTrue(
+                    0.35 < one[0] < 0.54 and abs(one[1]) < 0.15 and 0.0 < one[2] < 0.03, one
+                )
                 for other in places[:i]:
                     self.assertGreater(np.hypot(*(one - other)[:2]), 0.09)
 
@@ -83,8 +89,12 @@ class Seeds(unittest.TestCase):
             "tasks: ['place']": lambda: TabletopScene(0, tasks=("place",)),
             "task: 'juggle'": lambda: self.scene.reset(0, task="juggle"),
             "there is no 'pink' block": lambda: self.scene.reset(0, block="pink"),
-            "there is no 'white' bowl on the table, only none": lambda: self.scene.reset(0, task="touch", bowl="white"),
-            "are not six and one finite": lambda: self.scene.apply([0, 0, np.nan, 0, 0, 0], 1.0, 0.02),
+            "there is no 'white' bowl on the table, only none": lambda: self.scene.reset(
+                0, task="touch", bowl="white"
+            ),
+            "are not six and one finite": lambda: self.scene.apply(
+                [0, 0, np.nan, 0, 0, 0], 1.0, 0.02
+            ),
         }.items():
             with self.assertRaisesRegex(ValueError, re.escape(wanted)):
                 call()
@@ -92,7 +102,13 @@ class Seeds(unittest.TestCase):
     def test_a_refused_reset_leaves_the_scene_as_it_is(self):
         self.scene.reset(9)
         self.scene.apply([0.1, 0, 0, 0, 0, 0], 0.5, 0.4)
-        before = self.scene.render().copy(), self.scene.instruction, self.scene.time, self.scene.colours, self.scene.seed
+        before = (
+            self.scene.render().copy(),
+            self.scene.instruction,
+            self.scene.time,
+            self.scene.colours,
+            self.scene.seed,
+        )
 
         def unreachable(*_):
             raise ValueError("the arm does not reach it")
@@ -100,11 +116,18 @@ class Seeds(unittest.TestCase):
         with self.assertRaises(ValueError):
             self.scene.reset(10, block="pink")
         for step, refusal in ((self.scene.kinematics, "solve"), (self.scene, "_bowl_places")):
-            with unittest.mock.patch.object(step, refusal, unreachable if refusal == "solve" else lambda *_: None):
-                with self.assertRaisesRegex(ValueError, "does not reach|no layout found for 3 blocks and 0 bowls"):
+            with unittest.mock.patch.object(
+                step, refusal, unreachable if refusal == "solve" else lambda *_: None
+            ):
+                with self.assertRaisesRegex(
+                    ValueError, "does not reach|no layout found for 3 blocks and 0 bowls"
+                ):
                     self.scene.reset(10)
         np.testing.assert_array_equal(before[0], self.scene.render())
-        self.assertEqual(before[1:], (self.scene.instruction, self.scene.time, self.scene.colours, self.scene.seed))
+        self.assertEqual(
+            before[1:],
+            (self.scene.instruction, self.scene.time, self.scene.colours, self.scene.seed),
+        )
 
 
 class Bowls(unittest.TestCase):
@@ -116,17 +139,32 @@ class Bowls(unittest.TestCase):
                 scene = TabletopScene(0, blocks=blocks, bowls=bowls)
                 for seed in range(200):
                     scene.reset(seed)
-                    of_blocks, of_bowls = np.array(list(scene.targets().values())), np.array(list(scene.bowl_places().values())).reshape(-1, 3)
+                    of_blocks, of_bowls = (
+                        np.array(list(scene.targets().values())),
+                        np.array(list(scene.bowl_places().values())).reshape(-1, 3),
+                    )
                     self.assertEqual((len(of_blocks), len(of_bowls)), (blocks, bowls))
                     for k, bowl in enumerate(of_bowls):
                         # Over a bowl the tool is within the workspace.
-                        self.assertTrue((low[:2] <= bowl[:2]).all() and (bowl[:2] <= high[:2]).all(), bowl)
+                        self.assertTrue(
+                            (low[:2] <= bowl[:2]).all() and (bowl[:2] <= high[:2]).all(), bowl
+                        )
                         away = np.abs(of_blocks - bowl)[:, :2]
-                        # Room for the open fingers, 51 mm to each side of a block; none in the way of a push by 3 cm and of the way to its beginning.
-                        self.assertGreater(np.hypot(*away.T).min(), cell.BOWL_RADIUS + 0.004 + 0.051)
-                        self.assertTrue(((away[:, 1] > cell.BOWL_RADIUS + 0.004 + cell.BLOCK_SIZE / 2) | (away[:, 0] > cell.BOWL_RADIUS + 0.004 + 0.055 + 0.009)).all())
+                        # Room for the open fingers, 51 mm to each side of a block; none in the way
+                        # of a push by 3 cm and of the way to its beginning.
+                        self.assertGreater(
+                            np.hypot(*away.T).min(), cell.BOWL_RADIUS + 0.004 + 0.051
+                        )
+                        self.assertTrue(
+                            (
+                                (away[:, 1] > cell.BOWL_RADIUS + 0.004 + cell.BLOCK_SIZE / 2)
+                                | (away[:, 0] > cell.BOWL_RADIUS + 0.004 + 0.055 + 0.009)
+                            ).all()
+                        )
                         for other in of_bowls[:k]:
-                            self.assertGreater(np.hypot(*(bowl - other)[:2]), 2 * (cell.BOWL_RADIUS + 0.004))
+                            self.assertGreater(
+                                np.hypot(*(bowl - other)[:2]), 2 * (cell.BOWL_RADIUS + 0.004)
+                            )
 
     def test_bowls_change_nothing_else(self):
         without, beside = TabletopScene(0), TabletopScene(0, bowls=1)
@@ -139,15 +177,26 @@ class Bowls(unittest.TestCase):
                 np.testing.assert_allclose(one, other, atol=1e-6)
 
     def test_the_camera_sees_them(self):
-        scene, round_about = TabletopScene(0, bowls=2), np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        scene, round_about = (
+            TabletopScene(0, bowls=2),
+            np.linspace(0, 2 * np.pi, 36, endpoint=False),
+        )
         for seed in range(40):
             scene.reset(seed)
             camera = scene.model.camera("camera").id
             turned, at = scene.data.cam_xmat[camera].reshape(3, 3), scene.data.cam_xpos[camera]
             for place in scene.bowl_places().values():
-                rim = place + np.column_stack([cell.BOWL_RADIUS * np.cos(round_about), cell.BOWL_RADIUS * np.sin(round_about), np.full(36, cell.BOWL_HEIGHT)])
+                rim = place + np.column_stack(
+                    [
+                        cell.BOWL_RADIUS * np.cos(round_about),
+                        cell.BOWL_RADIUS * np.sin(round_about),
+                        np.full(36, cell.BOWL_HEIGHT),
+                    ]
+                )
                 seen = (np.vstack([rim, place]) - at) @ turned
-                inside = np.abs(seen[:, :2] / -seen[:, 2:]).max(axis=1) < np.tan(np.radians(scene.model.cam_fovy[camera]) / 2)
+                inside = np.abs(seen[:, :2] / -seen[:, 2:]).max(axis=1) < np.tan(
+                    np.radians(scene.model.cam_fovy[camera]) / 2
+                )
                 self.assertTrue(inside[-1])
                 self.assertGreater(inside[:-1].mean(), 0.7, (seed, place))
 
@@ -205,7 +254,9 @@ class Commands(unittest.TestCase):
         self.scene.reset(3)
         for _ in range(150):
             self.scene.apply([0.5, 0, 0.5, 2, 2, 2], 1.0, 0.02)
-        self.assertTrue(np.isfinite(self.scene.data.qpos).all() and np.isfinite(self.scene.data.qvel).all())
+        self.assertTrue(
+            np.isfinite(self.scene.data.qpos).all() and np.isfinite(self.scene.data.qvel).all()
+        )
 
 
 class Expert(unittest.TestCase):
@@ -292,7 +343,10 @@ class Measured(unittest.TestCase):
 class Chance(unittest.TestCase):
     def test_it_depends_on_the_seed_and_the_second_and_stays_inside_the_workspace(self):
         box = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())["workspace"]
-        self.assertTrue((BOX[:, 0] >= np.array(box["min"]) + box["margin"] - 1e-9).all() and (BOX[:, 1] <= np.array(box["max"]) - box["margin"] + 1e-9).all())
+        self.assertTrue(
+            (BOX[:, 0] >= np.array(box["min"]) + box["margin"] - 1e-9).all()
+            and (BOX[:, 1] <= np.array(box["max"]) - box["margin"] + 1e-9).all()
+        )
         scene = TabletopScene(3)
         try:
             first, drawn = chance(scene), []
@@ -301,9 +355,14 @@ class Chance(unittest.TestCase):
             for _ in range(40):
                 drawn.append(chance(scene))
                 scene.apply(drawn[-1][:6] * 5, drawn[-1][6], 0.2)
-                self.assertTrue((scene.ee_pose()[0] > box["min"]).all() and (scene.ee_pose()[0] < box["max"]).all())
+                self.assertTrue(
+                    (scene.ee_pose()[0] > box["min"]).all()
+                    and (scene.ee_pose()[0] < box["max"]).all()
+                )
             # Five policy periods alike, then another direction.
-            directions = [a[:3] / np.linalg.norm(a[:3]) for a in drawn if np.linalg.norm(a[:3]) > 0.029]
+            directions = [
+                a[:3] / np.linalg.norm(a[:3]) for a in drawn if np.linalg.norm(a[:3]) > 0.029
+            ]
             self.assertGreater(len({tuple(d.round(6)) for d in directions}), 3)
             scene.reset(4)
             self.assertFalse(np.allclose(first, chance(scene)))

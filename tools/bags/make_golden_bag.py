@@ -32,7 +32,10 @@ cases = json.loads((KIT / "cases.json").read_text())["cases"]
 storage = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[arguments.storage]
 writer = Writer(arguments.out, version=9, storage_plugin=storage)
 if arguments.compression == "zstd":
-    writer.set_compression(CompressionMode.STORAGE if arguments.storage == "mcap" else CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    writer.set_compression(
+        CompressionMode.STORAGE if arguments.storage == "mcap" else CompressionMode.MESSAGE,
+        CompressionFormat.ZSTD,
+    )
 
 
 def header(at):
@@ -43,27 +46,47 @@ def header(at):
 def image(case, at):
     path = KIT / case["image"]
     if not arguments.raw:
-        return types["sensor_msgs/msg/CompressedImage"](header=header(at), format="png", data=np.fromfile(path, np.uint8))
+        return types["sensor_msgs/msg/CompressedImage"](
+            header=header(at), format="png", data=np.fromfile(path, np.uint8)
+        )
     width, height = map(int, arguments.raw.split("x"))
     pixels = np.asarray(Image.open(path).convert("RGB").resize((width, height)))
-    return types["sensor_msgs/msg/Image"](header=header(at), height=height, width=width, encoding="rgb8", is_bigendian=0,
-                                          step=width * 3, data=pixels.reshape(-1))
+    return types["sensor_msgs/msg/Image"](
+        header=header(at),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=width * 3,
+        data=pixels.reshape(-1),
+    )
 
 
 kinds = {
     "/instruction": "std_msgs/msg/String",
-    "/camera/image": "sensor_msgs/msg/Image" if arguments.raw else "sensor_msgs/msg/CompressedImage",
+    "/camera/image": "sensor_msgs/msg/Image"
+    if arguments.raw
+    else "sensor_msgs/msg/CompressedImage",
     "/action": "std_msgs/msg/Float64MultiArray",
 }
 with writer:
-    topics = {topic: writer.add_connection(topic, kind, typestore=store) for topic, kind in kinds.items()}
+    topics = {
+        topic: writer.add_connection(topic, kind, typestore=store) for topic, kind in kinds.items()
+    }
     payloads = []
     for case in cases:
         layout = types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
-        action = types["std_msgs/msg/Float64MultiArray"](layout=layout, data=np.array(case["actions"]["bridge_orig"]))
+        action = types["std_msgs/msg/Float64MultiArray"](
+            layout=layout, data=np.array(case["actions"]["bridge_orig"])
+        )
         text = types["std_msgs/msg/String"](data=case["instruction"])
         messages = {"/instruction": text, "/camera/image": image(case, START), "/action": action}
-        payloads.append({topic: bytearray(store.serialize_cdr(message, kinds[topic])) for topic, message in messages.items()})
+        payloads.append(
+            {
+                topic: bytearray(store.serialize_cdr(message, kinds[topic]))
+                for topic, message in messages.items()
+            }
+        )
     for i in range(arguments.frames):
         at, payload = START + i * PERIOD, payloads[i % len(payloads)]
         # The stamp stands behind the four bytes of the CDR header: seconds and nanoseconds.

@@ -31,7 +31,9 @@ def run(command):
 
 
 def python_with_torch():
-    for candidate in filter(None, [os.environ.get("OPENVLA_BENCH_PYTHON"), shutil.which("python3")]):
+    for candidate in filter(
+        None, [os.environ.get("OPENVLA_BENCH_PYTHON"), shutil.which("python3")]
+    ):
         probe = [candidate, "-c", "import torch, numpy, PIL, safetensors, tokenizers"]
         if subprocess.run(probe, capture_output=True).returncode == 0:
             return candidate
@@ -46,19 +48,57 @@ def main():
     parser.add_argument("--checkpoint", type=Path, default=TARGET / "bench/cut")
     arguments = parser.parse_args()
     subprocess.run(
-        ["cargo", "build", "--release", "--quiet", "--bin", "openvla", "--example", "make_checkpoint"], check=True, cwd=ROOT
+        [
+            "cargo",
+            "build",
+            "--release",
+            "--quiet",
+            "--bin",
+            "openvla",
+            "--example",
+            "make_checkpoint",
+        ],
+        check=True,
+        cwd=ROOT,
     )
     if not (arguments.checkpoint / "config.json").exists():
         print(f"generating {arguments.checkpoint} (2.6 GB)", flush=True)
         generator = TARGET / "release/examples/make_checkpoint"
-        subprocess.run([generator, "--preset", "cut", "--seed", "1", "--out", arguments.checkpoint], check=True)
+        subprocess.run(
+            [generator, "--preset", "cut", "--seed", "1", "--out", arguments.checkpoint], check=True
+        )
     threads = arguments.threads or len(os.sched_getaffinity(0))
-    common = ["--checkpoint", arguments.checkpoint, "--image", IMAGE, "--repeats", str(arguments.repeats), "--threads", str(threads)]
-    ours = [TARGET / "release/openvla", "bench", *common, "--decode", "actions", "--unnorm-key", "bridge_orig", "--json"]
+    common = [
+        "--checkpoint",
+        arguments.checkpoint,
+        "--image",
+        IMAGE,
+        "--repeats",
+        str(arguments.repeats),
+        "--threads",
+        str(threads),
+    ]
+    ours = [
+        TARGET / "release/openvla",
+        "bench",
+        *common,
+        "--decode",
+        "actions",
+        "--unnorm-key",
+        "bridge_orig",
+        "--json",
+    ]
     python = python_with_torch()
-    theirs = python and [python, ROOT / "tools/bench/pytorch_reference.py", *common, "--actions-only"]
+    theirs = python and [
+        python,
+        ROOT / "tools/bench/pytorch_reference.py",
+        *common,
+        "--actions-only",
+    ]
     if not python:
-        print("PyTorch not found (set OPENVLA_BENCH_PYTHON to a python with torch, numpy, pillow, safetensors, tokenizers): no comparison")
+        print(
+            "PyTorch not found (set OPENVLA_BENCH_PYTHON to a python with torch, numpy, pillow, safetensors, tokenizers): no comparison"
+        )
     times = {"openvla": {}, "torch": {}}
     for number in range(arguments.rounds):
         print(f"round {number + 1} of {arguments.rounds}", flush=True)
@@ -70,11 +110,18 @@ def main():
             result = run(list(map(str, theirs)))
             version = result["torch"]
             if result["token_ids"] != tokens:
-                sys.exit(f"inference.py: tokens differ: ours {tokens}, PyTorch {result['token_ids']}")
+                sys.exit(
+                    f"inference.py: tokens differ: ours {tokens}, PyTorch {result['token_ids']}"
+                )
             for stage in STAGES:
                 times["torch"].setdefault(stage, []).append(result["milliseconds"][stage])
-    print(f"\n{threads} threads, float32, medians of {arguments.rounds} rounds of {arguments.repeats}, ms")
-    print(f"{'stage':<12} {'openvla_tt':>12}" + (f" {'torch ' + version:>18} {'ours/theirs':>12}" if theirs else ""))
+    print(
+        f"\n{threads} threads, float32, medians of {arguments.rounds} rounds of {arguments.repeats}, ms"
+    )
+    print(
+        f"{'stage':<12} {'openvla_tt':>12}"
+        + (f" {'torch ' + version:>18} {'ours/theirs':>12}" if theirs else "")
+    )
     for stage in STAGES:
         mine = statistics.median(times["openvla"][stage])
         line = f"{stage:<12} {mine:>12.1f}"

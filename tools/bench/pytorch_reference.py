@@ -27,7 +27,13 @@ TOWERS = {
     "vit_large_patch14_reg4_dinov2.lvd142m": dict(embed_dim=1024, depth=24, num_heads=16),
     "vit_so400m_patch14_siglip_224": dict(embed_dim=1152, depth=27, num_heads=16),
 }
-LLAMA = dict(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, rms_norm_eps=1e-6, rope_theta=10000.0)
+LLAMA = dict(
+    hidden_size=4096,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+)
 
 
 def load(folder, dtype):
@@ -41,7 +47,11 @@ def load(folder, dtype):
 
 class Tower:
     def __init__(self, weights, prefix, spec):
-        self.w = {name[len(prefix) + 1 :]: tensor for name, tensor in weights.items() if name.startswith(prefix + ".")}
+        self.w = {
+            name[len(prefix) + 1 :]: tensor
+            for name, tensor in weights.items()
+            if name.startswith(prefix + ".")
+        }
         self.heads, self.blocks = spec["num_heads"], spec["depth"] - 1
 
     def __call__(self, pixels):
@@ -64,7 +74,11 @@ class Tower:
         h = F.linear(h, w[at + "attn.proj.weight"], w[at + "attn.proj.bias"])
         x = x + h * w.get(at + "ls1.scale_factor", 1)
         h = F.layer_norm(x, (width,), w[at + "norm2.weight"], w[at + "norm2.bias"], 1e-6)
-        h = F.linear(F.gelu(F.linear(h, w[at + "mlp.fc1.weight"], w[at + "mlp.fc1.bias"])), w[at + "mlp.fc2.weight"], w[at + "mlp.fc2.bias"])
+        h = F.linear(
+            F.gelu(F.linear(h, w[at + "mlp.fc1.weight"], w[at + "mlp.fc1.bias"])),
+            w[at + "mlp.fc2.weight"],
+            w[at + "mlp.fc2.bias"],
+        )
         return x + h * w.get(at + "ls2.scale_factor", 1)
 
 
@@ -94,10 +108,13 @@ class Llama:
         rows = x.shape[1]
         for index in range(self.spec["num_hidden_layers"]):
             layer = f"layers.{index}"
-            linear = lambda x, name: F.linear(x, self.w[f"language_model.model.{layer}.{name}.weight"])
+            linear = lambda x, name: F.linear(
+                x, self.w[f"language_model.model.{layer}.{name}.weight"]
+            )
             h = self.norm(x, f"{layer}.input_layernorm")
             q, k, v = (
-                linear(h, f"self_attn.{name}_proj").view(1, rows, self.heads, -1).transpose(1, 2) for name in "qkv"
+                linear(h, f"self_attn.{name}_proj").view(1, rows, self.heads, -1).transpose(1, 2)
+                for name in "qkv"
             )
             q, k = self.rotate(q, position), self.rotate(k, position)
             if position:
@@ -106,9 +123,13 @@ class Llama:
             h = F.scaled_dot_product_attention(q, k, v, is_causal=rows > 1)
             x = x + linear(h.transpose(1, 2).reshape(1, rows, -1), "self_attn.o_proj")
             h = self.norm(x, f"{layer}.post_attention_layernorm")
-            x = x + linear(F.silu(linear(h, "mlp.gate_proj")) * linear(h, "mlp.up_proj"), "mlp.down_proj")
+            x = x + linear(
+                F.silu(linear(h, "mlp.gate_proj")) * linear(h, "mlp.up_proj"), "mlp.down_proj"
+            )
         # Kinder than the official code, which runs the head on every position.
-        return F.linear(self.norm(x[:, -1:], "norm"), self.w["language_model.lm_head.weight"])[0, -1].float()
+        return F.linear(self.norm(x[:, -1:], "norm"), self.w["language_model.lm_head.weight"])[
+            0, -1
+        ].float()
 
 
 def main():
@@ -120,7 +141,9 @@ def main():
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--actions-only", action="store_true", help="choose among the 256 action tokens only")
+    parser.add_argument(
+        "--actions-only", action="store_true", help="choose among the 256 action tokens only"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -151,17 +174,25 @@ def main():
         image = Image.open(arguments.image).convert("RGB").resize((224, 224), Image.BICUBIC)
         rgb = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
         inputs = [
-            ((rgb - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])[None].to(dtype)
+            ((rgb - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])[None].to(
+                dtype
+            )
             for mean, std in zip(pixels_config["means"], pixels_config["stds"])
         ]
-        ids = tokenizer.encode(f"In: What action should the robot take to {arguments.instruction.lower()}?\nOut:").ids
+        ids = tokenizer.encode(
+            f"In: What action should the robot take to {arguments.instruction.lower()}?\nOut:"
+        ).ids
         ids = ids if ids[-1] == EMPTY_WORD else [*ids, EMPTY_WORD]
         lap("preprocess")
         features = torch.cat([tower(pixels) for tower, pixels in zip(towers, inputs)], -1)
         lap("vision")
         x = features
         for index, activation in ((1, F.gelu), (2, F.gelu), (3, lambda x: x)):
-            x = activation(F.linear(x, weights[f"projector.fc{index}.weight"], weights[f"projector.fc{index}.bias"]))
+            x = activation(
+                F.linear(
+                    x, weights[f"projector.fc{index}.weight"], weights[f"projector.fc{index}.bias"]
+                )
+            )
         lap("projector")
         table = weights["language_model.model.embed_tokens.weight"]
         text = table[torch.tensor(ids)][None]

@@ -32,8 +32,14 @@ for kind, data in messages():
     if kind.endswith("CompressedImage"):
         image = Image.open(io.BytesIO(message.data)).convert("RGB")
     else:
-        image = Image.fromarray(message.data.reshape(message.height, message.step)[:, : message.width * 3].reshape(message.height, message.width, 3))
+        image = Image.fromarray(
+            message.data.reshape(message.height, message.step)[:, : message.width * 3].reshape(
+                message.height, message.width, 3
+            )
+        )
     pixels = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
     total += int(pixels.sum(dtype=np.uint64))
     frames += 1
-print(frames / (time.perf_counter() - started), (time.process_time() - worked) * 1e3 / frames, total)
+print(
+    frames / (time.perf_counter() - started), (time.process_time() - worked) * 1e3 / frames, total
+)

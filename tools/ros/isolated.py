@@ -15,10 +15,17 @@ import random
 import sys
 import tempfile
 
-# Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is everybody's default.
+# Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is
+# everybody's default.
 DOMAINS = range(1, 102)
 # What would lead a process out of its domain, or through a middleware that is not ours to choose.
-FOREIGN = ("ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "CYCLONEDDS_URI")
+FOREIGN = (
+    "ROS_STATIC_PEERS",
+    "ROS_DISCOVERY_SERVER",
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "CYCLONEDDS_URI",
+)
 
 
 def udp_ports() -> set[int]:
@@ -66,7 +73,9 @@ def environment(domain: int) -> dict[str, str]:
         result.pop("ROS_LOCALHOST_ONLY", None)
         result["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     # Raw images are lost without it; the file says why.
-    result["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(pathlib.Path(__file__).resolve().parents[2] / "config/fastdds.xml")
+    result["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(
+        pathlib.Path(__file__).resolve().parents[2] / "config/fastdds.xml"
+    )
     return result
 
 

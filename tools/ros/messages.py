@@ -20,7 +20,8 @@ import numpy
 PREFIX = pathlib.Path(sys.prefix)
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TYPESUPPORTS = ("c", "introspection_c", "fastrtps_c")
-# The wheels' entry point has the prefix's path in its first line, which the kernel limits; the module has not.
+# The wheels' entry point has the prefix's path in its first line, which the kernel limits; the
+# module has not.
 ROSIDL = (sys.executable, "-c", "import sys; from rosidl_cli.cli import main; sys.exit(main())")
 
 
@@ -49,7 +50,9 @@ class Package:
         self.python = self.lib / PYTHON / "site-packages" / self.name
         include = PREFIX / "include"
         self.includes = [f"-I{out / 'include' / self.name}", f"-I{include}"]
-        self.includes += [f"-I{path}" for path in sorted(include.iterdir()) if (path / path.name).is_dir()]
+        self.includes += [
+            f"-I{path}" for path in sorted(include.iterdir()) if (path / path.name).is_dir()
+        ]
 
     def build(self) -> None:
         """Generates, compiles and installs."""
@@ -66,13 +69,29 @@ class Package:
         options = ["-t", "c", "-t", "py"]
         for typesupport in TYPESUPPORTS:
             options += ["-ts", typesupport]
-        run(*ROSIDL, "generate", "-o", self.work, *options, "-I", PREFIX / "share", self.name, *self.messages)
+        run(
+            *ROSIDL,
+            "generate",
+            "-o",
+            self.work,
+            *options,
+            "-I",
+            PREFIX / "share",
+            self.name,
+            *self.messages,
+        )
 
     def install_headers(self) -> None:
         """The headers of all generators in one tree, as rosidl_generate_interfaces installs them."""
         for generator in TYPESUPPORTS:
             for header in (self.work / generator).rglob("*.h"):
-                target = self.out / "include" / self.name / self.name / header.relative_to(self.work / generator)
+                target = (
+                    self.out
+                    / "include"
+                    / self.name
+                    / self.name
+                    / header.relative_to(self.work / generator)
+                )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(header, target)
 
@@ -85,7 +104,10 @@ class Package:
         for message in self.messages:
             shutil.copyfile(self.source / message, share / message)
             for suffix, origin in ((".idl", "c/tmp"), (".json", "c")):
-                shutil.copyfile(self.work / origin / message.with_suffix(suffix), share / message.with_suffix(suffix))
+                shutil.copyfile(
+                    self.work / origin / message.with_suffix(suffix),
+                    share / message.with_suffix(suffix),
+                )
             definitions += [str(message.with_suffix(".idl")), str(message)]
         index = self.out / "share" / "ament_index" / "resource_index"
         for kind, text in (
@@ -112,15 +134,26 @@ class Package:
         run(*compiler, "-O2", "-fPIC", *flags, *self.includes, "-c", source, "-o", target)
         return target
 
-    def link(self, target: pathlib.Path, sources: list[pathlib.Path], libraries: list[str], *flags: str) -> None:
+    def link(
+        self, target: pathlib.Path, sources: list[pathlib.Path], libraries: list[str], *flags: str
+    ) -> None:
         """A shared library that finds its neighbours beside it; the prefix's libraries come from LD_LIBRARY_PATH."""
         if not sources:
             raise BuildError(f"no sources for {target.name}: rosidl has changed its layout")
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda source: self.compile(source, *flags), sources))
         origin = os.path.relpath(self.lib, target.parent)
-        run("c++", "-shared", "-o", target, *objects, f"-L{self.lib}", f"-L{PREFIX / 'lib'}",
-            f"-Wl,-rpath,$ORIGIN/{origin}", *(f"-l{library}" for library in libraries))
+        run(
+            "c++",
+            "-shared",
+            "-o",
+            target,
+            *objects,
+            f"-L{self.lib}",
+            f"-L{PREFIX / 'lib'}",
+            f"-Wl,-rpath,$ORIGIN/{origin}",
+            *(f"-l{library}" for library in libraries),
+        )
 
     def library(self, part: str) -> pathlib.Path:
         """Where a library of this package lies."""
@@ -132,19 +165,41 @@ class Package:
 
     def build_c(self) -> None:
         """Structures, their functions and their descriptions."""
-        self.link(self.library("rosidl_generator_c"), sorted((self.work / "c/msg/detail").glob("*.c")),
-                  [*self.neighbours("rosidl_generator_c"), "rosidl_runtime_c", "rcutils"])
+        self.link(
+            self.library("rosidl_generator_c"),
+            sorted((self.work / "c/msg/detail").glob("*.c")),
+            [*self.neighbours("rosidl_generator_c"), "rosidl_runtime_c", "rcutils"],
+        )
 
     def build_typesupports(self) -> None:
         """Serialisation (fastrtps), introspection (r2r) and the dispatcher that chooses between them."""
         own = f"{self.name}__rosidl_generator_c"
         for part, folder, pattern, libraries in (
-            ("rosidl_typesupport_introspection_c", "introspection_c/msg/detail", "*.c",
-             ["rosidl_typesupport_introspection_c", "rosidl_runtime_c"]),
-            ("rosidl_typesupport_fastrtps_c", "fastrtps_c/msg/detail", "*.cpp",
-             ["rosidl_typesupport_fastrtps_c", "rosidl_typesupport_fastrtps_cpp", "fastcdr", "rmw",
-              "rosidl_dynamic_typesupport", "rosidl_runtime_c"]),
-            ("rosidl_typesupport_c", "c/msg", "*.cpp", ["rosidl_typesupport_c", "rosidl_runtime_c"]),
+            (
+                "rosidl_typesupport_introspection_c",
+                "introspection_c/msg/detail",
+                "*.c",
+                ["rosidl_typesupport_introspection_c", "rosidl_runtime_c"],
+            ),
+            (
+                "rosidl_typesupport_fastrtps_c",
+                "fastrtps_c/msg/detail",
+                "*.cpp",
+                [
+                    "rosidl_typesupport_fastrtps_c",
+                    "rosidl_typesupport_fastrtps_cpp",
+                    "fastcdr",
+                    "rmw",
+                    "rosidl_dynamic_typesupport",
+                    "rosidl_runtime_c",
+                ],
+            ),
+            (
+                "rosidl_typesupport_c",
+                "c/msg",
+                "*.cpp",
+                ["rosidl_typesupport_c", "rosidl_runtime_c"],
+            ),
         ):
             sources = sorted((self.work / folder).glob(pattern))
             self.link(self.library(part), sources, [own, *self.neighbours(part), *libraries])
@@ -153,15 +208,37 @@ class Package:
         """Conversion between Python objects and C structures, and one extension module for each typesupport."""
         include = (f"-I{sysconfig.get_path('include')}", f"-I{numpy.get_include()}")
         own = f"{self.name}__rosidl_generator_c"
-        self.link(self.library("rosidl_generator_py"), sorted((self.work / "py/msg").glob("*.c")),
-                  [own, f"{self.name}__rosidl_typesupport_c", *self.neighbours("rosidl_generator_py"),
-                   *self.neighbours("rosidl_generator_c"), "rosidl_runtime_c"], *include)
+        self.link(
+            self.library("rosidl_generator_py"),
+            sorted((self.work / "py/msg").glob("*.c")),
+            [
+                own,
+                f"{self.name}__rosidl_typesupport_c",
+                *self.neighbours("rosidl_generator_py"),
+                *self.neighbours("rosidl_generator_c"),
+                "rosidl_runtime_c",
+            ],
+            *include,
+        )
         for source in sorted((self.work / "py").glob("_*.c")):
-            # _NAME_s.ep.TYPESUPPORT.c -> NAME_s__TYPESUPPORT.so, the name that rosidl_generator_py imports
+            # _NAME_s.ep.TYPESUPPORT.c -> NAME_s__TYPESUPPORT.so, the name that rosidl_generator_py
+            # imports
             typesupport = source.name.split(".ep.")[1].removesuffix(".c")
-            libraries = [f"{self.name}__rosidl_generator_py", f"{self.name}__{typesupport}", own, "rosidl_runtime_c",
-                         "rosidl_typesupport_c", "rmw", "rcutils"]
-            self.link(self.python / f"{self.name}_s__{typesupport}.so", [source], list(dict.fromkeys(libraries)), *include)
+            libraries = [
+                f"{self.name}__rosidl_generator_py",
+                f"{self.name}__{typesupport}",
+                own,
+                "rosidl_runtime_c",
+                "rosidl_typesupport_c",
+                "rmw",
+                "rcutils",
+            ]
+            self.link(
+                self.python / f"{self.name}_s__{typesupport}.so",
+                [source],
+                list(dict.fromkeys(libraries)),
+                *include,
+            )
 
 
 def main() -> int:

@@ -38,6 +38,8 @@ def make(source, folder, seed=0):
             if entry["dtype"] != "BF16":
                 raise ValueError(f"{path}: {name} is {entry['dtype']}, not BF16")
             begin, end = entry["data_offsets"]
-            content[first + begin : first + end] = as_bfloat16(initial(name, entry["shape"], random)).tobytes()
+            content[first + begin : first + end] = as_bfloat16(
+                initial(name, entry["shape"], random)
+            ).tobytes()
         path.write_bytes(content)
     return folder

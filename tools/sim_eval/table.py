@@ -4,18 +4,28 @@ import math
 
 from intervals import mcnemar, median, percentile, wilson
 
-# What shapes a wish that is not itself too fast is no intervention worth a row: every start from rest is smoothed.
+# What shapes a wish that is not itself too fast is no intervention worth a row: every start from
+# rest is smoothed.
 SMOOTHING = ("acceleration", "jerk", "ramp_down", "gripper_range")
-PAIRED = ("policy", "swapped", "first-picture")  # rows that every device and precision runs, with the same seeds
+PAIRED = (
+    "policy",
+    "swapped",
+    "first-picture",
+)  # rows that every device and precision runs, with the same seeds
 STILL = 0.005  # a tool that moved less than this did not move [m]
-# Rows in which nothing may ever move, and rows in which it must come to a stand and stay so: from `later_s` of the episode on (STOPPED_AFTER_S).
+# Rows in which nothing may ever move, and rows in which it must come to a stand and stay so: from
+# `later_s` of the episode on (STOPPED_AFTER_S).
 MUST_NOT_MOVE = ("no-instruction", "dark", "frozen")
 MUST_STOP = ("dropout", "still")
-# The camera is lost 0.8 s after the start at the latest and the node promises to stand 0.89 s later; an unchanged picture needs 5 cm of motion to be noticed (SAFETY.md).
+# The camera is lost 0.8 s after the start at the latest and the node promises to stand 0.89 s
+# later; an unchanged picture needs 5 cm of motion to be noticed (SAFETY.md).
 STOPPED_AFTER_S = 2.0
-# The last: the third such stop within ten seconds latches, as episodes one after the other bring about.
+# The last: the third such stop within ten seconds latches, as episodes one after the other bring
+# about.
 STOPPED_BY = ("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED", "REPEATED_FAULTS")
-LOST_SHARE = 0.01  # of an episode that the simulation may fail to keep up with before its real time is none
+LOST_SHARE = (
+    0.01  # of an episode that the simulation may fail to keep up with before its real time is none
+)
 
 
 def number(value, form):
@@ -54,24 +64,60 @@ def lines_of(found):
     for (row, variant, task), episodes in found.items():
         done = [e for e in episodes if e["success"]]
         # Where images end, the stream goes on with zeros, whose age says nothing.
-        ages = [age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE + MUST_STOP]
+        ages = [
+            age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE + MUST_STOP
+        ]
         seconds = sum(e["seconds"] for e in episodes)
-        shaped = sum(n for e in episodes for name, n in e["interventions"].items() if name not in SMOOTHING)
+        shaped = sum(
+            n for e in episodes for name, n in e["interventions"].items() if name not in SMOOTHING
+        )
         rates = [e["policy_hz"] for e in episodes if e["policy_hz"]]
         real = any(e["peaks"] for e in episodes)
-        rows.append([
-            row, variant, task, share(sum(map(good, episodes)), len(episodes)), number(median([e["success_s"] for e in done if e["success_s"] is not None]), ".1f"),
-            number(median([e["path_length"] for e in (done or episodes)]), ".2f"), number(median([e["tool_moved"] for e in episodes]), ".3f"),
-            number(shaped / seconds if real else math.nan, ".1f"), number(median(rates), ".1f"), number(1e3 * percentile(ages, 0.5), ".0f"), number(1e3 * percentile(ages, 0.99), ".0f"),
-            *(number(largest(episodes, where, name), ".3f") for where, name in SPEEDS), str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes)) if real else "-",
-        ])
+        rows.append(
+            [
+                row,
+                variant,
+                task,
+                share(sum(map(good, episodes)), len(episodes)),
+                number(median([e["success_s"] for e in done if e["success_s"] is not None]), ".1f"),
+                number(median([e["path_length"] for e in (done or episodes)]), ".2f"),
+                number(median([e["tool_moved"] for e in episodes]), ".3f"),
+                number(shaped / seconds if real else math.nan, ".1f"),
+                number(median(rates), ".1f"),
+                number(1e3 * percentile(ages, 0.5), ".0f"),
+                number(1e3 * percentile(ages, 0.99), ".0f"),
+                *(number(largest(episodes, where, name), ".3f") for where, name in SPEEDS),
+                str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes))
+                if real
+                else "-",
+            ]
+        )
     return rows
 
 
-SPEEDS = (("peaks", "linear_speed"), ("peaks", "linear_acceleration"), ("measured", "linear_speed"), ("measured", "linear_acceleration"))
+SPEEDS = (
+    ("peaks", "linear_speed"),
+    ("peaks", "linear_acceleration"),
+    ("measured", "linear_speed"),
+    ("measured", "linear_acceleration"),
+)
 HEADER = [
-    "row", "on", "task", "as wished [95 %]", "time [s]", "path [m]", "moved [m]", "shaped [1/s]", "policy [Hz]", "age p50 [ms]", "age p99 [ms]",
-    "speed", "accel", "tool speed", "tool accel", "latched",
+    "row",
+    "on",
+    "task",
+    "as wished [95 %]",
+    "time [s]",
+    "path [m]",
+    "moved [m]",
+    "shaped [1/s]",
+    "policy [Hz]",
+    "age p50 [ms]",
+    "age p99 [ms]",
+    "speed",
+    "accel",
+    "tool speed",
+    "tool accel",
+    "latched",
 ]
 LEGEND = f"""\
 as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm; in {", ".join(MUST_STOP)}: it moved, and stood still from {STOPPED_AFTER_S:g} s after the start on
@@ -90,32 +136,50 @@ def limits(robot):
     import yaml
 
     groups = yaml.safe_load(robot.read_text())["limits"]
-    return {f"{group}_{name}": groups[group][limit] for group in ("linear", "angular") for name, limit in (("speed", "velocity"), ("acceleration", "acceleration"))}
+    return {
+        f"{group}_{name}": groups[group][limit]
+        for group in ("linear", "angular")
+        for name, limit in (("speed", "velocity"), ("acceleration", "acceleration"))
+    }
 
 
 def problems(episodes, allowed):
     """What no table may be believed with: a command past the robot's limits, a simulation that did not keep up. One line each."""
     found = []
     for name, limit in allowed.items():
-        # Stamps are the node's, taken beside the time that its limiter works with: their jitter makes accelerations uncertain by a percent.
+        # Stamps are the node's, taken beside the time that its limiter works with: their jitter
+        # makes accelerations uncertain by a percent.
         slack = 1.01 if name.endswith("acceleration") else 1 + 1e-9
         over = [e for e in episodes if limit * slack < e["peaks"].get(name, 0.0)]
         if over:
             worst = max(over, key=lambda e: e["peaks"][name])
-            found.append(f"{name}: {worst['peaks'][name]:.4f} of {limit:g} was commanded in {worst['row']} {worst['variant']} {worst['task']} seed {worst['seed']} ({len(over)} episodes over the limit)")
+            found.append(
+                f"{name}: {worst['peaks'][name]:.4f} of {limit:g} was commanded in {worst['row']} {worst['variant']} {worst['task']} seed {worst['seed']} ({len(over)} episodes over the limit)"
+            )
     slow = [e for e in episodes if LOST_SHARE * e["seconds"] < e["lost_s"]]
     if slow:
-        found.append(f"the simulation lost {sum(e['lost_s'] for e in slow):.1f} s in {len(slow)} episodes: this machine is too busy for real time; try --lockstep")
+        found.append(
+            f"the simulation lost {sum(e['lost_s'] for e in slow):.1f} s in {len(slow)} episodes: this machine is too busy for real time; try --lockstep"
+        )
     return found
 
 
 def markdown(header, rows):
-    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(
+        [
+            "| " + " | ".join(header) + " |",
+            "|" + "---|" * len(header),
+            *("| " + " | ".join(row) + " |" for row in rows),
+        ]
+    )
 
 
 def plain(header, rows):
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *rows])
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in [header, *rows]
+    )
 
 
 def pairs(found):
@@ -124,16 +188,42 @@ def pairs(found):
     for row in PAIRED:
         names = list(dict.fromkeys(variant for name, variant, _ in found if name == row))
         for other in names[1:]:
-            for task in dict.fromkeys(task for name, variant, task in found if name == row and variant == other):
+            for task in dict.fromkeys(
+                task for name, variant, task in found if name == row and variant == other
+            ):
                 first = {e["seed"]: e["success"] for e in found.get((row, names[0], task), [])}
                 second = {e["seed"]: e["success"] for e in found[(row, other, task)]}
                 both = first.keys() & second.keys()
                 only_first = sum(first[s] and not second[s] for s in both)
                 only_second = sum(second[s] and not first[s] for s in both)
                 if both:
-                    counts = len(both), sum(first[s] and second[s] for s in both), only_first, only_second
-                    rows.append([row, task, names[0], other, *map(str, counts), f"{mcnemar(only_first, only_second):.2f}"])
-    return ["row", "task", "first", "second", "pairs", "both", "only first", "only second", "p (McNemar)"], rows
+                    counts = (
+                        len(both),
+                        sum(first[s] and second[s] for s in both),
+                        only_first,
+                        only_second,
+                    )
+                    rows.append(
+                        [
+                            row,
+                            task,
+                            names[0],
+                            other,
+                            *map(str, counts),
+                            f"{mcnemar(only_first, only_second):.2f}",
+                        ]
+                    )
+    return [
+        "row",
+        "task",
+        "first",
+        "second",
+        "pairs",
+        "both",
+        "only first",
+        "only second",
+        "p (McNemar)",
+    ], rows
 
 
 def report(episodes, write=plain):
@@ -143,7 +233,9 @@ def report(episodes, write=plain):
     swapped = [e for e in episodes if e["row"] == "swapped"]
     if swapped:
         old = sum(e["task"] in e["done"].get(e["named_before"], []) for e in swapped)
-        parts.append(f"swapped: judged by the colour that was said; the colour that the seed draws was acted on in {old} of {len(swapped)} episodes.")
+        parts.append(
+            f"swapped: judged by the colour that was said; the colour that the seed draws was acted on in {old} of {len(swapped)} episodes."
+        )
     header, rows = pairs(found)
     if rows:
         parts.append("Paired seeds:\n" + write(header, rows))

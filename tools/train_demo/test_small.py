@@ -61,7 +61,10 @@ class Small(unittest.TestCase):
     def test_a_rerun_without_a_stop_gives_the_same_weights(self):
         status, log = self.train(self.out / "again")
         self.assertEqual(status, 0, log)
-        one, other = ((folder / "checkpoint/model.safetensors").read_bytes() for folder in (self.out, self.out / "again"))
+        one, other = (
+            (folder / "checkpoint/model.safetensors").read_bytes()
+            for folder in (self.out, self.out / "again")
+        )
         self.assertTrue(one == other, "another checkpoint from the same command")
 
     def test_the_checkpoint_says_what_made_it_and_another_command_is_refused(self):
@@ -69,9 +72,14 @@ class Small(unittest.TestCase):
         self.assertIn("--seed 1 --steps 60 --vision-steps 20", told["command"])
         self.assertIn("--small", told["command"])
         self.assertEqual(told["versions"]["torch"].split("+")[0], "2.2.2")
-        other = subprocess.run([*command(self.out), "--seed", "2"], capture_output=True, text=True, timeout=120)
+        other = subprocess.run(
+            [*command(self.out), "--seed", "2"], capture_output=True, text=True, timeout=120
+        )
         self.assertEqual(other.returncode, 1, other.stdout)
-        self.assertRegex(other.stderr.strip().splitlines()[-1], r"^train_demo: .*training\.pt was begun with '.*--seed 1 .*'.*--seed 2 ")
+        self.assertRegex(
+            other.stderr.strip().splitlines()[-1],
+            r"^train_demo: .*training\.pt was begun with '.*--seed 1 .*'.*--seed 2 ",
+        )
 
     def test_a_maker_that_dies_is_replaced_and_its_shards_are_the_same(self):
         sys.path.insert(0, str(HERE))
@@ -109,7 +117,11 @@ class Small(unittest.TestCase):
 
         state = torch.load(self.out / "training.pt", map_location="cpu")
         self.assertEqual(state["step"], 60)
-        shown = [float(line.split("patch ")[1].split()[0]) for line in (self.first_log + self.second_log).splitlines() if "patch " in line]
+        shown = [
+            float(line.split("patch ")[1].split()[0])
+            for line in (self.first_log + self.second_log).splitlines()
+            if "patch " in line
+        ]
         self.assertLess(shown[-1], 4.2, "from about 4.7 at the start")
 
     def test_the_program_answers_with_the_same_tokens(self):
@@ -121,8 +133,15 @@ class Small(unittest.TestCase):
         from train_demo.policy import Policy
 
         checkpoint = self.out / "checkpoint"
-        self.assertTrue(Path(PROGRAM[-1]).is_file(), f"no program at {PROGRAM[-1]}; run `make build` or name one")
-        inspected = subprocess.run([*PROGRAM, "inspect", "--json", "--checkpoint", checkpoint], capture_output=True, text=True)
+        self.assertTrue(
+            Path(PROGRAM[-1]).is_file(),
+            f"no program at {PROGRAM[-1]}; run `make build` or name one",
+        )
+        inspected = subprocess.run(
+            [*PROGRAM, "inspect", "--json", "--checkpoint", checkpoint],
+            capture_output=True,
+            text=True,
+        )
         self.assertEqual(inspected.returncode, 0, inspected.stderr)
         facts = json.loads(inspected.stdout)
         self.assertEqual(facts["missing"], [], facts)
@@ -135,7 +154,19 @@ class Small(unittest.TestCase):
             Image.fromarray(picture).save(file)
             for instruction in INSTRUCTIONS:
                 answer = subprocess.run(
-                    [*PROGRAM, "predict", "--json", "--checkpoint", checkpoint, "--image", file, "--instruction", instruction], capture_output=True, text=True
+                    [
+                        *PROGRAM,
+                        "predict",
+                        "--json",
+                        "--checkpoint",
+                        checkpoint,
+                        "--image",
+                        file,
+                        "--instruction",
+                        instruction,
+                    ],
+                    capture_output=True,
+                    text=True,
                 )
                 (ids,) = policy.tokens([picture], [instruction])
                 (action,) = policy.act([picture], [instruction])
@@ -147,7 +178,9 @@ class Small(unittest.TestCase):
                 self.assertEqual(told["token_ids"], ids.tolist(), instruction)
                 np.testing.assert_allclose(told["action"], action, atol=1e-12)
                 compared += 1
-        self.assertGreaterEqual(compared, 6, "most answers must be actions, or nothing was compared")
+        self.assertGreaterEqual(
+            compared, 6, "most answers must be actions, or nothing was compared"
+        )
 
 
 if __name__ == "__main__":

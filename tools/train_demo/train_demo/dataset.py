@@ -11,19 +11,35 @@ from .losses import jitter
 from .vocabulary import Vocabulary, action_ids, normalize
 
 TASK_WEIGHT = {"touch": 0.36, "push": 0.32, "pick": 0.32}
-INSTRUCTIONS = {"touch": "touch the {} block", "push": "push the {} block", "pick": "pick up the {} block"}
+INSTRUCTIONS = {
+    "touch": "touch the {} block",
+    "push": "push the {} block",
+    "pick": "pick up the {} block",
+}
 COLOURS = ("red", "green", "blue", "yellow")
 
 
 def statistics(shards):
     """`dataset_statistics.json` of the expert's actions in these shards."""
-    actions = np.concatenate([shard["action"].reshape(-1, 7) for shard in shards]).astype(np.float64)
+    actions = np.concatenate([shard["action"].reshape(-1, 7) for shard in shards]).astype(
+        np.float64
+    )
     low, high = np.percentile(actions, [1, 99], axis=0)
     # The tool never turns: a range around zero makes its tokens decode to exactly zero.
     low[3:6], high[3:6] = -0.05, 0.05
-    summary = {"mean": actions.mean(0), "std": actions.std(0), "min": actions.min(0), "max": actions.max(0), "q01": low, "q99": high}
+    summary = {
+        "mean": actions.mean(0),
+        "std": actions.std(0),
+        "min": actions.min(0),
+        "max": actions.max(0),
+        "q01": low,
+        "q99": high,
+    }
     return {
-        "action": {**{name: value.tolist() for name, value in summary.items()}, "mask": [True] * 6 + [False]},
+        "action": {
+            **{name: value.tolist() for name, value in summary.items()},
+            "mask": [True] * 6 + [False],
+        },
         "num_transitions": len(actions),
         "num_trajectories": sum(len(shard["tip"]) for shard in shards),
     }
@@ -37,9 +53,15 @@ class Demonstrations:
         self.steps, self.paths = zip(*schedule)
         self.shards, self.makers = [], []
         vocabulary = Vocabulary()
-        prompts = [vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:] for task in TASKS for colour in COLOURS]
+        prompts = [
+            vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:]
+            for task in TASKS
+            for colour in COLOURS
+        ]
         if len({len(prompt) for prompt in prompts}) != 1:
-            raise ValueError("the prompts of all tasks must have one length in tokens; change PIECES")
+            raise ValueError(
+                "the prompts of all tasks must have one length in tokens; change PIECES"
+            )
         self.prompts = np.array(prompts).reshape(len(TASKS), len(COLOURS), -1)
 
     def load(self, count, patience=1800.0):
@@ -47,10 +69,14 @@ class Demonstrations:
         while len(self.shards) < count:
             path, begin = self.paths[len(self.shards)], time.monotonic()
             while not path.exists():
-                if time.monotonic() - begin > patience or (self.makers and not any([maker.alive() for maker in self.makers])):
+                if time.monotonic() - begin > patience or (
+                    self.makers and not any([maker.alive() for maker in self.makers])
+                ):
                     if path.exists():
                         break
-                    raise TimeoutError(f"{path} was not made within {time.monotonic() - begin:.0f} s; the error of the process that makes it stands above")
+                    raise TimeoutError(
+                        f"{path} was not made within {time.monotonic() - begin:.0f} s; the error of the process that makes it stands above"
+                    )
                 time.sleep(0.5)
             with np.load(path) as file:
                 self.shards.append({name: file[name] for name in FIELDS})
@@ -71,14 +97,19 @@ class Demonstrations:
 def collate(picked, random, branches, stats, prompts, augment=True):
     """Tensors of a batch; `branches` (task, block) pairs are asked of every image, the block nearest to the tool more often."""
     arrays = {name: np.stack([shard[name][row] for shard, row in picked]) for name in FIELDS}
-    batch = {name: torch.from_numpy(arrays[name]) for name in ("colour", "block", "block_uv", "tip", "opening")}
+    batch = {
+        name: torch.from_numpy(arrays[name])
+        for name in ("colour", "block", "block_uv", "tip", "opening")
+    }
     batch["rgb"] = photometric(arrays["image"], random if augment else None)
     away = np.linalg.norm(arrays["block"][..., :2] - arrays["tip"][:, None, :2], axis=-1)
     blocks = away.shape[1]
     weight = 1.0 + 2.0 * (np.arange(blocks) == away.argmin(1)[:, None])
     weight = np.array([TASK_WEIGHT[task] for task in TASKS])[None, :, None] * weight[:, None]
     # Gumbel's trick: that many pairs of each image without putting one back.
-    keys = np.log(weight).reshape(len(picked), -1) + random.gumbel(size=(len(picked), weight[0].size))
+    keys = np.log(weight).reshape(len(picked), -1) + random.gumbel(
+        size=(len(picked), weight[0].size)
+    )
     pairs = np.argsort(-keys, 1)[:, :branches]
     task, block = pairs // blocks, pairs % blocks
     image = np.arange(len(picked))[:, None]
@@ -99,8 +130,12 @@ def photometric(images, random):
     if random is None:
         return rgb
     count = len(images)
-    gain = torch.from_numpy(random.uniform(0.8, 1.2, (count, 1, 1, 1)) * random.uniform(0.93, 1.07, (count, 3, 1, 1))).float()
+    gain = torch.from_numpy(
+        random.uniform(0.8, 1.2, (count, 1, 1, 1)) * random.uniform(0.93, 1.07, (count, 3, 1, 1))
+    ).float()
     shift = torch.from_numpy(random.uniform(-0.06, 0.06, (count, 1, 1, 1))).float()
     rgb = rgb * gain + shift
-    noise = torch.from_numpy(random.standard_normal((1, 3, *rgb.shape[2:]), dtype=np.float32) * 0.01)
+    noise = torch.from_numpy(
+        random.standard_normal((1, 3, *rgb.shape[2:]), dtype=np.float32) * 0.01
+    )
     return (rgb + noise).clamp_(0, 1)

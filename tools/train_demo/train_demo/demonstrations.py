@@ -92,33 +92,57 @@ def draw_state(scene, random):
         if random.random() < 0.33:
             x, y = x + random.uniform(-0.01, 0.05), y + random.normal(0, 0.01)
         yaw = random.normal(0, 0.12)
-        scene.data.qpos[address : address + 7] = [x, y, half, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+        scene.data.qpos[address : address + 7] = [
+            x,
+            y,
+            half,
+            np.cos(yaw / 2),
+            0,
+            0,
+            np.sin(yaw / 2),
+        ]
         scene.data.qpos[address] = x
     chosen = int(random.integers(len(scene.colours)))
     address = scene.model.joint(f"block{chosen}").qposadr[0]
     x, y, z = scene.data.qpos[address : address + 3]
     opening = random.choice([0.0, 1.0, random.random()], p=[0.48, 0.44, 0.08])
     spread = np.exp(random.uniform(np.log(0.003), np.log(0.06)))
-    kind = random.choice(["anywhere", "over", "behind", "around", "grasp", "held"], p=[0.24, 0.28, 0.18, 0.14, 0.06, 0.10])
+    kind = random.choice(
+        ["anywhere", "over", "behind", "around", "grasp", "held"],
+        p=[0.24, 0.28, 0.18, 0.14, 0.06, 0.10],
+    )
     if kind == "anywhere":
         tip = random.uniform([0.31, -0.17, 0.02], [0.57, 0.17, 0.22])
     elif kind == "over":
         height = 2 * half + np.exp(random.uniform(np.log(0.003), np.log(0.12)))
         tip = np.array([x, y, height]) + [*random.normal(0, spread, 2), 0.0]
     elif kind == "behind":
-        tip = np.array([x - random.uniform(0.018, 0.1), y + random.normal(0, min(spread, 0.025)), 0.012 + np.exp(random.uniform(np.log(0.004), np.log(0.1)))])
+        tip = np.array(
+            [
+                x - random.uniform(0.018, 0.1),
+                y + random.normal(0, min(spread, 0.025)),
+                0.012 + np.exp(random.uniform(np.log(0.004), np.log(0.1))),
+            ]
+        )
     elif kind == "around":
         opening = 1.0
         tip = np.array([x, y, 0.015 + np.exp(random.uniform(np.log(0.002), np.log(0.1)))])
         tip[:2] += random.normal(0, min(spread, 0.02), 2)
     elif kind == "grasp":
         opening = random.choice([1.0, random.uniform(0.5, 1.0)])
-        tip = np.array([*(np.array([x, y]) + random.normal(0, 0.005, 2)), random.uniform(0.015, 0.028)])
+        tip = np.array(
+            [*(np.array([x, y]) + random.normal(0, 0.005, 2)), random.uniform(0.015, 0.028)]
+        )
     else:
         opening = random.uniform(0.47, 0.6)
         height = random.choice([0.018, random.uniform(0.016, 0.14)])
-        tip = np.array([*random.uniform([0.34, -0.15], [0.55, 0.15]) * 0.3 + np.array([x, y]) * 0.7, height])
-        scene.data.qpos[address : address + 3] = tip + [*random.normal(0, 0.003, 2), half - 0.018 + random.normal(0, 0.002)]
+        tip = np.array(
+            [*random.uniform([0.34, -0.15], [0.55, 0.15]) * 0.3 + np.array([x, y]) * 0.7, height]
+        )
+        scene.data.qpos[address : address + 3] = tip + [
+            *random.normal(0, 0.003, 2),
+            half - 0.018 + random.normal(0, 0.002),
+        ]
         scene.data.qpos[address + 3 : address + 7] = [1, 0, 0, 0]
     try:
         scene.kinematics.solve(scene.data, tip, DOWN, cell.READY_POSTURE)
@@ -153,7 +177,9 @@ def episodes(scene, seed, count, side):
         def act(scene):
             nonlocal push
             samples.append(observe(scene, side))
-            action = samples[-1]["action"][TASKS.index(scene.task), scene.colours.index(scene.target)].copy()
+            action = samples[-1]["action"][
+                TASKS.index(scene.task), scene.colours.index(scene.target)
+            ].copy()
             push = 0.7 * push + random.normal(0, 0.006 * share, 3)
             action[:3] += push
             return action
@@ -178,7 +204,9 @@ def corrections(seed, count, side, folder, width=16):
             raise Enough
         seen = [observe(scene, side) for scene in busy]
         samples.extend(seen)
-        return policy.act([sample["image"] for sample in seen], [scene.instruction for scene in busy])
+        return policy.act(
+            [sample["image"] for sample in seen], [scene.instruction for scene in busy]
+        )
 
     batch = [(seed + k, None, None) for k in range(count)]
     with contextlib.suppress(Enough):
@@ -207,7 +235,11 @@ def plan(folder, count, seed, episode_every=8):
     """Shard files in order with their seed and kind; every eighth is of episodes. A shard's seeds are its own."""
     first = FIRST_SEED + seed * 100_000_000
     for i in range(count):
-        yield folder / f"shard_{i:04d}.npz", first + i * 10_000, "episodes" if i % episode_every == episode_every - 1 else "states"
+        yield (
+            folder / f"shard_{i:04d}.npz",
+            first + i * 10_000,
+            "episodes" if i % episode_every == episode_every - 1 else "states",
+        )
 
 
 def _worker(queue, count, side):
@@ -232,7 +264,12 @@ class Makers:
     CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
     def __init__(self, jobs, count, side, workers):
-        self.jobs, self.arguments, self.workers, self.left = jobs, (count, side), workers, self.RESTARTS
+        self.jobs, self.arguments, self.workers, self.left = (
+            jobs,
+            (count, side),
+            workers,
+            self.RESTARTS,
+        )
         self.begin()
 
     def begin(self):
@@ -241,16 +278,27 @@ class Makers:
         self.queue = context.Queue()
         for job in [*(job for job in self.jobs if not job[0].exists()), *[None] * self.workers]:
             self.queue.put(job)
-        self.processes = [context.Process(target=_worker, args=(self.queue, *self.arguments), daemon=True) for _ in range(self.workers)]
+        self.processes = [
+            context.Process(target=_worker, args=(self.queue, *self.arguments), daemon=True)
+            for _ in range(self.workers)
+        ]
         for process in self.processes:
             process.start()
 
     def alive(self):
         """Whether shards are still being made. Here those that crashed are noticed and replaced."""
-        died = [-process.exitcode for process in self.processes if -(process.exitcode or 0) in self.CRASHES]
+        died = [
+            -process.exitcode
+            for process in self.processes
+            if -(process.exitcode or 0) in self.CRASHES
+        ]
         if died and self.left and not all(job[0].exists() for job in self.jobs):
             self.left -= 1
-            print(f"train_demo: a process that makes demonstrations died of {signal.Signals(died[0]).name}; another one goes on ({self.left} more times)", file=sys.stderr, flush=True)
+            print(
+                f"train_demo: a process that makes demonstrations died of {signal.Signals(died[0]).name}; another one goes on ({self.left} more times)",
+                file=sys.stderr,
+                flush=True,
+            )
             self.end()
             self.begin()
         return any(process.is_alive() for process in self.processes)

@@ -1,6 +1,6 @@
 """Success rates of a checkpoint in closed loop on held-out layouts, without ROS, beside chance and a checkpoint with random weights.
 
-    python -m train_demo.evaluate CHECKPOINT [--seeds 100] [--json FILE]
+python -m train_demo.evaluate CHECKPOINT [--seeds 100] [--json FILE]
 """
 
 import argparse
@@ -20,7 +20,9 @@ LATENCY = 0.1
 
 
 def learned(policy):
-    return lambda scenes: policy.act([scene.render() for scene in scenes], [scene.instruction for scene in scenes])
+    return lambda scenes: policy.act(
+        [scene.render() for scene in scenes], [scene.instruction for scene in scenes]
+    )
 
 
 def expert(scenes):
@@ -56,7 +58,9 @@ def main():
 
     policy = Policy(chosen.checkpoint)
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    scenes = [simulator().TabletopScene(seeds[0]) for _ in range(min(chosen.side_by_side, len(seeds)))]
+    scenes = [
+        simulator().TabletopScene(seeds[0]) for _ in range(min(chosen.side_by_side, len(seeds)))
+    ]
     untrained = Policy(chosen.checkpoint)
     torch.manual_seed(0)
     untrained.model = OpenVla(untrained.shape, len(policy.model.language_model.lm_head.weight))
@@ -69,21 +73,50 @@ def main():
     rows += [(f"{task}, random weights", plain[task], learned(untrained)) for task in TASKS]
     rows += [(f"{task}, scripted expert", plain[task], expert) for task in TASKS]
     results = []
-    print("| task | success | 95 % interval | wrong block touched first | median time of successes, s |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| task | success | 95 % interval | wrong block touched first | median time of successes, s |\n|---|---|---|---|---|",
+        flush=True,
+    )
     for name, episodes, act in rows:
         if chosen.rows and name not in chosen.rows:
             continue
         outcomes = run(scenes, episodes, act, seconds=SECONDS, latency=lambda seed: LATENCY)
         done = [o for o in outcomes if o.success]
         low, high = wilson(len(done), len(outcomes))
-        wrong = sum(o.first_touched not in (None, episode[2] or colours[o.seed][0]) for o, episode in zip(outcomes, episodes))
+        wrong = sum(
+            o.first_touched not in (None, episode[2] or colours[o.seed][0])
+            for o, episode in zip(outcomes, episodes)
+        )
         seconds = float(np.median([o.seconds for o in done])) if done else None
         failed = [o.seed for o in outcomes if not o.success]
-        results.append({"row": name, "successes": len(done), "episodes": len(outcomes), "interval": [low, high], "wrong_first": wrong, "median_seconds": seconds, "failed_seeds": failed})
+        results.append(
+            {
+                "row": name,
+                "successes": len(done),
+                "episodes": len(outcomes),
+                "interval": [low, high],
+                "wrong_first": wrong,
+                "median_seconds": seconds,
+                "failed_seeds": failed,
+            }
+        )
         shown = "-" if seconds is None else f"{seconds:.1f}"
-        print(f"| {name} | {len(done)}/{len(outcomes)} | {100 * low:.0f}-{100 * high:.0f} % | {wrong} | {shown} |", flush=True)
+        print(
+            f"| {name} | {len(done)}/{len(outcomes)} | {100 * low:.0f}-{100 * high:.0f} % | {wrong} | {shown} |",
+            flush=True,
+        )
     if chosen.json:
-        chosen.json.write_text(json.dumps({"checkpoint": str(chosen.checkpoint.name), "first_seed": seeds[0], "rows": results}, indent=2) + "\n")
+        chosen.json.write_text(
+            json.dumps(
+                {
+                    "checkpoint": str(chosen.checkpoint.name),
+                    "first_seed": seeds[0],
+                    "rows": results,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,15 @@ DINO, SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_sigl
 
 def unused_tensors(shape):
     """What every OpenVLA checkpoint holds and inference never reads: zeros, which compress to nothing in a repository."""
-    for prefix, tower, kind in (("featurizer", shape.dino, "dino"), ("fused_featurizer", shape.siglip, "siglip")):
-        width, inner, at = tower.embed_dim, int(tower.embed_dim * MLP_RATIO[kind]), f"vision_backbone.{prefix}."
+    for prefix, tower, kind in (
+        ("featurizer", shape.dino, "dino"),
+        ("fused_featurizer", shape.siglip, "siglip"),
+    ):
+        width, inner, at = (
+            tower.embed_dim,
+            int(tower.embed_dim * MLP_RATIO[kind]),
+            f"vision_backbone.{prefix}.",
+        )
         block, pool = f"{at}blocks.{tower.depth - 1}.", f"{at}attn_pool."
 
         def linear(name, outputs, inputs):
@@ -49,7 +56,10 @@ def unused_tensors(shape):
 
 def tensors(model):
     """The state dict of the checkpoint, bfloat16."""
-    state = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     for name, size in unused_tensors(model.shape):
         if name in state:
             raise ValueError(f"{name} is trained although inference never reads it")
@@ -58,7 +68,10 @@ def tensors(model):
 
 
 def config(shape, statistics):
-    overrides = [{"embed_dim": t.embed_dim, "depth": t.depth, "num_heads": t.num_heads} for t in (shape.dino, shape.siglip)]
+    overrides = [
+        {"embed_dim": t.embed_dim, "depth": t.depth, "num_heads": t.num_heads}
+        for t in (shape.dino, shape.siglip)
+    ]
     return {
         "arch_specifier": "no-align+fused-gelu-mlp",
         "architectures": ["OpenVLAForActionPrediction"],
@@ -116,8 +129,13 @@ def preprocessor(side):
         "tvf_crop_params": [{"output_size": size}] * 2,
         "tvf_do_letterbox": False,
         "tvf_letterbox_fill": None,
-        "tvf_normalize_params": [{"inplace": False, "mean": mean, "std": std} for mean, std in zip(MEANS, STDS)],
-        "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": size}] * 2,
+        "tvf_normalize_params": [
+            {"inplace": False, "mean": mean, "std": std} for mean, std in zip(MEANS, STDS)
+        ],
+        "tvf_resize_params": [
+            {"antialias": True, "interpolation": 3, "max_size": None, "size": size}
+        ]
+        * 2,
         "use_fused_vision_backbone": True,
     }
 
@@ -130,12 +148,27 @@ def export(model, statistics, folder, provenance=None):
         "config.json": config(model.shape, statistics),
         "dataset_statistics.json": statistics,
         "preprocessor_config.json": preprocessor(model.shape.image_size),
-        "processor_config.json": {"auto_map": {"AutoProcessor": "processing_prismatic.PrismaticProcessor"}, "processor_class": "PrismaticProcessor"},
+        "processor_config.json": {
+            "auto_map": {"AutoProcessor": "processing_prismatic.PrismaticProcessor"},
+            "processor_class": "PrismaticProcessor",
+        },
         "tokenizer.json": tokenizer_json(),
-        "tokenizer_config.json": {**special, "tokenizer_class": "PreTrainedTokenizerFast", "processor_class": "PrismaticProcessor", "model_max_length": 2048, "padding_side": "right"},
+        "tokenizer_config.json": {
+            **special,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "processor_class": "PrismaticProcessor",
+            "model_max_length": 2048,
+            "padding_side": "right",
+        },
         "special_tokens_map.json": special,
         "added_tokens.json": {"<PAD>": ACTION_END},
-        "generation_config.json": {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": ACTION_END, "transformers_version": "4.40.1"},
+        "generation_config.json": {
+            "_from_model_config": True,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": ACTION_END,
+            "transformers_version": "4.40.1",
+        },
     }
     if provenance is not None:
         files["training.json"] = provenance
@@ -143,7 +176,9 @@ def export(model, statistics, folder, provenance=None):
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name, content in files.items():
-        (new / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (new / name).write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     save_file(state, new / "model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

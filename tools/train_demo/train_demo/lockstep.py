@@ -24,14 +24,22 @@ def run(scenes, episodes, act, *, seconds, latency):
     `act(scenes) -> actions`, one of 7 numbers or None (hold still) for each scene that is not yet done. `latency(seed)` [s] is how old an action is when
     its motion begins.
     """
-    tabletop, waiting, outcomes = simulator(), list(enumerate(episodes))[::-1], [None] * len(episodes)
+    tabletop, waiting, outcomes = (
+        simulator(),
+        list(enumerate(episodes))[::-1],
+        [None] * len(episodes),
+    )
     running = {}
 
     def begin(scene):
         if waiting:
             number, (seed, task, block) = waiting.pop()
             scene.reset(seed, task=task, block=block)
-            running[scene] = (number, tabletop.NodeTracking(scene, latency(seed)), round(seconds * tabletop.tracking.POLICY_HZ))
+            running[scene] = (
+                number,
+                tabletop.NodeTracking(scene, latency(seed)),
+                round(seconds * tabletop.tracking.POLICY_HZ),
+            )
 
     for scene in scenes:
         begin(scene)
@@ -40,12 +48,15 @@ def run(scenes, episodes, act, *, seconds, latency):
         for scene, action in zip(busy, act(busy)):
             number, tracking, left = running[scene]
             if action is None:
-                # No token that stands for an action: the node publishes nothing and its watchdog stops the arm.
+                # No token that stands for an action: the node publishes nothing and its watchdog
+                # stops the arm.
                 action = np.array([0, 0, 0, 0, 0, 0, tracking.gripper], float)
             tracking.step(action)
             running[scene] = (number, tracking, left - 1)
             if scene.success() or left <= 1:
-                outcomes[number] = Outcome(scene.seed, scene.success(), scene.time, scene.path_length, scene.first_touched)
+                outcomes[number] = Outcome(
+                    scene.seed, scene.success(), scene.time, scene.path_length, scene.first_touched
+                )
                 del running[scene]
                 begin(scene)
     return outcomes

@@ -14,7 +14,8 @@ from .vocabulary import ACTION_END, BINS, WORD_SLOTS
 COLOURS = 4
 # Lengths in the auxiliary targets are in units of this [m], so that they are about one.
 UNIT = 0.1
-# Width of the soft target around the right bin, in bins, per action dimension: neighbours are almost right, and the network is told so.
+# Width of the soft target around the right bin, in bins, per action dimension: neighbours are
+# almost right, and the network is told so.
 SPREAD = torch.tensor([2.5, 2.5, 2.5, 0.4, 0.4, 0.4, 0.4])
 
 
@@ -25,7 +26,9 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.patch = nn.Linear(hidden, COLOURS + 3)  # which block is here; from tool to block
         self.image = nn.Linear(hidden, 4)  # tool position, finger opening
-        self.answer = nn.Linear(hidden, 6)  # from tool to the block that was named; the action's translation
+        self.answer = nn.Linear(
+            hidden, 6
+        )  # from tool to the block that was named; the action's translation
 
 
 def patch_loss(auxiliary, patches, batch):
@@ -40,11 +43,15 @@ def patch_loss(auxiliary, patches, batch):
     found = auxiliary.patch(patches)
     seen = F.binary_cross_entropy_with_logits(found[..., :COLOURS], there)
     weight, nearest = near.max(-1)
-    vector = ((batch["block"] - batch["tip"][:, None]) / UNIT).gather(1, nearest[..., None].expand(-1, -1, 3))
+    vector = ((batch["block"] - batch["tip"][:, None]) / UNIT).gather(
+        1, nearest[..., None].expand(-1, -1, 3)
+    )
     weight = weight * (weight > 0.2)
     error = F.smooth_l1_loss(found[..., COLOURS:], vector, reduction="none", beta=0.1).sum(-1)
     relative = (error * weight).sum() / weight.sum()
-    target = torch.cat([(batch["tip"] - torch.tensor([0.45, 0.0, 0.1])) / UNIT, batch["opening"][:, None]], -1)
+    target = torch.cat(
+        [(batch["tip"] - torch.tensor([0.45, 0.0, 0.1])) / UNIT, batch["opening"][:, None]], -1
+    )
     tool = F.smooth_l1_loss(auxiliary.image(patches.mean(1)), target, beta=0.1)
     return 3 * seen + relative + tool, relative
 
@@ -77,6 +84,8 @@ def answer_loss(auxiliary, state, vector, normalized):
 
 def jitter(ids, random):
     """Teacher's tokens a few bins off at times, as the policy's own will be."""
-    noise = np.rint(random.normal(0, 5, ids.shape)).astype(np.int64) * (random.random(ids.shape[:-1] + (1,)) < 0.5)
+    noise = np.rint(random.normal(0, 5, ids.shape)).astype(np.int64) * (
+        random.random(ids.shape[:-1] + (1,)) < 0.5
+    )
     noise[..., 3:] = 0
     return np.clip(ids + noise, WORD_SLOTS, ACTION_END - 1)

@@ -70,7 +70,9 @@ class Attention(nn.Module):
     def forward(self, x):
         batch, rows, width = x.shape
         q, k, v = self.qkv(x).view(batch, rows, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, rows, width))
+        return self.proj(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, rows, width)
+        )
 
 
 class Mlp(nn.Module):
@@ -86,7 +88,8 @@ class Mlp(nn.Module):
 class LayerScale(nn.Module):
     def __init__(self, width):
         super().__init__()
-        # DINOv2 starts at 1e-5 for depth 40; a shallow tower that learns in an hour cannot wait for that.
+        # DINOv2 starts at 1e-5 for depth 40; a shallow tower that learns in an hour cannot wait for
+        # that.
         self.scale_factor = nn.Parameter(torch.full((width,), 0.5))
 
     def forward(self, x):
@@ -114,11 +117,14 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, PATCH, PATCH)
 
     def forward(self, pixels):
-        # The same as the convolution, as one product: several times faster on a CPU, forwards and backwards.
+        # The same as the convolution, as one product: several times faster on a CPU, forwards and
+        # backwards.
         batch, channels, height, width = pixels.shape
         rows, columns = height // PATCH, width // PATCH
         x = pixels.view(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(x.reshape(batch, rows * columns, -1), self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(
+            x.reshape(batch, rows * columns, -1), self.proj.weight.flatten(1), self.proj.bias
+        )
 
 
 class Tower(nn.Module):
@@ -134,7 +140,9 @@ class Tower(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, patches, width) * 0.02)
         self.patch_embed = PatchEmbed(width)
         inner = int(width * MLP_RATIO[kind])
-        self.blocks = nn.ModuleList(Block(width, shape.num_heads, inner, dino) for _ in range(shape.depth - 1))
+        self.blocks = nn.ModuleList(
+            Block(width, shape.num_heads, inner, dino) for _ in range(shape.depth - 1)
+        )
 
     def forward(self, pixels):
         x = self.patch_embed(pixels) + self.pos_embed
@@ -152,7 +160,9 @@ class VisionBackbone(nn.Module):
         self.featurizer = Tower(shape.dino, shape.patches, "dino")
         self.fused_featurizer = Tower(shape.siglip, shape.patches, "siglip")
         for index, (mean, std) in enumerate(zip(MEANS, STDS)):
-            self.register_buffer(f"mean{index}", torch.tensor(mean)[:, None, None], persistent=False)
+            self.register_buffer(
+                f"mean{index}", torch.tensor(mean)[:, None, None], persistent=False
+            )
             self.register_buffer(f"std{index}", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, rgb):
@@ -290,7 +300,8 @@ class OpenVla(nn.Module):
             q_text, k_text = (rotate(t, cos[rows:], sin[rows:]) for t in (q_text, k_text))
             before = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             k, v = (
-                torch.cat([t[:, None].expand(-1, branches, -1, -1, -1), text], 3) for t, text in ((k, k_text), (v, v_text))
+                torch.cat([t[:, None].expand(-1, branches, -1, -1, -1), text], 3)
+                for t, text in ((k, k_text), (v, v_text))
             )
             after = F.scaled_dot_product_attention(q_text, k, v, attn_mask=mask)
             before = before.transpose(1, 2).reshape(cut, hidden)

@@ -14,8 +14,19 @@ from .vocabulary import ACTION_END, SIZE, WORD_SLOTS, Vocabulary, action_values
 def read_shape(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text, (dino, siglip) = config["text_config"], config["tiny_timm_overrides"]
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_theta")
-    return Shape(config["image_sizes"][0], TowerShape(**dino), TowerShape(**siglip), *(text[name] for name in names))
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "rope_theta",
+    )
+    return Shape(
+        config["image_sizes"][0],
+        TowerShape(**dino),
+        TowerShape(**siglip),
+        *(text[name] for name in names),
+    )
 
 
 class Policy:
@@ -32,12 +43,22 @@ class Policy:
     def tokens(self, images, instructions):
         """Greedy tokens [n, 7] for pictures, uint8 [height, width, 3] each, and as many instructions of one length in tokens."""
         side = self.shape.image_size
-        resized = [image if image.shape[0] == side else Image.fromarray(image).resize((side, side), Image.BICUBIC) for image in images]
+        resized = [
+            image
+            if image.shape[0] == side
+            else Image.fromarray(image).resize((side, side), Image.BICUBIC)
+            for image in images
+        ]
         rgb = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 255
-        prompts = torch.tensor([self.vocabulary.prompt_ids(instruction)[1:] for instruction in instructions])
+        prompts = torch.tensor(
+            [self.vocabulary.prompt_ids(instruction)[1:] for instruction in instructions]
+        )
         return self.model.generate(rgb, prompts).numpy()
 
     def act(self, images, instructions):
         """Actions in metres and radians per step, gripper last; None where a token stands for no action."""
         allowed = lambda ids: ((ids >= WORD_SLOTS) & (ids < ACTION_END)).all()
-        return [action_values(ids, self.stats) if allowed(ids) else None for ids in self.tokens(images, instructions)]
+        return [
+            action_values(ids, self.stats) if allowed(ids) else None
+            for ids in self.tokens(images, instructions)
+        ]

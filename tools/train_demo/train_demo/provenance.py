@@ -16,20 +16,36 @@ def provenance(chosen):
     """Options, the commit of this repository, versions and processor of a run that begins now."""
     options = {name: value for name, value in vars(chosen).items() if name not in WITHOUT_EFFECT}
     return {
-        "command": "tools/train_demo/run " + " ".join(f"--{name.replace('_', '-')} {written(value)}".rstrip() for name, value in options.items() if value is not False),
+        "command": "tools/train_demo/run "
+        + " ".join(
+            f"--{name.replace('_', '-')} {written(value)}".rstrip()
+            for name, value in options.items()
+            if value is not False
+        ),
         "commit": commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
         "processor": processor(),
     }
 
 
 def written(value):
-    return "" if value is True else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (
+        ""
+        if value is True
+        else " ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
 
 
 def same_run(old, new):
     """What differs that makes it another run, or nothing. Another processor or version may round otherwise; another command learns something else."""
-    return None if old["command"] == new["command"] else f"'{old['command']}', not with '{new['command']}'"
+    return (
+        None
+        if old["command"] == new["command"]
+        else f"'{old['command']}', not with '{new['command']}'"
+    )
 
 
 def commit():
@@ -41,7 +57,10 @@ def commit():
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "sim/tabletop", "tools/train_demo")
+        head, changed = (
+            git("rev-parse", "HEAD"),
+            git("status", "--porcelain", "--", "sim/tabletop", "tools/train_demo"),
+        )
     except OSError:
         return None
     return head and head + ("-dirty" if changed else "")
@@ -49,7 +68,11 @@ def commit():
 
 def processor():
     try:
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()

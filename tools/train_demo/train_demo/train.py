@@ -55,24 +55,59 @@ def options():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3100, help="of the optimiser")
-    parser.add_argument("--vision-steps", type=int, default=1300, help="steps at the start that train the vision half alone")
+    parser.add_argument(
+        "--vision-steps",
+        type=int,
+        default=1300,
+        help="steps at the start that train the vision half alone",
+    )
     parser.add_argument("--images", type=int, default=64, help="per step")
     parser.add_argument("--branches", type=int, default=4, help="instructions per image")
     parser.add_argument("--shards", type=int, default=56, help="of demonstrations")
     parser.add_argument("--per-shard", type=int, default=1024, help="pictures")
-    parser.add_argument("--steps-per-shard", type=int, default=30, help="a step draws from shards made by then")
+    parser.add_argument(
+        "--steps-per-shard", type=int, default=30, help="a step draws from shards made by then"
+    )
     parser.add_argument("--first-shards", type=int, default=8, help="to begin with")
-    parser.add_argument("--corrections", type=int, nargs="*", default=[1900], help="steps whose policy is let loose and corrected by the expert (DAgger)")
+    parser.add_argument(
+        "--corrections",
+        type=int,
+        nargs="*",
+        default=[1900],
+        help="steps whose policy is let loose and corrected by the expert (DAgger)",
+    )
     parser.add_argument("--correction-shards", type=int, default=5, help="each time")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that make demonstrations")
-    parser.add_argument("--decay", type=float, default=0.45, help="share of the steps at the end over which the learning rate falls to zero")
-    parser.add_argument("--processes", type=int, default=2, help="that share each step's images, one thread each")
+    parser.add_argument(
+        "--decay",
+        type=float,
+        default=0.45,
+        help="share of the steps at the end over which the learning rate falls to zero",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="that share each step's images, one thread each"
+    )
     parser.add_argument("--save-seconds", type=float, default=180.0)
-    parser.add_argument("--small", action="store_true", help="a tiny model and few demonstrations: a few minutes, learns little")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a tiny model and few demonstrations: a few minutes, learns little",
+    )
     chosen = parser.parse_args()
     if chosen.small:
-        for name, value in dict(steps=60, vision_steps=20, corrections=[22], correction_shards=1, images=16, branches=3, shards=2, per_shard=64, first_shards=1, steps_per_shard=5).items():
+        for name, value in dict(
+            steps=60,
+            vision_steps=20,
+            corrections=[22],
+            correction_shards=1,
+            images=16,
+            branches=3,
+            shards=2,
+            per_shard=64,
+            first_shards=1,
+            steps_per_shard=5,
+        ).items():
             if getattr(chosen, name) == parser.get_default(name):
                 setattr(chosen, name, value)
     return chosen
@@ -97,16 +132,28 @@ class Trainer:
         self.jobs = list(demonstrations.plan(folder, chosen.shards, chosen.seed))
         self.check_job = (folder / "check.npz", demonstrations.FIRST_SEED - 1_000_000, "episodes")
         per = chosen.steps_per_shard
-        schedule = [(max(0, (i - chosen.first_shards + 1) * per), job[0]) for i, job in enumerate(self.jobs)]
+        schedule = [
+            (max(0, (i - chosen.first_shards + 1) * per), job[0]) for i, job in enumerate(self.jobs)
+        ]
         self.rounds = {}
         for number, step in enumerate(sorted(chosen.corrections)):
-            first = demonstrations.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
+            first = (
+                demonstrations.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
+            )
             policy = chosen.out / f"policy_{step}"
             self.rounds[step] = [
-                (folder / f"corrections_{step}_{i:02d}.npz", first + i * 10_000, "corrections", policy) for i in range(chosen.correction_shards)
+                (
+                    folder / f"corrections_{step}_{i:02d}.npz",
+                    first + i * 10_000,
+                    "corrections",
+                    policy,
+                )
+                for i in range(chosen.correction_shards)
             ]
             # A correction takes several times as long to make as another demonstration.
-            schedule += [(step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])]
+            schedule += [
+                (step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])
+            ]
         self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
         self.file = chosen.out / "training.pt"
         self.stats = None
@@ -115,7 +162,9 @@ class Trainer:
     def make(self, jobs):
         """Starts making what is missing of `jobs`."""
         chosen = self.chosen
-        self.data.makers.append(demonstrations.Makers(jobs, chosen.per_shard, self.shape.image_size, chosen.workers))
+        self.data.makers.append(
+            demonstrations.Makers(jobs, chosen.per_shard, self.shape.image_size, chosen.workers)
+        )
 
     def make_data(self):
         first = self.chosen.first_shards
@@ -160,7 +209,9 @@ class Trainer:
         if state["shape"] != self.shape.as_dict():
             self.refuse(f"{self.file} is of another model shape; give another --out or delete it")
         if other := same_run(state["provenance"], self.provenance):
-            self.refuse(f"{self.file} was begun with {other}; give the same options, another --out, or delete it")
+            self.refuse(
+                f"{self.file} was begun with {other}; give the same options, another --out, or delete it"
+            )
         self.provenance = state["provenance"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
@@ -187,7 +238,8 @@ class Trainer:
         answer = answer_loss(self.auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
         action = (each * ACTION_WEIGHT).sum()
         figures |= {"action": action.item(), "answer": answer.item(), "bins": distance.tolist()}
-        # The action tokens have the largest gradients by far; what they build on must not wait for them.
+        # The action tokens have the largest gradients by far; what they build on must not wait for
+        # them.
         return 3 * loss + action + 5 * answer, figures
 
     def reduce(self, stop):
@@ -197,7 +249,10 @@ class Trainer:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters] + [torch.tensor([float(stop)])])
+        flat = torch.cat(
+            [parameter.grad.flatten() for parameter in self.parameters]
+            + [torch.tensor([float(stop)])]
+        )
         torch.distributed.all_reduce(flat)
         flat /= self.chosen.processes
         *gradients, stop = flat.split([parameter.numel() for parameter in self.parameters] + [1])
@@ -209,7 +264,9 @@ class Trainer:
         """One step of the optimiser; figures, and whether to stop after it."""
         chosen = self.chosen
         images = chosen.images // chosen.processes
-        batch = self.data.batch([chosen.seed, self.step, self.rank], images, chosen.branches, self.stats)
+        batch = self.data.batch(
+            [chosen.seed, self.step, self.rank], images, chosen.branches, self.stats
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         loss, figures = self.losses(batch, self.model, self.step >= chosen.vision_steps)
@@ -221,7 +278,9 @@ class Trainer:
         # The average follows the weights more slowly the longer training lasts.
         keep = min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - keep)
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - keep
+            )
         self.step += 1
         return figures, stop
 
@@ -234,15 +293,27 @@ class Trainer:
         with np.load(path) as file:
             shard = {name: file[name] for name in demonstrations.FIELDS}
         rows = range(0, len(shard["tip"]), max(1, len(shard["tip"]) // 96))
-        batch = collate([(shard, row) for row in rows], np.random.default_rng(0), 9, self.stats, self.data.prompts, augment=False)
-        states = self.average.hidden(self.average.project(batch["rgb"]), batch["texts"])[:, :, self.data.prompts.shape[-1] - 1 :]
+        batch = collate(
+            [(shard, row) for row in rows],
+            np.random.default_rng(0),
+            9,
+            self.stats,
+            self.data.prompts,
+            augment=False,
+        )
+        states = self.average.hidden(self.average.project(batch["rgb"]), batch["texts"])[
+            :, :, self.data.prompts.shape[-1] - 1 :
+        ]
         result = {}
         low, high = (np.array(self.stats["action"][name]) for name in ("q01", "q99"))
         for t, task in enumerate(TASKS):
             one = batch["task"] == t
             _, distance = action_loss(self.average.head(states[one]), batch["normalized"][one])
             metres = distance[:3].numpy() * (high - low)[:3] / 255
-            result[task] = {"mm": (1e3 * metres).round(2).tolist(), "gripper_wrong": round(float(distance[6]) / 127, 3)}
+            result[task] = {
+                "mm": (1e3 * metres).round(2).tolist(),
+                "gripper_wrong": round(float(distance[6]) / 127, 3),
+            }
         return result
 
     def follow(self):
@@ -276,13 +347,23 @@ class Trainer:
             figures, stop = self.one_step(asked)
             now = time.monotonic()
             self.seconds = before + now - begin
-            if not np.isfinite(list(value for value in figures.values() if isinstance(value, float))).all():
-                raise SystemExit(f"train_demo: step {self.step}: a loss is not finite ({figures}); lower --rate")
+            if not np.isfinite(
+                list(value for value in figures.values() if isinstance(value, float))
+            ).all():
+                raise SystemExit(
+                    f"train_demo: step {self.step}: a loss is not finite ({figures}); lower --rate"
+                )
             if now - shown > 15 or self.step == chosen.steps:
                 speed = (self.step - first) / (now - begin)
                 left = (chosen.steps - self.step) / speed
-                text = " ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {np.round(v, 1).tolist()}" for k, v in figures.items())
-                print(f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left  shards {len(self.data.shards)}  {text}", flush=True)
+                text = " ".join(
+                    f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {np.round(v, 1).tolist()}"
+                    for k, v in figures.items()
+                )
+                print(
+                    f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left  shards {len(self.data.shards)}  {text}",
+                    flush=True,
+                )
                 shown = now
             if now - saved > chosen.save_seconds or self.step == chosen.steps or stop:
                 self.save()
@@ -300,7 +381,9 @@ class Trainer:
 def join(chosen, rank, rendezvous):
     torch.set_num_threads(1)
     if chosen.processes > 1:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=chosen.processes)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=chosen.processes
+        )
     trainer = Trainer(chosen, rank)
     trainer.begin()
     return trainer
@@ -325,8 +408,15 @@ def main():
     finally:
         rendezvous.unlink(missing_ok=True)
     folder = chosen.out / "checkpoint"
-    export(trainer.average, trainer.stats, folder, trainer.provenance | {"minutes": round(trainer.seconds / 60, 1)})
-    print(f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min")
+    export(
+        trainer.average,
+        trainer.stats,
+        folder,
+        trainer.provenance | {"minutes": round(trainer.seconds / 60, 1)},
+    )
+    print(
+        f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min"
+    )
 
 
 if __name__ == "__main__":

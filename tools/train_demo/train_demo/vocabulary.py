@@ -11,12 +11,14 @@ PADDING = 64
 ACTION_END = WORD_SLOTS + BINS
 SIZE = ACTION_END + PADDING
 BOS, EMPTY_WORD = 1, "▁"
-# Action values that hold no information for this robot (rotations) still need a range that zero lies in the middle of.
+# Action values that hold no information for this robot (rotations) still need a range that zero
+# lies in the middle of.
 EDGES = np.linspace(-1.0, 1.0, BINS)
 CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
-# Longest first is what the segmentation prefers: the fixed part of the prompt costs two tokens instead of twelve.
+# Longest first is what the segmentation prefers: the fixed part of the prompt costs two tokens
+# instead of twelve.
 PIECES = [
     EMPTY_WORD,
     "▁In:▁What▁action▁should▁the▁robot▁take▁to",
@@ -34,12 +36,23 @@ def prompt(instruction):
 
 def tokenizer_json():
     """tokenizer.json: a unigram model whose every piece costs the same, so that the fewest pieces win. Llama's normaliser and BOS."""
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     added = [{"id": i, "content": token, **special} for i, token in enumerate(SPECIAL)]
     added.append({"id": ACTION_END, "content": "<PAD>", **special})
-    bos, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    bos, text = (
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    )
     vocabulary = [[token, 0.0] for token in SPECIAL] + [[piece, -1.0] for piece in PIECES]
-    assert len(vocabulary) <= WORD_SLOTS and len({piece for piece, _ in vocabulary}) == len(vocabulary)
+    assert len(vocabulary) <= WORD_SLOTS and len({piece for piece, _ in vocabulary}) == len(
+        vocabulary
+    )
     return {
         "version": "1.0",
         "truncation": None,
@@ -97,7 +110,9 @@ def action_values(ids, stats):
     """Action tokens [.., 7] to physical units. An id that is no action is an error, as in the node."""
     ids = np.asarray(ids)
     if ((ids < WORD_SLOTS) | (ids >= ACTION_END)).any():
-        raise ValueError(f"tokens {ids.tolist()} are not all action tokens ({WORD_SLOTS}..{ACTION_END - 1})")
+        raise ValueError(
+            f"tokens {ids.tolist()} are not all action tokens ({WORD_SLOTS}..{ACTION_END - 1})"
+        )
     values = CENTRES[np.minimum(ACTION_END - ids - 1, BINS - 2)]
     low, high, mask = (np.asarray(stats[name]) for name in ("q01", "q99", "mask"))
     return np.where(mask, 0.5 * (values + 1) * (high - low) + low, values)
