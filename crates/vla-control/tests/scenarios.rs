@@ -1,5 +1,4 @@
-//! Each hazard by itself: what happens, how fast the robot stands, what the status says, and how it
-//! goes on.
+//! Each hazard by itself: reaction, time to stop, reported cause, and recovery.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -8,9 +7,9 @@ use support::{MS, World, live, norm};
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
-    Cause, ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output,
-    PolicyFailure, PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace, Reason, Refusal,
-    Requests, ResetOutcome, State, step,
+    Cause, ControlState, EnableOutcome, Event, ImageSeen, Inference, Inputs, Intervention,
+    Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace,
+    Reason, Refusal, Requests, ResetOutcome, State, step,
 };
 
 const PERIOD: u64 = 20 * MS;
@@ -38,7 +37,7 @@ fn ask(world: &mut World, requests: Requests) -> Output {
 /// A world whose arm moves at 0.1 m/s.
 fn moving(raw: RawControlConfig) -> World {
     let mut world = World::running(raw);
-    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    world.until(100, |output| 0.099 < norm(output.motion.limited.linear));
     world
 }
 
@@ -91,7 +90,7 @@ fn pose(world: &World, position: [f64; 3]) -> Option<PoseSeen> {
 }
 
 #[test]
-fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
+fn each_hazard_stops_in_time() {
     type Act = fn(&mut World) -> Requests;
     let hazards: &[(&str, Act, State, Reason)] = &[
         (
@@ -208,7 +207,7 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
                 w.instruction = None;
                 Requests::default()
             },
-            State::Holding,
+            State::Idle,
             Reason::NoInstruction,
         ),
         (
@@ -255,16 +254,18 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
 }
 
 #[test]
-fn the_workspace_needs_a_fresh_and_finite_pose() {
+fn workspace_requires_a_fresh_pose() {
     let mut world = World::new(guarded());
     tick(&mut world);
-    assert_eq!(ask(&mut world, enable()).cause.reason, Reason::EePoseStale);
+    let refused = Some(EnableOutcome::Refused(Cause::plain(Reason::EePoseStale)));
+    assert_eq!(ask(&mut world, enable()).enable, refused);
     for bad in [f64::NAN, f64::INFINITY] {
         world.pose = pose(&world, [0.0, bad, 0.0]);
-        assert_eq!(tick(&mut world).cause.reason, Reason::EePoseStale);
+        assert_eq!(ask(&mut world, enable()).enable, refused);
+        assert!(tick(&mut world).causes.contains(Reason::EePoseStale));
     }
     world.pose = pose(&world, [0.0; 3]);
-    assert_eq!(tick(&mut world).state, State::Running);
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
     let at = world.now;
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!(output.cause.reason, Reason::EePoseStale);
@@ -273,7 +274,7 @@ fn the_workspace_needs_a_fresh_and_finite_pose() {
 }
 
 #[test]
-fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
+fn watchdogs_fire_at_their_limit() {
     type Act = fn(&mut World);
     let cases: &[(&str, Act, u64, Reason)] = &[
         // The last image arrived in the step before: 0.5 s later it is still good, one step later
@@ -295,7 +296,7 @@ fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
 }
 
 #[test]
-fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
+fn image_age_starts_at_its_stamp() {
     // Whatever ROS time does after the last image (runs slow or fast, stands, jumps within its
     // tolerance): the delay is what it was on arrival.
     for (skew_ms, ros_rate, after_ms) in [
@@ -365,7 +366,7 @@ fn stopped_after(world: &mut World) -> (u64, Cause) {
 }
 
 #[test]
-fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limit_and_not_before() {
+fn frozen_image_fires_at_its_limit() {
     // 0.1 m/s is 2 mm per step, 0.5 rad/s is 0.01 rad: half a step beyond the limit after 26 of
     // them.
     for (wish, most, limit, unit) in [
@@ -385,7 +386,7 @@ fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limi
 }
 
 #[test]
-fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
+fn unchanged_image_is_no_fault_at_rest() {
     // The policy wishes nothing; motion is not enabled; the shadow of a dry run drives nothing.
     for (speed, enabled, dry_run) in [(0.0, true, false), (0.02, false, false), (0.02, true, true)]
     {
@@ -402,12 +403,12 @@ fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
                 output.cause
             );
         }
-        assert_eq!(0.05 < norm(world.output.unwrap().verdict.limited.linear), dry_run);
+        assert_eq!(0.05 < norm(world.output.unwrap().motion.limited.linear), dry_run);
     }
 }
 
 #[test]
-fn a_slow_camera_is_not_one_that_repeats_its_picture() {
+fn slow_camera_is_not_frozen() {
     // 10 cm from image to image, twice the limit, and each differs from the one before.
     let mut world = World::new(watching_pictures());
     world.policy.steps = vec![ChunkStep::from_array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
@@ -426,8 +427,9 @@ fn a_slow_camera_is_not_one_that_repeats_its_picture() {
 }
 
 #[test]
-fn another_picture_ends_the_hold_and_nothing_else_does() {
-    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+fn only_a_new_image_ends_the_hold() {
+    let raw = RawControlConfig { rearm_window_s: 60.0, ..watching_pictures() };
+    let mut world = at_speed(raw, [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
     for _ in 0..500 {
@@ -443,16 +445,18 @@ fn another_picture_ends_the_hold_and_nothing_else_does() {
     for _ in 0..100 {
         assert_eq!(tick(&mut world).state, State::Running);
     }
-    // Whoever enables anew has not mended the camera.
+    // Enabling again does not repair the camera.
     world.camera_unchanged = true;
     stopped_after(&mut world);
     ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
     let output = ask(&mut world, enable());
-    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+    assert!(matches!(output.enable, Some(EnableOutcome::Refused(cause))
+            if cause.reason == Reason::ImageUnchanged));
+    assert_eq!(output.state, State::Idle);
 }
 
 #[test]
-fn a_deactivation_forgets_what_was_driven_with_one_picture() {
+fn deactivation_resets_the_frozen_image_path() {
     let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
@@ -467,7 +471,7 @@ fn a_deactivation_forgets_what_was_driven_with_one_picture() {
 }
 
 #[test]
-fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived() {
+fn result_of_an_old_image_is_refused() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     let seen = |world: &World, behind_ms: i64| ImageSeen {
@@ -485,7 +489,7 @@ fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived
 }
 
 #[test]
-fn a_blocked_inference_is_noticed_after_its_deadline() {
+fn blocked_inference_fires_at_its_deadline() {
     let mut world = moving(RawControlConfig { inference_timeout_s: 1.0, ..live() });
     world.policy.blocked = true;
     let output = world.until(100, |output| output.state != State::Running);
@@ -494,13 +498,13 @@ fn a_blocked_inference_is_noticed_after_its_deadline() {
     // It answers at last: dropped, and only a result begun after the recovery moves the robot.
     world.policy.blocked = false;
     let output = world.until(200, |output| output.state == State::Running);
-    assert!(output.verdict.target.is_zero());
-    let output = world.until(200, |output| !output.verdict.target.is_zero());
+    assert!(output.motion.target.is_zero());
+    let output = world.until(200, |output| !output.motion.target.is_zero());
     assert_eq!(output.state, State::Running);
 }
 
 #[test]
-fn a_worker_that_never_begins_is_noticed_too() {
+fn idle_worker_fires() {
     let mut world = World::running(live());
     // No image ever reaches it, but the camera watchdog is content: only the idle worker is
     // suspicious.
@@ -510,7 +514,7 @@ fn a_worker_that_never_begins_is_noticed_too() {
 }
 
 #[test]
-fn a_hold_ends_by_itself_at_rest_and_half_a_second_after_its_cause() {
+fn hold_ends_after_clear_s() {
     let mut world = moving(live());
     world.camera_on = false;
     world.until(100, |output| output.state == State::Holding);
@@ -522,14 +526,14 @@ fn a_hold_ends_by_itself_at_rest_and_half_a_second_after_its_cause() {
     world.until(100, |output| output.state == State::Running);
     assert_eq!((world.now - from) / MS, 520);
     let generation_before = world.output.unwrap();
-    assert!(generation_before.verdict.target.is_zero());
+    assert!(generation_before.motion.target.is_zero());
     world.until(100, |output| {
         output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. }))
     });
 }
 
 #[test]
-fn a_cause_that_comes_back_starts_the_wait_anew() {
+fn returning_cause_restarts_clear_s() {
     let mut world = moving(live());
     world.ros -= 1_000_000_000;
     tick(&mut world);
@@ -554,7 +558,7 @@ fn fault_and_recover(world: &mut World) -> Output {
 }
 
 #[test]
-fn the_third_fault_within_ten_seconds_latches() {
+fn third_fault_latches() {
     let mut world = moving(live());
     for _ in 0..2 {
         assert_eq!(fault_and_recover(&mut world).state, State::Holding);
@@ -570,7 +574,7 @@ fn the_third_fault_within_ten_seconds_latches() {
 }
 
 #[test]
-fn faults_older_than_the_window_are_forgotten() {
+fn faults_leave_the_window() {
     let mut world = moving(live());
     for round in 0..6 {
         assert_eq!(fault_and_recover(&mut world).state, State::Holding, "round {round}");
@@ -581,7 +585,7 @@ fn faults_older_than_the_window_are_forgotten() {
 }
 
 #[test]
-fn what_an_operator_does_is_no_fault() {
+fn operator_actions_are_no_faults() {
     let mut world = moving(live());
     for _ in 0..5 {
         world.instruction = None;
@@ -594,7 +598,7 @@ fn what_an_operator_does_is_no_fault() {
 }
 
 #[test]
-fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
+fn reset_requires_rest_and_clear_s() {
     let mut world = moving(live());
     ask(&mut world, estop());
     assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::StillMoving));
@@ -624,7 +628,7 @@ fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
 }
 
 #[test]
-fn repeated_faults_reset_only_when_no_watchdog_complains() {
+fn reset_requires_silent_watchdogs() {
     let mut world = moving(live());
     for _ in 0..3 {
         fault_and_recover(&mut world);
@@ -650,7 +654,7 @@ fn repeated_faults_reset_only_when_no_watchdog_complains() {
 }
 
 #[test]
-fn an_estop_takes_the_place_of_a_fault_and_works_in_every_state() {
+fn estop_works_in_every_state() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
     assert_eq!(ask(&mut world, estop()).state, State::Estopped);
@@ -668,7 +672,7 @@ fn an_estop_takes_the_place_of_a_fault_and_works_in_every_state() {
 }
 
 #[test]
-fn nothing_moves_before_all_three_gates_are_open() {
+fn nothing_moves_with_a_closed_gate() {
     for (dry_run, lifecycle, enabled) in [
         (true, Lifecycle::Active, true),
         (false, Lifecycle::Inactive, true),
@@ -691,22 +695,24 @@ fn nothing_moves_before_all_three_gates_are_open() {
                 assert_eq!((output.state, output.cause.reason), (State::Running, Reason::DryRun));
             }
         }
-        let shadow = norm(world.output.unwrap().verdict.limited.linear);
+        let shadow = norm(world.output.unwrap().motion.limited.linear);
         assert_eq!(0.05 < shadow, dry_run, "{shadow}");
     }
 }
 
 #[test]
-fn an_enable_before_activation_is_forgotten() {
+fn enable_before_activation_is_refused() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Inactive;
-    assert_eq!(ask(&mut world, enable()).state, State::Inactive);
+    let output = ask(&mut world, enable());
+    let refused = EnableOutcome::Refused(Cause::plain(Reason::NotActive));
+    assert_eq!((output.state, output.enable), (State::Inactive, Some(refused)));
     world.lifecycle = Lifecycle::Active;
     assert_eq!(tick(&mut world).state, State::Idle);
 }
 
 #[test]
-fn deactivation_streams_down_to_zero_and_then_falls_silent() {
+fn deactivation_ramps_down_first() {
     let mut world = moving(live());
     world.lifecycle = Lifecycle::Inactive;
     let mut last = None;
@@ -723,15 +729,15 @@ fn deactivation_streams_down_to_zero_and_then_falls_silent() {
 }
 
 #[test]
-fn a_paused_process_never_resumes_an_old_command() {
+fn pause_never_resumes_an_old_command() {
     for (pause_ms, reason) in [
         (101, Reason::ControlOverrun),
         (499, Reason::ControlOverrun),
         (500, Reason::ProcessPaused),
-        (3_600_000, Reason::ProcessPaused),
+        (1400, Reason::ProcessPaused),
     ] {
         let mut world = moving(live());
-        let before = norm(world.output.unwrap().verdict.limited.linear);
+        let before = norm(world.output.unwrap().motion.limited.linear);
         let output = world.tick(pause_ms * MS, Requests::default()).unwrap();
         assert_eq!((output.state, output.cause.reason), (State::Holding, reason), "{pause_ms}");
         let after = norm(output.command.unwrap().twist().linear);
@@ -741,7 +747,15 @@ fn a_paused_process_never_resumes_an_old_command() {
             assert_eq!(after, 0.0, "{pause_ms}");
         }
         let output = world.until(100, |output| output.state == State::Running);
-        assert!(output.verdict.target.is_zero());
+        assert!(output.motion.target.is_zero());
+    }
+    // A pause beyond the window needs a new request to enable.
+    for pause_ms in [2000, 3_600_000] {
+        let mut world = moving(live());
+        let output = world.tick(pause_ms * MS, Requests::default()).unwrap();
+        assert_eq!((output.state, output.cause.reason), (State::Idle, Reason::NotEnabled));
+        assert_eq!(output.cause.withdrawn_by, Reason::ProcessPaused, "{pause_ms}");
+        assert!(output.command.unwrap().twist().is_zero());
     }
     // A late step within the limit is no fault.
     let mut world = moving(live());
@@ -749,7 +763,7 @@ fn a_paused_process_never_resumes_an_old_command() {
 }
 
 #[test]
-fn simulated_time_does_not_fool_the_watchdogs() {
+fn watchdogs_ignore_simulated_time() {
     for rate in [0.1, 1.0, 10.0] {
         let mut world = moving(live());
         world.ros_rate = rate;
@@ -773,7 +787,7 @@ fn simulated_time_does_not_fool_the_watchdogs() {
 }
 
 #[test]
-fn small_corrections_of_ros_time_are_no_jump_but_many_of_them_are() {
+fn small_ros_time_corrections_add_up() {
     let mut world = moving(live());
     world.ros -= 90 * MS as i64;
     assert_eq!(tick(&mut world).state, State::Running);
@@ -783,7 +797,7 @@ fn small_corrections_of_ros_time_are_no_jump_but_many_of_them_are() {
 }
 
 #[test]
-fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
+fn step_lasts_one_policy_period() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     let origin = world.fresh_origin();
@@ -791,17 +805,17 @@ fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
     world.forged = Some(ActionChunk::new(origin, 5.0, vec![step]).unwrap());
     let mut held = 0;
     let mut output = tick(&mut world);
-    while !output.verdict.target.is_zero() {
+    while !output.motion.target.is_zero() {
         let expected = [0.1, -0.05, 0.0];
-        for (got, expected) in output.verdict.target.linear.iter().zip(expected) {
+        for (got, expected) in output.motion.target.linear.iter().zip(expected) {
             assert!((got - expected).abs() < 1e-12);
         }
-        assert!((output.verdict.target.angular[2] - 0.2).abs() < 1e-12);
+        assert!((output.motion.target.angular[2] - 0.2).abs() < 1e-12);
         held += 1;
         output = tick(&mut world);
     }
     assert_eq!(held, 10, "5 Hz is ten control periods of 20 ms");
-    assert!(output.verdict.interventions.contains(Intervention::RampDown));
+    assert!(output.motion.interventions.contains(Intervention::RampDown));
     assert_eq!(world.state.interventions().get(Intervention::RampDown), 1);
     // 0.1 m/s at 1 m/s2, and the window of the jerk limit.
     let from = world.now;
@@ -811,10 +825,10 @@ fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
 }
 
 #[test]
-fn from_rest_the_direction_of_the_wish_is_kept() {
+fn direction_from_rest_is_kept() {
     let mut world = World::running(live());
     world.policy.steps = vec![ChunkStep::from_array([0.3, -0.2, 0.1, 0.05, 0.4, -0.02, 1.0])];
-    world.until(100, |output| !output.verdict.target.is_zero());
+    world.until(100, |output| !output.motion.target.is_zero());
     for _ in 0..50 {
         let output = tick(&mut world);
         let v = output.command.unwrap().twist().linear;
@@ -823,12 +837,12 @@ fn from_rest_the_direction_of_the_wish_is_kept() {
         for (got, wish) in v.iter().zip(wish) {
             assert!((got / length - wish).abs() < 1e-6);
         }
-        let w = output.verdict.target.angular;
-        let scale = output.verdict.target.linear[0] / 0.3;
+        let w = output.motion.target.angular;
+        let scale = output.motion.target.linear[0] / 0.3;
         assert!((w[1] - 0.4 * scale).abs() < 1e-12, "rotation shrinks with translation");
     }
     let top = norm(world.output.unwrap().command.unwrap().twist().linear);
-    let done = world.output.unwrap().verdict.interventions;
+    let done = world.output.unwrap().motion.interventions;
     assert!(done.contains(Intervention::StepCap));
     assert!(0.0 < top && top <= 0.25);
 }
@@ -844,7 +858,7 @@ fn zero_stays_exactly_zero() {
 }
 
 #[test]
-fn a_newer_chunk_continues_where_the_older_one_got_to() {
+fn newer_chunk_continues_in_time() {
     // 8 steps of 100 ms, told apart by their speed; an answer takes 250 ms.
     let mut world = World::running(live());
     world.policy.hz = 10.0;
@@ -861,7 +875,7 @@ fn a_newer_chunk_continues_where_the_older_one_got_to() {
                 firsts.push(*first_step);
                 let expected = 0.01 * f64::from(first_step + 1);
                 assert!(
-                    (output.verdict.target.linear[0] - expected).abs() < 1e-12,
+                    (output.motion.target.linear[0] - expected).abs() < 1e-12,
                     "step {first_step}"
                 );
             }
@@ -877,7 +891,7 @@ fn a_newer_chunk_continues_where_the_older_one_got_to() {
 }
 
 #[test]
-fn what_was_played_is_dropped_and_what_was_not_is_kept() {
+fn only_executed_steps_are_skipped() {
     // A chunk lasts 80 ms, an answer takes 400 ms. The image of every second answer is taken just
     // before its predecessor begins, so that all its steps have been played when it comes; that of
     // the others is taken when nothing plays, so that nothing of it may be skipped.
@@ -922,7 +936,7 @@ fn forge(world: &mut World, change: impl FnOnce(&mut ChunkOrigin)) -> Option<Ref
 }
 
 #[test]
-fn chunks_are_refused_by_name() {
+fn chunks_are_refused_by_reason() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     // An inference of the world's own would run into its deadline: this test brings its own results
@@ -959,16 +973,16 @@ fn chunks_are_refused_by_name() {
 }
 
 #[test]
-fn a_changed_instruction_stops_the_old_motion_at_once() {
+fn changed_instruction_stops_old_motion() {
     let mut world = moving(live());
     world.instruction = Some(2);
     let output = tick(&mut world);
-    assert!(output.verdict.target.is_zero());
+    assert!(output.motion.target.is_zero());
     assert_eq!((output.state, output.cause.reason), (State::Running, Reason::WaitingForAction));
     let mut refused = refusal(&output);
     world.until(20, |output| {
         refused = refused.or(refusal(output));
-        !output.verdict.target.is_zero()
+        !output.motion.target.is_zero()
     });
     assert_eq!(
         refused,
@@ -978,7 +992,7 @@ fn a_changed_instruction_stops_the_old_motion_at_once() {
 }
 
 #[test]
-fn an_early_step_gives_no_command_but_hears_the_operator() {
+fn early_step_handles_requests() {
     let mut world = moving(live());
     let output = world.tick(9 * MS, estop()).unwrap();
     assert_eq!((output.command, output.state), (None, State::Estopped));
@@ -988,7 +1002,7 @@ fn an_early_step_gives_no_command_but_hears_the_operator() {
 }
 
 #[test]
-fn the_gripper_says_nothing_before_the_policy_and_holds_in_a_fault() {
+fn gripper_holds_in_a_fault() {
     let mut world = World::running(live());
     assert_eq!(world.output.unwrap().command.unwrap().gripper(), None);
     world.policy.steps[0].gripper = 0.0;
@@ -1002,12 +1016,12 @@ fn the_gripper_says_nothing_before_the_policy_and_holds_in_a_fault() {
 }
 
 #[test]
-fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
+fn stalls_are_reported_only() {
     let noticed = |output: &Output, reason| {
         output
             .events
             .iter()
-            .any(|event| matches!(event, Event::Noticed(cause) if cause.reason == reason))
+            .any(|event| matches!(event, Event::Detected(cause) if cause.reason == reason))
     };
     let mut world = World::running(live());
     let mut taken = 0;
@@ -1025,7 +1039,10 @@ fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
     // Another action ends it.
     world.policy.steps[0].translation[1] = 0.001;
     world.until(100, |output| {
-        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+        output
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::DetectionCleared(Reason::ConstantAction)))
     });
 
     let mut world = World::running(live());
@@ -1045,20 +1062,46 @@ fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
 }
 
 #[test]
-fn status_is_published_when_something_changes_and_only_then() {
+fn each_change_is_one_event() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
-    assert!(!tick(&mut world).changed);
-    world.lifecycle = Lifecycle::Inactive;
-    assert!(tick(&mut world).changed);
-    assert!(!tick(&mut world).changed);
-    world.lifecycle = Lifecycle::Active;
-    assert!(tick(&mut world).changed);
-    assert!(!tick(&mut world).changed);
+    assert!(tick(&mut world).events.is_empty());
+    let change = |output: &Output| match output.events.iter().collect::<Vec<_>>()[..] {
+        [] => None,
+        [Event::StateChanged { from, to, cause }] => Some((*from, *to, cause.reason)),
+        [Event::CauseChanged { state, cause }] => Some((*state, *state, cause.reason)),
+        ref other => panic!("{other:?}"),
+    };
+    for (lifecycle, from, to, reason) in [
+        (Lifecycle::Inactive, State::Unconfigured, State::Inactive, Reason::NotActive),
+        (Lifecycle::Active, State::Inactive, State::Idle, Reason::NotEnabled),
+    ] {
+        world.lifecycle = lifecycle;
+        assert_eq!(change(&tick(&mut world)), Some((from, to, reason)));
+        assert_eq!(change(&tick(&mut world)), None);
+    }
+    let waiting = (State::Idle, State::Running, Reason::WaitingForAction);
+    assert_eq!(change(&ask(&mut world, enable())), Some(waiting));
+    let output = world.until(50, |output| !output.events.is_empty());
+    assert!(matches!(
+        output.events.iter().collect::<Vec<_>>()[..],
+        [
+            Event::ChunkTaken { .. },
+            Event::Gripper { .. },
+            Event::CauseChanged { state: State::Running, cause: Cause::NONE }
+        ]
+    ));
+    // Causes that follow one another within a state.
+    world.camera_on = false;
+    world.until(50, |output| output.cause.reason == Reason::ImageStale);
+    world.worker_dead = true;
+    let cause = Cause::plain(Reason::InferenceDead);
+    let expected = Event::CauseChanged { state: State::Holding, cause };
+    assert_eq!(tick(&mut world).events.iter().collect::<Vec<_>>(), [&expected]);
 }
 
 #[test]
-fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
+fn no_fault_in_the_step_of_a_disable() {
     for requests in [Requests { enable: Some(false), ..Requests::default() }, estop()] {
         let mut world = moving(live());
         world.ros -= 1_000_000_000;
@@ -1073,7 +1116,7 @@ fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
 }
 
 #[test]
-fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
+fn reset_ignores_other_causes() {
     // An e-stop's cause is the button, not the camera that is off as well.
     let mut world = moving(live());
     ask(&mut world, estop());
@@ -1096,13 +1139,16 @@ fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
 }
 
 #[test]
-fn what_was_noticed_is_over_when_motion_is_interrupted() {
+fn interruption_clears_detections() {
     let mut world = World::running(live());
     world.until(200, |output| output.cause.reason == Reason::ConstantAction);
     world.ros -= 1_000_000_000;
     let output = tick(&mut world);
     assert!(
-        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+        output
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::DetectionCleared(Reason::ConstantAction)))
     );
     world.until(200, |output| output.state == State::Running);
     // The count begins anew: the same action again is not at once a repetition.
@@ -1113,7 +1159,7 @@ fn what_was_noticed_is_over_when_motion_is_interrupted() {
 }
 
 #[test]
-fn a_latch_outlives_a_change_of_configuration() {
+fn latch_survives_reconfiguration() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
     assert_eq!(ask(&mut world, estop()).state, State::Estopped);
@@ -1135,7 +1181,11 @@ fn a_latch_outlives_a_change_of_configuration() {
     let output = step(Instant::from_nanoseconds(1), &mut fresh, &Inputs::default());
     assert_eq!(output.state, State::Unconfigured);
     assert_eq!(fresh.interventions(), old.state.interventions());
-    assert!(output.events.is_empty());
+    // The history of states continues across the change.
+    assert!(matches!(
+        output.events.iter().collect::<Vec<_>>()[..],
+        [Event::StateChanged { from: State::Idle, to: State::Unconfigured, .. }]
+    ));
 }
 
 /// Control without a world: one fresh image per step, and whatever else the test says.
@@ -1188,7 +1238,7 @@ impl Bare {
 }
 
 #[test]
-fn an_idle_worker_shows_by_any_result_that_it_lives() {
+fn any_result_resets_the_idle_timeout() {
     // 0.5 s for the inference and 0.5 s for the next image. With a result every 51 steps the step
     // before it comes after exactly 1 s: just in time.
     for (every, kind, reason) in [
@@ -1217,7 +1267,7 @@ fn an_idle_worker_shows_by_any_result_that_it_lives() {
 }
 
 #[test]
-fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
+fn late_steps_are_reported() {
     let told = |output: &Output| {
         output.events.iter().find_map(|event| match event {
             Event::Overrun { interval_s } => Some(*interval_s),
@@ -1236,7 +1286,7 @@ fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
 }
 
 #[test]
-fn watchdogs_allow_exactly_what_they_say() {
+fn watchdog_limits_are_inclusive() {
     let run = |raw: RawControlConfig, change: &dyn Fn(&mut Inputs<'_>)| {
         let mut bare = Bare::running(raw);
         let output = bare.step(20 * MS, |inputs| change(inputs));
@@ -1285,7 +1335,7 @@ fn watchdogs_allow_exactly_what_they_say() {
 }
 
 #[test]
-fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
+fn interventions_of_one_group_are_reported() {
     for axis in [0, 4] {
         let mut world = World::new(guarded());
         let mut wish = [0.0; 7];
@@ -1296,7 +1346,7 @@ fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
         let mut seen = Vec::new();
         for _ in 0..60 {
             world.pose = pose(&world, [0.0; 3]);
-            seen.extend(tick(&mut world).verdict.interventions.iter());
+            seen.extend(tick(&mut world).motion.interventions.iter());
         }
         for (which, expected) in [
             (Intervention::Acceleration, true),
@@ -1312,7 +1362,7 @@ fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
 }
 
 #[test]
-fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
+fn time_to_rest_starts_at_the_cause() {
     let mut world = moving(live());
     let mut steps = 0;
     // Disabled, then withdrawn, then stopped while it comes to rest: one stop, counted from the
@@ -1340,7 +1390,7 @@ fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
     let mut world = moving(live());
     ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
     ask(&mut world, enable());
-    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    world.until(100, |output| 0.099 < norm(output.motion.limited.linear));
     let mut output = ask(&mut world, estop());
     let from = world.now;
     while came_to_rest(&output).is_none() {
@@ -1350,7 +1400,7 @@ fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
 }
 
 #[test]
-fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
+fn gripper_command_ends_with_the_enabling() {
     let mut world = moving(live());
     assert!(
         world
@@ -1368,7 +1418,7 @@ fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
 }
 
 #[test]
-fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
+fn enable_with_reset_is_refused() {
     let mut world = moving(live());
     ask(&mut world, estop());
     world.until(200, |output| output.at_rest);
@@ -1378,6 +1428,7 @@ fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
     let both = Requests { enable: Some(true), reset: true, ..Requests::default() };
     let output = ask(&mut world, both);
     assert_eq!((output.reset, output.state), (Some(ResetOutcome::Done), State::Idle));
+    assert!(matches!(output.enable, Some(EnableOutcome::Refused(_))));
     assert_eq!(tick(&mut world).state, State::Idle);
     assert_eq!(ask(&mut world, enable()).state, State::Running);
 }
