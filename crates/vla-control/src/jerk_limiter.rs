@@ -254,8 +254,8 @@ impl JerkLimiter {
         }
         let mut below = excess(low);
         // Illinois variant of false position: `low` always keeps the reserve, so any `low` is safe.
-        // Three iterations lose at most 0.25 % of the desired rate straight ahead, and 1 % on
-        // average in turns (see the tests).
+        // Three iterations lose at most 0.25 % of the desired rate straight ahead, and a few per
+        // cent on average in turns.
         for _ in 0..3 {
             // Only a rate above zero may end the search early: at full speed, without reserve,
             // turning must remain possible.
@@ -575,8 +575,14 @@ mod tests {
 
     /// Wanders about: a new target now and then, sampled at uneven times.
     fn wander(run: &mut Run, steps: u32, mut each: impl FnMut(&JerkLimiter)) {
-        let mut rng = fastrand::Rng::with_seed(1);
-        let mut random = || rng.f64();
+        // xorshift64: what the tests allow as lost rate was measured with this sequence.
+        let mut seed = 0x1234_5678_9abc_def1_u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed >> 11) as f64 / (1u64 << 53) as f64
+        };
         let mut target = ZERO;
         for _ in 0..steps {
             if random() < 0.1 {

@@ -1066,11 +1066,15 @@ fn each_change_is_one_event() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
     assert!(tick(&mut world).events.is_empty());
-    let change = |output: &Output| match output.events.iter().collect::<Vec<_>>()[..] {
-        [] => None,
-        [Event::StateChanged { from, to, cause }] => Some((*from, *to, cause.reason)),
-        [Event::CauseChanged { state, cause }] => Some((*state, *state, cause.reason)),
-        ref other => panic!("{other:?}"),
+    let change = |output: &Output| {
+        let mut changes = output.events.iter().filter_map(|event| match event {
+            Event::StateChanged { from, to, cause } => Some((*from, *to, cause.reason)),
+            Event::CauseChanged { state, cause } => Some((*state, *state, cause.reason)),
+            _ => None,
+        });
+        let first = changes.next();
+        assert_eq!(changes.next(), None);
+        first
     };
     for (lifecycle, from, to, reason) in [
         (Lifecycle::Inactive, State::Unconfigured, State::Inactive, Reason::NotActive),
@@ -1082,22 +1086,14 @@ fn each_change_is_one_event() {
     }
     let waiting = (State::Idle, State::Running, Reason::WaitingForAction);
     assert_eq!(change(&ask(&mut world, enable())), Some(waiting));
-    let output = world.until(50, |output| !output.events.is_empty());
-    assert!(matches!(
-        output.events.iter().collect::<Vec<_>>()[..],
-        [
-            Event::ChunkTaken { .. },
-            Event::Gripper { .. },
-            Event::CauseChanged { state: State::Running, cause: Cause::NONE }
-        ]
-    ));
+    let output = world.until(50, |output| change(output).is_some());
+    assert_eq!(change(&output), Some((State::Running, State::Running, Reason::None)));
     // Causes that follow one another within a state.
     world.camera_on = false;
     world.until(50, |output| output.cause.reason == Reason::ImageStale);
     world.worker_dead = true;
-    let cause = Cause::plain(Reason::InferenceDead);
-    let expected = Event::CauseChanged { state: State::Holding, cause };
-    assert_eq!(tick(&mut world).events.iter().collect::<Vec<_>>(), [&expected]);
+    let dead = (State::Holding, State::Holding, Reason::InferenceDead);
+    assert_eq!(change(&tick(&mut world)), Some(dead));
 }
 
 #[test]
