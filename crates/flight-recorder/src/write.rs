@@ -1,5 +1,5 @@
-//! Writes a recording as an MCAP file: JSON messages with JSON schemas, which Foxglove plots without
-//! a plugin.
+//! Writes a recording as an MCAP file: JSON messages with JSON schemas, which Foxglove plots
+//! without a plugin.
 
 use std::{
     borrow::Cow,
@@ -108,7 +108,9 @@ impl Recording {
             mcap::WriteOptions::new().library("openvla_tt flight recorder").create(to)?;
         let mut channels = [0; TOPICS.len()];
         for (channel, topic) in channels.iter_mut().zip(&TOPICS) {
-            let schema = json!({ "type": "object", "title": topic.schema, "properties": (topic.properties)() });
+            let properties = (topic.properties)();
+            let schema =
+                json!({ "type": "object", "title": topic.schema, "properties": properties });
             let schema =
                 writer.add_schema(topic.schema, "jsonschema", schema.to_string().as_bytes())?;
             *channel = writer.add_channel(schema, topic.topic, "json", &BTreeMap::new())?;
@@ -267,7 +269,9 @@ fn inputs(entry: &Entry) -> Value {
         "image_stamp_s": entry.image.map(|image| seconds(image.stamp)),
         "image_received_ago_s": entry.image.map(|image| entry.now.since(image.received).seconds()),
         // Duration of the current run of equal images, up to the newest one.
-        "image_unchanged_s": entry.image.map(|image| image.received.since(image.unchanged_since).seconds()),
+        "image_unchanged_s": entry
+            .image
+            .map(|image| image.received.since(image.unchanged_since).seconds()),
         "ee_position": entry.pose.map(|pose| xyz(pose.position)),
         "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
         "inference_busy_s": inference_busy_s,
@@ -280,60 +284,112 @@ fn inputs(entry: &Entry) -> Value {
     })
 }
 
+fn boolean() -> Value {
+    json!({ "type": "boolean" })
+}
+
+fn integer() -> Value {
+    json!({ "type": "integer" })
+}
+
+fn number() -> Value {
+    json!({ "type": "number" })
+}
+
+fn string() -> Value {
+    json!({ "type": "string" })
+}
+
+/// `schema` or null.
+fn nullable(mut schema: Value) -> Value {
+    schema["type"] = json!([schema["type"], "null"]);
+    schema
+}
+
+fn array(items: Value) -> Value {
+    json!({ "type": "array", "items": items })
+}
+
 fn vector_schema() -> Value {
-    json!({ "type": "object", "properties": { "x": { "type": "number" }, "y": { "type": "number" }, "z": { "type": "number" } } })
+    let properties = json!({ "x": number(), "y": number(), "z": number() });
+    json!({ "type": "object", "properties": properties })
 }
 
 fn twist_schema() -> Value {
-    json!({ "type": "object", "properties": { "linear": vector_schema(), "angular": vector_schema() } })
+    let properties = json!({ "linear": vector_schema(), "angular": vector_schema() });
+    json!({ "type": "object", "properties": properties })
 }
 
 fn status_properties() -> Value {
     json!({
-        "state": { "type": "string" }, "state_code": { "type": "integer" },
-        "reason": { "type": "string" }, "reason_code": { "type": "integer" }, "detail": { "type": "string" },
-        "image_age_s": { "type": ["number", "null"] }, "steps_begun": { "type": "integer" },
-        "causes": { "type": "array", "items": { "type": "string" } },
-        "enabled": { "type": "boolean" }, "resumes_in_s": { "type": ["number", "null"] },
-        "enable_withdrawn_in_s": { "type": ["number", "null"] },
-        "at_rest": { "type": "boolean" }, "published": { "type": "boolean" },
+        "state": string(),
+        "state_code": integer(),
+        "reason": string(),
+        "reason_code": integer(),
+        "detail": string(),
+        "causes": array(string()),
+        "enabled": boolean(),
+        "resumes_in_s": nullable(number()),
+        "enable_withdrawn_in_s": nullable(number()),
+        "image_age_s": nullable(number()),
+        "steps_begun": integer(),
+        "at_rest": boolean(),
+        "published": boolean(),
     })
 }
 
 fn command_properties() -> Value {
-    json!({ "linear": vector_schema(), "angular": vector_schema(), "gripper": { "type": ["number", "null"] } })
+    json!({
+        "linear": vector_schema(),
+        "angular": vector_schema(),
+        "gripper": nullable(number()),
+    })
 }
 
 fn motion_properties() -> Value {
     json!({
-        "desired": twist_schema(), "target": twist_schema(), "limited": twist_schema(),
-        "interventions": { "type": "array", "items": { "type": "string" } },
+        "desired": twist_schema(),
+        "target": twist_schema(),
+        "limited": twist_schema(),
+        "interventions": array(string()),
     })
 }
 
 fn inputs_properties() -> Value {
     json!({
-        "ros_now_s": { "type": "number" }, "steady_now_s": { "type": "number" }, "lifecycle": { "type": "string" },
-        "instruction": { "type": ["integer", "null"] }, "image_stamp_s": { "type": ["number", "null"] },
-        "image_received_ago_s": { "type": ["number", "null"] }, "image_unchanged_s": { "type": ["number", "null"] },
-        "ee_position": vector_schema(),
-        "ee_pose_age_s": { "type": ["number", "null"] }, "inference_busy_s": { "type": ["number", "null"] },
-        "inference_dead": { "type": "boolean" }, "policy_failure": { "type": ["string", "null"] },
-        "subscribed": { "type": "boolean" }, "enable": { "type": ["boolean", "null"] },
-        "estop": { "type": "boolean" }, "reset": { "type": "boolean" },
+        "ros_now_s": number(),
+        "steady_now_s": number(),
+        "lifecycle": string(),
+        "instruction": nullable(integer()),
+        "image_stamp_s": nullable(number()),
+        "image_received_ago_s": nullable(number()),
+        "image_unchanged_s": nullable(number()),
+        "ee_position": nullable(vector_schema()),
+        "ee_pose_age_s": nullable(number()),
+        "inference_busy_s": nullable(number()),
+        "inference_dead": boolean(),
+        "policy_failure": nullable(string()),
+        "subscribed": boolean(),
+        "enable": nullable(boolean()),
+        "estop": boolean(),
+        "reset": boolean(),
     })
 }
 
 fn event_properties() -> Value {
-    json!({ "text": { "type": "string" } })
+    json!({ "text": string() })
 }
 
 fn chunk_properties() -> Value {
     json!({
-        "generation": { "type": "integer" }, "instruction_generation": { "type": "integer" },
-        "image_stamp_s": { "type": "number" }, "inference_s": { "type": "number" },
-        "steps_begun_at_observation": { "type": "integer" }, "policy_hz": { "type": "number" },
-        "finite": { "type": "boolean" }, "steps_lost": { "type": "integer" },
-        "steps": { "type": "array", "items": { "type": "array", "items": { "type": ["number", "null"] } } },
+        "generation": integer(),
+        "instruction_generation": integer(),
+        "image_stamp_s": number(),
+        "inference_s": number(),
+        "steps_begun_at_observation": integer(),
+        "policy_hz": number(),
+        "finite": boolean(),
+        "steps_lost": integer(),
+        "steps": array(array(nullable(number()))),
     })
 }

@@ -19,8 +19,8 @@ pub struct ChunkStep {
     pub translation: [f64; 3],
     /// `[droll, dpitch, dyaw]`, or a rotation vector, depending on the policy file; radians.
     pub rotation: [f64; 3],
-    /// Gripper value of the policy; the policy file defines its polarity. OpenVLA on Bridge: 1 open,
-    /// 0 closed.
+    /// Gripper value of the policy; the policy file defines its polarity. OpenVLA on Bridge: 1
+    /// open, 0 closed.
     pub gripper: f64,
 }
 
@@ -97,9 +97,9 @@ impl ActionChunk {
     /// A chunk of steps to be executed at `policy_hz`.
     ///
     /// # Errors
-    /// [`ChunkError`] when there is no step, there are more than [`HORIZON_MAX`], or the rate is not
-    /// in `(0, 1000]` Hz. The values of the steps are *not* checked here: control does, since a NaN
-    /// must latch.
+    /// [`ChunkError`] when there is no step, there are more than [`HORIZON_MAX`], or the rate is
+    /// not in `(0, 1000]` Hz. The values of the steps are *not* checked here: control does, since a
+    /// NaN must latch.
     pub fn new(
         origin: ChunkOrigin,
         policy_hz: f64,

@@ -199,27 +199,27 @@ pub struct RawControlConfig {
     pub dry_run: bool,
     /// Steps of control per second.
     pub command_rate_hz: f64,
-    /// The oldest image that may move the robot, seconds.
+    /// Maximum age of an image, seconds.
     pub observation_timeout_s: f64,
-    /// How far an image's stamp may lie ahead of ROS time, seconds.
+    /// Largest distance of an image stamp ahead of ROS time, seconds.
     pub stamp_future_tolerance_s: f64,
-    /// How far an image's stamp may lie behind ROS time at its arrival, seconds. Cameras with a
+    /// Largest distance of an image stamp behind ROS time at its arrival, seconds. Cameras with a
     /// long pipeline need more.
     pub stamp_past_tolerance_s: f64,
     /// The longest inference, seconds; 0 means twice `expected_inference_s`.
     pub inference_timeout_s: f64,
     /// Inference time measured by the self-test, seconds.
     pub expected_inference_s: f64,
-    /// How far ROS time may go back, seconds, before it counts as a jump. Network time corrects by
-    /// less.
+    /// ROS time may go back by this much without counting as a jump, seconds. Corrections by
+    /// network time are smaller.
     pub clock_jump_tolerance_s: f64,
     /// The longest interval between two control steps, seconds; 0 means five periods.
     pub overrun_s: f64,
-    /// An interval from which on the process counts as paused, seconds.
+    /// From this interval between two steps on the process counts as paused, seconds.
     pub pause_s: f64,
-    /// The oldest end-effector pose that still guards the workspace, seconds.
+    /// Maximum age of the end-effector pose with a workspace, seconds.
     pub pose_timeout_s: f64,
-    /// How long the command may be without a subscriber, seconds.
+    /// The longest time without a subscriber of the command, seconds.
     pub subscriber_timeout_s: f64,
     /// Number of faults within `fault_window_s` that latch.
     pub faults_to_latch: u32,
@@ -242,7 +242,7 @@ pub struct RawControlConfig {
     pub workspace: Option<RawWorkspace>,
     /// The gripper.
     pub gripper: RawGripper,
-    /// Detectors that report.
+    /// Stall detector; reported only.
     pub detectors: RawDetectors,
     /// The statistics' envelope, from the checkpoint.
     pub envelope: Option<RawEnvelope>,

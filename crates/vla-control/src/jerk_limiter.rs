@@ -15,8 +15,8 @@
 //!
 //! # Properties and proof
 //! * **No overshoot, direction kept, zero stays zero.** `v` is a mean of past `u`, and `u` moves
-//!   only straight to targets: `v` stays in the convex hull of the targets. If they all lie on one
-//!   ray, so does `v`. If all are at most `V` long, so is `v`. If all are zero, `v` is exactly zero.
+//!   only straight to targets: `v` stays in the convex hull of the targets. If they are all on one
+//!   ray, so is `v`. If all are at most `V` long, so is `v`. If all are zero, `v` is exactly zero.
 //! * **Acceleration.** `dv/dt` is the mean of `w` over the window, so `|dv/dt| <= A`.
 //! * **Jerk.** `d2v/dt2 = (w(t) - w(t - W)) / W`. The rate of a tick is chosen so that `|w(t) - w(t
 //!   - W)| <= A`, hence `|d2v/dt2| <= A / W <= J`. Such a rate always exists: `w = 0` satisfies it
@@ -324,9 +324,9 @@ fn largest_multiple(along: f64, length: f64, limit: f64) -> f64 {
     (along + root).clamp(0.0, limit)
 }
 
-/// `L`: the reduction of the braking rate below `limit`, one window after a tick with rate `w`, in a
-/// stop against `heading`, where `along = w . heading`. Zero after full braking, `limit` after full
-/// acceleration.
+/// `L`: the reduction of the braking rate below `limit`, one window after a tick with rate `w`, in
+/// a stop against `heading`, where `along = w . heading`. Zero after full braking, `limit` after
+/// full acceleration.
 fn stop_cost(along: f64, length: f64, limit: f64) -> f64 {
     limit - largest_multiple(-along, length, limit)
 }
@@ -675,7 +675,7 @@ mod tests {
             lost_rates.into_iter().zip([(0.0025, 1e-4), (0.42, 0.012)])
         {
             println!(
-                "{count} rates were reduced; by {worst} of the desired rate too much at worst, {} on \
+                "{count} rates were reduced; {worst} of the desired rate lost at worst, {} on \
                 average",
                 sum / count
             );

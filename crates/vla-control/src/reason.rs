@@ -4,7 +4,10 @@
 use std::fmt;
 
 macro_rules! reasons {
-    ($($(#[$meta:meta])* $variant:ident = $code:literal, $name:literal, $class:ident, $sentence:literal;)*) => {
+    ($(
+        $(#[$meta:meta])*
+        $variant:ident = $code:literal, $name:literal, $class:ident, $sentence:literal;
+    )*) => {
         /// The cause of a state. The numbers are the constants of `Status.msg` and never change
         /// their meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -85,8 +88,8 @@ reasons! {
     ClockJumpedBack = 31, "CLOCK_JUMPED_BACK", Fault, "ROS time jumped back";
     EePoseStale = 32, "EE_POSE_STALE", Fault, "a workspace is set but the end effector's pose is \
         missing or too old";
-    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera's picture \
-        stays the same byte for byte";
+    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera image \
+        stays equal byte for byte";
     Estop = 40, "ESTOP", Latch, "emergency stop";
     NotFinite = 41, "NOT_FINITE", Latch, "the policy produced a number that is not finite";
     RepeatedFaults = 42, "REPEATED_FAULTS", Latch, "too many faults in a short time";

@@ -23,8 +23,8 @@
 //! and ends when motion resumes. Motion resumes by itself when no watchdog fires, there is an
 //! instruction, and, if a watchdog had fired, the robot is at rest and no watchdog has fired for
 //! `clear_s`. All of this must be so at most `rearm_window_s` after the hold began; causes that
-//! follow one another do not restart the window. Otherwise the enabling is withdrawn. A process that
-//! was paused detects it late, so that its hold begins with the last step before the pause.
+//! follow one another do not restart the window. Otherwise the enabling is withdrawn. A pause of
+//! the process is detected after it, so that its hold begins with the last step before the pause.
 //! `clear_s` counts within the window: with 2 s and 0.5 s a cause may last for 1.5 s. After a
 //! withdrawal a new request is refused until the robot is at rest and `clear_s` is over.
 

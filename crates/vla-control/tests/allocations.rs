@@ -79,7 +79,7 @@ fn step_and_record_do_not_allocate() {
     for i in 0..200_000u64 {
         now += if rng.u64(..500) == 0 { 700 * MS } else { 19 * MS + rng.u64(..2 * MS) };
         let here = Instant::from_nanoseconds(now);
-        // For a second out of forty the camera sends one picture.
+        // For a second out of forty the camera repeats one image.
         if i % 2000 < 1950 {
             unchanged_since = here;
         }

@@ -55,8 +55,8 @@ fn refusal(output: &Output) -> Option<Refusal> {
     })
 }
 
-/// Steps until the robot stands; the first cause that is not `Running`'s, and seconds from there to
-/// rest.
+/// Steps until the robot is at rest; the first state and reason outside of `Running`, and the
+/// seconds from there to rest.
 fn stop(world: &mut World, requests: Requests) -> (State, Reason, f64) {
     let mut first = None;
     let mut requests = Some(requests);
@@ -112,7 +112,7 @@ fn each_hazard_stops_in_time() {
             Reason::ImageFrozen,
         ),
         (
-            "one picture, new stamps",
+            "equal images, new stamps",
             |w| {
                 w.camera_unchanged = true;
                 Requests::default()
@@ -297,8 +297,8 @@ fn watchdogs_fire_at_their_limit() {
 
 #[test]
 fn image_age_starts_at_its_stamp() {
-    // Whatever ROS time does after the last image (runs slow or fast, stands, jumps within its
-    // tolerance): the delay is what it was on arrival.
+    // The delay is that on arrival, whatever ROS time does after the last image (slow, fast,
+    // stopped, small jumps).
     for (skew_ms, ros_rate, after_ms) in [
         (0, 1.0, 520),
         (-300, 1.0, 220),
@@ -307,7 +307,7 @@ fn image_age_starts_at_its_stamp() {
         (-300, 0.0, 220),
         (-480, 1.0, 40),
         (-500, 1.0, 20),
-        // A stamp that lies ahead makes no image younger than its arrival.
+        // A stamp ahead of ROS time makes no image younger than its arrival.
         (90, 1.0, 520),
     ] {
         let mut world = World::new(live());
@@ -339,17 +339,17 @@ fn image_age_starts_at_its_stamp() {
 }
 
 /// Commands on, with limits that no sum of whole control periods hits exactly.
-fn watching_pictures() -> RawControlConfig {
+fn short_path_limits() -> RawControlConfig {
     RawControlConfig {
         unchanged_image: RawUnchangedImage { distance: 0.051, angle: 0.255 },
         ..live()
     }
 }
 
-/// A world that runs at the full speed of this wish.
-fn at_speed(raw: RawControlConfig, wish: [f64; 7]) -> World {
+/// A world that runs at the full speed of this step.
+fn at_speed(raw: RawControlConfig, step: [f64; 7]) -> World {
     let mut world = World::new(raw);
-    world.policy.steps = vec![ChunkStep::from_array(wish)];
+    world.policy.steps = vec![ChunkStep::from_array(step)];
     world.policy.takes_ns = 60 * MS;
     ask(&mut world, enable());
     for _ in 0..100 {
@@ -369,12 +369,12 @@ fn stopped_after(world: &mut World) -> (u64, Cause) {
 fn frozen_image_fires_at_its_limit() {
     // 0.1 m/s is 2 mm per step, 0.5 rad/s is 0.01 rad: half a step beyond the limit after 26 of
     // them.
-    for (wish, most, limit, unit) in [
+    for (step, most, limit, unit) in [
         ([0.0, 0.012, 0.016, 0.0, 0.0, 0.01, 1.0], 0.053, 0.051, "m"),
         ([0.0, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
         ([0.01, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
     ] {
-        let mut world = at_speed(watching_pictures(), wish);
+        let mut world = at_speed(short_path_limits(), step);
         world.camera_unchanged = true;
         let (after_ms, cause) = stopped_after(&mut world);
         assert_eq!(
@@ -387,10 +387,10 @@ fn frozen_image_fires_at_its_limit() {
 
 #[test]
 fn unchanged_image_is_no_fault_at_rest() {
-    // The policy wishes nothing; motion is not enabled; the shadow of a dry run drives nothing.
+    // The policy wants no motion; motion is not enabled; a dry run executes no motion.
     for (speed, enabled, dry_run) in [(0.0, true, false), (0.02, false, false), (0.02, true, true)]
     {
-        let mut world = World::new(RawControlConfig { dry_run, ..watching_pictures() });
+        let mut world = World::new(RawControlConfig { dry_run, ..short_path_limits() });
         world.policy.steps = vec![ChunkStep::from_array([speed, 0.0, 0.0, 0.0, 0.0, speed, 1.0])];
         world.camera_unchanged = true;
         ask(&mut world, Requests { enable: Some(enabled), ..Requests::default() });
@@ -410,7 +410,7 @@ fn unchanged_image_is_no_fault_at_rest() {
 #[test]
 fn slow_camera_is_not_frozen() {
     // 10 cm from image to image, twice the limit, and each differs from the one before.
-    let mut world = World::new(watching_pictures());
+    let mut world = World::new(short_path_limits());
     world.policy.steps = vec![ChunkStep::from_array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
     world.policy.takes_ns = 60 * MS;
     world.camera_period_ns = 400 * MS;
@@ -418,7 +418,7 @@ fn slow_camera_is_not_frozen() {
     for _ in 0..500 {
         assert_eq!(tick(&mut world).state, State::Running, "{}", world.output.unwrap().cause);
     }
-    // It stops the robot with the first image that shows the picture again, and not sooner.
+    // The robot stops with the first repeated image, and not sooner.
     world.until(100, |output| output.image_age_s == Some(0.0));
     world.camera_unchanged = true;
     let (after_ms, cause) = stopped_after(&mut world);
@@ -428,7 +428,7 @@ fn slow_camera_is_not_frozen() {
 
 #[test]
 fn only_a_new_image_ends_the_hold() {
-    let raw = RawControlConfig { rearm_window_s: 60.0, ..watching_pictures() };
+    let raw = RawControlConfig { rearm_window_s: 60.0, ..short_path_limits() };
     let mut world = at_speed(raw, [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
@@ -441,7 +441,7 @@ fn only_a_new_image_ends_the_hold() {
     let from = world.now;
     world.until(100, |output| output.state == State::Running);
     assert_eq!((world.now - from) / MS, 500);
-    // What was driven before counts no more.
+    // Earlier motion does not count any more.
     for _ in 0..100 {
         assert_eq!(tick(&mut world).state, State::Running);
     }
@@ -457,14 +457,14 @@ fn only_a_new_image_ends_the_hold() {
 
 #[test]
 fn deactivation_resets_the_frozen_image_path() {
-    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let mut world = at_speed(short_path_limits(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
     world.lifecycle = Lifecycle::Inactive;
     world.until(100, |output| output.state == State::Inactive);
     world.lifecycle = Lifecycle::Active;
     assert_eq!(ask(&mut world, enable()).state, State::Running);
-    // The camera still shows one picture: the limit anew, from rest.
+    // The camera still repeats one image: the limit applies again, from rest.
     let (after_ms, cause) = stopped_after(&mut world);
     assert_eq!(cause.reason, Reason::ImageUnchanged);
     assert!(520 < after_ms && after_ms < 1000, "{after_ms} ms");
@@ -495,7 +495,7 @@ fn blocked_inference_fires_at_its_deadline() {
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!((output.cause.reason, output.cause.limit), (Reason::InferenceTimeout, 1.0));
     assert!(1.0 < output.cause.value && output.cause.value <= 1.021, "{}", output.cause);
-    // It answers at last: dropped, and only a result begun after the recovery moves the robot.
+    // The late result is dropped; only a result begun after the recovery moves the robot.
     world.policy.blocked = false;
     let output = world.until(200, |output| output.state == State::Running);
     assert!(output.motion.target.is_zero());
@@ -506,8 +506,7 @@ fn blocked_inference_fires_at_its_deadline() {
 #[test]
 fn idle_worker_fires() {
     let mut world = World::running(live());
-    // No image ever reaches it, but the camera watchdog is content: only the idle worker is
-    // suspicious.
+    // It never finishes an inference, while the camera works.
     world.policy.takes_ns = u64::MAX / 2;
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!(output.cause.reason, Reason::InferenceTimeout);
@@ -567,7 +566,7 @@ fn third_fault_latches() {
     assert_eq!((output.state, output.cause.reason), (State::Fault, Reason::RepeatedFaults));
     assert_eq!((output.cause.value, output.cause.limit), (3.0, 3.0));
     assert_eq!(world.state.last_fault().reason, Reason::ClockJumpedBack);
-    // It stays, whatever else is fine and whoever enables.
+    // It stays latched, also for a request to enable.
     for _ in 0..100 {
         assert_eq!(ask(&mut world, enable()).state, State::Fault);
     }
@@ -606,9 +605,8 @@ fn reset_requires_rest_and_clear_s() {
     ask(&mut world, estop());
     // The same step brings the cause again: not this time.
     let both = Requests { estop: true, reset: true, enable: None };
-    assert!(
-        matches!(ask(&mut world, both).reset, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::Estop)
-    );
+    assert!(matches!(ask(&mut world, both).reset, Some(ResetOutcome::CauseRemains(cause))
+            if cause.reason == Reason::Estop));
     let Some(ResetOutcome::TooSoon { remaining_s }) = ask(&mut world, reset()).reset else {
         panic!("too soon")
     };
@@ -639,7 +637,8 @@ fn reset_requires_silent_watchdogs() {
     }
     let outcome = ask(&mut world, reset()).reset;
     assert!(
-        matches!(outcome, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::ImageStale),
+        matches!(outcome, Some(ResetOutcome::CauseRemains(cause))
+            if cause.reason == Reason::ImageStale),
         "{outcome:?}"
     );
     world.camera_on = true;
@@ -720,7 +719,7 @@ fn deactivation_ramps_down_first() {
         last = output.command.or(last);
         output.at_rest
     });
-    assert!(last.unwrap().twist().is_zero(), "the last word must be zero");
+    assert!(last.unwrap().twist().is_zero(), "the last command must be zero");
     assert_eq!(output.state, State::Holding);
     for _ in 0..50 {
         let output = tick(&mut world);
@@ -778,7 +777,7 @@ fn watchdogs_ignore_simulated_time() {
             );
         }
     }
-    // Paused: ROS time stands, no image comes. The steady clock sees it.
+    // Paused: ROS time stops, no image comes; the steady clock goes on.
     let mut world = moving(live());
     world.ros_runs = false;
     world.camera_on = false;
@@ -833,9 +832,9 @@ fn direction_from_rest_is_kept() {
         let output = tick(&mut world);
         let v = output.command.unwrap().twist().linear;
         let length = norm(v);
-        let wish = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
-        for (got, wish) in v.iter().zip(wish) {
-            assert!((got / length - wish).abs() < 1e-6);
+        let expected = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
+        for (got, expected) in v.iter().zip(expected) {
+            assert!((got / length - expected).abs() < 1e-6);
         }
         let w = output.motion.target.angular;
         let scale = output.motion.target.linear[0] / 0.3;
@@ -859,7 +858,7 @@ fn zero_stays_exactly_zero() {
 
 #[test]
 fn newer_chunk_continues_in_time() {
-    // 8 steps of 100 ms, told apart by their speed; an answer takes 250 ms.
+    // 8 steps of 100 ms, distinguished by their speed; an inference takes 250 ms.
     let mut world = World::running(live());
     world.policy.hz = 10.0;
     world.policy.steps = (0..8)
@@ -922,7 +921,7 @@ fn only_executed_steps_are_skipped() {
 
 fn forge(world: &mut World, change: impl FnOnce(&mut ChunkOrigin)) -> Option<Refusal> {
     let mut origin = world.fresh_origin();
-    // It is heard one period from now; a begun inference lies behind that.
+    // It is passed in the next step, one period after the origin.
     change(&mut origin);
     world.forged = Some(
         ActionChunk::new(
@@ -997,7 +996,7 @@ fn early_step_handles_requests() {
     let output = world.tick(9 * MS, estop()).unwrap();
     assert_eq!((output.command, output.state), (None, State::Estopped));
     assert!(world.tick(MS, Requests::default()).unwrap().command.is_some());
-    // A clock that stands still, or that the runtime read twice.
+    // A clock that did not advance between two steps.
     assert!(world.tick(0, Requests::default()).unwrap().command.is_none());
 }
 
@@ -1032,7 +1031,7 @@ fn stalls_are_reported_only() {
     });
     assert_eq!(taken, 10);
     assert_eq!((output.state, output.cause.reason), (State::Running, Reason::ConstantAction));
-    // Without a pose nobody can say that the robot stands.
+    // Without a pose a stuck robot cannot be detected.
     for _ in 0..100 {
         assert!(!noticed(&tick(&mut world), Reason::Stuck));
     }
@@ -1184,7 +1183,7 @@ fn latch_survives_reconfiguration() {
     ));
 }
 
-/// Control without a world: one fresh image per step, and whatever else the test says.
+/// Control without a world: one fresh image per step; the test sets the other inputs.
 struct Bare {
     state: ControlState,
     now: u64,
@@ -1264,7 +1263,7 @@ fn any_result_resets_the_idle_timeout() {
 
 #[test]
 fn late_steps_are_reported() {
-    let told = |output: &Output| {
+    let interval = |output: &Output| {
         output.events.iter().find_map(|event| match event {
             Event::Overrun { interval_s } => Some(*interval_s),
             _ => None,
@@ -1277,7 +1276,7 @@ fn late_steps_are_reported() {
         (100 * MS + 1, Some(0.100_000_001)),
         (700 * MS, Some(0.7)),
     ] {
-        assert_eq!(told(&bare.step(dt, |_| {})), expected, "{dt}");
+        assert_eq!(interval(&bare.step(dt, |_| {})), expected, "{dt}");
     }
 }
 
@@ -1319,7 +1318,7 @@ fn watchdog_limits_are_inclusive() {
     };
     assert_eq!(run(raw, &back_to(ns)).0, State::Running);
     assert_eq!(run(raw, &back_to(ns + 1)).1.reason, Reason::ClockJumpedBack);
-    // Nobody need hear a command that is not published.
+    // A command that is not published needs no subscriber.
     for (dry_run, state) in [(true, State::Running), (false, State::Holding)] {
         let mut bare = Bare::running(RawControlConfig { dry_run, ..live() });
         let mut output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
@@ -1334,9 +1333,9 @@ fn watchdog_limits_are_inclusive() {
 fn interventions_of_one_group_are_reported() {
     for axis in [0, 4] {
         let mut world = World::new(guarded());
-        let mut wish = [0.0; 7];
-        wish[axis] = 0.02;
-        world.policy.steps = vec![ChunkStep::from_array(wish)];
+        let mut step = [0.0; 7];
+        step[axis] = 0.02;
+        world.policy.steps = vec![ChunkStep::from_array(step)];
         world.pose = pose(&world, [0.0; 3]);
         ask(&mut world, enable());
         let mut seen = Vec::new();

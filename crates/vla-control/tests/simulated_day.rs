@@ -113,11 +113,11 @@ fn live_through(seed: u64, length: Duration) -> Day {
         }
         trouble = trouble.saturating_sub(1);
         if one_in(&mut rng, 10) {
-            let mut wish = [0.0; 7];
-            wish.iter_mut().for_each(|value| *value = 0.06 * signed(&mut rng));
-            wish[6] = signed(&mut rng) + 0.5;
+            let mut step = [0.0; 7];
+            step.iter_mut().for_each(|value| *value = 0.06 * signed(&mut rng));
+            step[6] = signed(&mut rng) + 0.5;
             let horizon = 1 + rng.u64(..4) as usize;
-            world.policy.steps = vec![ChunkStep::from_array(wish); horizon];
+            world.policy.steps = vec![ChunkStep::from_array(step); horizon];
         }
         let requests = Requests {
             enable: if one_in(&mut rng, 100) { Some(!one_in(&mut rng, 30)) } else { None },
