@@ -18,9 +18,9 @@
 //!   only straight to targets: `v` stays in the convex hull of the targets. If they are all on one
 //!   ray, so is `v`. If all are at most `V` long, so is `v`. If all are zero, `v` is exactly zero.
 //! * **Acceleration.** `dv/dt` is the mean of `w` over the window, so `|dv/dt| <= A`.
-//! * **Jerk.** `d2v/dt2 = (w(t) - w(t - W)) / W`. The rate of a tick is chosen so that `|w(t) - w(t
-//!   - W)| <= A`, hence `|d2v/dt2| <= A / W <= J`. Such a rate always exists: `w = 0` satisfies it
-//!   whatever the rate one window ago.
+//! * **Jerk.** `d2v/dt2 = (w(t) - w(t - W)) / W`. The rate of a tick is chosen so that
+//!   `|w(t) - w(t - W)| <= A`, hence `|d2v/dt2| <= A / W <= J`. Such a rate always exists: `w = 0`
+//!   satisfies it whatever the rate one window ago.
 //! * **Finite differences, for any jitter.** The published commands are samples of one curve whose
 //!   second derivative exists almost everywhere and is bounded by `J`. By the Hermite-Genocchi
 //!   formula every divided difference is a mean of the derivative over the span of the nodes. So

@@ -338,7 +338,8 @@ proptest! {
         let raw = RawControlConfig { limits, unchanged_image, rearm_window_s: 60.0, ..live() };
         let raw = legal(raw);
         let config = raw.validate().unwrap();
-        let path = drive_with_a_frozen_image(raw, camera_ms * MS, seed).map_err(TestCaseError::fail)?;
+        let path = drive_with_a_frozen_image(raw, camera_ms * MS, seed);
+        let path = path.map_err(TestCaseError::fail)?;
         prop_assert!(distance < path[0] || angle < path[1], "too early: {:?}", path);
         // Images of this world arrive with the first step after their period, and steps are up to
         // 30 ms apart.
@@ -424,7 +425,7 @@ fn counterexamples_stay_fixed() {
         [0, 0, 9],
     ];
     play(live(), &residue).unwrap();
-    // The target turned along a face while the arm still moved towards it: 1.3 mm beyond the margin.
+    // The target turned along a face while the arm moved towards it: 1.3 mm beyond the margin.
     let group = |velocity, acceleration, jerk| RawMotionLimits { velocity, acceleration, jerk };
     for (seed, every) in [
         (4_892_284_377_558_626_845, 1),
