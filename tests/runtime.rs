@@ -40,11 +40,12 @@ enum Camera {
 
 fn config() -> ControlConfig {
     // These tests run side by side on few cores: an interval that a robot's controller must not
-    // have is no failure here.
+    // have is no failure here, and a hold may last longer.
     RawControlConfig {
         dry_run: false,
         expected_inference_s: 0.1,
         overrun_s: 0.4,
+        rearm_window_s: 60.0,
         ..RawControlConfig::default()
     }
     .validate()

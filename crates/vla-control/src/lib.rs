@@ -45,7 +45,8 @@
 //! | `jerk_limiter` | acceleration and jerk limits with a bounded stop |
 //! | `stall_detector` | repeated actions, a robot that does not follow; reported only |
 //! | `outputs`, `events`, `reason` | command, state, causes, events |
-//! | `config`, [`time`] | validated parameters; the two clocks |
+//! | `config`, `config_rules`, `config_error` | parameters and their validation |
+//! | [`time`] | steady and ROS time |
 //!
 //! `SAFETY.md` lists hazard, mechanism, file and test.
 
@@ -53,6 +54,8 @@ pub mod action_chunk;
 mod chunk_player;
 mod command_limits;
 mod config;
+mod config_error;
+mod config_rules;
 mod events;
 mod frozen_image;
 mod gripper;
@@ -68,10 +71,10 @@ mod vector;
 mod watchdog;
 
 pub use config::{
-    ConfigError, ConfigErrors, ControlConfig, MotionLimits, RawControlConfig, RawDetectors,
-    RawEnvelope, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage,
-    RawWorkspace,
+    ControlConfig, MotionLimits, RawControlConfig, RawDetectors, RawEnvelope, RawGripper,
+    RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
 };
+pub use config_error::{ConfigError, ConfigErrors};
 pub use events::{EVENTS_MAX, EnableOutcome, Event, Events, Refusal, ResetOutcome};
 pub use inputs::{ImageSeen, Inference, Inputs, Lifecycle, PolicyFailure, PoseSeen, Requests};
 pub use outputs::{Command, MotionReport, Output, State, Twist};
