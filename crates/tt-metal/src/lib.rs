@@ -25,7 +25,10 @@ mod trace;
 mod types;
 
 pub use error::{Error, Kind, Result};
-pub use mesh::{Memory, Mesh, MeshInfo, MeshOptions, Traffic};
+pub use mesh::{
+    DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS, Memory, Mesh, MeshInfo, MeshOptions,
+    Traffic,
+};
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
 pub use target::{ProviderKind, Target, find_provider};

@@ -10,7 +10,15 @@ use tt_metal_sys::{Api, Provider, Status};
 use crate::tensor::{Distribution, HostArray, Spec, Tensor};
 use crate::{Board, Error, Format, Layout, Result};
 
-/// How to open a mesh.
+/// DRAM banks of a Wormhole chip.
+pub const DRAM_BANKS: u64 = 12;
+/// Bytes of a bank that a memory plan may use; TT-NN's allocator in mock mode (tt-metal 191d0eed)
+/// reports 1 073 741 792.
+pub const DRAM_BANK_BYTES: u64 = 1_071_821_792;
+/// Bytes of every bank that [`MeshOptions::default`] reserves for traces: those of a 7B model.
+pub const DEFAULT_TRACE_REGION_BYTES: u64 = 48 << 20;
+
+/// Options of opening a mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshOptions {
     /// Bytes of every DRAM bank kept for traces; 0 forbids them.
@@ -24,7 +32,11 @@ pub struct MeshOptions {
 impl Default for MeshOptions {
     /// Room for the traces of a 7B model, all of the DRAM, one queue.
     fn default() -> Self {
-        Self { trace_region_bytes: 48 << 20, dram_limit_bytes: None, command_queues: 1 }
+        Self {
+            trace_region_bytes: DEFAULT_TRACE_REGION_BYTES,
+            dram_limit_bytes: None,
+            command_queues: 1,
+        }
     }
 }
 
@@ -131,7 +143,7 @@ impl Inner {
         if status == abi::TTP_OK { Ok(()) } else { Err(Error::provider(self.api(), call, status)) }
     }
 
-    /// Whether handles of this mesh mean nothing any more.
+    /// Adds a transfer to the counters from index `first` on.
     fn count(&self, first: usize, bytes: usize) {
         self.traffic[first].fetch_add(1, Ordering::Relaxed);
         self.traffic[first + 1].fetch_add(bytes as u64, Ordering::Relaxed);
@@ -145,6 +157,7 @@ impl Inner {
         self.count(2, bytes);
     }
 
+    /// Whether the mesh was closed; its handles are invalid.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
