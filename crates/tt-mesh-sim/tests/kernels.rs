@@ -180,7 +180,7 @@ fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
             && out.address().unwrap() != other_out.address().unwrap()
     );
     let (trace, ()) = mesh.capture(|| multiply(&other_x, &other_out)).unwrap();
-    trace.run(true).unwrap();
+    trace.execute(true).unwrap();
     let recorded = same_everywhere(&other_out);
     multiply(&other_x, &out).unwrap();
     assert_eq!(recorded, same_everywhere(&out));
@@ -301,7 +301,7 @@ fn kernels_replay_in_a_trace() {
         head.logits
             .write(HostArray::f32(&logits, [1, 1, 1, 256]), Distribution::Replicate)
             .unwrap();
-        trace.run(true).unwrap();
+        trace.execute(true).unwrap();
         head.check(&logits);
     }
 }

@@ -126,7 +126,7 @@ impl Inner {
     }
 
     /// The error that something dropped has left behind, before new work begins.
-    pub fn settle(&self) -> Result<()> {
+    pub fn take_deferred_error(&self) -> Result<()> {
         match lock(&self.deferred).take() {
             Some(error) => Err(error),
             None => Ok(()),
@@ -261,7 +261,7 @@ impl Mesh {
     /// Closes it now. Tensors and traces that are left are dead; using them is an error, dropping
     /// them is not.
     pub fn close(self) -> Result<()> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         self.0.close()
     }
 
@@ -294,7 +294,7 @@ impl Mesh {
 
     /// DRAM of one chip.
     pub fn memory(&self, chip: usize) -> Result<Memory> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let mut raw =
             abi::MemoryStats { total: 0, allocated: 0, free: 0, largest_free: 0, peak: 0 };
         let chip =
@@ -313,7 +313,7 @@ impl Mesh {
 
     /// Waits until all work is done.
     pub fn synchronize(&self) -> Result<()> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         // SAFETY: a plain call with a number.
         let status = unsafe { (self.0.api().ttp_mesh_synchronize)(self.0.handle) };
         self.0.checked("ttp_mesh_synchronize", status)
@@ -330,7 +330,7 @@ impl Mesh {
     }
 
     fn create(&self, spec: Spec, zeroed: bool) -> Result<Tensor> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let raw = spec.to_abi()?;
         let mut handle = 0;
         // SAFETY: both pointers are valid for the call.
@@ -355,7 +355,7 @@ impl Mesh {
         format: Format,
         layout: Layout,
     ) -> Result<Tensor> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         let mut handle = 0;
         // SAFETY: all pointers are valid for the call; `host` borrows `array`, which outlives it.

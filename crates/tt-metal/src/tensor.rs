@@ -273,7 +273,7 @@ impl Tensor {
 
     /// Device address, for runtime arguments of own kernels.
     pub fn address(&self) -> Result<u32> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let mut address = 0;
         // SAFETY: the pointer is valid for the call.
         let status =
@@ -284,7 +284,7 @@ impl Tensor {
 
     /// New contents for an existing tensor, in place: how the inputs of a trace are renewed.
     pub fn write(&self, array: HostArray<'_>, distribution: Distribution) -> Result<()> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         // SAFETY: both pointers are valid for the call; `host` borrows `array`.
         let status = unsafe {
@@ -300,7 +300,7 @@ impl Tensor {
     }
 
     fn read_into<T>(&self, chip: usize, format: Format, out: &mut [T]) -> Result<()> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let chip = u32::try_from(chip).unwrap_or(u32::MAX);
         // SAFETY: `out` is plain numbers and has room for the bytes named.
         let status = unsafe {

@@ -29,10 +29,10 @@ impl Drop for Trace {
 }
 
 impl Trace {
-    /// Runs it. Renew its inputs before with [`Tensor::write`]; its outputs are the tensors its
-    /// capture gave out.
-    pub fn run(&self, blocking: bool) -> Result<()> {
-        self.mesh.settle()?;
+    /// Executes the trace. Its inputs are overwritten before with [`Tensor::write`]; its outputs are
+    /// the tensors that the capture returned.
+    pub fn execute(&self, blocking: bool) -> Result<()> {
+        self.mesh.take_deferred_error()?;
         // SAFETY: a plain call with numbers.
         let status = unsafe { (self.mesh.api().ttp_trace_run)(self.handle, u32::from(blocking)) };
         self.mesh.checked("ttp_trace_run", status)
@@ -70,7 +70,7 @@ impl Mesh {
     /// can be uploaded, read or created. What `work` returns are usually the trace's output
     /// tensors: keep them alive as long as the trace.
     pub fn capture<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Trace, T)> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         // SAFETY: a plain call with a number.
         let status = unsafe { (self.0.api().ttp_trace_begin)(self.0.handle) };
         self.0.checked("ttp_trace_begin", status)?;

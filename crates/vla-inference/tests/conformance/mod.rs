@@ -179,7 +179,7 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
                         weights: weights.iter().map(|w| bf16(w, &[w.rows, w.columns])).collect(),
                         bias: full.then(|| bf16(&bias, &[outputs])),
                         output_scale: full.then(|| bf16(&scale, &[outputs])),
-                        split: TensorParallel::Replicated,
+                        parallelism: TensorParallel::Replicated,
                     })
                     .unwrap();
                 let want = Matrix::from_fn(rows, outputs, |row, column| {
@@ -264,7 +264,8 @@ fn elementwise<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolera
             values.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             assert_eq!(top.index, values[0].1, "top_two");
             assert!(
-                (top.margin() - (values[0].0 - values[1].0)).abs() as f64 <= tolerance.0 * 4.0,
+                (top.logit_margin() - (values[0].0 - values[1].0)).abs() as f64
+                    <= tolerance.0 * 4.0,
                 "top_two margin"
             );
         }
@@ -421,7 +422,7 @@ fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance)
             weights: vec![bf16(&weight, &[96, 588])],
             bias: Some(bf16(&bias, &[96])),
             output_scale: None,
-            split: TensorParallel::Replicated,
+            parallelism: TensorParallel::Replicated,
         };
         let normalisation = Normalisation { mean, std };
         let layer =
@@ -704,7 +705,7 @@ fn refusals<B: Backend>(backend: &B) {
         weights,
         bias,
         output_scale: None,
-        split: TensorParallel::Replicated,
+        parallelism: TensorParallel::Replicated,
     };
     let layer = backend.load_linear(source(vec![weight.clone()], None)).unwrap();
     assert!(backend.linear(&up(&wide), &layer, Activation::Identity).is_err());

@@ -130,6 +130,6 @@ impl TraceBackend for TtBackend {
     }
 
     fn execute_trace(&self, trace: &Trace) -> Result<(), BackendError> {
-        trace.run(false).map_err(device("execute_trace"))
+        trace.execute(false).map_err(device("execute_trace"))
     }
 }
