@@ -1,4 +1,4 @@
-//! Own kernels: a program is handed to the emulated cores of each chip, with the tensors as DRAM
+//! Custom kernels: runs a program on the emulated cores of each chip, with the tensors as DRAM
 //! pages.
 
 use std::ffi::{CStr, CString, c_char};
@@ -14,7 +14,7 @@ use crate::format::{FACE, Format, Spec, TILE, Values};
 use crate::mesh::{Mesh, Written};
 use crate::op::{Compute, Op, multiply_into};
 
-/// A kernel with everything it points to.
+/// A kernel that owns its texts and arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct OwnedKernel {
     name: CString,
@@ -96,7 +96,7 @@ impl OwnedKernel {
 }
 
 impl OwnedProgram {
-    /// Whether one compiled program serves both.
+    /// Whether both compile to the same program.
     pub(crate) fn compiles_as(&self, other: &Self) -> bool {
         self.buffers == other.buffers
             && self.kernels.len() == other.kernels.len()
@@ -240,7 +240,7 @@ struct Dram {
     pages: u32,
     data: Vec<u8>,
     written: Vec<u8>,
-    /// What it held, when it held anything.
+    /// Previous content, if any.
     before: Option<Vec<u8>>,
 }
 
@@ -354,7 +354,7 @@ extern "C" fn matmul(
 }
 
 impl Mesh {
-    /// Runs a program, or records it while a trace is captured.
+    /// Runs a program, or captures it.
     pub fn run_program(&mut self, tensors: &[u64], program: OwnedProgram) -> Result<()> {
         ensure!(!tensors.is_empty(), "a program without tensors has no output");
         let id = self.program_number(program);
@@ -365,7 +365,7 @@ impl Mesh {
         let program = self.program(id).ok_or_else(|| invalid("the program is unknown"))?;
         let mut done: Vec<(usize, Vec<Dram>)> = Vec::new();
         for chip in 0..self.chips() {
-            // Chips that hold the very same data do the very same work.
+            // Chips with identical data compute identical results.
             if chip > 0 && self.same_on_all_chips(handles) {
                 break;
             }
@@ -379,7 +379,7 @@ impl Mesh {
         let chips = self.chips();
         for (index, handle) in handles.iter().enumerate() {
             let spec = self.stored(*handle)?.spec;
-            // What the kernels only read stays as it is, and keeps its sharing between chips.
+            // Tensors that are only read stay shared between chips.
             if done
                 .iter()
                 .all(|(_, memory)| memory[index].before.as_ref() == Some(&memory[index].data))
@@ -422,7 +422,7 @@ impl Mesh {
         };
         let before = (filled == 1).then(|| data.clone());
         let base = self
-            .recorded_address(handle)
+            .captured_address(handle)
             .and_then(|address| u32::try_from(address).ok())
             .ok_or_else(|| invalid("a tensor without address"))?;
         Ok(Dram {

@@ -1,4 +1,4 @@
-//! Traces: they replay what was recorded, and every rule of theirs is enforced.
+//! Traces: execution repeats the capture, and every rule of traces is enforced.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks)] // the ABI is called as a careless C program would
 

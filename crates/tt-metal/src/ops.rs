@@ -1,5 +1,5 @@
-//! Operations. Each gives out a new tensor and leaves its inputs alone, unless it says that it
-//! works in place. Shapes are those of one chip; what they must be is written in `tt_provider.h`.
+//! Operations. Each returns a new tensor and does not change its inputs, except those documented
+//! as in place. Shapes are those of one chip; their constraints are in `tt_provider.h`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::mesh::Inner;
 use crate::tensor::words;
 use crate::{Activation, Combine, Compute, Error, Format, Layout, Result, RopeOrder, Tensor};
 
-/// How a linear layer computes.
+/// Options of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinearOptions {
     /// Applied to the sum.
@@ -27,7 +27,7 @@ impl Default for LinearOptions {
     }
 }
 
-/// A call with one output: settles what was deferred, calls, adopts the handle.
+/// A call with one output: returns a deferred error, calls, adopts the handle.
 macro_rules! call {
     ($mesh:expr, $function:ident ( $($argument:expr),* )) => {{
         let mesh: &Arc<Inner> = $mesh;
@@ -296,7 +296,7 @@ impl Tensor {
         call!(self.inner(), ttp_convert(self.input(), format.to_abi(), layout.to_abi()))
     }
 
-    /// Copies into `target`, which keeps its address: how a trace hands data to its next run.
+    /// Copies into `target`, which keeps its address; a trace passes data to its next execution so.
     pub fn copy_to(&self, target: &Tensor) -> Result<()> {
         change!(self.inner(), ttp_copy(self.input(), target.input()))
     }

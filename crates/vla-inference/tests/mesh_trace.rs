@@ -228,7 +228,8 @@ fn custom_kernels_equal_ttnn_bit_for_bit() {
                 policy(&kit, backend(MeshKind::N300, precision, kernels), DecodeMode::Actions);
             let image = kit.image(&case.image).unwrap();
             let rgb = policy.resize(&image);
-            // Eager: patches from the kernel or from the host; logit margins compare the logits' bits.
+            // Eager: patches from the kernel or from the host; logit margins compare the logits'
+            // bits.
             let eager = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap();
             (
                 eager.token_ids,

@@ -4,8 +4,8 @@
 //!     cargo run -p tt-mesh-sim --features device-check --bin device-check -- tt:n300
 //!
 //! To be run first on new hardware or a new tt-metal. On a mock cluster, which reads zeros, values
-//! are not compared: the output shows what TT-NN accepts. Exit status 1 when an operation is refused
-//! or differs.
+//! are not compared: the output shows what TT-NN accepts. Exit status 1 when an operation is
+//! refused or differs.
 
 use tt_metal::kernels::{PickAction, image_patches, narrow_matmul, pick_action};
 use tt_metal::{

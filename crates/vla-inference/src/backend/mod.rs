@@ -10,7 +10,7 @@
 //! | implementation | traits |
 //! |---|---|
 //! | [`cpu::CpuBackend`]: float32 on the host, the reference of all tests | [`Backend`] |
-//! | [`tt::TtBackend`]: 1, 2 or 8 Wormhole chips, simulated or silicon | [`Backend`], [`TraceBackend`] |
+//! | [`tt::TtBackend`]: 1, 2 or 8 Wormhole chips, simulated or silicon | both |
 //!
 //! # Terms
 //!
@@ -18,17 +18,19 @@
 //! - **Trace**: device operations captured once ([`TraceBackend::capture_trace`], TT-NN's
 //!   `begin_trace_capture`) and executed again without the host
 //!   ([`TraceBackend::execute_trace`], TT-NN's `execute_trace`).
-//! - **Token buffer**: the newest tokens on the device, selected there by argmax, with the embedding
-//!   of the last one ([`TraceBackend::argmax_append`]).
+//! - **Token buffer**: the newest tokens on the device, selected there by argmax, with the
+//!   embedding of the last one ([`TraceBackend::argmax_append`]).
 //! - **KV cache**: rotated keys and values of one sequence, per layer ([`Backend::new_cache`]).
 //! - **Position counter**: the next row of the KV cache, counted on the device so that one trace
 //!   serves every decode step ([`TraceBackend::set_position`]).
-//! - **Tensor parallel**: a layer's weight divided over the chips by outputs (column-parallel) or by
-//!   inputs with an all-reduce of the partial sums (row-parallel), see [`TensorParallel`].
-//! - **Sharding**: the physical distribution of a matrix's columns over the chips (`tt/sharding.rs`).
+//! - **Tensor parallel**: a layer's weight divided over the chips by outputs (column-parallel) or
+//!   by inputs with an all-reduce of the partial sums (row-parallel), see [`TensorParallel`].
+//! - **Sharding**: the physical distribution of a matrix's columns over the chips
+//!   (`tt/sharding.rs`).
 //! - **Resharding**: a change of sharding between two layers; none occurs in the supported models.
 //! - **Logit margin**: largest minus second largest logit of one token.
-//! - **LayerScale**: a learned factor per output of a vision block ([`LinearSource::output_scale`]).
+//! - **LayerScale**: a learned factor per output of a vision block
+//!   ([`LinearSource::output_scale`]).
 
 pub mod cpu;
 mod patches;
@@ -109,7 +111,8 @@ pub trait Backend: Send + Sync {
     /// order (channel, y, x) of a convolution weight. Values are bytes minus 128, which every
     /// number format represents exactly.
     fn cut_patches(&self, image: &Self::Image) -> Result<Self::Tensor, BackendError>;
-    /// Embeds the result of [`Backend::cut_patches`]: `normalised(x) W^T + b`, `[patches, outputs]`.
+    /// Embeds the result of [`Backend::cut_patches`]: `normalised(x) W^T + b`, `[patches,
+    /// outputs]`.
     fn embed_patches(
         &self,
         x: &Self::Tensor,

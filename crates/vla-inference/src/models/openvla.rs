@@ -334,8 +334,8 @@ impl<B: Backend> Sequence<B> {
         &self.cache
     }
 
-    /// Keeps the first `drafted` draft tokens; the KV cache of the others is overwritten by the next
-    /// tokens.
+    /// Keeps the first `drafted` draft tokens; the KV cache of the others is overwritten by the
+    /// next tokens.
     pub fn accept(&mut self, drafted: usize) {
         self.positions += drafted;
     }

@@ -1,8 +1,8 @@
 //! Memory and time of a model on a mesh, predicted from its config.json alone.
 //!
 //! A roofline model: a stage takes the longer of its arithmetic and its memory traffic, plus its
-//! collectives. All assumptions are in [`Assumptions`] and are printed with every plan. Nothing here
-//! was measured on silicon.
+//! collectives. All assumptions are in [`Assumptions`] and are printed with every plan. Nothing
+//! here was measured on silicon.
 
 mod layers;
 mod stages;
@@ -205,8 +205,8 @@ impl Plan {
     }
 }
 
-/// Bytes allocated for a tensor on a chip: pages (tiles or rows) are interleaved over the banks, and
-/// every bank reserves as many pages as the fullest.
+/// Bytes allocated for a tensor on a chip: pages (tiles or rows) are interleaved over the banks,
+/// and every bank reserves as many pages as the fullest.
 #[must_use]
 pub fn allocated(rows: usize, columns: usize, format: NumberFormat, tiled: bool) -> u64 {
     let (pages, page) = if tiled {

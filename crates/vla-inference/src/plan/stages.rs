@@ -70,8 +70,8 @@ impl Work {
     }
 }
 
-/// Bytes per link and seconds of one all-reduce of `bytes`, in both directions of a ring if there is
-/// one.
+/// Bytes per link and seconds of one all-reduce of `bytes`, in both directions of a ring if there
+/// is one.
 fn all_reduce(bytes: f64, mesh: MeshKind, assumptions: &Assumptions) -> (f64, f64) {
     let chips = mesh.chips() as f64;
     if chips < 2.0 {

@@ -14,7 +14,9 @@ use crate::checkpoint::{ActionStats, OpenVlaConfig};
 #[error(
     "token {id}{} at action dimension {dimension} is no action token (ids {}..={}); nothing is \
     published for it",
-    text.as_ref().map(|text| format!(" ({text:?})")).unwrap_or_default(), range.start, range.end.saturating_sub(1)
+    text.as_ref().map(|text| format!(" ({text:?})")).unwrap_or_default(),
+    range.start,
+    range.end.saturating_sub(1)
 )]
 pub struct CodecError {
     /// The token.

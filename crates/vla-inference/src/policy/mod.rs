@@ -44,8 +44,8 @@ pub struct Decision {
 /// A part of an inference and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture` (first
-    /// action of a prompt length) or `execute` (traced).
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture`
+    /// (first action of a prompt length) or `execute` (traced).
     pub name: &'static str,
     /// Wall-clock milliseconds.
     pub milliseconds: f64,

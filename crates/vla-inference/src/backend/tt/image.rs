@@ -79,8 +79,8 @@ impl TtImage {
     }
 }
 
-/// The patch embedding as a layer over bytes minus 128: `W' = W / (255 std)`, `b' = b + sum W (128/255 - mean) /
-/// std`.
+/// The patch embedding as a layer over bytes minus 128: `W' = W / (255 std)`, `b' = b + sum W
+/// (128/255 - mean) / std`.
 pub(super) fn folded(source: PatchEmbeddingSource) -> Result<LinearSource, BackendError> {
     const OPERATION: &str = "load_patch_embedding";
     let PatchEmbeddingSource { linear, normalisation } = source;

@@ -239,8 +239,8 @@ struct WeightUpload<'a> {
 }
 
 impl WeightUpload<'_> {
-    /// The weight `[inputs, outputs]` and bias of one physical output tensor, shards side by side in chip
-    /// order.
+    /// The weight `[inputs, outputs]` and bias of one physical output tensor, shards side by side
+    /// in chip order.
     fn part(
         &self,
         backend: &TtBackend,

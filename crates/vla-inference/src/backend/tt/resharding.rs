@@ -122,8 +122,8 @@ impl TtBackend {
             tensors.push(self.to_stream_format(whole.one(operation)?)?);
         }
         if padding > 0 {
-            // Existing rows serve as padding as well as zeros from the host, and a trace can capture
-            // their copy.
+            // Existing rows serve as padding as well as zeros from the host, and a trace can
+            // capture their copy.
             let existing = tensors.iter().find(|part| part.dims()[2] >= padding);
             let rows = match existing {
                 Some(part) => part.slice([0; 4], [1, 1, padding, columns]),
