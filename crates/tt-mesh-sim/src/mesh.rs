@@ -9,7 +9,7 @@ use tt_metal_sys as abi;
 use crate::board::{Board, GRID, L1_BYTES};
 use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
-use crate::host::{self, HostArray, Split};
+use crate::host::{self, Distribution, HostArray};
 use crate::memory::{Allocator, BANKS, Block};
 use crate::op::{Need, Op, Shards, replicated};
 use crate::program::OwnedProgram;
@@ -221,15 +221,15 @@ impl Mesh {
     pub fn upload(
         &mut self,
         array: &HostArray<'_>,
-        split: Split,
+        distribution: Distribution,
         format: Format,
         layout: Layout,
     ) -> Result<u64> {
         self.not_while_capturing("uploading a tensor")?;
-        let spec = Spec::new(split.shard_dims(array.dims, self.chips())?, format, layout)?;
-        array.check(&spec, split, self.chips())?;
+        let spec = Spec::new(distribution.shard_dims(array.dims, self.chips())?, format, layout)?;
+        array.check(&spec, distribution, self.chips())?;
         let handle = self.add(spec, Vec::new(), Written::All)?;
-        match host::shards(array, split, &spec, self.chips()) {
+        match host::shards(array, distribution, &spec, self.chips()) {
             Ok(chips) => {
                 if let Some(tensor) = self.tensors.get_mut(&handle) {
                     tensor.chips = chips;
@@ -244,16 +244,21 @@ impl Mesh {
     }
 
     /// Host array into an existing tensor.
-    pub fn write(&mut self, handle: u64, array: &HostArray<'_>, split: Split) -> Result<()> {
+    pub fn write(
+        &mut self,
+        handle: u64,
+        array: &HostArray<'_>,
+        distribution: Distribution,
+    ) -> Result<()> {
         self.not_while_capturing("writing a tensor")?;
         let spec = self.tensor(handle)?.spec;
-        let dims = split.shard_dims(array.dims, self.chips())?;
+        let dims = distribution.shard_dims(array.dims, self.chips())?;
         ensure!(
             dims == spec.dims,
             "write: the array gives {dims:?} per chip, the tensor is {spec}"
         );
-        array.check(&spec, split, self.chips())?;
-        let chips = host::shards(array, split, &spec, self.chips())?;
+        array.check(&spec, distribution, self.chips())?;
+        let chips = host::shards(array, distribution, &spec, self.chips())?;
         if let Some(tensor) = self.tensors.get_mut(&handle) {
             tensor.chips = chips;
             tensor.written = Written::All;

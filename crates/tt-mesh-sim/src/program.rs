@@ -110,7 +110,7 @@ impl OwnedProgram {
     /// Copies a program.
     ///
     /// # Safety
-    /// Every pointer in it holds what the header says.
+    /// Every pointer in it is valid as required by the header.
     pub unsafe fn copy(program: &abi::Program, tensors: usize) -> Result<Self> {
         let bounded = |count: u32, what: &str| -> Result<usize> {
             ensure!(count <= 4096, "a program with {count} {what}");

@@ -126,7 +126,7 @@ fn normalisation_folds_into_the_patch_matmul() {
 }
 
 #[test]
-fn the_narrow_matmul_equals_the_linear_operation_bit_for_bit() {
+fn narrow_matmul_equals_linear_bit_for_bit() {
     for board in BOARDS {
         let mesh = mesh(board);
         for (depth, columns, format) in
@@ -265,7 +265,7 @@ impl Head {
 }
 
 #[test]
-fn an_action_is_picked_with_its_bin_and_embedding() {
+fn pick_action_gives_bin_and_embedding() {
     for board in BOARDS {
         let mesh = mesh(board);
         let mut cases: Vec<Vec<f32>> = (0..5).map(|seed| gaussian(256, 10 + seed)).collect();

@@ -37,7 +37,7 @@ impl Network {
 }
 
 #[test]
-fn a_trace_gives_what_eager_gives_with_renewed_inputs() {
+fn trace_equals_eager_with_new_inputs() {
     for board in BOARDS {
         let mesh = mesh(board);
         let network = Network::new(&mesh);
@@ -145,7 +145,7 @@ fn memory_of_a_trace_is_written_again() {
     let (trace, output) = mesh.capture(|| network.run()).unwrap();
     // Intermediates are free again, the output is not.
     assert_eq!(mesh.memory(0).unwrap().allocated, before + 12 * 2048);
-    // A tensor allocated now lies where an intermediate lay: the next run destroys it.
+    // A tensor allocated now has an intermediate's address: the next execution overwrites it.
     let later = random(&mesh, [1, 1, 32, 64], Format::Bf16, 5);
     later.read_f32(0).unwrap();
     trace.execute(true).unwrap();
@@ -157,7 +157,7 @@ fn memory_of_a_trace_is_written_again() {
 }
 
 #[test]
-fn a_stale_trace_is_refused_and_the_floor_prevents_it() {
+fn stale_trace_is_refused() {
     // Through the safe floor, a trace keeps its inputs alive.
     let mesh = mesh(Board::N150);
     let network = Network::new(&mesh);

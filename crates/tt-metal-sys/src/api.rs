@@ -29,7 +29,7 @@ macro_rules! abi_functions {
             /// Looks up every function in a loaded library; the error is the list of those missing.
             ///
             /// # Safety
-            /// A symbol of one of our names must have the signature of the header.
+            /// A symbol with a name of the ABI must have the signature of the header.
             pub(crate) unsafe fn from_library(
                 library: &libloading::Library,
             ) -> Result<Self, Vec<&'static str>> {

@@ -84,7 +84,7 @@ impl Provider {
             unsafe { libloading::Library::new(path) }.map_err(|error| LoadError::Unloadable {
                 path: path.into(),
                 bytes: metadata.len(),
-                // The linker's message can have several lines; ours has one.
+                // The linker's message can have several lines; the error has one.
                 reason: one_line(&error.to_string()),
             })?;
         // The version first: another version may lack functions for good reasons.
@@ -103,7 +103,7 @@ impl Provider {
             }
         }
         // SAFETY: a library that answers with our version (or lacks the question, and then fails
-        // here) was built from our header, which fixes the signatures.
+        // here) was built from the header, which fixes the signatures.
         let api =
             unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
                 path: path.into(),

@@ -79,7 +79,7 @@ fn block_floats_agree_on_every_mesh() {
 }
 
 #[test]
-fn what_is_not_summed_between_chips_is_identical_on_every_mesh() {
+fn stages_before_all_reduce_are_bit_identical() {
     let kit = kit();
     let case = &kit.cases[0];
     let results = MESHES.map(|mesh| {
@@ -99,7 +99,7 @@ fn what_is_not_summed_between_chips_is_identical_on_every_mesh() {
         let image = model.project(backend, &features, &mut NoProbe).unwrap();
         let (sequence, _) =
             model.prefill(backend, &image, &case.input_ids_fed, 6, &mut NoProbe).unwrap();
-        // Layer 0's projections are cut by columns: each chip does some of the very same sums.
+        // Layer 0's projections are column-parallel: each chip computes some of the same sums.
         let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
         [backend.download(&features).unwrap(), backend.download(&image).unwrap(), keys, values]
             .map(|t| t.to_f32())

@@ -170,7 +170,7 @@ pub enum Need {
 /// One input on all chips.
 pub type Shards = Vec<Arc<Values>>;
 
-/// The very same data on every chip.
+/// Identical data on every chip.
 pub fn replicated(values: Values, chips: usize) -> Shards {
     let values = Arc::new(values);
     (0..chips).map(|_| values.clone()).collect()
@@ -268,7 +268,7 @@ impl Op {
         let chips = inputs[0].len();
         let mut shards: Vec<Shards> = vec![Vec::with_capacity(chips); outputs.len()];
         for chip in 0..chips {
-            // Chips that hold the very same data do the very same work: it is done once.
+            // Chips with identical data compute identical results: computed once.
             if chip > 0 && inputs.iter().all(|input| Arc::ptr_eq(&input[chip], &input[0])) {
                 shards.iter_mut().for_each(|output| output.push(output[0].clone()));
                 continue;
@@ -329,7 +329,7 @@ impl Op {
         }
     }
 
-    /// Changes `target` (input 0) on one chip and says which rows of dimension 2 are now written
+    /// Changes `target` (input 0) on one chip and returns which rows of dimension 2 are now written
     /// (None: all).
     pub fn apply(
         &self,

@@ -111,7 +111,7 @@ pub enum PolicyError {
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The model ended its answer before all action tokens were there.
+    /// The end-of-sequence token before all action tokens.
     #[error(
         "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does \
         not fit this robot or instruction"
