@@ -67,7 +67,7 @@ fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
     let (status, out, error) = command(&bench, None);
     assert_eq!(status, Some(0), "{error}");
     // Three inferences of one image: the second and the third guess what the one before said.
-    assert_eq!(answer(&out)["draft"], serde_json::json!({"offered": 12, "accepted": 12}));
+    assert_eq!(answer(&out)["draft"], serde_json::json!({"drafted": 12, "accepted": 12}));
     let refused: [(&[&str], Option<&str>, &str); 6] = [
         (
             &["--device", "sim:n300", "--weight-cache", "/proc/nowhere"],

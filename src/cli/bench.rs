@@ -82,7 +82,7 @@ impl Bench {
             let info = policy.info();
             let mut result = json!({"device": info.device, "repeats": self.repeats, "token_ids": tokens, "milliseconds": stages});
             if drafts {
-                result["draft"] = json!({"offered": counts.offered, "accepted": counts.accepted});
+                result["draft"] = json!({"drafted": counts.drafted, "accepted": counts.accepted});
             }
             return print(&result.to_string());
         }
@@ -102,7 +102,7 @@ impl Bench {
             ))?;
         }
         if drafts {
-            print(&format!("drafted tokens: {} of {} accepted", counts.accepted, counts.offered))?;
+            print(&format!("drafted tokens: {} of {} accepted", counts.accepted, counts.drafted))?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Predict {
                     "normalized_action": decision.normalized,
                     "action": decision.action,
                     "unnorm_key": info.unnorm_key,
-                    "margins": decision.margins,
+                    "logit_margins": decision.logit_margins,
                     "timings_ms": timings,
                     "device": self.common.device.to_string(),
                     "precision": info.precision,
@@ -75,7 +75,7 @@ impl Predict {
                 decision.token_ids[index],
                 decision.normalized[index],
                 decision
-                    .margins
+                    .logit_margins
                     .get(index)
                     .map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
             ))?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::kit::{Case, Kit, KitError};
 use crate::backend::{Backend, BackendError};
+use crate::models::NoProbe;
 use crate::models::Probe;
-use crate::models::probe::Blind;
 use crate::policy::{ActionCodec, OpenVlaPolicy, PolicyError};
 use crate::tensor::{Agreement, HostTensor, agreement};
 
@@ -114,7 +114,7 @@ struct Recorder<'a, B: Backend> {
 }
 
 impl<B: Backend> Probe<B> for Recorder<'_, B> {
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
         if name == "logits" {
             self.logits.push(self.backend.download(tensor)?);
         } else if !self.tensors.contains_key(name) {
@@ -151,7 +151,7 @@ pub fn check<B: Backend>(
                 compare_stages(case, &golden, &recorder, &generation.token_ids, &mut report.stages);
                 generation
             }
-            None => policy.generate(&rgb, &ids, &mut Blind).map_err(policy_error)?,
+            None => policy.generate(&rgb, &ids, &mut NoProbe).map_err(policy_error)?,
         };
         report.cases.push(compare_case(
             case,
@@ -322,7 +322,7 @@ fn special_cases<B: Backend>(
     let run = |policy: &mut OpenVlaPolicy<B>, image, prompt: &str| {
         let rgb = policy.resize(&kit.image(image)?);
         Ok::<_, KitError>(
-            policy.tokenize(prompt).and_then(|ids| policy.generate(&rgb, &ids, &mut Blind)),
+            policy.tokenize(prompt).and_then(|ids| policy.generate(&rgb, &ids, &mut NoProbe)),
         )
     };
     // The same ids as without the space, so the very same tokens: ours, which were compared with
