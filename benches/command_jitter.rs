@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{CameraBytes, NodeClock, Priority, Runtime, Threads};
+use openvla_tt::runtime::{NodeClock, Priority, Runtime, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::Clock;
 use vla_control::{Lifecycle, RawControlConfig, Requests, State};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::{Instruction, Policy};
 
 /// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some
@@ -95,12 +96,12 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         // No two pictures in a row are equal, as of any camera: the robot is driven, and one that
         // stays the same would stop it.
         noise = noise.wrapping_add(1);
-        let bytes = CameraBytes::Raw {
+        let bytes = EncodedImage::Raw {
             width: 8,
             height: 8,
             encoding: "rgb8".into(),
             step: 24,
-            data: vec![noise; 192],
+            data: vec![noise; 192].into(),
         };
         runtime.offer_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));

@@ -6,7 +6,7 @@ mod file;
 mod resize;
 
 use bytes::Bytes;
-pub use camera::{Encoding, RawImage};
+pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
 pub use resize::Resizer;
 
