@@ -55,8 +55,8 @@ fn processor_s() -> f64 {
     fields.iter().sum::<f64>() / 100.0
 }
 
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    sorted[((share * sorted.len() as f64) as usize).min(sorted.len() - 1)]
+fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    vla_inference::stats::percentile(sorted, percent).unwrap_or(f64::NAN)
 }
 
 fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
@@ -134,10 +134,10 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         "{rate_hz:5.0} Hz  {scheduling:13} {:6} commands  load {load:4.2} of {cores} cores   \
         period error [ms]: p50 {:6.3}  p99 {:6.3}  p99.9 {:6.3}  max {:6.3}",
         taken.len(),
-        percentile(&errors, 0.5),
-        percentile(&errors, 0.99),
-        percentile(&errors, 0.999),
-        percentile(&errors, 1.0),
+        percentile(&errors, 50.0),
+        percentile(&errors, 99.0),
+        percentile(&errors, 99.9),
+        percentile(&errors, 100.0),
     );
 }
 

@@ -13,4 +13,6 @@ pub mod models;
 pub mod observation;
 pub mod plan;
 pub mod policy;
+pub mod stats;
 pub mod tensor;
+pub mod text;

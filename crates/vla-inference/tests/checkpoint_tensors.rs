@@ -99,7 +99,7 @@ fn the_kit_holds_what_its_configuration_calls_for() {
             && inventory.unexpected.is_empty()
     );
     assert_eq!(inventory.unused.len(), 43);
-    assert_eq!(inventory.dtypes.into_iter().collect::<Vec<_>>(), [("BF16", tiny.len())]);
+    assert_eq!(inventory.dtypes.into_iter().collect::<Vec<_>>(), [("BF16".to_owned(), tiny.len())]);
     let groups: Vec<&str> = inventory.groups.iter().map(|group| group.name.as_str()).collect();
     assert_eq!(
         groups,

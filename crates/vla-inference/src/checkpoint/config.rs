@@ -4,11 +4,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
 use super::fields::{Fields, shown};
 use super::llama_config::LlamaConfig;
 use super::read::{parse_json, read_bounded};
 use super::tower_config::{TowerConfig, read_towers};
+use crate::text::one_line;
 
 /// Largest config.json read, bytes. The published one, with statistics of 27 data sets, has 170 kB.
 pub(super) const MAX_CONFIG_BYTES: u64 = 16 << 20;

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::header::HeaderProblem;
+use super::header::{HeaderProblem, StoredType};
+use crate::text::one_line;
 
 /// A checkpoint folder that cannot be used as it is.
 ///
@@ -123,9 +124,9 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
         /// Format in the file.
-        found: &'static str,
+        found: StoredType,
         /// Formats that would do.
-        expected: &'static str,
+        expected: String,
     },
     /// A tensor whose first byte is not where its number format needs it.
     #[error(
@@ -249,27 +250,6 @@ impl CheckpointError {
             remedy: one_line(&remedy.to_string()),
         }
     }
-}
-
-/// Longest excerpt of foreign text in an error, characters.
-const EXCERPT: usize = 400;
-
-/// Foreign text on one line: control characters escaped, long text cut with `…`.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == EXCERPT {
-            line.push('…');
-            break;
-        }
-        // U+2028/2029 end a line for many viewers although they are not control characters.
-        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
 }
 
 /// Foreign text on one line, in double quotes.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
+use crate::text::one_line;
 
 /// The fields of one JSON object and where it stands, for errors that name the place.
 #[derive(Clone, Copy)]

@@ -5,9 +5,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::error::{CheckpointError, one_line, quoted};
+use super::error::{CheckpointError, quoted};
 use super::header::MAX_TENSORS;
 use super::read::{UniqueMap, parse_json};
+use crate::text::one_line;
 
 /// Most shards believed of one checkpoint.
 const MAX_SHARDS: usize = 4096;

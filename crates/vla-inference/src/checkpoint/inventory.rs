@@ -44,7 +44,7 @@ pub struct Inventory {
     /// The same by part of the model.
     pub groups: Vec<Group>,
     /// Number of tensors by number format.
-    pub dtypes: BTreeMap<&'static str, usize>,
+    pub dtypes: BTreeMap<String, usize>,
     /// Needed by inference and in no file.
     pub missing: Vec<String>,
     /// In the files with a shape that the configuration contradicts.
@@ -72,7 +72,7 @@ impl Inventory {
             group.parameters += parameters;
             group.bytes += tensor.bytes().len() as u64;
             inventory.parameters += parameters;
-            *inventory.dtypes.entry(tensor.dtype().name()).or_default() += 1;
+            *inventory.dtypes.entry(tensor.dtype().to_string()).or_default() += 1;
             match known.get(name) {
                 None => inventory.unexpected.push(name.to_owned()),
                 Some(expected) => {

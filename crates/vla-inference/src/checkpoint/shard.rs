@@ -1,6 +1,7 @@
 //! One safetensors file and the tensors in it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl SafetensorsFile {
     /// When the file is missing, not a regular file, or its header cannot be believed.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = MappedFile::open(path, MISSING_FILE)?;
-        let entries = parse_header(file.bytes(), file.bytes().len() as u64)
+        let entries = parse_header(file.bytes())
             .map_err(|problem| CheckpointError::Header { path: path.to_owned(), problem })?;
         let tensors = entries
             .into_iter()
@@ -132,7 +133,7 @@ impl MappedTensor {
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.range.len() / self.dtype.bytes()
+        self.shape.iter().product()
     }
 
     /// The raw little-endian bytes, in place.
@@ -150,7 +151,7 @@ impl MappedTensor {
     /// # Errors
     /// When the tensor has another format, or begins at an odd byte.
     pub fn as_bf16(&self) -> Result<&[bf16], CheckpointError> {
-        self.cast(StoredType::Bf16)
+        self.cast(StoredType::BF16)
     }
 
     /// The elements in place, when they are float32.
@@ -176,7 +177,7 @@ impl MappedTensor {
     pub fn to_f32_vec(&self) -> Result<Vec<f32>, CheckpointError> {
         let bytes = self.bytes();
         Ok(match self.dtype {
-            StoredType::Bf16 => {
+            StoredType::BF16 => {
                 bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
             }
             StoredType::F16 => {
@@ -198,7 +199,7 @@ impl MappedTensor {
     pub fn to_bf16_vec(&self) -> Result<Vec<bf16>, CheckpointError> {
         let bytes = self.bytes();
         Ok(match self.dtype {
-            StoredType::Bf16 => {
+            StoredType::BF16 => {
                 bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b)).collect()
             }
             StoredType::F16 => bytes
@@ -236,23 +237,23 @@ impl MappedTensor {
     /// When it has another format, as quantised checkpoints do.
     pub fn with_weight_dtype(self) -> Result<Self, CheckpointError> {
         match self.dtype {
-            StoredType::Bf16 | StoredType::F16 | StoredType::F32 => Ok(self),
+            StoredType::BF16 | StoredType::F16 | StoredType::F32 => Ok(self),
             _ => Err(self.wrong_dtype("BF16, F16 or F32")),
         }
     }
 
-    fn wrong_dtype(&self, expected: &'static str) -> CheckpointError {
+    fn wrong_dtype(&self, expected: impl fmt::Display) -> CheckpointError {
         CheckpointError::WrongDtype {
             path: self.path().to_owned(),
             tensor: self.name().to_owned(),
-            found: self.dtype.name(),
-            expected,
+            found: self.dtype,
+            expected: expected.to_string(),
         }
     }
 
     fn cast<T: bytemuck::AnyBitPattern>(&self, dtype: StoredType) -> Result<&[T], CheckpointError> {
         if self.dtype != dtype {
-            return Err(self.wrong_dtype(dtype.name()));
+            return Err(self.wrong_dtype(dtype));
         }
         // The length is a multiple of the element by the invariant, so only the alignment can be
         // wrong.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::config::OpenVlaConfig;
-use super::error::{CheckpointError, one_line, quoted};
+use super::error::{CheckpointError, quoted};
 use super::read::{parse_json, read_bounded};
+use crate::text::one_line;
 
 /// Largest tokenizer.json read, bytes. Llama-2's has 1.8 MB, Gemma's 33 MB.
 const MAX_TOKENIZER_BYTES: u64 = 128 << 20;

@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
 use super::fields::{Fields, shown};
+use crate::text::one_line;
 
 /// Which of the two tower architectures, as their tensors and arithmetic differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use image::{ImageFormat, ImageReader, Limits};
 
 use super::{ImageError, MAX_SIDE, RgbImage};
+use crate::text::unwrapped;
 
 /// Largest compressed image that is accepted, bytes.
 pub const MAX_COMPRESSED_BYTES: usize = 64 << 20;
@@ -34,8 +35,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     limits.max_image_height = Some(MAX_SIDE as u32);
     reader.limits(limits);
     let decoded = reader.decode().map_err(|error| {
-        // One line for the user, whatever the decoder says.
-        let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = unwrapped(&error.to_string());
         ImageError::Compressed { format: name, bytes: bytes.len(), reason }
     })?;
     let rgb = decoded.into_rgb8();
