@@ -80,19 +80,22 @@ pub fn fuzz_config_json(bytes: &[u8]) -> bool {
         Err(error) => check_line(&error),
         Ok(config) => {
             let llama = &config.llama;
-            assert_eq!(llama.head_dim * llama.heads, llama.hidden_size);
-            assert!(llama.head_dim % 2 == 0 && llama.heads % llama.kv_heads == 0);
+            assert_eq!(llama.head_dim * llama.num_attention_heads, llama.hidden_size);
+            assert!(
+                llama.head_dim % 2 == 0
+                    && llama.num_attention_heads % llama.num_key_value_heads == 0
+            );
             assert!(llama.rope_theta.is_finite() && llama.rms_norm_eps > 0.0);
             assert!(
                 config.action_token_end <= llama.vocab_size
                     && config.action_bins < config.action_token_end
             );
-            assert!(config.patches() > 0 && config.patches() < llama.max_positions);
+            assert!(config.patches() > 0 && config.patches() < llama.max_position_embeddings);
             for tower in &config.towers {
                 assert!(
-                    tower.head_dim() * tower.heads == tower.width
+                    tower.head_dim() * tower.num_heads == tower.embed_dim
                         && tower.used_blocks() >= 1
-                        && tower.mlp > 0
+                        && tower.mlp_hidden > 0
                 );
             }
             // Bounded dimensions: their products are far from overflowing.

@@ -34,8 +34,8 @@ impl Inspect {
                 .towers
                 .iter()
                 .map(|tower| {
-                    json!({"timm_id": tower.timm_id, "width": tower.width, "depth": tower.depth, "heads": tower.heads,
-                        "mlp": tower.mlp, "patch": tower.patch, "image_size": tower.image_size})
+                    json!({"timm_id": tower.timm_id, "width": tower.embed_dim, "depth": tower.depth, "heads": tower.num_heads,
+                        "mlp": tower.mlp_hidden, "patch": tower.patch_size, "image_size": tower.img_size})
                 })
                 .collect();
             let groups: Vec<_> = inventory
@@ -58,8 +58,8 @@ impl Inspect {
             print(
                 &json!({
                     "towers": towers,
-                    "llama": {"hidden_size": llama.hidden_size, "layers": llama.layers, "heads": llama.heads,
-                        "kv_heads": llama.kv_heads, "intermediate_size": llama.intermediate_size,
+                    "llama": {"hidden_size": llama.hidden_size, "layers": llama.num_hidden_layers, "heads": llama.num_attention_heads,
+                        "kv_heads": llama.num_key_value_heads, "intermediate_size": llama.intermediate_size,
                         "vocab_size": llama.vocab_size, "rms_norm_eps": llama.rms_norm_eps, "rope_theta": llama.rope_theta},
                     "tensors": inventory.tensors, "parameters": inventory.parameters, "bytes": inventory.bytes,
                     "dtypes": inventory.dtypes, "groups": groups,
@@ -77,22 +77,22 @@ impl Inspect {
                     "tower      {}: width {}, {} of {} blocks run, {} heads, MLP {}, {} patches \
                     of {} px",
                     tower.timm_id,
-                    tower.width,
+                    tower.embed_dim,
                     tower.used_blocks(),
                     tower.depth,
-                    tower.heads,
-                    tower.mlp,
+                    tower.num_heads,
+                    tower.mlp_hidden,
                     tower.patches(),
-                    tower.patch
+                    tower.patch_size
                 ))?;
             }
             print(&format!(
                 "llama      hidden {}, {} layers, {} heads ({} key/value), MLP {}, vocabulary {}, \
                 rms eps {:e}, theta {}",
                 llama.hidden_size,
-                llama.layers,
-                llama.heads,
-                llama.kv_heads,
+                llama.num_hidden_layers,
+                llama.num_attention_heads,
+                llama.num_key_value_heads,
                 llama.intermediate_size,
                 llama.vocab_size,
                 llama.rms_norm_eps,

@@ -250,7 +250,7 @@ fn fields_that_are_present_win() {
     let parameters = json!({"rope_type": "default", "rope_theta": 20000.0});
     assert_eq!(read("/text_config/rope_parameters", parameters).llama.rope_theta, 2e4);
     assert_eq!(read("/text_config/num_key_value_heads", json!(2)).llama.kv_size(), 64);
-    assert_eq!(read("/text_config/num_key_value_heads", Value::Null).llama.kv_heads, 4);
+    assert_eq!(read("/text_config/num_key_value_heads", Value::Null).llama.num_key_value_heads, 4);
     assert_eq!(
         read("/llm_backbone_id", json!("vicuna-v15-7b")).prompt,
         vla_inference::checkpoint::PromptStyle::Vicuna

@@ -44,11 +44,25 @@ fn configuration_has_defaults_and_overrides() {
     assert_eq!((config.patches(), config.image_size(), config.pixel_channels()), (256, 224, 6));
     let [dino, siglip] = config.towers.as_slice() else { panic!("two towers") };
     assert_eq!(
-        (dino.family, dino.width, dino.depth, dino.heads, dino.mlp, dino.prefix_tokens),
+        (
+            dino.family,
+            dino.embed_dim,
+            dino.depth,
+            dino.num_heads,
+            dino.mlp_hidden,
+            dino.prefix_tokens
+        ),
         (TowerFamily::Dinov2, 64, 3, 4, 256, 5)
     );
     assert_eq!(
-        (siglip.family, siglip.width, siglip.depth, siglip.heads, siglip.mlp, siglip.prefix_tokens),
+        (
+            siglip.family,
+            siglip.embed_dim,
+            siglip.depth,
+            siglip.num_heads,
+            siglip.mlp_hidden,
+            siglip.prefix_tokens
+        ),
         (TowerFamily::Siglip, 72, 3, 4, 269, 0)
     );
     assert_eq!(config.projector.layers, [544, 128, 128]);
@@ -57,14 +71,17 @@ fn configuration_has_defaults_and_overrides() {
         (
             llama.hidden_size,
             llama.intermediate_size,
-            llama.layers,
-            llama.heads,
-            llama.kv_heads,
+            llama.num_hidden_layers,
+            llama.num_attention_heads,
+            llama.num_key_value_heads,
             llama.head_dim
         ),
         (128, 344, 3, 4, 4, 32)
     );
-    assert_eq!((llama.rms_norm_eps, llama.rope_theta, llama.max_positions), (1e-6, 10_000.0, 2048));
+    assert_eq!(
+        (llama.rms_norm_eps, llama.rope_theta, llama.max_position_embeddings),
+        (1e-6, 10_000.0, 2048)
+    );
 }
 
 #[test]

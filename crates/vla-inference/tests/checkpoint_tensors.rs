@@ -54,9 +54,12 @@ fn the_published_checkpoint() {
     let unused: Vec<&ExpectedTensor> = expected.iter().filter(|tensor| !tensor.used).collect();
     assert_eq!(unused.len(), 43);
     assert_eq!(unused.iter().map(|tensor| tensor.parameters()).sum::<u64>(), 43_080_480);
-    assert_eq!((config.llama.heads, config.llama.kv_heads, config.llama.head_dim), (32, 32, 128));
     assert_eq!(
-        config.towers.iter().map(|tower| (tower.heads, tower.head_dim())).collect::<Vec<_>>(),
+        (config.llama.num_attention_heads, config.llama.num_key_value_heads, config.llama.head_dim),
+        (32, 32, 128)
+    );
+    assert_eq!(
+        config.towers.iter().map(|tower| (tower.num_heads, tower.head_dim())).collect::<Vec<_>>(),
         [(16, 64), (16, 72)]
     );
 }

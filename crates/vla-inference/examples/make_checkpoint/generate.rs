@@ -240,7 +240,7 @@ fn distribution(tensor: &ExpectedTensor, config: &OpenVlaConfig) -> (f32, f32) {
     {
         (0.0, 0.5)
     } else if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
-        (0.0, deviation / (2.0 * config.llama.layers as f32).sqrt())
+        (0.0, deviation / (2.0 * config.llama.num_hidden_layers as f32).sqrt())
     } else {
         (0.0, deviation)
     }

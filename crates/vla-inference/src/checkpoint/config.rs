@@ -130,13 +130,17 @@ impl OpenVlaConfig {
             projector,
             llama,
         };
-        if config.llama.max_positions <= config.patches() {
+        if config.llama.max_position_embeddings <= config.patches() {
             let remedy = format!(
                 "must be more than the image's {} patches; restore the file from the original \
                 checkpoint",
                 config.patches()
             );
-            return Err(text.error("max_position_embeddings", config.llama.max_positions, remedy));
+            return Err(text.error(
+                "max_position_embeddings",
+                config.llama.max_position_embeddings,
+                remedy,
+            ));
         }
         Ok(config)
     }
@@ -153,7 +157,7 @@ impl OpenVlaConfig {
 
     /// Side of the square input image, pixels; the towers agree on it.
     pub fn image_size(&self) -> usize {
-        self.towers.first().map_or(0, |tower| tower.image_size)
+        self.towers.first().map_or(0, |tower| tower.img_size)
     }
 }
 
@@ -186,7 +190,7 @@ fn projector(
             return Err(fields.error("arch_specifier", shown(&json!(name)), remedy));
         }
     }
-    let vision_size = towers.iter().map(|tower| tower.width).sum();
+    let vision_size = towers.iter().map(|tower| tower.embed_dim).sum();
     let hidden = llama.hidden_size;
     let layers = if fused { vec![4 * vision_size, hidden, hidden] } else { vec![hidden, hidden] };
     Ok(ProjectorConfig { vision_size, layers })

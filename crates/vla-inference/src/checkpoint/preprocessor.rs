@@ -52,7 +52,7 @@ impl PreprocessorConfig {
         )?;
         let preprocessor = Self::from_json(&path, &bytes)?;
         let sizes: Vec<usize> = preprocessor.towers.iter().map(|tower| tower.size).collect();
-        let expected: Vec<usize> = config.towers.iter().map(|tower| tower.image_size).collect();
+        let expected: Vec<usize> = config.towers.iter().map(|tower| tower.img_size).collect();
         if sizes != expected {
             let remedy = format!(
                 "config.json has towers for images of {expected:?}; use both files of one \

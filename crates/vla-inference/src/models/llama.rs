@@ -7,36 +7,10 @@ use crate::backend::{
     Activation, AnswerSpec, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Position,
     Split, WeightRole,
 };
+use crate::checkpoint::LlamaConfig;
 
 /// A head of more rows than this may be cut over the chips.
 const WIDE_HEAD: usize = 1024;
-
-/// Dimensions of the language model, `text_config` with Llama's defaults filled in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LlamaSpec {
-    /// Columns of the residual stream.
-    pub hidden: usize,
-    /// Columns inside the MLP.
-    pub intermediate: usize,
-    /// Decoder layers.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Rows of the embedding table and of the head, padding included.
-    pub vocabulary: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_epsilon: f32,
-    /// Base of the rotary embedding.
-    pub rope_theta: f64,
-}
-
-impl LlamaSpec {
-    fn head_dim(&self) -> usize {
-        self.hidden / self.heads
-    }
-}
 
 /// Which positions a forward pass takes in and gives out.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +23,7 @@ pub struct Span {
 
 /// The language model. Which rows of the head are loaded is chosen when it is built.
 pub struct Llama<B: Backend> {
-    spec: LlamaSpec,
+    config: LlamaConfig,
     embed_tokens: B::Table,
     layers: Vec<Layer<B>>,
     norm: B::Norm,
@@ -75,12 +49,13 @@ impl<B: Backend> Llama<B> {
     pub fn load(
         backend: &B,
         weights: &Weights<'_>,
-        spec: LlamaSpec,
+        config: LlamaConfig,
         head_ids: Range<usize>,
     ) -> Result<Self, ModelError> {
         let model = weights.at("model");
-        let table = model.tensor("embed_tokens.weight", &[spec.vocabulary, spec.hidden])?;
-        let head = weights.tensor("lm_head.weight", &[spec.vocabulary, spec.hidden])?;
+        let table =
+            model.tensor("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let head = weights.tensor("lm_head.weight", &[config.vocab_size, config.hidden_size])?;
         let rows = head.rows(head_ids.clone()).map_err(BackendError::from)?;
         let lm_head = backend.load_linear(LinearSource {
             role: WeightRole::Head,
@@ -90,23 +65,28 @@ impl<B: Backend> Llama<B> {
             // A head of action tokens is small: every chip holds it, and nothing is gathered.
             split: if head_ids.len() > WIDE_HEAD { Split::Columns } else { Split::Whole },
         })?;
-        let layers = (0..spec.layers)
-            .map(|index| Layer::load(backend, &model.at("layers").at(index), &spec))
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::load(backend, &model.at("layers").at(index), &config))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             embed_tokens: backend.load_table(table)?,
             layers,
-            norm: model.rms_norm(backend, "norm", spec.hidden, spec.rms_epsilon)?,
+            norm: model.rms_norm(
+                backend,
+                "norm",
+                config.hidden_size,
+                config.rms_norm_eps as f32,
+            )?,
             lm_head,
             head_ids,
-            spec,
+            config,
         })
     }
 
     /// Dimensions.
     #[must_use]
-    pub fn spec(&self) -> &LlamaSpec {
-        &self.spec
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
     }
 
     /// Token ids that the outputs of [`Llama::logits`] stand for.
@@ -121,12 +101,12 @@ impl<B: Backend> Llama<B> {
     /// When the device has no room.
     pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, BackendError> {
         backend.new_cache(CacheSpec {
-            layers: self.spec.layers,
-            heads: self.spec.heads,
-            kv_heads: self.spec.kv_heads,
-            head_dim: self.spec.head_dim(),
+            layers: self.config.num_hidden_layers,
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
             capacity,
-            rope_theta: self.spec.rope_theta,
+            rope_theta: self.config.rope_theta,
         })
     }
 
@@ -219,26 +199,36 @@ impl<B: Backend> Llama<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn load(backend: &B, weights: &Weights<'_>, spec: &LlamaSpec) -> Result<Self, ModelError> {
+    fn load(backend: &B, weights: &Weights<'_>, config: &LlamaConfig) -> Result<Self, ModelError> {
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
-        let (queries, keys) = (spec.heads * spec.head_dim(), spec.kv_heads * spec.head_dim());
-        let norm = |name| weights.rms_norm(backend, name, spec.hidden, spec.rms_epsilon);
+        let (queries, keys) = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        );
+        let norm =
+            |name| weights.rms_norm(backend, name, config.hidden_size, config.rms_norm_eps as f32);
         let shape = HeadShape {
-            heads: spec.heads,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim(),
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
             rotary: true,
         };
         let (heads, after) = (Split::Heads(shape), Split::AfterHeads(shape));
         let qkv = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-        let gate_up = [("gate_proj", spec.intermediate), ("up_proj", spec.intermediate)];
+        let gate_up =
+            [("gate_proj", config.intermediate_size), ("up_proj", config.intermediate_size)];
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            qkv: attention.stacked(backend, (WeightRole::Attention, heads), &qkv, spec.hidden)?,
+            qkv: attention.stacked(
+                backend,
+                (WeightRole::Attention, heads),
+                &qkv,
+                config.hidden_size,
+            )?,
             o_proj: attention.stacked(
                 backend,
                 (WeightRole::Attention, after),
-                &[("o_proj", spec.hidden)],
+                &[("o_proj", config.hidden_size)],
                 queries,
             )?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
@@ -246,13 +236,13 @@ impl<B: Backend> Layer<B> {
                 backend,
                 (WeightRole::Mlp, Split::Columns),
                 &gate_up,
-                spec.hidden,
+                config.hidden_size,
             )?,
             down_proj: mlp.stacked(
                 backend,
                 (WeightRole::Mlp, Split::Rows),
-                &[("down_proj", spec.hidden)],
-                spec.intermediate,
+                &[("down_proj", config.hidden_size)],
+                config.intermediate_size,
             )?,
         })
     }

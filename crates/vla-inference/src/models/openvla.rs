@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use super::llama::{Llama, LlamaSpec, Span};
+use super::llama::{Llama, Span};
 use super::projector::Projector;
-use super::vit::{VisionTower, VitSpec};
+use super::vit::VisionTower;
 use super::{ModelError, Probe, TensorSource, Weights};
 use crate::backend::{Backend, BackendError, Normalisation, Pixels, Position, TopTwo};
-use crate::checkpoint::{LlamaConfig, OpenVlaConfig, PreprocessorConfig, TowerConfig, TowerFamily};
+use crate::checkpoint::{OpenVlaConfig, PreprocessorConfig};
 
 /// The network.
 pub struct OpenVla<B: Backend> {
@@ -20,41 +20,6 @@ pub struct OpenVla<B: Backend> {
     grids: Vec<(usize, usize)>,
     projector: Projector<B>,
     llama: Llama<B>,
-    max_positions: usize,
-}
-
-impl From<&TowerConfig> for VitSpec {
-    fn from(tower: &TowerConfig) -> Self {
-        Self {
-            name: match tower.family {
-                TowerFamily::Dinov2 => "dino".into(),
-                TowerFamily::Siglip => "siglip".into(),
-            },
-            width: tower.width,
-            depth: tower.depth,
-            heads: tower.heads,
-            mlp: tower.mlp,
-            patch: tower.patch,
-            side: tower.image_size,
-            registers: tower.prefix_tokens.checked_sub(1),
-            layer_scale: tower.layer_scale(),
-        }
-    }
-}
-
-impl From<&LlamaConfig> for LlamaSpec {
-    fn from(llama: &LlamaConfig) -> Self {
-        Self {
-            hidden: llama.hidden_size,
-            intermediate: llama.intermediate_size,
-            layers: llama.layers,
-            heads: llama.heads,
-            kv_heads: llama.kv_heads,
-            vocabulary: llama.vocab_size,
-            rms_epsilon: llama.rms_norm_eps as f32,
-            rope_theta: llama.rope_theta,
-        }
-    }
 }
 
 impl<B: Backend> OpenVla<B> {
@@ -73,16 +38,20 @@ impl<B: Backend> OpenVla<B> {
         let (mut towers, mut grids) = (Vec::new(), Vec::new());
         for (tower, pixels) in config.towers.iter().zip(&preprocessor.towers) {
             let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
-            let loaded =
-                VisionTower::load(backend, &weights.at(tower.prefix), tower.into(), normalisation)?;
-            let grid = (loaded.spec().side, loaded.spec().patch);
+            let loaded = VisionTower::load(
+                backend,
+                &weights.at(tower.prefix),
+                tower.clone(),
+                normalisation,
+            )?;
+            let grid = (tower.img_size, tower.patch_size);
             let number = grids.iter().position(|known| *known == grid).unwrap_or_else(|| {
                 grids.push(grid);
                 grids.len() - 1
             });
             towers.push((loaded, number));
         }
-        let vision = config.towers.iter().map(|tower| tower.width).sum();
+        let vision = config.towers.iter().map(|tower| tower.embed_dim).sum();
         let hidden = config.llama.hidden_size;
         Ok(Self {
             towers,
@@ -91,10 +60,9 @@ impl<B: Backend> OpenVla<B> {
             llama: Llama::load(
                 backend,
                 &weights.at("language_model"),
-                (&config.llama).into(),
+                config.llama.clone(),
                 head_ids,
             )?,
-            max_positions: config.llama.max_positions,
         })
     }
 
@@ -151,7 +119,7 @@ impl<B: Backend> OpenVla<B> {
     /// Patches of an image: positions that it takes in the sequence.
     #[must_use]
     pub fn patches(&self) -> usize {
-        self.towers.first().map_or(0, |(tower, _)| tower.spec().patches())
+        self.towers.first().map_or(0, |(tower, _)| tower.config().patches())
     }
 
     pub(super) fn llama(&self) -> &Llama<B> {
@@ -166,12 +134,14 @@ impl<B: Backend> OpenVla<B> {
         further: usize,
     ) -> Result<usize, ModelError> {
         let capacity = patches + prompt.len() + further;
-        if capacity > self.max_positions {
-            return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
+        let config = self.llama.config();
+        let available = config.max_position_embeddings;
+        if capacity > available {
+            return Err(ModelError::TooLong { positions: capacity, capacity: available });
         }
         let refuse =
             |detail: String| Err(BackendError::Shape { operation: "prefill", detail }.into());
-        let vocabulary = self.llama.spec().vocabulary;
+        let vocabulary = config.vocab_size;
         match prompt.iter().find(|&&id| id as usize >= vocabulary) {
             _ if prompt.is_empty() => refuse("the prompt is empty".into()),
             Some(id) => refuse(format!("id {id} leaves a vocabulary of {vocabulary}")),

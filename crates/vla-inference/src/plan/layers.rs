@@ -103,10 +103,10 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
         layers.push(PlannedLayer { group, role, split, parts, outputs, inputs, bias, count, rows });
     };
     for tower in &config.towers {
-        let (width, blocks) = (tower.width, tower.used_blocks());
+        let (width, blocks) = (tower.embed_dim, tower.used_blocks());
         let heads = HeadShape {
-            heads: tower.heads,
-            kv_heads: tower.heads,
+            heads: tower.num_heads,
+            kv_heads: tower.num_heads,
             head_dim: tower.head_dim(),
             rotary: false,
         };
@@ -114,11 +114,11 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
         let mut vision = |split, shape, count, rows| {
             push(Group::Vision, WeightRole::Vision, split, 1, shape, true, count, rows);
         };
-        vision(Split::Whole, [width, 3 * tower.patch * tower.patch], 1, tower.patches());
+        vision(Split::Whole, [width, 3 * tower.patch_size * tower.patch_size], 1, tower.patches());
         vision(Split::Heads(heads), [3 * width, width], blocks, rows);
         vision(Split::AfterHeads(heads), [width, width], blocks, rows);
-        vision(Split::Columns, [tower.mlp, width], blocks, rows);
-        vision(Split::Rows, [width, tower.mlp], blocks, rows);
+        vision(Split::Columns, [tower.mlp_hidden, width], blocks, rows);
+        vision(Split::Rows, [width, tower.mlp_hidden], blocks, rows);
     }
     let patches = config.towers.first().map_or(0, |tower| tower.patches());
     let mut inputs = config.projector.vision_size;
@@ -139,15 +139,16 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     let llama = &config.llama;
     let (hidden, inside) = (llama.hidden_size, llama.intermediate_size);
     let heads = HeadShape {
-        heads: llama.heads,
-        kv_heads: llama.kv_heads,
+        heads: llama.num_attention_heads,
+        kv_heads: llama.num_key_value_heads,
         head_dim: llama.head_dim,
         rotary: true,
     };
-    let (queries, keys) = (llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim);
+    let (queries, keys) =
+        (llama.num_attention_heads * llama.head_dim, llama.num_key_value_heads * llama.head_dim);
     let rows = crate::backend::tt::bucket(assumptions.positions);
     let mut language = |role, split, parts, shape| {
-        push(Group::Llama, role, split, parts, shape, false, llama.layers, rows)
+        push(Group::Llama, role, split, parts, shape, false, llama.num_hidden_layers, rows)
     };
     language(WeightRole::Attention, Split::Heads(heads), 3, [queries + 2 * keys, hidden]);
     language(WeightRole::Attention, Split::AfterHeads(heads), 1, [hidden, queries]);
@@ -168,12 +169,12 @@ pub(super) fn small_tensors(config: &OpenVlaConfig, policy: &PrecisionPolicy) ->
             let prefix = if tower.prefix_tokens == 0 {
                 0
             } else {
-                allocated(tower.prefix_tokens, tower.width, policy.stream, true)
+                allocated(tower.prefix_tokens, tower.embed_dim, policy.stream, true)
             };
-            4 * tower.used_blocks() as u64 * vector(tower.width)
-                + allocated(tower.patches(), tower.width, policy.stream, true)
+            4 * tower.used_blocks() as u64 * vector(tower.embed_dim)
+                + allocated(tower.patches(), tower.embed_dim, policy.stream, true)
                 + prefix
         })
         .sum();
-    towers + (2 * config.llama.layers as u64 + 1) * vector(config.llama.hidden_size)
+    towers + (2 * config.llama.num_hidden_layers as u64 + 1) * vector(config.llama.hidden_size)
 }

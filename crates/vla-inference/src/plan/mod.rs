@@ -233,9 +233,10 @@ fn memory(
             .sum()
     };
     let llama = &config.llama;
-    let [groups, width, rows] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, {
-        assumptions.positions + assumptions.tokens - 1
-    });
+    let [groups, width, rows] =
+        cache_rows(llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim, chips, {
+            assumptions.positions + assumptions.tokens - 1
+        });
     let side = allocated(groups * rows, width, policy.cache, true);
     // Cosine and sine, in tiles for the prompt and row by row for looking up a decoded token's.
     let tables = [true, false]
@@ -244,7 +245,7 @@ fn memory(
         .sum::<u64>();
     // The widest moment of a pass: residual, its norm, the projections and both halves of the MLP.
     let widest = llama.hidden_size * 4
-        + (llama.heads + 2 * llama.kv_heads) * llama.head_dim
+        + (llama.num_attention_heads + 2 * llama.num_key_value_heads) * llama.head_dim
         + 3 * llama.intermediate_size;
     let work = allocated(bucket(assumptions.positions), widest, policy.stream, true);
     let items = vec![
@@ -257,7 +258,10 @@ fn memory(
             allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
         ),
         ("norms and embeddings".into(), layers::small_tensors(config, policy)),
-        (format!("keys and values of {rows} positions"), 2 * llama.layers as u64 * side + tables),
+        (
+            format!("keys and values of {rows} positions"),
+            2 * llama.num_hidden_layers as u64 * side + tables,
+        ),
         ("activations".into(), work),
         ("trace region".into(), BANKS * TRACE_REGION),
     ];

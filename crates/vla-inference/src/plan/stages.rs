@@ -121,8 +121,8 @@ pub(super) fn stages(
     }
     for tower in &config.towers {
         let rows = (tower.patches() + tower.prefix_tokens).next_multiple_of(TILE_SIDE) as f64;
-        let width = (tower.heads * tower.head_dim().next_multiple_of(TILE_SIDE)) as f64;
-        let cut = if policy.split_vision && tower.heads.is_multiple_of(chips) {
+        let width = (tower.num_heads * tower.head_dim().next_multiple_of(TILE_SIDE)) as f64;
+        let cut = if policy.split_vision && tower.num_heads.is_multiple_of(chips) {
             chips as f64
         } else {
             1.0
@@ -140,10 +140,17 @@ pub(super) fn stages(
         // The last position only.
         add(&mut prefill, layer, TILE_SIDE);
     }
-    let [groups, width, _] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, rows);
-    let queries = (groups * (llama.heads / llama.kv_heads)) as f64;
+    let [groups, width, _] = cache_rows(
+        llama.num_attention_heads,
+        llama.num_key_value_heads,
+        llama.head_dim,
+        chips,
+        rows,
+    );
+    let queries = (groups * (llama.num_attention_heads / llama.num_key_value_heads)) as f64;
     // Causal: half of the square.
-    let square = (rows * rows) as f64 * 2.0 * queries * width as f64 * llama.layers as f64;
+    let square =
+        (rows * rows) as f64 * 2.0 * queries * width as f64 * llama.num_hidden_layers as f64;
     prefill.add(square, policy.attention_math, 0.0, assumptions);
 
     let mut decode = Work::default();
@@ -152,7 +159,11 @@ pub(super) fn stages(
         add(&mut decode, layer, TILE_SIDE);
     }
     let seen = (assumptions.positions + assumptions.tokens + 1) as f64;
-    let read = 2.0 * seen * (groups * width) as f64 * llama.layers as f64 * policy.cache.bytes();
+    let read = 2.0
+        * seen
+        * (groups * width) as f64
+        * llama.num_hidden_layers as f64
+        * policy.cache.bytes();
     decode.bytes += read;
 
     let [first, later] = assumptions.payloads(policy);
