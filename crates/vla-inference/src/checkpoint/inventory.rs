@@ -8,7 +8,7 @@ use super::expected::ExpectedTensor;
 use super::weights::WeightFiles;
 
 /// Tensors and parameters of one part of the model.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Group {
     /// First two parts of the names: `vision_backbone.featurizer`.
     pub name: String,

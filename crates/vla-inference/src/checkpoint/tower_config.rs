@@ -8,7 +8,7 @@ use super::fields::{Fields, shown};
 use crate::text::one_line;
 
 /// Which of the two tower architectures, as their tensors and arithmetic differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum TowerFamily {
     /// DINOv2 with class token, four registers and LayerScale.
     Dinov2,
@@ -17,7 +17,7 @@ pub enum TowerFamily {
 }
 
 /// Shape and constants of one vision transformer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TowerConfig {
     /// What its tensor names begin with: `vision_backbone.featurizer`.
     pub prefix: &'static str,
