@@ -1,9 +1,9 @@
-//! What the fuzz targets do with one input. `tests/fuzz_smoke.rs` includes this file and drives the
-//! same functions with seeded mutations on stable Rust.
+//! Entry points of the fuzz targets for checkpoint files. `tests/fuzz_smoke.rs` includes this file
+//! and drives the same functions with seeded mutations on stable Rust.
 //!
-//! Not panicking is the least: what is accepted must also keep its promises, and what is refused
-//! must say so in one line. Each function says whether it accepted its input, so that a test can
-//! see that it met both kinds.
+//! Beyond not panicking: accepted input must satisfy the invariants of its type, and a refusal must
+//! be one line. Each function returns whether it accepted its input, so that a test can require both
+//! outcomes.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The golden kit's checkpoint opens, and everything in it is what the kit says.
+//! The golden kit's checkpoint opens, and its contents equal the recorded ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};

@@ -77,7 +77,11 @@ proptest! {
 
     /// Any shorter or longer file is refused.
     #[test]
-    fn every_truncation_is_refused((_, file) in tensors(), cut in any::<prop::sample::Index>(), more in 1_usize..40) {
+    fn every_truncation_is_refused(
+        (_, file) in tensors(),
+        cut in any::<prop::sample::Index>(),
+        more in 1_usize..40,
+    ) {
         let cut = cut.index(file.len());
         prop_assert!(!entries::fuzz_safetensors_header(&file[..cut]));
         let mut longer = file.clone();
@@ -85,9 +89,14 @@ proptest! {
         prop_assert!(!entries::fuzz_safetensors_header(&longer));
     }
 
-    /// One offset that lies is refused, by however much.
+    /// One wrong offset is refused, by however much.
     #[test]
-    fn every_lying_offset_is_refused((tensors, file) in tensors(), which in any::<prop::sample::Index>(), end in any::<bool>(), value in any::<u64>()) {
+    fn every_wrong_offset_is_refused(
+        (tensors, file) in tensors(),
+        which in any::<prop::sample::Index>(),
+        end in any::<bool>(),
+        value in any::<u64>(),
+    ) {
         prop_assume!(!tensors.is_empty());
         let (name, ..) = which.get(&tensors);
         let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
@@ -95,16 +104,19 @@ proptest! {
         let offset = &mut header[name]["data_offsets"][usize::from(end)];
         prop_assume!(offset.as_u64() != Some(value));
         *offset = json!(value);
-        let lying = raw_file(&header.to_string(), file.len() - 8 - length);
-        let problem = parse_header(&lying).unwrap_err().to_string();
+        let wrong = raw_file(&header.to_string(), file.len() - 8 - length);
+        let problem = parse_header(&wrong).unwrap_err().to_string();
         prop_assert!(problem.contains("tensor"), "{}", problem);
-        prop_assert!(!entries::fuzz_safetensors_header(&lying));
+        prop_assert!(!entries::fuzz_safetensors_header(&wrong));
     }
 
-    /// Bytes of the header changed at will: refused in one line, or accepted with every promise
-    /// kept.
+    /// Bytes of the header changed at will: refused in one line, or accepted with every
+    /// invariant kept.
     #[test]
-    fn changed_headers_keep_the_promises((_, mut file) in tensors(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+    fn changed_headers_keep_the_invariants(
+        (_, mut file) in tensors(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
         let end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
         for (place, byte) in changes {
             file[place.index(end)] = byte;

@@ -86,17 +86,13 @@ fn trailing_space_may_have_its_own_instruction() {
     // Another instruction in front of the same image: only the recorded values belong to it.
     let mut kit = kit_of_case(0);
     let other = self::kit().cases[1].clone();
-    let special_case = &mut kit.trailing_space_case;
-    let answer = policy(&kit, DecodeMode::Full)
-        .act(
-            &kit.image(&special_case.image).unwrap(),
-            &Instruction::new(&other.instruction).unwrap(),
-        )
-        .unwrap();
+    let image = kit.image(&kit.trailing_space_case.image).unwrap();
+    let instruction = Instruction::new(&other.instruction).unwrap();
+    let answer = policy(&kit, DecodeMode::Full).act(&image, &instruction).unwrap();
     assert_ne!(answer.token_ids, kit.cases[0].generated_ids);
-    special_case.prompt = format!("{} ", other.prompt);
-    special_case.input_ids = other.input_ids_fed;
-    special_case.action = answer.action;
+    kit.trailing_space_case.prompt = format!("{} ", other.prompt);
+    kit.trailing_space_case.input_ids = other.input_ids_fed;
+    kit.trailing_space_case.action = answer.action;
     assert_eq!(special(&kit), Vec::<String>::new());
 
     kit.trailing_space_case.action[3] += 0.01;

@@ -1,13 +1,13 @@
 //! The header of a safetensors file: eight bytes of length, that many bytes of JSON, then the
 //! tensors without gaps.
 //!
-//! The `safetensors` crate reads it ([`SafeTensors::read_metadata`]); dtypes, shapes and offsets are
-//! the crate's. Before the crate sees a header, [`parse_header`] makes the checks that version 0.8
+//! The `safetensors` crate reads it ([`SafeTensors::read_metadata`]); dtypes, shapes and offsets
+//! are the crate's. Before the crate sees a header, [`parse_header`] makes the checks that version 0.8
 //! lacks:
 //!
 //! * A name that occurs twice: the crate deserializes into a `HashMap`, so the last entry wins.
-//! * Offsets within the file: the crate adds the last offset to the header's length unchecked, which
-//!   wraps around in release builds and panics in debug builds.
+//! * Offsets within the file: the crate adds the last offset to the header's length unchecked,
+//!   which wraps around in release builds and panics in debug builds.
 //! * Numbers of tensors and dimensions, lengths of names: the crate's `#[serde(flatten)]` buffers
 //!   the whole header first, about 32 bytes for two bytes of JSON.
 //! * Unknown keys of an entry, which the crate ignores.
@@ -58,7 +58,7 @@ pub struct TensorEntry {
 
 /// Why a header is refused. One line, with the tensor and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // the texts say what the fields are
+#[allow(missing_docs)] // the messages describe the fields
 pub enum HeaderProblem {
     #[error("{file} bytes long, a safetensors file has at least 10")]
     TooShort { file: u64 },
@@ -66,7 +66,7 @@ pub enum HeaderProblem {
     HeaderTooLong { length: u64 },
     #[error("the header claims {length} bytes, the whole file has only {file}")]
     HeaderBeyondFile { length: u64, file: u64 },
-    #[error("the header is not the JSON that the format asks for: {detail}")]
+    #[error("the header is not the JSON of the safetensors format: {detail}")]
     Json { detail: String },
     #[error("tensor {} has the unknown dtype {}", quoted(tensor), quoted(dtype))]
     UnknownDtype { tensor: String, dtype: String },
@@ -78,7 +78,7 @@ pub enum HeaderProblem {
     )]
     Overflow { tensor: String, shape: Vec<u64>, dtype: StoredType },
     #[error(
-        "tensor {} has data_offsets [{begin}, {end}], the end lies before the begin",
+        "tensor {} has data_offsets [{begin}, {end}], the end is before the begin",
         quoted(tensor)
     )]
     Backwards { tensor: String, begin: u64, end: u64 },
@@ -95,7 +95,7 @@ pub enum HeaderProblem {
         end: u64,
     },
     #[error(
-        "tensor {} begins at byte {begin} of the data, where tensor {} (up to byte {end}) lies",
+        "tensor {} begins at byte {begin} of the data, where tensor {} (up to byte {end}) is",
         quoted(tensor),
         quoted(other)
     )]

@@ -1,4 +1,4 @@
-//! What a checkpoint holds, held against what its configuration calls for: the figures of `openvla
+//! Contents of a checkpoint compared with what its configuration needs: the figures of `openvla
 //! inspect`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ pub struct Inventory {
     pub unused: Vec<String>,
     /// Elements of `unused` together.
     pub unused_parameters: u64,
-    /// In the files and not known at all.
+    /// In the files and unknown.
     pub unexpected: Vec<String>,
 }
 

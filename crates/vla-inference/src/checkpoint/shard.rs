@@ -38,7 +38,7 @@ impl SafetensorsFile {
     /// Maps the file and checks its header. Reads only the header's pages.
     ///
     /// # Errors
-    /// When the file is missing, not a regular file, or its header cannot be believed.
+    /// When the file is missing, not a regular file, or its header is invalid.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = MappedFile::open(path, MISSING_FILE)?;
         let entries = parse_header(file.bytes())
@@ -52,7 +52,7 @@ impl SafetensorsFile {
         Ok(Self { file: Arc::new(file), tensors })
     }
 
-    /// Where the file lies.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -84,7 +84,7 @@ impl SafetensorsFile {
         })
     }
 
-    /// Asks the system to read the whole file ahead.
+    /// Requests read-ahead of the whole file.
     pub fn prefetch(&self) {
         self.file.prefetch(0..self.file.bytes().len());
     }
@@ -99,7 +99,7 @@ impl SafetensorsFile {
 /// [`SafetensorsFile`] and
 /// [`WeightFiles`](super::WeightFiles) and travel between threads.
 ///
-/// Invariant, from [`parse_header`]: `range` lies inside the map and holds exactly `shape product *
+/// Invariant, from [`parse_header`]: `range` is inside the map and holds exactly `shape product *
 /// element size` bytes.
 #[derive(Debug, Clone)]
 pub struct MappedTensor {
@@ -141,7 +141,7 @@ impl MappedTensor {
         self.file.bytes().get(self.range.clone()).unwrap_or_default()
     }
 
-    /// Asks the system to read this tensor ahead.
+    /// Requests read-ahead of this tensor.
     pub fn prefetch(&self) {
         self.file.prefetch(self.range.clone());
     }
@@ -170,7 +170,7 @@ impl MappedTensor {
         self.cast(StoredType::I64)
     }
 
-    /// A float32 copy of a tensor in any of BF16, F16, F32, F64; works whatever the alignment.
+    /// A float32 copy of a tensor in any of BF16, F16, F32, F64; works for any alignment.
     ///
     /// # Errors
     /// When the tensor holds no floating-point numbers that are read.
@@ -215,7 +215,7 @@ impl MappedTensor {
         })
     }
 
-    /// Itself, when it has this shape.
+    /// `self`, when it has this shape.
     ///
     /// # Errors
     /// When the shape differs.
@@ -231,7 +231,7 @@ impl MappedTensor {
         })
     }
 
-    /// Itself, when it is a weight: BF16, F16 or F32.
+    /// `self`, when it is a weight: BF16, F16 or F32.
     ///
     /// # Errors
     /// When it has another format, as quantised checkpoints do.

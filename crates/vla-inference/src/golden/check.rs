@@ -342,8 +342,8 @@ fn decode_cases<B: Backend>(kit: &Kit, policy: &OpenVlaPolicy<B>, report: &mut R
 /// Largest difference of two physical actions that come from the same tokens.
 const SAME_ACTION: f64 = 1e-9;
 
-/// First dimension in which `tokens` give another physical action than `recorded`, under whichever
-/// of the kit's statistics comes nearest (the kit does not record which ones it used).
+/// First dimension in which `tokens` give another physical action than `recorded`, under the
+/// closest of the checkpoint's statistics (the kit does not record which ones it used).
 fn first_difference<B: Backend>(
     policy: &OpenVlaPolicy<B>,
     tokens: &[u32],
