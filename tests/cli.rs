@@ -72,7 +72,7 @@ fn commands_run_on_a_simulated_mesh() {
     let (status, out, error) = command(&bench, None);
     assert_eq!(status, Some(0), "{error}");
     // Three inferences of one image: the second and the third take the previous tokens as draft.
-    assert_eq!(answer(&out)["draft"], serde_json::json!({"offered": 12, "accepted": 12}));
+    assert_eq!(answer(&out)["draft"], serde_json::json!({"drafted": 12, "accepted": 12}));
     let refused: [(&[&str], Option<&str>, &str); 6] = [
         (
             &["--device", "sim:n300", "--weight-cache", "/proc/nowhere"],

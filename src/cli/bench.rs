@@ -60,7 +60,7 @@ struct Times {
 /// Draft tokens of speculative decoding.
 #[derive(Serialize)]
 struct Drafts {
-    offered: u64,
+    drafted: u64,
     accepted: u64,
 }
 
@@ -118,7 +118,7 @@ impl Bench {
             }
             token_ids = decision.token_ids;
         }
-        let DraftCounts { offered, accepted } = policy.draft_counts();
+        let DraftCounts { drafted, accepted } = policy.draft_counts();
         let measured = stages.times();
         let device = &policy.info().device;
         if self.json {
@@ -127,7 +127,7 @@ impl Bench {
                 repeats: self.repeats,
                 token_ids,
                 milliseconds: measured.into_iter().collect(),
-                draft: drafts.then_some(Drafts { offered, accepted }),
+                draft: drafts.then_some(Drafts { drafted, accepted }),
             });
         }
         print(&format!("{device}, {} inferences", self.repeats))?;
@@ -139,7 +139,7 @@ impl Bench {
             print(&format!("{name:<12} {p50:>10.2} {p90:>10.2} {p99:>10.2} {max:>10.2}"))?;
         }
         if drafts {
-            print(&format!("draft tokens: {accepted} of {offered} accepted"))?;
+            print(&format!("draft tokens: {accepted} of {drafted} accepted"))?;
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ impl Predict {
             normalized_action: &decision.normalized,
             action: &decision.action,
             unnorm_key: &policy.info().unnorm_key,
-            logit_margins: &decision.margins,
+            logit_margins: &decision.logit_margins,
             timings_ms: stages.chain([("total", decision.total_ms())]).collect(),
             device: self.device.device.to_string(),
             precision: &policy.info().precision,
@@ -83,7 +83,7 @@ fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Re
         } else {
             index.to_string()
         };
-        let margin = decision.margins.get(index);
+        let margin = decision.logit_margins.get(index);
         print(&format!(
             "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
             decision.token_ids[index],

@@ -90,7 +90,7 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
         horizon: (decision.action.len() / STEP_WIDTH) as u32,
         dimension: STEP_WIDTH as u32,
         token_ids: decision.token_ids.clone(),
-        margins: decision.margins.clone(),
+        margins: decision.logit_margins.clone(),
         normalized: decision.normalized.clone(),
         action: decision.action.clone(),
         policy_hz: report.policy_hz,

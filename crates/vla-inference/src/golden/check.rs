@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::kit::{Case, EosCase, Kit, KitError};
 use crate::backend::{Backend, BackendError};
+use crate::models::NoProbe;
 use crate::models::Probe;
-use crate::models::probe::Blind;
 use crate::policy::{ActionCodec, OpenVlaPolicy, PolicyError};
 use crate::tensor::{Agreement, HostTensor, agreement};
 
@@ -114,7 +114,7 @@ struct Recorder<'a, B: Backend> {
 }
 
 impl<B: Backend> Probe<B> for Recorder<'_, B> {
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
         if name == "logits" {
             self.logits.push(self.backend.download(tensor)?);
         } else if !self.tensors.contains_key(name) {
@@ -151,7 +151,7 @@ pub fn check<B: Backend>(
                 compare_stages(case, &golden, &recorder, &generation.token_ids, &mut report.stages);
                 generation
             }
-            None => policy.generate(&rgb, &ids, &mut Blind).map_err(policy_error)?,
+            None => policy.generate(&rgb, &ids, &mut NoProbe).map_err(policy_error)?,
         };
         report.cases.push(compare_case(
             case,
@@ -381,7 +381,7 @@ fn trailing_space<B: Backend>(
         )));
     }
     let rgb = policy.resize(&kit.image(&special.image)?);
-    let tokens = policy.generate(&rgb, &ids, &mut Blind).map_err(failed)?.token_ids;
+    let tokens = policy.generate(&rgb, &ids, &mut NoProbe).map_err(failed)?.token_ids;
     // A case with the same input, if the kit has one: its answer must be the same, and its recorded
     // margins apply here too.
     let twin = kit
@@ -436,7 +436,7 @@ fn end_token<B: Backend>(
     let ids = policy.tokenize(&base.prompt).map_err(failed)?;
     let end = policy.end_of_sequence();
     policy.set_end_of_sequence(Some(id));
-    let result = policy.generate(&rgb, &ids, &mut Blind);
+    let result = policy.generate(&rgb, &ids, &mut NoProbe);
     policy.set_end_of_sequence(end);
     let complete = place + 1 == answer.tokens.len();
     Ok(match result.map(|generation| generation.token_ids) {

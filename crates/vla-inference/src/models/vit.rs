@@ -8,7 +8,7 @@
 use super::{ModelError, Probe, Weights};
 use crate::backend::{
     Activation, Backend, BackendError, HeadShape, LinearSource, Normalisation,
-    PatchEmbeddingSource, Split, WeightRole,
+    PatchEmbeddingSource, TensorParallel, WeightRole,
 };
 use crate::checkpoint::{TowerConfig, TowerFamily};
 
@@ -42,7 +42,7 @@ struct Block<B: Backend> {
 }
 
 impl<B: Backend> VisionTower<B> {
-    /// Loads a tower from its place in the checkpoint.
+    /// Loads a tower; `weights` is its prefix in the checkpoint.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
@@ -59,7 +59,7 @@ impl<B: Backend> VisionTower<B> {
             weights: vec![convolution.matrix("weight", &[width, 3, patch, patch], width)?],
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
-            split: Split::Whole,
+            parallelism: TensorParallel::Replicated,
         };
         let patch_embed =
             backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation })?;
@@ -86,13 +86,13 @@ impl<B: Backend> VisionTower<B> {
         })
     }
 
-    /// Dimensions.
+    /// Shape and constants.
     #[must_use]
     pub fn config(&self) -> &TowerConfig {
         &self.config
     }
 
-    /// Patch features `[patches, width]` of a resized image's patches.
+    /// Patch features `[patches, embed_dim]` from [`Backend::cut_patches`] of a resized image.
     ///
     /// # Errors
     /// When the device fails.
@@ -104,27 +104,27 @@ impl<B: Backend> VisionTower<B> {
     ) -> Result<B::Tensor, BackendError> {
         let name = name(self.config.family);
         let x = backend.embed_patches(patches, &self.patch_embed)?;
-        probe.see(&format!("{name}.patch_embed"), &x)?;
+        probe.observe(&format!("{name}.patch_embed"), &x)?;
         // The position embedding belongs to the patches only; prefix tokens have none.
         let x = backend.add(x, &self.pos_embed)?;
-        // They stand after the patches here, before them in timm: attention does not know the
-        // order, and the patches stay aligned to tiles on a device that has tiles.
+        // Appended here, prepended in timm: bidirectional attention is invariant to the order, and
+        // the patches stay aligned to tiles.
         let mut x = match &self.prefix {
             Some(prefix) => backend.concat_rows(&[&x, prefix])?,
             None => x,
         };
-        probe.see(&format!("{name}.embedded"), &x)?;
+        probe.observe(&format!("{name}.embedded"), &x)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(backend, x, self.config.num_heads)?;
-            if probe.wants() {
-                probe.see(&format!("{name}.block{index}.out"), &x)?;
+            if probe.every_layer() {
+                probe.observe(&format!("{name}.block{index}.out"), &x)?;
             }
         }
         let features = match self.config.prefix_tokens {
             0 => x,
             _ => backend.slice_rows(&x, 0..self.config.patches())?,
         };
-        probe.see(&format!("patch_features.{name}"), &features)?;
+        probe.observe(&format!("patch_features.{name}"), &features)?;
         Ok(features)
     }
 }
@@ -143,18 +143,24 @@ impl<B: Backend> Block<B> {
             head_dim: config.head_dim(),
             rotary: false,
         };
-        let linear =
-            |name, split, shape| weights.linear(backend, (WeightRole::Vision, split), name, shape);
-        let scaled = |name, split, shape, scale| {
-            weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale)
+        let linear = |name, parallelism, shape| {
+            weights.linear(backend, (WeightRole::Vision, parallelism), name, shape)
+        };
+        let scaled = |name, parallelism, shape, scale| {
+            weights.scaled_linear(backend, (WeightRole::Vision, parallelism), name, shape, scale)
         };
         Ok(Self {
             norm1: weights.layer_norm(backend, "norm1", width, epsilon)?,
-            qkv: linear("attn.qkv", Split::Heads(heads), [3 * width, width])?,
-            proj: scaled("attn.proj", Split::AfterHeads(heads), [width, width], scale("ls1")?)?,
+            qkv: linear("attn.qkv", TensorParallel::ColumnByHead(heads), [3 * width, width])?,
+            proj: scaled(
+                "attn.proj",
+                TensorParallel::RowByHead(heads),
+                [width, width],
+                scale("ls1")?,
+            )?,
             norm2: weights.layer_norm(backend, "norm2", width, epsilon)?,
-            fc1: linear("mlp.fc1", Split::Columns, [mlp_hidden, width])?,
-            fc2: scaled("mlp.fc2", Split::Rows, [width, mlp_hidden], scale("ls2")?)?,
+            fc1: linear("mlp.fc1", TensorParallel::Column, [mlp_hidden, width])?,
+            fc2: scaled("mlp.fc2", TensorParallel::Row, [width, mlp_hidden], scale("ls2")?)?,
         })
     }
 
