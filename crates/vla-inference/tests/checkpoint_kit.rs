@@ -1,4 +1,4 @@
-//! The golden kit's checkpoint opens, and everything in it is what the kit says.
+//! The golden kit's checkpoint opens, and its contents equal the recorded ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn weights_are_mapped_in_place() {
     assert_eq!(weights.total_bytes(), 18_940_616); // metadata.total_size of the index
     let tensor = weights.expect("projector.fc1.weight", &[544, 136]).unwrap();
     drop(weights); // the tensor keeps the map
-    assert_eq!(tensor.dtype(), StoredType::Bf16);
+    assert_eq!(tensor.dtype(), StoredType::BF16);
     let place = tensor.as_bf16().unwrap();
     assert_eq!(place.len(), 544 * 136);
     assert_eq!(place.as_ptr().cast::<u8>(), tensor.bytes().as_ptr(), "no copy");

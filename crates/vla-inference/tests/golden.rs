@@ -8,7 +8,7 @@ use std::path::Path;
 use vla_inference::backend::cpu::CpuBackend;
 use vla_inference::backend::{Backend, Normalisation, Pixels};
 use vla_inference::checkpoint::Checkpoint;
-use vla_inference::golden::{Bounds, Kit, check};
+use vla_inference::golden::{Bounds, EosCase, Kit, check};
 use vla_inference::models::NoProbe;
 use vla_inference::models::TensorSource;
 use vla_inference::models::openvla::OpenVla;
@@ -17,8 +17,12 @@ use vla_inference::policy::{
 };
 use vla_inference::tensor::{DType, HostTensor, agreement};
 
+fn kit_folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/openvla_tiny"))
+}
+
 fn kit() -> Kit {
-    Kit::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/openvla_tiny")).unwrap()
+    Kit::open(kit_folder()).unwrap()
 }
 
 fn options(decode: DecodeMode) -> PolicyOptions {
@@ -68,6 +72,53 @@ fn the_check_notices_a_wrong_number() {
     let report = check(&kit, &mut policy(&kit, DecodeMode::Full), bounds).unwrap();
     assert!(report.missed.iter().any(|line| line.contains("projector.out")));
     assert!(report.missed.iter().any(|line| line.contains("logits.first")));
+}
+
+/// A kit whose only case is `case`, so that special cases run on little else.
+fn kit_of_case(case: usize) -> Kit {
+    let mut kit = kit();
+    kit.cases.retain(|kept| kept.id == case);
+    kit.eos_cases.clear();
+    kit
+}
+
+fn special(kit: &Kit) -> Vec<String> {
+    check(kit, &mut policy(kit, DecodeMode::Full), Bounds::F32).unwrap().special
+}
+
+#[test]
+fn trailing_space_may_have_its_own_instruction() {
+    // Another instruction in front of the same image: only the recorded values belong to it.
+    let mut kit = kit_of_case(0);
+    let other = self::kit().cases[1].clone();
+    let image = kit.image(&kit.trailing_space_case.image).unwrap();
+    let instruction = Instruction::new(&other.instruction).unwrap();
+    let answer = policy(&kit, DecodeMode::Full).act(&image, &instruction).unwrap();
+    assert_ne!(answer.token_ids, kit.cases[0].generated_ids);
+    kit.trailing_space_case.prompt = format!("{} ", other.prompt);
+    kit.trailing_space_case.input_ids = other.input_ids_fed;
+    kit.trailing_space_case.action = answer.action;
+    assert_eq!(special(&kit), Vec::<String>::new());
+
+    kit.trailing_space_case.action[3] += 0.01;
+    assert!(special(&kit)[0].contains("from dimension 3 on"), "{:?}", special(&kit));
+    kit.trailing_space_case.input_ids.pop();
+    assert!(special(&kit)[0].contains("prompt ids"), "{:?}", special(&kit));
+}
+
+#[test]
+fn end_token_in_last_place_completes_the_action() {
+    let mut kit = kit_of_case(0);
+    let case = kit.cases[0].clone();
+    let (id, action) = (*case.generated_ids.last().unwrap(), &case.actions["bridge_orig"]);
+    assert_eq!(case.generated_ids.iter().position(|&token| token == id), Some(6));
+    kit.eos_cases = vec![EosCase { case: 0, eos_token_id: id, action: action.clone() }];
+    assert_eq!(special(&kit), Vec::<String>::new());
+
+    kit.eos_cases[0].action[6] += 0.01;
+    assert!(special(&kit)[0].contains("from dimension 6 on"), "{:?}", special(&kit));
+    kit.eos_cases[0].eos_token_id = 31_744;
+    assert!(special(&kit)[0].contains("lack it"), "{:?}", special(&kit));
 }
 
 #[test]

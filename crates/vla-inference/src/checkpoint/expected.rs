@@ -12,8 +12,8 @@ pub struct ExpectedTensor {
     pub name: String,
     /// Shape that the configuration implies.
     pub shape: Vec<usize>,
-    /// Whether inference reads it. Training leaves behind what it does not: each tower's last block
-    /// and final norm, and SigLIP's attention pool.
+    /// Whether inference reads it. It does not read each tower's last block and final norm, and
+    /// SigLIP's attention pool.
     pub used: bool,
 }
 

@@ -7,7 +7,7 @@ use super::error::CheckpointError;
 use super::fields::{Fields, shown};
 
 /// Shape and constants of a Llama decoder.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LlamaConfig {
     /// Rows of the embedding and of the LM head, padding included (32064 in OpenVLA).
     pub vocab_size: usize,

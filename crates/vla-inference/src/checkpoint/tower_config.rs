@@ -1,13 +1,14 @@
-//! The vision towers, known by their timm names: head counts and MLP ratios cannot be read from
+//! The vision towers, identified by their timm names: head counts and MLP ratios cannot be read from
 //! tensor shapes.
 
 use serde_json::Value;
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
 use super::fields::{Fields, shown};
+use crate::text::one_line;
 
-/// Which of the two tower architectures, as their tensors and arithmetic differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Tower architecture; the two differ in tensors and arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum TowerFamily {
     /// DINOv2 with class token, four registers and LayerScale.
     Dinov2,
@@ -16,9 +17,9 @@ pub enum TowerFamily {
 }
 
 /// Shape and constants of one vision transformer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TowerConfig {
-    /// What its tensor names begin with: `vision_backbone.featurizer`.
+    /// Prefix of its tensor names: `vision_backbone.featurizer`.
     pub prefix: &'static str,
     /// The timm model's name, as in `timm_model_ids`.
     pub timm_id: &'static str,
@@ -114,7 +115,7 @@ const BACKBONES: [(&str, &[&str]); 3] = [
 
 /// Side of a patch of every known tower, pixels.
 const PATCH: usize = 14;
-/// Where the towers lie in the checkpoint, in channel order.
+/// Tensor name prefixes of the towers in the checkpoint, in channel order.
 const PREFIXES: [&str; 2] = ["vision_backbone.featurizer", "vision_backbone.fused_featurizer"];
 
 /// Reads the towers in the order of the pixel channels.

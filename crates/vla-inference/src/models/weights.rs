@@ -22,7 +22,7 @@ impl TensorSource for WeightFiles {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
         let mapped = self.expect(name, shape)?;
         let dtype = match mapped.dtype() {
-            StoredType::Bf16 => Some(DType::Bf16),
+            StoredType::BF16 => Some(DType::Bf16),
             StoredType::F32 => Some(DType::F32),
             _ => None,
         };
