@@ -1,8 +1,8 @@
 //! Entry points of the fuzz targets for bags. `tests/fuzz_smoke.rs` includes this file and drives
 //! the same functions with seeded mutations on stable Rust.
 //!
-//! Accepted input must satisfy the invariants of its type; a refusal must be one line. Each function
-//! returns whether it accepted its input, so that a test can require both outcomes.
+//! Accepted input must satisfy the invariants of its type; a refusal must be one line. Each
+//! function returns whether it accepted its input, so that a test can require both outcomes.
 
 use rosbag2_reader::fuzz_entry;
 

@@ -2,8 +2,8 @@
 //! and drives the same functions with seeded mutations on stable Rust.
 //!
 //! Beyond not panicking: accepted input must satisfy the invariants of its type, and a refusal must
-//! be one line. Each function returns whether it accepted its input, so that a test can require both
-//! outcomes.
+//! be one line. Each function returns whether it accepted its input, so that a test can require
+//! both outcomes.
 
 use std::path::Path;
 

@@ -3,8 +3,8 @@
 //!
 //! A decision passes through the modules in this order: [`checkpoint`] (files) and [`observation`]
 //! (images) feed [`models`] (networks, generic over a [`backend`]), and [`policy`] turns the
-//! generated tokens into un-normalized actions. [`plan`] predicts memory and time on a mesh from config.json alone;
-//! [`golden`] compares a machine with recorded values of the official code.
+//! generated tokens into un-normalized actions. [`plan`] predicts memory and time on a mesh from
+//! config.json alone; [`golden`] compares a policy with recorded values of the official code.
 
 pub mod backend;
 pub mod checkpoint;

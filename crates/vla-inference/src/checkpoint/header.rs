@@ -2,8 +2,8 @@
 //! tensors without gaps.
 //!
 //! The `safetensors` crate reads it ([`SafeTensors::read_metadata`]); dtypes, shapes and offsets
-//! are the crate's. Before the crate sees a header, [`parse_header`] makes the checks that version 0.8
-//! lacks:
+//! are the crate's. Before the crate sees a header, [`parse_header`] makes the checks that version
+//! 0.8 lacks:
 //!
 //! * A name that occurs twice: the crate deserializes into a `HashMap`, so the last entry wins.
 //! * Offsets within the file: the crate adds the last offset to the header's length unchecked,

@@ -101,8 +101,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The id of the empty word `▁`, with which OpenVLA's prompts end: 29871 in Llama-2's vocabulary.
-    /// An opened checkpoint has one.
+    /// The id of the empty word `▁`, with which OpenVLA's prompts end: 29871 in Llama-2's
+    /// vocabulary. An opened checkpoint has one.
     pub fn empty_word(&self) -> Option<u32> {
         self.empty_word
     }

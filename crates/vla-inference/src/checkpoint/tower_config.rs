@@ -1,5 +1,5 @@
-//! The vision towers, identified by their timm names: head counts and MLP ratios cannot be read from
-//! tensor shapes.
+//! The vision towers, identified by their timm names: head counts and MLP ratios cannot be read
+//! from tensor shapes.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! Image preparation: decodes image messages and files to RGB and resizes them to a square, byte for
-//! byte as Pillow does.
+//! Image preparation: decodes image messages and files to RGB and resizes them to a square, byte
+//! for byte as Pillow does.
 
 mod camera;
 mod file;

@@ -7,8 +7,8 @@
 //! golden kit compares twelve images.
 //!
 //! Both passes are one loop over groups of [`LANES`] neighbouring bytes, which the compiler turns
-//! into vector instructions. In an image the bytes with equal horizontal weights are not neighbours;
-//! so rows are first put side by side, ten at a time.
+//! into vector instructions. In an image the bytes with equal horizontal weights are not
+//! neighbours; so rows are first put side by side, ten at a time.
 
 use super::{ImageError, RgbImage, check_side};
 
@@ -194,8 +194,8 @@ fn put_side_by_side(columns: &mut [Group], pixels: &[u8], width: usize) {
         }
         return;
     }
-    // Four bytes are copied at once, which is faster than three; the next row overwrites the fourth.
-    // Another row follows the last of these.
+    // Four bytes are copied at once, which is faster than three; the next row overwrites the
+    // fourth. Another row follows the last of these.
     let rows: [&[u8]; ROWS] =
         std::array::from_fn(|place| &pixels[place * row_bytes..=(place + 1) * row_bytes]);
     for (x, column) in columns.iter_mut().enumerate() {

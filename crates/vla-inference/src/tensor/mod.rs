@@ -1,5 +1,5 @@
-//! Host tensors: element types, shapes, bytes that may be part of a mapped file, and the agreement of
-//! two tensors.
+//! Host tensors: element types, shapes, bytes that may be part of a mapped file, and the agreement
+//! of two tensors.
 
 mod agreement;
 
