@@ -8,7 +8,10 @@ import unittest
 
 from tree import ROOT, bare_environment, shell
 
-SHOW = 'printf "%s\\n" "$AMENT_PREFIX_PATH" "$LD_LIBRARY_PATH" "$PYTHONPATH" "$PATH" "$ROS_DISTRO" "$IDL_PACKAGE_FILTER"'
+SHOW = (
+    'printf "%s\\n" "$AMENT_PREFIX_PATH" "$LD_LIBRARY_PATH" "$PYTHONPATH" "$PATH"'
+    ' "$ROS_DISTRO" "$IDL_PACKAGE_FILTER"'
+)
 
 
 class Requirements(unittest.TestCase):
@@ -79,7 +82,8 @@ class SetUp(unittest.TestCase):
         # A copy of the scripts with nothing built: the check must come before any download.
         with tempfile.TemporaryDirectory() as folder:
             done = shell(
-                f"mkdir {folder}/tools && cp -r tools/ros tools/setup.sh {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
+                f"mkdir {folder}/tools && cp -r tools/ros tools/lib {folder}/tools/ "
+                f"&& cp -r msg {folder}/ && {folder}/tools/ros/setup",
                 OPENVLA_PYTHON="/no/such/python",
                 OPENVLA_ROS="private",
             )
