@@ -5,6 +5,10 @@ import os
 # Without a display MuJoCo draws through EGL, which Mesa serves in software; an existing choice is kept.
 # The variable must be set before mujoco is imported for the first time.
 os.environ.setdefault("MUJOCO_GL", "egl")
+# Mesa's llvmpipe draws in the thread that asks for the picture, whatever was set before. With threads
+# of its own it damages the heap now and then: sim/README.md, "Drawing in software". It reads this when
+# the first picture is drawn.
+os.environ["LP_NUM_THREADS"] = "0"
 
 from .chance import chance  # noqa: E402
 from .expert import expert  # noqa: E402
