@@ -73,36 +73,20 @@ class Small(unittest.TestCase):
         self.assertEqual(other.returncode, 1, other.stdout)
         self.assertRegex(other.stderr.strip().splitlines()[-1], r"^train_demo: .*training\.pt was begun with '.*--seed 1 .*'.*--seed 2 ")
 
-    def test_a_maker_that_dies_is_replaced_and_its_shards_are_the_same(self):
+    def test_a_maker_that_dies_is_an_error_that_says_so(self):
         sys.path.insert(0, str(HERE))
-        from train_demo.demonstrations import Makers, plan
+        from train_demo.demonstrations import Makers
 
-        shards = []
-        for name in ("undisturbed", "disturbed"):
-            folder = self.out / name
-            folder.mkdir()
-            jobs = list(plan(folder, 2, 1))
-            makers = Makers(jobs, 40, 32, 1)
-            end = time.monotonic() + 300
-            while makers.alive():
-                # In the midst of its work: the first of two is made.
-                if name == "disturbed" and makers.left == makers.RESTARTS and jobs[0][0].exists():
-                    os.kill(makers.processes[0].pid, signal.SIGABRT)
-                    makers.processes[0].join()
-                self.assertLess(time.monotonic(), end)
-                time.sleep(0.01)
-            if name == "disturbed":
-                self.assertLess(makers.left, makers.RESTARTS, "it was too fast to be disturbed")
-            shards.append([job[0].read_bytes() for job in jobs])
-        self.assertEqual(*shards)
-        # Not for ever.
-        makers = Makers([(self.out / "never.npz", 1, "states")], 4, 32, 1)
-        for _ in range(makers.RESTARTS + 1):
-            self.assertTrue(makers.processes[0].is_alive())
+        # One of two dies: the other one would hide that until the training waits for a shard in vain.
+        makers = Makers([(self.out / f"never_{k}.npz", 1, "states") for k in range(2)], 100_000, 32, 2)
+        try:
+            self.assertTrue(makers.alive())
             os.kill(makers.processes[0].pid, signal.SIGABRT)
             makers.processes[0].join()
-            alive = makers.alive()
-        self.assertFalse(alive)
+            with self.assertRaisesRegex(ChildProcessError, "died of SIGABRT"):
+                makers.alive()
+        finally:
+            makers.end()
 
     def test_the_loss_falls(self):
         import torch

@@ -6,6 +6,7 @@ that is being trained (DAgger), behind the node's latency and limits. Every pict
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -215,6 +216,8 @@ def _worker(queue, count, side):
 
     from .provenance import die_with_parent
 
+    # A crash in native code says where it happened.
+    faulthandler.enable()
     die_with_parent()
     torch.set_num_threads(1)
     while (job := queue.get()) is not None:
@@ -222,37 +225,24 @@ def _worker(queue, count, side):
 
 
 class Makers:
-    """Processes that make the shards which are missing, in order.
-
-    The native code that draws has been seen to die of a damaged heap, once in some hundred shards. As a shard is whole or not there and depends on its seed alone, others
-    then take over; three times, for what dies more often has another cause.
-    """
-
-    RESTARTS = 3
-    CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+    """Processes that make the shards which are missing, in order."""
 
     def __init__(self, jobs, count, side, workers):
-        self.jobs, self.arguments, self.workers, self.left = jobs, (count, side), workers, self.RESTARTS
-        self.begin()
-
-    def begin(self):
         context = multiprocessing.get_context("spawn")
         # Kept: who lets go of the queue before a child has started takes it from the child.
         self.queue = context.Queue()
-        for job in [*(job for job in self.jobs if not job[0].exists()), *[None] * self.workers]:
+        for job in [*(job for job in jobs if not job[0].exists()), *[None] * workers]:
             self.queue.put(job)
-        self.processes = [context.Process(target=_worker, args=(self.queue, *self.arguments), daemon=True) for _ in range(self.workers)]
+        self.processes = [context.Process(target=_worker, args=(self.queue, count, side), daemon=True) for _ in range(workers)]
         for process in self.processes:
             process.start()
 
     def alive(self):
-        """Whether shards are still being made. Here those that crashed are noticed and replaced."""
-        died = [-process.exitcode for process in self.processes if -(process.exitcode or 0) in self.CRASHES]
-        if died and self.left and not all(job[0].exists() for job in self.jobs):
-            self.left -= 1
-            print(f"train_demo: a process that makes demonstrations died of {signal.Signals(died[0]).name}; another one goes on ({self.left} more times)", file=sys.stderr, flush=True)
-            self.end()
-            self.begin()
+        """Whether shards are still being made. Fails when one of the processes did: nobody else makes the shard that it was at."""
+        for process in self.processes:
+            if code := process.exitcode:
+                how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                raise ChildProcessError(f"a process that makes demonstrations {how}; what it said stands above. What is made is kept: the same command goes on from there")
         return any(process.is_alive() for process in self.processes)
 
     def end(self):
