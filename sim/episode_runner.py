@@ -368,7 +368,7 @@ class EpisodeRunner:
         self.wait_until("a later state of the robot", lambda: self.state["time_s"] > time_s)
 
     def _ages(self):
-        """From each answered image's stamp to the stamp of the first command after the action [s]."""
+        """Time from the stamp of each answered image to the first command after its action [s]."""
         ages, k = [], 0
         for stamp, latency, _ in self.actions:
             if not math.isfinite(latency):

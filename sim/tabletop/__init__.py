@@ -8,6 +8,10 @@ import os
 # Off-screen rendering through EGL (a GPU, or Mesa in software) unless the user has chosen another
 # backend. MuJoCo reads the variable when it is imported for the first time.
 os.environ.setdefault("MUJOCO_GL", "egl")
+# Mesa's llvmpipe renders in the calling thread, whatever the environment says: with threads of its
+# own it occasionally corrupts the heap (sim/README.md, "Drawing in software"). It reads this
+# variable when the first image is rendered.
+os.environ["LP_NUM_THREADS"] = "0"
 
 from .expert import expert  # noqa: E402
 from .random_policy import random_policy  # noqa: E402

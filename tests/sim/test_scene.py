@@ -1,7 +1,10 @@
 """The simulated cell without ROS: seeds, commands, tasks and the scripted expert."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import unittest
 import unittest.mock
 
@@ -319,6 +322,30 @@ class Expert(unittest.TestCase):
             for _ in range(10):
                 tracking.step(np.array([0, 0, 0, 0, 0, 0, 1.0]))
             self.assertFalse(self.scene.success())
+
+
+class Rendering(unittest.TestCase):
+    @unittest.skipUnless(pathlib.Path("/proc/self/task").is_dir(), "threads are listed by Linux")
+    def test_images_are_rendered_in_the_calling_thread(self):
+        # In a process of its own, whose environment requests rendering threads.
+        program = (
+            "import pathlib, tabletop\n"
+            "tabletop.TabletopScene(0).render()\n"
+            "for name in pathlib.Path('/proc/self/task').glob('*/comm'):\n"
+            "    print(name.read_text().strip())"
+        )
+        environment = os.environ | {"LP_NUM_THREADS": "2"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(
+            [name for name in done.stdout.splitlines() if re.match(r"llvmpipe-\d", name)], []
+        )
 
 
 class Measured(unittest.TestCase):

@@ -1,7 +1,7 @@
 # The steps that every tools/*/setup is made of; bash. A set-up script does:
 #
 #   OPENVLA_TT_ROOT=...; . "$OPENVLA_TT_ROOT/tools/lib/setup.sh"
-#   setup_begin NAME FOLDER "$@"     # NAME: its folder in tools/, FOLDER: what is built, below the root
+#   setup_begin NAME FOLDER "$@"     # NAME: of its folder in tools/; FOLDER: for what is built
 #   setup_lock                       # one set-up at a time
 #   build_once DIR COMMAND...        # runs COMMAND unless DIR is complete
 #   setup_end "what is ready"
@@ -50,7 +50,8 @@ build_once() { # folder, command...
 
 # Installs exactly what a requirements file pins, checked by hash.
 pip_install() { # python, requirements, options of pip install...
-    step "$1" -m pip --disable-pip-version-check --no-input install --require-hashes "${@:3}" -r "$2"
+    step "$1" -m pip --disable-pip-version-check --no-input install --require-hashes "${@:3}" \
+        -r "$2"
 }
 
 # Makes a virtual environment of binary packages.

@@ -9,7 +9,7 @@ elif [ -n "${ZSH_VERSION:-}" ]; then
     eval 'OPENVLA_TT_ROOT="${${(%):-%x}:A:h:h:h}"'
 fi
 if [ ! -f "${OPENVLA_TT_ROOT:-}/tools/ros/lib.sh" ]; then
-    echo "env.sh: source it from bash or zsh, or set OPENVLA_TT_ROOT to the folder with Cargo.toml" >&2
+    echo "env.sh: source it from bash or zsh, or set OPENVLA_TT_ROOT to the folder of Cargo.toml" >&2
     return 1
 fi
 . "$OPENVLA_TT_ROOT/tools/lib/env.sh"
@@ -77,6 +77,7 @@ if [ -n "$OPENVLA_OUTER_LIBRARY" ]; then
 fi
 export AMENT_PREFIX_PATH="$openvla_ament"
 export LD_LIBRARY_PATH="$openvla_library"
-export PYTHONPATH="$openvla_msgs/${openvla_python#./}${OPENVLA_OUTER_PYTHON:+:$OPENVLA_OUTER_PYTHON}"
+openvla_python="$openvla_msgs/${openvla_python#./}"
+export PYTHONPATH="$openvla_python${OPENVLA_OUTER_PYTHON:+:$OPENVLA_OUTER_PYTHON}"
 export IDL_PACKAGE_FILTER="$OPENVLA_IDL_PACKAGES"
 unset openvla_base openvla_msgs openvla_ament openvla_library openvla_python
