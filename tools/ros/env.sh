@@ -9,7 +9,7 @@ elif [ -n "${ZSH_VERSION:-}" ]; then
     eval 'OPENVLA_TT_ROOT="${${(%):-%x}:A:h:h:h}"'
 fi
 if [ ! -f "${OPENVLA_TT_ROOT:-}/tools/ros/lib.sh" ]; then
-    echo "env.sh: source it from bash or zsh, or set OPENVLA_TT_ROOT to the folder of Cargo.toml" >&2
+    echo "env.sh: source it from bash or zsh, or first set OPENVLA_TT_ROOT to this project" >&2
     return 1
 fi
 . "$OPENVLA_TT_ROOT/tools/lib/env.sh"

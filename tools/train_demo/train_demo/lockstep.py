@@ -19,7 +19,7 @@ class Outcome:
 
 
 def run(scenes, episodes, act, *, seconds, latency):
-    """Runs `episodes`, a list of (seed, task or None, block or None); returns their outcomes in order.
+    """Runs `episodes`, a list of (seed, task or None, block or None); returns the outcomes.
 
     `act(scenes)` returns for each unfinished scene an action, shape [7], or None (no motion).
     `latency(seed)` is the age of an action when its motion begins [s].

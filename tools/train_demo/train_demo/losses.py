@@ -1,8 +1,8 @@
 """Losses: action tokens, and auxiliary targets whose heads are not exported.
 
 The position of a block relative to the gripper is the hardest to learn. From action tokens alone it
-is learnt slowly; as a target of every patch it is learnt in minutes, and the language model only has
-to select it.
+is learnt slowly; as a target of every patch it is learnt in minutes, and the language model only
+has to select it.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """OpenVLA in PyTorch for training: DINOv2 and SigLIP towers, fused projector, Llama.
 
-Module names are the checkpoint's tensor names, so `state_dict()` is the content of the file. Tensors
+Module names are the checkpoint's tensor names, so `state_dict()` is the file's content. Tensors
 that inference does not use (each tower's last block and final norm, SigLIP's attention pool) are
 added at export, see `export.py`.
 
