@@ -110,9 +110,9 @@ class TabletopScene:
             str(choice.choice(colours)),
             str(choice.choice(bowl_colours)) if bowl_colours else None,
         )
-        asked = task or drawn[0], block or drawn[1], bowl or drawn[2]
+        chosen = task or drawn[0], block or drawn[1], bowl or drawn[2]
         # First, so that a refused reset leaves the scene unchanged.
-        self._check(*asked, colours, bowl_colours)
+        self._check(*chosen, colours, bowl_colours)
         places, bowls = self._layout(layout, beside)
         yaws = [layout.uniform(-0.15, 0.15) for _ in places]
         posture = self.kinematics.solve(
@@ -136,9 +136,9 @@ class TabletopScene:
         mujoco.mj_forward(self.model, self.data)
         self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
         self.first_touched, self.path_length = None, 0.0
-        self.ask(*asked)
+        self.set_task(*chosen)
 
-    def ask(self, task, block, bowl=None):
+    def set_task(self, task, block, bowl=None):
         """Sets the task of the present episode; the scene does not change."""
         self._check(task, block, bowl, self.colours, self.bowl_colours)
         self.task, self.target, self.bowl = task, block, bowl
@@ -249,11 +249,11 @@ class TabletopScene:
         duration = steps * cell.TIMESTEP
         before, turned = self.kinematics.pose(self.data)
         self._rotation = rotate(self._rotation, twist[3:] * duration)
-        wish = twist.copy()
-        wish[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
+        desired = twist.copy()
+        desired[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
         goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
         target = np.clip(
-            goals + self.kinematics.joint_velocity(self.data, wish) * duration,
+            goals + self.kinematics.joint_velocity(self.data, desired) * duration,
             *self.kinematics.limits.T,
         )
         # Goals stay close to the joints, also when the arm is pressed against the table.

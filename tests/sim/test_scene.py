@@ -26,7 +26,7 @@ class Seeds(unittest.TestCase):
 
     def test_seed_determines_layout_looks_and_task(self):
         self.scene.reset(5)
-        image, blocks, said = (
+        image, blocks, instruction = (
             self.scene.render().copy(),
             self.scene.targets(),
             self.scene.instruction,
@@ -35,7 +35,7 @@ class Seeds(unittest.TestCase):
         self.assertFalse(np.array_equal(image, self.scene.render()))
         again = TabletopScene(5)
         np.testing.assert_array_equal(image, again.render())
-        self.assertEqual((blocks.keys(), said), (again.targets().keys(), again.instruction))
+        self.assertEqual((blocks.keys(), instruction), (again.targets().keys(), again.instruction))
         for colour, place in blocks.items():
             np.testing.assert_array_equal(place, again.targets()[colour])
 
@@ -308,9 +308,9 @@ class Expert(unittest.TestCase):
             self.scene.reset(2000 + seed, task="touch")
             named = self.scene.target
             other = next(c for c in self.scene.colours if c != named)
-            self.scene.ask("touch", other)
+            self.scene.set_task("touch", other)
             self.assertTrue(rollout(self.scene, expert).success)
-            self.scene.ask("touch", named)
+            self.scene.set_task("touch", named)
             rollout(self.scene, expert, seconds=4.0)
             self.assertFalse(self.scene.success())
             self.assertTrue(self.scene.success(block=other))

@@ -47,9 +47,9 @@ def observe(scene, side):
     actions = np.zeros((len(TASKS), len(blocks), 7), np.float32)
     for t, task in enumerate(TASKS):
         for k, colour in enumerate(scene.colours):
-            scene.ask(task, colour)
+            scene.set_task(task, colour)
             actions[t, k] = simulator().expert(scene)
-    scene.ask(*kept)
+    scene.set_task(*kept)
     return {
         "image": picture(scene, side),
         "colour": np.array([colours.index(c) for c in scene.colours], np.int64),

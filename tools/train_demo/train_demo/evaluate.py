@@ -35,7 +35,7 @@ def blindly(scenes):
     return [simulator().random_policy(scene) for scene in scenes]
 
 
-def asked(scene, seeds):
+def drawn_and_other_colours(scene, seeds):
     """For each seed the colour of its task and that of another block."""
     pairs = {}
     for seed in seeds:
@@ -66,7 +66,7 @@ def main():
     untrained = Policy(chosen.checkpoint)
     torch.manual_seed(0)
     untrained.model = OpenVla(untrained.shape, len(policy.model.language_model.lm_head.weight))
-    colours = asked(scenes[0], seeds)
+    colours = drawn_and_other_colours(scenes[0], seeds)
     plain = {task: [(seed, task, None) for seed in seeds] for task in TASKS}
     swapped = [(seed, "touch", colours[seed][1]) for seed in seeds]
     rows = [(task, plain[task], learned(policy)) for task in TASKS]

@@ -336,11 +336,11 @@ class Trainer:
 
     def run(self):
         chosen = self.chosen
-        asked = stop = False
+        signalled = stop = False
 
         def ask_to_stop(*_):
-            nonlocal asked
-            asked = True
+            nonlocal signalled
+            signalled = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask_to_stop)
@@ -349,7 +349,7 @@ class Trainer:
         while self.step < chosen.steps and not stop:
             if self.step in self.rounds:
                 self.correct()
-            figures, stop = self.one_step(asked)
+            figures, stop = self.one_step(signalled)
             now = time.monotonic()
             self.seconds = before + now - begin
             if not np.isfinite(
