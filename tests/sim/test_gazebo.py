@@ -577,6 +577,7 @@ class Graph(unittest.TestCase):
 
     @unittest.skipUnless(has_node(), "the node is not built")
     def test_the_node_has_the_topics_of_the_robots(self):
+        self.runner.start_robot_sim()  # the node needs images and poses to become active
         self.runner.start_node(
             ROOT / "tests/data/openvla_tiny/ckpt",
             ROOT / "config/policies/openvla_tiny.yaml",

@@ -367,7 +367,7 @@ class Measured(unittest.TestCase):
         self.assertLess(motion.peaks["linear_acceleration"], 0.2)
 
 
-class Chance(unittest.TestCase):
+class RandomPolicy(unittest.TestCase):
     def test_depends_on_seed_and_time_only(self):
         box = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())["workspace"]
         self.assertTrue(
