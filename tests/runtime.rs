@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads};
+use openvla_tt::runtime::{NodeClock, Report, Runtime, Snapshot, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::{Clock, Instant};
@@ -16,6 +16,7 @@ use vla_control::{
     Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests,
     ResetOutcome, State,
 };
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::{Instruction, Policy};
 
 struct Rig {
@@ -52,10 +53,10 @@ fn config() -> ControlConfig {
 }
 
 /// A picture that differs from others in its last byte, as the noise of a camera makes it.
-fn pixels(last: u8) -> CameraBytes {
+fn pixels(last: u8) -> EncodedImage {
     let mut data = vec![7; 8 * 24];
     data[8 * 24 - 1] = last;
-    CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data }
+    EncodedImage::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: data.into() }
 }
 
 impl Rig {
@@ -153,7 +154,7 @@ impl Rig {
         self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
             Camera::Broken => {
-                CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures])
+                EncodedImage::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into())
             }
             _ => pixels(self.pictures),
         };
@@ -166,7 +167,7 @@ impl Rig {
 }
 
 fn twist_is_zero(snapshot: &Snapshot) -> bool {
-    snapshot.output.verdict.limited.is_zero()
+    snapshot.output.motion.limited.is_zero()
 }
 
 fn stopped(snapshot: &Snapshot) -> bool {
@@ -177,7 +178,7 @@ fn stopped(snapshot: &Snapshot) -> bool {
 fn images_become_commands_and_no_image_becomes_zero() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     rig.camera = Camera::Off;
     let lost = Wall::now();
@@ -219,7 +220,13 @@ fn a_flood_of_images_is_dropped_not_queued() {
         data[640 * 480 * 3 - 1] = (i % 251) as u8;
         rig.runtime.offer_image(
             rig.clock.ros(),
-            CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
+            EncodedImage::Raw {
+                width: 640,
+                height: 480,
+                encoding: "rgb8".into(),
+                step: 1920,
+                data: data.into(),
+            },
         );
     }
     // The newest one is looked at, soon.
@@ -394,7 +401,7 @@ fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
 fn a_runtime_that_is_dropped_ramps_down() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     drop(rig);
@@ -599,7 +606,7 @@ fn policies_that_do_not_fit_are_refused() {
 fn shutting_down_ramps_down_first() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     assert!(rig.runtime.shut_down(Duration::from_secs(5)));

@@ -1,6 +1,6 @@
 //! Compiles the Tensix kernels for the host, each in a translation unit of its own, with the
 //! machine they run on.
-// a build that cannot go on must stop and say where
+// a failed build must stop with its location
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;

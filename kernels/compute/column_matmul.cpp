@@ -1,6 +1,8 @@
-// One tile of a product: the sum over the depth of x tile times w tile, kept in the destination register throughout.
+// One tile of a product: the sum over the depth of x tile times w tile, accumulated in the
+// destination register.
 //
-// In:  circular buffers 0 (x) and 1 (w), `block` tiles at a time. Out: circular buffer 16, one tile.
+// In:  circular buffers 0 (x) and 1 (w), `block` tiles at a time.
+// Out: circular buffer 16, one tile.
 // Compile: 0 depth, 1 block (divides depth).
 #include <cstdint>
 

@@ -1,9 +1,10 @@
-// Camera bytes to the patch matrix of both vision towers.
+// Image bytes to the patch matrix of both vision towers.
 //
 // In:  image, U8 [1, 1, side, 3 * side] row-major, channels RGB interleaved.
-// Out: circular buffer 16, bf16 tiles of the matrix [patches, 3 * patch * patch], columns in the order
-//      (channel, y, x) of a convolution's weight, zero beyond its edges. Each value is the byte minus 128: exact in
-//      bf16, so that normalisation can be folded into the weights of the matmul that follows.
+// Out: circular buffer 16, bf16 tiles of the matrix [patches, 3 * patch * patch], columns in the
+//      order (channel, y, x) of a convolution's weight, zero beyond its edges. Each value is the
+//      byte minus 128: exact in bf16, so that normalisation can be folded into the weights of the
+//      matmul that follows.
 // Buffers: 0 = rows of the image that one row of tiles needs (written and read here only).
 // Compile: 0 side, 1 patch, 2 row stride in buffer 0, then the image's accessor.
 // Runtime: 0 image address, 1 row of tiles, 2 first column of tiles, 3 number of tiles.
@@ -13,7 +14,7 @@
 
 #include "../include/l1.hpp"
 
-// bf16 of an integer from -128 to 127, by its bits. The core has no floating point.
+// Bits of bf16 for an integer from -128 to 127. The core has no floating-point unit.
 inline uint32_t small_integer(int32_t value) {
     if (value == 0) {
         return 0;
@@ -62,7 +63,8 @@ void kernel_main() {
     for (uint32_t tile = first_tile; tile < first_tile + tiles; ++tile) {
         cb_reserve_back(out_buffer, 1);
         const L1<uint32_t> out(get_write_ptr(out_buffer));
-        // Two columns at a time: their place in a patch is worked out once for all 32 rows, and stores are words.
+        // Two columns at a time: their position in a patch is computed once for all 32 rows, and
+        // stores are words.
         for (uint32_t column = 0; column < 32; column += 2) {
             uint32_t place[2];
             for (uint32_t i = 0; i < 2; ++i) {

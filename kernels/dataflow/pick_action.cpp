@@ -1,14 +1,16 @@
-// From a row of action logits to the action's bin and the next embedding row, without the host.
+// Argmax over a row of action logits: the token's bin and its embedding, without the host.
 //
-// In:  logits, F32 tiles [1, 1, 1, 32 * tiles] (row 0 counts); centres, F32 [1, 1, 1, bins] row-major, the bin centres;
-//      table, BF16 [1, 1, vocabulary, width] row-major, the token embeddings.
-// Out: row, BF16 tiles [1, 1, 1, width], the embedding of the chosen token; result, U32 [1, 1, 1, 8] row-major:
-//      0 index of the largest logit (the lowest wins ties), 1 token id, 2 bin, 3 bin centre (float32 bits),
-//      4 largest logit, 5 second largest (both float32 bits), 6 number of NaN logits, 7 zero.
-//      With a NaN the index is 0 and the host must refuse the result.
-// Buffers: 0 logits, 1 centres, 2 embedding row, 3 result; one page each, written and read here only.
-// Compile: 0 tiles, 1 bins, 2 first action id, 3 end of the vocabulary, 4 width, then the accessors in the order logits,
-//          centres, table, row, result.
+// In:  logits, F32 tiles [1, 1, 1, 32 * tiles] (row 0 only); centres, F32 [1, 1, 1, bins]
+//      row-major, the bin centres; table, BF16 [1, 1, vocabulary, width] row-major, the token
+//      embeddings.
+// Out: row, BF16 tiles [1, 1, 1, width], the embedding of the selected token; result, U32
+//      [1, 1, 1, 8] row-major: 0 index of the largest logit (the lowest wins ties), 1 token id,
+//      2 bin, 3 bin centre (float32 bits), 4 largest logit, 5 second largest (both float32 bits),
+//      6 number of NaN logits, 7 zero. With a NaN the index is 0 and the host must refuse the
+//      result.
+// Buffers: 0 logits, 1 centres, 2 embedding row, 3 result; one page each, scratch of this kernel.
+// Compile: 0 tiles, 1 bins, 2 first action id, 3 end of the vocabulary, 4 width, then the accessors
+//          in the order logits, centres, table, row, result.
 // Runtime: the five addresses in that order.
 #include <cstdint>
 
@@ -16,7 +18,8 @@
 
 #include "../include/l1.hpp"
 
-// Orders float32 bit patterns as their values; both zeros are equal. The core has no floating point.
+// Maps float32 bit patterns to integers in the order of their values; both zeros are equal. The
+// core has no floating-point unit.
 inline uint32_t sortable(uint32_t bits) {
     if (bits == 0x80000000u) {
         bits = 0;
@@ -36,7 +39,7 @@ void kernel_main() {
     const auto row = TensorAccessor(TensorAccessorArgs<8>(), get_arg_val<uint32_t>(3), 2048);
     const auto result = TensorAccessor(TensorAccessorArgs<9>(), get_arg_val<uint32_t>(4), 32);
 
-    // Row 0 of a tile lies in its first two faces: 64 bytes at 0 and 64 bytes at 1024.
+    // Row 0 of a tile is in its first two faces: 64 bytes at 0 and 64 bytes at 1024.
     cb_reserve_back(0, 1);
     cb_reserve_back(1, 1);
     const uint32_t logits_l1 = get_write_ptr(0);
@@ -76,7 +79,7 @@ void kernel_main() {
         second = 0;
     }
     const uint32_t id = first_id + best;
-    // Ids past the end stand for no action; like the official code they count as the first bin.
+    // Ids past the end stand for no action; as in the official code they map to bin 0.
     const uint32_t from_top = id < end_id ? end_id - id - 1 : 0;
     const uint32_t bin = from_top < bins ? from_top : bins - 1;
 

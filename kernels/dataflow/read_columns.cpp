@@ -1,9 +1,10 @@
-// Operands of one column of tiles of a product: all of x, and column `n` of w, in blocks along the depth.
+// Operands of one column of tiles of a product: all of x, and column `n` of w, in blocks along the
+// depth.
 //
 // In:  x, a row of `depth` tiles; w, `depth` rows of `columns` tiles.
 // Out: circular buffers 0 (x) and 1 (w), `block` tiles at a time.
-// Compile: 0 depth, 1 columns, 2 block (divides depth), 3 bytes of an x tile, 4 bytes of a w tile, then the accessors of
-//          x and w.
+// Compile: 0 depth, 1 columns, 2 block (divides depth), 3 bytes of an x tile, 4 bytes of a w tile,
+//          then the accessors of x and w.
 // Runtime: 0 x address, 1 w address, 2 n.
 #include <cstdint>
 

@@ -1,5 +1,5 @@
-// L1 as our kernels see it: a plain pointer on the device. Where kernels run on the host, the emulator gives a window
-// of the same name that checks every access (TT_KERNEL_ON_HOST).
+// Access to L1: a plain pointer on the device. On the host (TT_KERNEL_ON_HOST) the emulator defines
+// a class of the same name that checks every access.
 #pragma once
 #include <cstdint>
 

@@ -4,6 +4,7 @@
 mod bench;
 pub mod eval;
 mod inspect;
+pub(crate) mod options;
 mod plan;
 mod predict;
 mod replay;
@@ -13,12 +14,9 @@ mod sensitivity;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use vla_inference::backend::tt::Kernels;
-use vla_inference::policy::{
-    DecodeMode, Device, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy,
-};
+use vla_inference::text::unwrapped;
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
@@ -32,72 +30,25 @@ struct Cli {
 enum Command {
     /// One action from one image and one instruction
     Predict(predict::Predict),
-    /// What a checkpoint folder holds, and whether it is complete
+    /// Contents of a checkpoint folder, and whether it is complete
     Inspect(inspect::Inspect),
-    /// Run a golden kit and compare every stage with the official code's numbers
+    /// Run a golden kit and compare every stage with the official code's values
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
-    /// What a model would need of a mesh and how fast it would be, from its config.json alone
+    /// Predict a model's memory and speed on a mesh, from its config.json alone
     Plan(plan::Plan),
-    /// Whether answers depend on the image and on the instruction, on every device and in every
-    /// precision
+    /// Measure how much actions depend on the image and on the instruction, by device and precision
     Sensitivity(sensitivity::Sensitivity),
-    /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
+    /// Publish a bag's observations on ROS 2, to run the node on recorded data
     Replay(replay::Replay),
-    /// Judge a checkpoint on recordings: metrics, plots and a report
-    Eval(Box<crate::cli::eval::Eval>),
+    /// Evaluate a checkpoint on recordings: metrics, plots and a report
+    Eval(Box<eval::Eval>),
 }
 
-/// Options that most commands share.
-#[derive(Args, Clone, Debug)]
-struct Common {
-    /// Checkpoint folder in Hugging Face's layout
-    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
-    checkpoint: Option<PathBuf>,
-    /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
-    #[arg(long, default_value = "cpu")]
-    device: Device,
-    /// f32, bf16, mixed, bfp8 or a YAML file; default f32 on the CPU, mixed on a mesh
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// Worker threads of the CPU backend; 0 means one per core
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
-    /// On a mesh: custom (our own kernels) or ttnn (TT-NN's operations) cut patches and choose
-    /// tokens
-    #[arg(long, default_value = "custom")]
-    kernels: Kernels,
-    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh
-    /// and precision is quicker
-    #[arg(long, value_name = "DIR")]
-    weight_cache: Option<PathBuf>,
-    /// Print one JSON object on stdout and nothing else there
-    #[arg(long)]
-    json: bool,
-}
-
-/// Options of commands that ask a policy.
-#[derive(Args, Clone, Debug)]
-struct Asking {
-    /// Which statistics to un-normalise with; needed unless the checkpoint has exactly one set
-    #[arg(long, value_name = "K")]
-    unnorm_key: Option<String>,
-    /// full: greedy over the whole vocabulary, as the official code; actions: over the action
-    /// tokens only, which a checkpoint with random weights needs
-    #[arg(long, default_value = "full")]
-    decode: DecodeMode,
-    /// Try the last action's tokens as the next: the same tokens in fewer steps
-    #[arg(long)]
-    draft: bool,
-    /// On a mesh: do every operation from the host instead of replaying a recording
-    #[arg(long)]
-    eager: bool,
-}
-
-/// What can go wrong in a command.
+/// Error of a command.
 #[derive(Debug, thiserror::Error)]
-enum CliError {
+pub(crate) enum CliError {
     #[error(transparent)]
     Policy(#[from] vla_inference::policy::PolicyError),
     #[error(transparent)]
@@ -112,15 +63,15 @@ enum CliError {
     Backend(#[from] vla_inference::backend::BackendError),
     #[error(transparent)]
     Load(#[from] vla_inference::policy::PolicyLoadError),
-    #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
-    NoCheckpoint,
+    #[error(transparent)]
+    NoCheckpoint(#[from] options::NoCheckpoint),
     #[error(transparent)]
     Kit(#[from] vla_inference::golden::KitError),
     #[error(transparent)]
     Check(#[from] vla_inference::golden::CheckError),
     #[error(
-        "answers depend less on image or instruction than the float32 reference's: {0}; use a \
-        finer precision"
+        "actions depend less on image or instruction than those of the float32 reference: {0}; \
+        use a more precise format"
     )]
     Insensitive(String),
     #[error("selfcheck: {0}")]
@@ -145,28 +96,6 @@ enum CliError {
     Output(#[from] std::io::Error),
 }
 
-impl Common {
-    fn checkpoint(&self) -> Result<&PathBuf, CliError> {
-        self.checkpoint.as_ref().ok_or(CliError::NoCheckpoint)
-    }
-
-    fn mesh(&self) -> MeshChoices {
-        MeshChoices { kernels: self.kernels, weight_cache: self.weight_cache.clone() }
-    }
-
-    fn policy(&self, asking: Asking) -> Result<Box<dyn Policy>, CliError> {
-        let Asking { unnorm_key, decode, draft, eager } = asking;
-        Ok(load_policy(PolicySource {
-            checkpoint: self.checkpoint()?,
-            device: self.device,
-            precision: self.precision.as_ref(),
-            threads: self.threads,
-            mesh: self.mesh(),
-            options: PolicyOptions { unnorm_key, decode, draft, eager, ..Default::default() },
-        })?)
-    }
-}
-
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -183,24 +112,15 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // A reader that closed the pipe has what it wanted.
+        // The reader of a pipe may close it early, as `head` does.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("openvla: {}", one_line(&error.to_string()));
+            eprintln!("openvla: {}", unwrapped(&error.to_string()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Errors of libraries may span lines; users get one.
-fn one_line(text: &str) -> String {
-    text.split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.
@@ -209,4 +129,9 @@ fn print(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(())
+}
+
+/// Prints `value` as one line of JSON to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    print(&serde_json::to_string(value).map_err(std::io::Error::from)?)
 }

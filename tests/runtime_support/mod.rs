@@ -31,6 +31,7 @@ impl Scripted {
             device: "script".into(),
             precision: "f64".into(),
             envelope: vec![None; 7],
+            action_tokens: None,
         };
         Box::new(Self { act: Box::new(act), info })
     }
@@ -54,7 +55,7 @@ impl Policy for Scripted {
             token_ids,
             normalized: action.clone(),
             action,
-            margins: Vec::new(),
+            logit_margins: Vec::new(),
             stages: Vec::new(),
         })
     }

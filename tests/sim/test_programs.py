@@ -49,7 +49,7 @@ class Demo(Marked):
                 )
             )
             self.assertEqual(status, 0, err + out)
-            self.assertRegex(out, r"of 1 instructions done; again with --seed 5")
+            self.assertRegex(out, r"of 1 instructions done; repeat with --seed 5")
             self.assertRegex(out, r"largest commanded speed 0\.[012]\d* m/s")
             self.assertIn("everything came to rest and ended", out)
             with Image.open(gif) as film:
@@ -193,7 +193,9 @@ class Evaluation(Marked):
                 folder,
                 *GOLDEN,
             )
-            self.assertEqual(status, 0, err + out)
+            if status != 0:
+                # On a busy machine the simulation may fall behind real time; nothing else may fail.
+                self.assertRegex(err, r"^sim-eval: the simulation lost [^;]*\n$")
             episodes = {
                 e["row"]: e
                 for e in map(
@@ -243,8 +245,11 @@ class Evaluation(Marked):
             (["--rows", "policy,miracle"], "'miracle'"),
             (["--rows", ""], "row: ''"),
             (["--seeds", "0"], "seeds"),
-            (["--seconds", "nan"], "seconds: nan must lie in 1..600"),
-            (["--rows", "no-image", "--lockstep"], "row: 'no-image' is not there with --lockstep"),
+            (["--seconds", "nan"], "seconds: nan must be in 1..600"),
+            (
+                ["--rows", "no-image", "--lockstep"],
+                "row: 'no-image' is not possible with --lockstep",
+            ),
             (
                 ["--rows", "expert", "--out", "/dev/null/results"],
                 "sim-eval: /dev/null/results: Not a directory",

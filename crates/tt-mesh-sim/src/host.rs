@@ -1,4 +1,4 @@
-//! Host arrays: bounded, then believed; split over the chips; rounded as the host rounds.
+//! Host arrays: bounds checks, distribution over the chips, rounding as on the host.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::format::{Format, Layout, Spec, Values};
 use crate::op::Shards;
 use tt_metal_sys as abi;
 
-/// How an array lies over the chips.
+/// Distribution of an array over the chips.
 #[derive(Debug, Clone, Copy)]
-pub enum Split {
-    /// Whole on each chip.
+pub enum Distribution {
+    /// The whole array on each chip.
     Replicate,
     /// Equal parts along a dimension.
     Shard(usize),
 }
 
-impl Split {
+impl Distribution {
     /// From the ABI's structure.
     pub fn from_abi(distribution: &abi::Distribution) -> Result<Self> {
         match distribution.kind {
@@ -67,7 +67,7 @@ pub struct HostArray<'a> {
 
 impl HostArray<'_> {
     /// Whether it can become `spec`.
-    pub fn check(&self, spec: &Spec, split: Split, chips: usize) -> Result<()> {
+    pub fn check(&self, spec: &Spec, distribution: Distribution, chips: usize) -> Result<()> {
         let expected = if self.layout == Layout::Tile {
             ensure!(
                 self.format == spec.format && spec.layout == Layout::Tile,
@@ -75,7 +75,7 @@ impl HostArray<'_> {
                 self.format
             );
             let (pages, page_bytes) = spec.pages();
-            (pages * page_bytes * split.parts(chips)) as u64
+            (pages * page_bytes * distribution.parts(chips)) as u64
         } else {
             let kinds = self.format == spec.format
                 || (matches!(self.format, Format::F32 | Format::Bf16) && spec.format.is_float());
@@ -123,8 +123,13 @@ impl HostArray<'_> {
 }
 
 /// Each chip's elements. `array.check` has passed.
-pub fn shards(array: &HostArray<'_>, split: Split, spec: &Spec, chips: usize) -> Result<Shards> {
-    let parts = split.parts(chips);
+pub fn shards(
+    array: &HostArray<'_>,
+    distribution: Distribution,
+    spec: &Spec,
+    chips: usize,
+) -> Result<Shards> {
+    let parts = distribution.parts(chips);
     let mut shards: Shards = Vec::with_capacity(chips);
     if array.layout == Layout::Tile {
         let bytes = array.bytes.len() / parts;
@@ -144,9 +149,9 @@ pub fn shards(array: &HostArray<'_>, split: Split, spec: &Spec, chips: usize) ->
         }
         let whole = Spec::new(array.dims, array.format, Layout::RowMajor)?;
         for part in 0..parts {
-            let mut values = match split {
-                Split::Replicate => values.clone(),
-                Split::Shard(dim) => {
+            let mut values = match distribution {
+                Distribution::Replicate => values.clone(),
+                Distribution::Shard(dim) => {
                     let mut begin = [0; 4];
                     begin[dim] = part * spec.dims[dim];
                     crate::op::part(whole, &values, *spec, begin)
@@ -197,29 +202,39 @@ pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Res
 }
 
 /// Tiles of a row-major array, shard after shard.
-pub fn pack(array: &HostArray<'_>, split: Split, chips: usize, format: Format) -> Result<Vec<u8>> {
-    let spec = packed_spec(array, split, chips, format)?;
-    let shards = shards(array, split, &spec, chips)?;
+pub fn pack(
+    array: &HostArray<'_>,
+    distribution: Distribution,
+    chips: usize,
+    format: Format,
+) -> Result<Vec<u8>> {
+    let spec = packed_spec(array, distribution, chips, format)?;
+    let shards = shards(array, distribution, &spec, chips)?;
     Ok(shards
         .iter()
-        .take(split.parts(chips))
+        .take(distribution.parts(chips))
         .flat_map(|shard| to_pages(shard, &spec, By::Host))
         .collect())
 }
 
-/// Length of what [`pack`] gives.
+/// Length of the result of [`pack`].
 pub fn packed_bytes(
     array: &HostArray<'_>,
-    split: Split,
+    distribution: Distribution,
     chips: usize,
     format: Format,
 ) -> Result<u64> {
-    let (pages, page_bytes) = packed_spec(array, split, chips, format)?.pages();
-    Ok((pages * page_bytes * split.parts(chips)) as u64)
+    let (pages, page_bytes) = packed_spec(array, distribution, chips, format)?.pages();
+    Ok((pages * page_bytes * distribution.parts(chips)) as u64)
 }
 
-fn packed_spec(array: &HostArray<'_>, split: Split, chips: usize, format: Format) -> Result<Spec> {
+fn packed_spec(
+    array: &HostArray<'_>,
+    distribution: Distribution,
+    chips: usize,
+    format: Format,
+) -> Result<Spec> {
     ensure!(array.layout == Layout::RowMajor, "only a row-major array can be packed");
     ensure!((1..=32).contains(&chips), "{chips} chips: there are 1, 2 or 8");
-    Spec::new(split.shard_dims(array.dims, chips)?, format, Layout::Tile)
+    Spec::new(distribution.shard_dims(array.dims, chips)?, format, Layout::Tile)
 }

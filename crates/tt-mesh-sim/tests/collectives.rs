@@ -1,4 +1,4 @@
-//! Work spread over chips gives what one chip gives.
+//! Sharded work gives the result of one chip.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -32,7 +32,7 @@ fn shards_gather_and_scatter() {
 }
 
 #[test]
-fn sums_are_the_same_on_every_chip_and_close_to_exact() {
+fn sums_agree_on_every_chip() {
     for board in BOARDS {
         let mesh = mesh(board);
         let chips = mesh.chips();
@@ -70,7 +70,7 @@ fn sums_are_the_same_on_every_chip_and_close_to_exact() {
     }
 }
 
-/// Column-parallel products are the very bits of the whole product; row-parallel ones differ by
+/// Column-parallel products are bit-identical to the whole product; row-parallel ones differ by
 /// rounding only.
 #[test]
 fn sharded_linear_layers_equal_the_whole() {

@@ -36,7 +36,7 @@ fn freed_and_foreign_handles() {
         random(&second, [1, 1, 32, 32], Format::Bf16, 1),
     );
     refused(a.add(&b), Kind::BadHandle, "it belongs to another mesh");
-    // The safe floor gives no way to use a freed tensor, so the ABI is asked directly.
+    // The safe crate has no way to use a freed tensor, so the ABI is called directly.
     let mut config = tt_metal_sys::MeshConfig {
         struct_size: 0,
         board: 1,
@@ -126,7 +126,7 @@ fn unwritten_data() {
 }
 
 #[test]
-fn memory_runs_out_with_numbers_and_nothing_leaks() {
+fn out_of_memory_is_reported_without_leak() {
     // Room for 12 tiles of bf16 in each of 12 banks.
     let mesh = limited(12 * 2048 * 12);
     let before = mesh.memory(0).unwrap();
@@ -152,7 +152,7 @@ fn memory_runs_out_with_numbers_and_nothing_leaks() {
 }
 
 #[test]
-fn a_chip_holds_as_many_llama_layers_as_its_memory_says() {
+fn llama_layers_fit_the_memory() {
     // 12 GB are filled by account only: the host itself never needs them.
     let mesh = mesh(Board::N150);
     let mut layers: Vec<Tensor> = Vec::new();

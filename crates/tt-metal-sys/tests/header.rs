@@ -36,7 +36,7 @@ fn c_type(rust: &str) -> String {
     .into()
 }
 
-/// C that compiles only beside a header that says the same.
+/// C that compiles only with a header of identical declarations.
 fn comparison() -> String {
     let mut c = String::from("#include <stddef.h>\n");
     for (name, value) in CONSTANTS {

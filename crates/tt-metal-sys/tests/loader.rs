@@ -60,16 +60,16 @@ fn a_whole_provider_is_taken() {
 }
 
 #[test]
-fn a_missing_file_is_named_with_the_way_to_get_it() {
+fn missing_file_is_named_with_remedy() {
     let (error, line) = refused(Path::new("/nowhere/libtt.so"));
     assert!(matches!(error, LoadError::Missing { .. }));
     assert!(line.contains("cargo build -p tt-mesh-sim"), "{line}");
 }
 
 #[test]
-fn another_version_is_named_before_anything_else() {
+fn other_version_is_reported_first() {
     let folder = tempfile::tempdir().unwrap();
-    // Only the version: whatever else a future provider has or lacks is not our business.
+    // Only the version is reported, whatever functions the other version has.
     let source = format!("unsigned ttp_abi_version(void) {{ return {}; }}", TTP_ABI_VERSION + 1);
     let (error, line) = refused(&shared_library(folder.path(), "future", &source));
     assert!(
@@ -79,7 +79,7 @@ fn another_version_is_named_before_anything_else() {
 }
 
 #[test]
-fn a_library_without_our_functions_is_counted() {
+fn missing_functions_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let (error, _) = refused(&shared_library(folder.path(), "other", "int f(void) { return 0; }"));
     assert!(matches!(error, LoadError::Incomplete { count, total, .. } if count == total));

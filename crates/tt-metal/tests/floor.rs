@@ -42,7 +42,7 @@ fn an_error_in_drop_is_returned_by_the_next_call() {
 }
 
 #[test]
-fn what_outlives_its_mesh_is_dead_but_harmless() {
+fn tensors_of_a_closed_mesh_are_refused() {
     let mesh = open(&linked());
     let tensor = mesh
         .upload(
@@ -93,7 +93,7 @@ fn meshes_work_side_by_side_on_many_threads() {
 }
 
 #[test]
-fn a_failed_capture_ends_it_and_errors_stay_with_their_thread() {
+fn failed_capture_ends() {
     let mesh = open(&linked());
     let result = mesh.capture(|| Err::<(), _>(Error::Host("stopped inside".into())));
     assert!(result.is_err());
@@ -124,7 +124,7 @@ fn names_of_devices() {
 }
 
 #[test]
-fn the_library_is_found_beside_the_program_and_behaves_as_the_linked_one() {
+fn library_beside_the_program_is_found() {
     let provider = find_provider(ProviderKind::Simulated).unwrap();
     assert_eq!(provider.name(), linked().name());
     let mesh = open(&provider);

@@ -9,7 +9,7 @@ use super::recorded::{ActionKind, ActionSpace, Track};
 use super::settings::Settings;
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic};
-use vla_inference::observation::{self, ImageError, RawImage, RgbImage};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
 /// Types that a topic of images may have.
@@ -24,30 +24,9 @@ pub struct Frame {
     /// Header stamp, nanoseconds since the epoch.
     pub stamp: Option<i64>,
     /// The image, not decoded yet.
-    pub picture: Picture,
+    pub image: EncodedImage,
     /// The instruction that was in force.
     pub instruction: Instruction,
-}
-
-/// The bytes of an image message with what is needed to decode them.
-pub struct Picture {
-    data: Bytes,
-    /// Of an image that is not compressed: width, height, step, encoding.
-    raw: Option<(usize, usize, usize, String)>,
-}
-
-impl Picture {
-    /// The image as the node would see it.
-    pub fn decode(&self) -> Result<RgbImage, ImageError> {
-        let data = &self.data;
-        match &self.raw {
-            None => observation::decode(data),
-            Some((width, height, step, encoding)) => {
-                RawImage { width: *width, height: *height, step: *step, encoding, data }
-                    .to_rgb_within(data)
-            }
-        }
-    }
 }
 
 /// An episode: a bag with its topics checked.
@@ -241,27 +220,32 @@ impl Reader<'_> {
             }
         };
         let log_time = message.log_time;
-        let (stamp, picture) = picture(message, &self.episode.image)?;
-        Ok(send(Frame { number, log_time, stamp, picture, instruction }))
+        let (stamp, image) = encoded_image(message, &self.episode.image)?;
+        Ok(send(Frame { number, log_time, stamp, image, instruction }))
     }
 }
 
 /// An image message: its stamp, and its bytes without a copy.
-pub fn picture(message: Message, topic: &Topic) -> Result<(Option<i64>, Picture), BagError> {
-    // The decoder lends the image's bytes out of the payload; where they lie in it is what is kept.
+pub fn encoded_image(
+    message: Message,
+    topic: &Topic,
+) -> Result<(Option<i64>, EncodedImage), BagError> {
+    // The decoder borrows the image's bytes from the payload. Their offset in it is kept, so that
+    // the bytes are not copied.
     let place =
         |part: &[u8]| match part.as_ptr().addr().checked_sub(message.payload.as_ptr().addr()) {
             Some(at) if !part.is_empty() => at..at + part.len(),
             _ => 0..0,
         };
-    let (stamp, range, raw) = if topic.type_name == messages::COMPRESSED_IMAGE {
+    if topic.type_name == messages::COMPRESSED_IMAGE {
         let image: CompressedImage = messages::decode(&message, topic)?;
-        (image.header.stamp.nanoseconds(), place(image.data), None)
-    } else {
-        let image: Image = messages::decode(&message, topic)?;
-        let raw =
-            (image.width as usize, image.height as usize, image.step as usize, image.encoding);
-        (image.header.stamp.nanoseconds(), place(image.data), Some(raw))
-    };
-    Ok((stamp, Picture { data: Bytes::from(message.payload).slice(range), raw }))
+        let (stamp, range) = (image.header.stamp.nanoseconds(), place(image.data));
+        let data = Bytes::from(message.payload).slice(range);
+        return Ok((stamp, EncodedImage::Compressed(data)));
+    }
+    let image: Image = messages::decode(&message, topic)?;
+    let (stamp, range) = (image.header.stamp.nanoseconds(), place(image.data));
+    let Image { width, height, encoding, step, .. } = image;
+    let data = Bytes::from(message.payload).slice(range);
+    Ok((stamp, EncodedImage::Raw { width, height, encoding, step, data }))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 
-use super::frames::picture;
+use super::frames::encoded_image;
 use super::step::Paired;
 use super::{EvalError, Settings};
 use rosbag2_reader::{Bag, Selection};
@@ -98,7 +98,8 @@ pub fn collect(
             };
             for message in stream.filter_map(Result::ok) {
                 let Some(frame) = left.remove(&message.log_time) else { continue };
-                if let Ok(Ok(image)) = picture(message, topic).map(|(_, picture)| picture.decode())
+                if let Ok(Ok(image)) =
+                    encoded_image(message, topic).map(|(_, image)| image.decode())
                 {
                     let path = folder.join(file(bag, frame));
                     std::fs::write(&path, jpeg(&image)).map_err(EvalError::io("write", &path))?;

@@ -95,7 +95,7 @@ fn decoder<'scope>(
             // not matter.
             let next = waiting.lock().map(|jobs| jobs.recv());
             let Ok(Ok((frame, result))) = next else { return };
-            let image = frame.picture.decode();
+            let image = frame.image.decode();
             // Nobody listens any more when the evaluation was stopped.
             let _ = result.send(Decoded { frame, image });
         }

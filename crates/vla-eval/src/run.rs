@@ -210,7 +210,7 @@ impl Run<'_> {
                 token_ids: decision.token_ids,
                 normalized: decision.normalized,
                 action: decision.action,
-                margins: decision.margins,
+                margins: decision.logit_margins,
                 stages: decision
                     .stages
                     .iter()

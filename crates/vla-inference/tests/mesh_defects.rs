@@ -1,5 +1,4 @@
-//! What earlier ports of this model to Tenstorrent got wrong, each shown not to be so here, and at
-//! what precision.
+//! Defects of earlier ports of this model to Tenstorrent, each tested not to occur here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -9,9 +8,8 @@ use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
 use vla_inference::backend::{Backend, BackendError};
 use vla_inference::golden::{Kit, Sensitivity, sensitivity};
-use vla_inference::models::Probe;
 use vla_inference::models::openvla::OpenVla;
-use vla_inference::models::probe::Blind;
+use vla_inference::models::{NoProbe, Probe};
 use vla_inference::policy::{
     Device, MeshChoices, OpenVlaPolicy, PolicyOptions, PolicySource, load_policy,
 };
@@ -19,7 +17,7 @@ use vla_inference::tensor::agreement;
 
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
 
-/// Weights in 4 bits, one pass, and sums rounded to bf16: what a preset for speed would give.
+/// 4-bit weights, one pass and sums rounded to bf16, like a preset for speed.
 fn coarse() -> PrecisionPolicy {
     let text = include_str!("../../../config/precision/bfp8.yaml")
         .replace("format: bfp8_b, fidelity: hifi2", "format: bfp4_b, fidelity: lofi")
@@ -42,6 +40,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: PrecisionPolicy) -> OpenVlaPolic
         &options(),
     )
     .unwrap()
+    .with_traces()
 }
 
 /// Logits of the first token of each case, ids 31744..32000.
@@ -49,7 +48,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: PrecisionPolicy) -> OpenVlaPolic
 struct Logits(Vec<Vec<f32>>);
 
 impl<B: Backend> Probe<B> for LogitsOf<'_, B> {
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
         if name == "logits" {
             let values = self.backend.download(tensor)?.to_f32();
             self.logits.0.push(values[31_744..32_000].to_vec());
@@ -57,8 +56,8 @@ impl<B: Backend> Probe<B> for LogitsOf<'_, B> {
         Ok(())
     }
 
-    fn wants(&self) -> bool {
-        // Layers run as they do in earnest; only what `prefill` shows anyway is looked at.
+    fn every_layer(&self) -> bool {
+        // The last layer computes the needed rows only, as without a probe.
         false
     }
 }
@@ -78,7 +77,7 @@ fn first_logits<B: Backend>(
     for case in &kit.cases[..cases] {
         let rgb = policy.resize(&kit.image(&case.image).unwrap());
         let mut probe = LogitsOf { backend: policy.backend(), logits: Logits::default() };
-        // A token that stands for no action ends the sequence, not the comparison of the first.
+        // An error in a later token does not affect the first logits.
         let _ = policy.generate(&rgb, &case.input_ids_fed, &mut probe);
         all.push(probe.logits.0.swap_remove(0));
     }
@@ -109,7 +108,7 @@ fn bfp8_does_not_collapse_to_repeated_tokens() {
     let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
     for case in &kit.cases {
         let rgb = policy.resize(&kit.image(&case.image).unwrap());
-        let tokens = policy.generate(&rgb, &case.input_ids_fed, &mut Blind).unwrap().token_ids;
+        let tokens = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap().token_ids;
         let distinct = |tokens: &[u32]| tokens.iter().collect::<BTreeSet<_>>().len();
         assert!(
             distinct(&tokens) + 2 >= distinct(&case.generated_ids),
@@ -146,13 +145,13 @@ fn logits_show_what_precision_it_takes() {
         );
         println!("{name}: first logits off by {:.2} % rms", 100.0 * error);
         assert!(error <= bound, "{name}: {error}");
-        // Each policy costs more than the one before; the coarse one is out of the question.
+        // Each policy has a larger error than the one before; the coarse one is unusable.
         assert!(error > 0.8 * last, "{name}: {error} after {last}");
         last = error;
     }
     assert!(
         last > 0.15,
-        "4-bit weights in one pass should be visibly wrong, or this test sees nothing: {last}"
+        "4-bit weights in one pass must exceed the bound, or this test detects nothing: {last}"
     );
 }
 
@@ -204,11 +203,11 @@ fn positions_are_not_off_by_one() {
             31_744..32_000,
         )
         .unwrap();
-        let features = model.features(backend, &rgb, &mut Blind).unwrap();
-        let image = model.project(backend, &features, &mut Blind).unwrap();
+        let features = model.features(backend, &rgb, &mut NoProbe).unwrap();
+        let image = model.project(backend, &features, &mut NoProbe).unwrap();
         let case = &kit.cases[0];
         let (mut sequence, _) =
-            model.prefill(backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+            model.prefill(backend, &image, &case.input_ids_fed, 6, &mut NoProbe).unwrap();
         let golden = kit.tensors(case.id).unwrap().unwrap();
         let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
         let wanted = &golden["llm.layer0.k_cache"];
@@ -217,12 +216,12 @@ fn positions_are_not_off_by_one() {
         let (ours, theirs) = (keys.to_f32(), wanted.to_f32());
         assert!(near(&ours, &theirs) > 0.9999, "{mesh:?}: {}", near(&ours, &theirs));
         assert!(near(&values.to_f32(), &golden["llm.layer0.v_cache"].to_f32()) > 0.9999);
-        // The very same keys one position on agree no longer: an offset could not hide.
+        // Keys shifted by one position do not agree: the test detects an offset.
         let width = wanted.shape()[2];
         let shifted = near(&ours[width..], &theirs[..theirs.len() - width]);
         assert!(shifted < 0.99, "{mesh:?}: keys one position on still agree ({shifted})");
-        // The next token's key stands right after the prompt's.
-        model.step(backend, &mut sequence, case.generated_ids[0], &mut Blind).unwrap();
+        // The next token's key follows the prompt's.
+        model.step(backend, &mut sequence, case.generated_ids[0], &mut NoProbe).unwrap();
         let (keys, _) = backend.read_cache(sequence.cache(), 0).unwrap();
         assert_eq!(keys.shape()[1], wanted.shape()[1] + 1);
         assert_eq!(sequence.positions(), wanted.shape()[1] + 1);
@@ -256,8 +255,7 @@ fn the_head_does_not_inflate_the_zero_action() {
             rms"
         );
         assert!(bias.abs() <= 2.5 * spread, "{mesh:?} {precision}: {bias} of {spread}");
-        // Logits in BFP8 would tie in groups of 16 of which the first wins; ours have float32's
-        // steps.
+        // BFP8 logits would tie in groups of 16; float32 logits do not.
         for case in &logits {
             let steps: BTreeSet<u32> = case.iter().map(|logit| logit.to_bits()).collect();
             assert!(
@@ -270,7 +268,7 @@ fn the_head_does_not_inflate_the_zero_action() {
 }
 
 #[test]
-fn a_drafted_answer_is_the_greedy_one() {
+fn speculative_tokens_equal_greedy_tokens() {
     let kit = kit();
     for mesh in [MeshKind::N300, MeshKind::T3k] {
         let policy = &mut policy(&kit, mesh, PrecisionPolicy::load("mixed").unwrap());
@@ -286,9 +284,9 @@ fn a_drafted_answer_is_the_greedy_one() {
     }
 }
 
-/// The answer with right, half-right, wrong, short and impossible guesses.
+/// Speculative decoding with right, half-right, wrong, short, impossible and long drafts.
 fn drafts<B: Backend>(policy: &mut OpenVlaPolicy<B>, rgb: &[u8], ids: &[u32]) {
-    let greedy = policy.generate(rgb, ids, &mut Blind).unwrap();
+    let greedy = policy.generate(rgb, ids, &mut NoProbe).unwrap();
     assert_eq!(greedy.accepted, 0);
     let answer = greedy.token_ids.clone();
     let mut half = answer.clone();
@@ -303,7 +301,7 @@ fn drafts<B: Backend>(policy: &mut OpenVlaPolicy<B>, rgb: &[u8], ids: &[u32]) {
         (vec![29_871; 7], 0),
         ([answer.clone(), answer.clone()].concat(), 6),
     ] {
-        let drafted = policy.generate_drafted(rgb, ids, &draft, &mut Blind).unwrap();
+        let drafted = policy.generate_speculative(rgb, ids, &draft, &mut NoProbe).unwrap();
         assert_eq!(drafted.token_ids, answer, "draft {draft:?}");
         assert_eq!(drafted.accepted, accepted, "draft {draft:?}");
     }

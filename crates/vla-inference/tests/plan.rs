@@ -21,7 +21,9 @@ fn real_json() -> serde_json::Value {
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(kit().join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().remove("tiny_timm_overrides");
-    config["text_config"] = serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
+    config["text_config"] = serde_json::json!({
+        "model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064
+    });
     config
 }
 
@@ -46,7 +48,7 @@ fn uniform(format: NumberFormat, fidelity: MathFidelity) -> PrecisionPolicy {
 }
 
 fn near(what: &str, ours: f64, table: f64) {
-    // The table has three digits: half of its last one is not ours to explain.
+    // The table has three digits: half of the last one is rounding.
     let rounding = if table < 10.0 { 0.005 } else { 0.05 };
     let error = (ours - table).abs();
     assert!(error <= 0.02 * table + rounding, "{what}: {ours:.3} ms, the roofline says {table}");
@@ -228,7 +230,7 @@ fn the_real_model_fits_where_it_should() {
 }
 
 #[test]
-fn planned_weights_are_what_the_mesh_allocates() {
+fn planned_weights_equal_allocated_memory() {
     let bytes = std::fs::read(kit().join("config.json")).unwrap();
     let config = OpenVlaConfig::from_json(Path::new("config.json"), &bytes).unwrap();
     for mesh in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {

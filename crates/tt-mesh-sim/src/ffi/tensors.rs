@@ -8,7 +8,7 @@ use tt_metal_sys::{MeshHandle, Status, TensorHandle, TraceHandle};
 use super::{array, borrow, give, guard, not_null, with_mesh};
 use crate::error::{Result, invalid};
 use crate::format::{Format, Layout, Spec};
-use crate::host::{self, HostArray, Split};
+use crate::host::{self, Distribution, HostArray};
 
 fn dims(dims: [u32; 4]) -> [usize; 4] {
     dims.map(|dim| dim as usize)
@@ -33,9 +33,9 @@ unsafe fn host_array<'a>(host: *const abi::Host) -> Result<HostArray<'a>> {
 
 /// # Safety
 /// The header's promise about pointers.
-unsafe fn split(distribution: *const abi::Distribution) -> Result<Split> {
+unsafe fn distribution(raw: *const abi::Distribution) -> Result<Distribution> {
     // SAFETY: the caller's promise.
-    Split::from_abi(unsafe { borrow(distribution, "distribution") }?)
+    Distribution::from_abi(unsafe { borrow(raw, "distribution") }?)
 }
 
 #[unsafe(no_mangle)]
@@ -72,9 +72,9 @@ pub(super) unsafe extern "C" fn ttp_tensor_upload(
     guard(|| {
         not_null(out)?;
         // SAFETY: the header's promise about pointers.
-        let (array, split) = unsafe { (host_array(host)?, split(distribution)?) };
+        let (array, shards) = unsafe { (host_array(host)?, self::distribution(distribution)?) };
         let (format, layout) = (Format::from_abi(format)?, Layout::from_abi(layout)?);
-        let handle = with_mesh(mesh, |mesh| mesh.upload(&array, split, format, layout))?;
+        let handle = with_mesh(mesh, |mesh| mesh.upload(&array, shards, format, layout))?;
         // SAFETY: as above.
         unsafe { give(out, handle) }
     })
@@ -88,8 +88,8 @@ pub(super) unsafe extern "C" fn ttp_tensor_write(
 ) -> Status {
     guard(|| {
         // SAFETY: the header's promise about pointers.
-        let (array, split) = unsafe { (host_array(host)?, split(distribution)?) };
-        with_mesh(tensor, |mesh| mesh.write(tensor, &array, split))
+        let (array, shards) = unsafe { (host_array(host)?, self::distribution(distribution)?) };
+        with_mesh(tensor, |mesh| mesh.write(tensor, &array, shards))
     })
 }
 
@@ -163,7 +163,7 @@ pub(super) unsafe extern "C" fn ttp_pack(
         not_null(needed)?;
         let format = Format::from_abi(format)?;
         // SAFETY: the header's promise about pointers. With `data` NULL the array is only measured.
-        let (array, split) = unsafe {
+        let (array, shards) = unsafe {
             let array = if data.is_null() {
                 let host = borrow(host, "host")?;
                 HostArray {
@@ -175,14 +175,14 @@ pub(super) unsafe extern "C" fn ttp_pack(
             } else {
                 host_array(host)?
             };
-            (array, split(distribution)?)
+            (array, self::distribution(distribution)?)
         };
-        let length = host::packed_bytes(&array, split, chips as usize, format)?;
+        let length = host::packed_bytes(&array, shards, chips as usize, format)?;
         if !data.is_null() {
             if bytes != length {
                 return Err(invalid(format!("packing takes {length} bytes, not {bytes}")));
             }
-            let packed = host::pack(&array, split, chips as usize, format)?;
+            let packed = host::pack(&array, shards, chips as usize, format)?;
             // SAFETY: the caller promises room for `bytes` bytes, which is the length of `packed`.
             unsafe {
                 std::ptr::copy_nonoverlapping(packed.as_ptr(), data.cast::<u8>(), packed.len())

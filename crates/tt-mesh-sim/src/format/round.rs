@@ -7,7 +7,7 @@ use super::Format;
 /// Neighbours that share an exponent: one row of a face.
 pub const GROUP: usize = 16;
 
-/// Who rounds.
+/// Rounding unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// `tt_metal`'s packing of host arrays.
@@ -68,7 +68,7 @@ pub fn block_element(value: f32, shared: u32, bits: u32, by: By) -> (bool, u32) 
         return (false, 0);
     }
     if exponent == 0xff {
-        // No such thing as infinity in a block: the largest magnitude stands for it.
+        // A block has no infinity: it becomes the largest magnitude.
         return (word >> 31 == 1, (1 << bits) - 1);
     }
     let mantissa = (word & 0x007f_ffff) | 0x0080_0000;
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn ties_differ_between_host_and_device() {
-        // 1 + 2^-8 lies between 1 and 1 + 2^-7.
+        // 1 + 2^-8 is between 1 and 1 + 2^-7.
         let tie = 1.0 + 2f32.powi(-8);
         assert_eq!((bf16_even(tie), bf16_away(tie)), (1.0, 1.0 + 2f32.powi(-7)));
         // In BFP8 one is 64 steps of 2^-6: 1 + 2^-7 is half a step above.
@@ -181,9 +181,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rounding_is_close_and_stable(values in prop::collection::vec(-1e3f32..1e3, 1..70), host in any::<bool>()) {
+        fn rounding_is_close_and_stable(
+            values in prop::collection::vec(-1e3f32..1e3, 1..70),
+            host in any::<bool>(),
+        ) {
             let by = if host { By::Host } else { By::Device };
-            for (format, step) in [(Format::Bf16, 0.0), (Format::Bfp8B, 64.0), (Format::Bfp4B, 4.0)] {
+            let formats = [(Format::Bf16, 0.0), (Format::Bfp8B, 64.0), (Format::Bfp4B, 4.0)];
+            for (format, step) in formats {
                 let mut once = values.clone();
                 round_rows(&mut once, values.len(), format, by);
                 let mut twice = once.clone();

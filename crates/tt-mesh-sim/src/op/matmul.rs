@@ -7,7 +7,7 @@ use crate::error::{Result, ensure};
 use crate::format::round::{bf16_away, round_away, truncate};
 use crate::format::{Format, Layout, Spec, Values};
 
-/// Products that are summed before the destination takes part.
+/// Products summed before they are added to the destination.
 const DEPTH: usize = 16;
 /// Columns done together: the accumulators stay in registers.
 const LANES: usize = 16;
@@ -51,7 +51,7 @@ pub fn linear(
 enum Part {
     /// The leading bits that fit the multiplier.
     High,
-    /// What the leading bits leave.
+    /// The remaining bits.
     Low,
     /// All bits the register holds.
     All,
@@ -85,8 +85,8 @@ pub fn multiply(
     out
 }
 
-/// Adds the product to what the destination holds. Tile after tile this gives the very bits of the
-/// whole product.
+/// Adds the product to the destination. Tile after tile the result is bit-identical to the whole
+/// product.
 pub fn multiply_into(
     x: &[f32],
     w: &[f32],

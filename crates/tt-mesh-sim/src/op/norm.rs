@@ -1,5 +1,5 @@
 //! Layer and RMS norm over the last dimension. Sums are exact here; what the destination keeps
-//! between the steps is rounded as the format of the destination says.
+//! between the steps is rounded to the format of the destination.
 
 use super::{Compute, float_tile, vector};
 use crate::error::Result;

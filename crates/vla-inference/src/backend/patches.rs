@@ -1,8 +1,8 @@
-//! An image to the rows of a patch embedding, on the host.
+//! Patch extraction on the host.
 
 use super::{BackendError, Normalisation, Pixels};
 
-/// Refuses bytes that are no image of that size.
+/// Checks that the bytes are an image of the given size, and that patches divide it.
 pub(super) fn check_pixels(
     operation: &'static str,
     pixels: Pixels<'_>,
@@ -16,7 +16,7 @@ pub(super) fn check_pixels(
     Ok(())
 }
 
-/// Patches of an image that was checked, values byte minus 128.
+/// Patches `[patches, 3 * patch * patch]` of a checked image, values byte minus 128.
 pub(super) fn centred_patches(pixels: Pixels<'_>) -> Vec<f32> {
     let Pixels { rgb, side, patch } = pixels;
     let per_side = side / patch;
@@ -35,8 +35,8 @@ pub(super) fn centred_patches(pixels: Pixels<'_>) -> Vec<f32> {
     values
 }
 
-/// Every u8 value normalised once per channel, in the arithmetic of the reference: `(u / 255 -
-/// mean) / std` in float32.
+/// Normalised value of every byte per channel, `[3][256]`, in the reference's arithmetic: `(u / 255
+/// - mean) / std` in float32.
 pub(super) fn normalisation_tables(normalisation: Normalisation) -> [[f32; 256]; 3] {
     let Normalisation { mean, std } = normalisation;
     std::array::from_fn(|channel| {

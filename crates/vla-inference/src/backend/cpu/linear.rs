@@ -85,7 +85,7 @@ impl CpuLinear {
                     format!("{columns} inputs after {inputs:?}"),
                 ));
             }
-            // Bytes of a foreign file may stand at an odd address; such a weight is copied once.
+            // Bytes of a file may have an odd address; such a weight is copied once.
             let aligned = match weight.dtype() {
                 DType::Bf16 => weight.as_bf16().is_some(),
                 DType::F32 => weight.as_f32().is_some(),

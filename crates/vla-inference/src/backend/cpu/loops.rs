@@ -1,7 +1,7 @@
-//! The inner loops, written so that the compiler vectorises them, compiled per instruction set and
-//! chosen at run time.
+//! Inner loops, written to be vectorised by the compiler, compiled per instruction set and selected
+//! at run time.
 //!
-//! `mul_add` is a fused multiply-add on all of the targets below; elsewhere it is slow but right.
+//! `mul_add` is a fused multiply-add on all of the targets below; elsewhere it is slow but correct.
 
 use half::bf16;
 use multiversion::multiversion;

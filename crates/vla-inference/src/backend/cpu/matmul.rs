@@ -1,8 +1,8 @@
-//! The one place where the GEMM is called.
+//! The only call of the GEMM.
 
 use gemm_common::Parallelism;
 
-/// A matrix somewhere in memory: element `(i, j)` stands at `start + i * row + j * column`.
+/// A matrix in memory: element `(i, j)` is at `start + i * row + j * column`.
 #[derive(Clone, Copy)]
 pub(super) struct Strided<P> {
     /// First element.
@@ -13,8 +13,8 @@ pub(super) struct Strided<P> {
     pub column: usize,
 }
 
-/// `out = scale * a b` with `a` of `m * k` and `b` of `k * n` elements, on the calling thread. What
-/// stood in `out` is not read.
+/// `out = scale * a b` with `a` of `m * k` and `b` of `k * n` elements, on the calling thread. The
+/// previous content of `out` is not read.
 ///
 /// # Safety
 /// Every element of the three matrices lies within an allocation that is valid for reading (`a`,
@@ -29,8 +29,8 @@ pub(super) unsafe fn multiply(
 ) {
     let stride = |elements: usize| elements as isize; // an allocation has at most isize::MAX bytes
     let kernel = gemm_f32::gemm::f32::get_gemm_fn();
-    // The kernels want a destination whose columns are contiguous; ours has contiguous rows, so
-    // `out^T = b^T a^T` is what is asked for. SAFETY: the caller vouches for the elements; the
+    // The kernels need a destination with contiguous columns; `out` has contiguous rows, so that
+    // `out^T = b^T a^T` is computed. SAFETY: the caller vouches for the elements; the
     // strides are passed on as they are, with rows and columns exchanged throughout.
     unsafe {
         kernel(
