@@ -102,7 +102,7 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
             step: 24,
             data: vec![noise; 192],
         };
-        runtime.offer_image(clock.ros(), bytes);
+        runtime.set_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
     };
     while runtime.snapshot().is_none_or(|snapshot| snapshot.output.state != State::Running) {
