@@ -27,6 +27,7 @@ mod parameters;
 mod replay;
 mod requests;
 mod shared;
+mod shared_memory;
 mod signals;
 mod status;
 mod subscriptions;

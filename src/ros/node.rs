@@ -15,6 +15,7 @@ use super::{
     parameter_services::ParameterServices,
     requests::RequestHandler,
     shared::Shared,
+    shared_memory,
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
     subscriptions::Subscriptions,
@@ -53,11 +54,15 @@ impl VlaNode {
         stop: StopSignals,
     ) -> Result<Self, NodeError> {
         let failed = |what| move |error| NodeError::Ros { what, error };
+        let freed = shared_memory::remove_abandoned_segments();
         let mut ros = r2r::Node::create(context, "vla", "").map_err(failed("the node"))?;
         let name = ros.fully_qualified_name().map_err(failed("the node"))?;
         let (raw, parameters) = read_parameters(&ros)?;
         let clock = NodeClock::new(parameters.use_sim_time);
         init_log(&mut ros, &clock)?;
+        if 0 < freed {
+            log::info(format!("freed {freed} bytes of shared memory left by killed processes"));
+        }
         let names = Names::new(&name, std::env::args());
         let mut topics = TopicMonitor::new(clock.steady());
         let commands = create_commands(&mut ros, &parameters, &names, &mut topics)?;
