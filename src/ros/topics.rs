@@ -113,11 +113,6 @@ impl TopicMonitor {
         &self.problems
     }
 
-    /// Full name of the topic with this purpose.
-    pub fn topic(&self, purpose: &str) -> Option<&str> {
-        self.topics.iter().find(|topic| topic.purpose == purpose).map(|topic| &*topic.topic)
-    }
-
     /// Checks all topics, once per interval.
     pub fn check(&mut self, node: &r2r::Node, now: Instant) {
         let due = self.checked.is_none_or(|checked| now.since(checked).exceeds(INTERVAL));
