@@ -13,8 +13,8 @@ use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::{Clock, Instant};
 use vla_control::{
-    Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests,
-    ResetOutcome, State,
+    Command, ControlConfig, EnableOutcome, Intervention, Lifecycle, RawControlConfig, Reason,
+    Requests, ResetOutcome, State,
 };
 use vla_inference::policy::{Instruction, Policy};
 
@@ -45,6 +45,8 @@ fn config() -> ControlConfig {
         dry_run: false,
         expected_inference_s: 0.1,
         overrun_s: 0.4,
+        // On a busy machine a hold may last longer than the default window.
+        rearm_window_s: 20.0,
         ..RawControlConfig::default()
     }
     .validate()
@@ -103,7 +105,21 @@ impl Rig {
         self.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
         self.runtime.set_lifecycle(Lifecycle::Active);
         self.until("idle", |snapshot| snapshot.output.state == State::Idle);
-        self.ask(Requests { enable: Some(true), ..Requests::default() });
+        self.enable();
+    }
+
+    /// Enables motion as soon as no watchdog prevents it.
+    fn enable(&mut self) {
+        let end = Wall::now() + Duration::from_secs(10);
+        loop {
+            self.film();
+            self.ask(Requests { enable: Some(true), ..Requests::default() });
+            let outcome = self.runtime.snapshot().unwrap().enable;
+            if outcome == Some(EnableOutcome::Enabled) {
+                return;
+            }
+            assert!(Wall::now() < end, "{outcome:?}");
+        }
     }
 
     fn ask(&mut self, requests: Requests) -> Option<ResetOutcome> {
@@ -166,7 +182,7 @@ impl Rig {
 }
 
 fn twist_is_zero(snapshot: &Snapshot) -> bool {
-    snapshot.output.verdict.limited.is_zero()
+    snapshot.output.motion.limited.is_zero()
 }
 
 fn stopped(snapshot: &Snapshot) -> bool {
@@ -177,7 +193,7 @@ fn stopped(snapshot: &Snapshot) -> bool {
 fn commands_stop_without_images() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     rig.camera = Camera::Off;
     let lost = Wall::now();
@@ -266,7 +282,7 @@ fn panicking_policy_stops_the_robot() {
             rig.film();
         }
     }
-    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.enable();
     rig.until("running", |snapshot| {
         snapshot.output.state == State::Running && !twist_is_zero(snapshot)
     });
@@ -382,7 +398,7 @@ fn estop_survives_loading() {
         rig.film();
     }
     rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
-    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.enable();
     rig.until("running", |snapshot| {
         snapshot.output.state == State::Running && !twist_is_zero(snapshot)
     });
@@ -392,7 +408,7 @@ fn estop_survives_loading() {
 fn dropped_runtime_ramps_down() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     drop(rig);
@@ -626,7 +642,7 @@ fn unsuitable_policies_are_refused() {
 fn shutdown_ramps_down_first() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     assert!(rig.runtime.shut_down(Duration::from_secs(5)));

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::runtime::{FlightRecorderHandle, Snapshot, Ticket};
 use vla_control::time::Instant;
-use vla_control::{Requests, ResetOutcome, State};
+use vla_control::{Class, EnableOutcome, Requests, ResetOutcome};
 
 /// Control answers within one period; after this time it is assumed not to run.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -158,7 +158,8 @@ fn reply(request: Request, snapshot: Option<&Snapshot>, dry_run: bool) {
     match request {
         Request::Enable(request) => {
             let (success, message) = snapshot
-                .map_or_else(silent, |snapshot| enabled(request.message.data, snapshot, dry_run));
+                .and_then(|snapshot| snapshot.enable)
+                .map_or_else(silent, |outcome| enabled(request.message.data, outcome, dry_run));
             answer(request, SetBool::Response { success, message: text(&message) });
         }
         Request::Estop(request) => {
@@ -177,19 +178,25 @@ fn reply(request: Request, snapshot: Option<&Snapshot>, dry_run: bool) {
     }
 }
 
-/// The answer to a request to enable (`wanted`) or disable.
-fn enabled(wanted: bool, snapshot: &Snapshot, dry_run: bool) -> (bool, String) {
-    let (state, cause) = (snapshot.output.state, snapshot.output.cause);
-    if !wanted {
-        return (true, "disabled; coming to rest".into());
-    }
-    match state {
-        State::Unconfigured => (false, "the node is not configured".into()),
-        State::Inactive => (false, "the node is not active".into()),
-        state if state.is_latched() => (false, format!("{cause}; call ~/reset first")),
-        State::Holding => (true, format!("enabled, but {cause}")),
-        _ if dry_run => (true, "enabled; dry_run is true: no command is published".into()),
-        _ => (true, "enabled".into()),
+/// The answer to a request to enable or disable.
+fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String) {
+    match outcome {
+        EnableOutcome::Disabled if wanted => {
+            (false, "a request to disable came at the same time".into())
+        }
+        EnableOutcome::Disabled => (true, "disabled; coming to rest".into()),
+        EnableOutcome::Enabled if dry_run => {
+            (true, "enabled; dry_run is true: no command is published".into())
+        }
+        EnableOutcome::Enabled => (true, "enabled".into()),
+        EnableOutcome::Refused(cause) => {
+            let remedy = match cause.reason.class() {
+                Class::Latch => "; call ~/reset first",
+                Class::Fault => "; call ~/enable again when the cause is gone",
+                _ => "",
+            };
+            (false, format!("not enabled: {cause}{remedy}"))
+        }
     }
 }
 

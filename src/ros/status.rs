@@ -198,6 +198,13 @@ impl StatusPublisher {
                 let severity = if stopped { Severity::Warn } else { Severity::Info };
                 log::limited(severity, "state", line);
             }
+            Event::CauseChanged { state, cause } => {
+                log::debug(format!("{}: {cause}", state.name()));
+            }
+            Event::EnableWithdrawn { cause } => {
+                let line = format!("enabling withdrawn, call ~/enable to move again: {cause}");
+                log::limited(Severity::Warn, "enable withdrawn", line);
+            }
             Event::ChunkTaken { generation, .. } => shared.metrics.generation = generation,
             Event::ChunkRefused { generation, why } => {
                 log::debug(format!("action {generation} refused: {why:?}"));
@@ -219,13 +226,15 @@ impl StatusPublisher {
                 let line = format!("{interval_s:.3} s passed between two control steps");
                 log::limited(Severity::Warn, "overrun", line);
             }
-            Event::Noticed(cause) => {
+            Event::Detected(cause) => {
                 let now = std::time::Instant::now();
                 if self.notices.permit(cause.reason.name(), now, NOTICE_INTERVAL) {
                     log::warn(cause.to_string());
                 }
             }
-            Event::NoLonger(reason) => log::debug(format!("no longer: {}", reason.sentence())),
+            Event::DetectionCleared(reason) => {
+                log::debug(format!("no longer: {}", reason.sentence()))
+            }
             Event::Gripper { to } => log::debug(format!("gripper: {to}")),
         }
     }
@@ -263,7 +272,7 @@ fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec
         Status::REASON_CLOCK_MISSING as u16,
         "CLOCK_MISSING: use_sim_time is true, but no /clock message has arrived".to_owned(),
     );
-    for cause in status.causes() {
+    for cause in status.causes.iter() {
         let stamps = matches!(cause.reason, Reason::ImageStampFuture | Reason::ImageStampPast);
         if view.clock_missing && stamps {
             add(clock_missing.0, clock_missing.1.clone());

@@ -15,8 +15,8 @@ use super::{
 };
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{
-    Cause, Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts,
-    Output, Reason, Requests, ResetOutcome, State, step,
+    Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inputs,
+    InterventionCounts, Output, Reason, Requests, ResetOutcome, State, step,
 };
 
 /// Publisher of commands. Only [`vla_control`] can make a [`Command`], so nothing else can be
@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub(super) inputs: u64,
     /// Ticket of the newest processed request.
     pub(super) answered: u64,
+    /// Outcome of the newest request to enable or disable.
+    pub enable: Option<EnableOutcome>,
     /// Outcome of the newest reset request.
     pub reset: Option<ResetOutcome>,
     /// Punctuality of the loop.
@@ -85,6 +87,8 @@ pub struct ControlStatus {
     pub state: State,
     /// Cause of that state.
     pub cause: Cause,
+    /// Everything that prevents motion, most important first.
+    pub causes: CauseSet,
     /// Time until motion resumes by itself, seconds.
     pub resumes_in_s: Option<f64>,
     /// Time until the enabling is withdrawn, seconds.
@@ -92,16 +96,12 @@ pub struct ControlStatus {
 }
 
 impl ControlStatus {
-    /// Everything that prevents motion, most important first.
-    pub fn causes(&self) -> impl Iterator<Item = Cause> {
-        Some(self.cause).into_iter().filter(|cause| cause.reason != Reason::None)
-    }
-
     /// Whether motion is enabled.
     #[must_use]
     pub fn enabled(&self) -> bool {
-        matches!(self.state, State::Running | State::Holding)
-            && self.cause.reason != Reason::Deactivating
+        let disabled =
+            [Reason::NotConfigured, Reason::NotActive, Reason::NotEnabled, Reason::Deactivating];
+        !self.state.is_latched() && !disabled.into_iter().any(|reason| self.causes.contains(reason))
     }
 }
 
@@ -110,8 +110,9 @@ impl From<&Output> for ControlStatus {
         Self {
             state: output.state,
             cause: output.cause,
-            resumes_in_s: None,
-            enable_withdrawn_in_s: None,
+            causes: output.causes,
+            resumes_in_s: output.resumes_in_s,
+            enable_withdrawn_in_s: output.enable_withdrawn_in_s,
         }
     }
 }
@@ -139,6 +140,7 @@ pub(super) struct ControlLoop {
     image: Option<ImageSeen>,
     commands: u64,
     answered: u64,
+    enable: Option<EnableOutcome>,
     reset: Option<ResetOutcome>,
     punctuality: Punctuality,
     events_lost: u64,
@@ -174,6 +176,7 @@ impl ControlLoop {
             image: None,
             commands: 0,
             answered: 0,
+            enable: None,
             reset: None,
             punctuality: Punctuality::default(),
             events_lost: 0,
@@ -261,9 +264,8 @@ impl ControlLoop {
         self.events_lost += u64::from(output.events.lost());
         if let Some(ticket) = ticket {
             self.answered = ticket;
-            if output.reset.is_some() {
-                self.reset = output.reset;
-            }
+            self.enable = output.enable.or(self.enable);
+            self.reset = output.reset.or(self.reset);
         }
         *self.snapshots.input_buffer_mut() = Some(Snapshot {
             at: now,
@@ -272,6 +274,7 @@ impl ControlLoop {
             commands: self.commands,
             inputs,
             answered: self.answered,
+            enable: self.enable,
             reset: self.reset,
             punctuality: self.punctuality,
             events_lost: self.events_lost,

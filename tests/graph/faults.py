@@ -56,7 +56,7 @@ def marked(array, code):
 def row(name, took, promised, graph, states, reason):
     """One line of the table; checks it."""
     graph.until(f"{name}: {reason} is named", lambda: seen(graph, states, reason), 5.0)
-    detail = next(m.detail for _, m in reversed(graph.statuses) if peer.REASONS[m.reason] == reason)
+    detail = next(m.detail for _, m in reversed(graph.statuses) if reason in graph.reasons(m))
     sent = (
         graph.zero.header.stamp.sec + graph.zero.header.stamp.nanosec * 1e-9 - graph.fault_stamp
         if graph.zero
@@ -88,7 +88,7 @@ def note(name, took, sent, promised, reason, detail):
 def seen(graph, states, reason):
     """Whether a status since the fault names the cause; other causes may have followed it."""
     return any(
-        peer.REASONS[m.reason] == reason and peer.STATES[m.state] in states
+        reason in graph.reasons(m) and peer.STATES[m.state] in states
         for at, m in graph.statuses
         if graph.fault_at - 0.05 <= at
     )
@@ -114,8 +114,7 @@ def recover(graph, array):
     graph.until("settled", lambda: graph.state in ("RUNNING", "IDLE", "FAULT", "ESTOPPED"))
     if graph.status.latched:
         graph.reset_when_possible()
-    graph.enable_when_possible()
-    graph.until("running", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.resume()
     graph.spin(0.4)
 
 
@@ -437,7 +436,7 @@ def subscriber_gone(graph, node, good):
     rests = len(re.findall("at rest after", node.text()))
     graph.stop_listening()
     at = begin(graph)
-    graph.until("noticed", lambda: graph.state == "HOLDING" and graph.reason == "SUBSCRIBER_GONE")
+    graph.until("noticed", lambda: seen(graph, ("HOLDING",), "SUBSCRIBER_GONE"))
     graph.until("at rest", lambda: rests < len(re.findall("at rest after", node.text())))
     # Without a subscriber only the node's log shows when the command came to zero.
     after = float(re.findall(r"at rest after (\d+\.\d+) s", node.text())[-1])
@@ -500,7 +499,7 @@ def load_from_outside(graph, case, good):
         # too. A moving arm is wanted here: load of its own rank.
         for hog in hogs:
             os.setpriority(os.PRIO_PROCESS, hog.pid, 10)
-        graph.until("moving under load", lambda: graph.state == "RUNNING" and graph.moving(), 30.0)
+        graph.resume()
         graph.dark()
         at = begin(graph)
         row(
@@ -526,7 +525,12 @@ def paused(graph, node, good):
     at = begin(graph)
     took = graph.time_to_stop(at)
     row(
-        "process paused for 2 s and resumed", took, PROMISE_S, graph, ("HOLDING",), "PROCESS_PAUSED"
+        "process paused for 2 s and resumed",
+        took,
+        PROMISE_S,
+        graph,
+        ("HOLDING", "IDLE"),
+        "PROCESS_PAUSED",
     )
     speeds = [numpy.linalg.norm(graph.numbers(m)[:3]) for _, m in graph.twists[heard:]]
     stop = next(i for i, speed in enumerate(speeds) if speed == 0.0)
@@ -580,7 +584,7 @@ def clock_jump(graph, case, good):
         ("HOLDING",),
         "CLOCK_JUMPED_BACK",
     )
-    graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.resume()
     # Time stands still, and so does the camera: the steady clock notices.
     state.update(offset=now(), rate=0.0, since=time.monotonic())
     shoot.images = False

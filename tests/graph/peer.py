@@ -293,6 +293,15 @@ class Peer:
             assert time.monotonic() < end, f"enable refused: {answer.message}"
             self.spin(0.05)
 
+    def resume(self, timeout=30.0):
+        """Waits for motion; enables it again if a hold lasted longer than rearm_window_s."""
+        end = time.monotonic() + timeout
+        while not (self.state == "RUNNING" and self.moving()):
+            assert time.monotonic() < end, f"no motion within {timeout} s: {self.shown()}"
+            if self.state == "IDLE":
+                self.enable()
+            self.spin(0.05)
+
     def estop(self):
         return self.call(Trigger, "estop", Trigger.Request())
 
@@ -333,6 +342,11 @@ class Peer:
     def reason(self):
         return REASONS[self.status.reason] if self.status else None
 
+    @staticmethod
+    def reasons(status):
+        """The names of all causes of a status."""
+        return [REASONS[code] for code in status.causes]
+
     def shown(self):
         return f"{self.state} {self.reason} '{self.status.detail}'" if self.status else "none"
 
@@ -356,7 +370,7 @@ class Peer:
         """Films a case of the kit until the robot moves."""
         self.film(pixels(case))
         self.say(instruction or case["instruction"])
-        self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"))
+        self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"), 60.0)
         if enable:
             self.enable_when_possible()
             self.until("moving", lambda: self.state == "RUNNING" and self.moving())

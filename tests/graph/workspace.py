@@ -79,7 +79,7 @@ def scenario(executable, logs):
             f"{graph.status.detail}"
         )
         arm.update(on=True)
-        graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+        graph.resume()
         # The pose is repeated with an old stamp: nobody knows where the arm is.
         arm.update(stamp=graph.stamp())
         at = time.monotonic()
@@ -89,7 +89,7 @@ def scenario(executable, logs):
         )
         print(f"ee_pose frozen: zero after {took:.3f} s; {graph.status.detail}")
         arm.update(stamp=None)
-        graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+        graph.resume()
 
         # This action goes forward, left and down; at the front face the arm does not go on forward.
         face = middle.copy()
