@@ -254,7 +254,7 @@ fn panicking_policy_stops_the_robot() {
     let mut calls = 0;
     let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
-        assert!(calls < 30, "told to panic");
+        assert!(calls < 30, "injected panic");
         Ok(FORWARD.to_vec())
     }));
     let snapshot = rig.until("dead", |snapshot| {
@@ -266,7 +266,7 @@ fn panicking_policy_stops_the_robot() {
         snapshot.output.state
     );
     assert!(rig.reports.iter().any(
-        |report| matches!(report, WorkerReport::Panicked(text) if text.contains("told to panic"))
+        |report| matches!(report, WorkerReport::Panicked(text) if text.contains("injected panic"))
     ));
     assert!(rig.runtime.broken().is_none());
     rig.runtime.set_lifecycle(Lifecycle::Inactive);
@@ -421,8 +421,8 @@ fn dropped_runtime_ramps_down() {
 fn abandoned_load_leaves_no_policy() {
     let mut rig = Rig::new();
     let (go_on, may_go_on) = mpsc::channel::<()>();
-    let asked = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&asked);
+    let inferences = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&inferences);
     let slow = Box::new(move || {
         may_go_on.recv().unwrap();
         Ok(Scripted::new(move |_, _| {
@@ -433,12 +433,12 @@ fn abandoned_load_leaves_no_policy() {
     drop(rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 1e-20));
     go_on.send(()).unwrap();
     rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
-    let after_the_self_test = *asked.lock().unwrap();
+    let after_the_self_test = *inferences.lock().unwrap();
     rig.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
     rig.runtime.set_lifecycle(Lifecycle::Active);
     let before = rig.runtime.snapshot().map_or(0, |snapshot| snapshot.punctuality.steps);
     rig.until("ten more steps", |snapshot| before + 10 < snapshot.punctuality.steps);
-    assert_eq!(*asked.lock().unwrap(), after_the_self_test);
+    assert_eq!(*inferences.lock().unwrap(), after_the_self_test);
 }
 
 #[test]
@@ -466,7 +466,7 @@ fn rate_limit_uses_new_images() {
             if let WorkerReport::Decided(decision) = report { Some(decision.origin) } else { None }
         })
         .collect();
-    // What lies between the decision to begin and the start that is told is a busy machine's.
+    // On a busy machine time passes between the decision to start and the recorded start.
     let all = decided[11].inference_started.since(decided[0].inference_started).seconds();
     assert!(11.0 * 0.2 - 0.1 < all, "twelve in {all} s");
     let old = decided
@@ -492,7 +492,7 @@ fn result_for_an_earlier_instruction_is_dropped() {
         Ok(FORWARD.to_vec())
     }));
     rig.runtime.set_instruction(Some(Instruction::new("wait").unwrap()));
-    rig.until("asked", |_| has_started.try_recv().is_ok());
+    rig.until("inference started", |_| has_started.try_recv().is_ok());
     assert!(rig.runtime.set_instruction(Some(Instruction::new("something else").unwrap())));
     assert!(
         !rig.runtime.set_instruction(Some(Instruction::new("Something Else").unwrap())),

@@ -45,7 +45,7 @@ impl Window {
         self.0.push_back(value);
     }
 
-    /// The value below which the given share of the values lies; NaN without values.
+    /// The value that the given share of the values is below; NaN without values.
     pub fn percentile(&self, share: f64) -> f64 {
         let mut sorted: Vec<f64> = self.0.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);

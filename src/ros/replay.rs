@@ -212,7 +212,7 @@ impl PlaybackClock {
     }
 }
 
-/// `/clock`, when it is asked for.
+/// Publisher of `/clock`.
 struct ClockOutlet {
     publisher: r2r::Publisher<Clock>,
     period: Duration,

@@ -86,7 +86,7 @@ pub struct Runtime {
     repeats: RepeatDetector,
     snapshots: triple_buffer::Output<Option<Snapshot>>,
     events: Receiver<TimedEvent>,
-    /// An event fetched from the queue but later than the time asked for.
+    /// An event taken from the queue that is later than the limit of [`Self::event_until`].
     next_event: Option<TimedEvent>,
     reports: Receiver<WorkerReport>,
     worker_commands: Sender<WorkerCommand>,

@@ -97,7 +97,7 @@ pub struct DecisionReport {
     pub decision: Decision,
     /// Actions per second this policy was trained for.
     pub policy_hz: f64,
-    /// From the image's stamp to the decision, seconds in ROS time; NaN when the stamp lies ahead.
+    /// From the image's stamp to the decision, seconds in ROS time; NaN if that is negative.
     pub latency_s: f64,
     /// From the start of the inference (decoding included) to the decision, seconds.
     pub inference_s: f64,

@@ -585,12 +585,12 @@ def clock_jump(graph, case, good):
         "CLOCK_JUMPED_BACK",
     )
     graph.resume()
-    # Time stands still, and so does the camera: the steady clock notices.
+    # ROS time and the camera stop; the watchdog uses the steady clock.
     state.update(offset=now(), rate=0.0, since=time.monotonic())
     shoot.images = False
     at = begin(graph)
     row(
-        "camera stops while ROS time stands",
+        "camera stops with ROS time stopped",
         sim_stop(graph, at),
         OBSERVATION_S + PROMISE_S,
         graph,

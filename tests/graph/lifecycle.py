@@ -153,18 +153,18 @@ def scenario(executable, logs):
         graph.until("moving", lambda: graph.state == "RUNNING" and graph.moving())
 
         # Deactivation answers only when the command has come to zero.
-        asked = time.monotonic()
+        begin = time.monotonic()
         assert graph.change("deactivate")
         answered = time.monotonic()
         graph.spin(0.1)
         assert not graph.moving(), "the last command before the answer is zero"
-        assert answered - asked <= STOP_S + 0.3, f"{answered - asked:.3f} s"
+        assert answered - begin <= STOP_S + 0.3, f"{answered - begin:.3f} s"
         silent_from = len(graph.twists)
         graph.spin(0.5)
         assert len(graph.twists) <= silent_from + 1, "an inactive node is silent"
         graph.until("inactive", graph.in_state("INACTIVE"))
         assert graph.change("activate")
-        graph.until("idle, not running: enable is asked for again", graph.in_state("IDLE"))
+        graph.until("idle: it must be enabled again", graph.in_state("IDLE"))
         assert (
             graph.change("deactivate")
             and graph.change("cleanup")
@@ -172,7 +172,7 @@ def scenario(executable, logs):
         )
         print(
             f"configure {configured:.2f} s, deactivation mid-motion answered after "
-            f"{answered - asked:.3f} s, memory loaded {loaded_mib:.0f} MiB, "
+            f"{answered - begin:.3f} s, memory loaded {loaded_mib:.0f} MiB, "
             f"cleaned up {node.resident_mib():.0f} MiB"
         )
 

@@ -15,7 +15,7 @@ DEVICES = {"cpu": {}, "sim:n300": {"precision": "bf16"}}
 
 
 def answers(executable, logs, folder, device, cases):
-    """What the node publishes for each case, and what the robot is told in the end."""
+    """The published action of each case, and the last command."""
     parameters = dict(
         checkpoint=str(KIT / "ckpt"),
         policy_file=peer.slow_policy_file(folder),
@@ -23,7 +23,7 @@ def answers(executable, logs, folder, device, cases):
         autostart=True,
         dry_run=False,
     )
-    # How fast a simulated mesh is says nothing: what is published is compared.
+    # The speed of a simulated mesh is meaningless; only the published values are compared.
     parameters |= dict(
         overrun_s=0.4,
         observation_timeout_s=10.0,

@@ -106,10 +106,10 @@ def long_hold(graph, cases):
 
 
 def estop_and_reset(graph):
-    asked = time.monotonic()
+    begin = time.monotonic()
     answer = graph.estop()
     assert answer.success
-    took = graph.time_to_stop(asked)
+    took = graph.time_to_stop(begin)
     assert took <= STOP_S + SLACK_S, f"{took:.3f} s"
     graph.until("estopped", graph.in_state("ESTOPPED"))
     assert graph.status.latched and graph.reason == "ESTOP" and not graph.status.enabled
@@ -250,7 +250,7 @@ def records(graph, folder):
         and data[-8:-3] == b"\x89MCAP"
         and len(data) > 10_000
     ), answer.message
-    print(f"flight records: {len(before)} by themselves, one asked for: {answer.message}")
+    print(f"flight records: {len(before)} by themselves, one requested: {answer.message}")
 
 
 def flood(graph, node, cases):
@@ -293,7 +293,7 @@ def flood(graph, node, cases):
 
 
 def quiet_by_default(executable, logs, cases):
-    """dry_run is the default: it decides, says so, and commands nothing."""
+    """dry_run is the default: actions are published, commands are not."""
     logs.append(f"{tempfile.mkdtemp()}/dry.log")
     node = NodeProcess(
         executable,
@@ -313,16 +313,16 @@ def quiet_by_default(executable, logs, cases):
         assert answer.success and "dry_run" in answer.message, answer
         graph.until("actions", lambda: 5 < len(graph.actions))
         graph.film(pixels(cases[0]), hz=30.0)
-        told = len(graph.statuses)
+        first = len(graph.statuses)
         graph.until(
             "two statuses 2 s apart",
             lambda: (
-                told < len(graph.statuses)
-                and graph.statuses[-1][1].images_received - graph.statuses[told][1].images_received
+                first < len(graph.statuses)
+                and graph.statuses[-1][1].images_received - graph.statuses[first][1].images_received
                 > 30
             ),
         )
-        first, last = graph.statuses[told][1], graph.statuses[-1][1]
+        first, last = graph.statuses[first][1], graph.statuses[-1][1]
         # At the policy file's 5 Hz, whatever the camera's rate. One more for what was under way.
         seconds = (
             last.header.stamp.sec

@@ -80,7 +80,7 @@ def scenario(executable, logs):
         )
         arm.update(on=True)
         graph.resume()
-        # The pose is repeated with an old stamp: nobody knows where the arm is.
+        # The pose is repeated with an old stamp: the position of the arm is unknown.
         arm.update(stamp=graph.stamp())
         at = time.monotonic()
         took = graph.time_to_stop(at)
