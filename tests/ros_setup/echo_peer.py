@@ -1,8 +1,7 @@
-"""The rclpy half of tests/ros_messages.rs: compares each message and sends it back.
+"""The rclpy half of tests/ros_messages.rs: sends back what it gets, after comparing every field with what was announced.
 
-Reads a JSON object {"action": {...}, "status": {...}} with the expected values from standard input.
-Waits for one message of each type, answers each on its `echo` topic, and stays until its
-publications have been acknowledged.
+Reads from standard input one JSON object {"action": {...}, "status": {...}} with the values to expect. Waits for one
+message of each type, answers each on its `echo` topic, and stays until its publications have been acknowledged.
 """
 
 import json
