@@ -192,7 +192,10 @@ def ending(graph, executable, log, name, how, end, ramps, status):
         at = time.monotonic()
         end(started)
         graph.until("the node has ended", lambda: not started.alive(), 30.0)
-        graph.spin(0.1)
+        # On a busy machine this peer is behind: its queue has the last commands.
+        waiting = time.monotonic() + (3.0 if ramps else 0.5)
+        while time.monotonic() < waiting and speed(graph.twists[-1][1]) != 0.0:
+            graph.spin_once()
         last = speed(graph.twists[-1][1])
         ended = started.node.process.wait() if not started.parent else None
         zero = next((t for t, m in graph.twists if at <= t and speed(m) == 0.0), None)
