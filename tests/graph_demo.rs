@@ -1,4 +1,4 @@
-//! `make demo` does what it says, and leaves nothing behind.
+//! `make demo` runs, and leaves no process behind.
 #![cfg(feature = "ros")]
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -9,8 +9,10 @@ const WIDTH: usize = 100;
 
 /// Tracked files, or nothing where this is no git checkout (a source archive).
 fn tracked() -> Vec<String> {
-    let output =
-        Command::new("git").args(["ls-files", "-z"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
     let Ok(output) = output else { return Vec::new() };
     let text = String::from_utf8(output.stdout).unwrap();
     text.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect()

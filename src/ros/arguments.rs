@@ -7,10 +7,7 @@ use std::{
 
 use r2r::ParameterValue;
 
-use super::{
-    NodeError, PolicyFactory, RawParameters, TABLE,
-    node::{VlaNode, stop_signals},
-};
+use super::{NodeError, PolicyFactory, RawParameters, TABLE, node::VlaNode, signals::StopSignals};
 
 const USAGE: &str = "\
 vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
@@ -112,7 +109,8 @@ pub fn run(factory: PolicyFactory) -> ExitCode {
 /// Arguments or parameters that ROS or the node refuses, and failures while running.
 pub fn start(factory: PolicyFactory) -> Result<(), NodeError> {
     // First of all, so that a signal while ROS starts is an orderly stop too.
-    let stop = stop_signals()?;
+    let stop = StopSignals::install()?;
+    stop.follow_parent().map_err(NodeError::Arguments)?;
     let context = context().map_err(NodeError::Arguments)?;
     VlaNode::create(context, factory, stop).and_then(VlaNode::spin)
 }

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use crate::runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause};
+use crate::runtime::{ActionTransform, Loaded, STEP_WIDTH, longest_pause};
 use vla_config::{Frame, PolicyFile, PromptStyle, Resize, RobotFile, join};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigError, ControlConfig, RawControlConfig, RawEnvelope};
@@ -174,7 +174,7 @@ fn check_supported(policy_file: &PolicyFile, note: &mut impl FnMut(&str, String)
 impl Files {
     /// How a step's numbers become metres and radians.
     #[must_use]
-    pub fn meaning(&self) -> Meaning {
+    pub fn transform(&self) -> ActionTransform {
         match &self.policy_file {
             Some(policy_file) => {
                 let policy_file = Arc::clone(policy_file);

@@ -1,4 +1,4 @@
-"""The node on a simulated N300 in bf16 publishes the actions that it publishes on the CPU, which are the golden ones."""
+"""The node on a simulated N300 in bf16 publishes the golden actions, as on the CPU."""
 
 import tempfile
 
@@ -15,7 +15,7 @@ DEVICES = {"cpu": {}, "sim:n300": {"precision": "bf16"}}
 
 
 def answers(executable, logs, folder, device, cases):
-    """What the node publishes for each case, and what the robot is told in the end."""
+    """The published action of each case, and the last command."""
     parameters = dict(
         checkpoint=str(KIT / "ckpt"),
         policy_file=peer.slow_policy_file(folder),
@@ -23,7 +23,7 @@ def answers(executable, logs, folder, device, cases):
         autostart=True,
         dry_run=False,
     )
-    # How fast a simulated mesh is says nothing: what is published is compared.
+    # The speed of a simulated mesh is meaningless; only the published values are compared.
     parameters |= dict(
         overrun_s=0.4,
         observation_timeout_s=10.0,
@@ -42,8 +42,7 @@ def answers(executable, logs, folder, device, cases):
         graph.film(pixels(cases[0]))
         graph.say(cases[0]["instruction"])
         graph.until("active", graph.in_state("IDLE", "RUNNING", "HOLDING"), timeout=600.0)
-        answer = graph.enable()
-        assert answer.success, answer.message
+        graph.enable_when_possible()
         for case in cases:
             graph.film(pixels(case))
             before = len(graph.actions)
@@ -51,7 +50,8 @@ def answers(executable, logs, folder, device, cases):
             wanted = case["instruction"].lower()
             # The first action may still be that of the image before.
             action = graph.until(
-                f"golden tokens of case {case['id']} on {device}; last {[list(a.token_ids) for a in graph.actions[-2:]]}",
+                f"golden tokens of case {case['id']} on {device}; "
+                f"last {[list(a.token_ids) for a in graph.actions[-2:]]}",
                 lambda: next(
                     (
                         a
