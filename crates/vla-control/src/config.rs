@@ -5,6 +5,8 @@ use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 
+use super::ranges::{self, Range};
+
 /// One thing wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -48,8 +50,14 @@ impl Problems {
     /// Adds a problem unless `value` is within `low..=high` (NaN is not). `unit` is for the message.
     pub fn range(&mut self, place: &str, value: f64, low: f64, high: f64, unit: &str) {
         if !(low <= value && value <= high) {
-            self.add(place, format!("{value} {unit} is outside {low}..{high} {unit}"));
+            let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+            self.add(place, format!("{value}{unit} is outside {low}..{high}{unit}"));
         }
+    }
+
+    /// Adds a problem unless `value` is within a parameter's range.
+    pub fn within(&mut self, place: &str, value: f64, range: &Range) {
+        self.range(place, value, range.min, range.max, range.unit);
     }
 
     /// `value`, or every problem that was added.
@@ -354,29 +362,40 @@ impl RawControlConfig {
     /// [`Problems`] with all that is wrong, each with its parameter's name, value and rule.
     pub fn validate(&self) -> Result<ControlConfig, Problems> {
         let mut p = Problems::default();
-        p.range("command_rate_hz", self.command_rate_hz, 10.0, 1000.0, "Hz");
-        p.range("observation_timeout_s", self.observation_timeout_s, 0.02, 60.0, "s");
-        p.range("stamp_future_tolerance_s", self.stamp_future_tolerance_s, 0.0, 10.0, "s");
-        p.range("stamp_past_tolerance_s", self.stamp_past_tolerance_s, 0.0, 60.0, "s");
-        p.range("inference_timeout_s", self.inference_timeout_s, 0.0, 600.0, "s");
-        p.range("clock_jump_tolerance_s", self.clock_jump_tolerance_s, 0.0, 10.0, "s");
-        p.range("overrun_s", self.overrun_s, 0.0, 1.0, "s");
-        p.range("pause_s", self.pause_s, 0.05, 10.0, "s");
-        p.range("pose_timeout_s", self.pose_timeout_s, 0.02, 10.0, "s");
-        p.range("subscriber_timeout_s", self.subscriber_timeout_s, 0.0, 10.0, "s");
-        p.range("fault_window_s", self.fault_window_s, 0.1, 3600.0, "s");
-        p.range("clear_s", self.clear_s, 0.1, 60.0, "s");
-        if !(1..=FAULTS_MAX).contains(&self.faults_to_latch) {
-            p.add(
-                "faults_to_latch",
-                format!("{} is outside 1..{FAULTS_MAX}", self.faults_to_latch),
-            );
-        }
+        p.within("command_rate_hz", self.command_rate_hz, &ranges::COMMAND_RATE);
+        p.within("observation_timeout_s", self.observation_timeout_s, &ranges::OBSERVATION_TIMEOUT);
+        p.within(
+            "stamp_future_tolerance_s",
+            self.stamp_future_tolerance_s,
+            &ranges::STAMP_FUTURE_TOLERANCE,
+        );
+        p.within(
+            "stamp_past_tolerance_s",
+            self.stamp_past_tolerance_s,
+            &ranges::STAMP_PAST_TOLERANCE,
+        );
+        p.within("inference_timeout_s", self.inference_timeout_s, &ranges::INFERENCE_TIMEOUT);
+        p.within(
+            "clock_jump_tolerance_s",
+            self.clock_jump_tolerance_s,
+            &ranges::CLOCK_JUMP_TOLERANCE,
+        );
+        p.within("overrun_s", self.overrun_s, &ranges::OVERRUN);
+        p.within("pause_s", self.pause_s, &ranges::PAUSE);
+        p.within("pose_timeout_s", self.pose_timeout_s, &ranges::POSE_TIMEOUT);
+        p.within("subscriber_timeout_s", self.subscriber_timeout_s, &ranges::SUBSCRIBER_TIMEOUT);
+        p.within("fault_window_s", self.fault_window_s, &ranges::FAULT_WINDOW);
+        p.within("clear_s", self.clear_s, &ranges::CLEAR);
+        p.within("faults_to_latch", self.faults_to_latch.into(), &ranges::FAULTS_TO_LATCH);
         if self.inference_timeout_s == 0.0 {
             p.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
         }
-        p.range("unchanged_image.distance", self.unchanged_image.distance, 1e-3, 10.0, "m");
-        p.range("unchanged_image.angle", self.unchanged_image.angle, 1e-3, 100.0, "rad");
+        p.within(
+            "unchanged_image.distance",
+            self.unchanged_image.distance,
+            &ranges::UNCHANGED_DISTANCE,
+        );
+        p.within("unchanged_image.angle", self.unchanged_image.angle, &ranges::UNCHANGED_ANGLE);
         let period_s = 1.0 / self.command_rate_hz;
         if self.overrun_s != 0.0 && self.overrun_s < 1.5 * period_s {
             p.add(
@@ -395,35 +414,23 @@ impl RawControlConfig {
                 format!("{} s is less than the overrun limit of {overrun_s} s", self.pause_s),
             );
         }
-        check_motion(
-            &mut p,
-            "limits.linear",
-            &self.limits.linear,
-            3.0,
-            30.0,
-            "m",
-            self.command_rate_hz,
-        );
-        check_motion(
-            &mut p,
-            "limits.angular",
-            &self.limits.angular,
-            6.0,
-            60.0,
-            "rad",
-            self.command_rate_hz,
-        );
-        p.range("step_cap.translation", self.step_cap.translation, 1e-4, 1.0, "m");
-        p.range("step_cap.rotation", self.step_cap.rotation, 1e-4, 3.2, "rad");
+        let linear = [ranges::LINEAR_VELOCITY, ranges::LINEAR_ACCELERATION, ranges::LINEAR_JERK];
+        let angular =
+            [ranges::ANGULAR_VELOCITY, ranges::ANGULAR_ACCELERATION, ranges::ANGULAR_JERK];
+        let rate_hz = self.command_rate_hz;
+        check_motion(&mut p, "limits.linear", &self.limits.linear, &linear, rate_hz);
+        check_motion(&mut p, "limits.angular", &self.limits.angular, &angular, rate_hz);
+        p.within("step_cap.translation", self.step_cap.translation, &ranges::STEP_TRANSLATION);
+        p.within("step_cap.rotation", self.step_cap.rotation, &ranges::STEP_ROTATION);
         let workspace = self.workspace.and_then(|raw| check_workspace(&mut p, &raw));
         check_gripper(&mut p, &self.gripper);
-        if !(2..=10_000).contains(&self.detectors.constant_steps) {
-            p.add(
-                "detectors.constant_steps",
-                format!("{} is outside 2..10000", self.detectors.constant_steps),
-            );
-        }
-        p.range("detectors.stuck_distance", self.detectors.stuck_distance, 0.0, 1.0, "m");
+        let constant_steps = self.detectors.constant_steps;
+        p.within("detectors.constant_steps", constant_steps.into(), &ranges::CONSTANT_STEPS);
+        p.within(
+            "detectors.stuck_distance",
+            self.detectors.stuck_distance,
+            &ranges::STUCK_DISTANCE,
+        );
         if let Some(envelope) = &self.envelope {
             check_envelope(&mut p, envelope);
         }
@@ -474,15 +481,13 @@ fn check_motion(
     p: &mut Problems,
     group: &str,
     raw: &RawMotionLimits,
-    v_max: f64,
-    a_max: f64,
-    unit: &str,
+    [velocity, acceleration, jerk]: &[Range; 3],
     rate_hz: f64,
 ) {
     let before = p.0.len();
-    p.range(&format!("{group}.velocity"), raw.velocity, 1e-3, v_max, &format!("{unit}/s"));
-    p.range(&format!("{group}.acceleration"), raw.acceleration, 1e-2, a_max, &format!("{unit}/s2"));
-    p.range(&format!("{group}.jerk"), raw.jerk, 1e-1, 1e4, &format!("{unit}/s3"));
+    p.within(&format!("{group}.velocity"), raw.velocity, velocity);
+    p.within(&format!("{group}.acceleration"), raw.acceleration, acceleration);
+    p.within(&format!("{group}.jerk"), raw.jerk, jerk);
     if before < p.0.len() {
         return;
     }
@@ -511,11 +516,11 @@ fn check_motion(
 
 fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
     let before = p.0.len();
-    p.range("workspace.margin", raw.margin, 0.005, 0.5, "m");
+    p.within("workspace.margin", raw.margin, &ranges::WORKSPACE_MARGIN);
     for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
         let (low, high) = (raw.min[axis], raw.max[axis]);
-        p.range(&format!("workspace.min.{name}"), low, -10.0, 10.0, "m");
-        p.range(&format!("workspace.max.{name}"), high, -10.0, 10.0, "m");
+        p.within(&format!("workspace.min.{name}"), low, &ranges::WORKSPACE_CORNER);
+        p.within(&format!("workspace.max.{name}"), high, &ranges::WORKSPACE_CORNER);
         if low.is_finite() && high.is_finite() && high - low <= 2.0 * raw.margin {
             p.add(
                 &format!("workspace.{name}"),
@@ -533,9 +538,9 @@ fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
 }
 
 fn check_gripper(p: &mut Problems, raw: &RawGripper) {
-    p.range("gripper.threshold", raw.threshold, 0.0, 1.0, "");
-    p.range("gripper.hysteresis", raw.hysteresis, 0.0, 0.5, "");
-    p.range("gripper.min_dwell_s", raw.min_dwell_s, 0.0, 60.0, "s");
+    p.within("gripper.threshold", raw.threshold, &ranges::GRIPPER_THRESHOLD);
+    p.within("gripper.hysteresis", raw.hysteresis, &ranges::GRIPPER_HYSTERESIS);
+    p.within("gripper.min_dwell_s", raw.min_dwell_s, &ranges::GRIPPER_MIN_DWELL);
     if 1.0 <= raw.threshold + raw.hysteresis || raw.threshold - raw.hysteresis <= 0.0 {
         p.add(
             "gripper.hysteresis",

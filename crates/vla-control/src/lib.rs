@@ -40,6 +40,7 @@ mod config;
 mod frozen_image;
 mod gripper;
 mod jerk_limiter;
+pub mod ranges;
 mod reason;
 mod stall_detector;
 mod state_machine;
