@@ -1,76 +1,17 @@
-//! Parameters: read once into a raw form, validated together, refused with a list of every problem.
-//!
-//! One table says what there is. It feeds reading, validation, `ros2 param describe` and `vla_node
-//! --help`.
+//! The node's configuration: what was given, the policy file and the robot file, merged and
+//! validated by `vla-config`, with the types of this node. Made once at start; a change makes
+//! another.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
 
-use r2r::ParameterValue;
-
-use super::meaning::{Asked, Files, settle};
-use crate::runtime::Threads;
-use vla_control::{ControlConfig, Problem, RawControlConfig, RawWorkspace};
-use vla_inference::policy::{DecodeMode, Device, Precision};
-
-/// Parameters as given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RawParameters {
-    checkpoint: String,
-    policy_file: String,
-    robot: String,
-    unnorm_key: String,
-    device: String,
-    precision: String,
-    threads: i64,
-    decode: String,
-    draft: bool,
-    weight_cache: String,
-    autostart: bool,
-    image_transport: String,
-    policy_hz: f64,
-    inference_rate_hz: f64,
-    frame_id: String,
-    control_priority: i64,
-    inference_niceness: i64,
-    record_directory: String,
-    use_sim_time: bool,
-    workspace_min: Option<[f64; 3]>,
-    workspace_max: Option<[f64; 3]>,
-    workspace_margin: f64,
-    load_timeout_s: f64,
-    control: RawControlConfig,
-}
-
-impl Default for RawParameters {
-    fn default() -> Self {
-        Self {
-            checkpoint: std::env::var("OPENVLA_WEIGHTS").unwrap_or_default(),
-            policy_file: String::new(),
-            robot: String::new(),
-            unnorm_key: String::new(),
-            device: "cpu".into(),
-            precision: String::new(),
-            threads: 0,
-            decode: "full".into(),
-            draft: false,
-            weight_cache: String::new(),
-            autostart: false,
-            image_transport: "raw".into(),
-            policy_hz: 0.0,
-            inference_rate_hz: 0.0,
-            frame_id: "base_link".into(),
-            control_priority: 40,
-            inference_niceness: 10,
-            record_directory: String::new(),
-            use_sim_time: false,
-            workspace_min: None,
-            workspace_max: None,
-            workspace_margin: 0.02,
-            load_timeout_s: 600.0,
-            control: RawControlConfig { command_rate_hz: 0.0, ..RawControlConfig::default() },
-        }
-    }
-}
+use crate::runtime::{Loaded, Meaning, Threads, longest_pause};
+use vla_config::{
+    Arguments, CommandTopics, Given, LifecycleState, Measured, Remark, Resolved, STEP_WIDTH, Value,
+    read_arguments, resolve,
+};
+use vla_control::action_chunk::ChunkStep;
+use vla_control::{ControlConfig, Problem, Problems, RawControlConfig};
+use vla_inference::policy::{DecodeMode, Device, PolicyInfo, Precision};
 
 /// Whether images come raw or compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,9 +22,9 @@ pub enum ImageTransport {
     Compressed,
 }
 
-/// Parameters that were found good, each for itself and all together.
+/// Parameters and files, merged and validated. It does not change.
 #[derive(Debug, Clone)]
-pub struct Parameters {
+pub struct ResolvedConfig {
     /// Checkpoint folder; empty when none was named: then configuring fails.
     pub checkpoint: PathBuf,
     /// Statistics to use; needed unless there is exactly one set.
@@ -96,11 +37,11 @@ pub struct Parameters {
     pub load_timeout_s: f64,
     /// Threads of the CPU backend, 0 = one per core.
     pub threads: usize,
-    /// Over which tokens the choice is made.
+    /// The tokens that the argmax is taken over.
     pub decode: DecodeMode,
-    /// Whether the last action's tokens are tried as the next.
+    /// Speculative decoding with the last action's tokens.
     pub draft: bool,
-    /// Where a mesh keeps packed weights; `None` keeps none.
+    /// Folder of packed weights; `None` keeps none.
     pub weight_cache: Option<PathBuf>,
     /// Configure and activate without a lifecycle manager.
     pub autostart: bool,
@@ -108,692 +49,294 @@ pub struct Parameters {
     pub image_transport: ImageTransport,
     /// Rate at which a chunk's steps follow each other, Hz.
     pub policy_hz: f64,
-    /// At most so many inferences per second.
+    /// At most so many inferences per second, Hz.
     pub inference_rate_hz: f64,
     /// Frame of the action: `header.frame_id` of every command.
     pub frame_id: String,
+    /// Topics that the commands are published on.
+    pub command_topics: CommandTopics,
     /// Priorities of the threads.
     pub scheduling: Threads,
-    /// Where flight records go; `None` keeps none.
+    /// Folder of flight records; `None` keeps none.
     pub record_directory: Option<PathBuf>,
     /// ROS time comes from `/clock`.
     pub use_sim_time: bool,
-    /// What the numbers mean and what the robot may do.
-    pub files: Files,
-    /// Everything for control. `expected_inference_s` and `envelope` are filled in when a policy
-    /// has been loaded.
+    /// Control's parameters, without what loading a checkpoint adds.
     pub raw_control: RawControlConfig,
-    /// The same, validated with a guess for `expected_inference_s`.
+    /// The same, validated; with latency and envelope once a checkpoint is loaded.
     pub control: ControlConfig,
+    /// What loading the checkpoint added.
+    measured: Option<Measured>,
+    resolved: Resolved,
 }
 
 /// Every problem of a set of parameters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} problem{} in the parameters:{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+#[error("{} problem{} in the parameters:{}", .0.len(), if .0.len() == 1 { "" } else { "s" },
+    .0.iter().map(|p| format!("\n  {p}")).collect::<String>())]
 pub struct ParameterProblems(pub Vec<Problem>);
 
-impl ParameterProblems {
-    /// In one line, for a service's answer.
-    #[must_use]
-    pub fn one_line(&self) -> String {
-        self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    }
-}
-
-/// What a parameter holds and where.
-enum Slot {
-    Bool(fn(&mut RawParameters) -> &mut bool),
-    Integer(fn(&mut RawParameters) -> &mut i64),
-    Count(fn(&mut RawParameters) -> &mut u32),
-    Float(fn(&mut RawParameters) -> &mut f64),
-    Text(fn(&mut RawParameters) -> &mut String),
-    Vector(fn(&mut RawParameters) -> &mut Option<[f64; 3]>),
-}
-
-/// One line of the table.
-pub struct Spec {
-    /// Dotted name.
-    pub name: &'static str,
-    /// What it means, with its unit.
-    pub about: &'static str,
-    slot: Slot,
-}
-
-macro_rules! table {
-    ($($name:literal, $kind:ident, $($field:ident).+, $about:literal;)*) => {
-        /// Every parameter of the node.
-        pub const TABLE: &[Spec] = &[$(Spec { name: $name, about: $about, slot: Slot::$kind(|raw| &mut raw.$($field).+) }),*];
-    };
-}
-
-table! {
-    "checkpoint", Text, checkpoint, "Folder of the checkpoint, as downloaded. Default: \
-    $OPENVLA_WEIGHTS.";
-    "policy_file", Text, policy_file, "File that says what the checkpoint's numbers mean \
-    (config/policies). Required unless dry_run.";
-    "robot_file", Text, robot, "File that says what the robot may do (config/robots). Its values \
-    replace command_rate_hz, limits, step_cap, workspace and gripper.";
-    "unnorm_key", Text, unnorm_key, "Entry of the checkpoint's dataset statistics; may be empty \
-    when there is exactly one.";
-    "device", Text, device, "cpu, tt:n150, tt:n300, tt:t3k, or a simulated mesh sim:n150, \
-    sim:n300, sim:t3k.";
-    "precision", Text, precision, "f32, bf16, mixed, bfp8, or a precision policy's YAML file; \
-    empty = the device's default.";
-    "threads", Integer, threads, "Threads of the CPU backend, 0..255; 0 = one per core.";
-    "decode", Text, decode, "full: greedy over the whole vocabulary, as the official code; \
-    actions: over action tokens only.";
-    "draft", Bool, draft, "Try the last action's tokens as the next: the same tokens in fewer \
-    steps. /diagnostics says how many were right.";
-    "weight_cache", Text, weight_cache, "Folder in which a mesh keeps packed weights, for a \
-    quicker next start; empty keeps none.";
-    "dry_run", Bool, control.dry_run, "true: infer and report, but publish no command. Nothing \
-    moves before this is false.";
-    "autostart", Bool, autostart, "Configure and activate without a lifecycle manager. ~/enable \
-    is needed all the same.";
-    "image_transport", Text, image_transport, "raw: sensor_msgs/Image on `image`; compressed: \
-    CompressedImage on `image/compressed`.";
-    "policy_hz", Float, policy_hz, "Rate at which the policy's steps follow each other, Hz, \
-    0..1000; 0 = the policy file's (5 in a dry run without one).";
-    "inference_rate_hz", Float, inference_rate_hz, "At most so many inferences per second, Hz, \
-    0.01..1000; 0 = policy_hz, the rate a policy of single steps was trained for; 1000 = on every \
-    image.";
-    "frame_id", Text, frame_id, "Frame in which the actions are expressed: header.frame_id of \
-    every command. A robot file has its own.";
-    "command_rate_hz", Float, control.command_rate_hz, "Rate of the command stream, Hz, 10..1000; \
-    0 = the robot file's, 50 without one.";
-    "load_timeout_s", Float, load_timeout_s, "Longest loading and testing of the checkpoint, s, \
-    1..3600.";
-    "control_priority", Integer, control_priority, "SCHED_FIFO priority of the control thread \
-    where permitted, 0..99; 0 does not ask for it.";
-    "inference_niceness", Integer, inference_niceness, "Niceness of the inference threads, 0..19.";
-    "record_directory", Text, record_directory, "Folder for flight records, written on a fault, \
-    on e-stop and on ~/dump; empty keeps none.";
-    "use_sim_time", Bool, use_sim_time, "ROS time comes from /clock. Watchdogs stay on the \
-    machine's steady clock.";
-    "observation_timeout_s", Float, control.observation_timeout_s, "Oldest image that may move \
-    the robot, s, 0.02..60.";
-    "inference_timeout_s", Float, control.inference_timeout_s, "Longest inference, s, 0..600; 0 = \
-    twice the latency of the self-test.";
-    "stamp_future_tolerance_s", Float, control.stamp_future_tolerance_s, "How far an image's \
-    stamp may lie ahead of ROS time, s, 0..10.";
-    "stamp_past_tolerance_s", Float, control.stamp_past_tolerance_s, "How far an image's stamp \
-    may lie behind ROS time when it arrives, s, 0..60.";
-    "clock_jump_tolerance_s", Float, control.clock_jump_tolerance_s, "How far ROS time may go \
-    back before it counts as a jump, s, 0..10.";
-    "overrun_s", Float, control.overrun_s, "Longest interval between two control steps, s, 0..1; \
-    0 = five periods.";
-    "pause_s", Float, control.pause_s, "Interval between two control steps from which on the \
-    process counts as paused, s, 0.05..10.";
-    "pose_timeout_s", Float, control.pose_timeout_s, "Oldest ee_pose that still guards the \
-    workspace, s, 0.02..10.";
-    "subscriber_timeout_s", Float, control.subscriber_timeout_s, "How long the command may be \
-    without a subscriber, s, 0..10.";
-    "faults_to_latch", Count, control.faults_to_latch, "How many faults latch, 1..8.";
-    "fault_window_s", Float, control.fault_window_s, "Within which time, s, 0.1..3600.";
-    "clear_s", Float, control.clear_s, "How long a cause must be gone before motion goes on or a \
-    latch may be reset, s, 0.1..60.";
-    "unchanged_image.distance", Float, control.unchanged_image.distance, "Path the tool may be \
-    driven while images keep arriving that are equal byte for byte, m, 0.001..10. A late camera \
-    needs more.";
-    "unchanged_image.angle", Float, control.unchanged_image.angle, "Rotation the tool may be \
-    driven meanwhile, rad, 0.001..100.";
-    "limits.linear.velocity", Float, control.limits.linear.velocity, "m/s, up to 3.";
-    "limits.linear.acceleration", Float, control.limits.linear.acceleration, "m/s2, up to 30.";
-    "limits.linear.jerk", Float, control.limits.linear.jerk, "m/s3, up to 10000.";
-    "limits.angular.velocity", Float, control.limits.angular.velocity, "rad/s, up to 6.";
-    "limits.angular.acceleration", Float, control.limits.angular.acceleration, "rad/s2, up to 60.";
-    "limits.angular.jerk", Float, control.limits.angular.jerk, "rad/s3, up to 10000.";
-    "step_cap.translation", Float, control.step_cap.translation, "Longest policy step, m, \
-    0.0001..1.";
-    "step_cap.rotation", Float, control.step_cap.rotation, "Longest policy step, rad, 0.0001..3.2.";
-    "workspace.min", Vector, workspace_min, "Lower corner of the box the end effector must stay \
-    in, [x, y, z] m in frame_id; needs ee_pose.";
-    "workspace.max", Vector, workspace_max, "Upper corner of that box, [x, y, z] m.";
-    "workspace.margin", Float, workspace_margin, "Kept free inside each face of the box, m, \
-    0..0.5.";
-    "gripper.threshold", Float, control.gripper.threshold, "Above it the gripper opens (after \
-    `invert`), 0..1.";
-    "gripper.hysteresis", Float, control.gripper.hysteresis, "Half width of the band around the \
-    threshold in which nothing changes, 0..0.5.";
-    "gripper.min_dwell_s", Float, control.gripper.min_dwell_s, "Shortest time between two changes \
-    of the gripper, s, 0..60.";
-    "gripper.invert", Bool, control.gripper.invert, "Whether the policy's 1 means closed.";
-    "detectors.constant_steps", Count, control.detectors.constant_steps, "Equal actions in a row \
-    that are reported as constant, 2..10000.";
-    "detectors.stuck_distance", Float, control.detectors.stuck_distance, "Motion over those steps \
-    below which the robot is reported as stuck, m, 0..1.";
-}
-
-/// Parameters that every ROS node may be given and that are none of ours.
-fn is_of_ros(name: &str) -> bool {
-    name == "start_type_description_service"
-}
-
-impl RawParameters {
-    /// Fills in the given parameters. Unknown names and wrong types are added to `problems`.
-    pub fn read<'a>(
-        given: impl IntoIterator<Item = (&'a str, &'a ParameterValue)>,
-        problems: &mut Vec<Problem>,
-    ) -> Self {
-        let mut raw = Self::default();
-        for (name, value) in given {
-            raw.set(name, value, problems);
-        }
-        raw
-    }
-
-    /// Sets one parameter.
-    pub fn set(&mut self, name: &str, value: &ParameterValue, problems: &mut Vec<Problem>) {
-        if is_of_ros(name) {
-            return;
-        }
-        let mut refuse = |what: String| problems.push(Problem { place: name.to_owned(), what });
-        let Some(spec) = TABLE.iter().find(|spec| spec.name == name) else {
-            return refuse(match nearest(name) {
-                Some(nearest) => format!("there is no such parameter; did you mean '{nearest}'?"),
-                None => "there is no such parameter; see vla_node --help".into(),
-            });
-        };
-        let wrong = |wanted: &str| format!("is {}, but must be {wanted}", shown(value));
-        match (&spec.slot, value) {
-            (Slot::Bool(at), ParameterValue::Bool(value)) => *at(self) = *value,
-            (Slot::Integer(at), ParameterValue::Integer(value)) => *at(self) = *value,
-            (Slot::Count(at), ParameterValue::Integer(value)) => match u32::try_from(*value) {
-                Ok(value) => *at(self) = value,
-                Err(_) => refuse(wrong("a count")),
-            },
-            (Slot::Float(at), ParameterValue::Double(value)) => *at(self) = *value,
-            // `50` in a YAML file or on the command line is an integer; whoever writes it means
-            // 50.0.
-            #[allow(clippy::cast_precision_loss)]
-            (Slot::Float(at), ParameterValue::Integer(value)) => *at(self) = *value as f64,
-            (Slot::Text(at), ParameterValue::String(value)) => value.clone_into(at(self)),
-            (Slot::Vector(at), ParameterValue::DoubleArray(values)) => {
-                match <[f64; 3]>::try_from(values.as_slice()) {
-                    Ok(values) => *at(self) = Some(values),
-                    Err(_) => refuse(wrong("a list of three numbers")),
-                }
-            }
-            (Slot::Bool(_), _) => refuse(wrong("true or false")),
-            (Slot::Integer(_) | Slot::Count(_), _) => refuse(wrong("an integer")),
-            (Slot::Float(_), _) => refuse(wrong("a number")),
-            (Slot::Text(_), _) => refuse(wrong("a string")),
-            (Slot::Vector(_), _) => {
-                refuse(wrong("a list of three numbers, each with a decimal point"))
-            }
-        }
-    }
-
-    /// A parameter's value, as the parameter services show it.
-    #[must_use]
-    pub fn get(&self, name: &str) -> ParameterValue {
-        let Some(spec) = TABLE.iter().find(|spec| spec.name == name) else {
-            return ParameterValue::NotSet;
-        };
-        let mut raw = self.clone();
-        match &spec.slot {
-            Slot::Bool(at) => ParameterValue::Bool(*at(&mut raw)),
-            Slot::Integer(at) => ParameterValue::Integer(*at(&mut raw)),
-            Slot::Count(at) => ParameterValue::Integer(i64::from(*at(&mut raw))),
-            Slot::Float(at) => ParameterValue::Double(*at(&mut raw)),
-            Slot::Text(at) => ParameterValue::String(at(&mut raw).clone()),
-            Slot::Vector(at) => at(&mut raw)
-                .map_or(ParameterValue::NotSet, |v| ParameterValue::DoubleArray(v.to_vec())),
-        }
-    }
-
-    /// Checks every value and every rule between values.
+impl ResolvedConfig {
+    /// The configuration of the node of this fully qualified name, with the arguments of the
+    /// process (without its name), and what there is to log about them.
     ///
     /// # Errors
-    /// All problems at once, those that were found while reading included.
-    pub fn validate(&self, mut problems: Vec<Problem>) -> Result<Parameters, ParameterProblems> {
-        let mut add =
-            |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
-        let device =
-            Device::from_str(&self.device).map_err(|error| add("device", error.to_string())).ok();
-        let decode = DecodeMode::from_str(&self.decode).map_err(|error| add("decode", error)).ok();
-        let image_transport = match self.image_transport.as_str() {
-            "raw" => Some(ImageTransport::Raw),
-            "compressed" => Some(ImageTransport::Compressed),
-            other => {
-                add("image_transport", format!("'{other}' is not known; use raw or compressed"));
-                None
-            }
-        };
-        if !(0.0..=1000.0).contains(&self.policy_hz) {
-            add("policy_hz", format!("{} Hz is outside 0..1000 Hz", self.policy_hz));
+    /// All problems at once.
+    pub fn read(
+        arguments: &[String],
+        node: &str,
+    ) -> Result<(Self, Vec<Remark>), ParameterProblems> {
+        let mut problems = Problems::default();
+        let Arguments { given, mut remarks } = read_arguments(arguments, node, &mut problems);
+        check_device(&given, &mut problems);
+        let resolved =
+            resolve(&given, problems).map_err(|problems| ParameterProblems(problems.0))?;
+        let config =
+            Self::new(resolved, None).map_err(|problem| ParameterProblems(vec![problem]))?;
+        if let Some(folder) = &config.record_directory {
+            probe(folder).map_err(|what| {
+                ParameterProblems(vec![Problem { place: "record_directory".into(), what }])
+            })?;
         }
-        if self.inference_rate_hz != 0.0 && !(0.01..=1000.0).contains(&self.inference_rate_hz) {
-            add(
-                "inference_rate_hz",
-                format!("{} Hz is outside 0.01..1000 Hz, and not 0", self.inference_rate_hz),
-            );
-        }
-        if !(1.0..=3600.0).contains(&self.load_timeout_s) {
-            add("load_timeout_s", format!("{} s is outside 1..3600 s", self.load_timeout_s));
-        }
-        let mut whole = |place: &str, value: i64, high: u8| {
-            u8::try_from(value).ok().filter(|value| *value <= high).unwrap_or_else(|| {
-                add(place, format!("{value} is outside 0..{high}"));
-                0
-            })
-        };
-        let threads = whole("threads", self.threads, 255).into();
-        let scheduling = Threads {
-            control_priority: whole("control_priority", self.control_priority, 99),
-            inference_niceness: whole("inference_niceness", self.inference_niceness, 19).into(),
-        };
-        if self.frame_id.trim().is_empty() {
-            add("frame_id", "is empty; name the frame in which the actions are expressed".into());
-        }
-        if self.unnorm_key.contains('\0')
-            || self.checkpoint.contains('\0')
-            || self.frame_id.contains('\0')
-        {
-            add("checkpoint", "a name contains a zero byte".into());
-        }
-        let workspace = match (self.workspace_min, self.workspace_max) {
-            (Some(min), Some(max)) => {
-                Some(RawWorkspace { min, max, margin: self.workspace_margin })
-            }
-            (None, None) => None,
-            (Some(_), None) => {
-                add(
-                    "workspace.max",
-                    "is missing while workspace.min is set; a box needs both corners".into(),
-                );
-                None
-            }
-            (None, Some(_)) => {
-                add(
-                    "workspace.min",
-                    "is missing while workspace.max is set; a box needs both corners".into(),
-                );
-                None
-            }
-        };
-        let command_rate_hz = if self.control.command_rate_hz == 0.0 {
-            RawControlConfig::default().command_rate_hz
-        } else {
-            self.control.command_rate_hz
-        };
-        let settled = settle(
-            &Asked {
-                policy_file: &self.policy_file,
-                robot: &self.robot,
-                unnorm_key: &self.unnorm_key,
-                policy_hz: self.policy_hz,
-                frame_id: &self.frame_id,
-                base: RawControlConfig { workspace, command_rate_hz, ..self.control },
+        remarks.extend(config.resolved.summary().into_iter().map(Remark::Info));
+        Ok((config, remarks))
+    }
+
+    fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, Problem> {
+        let values = &resolved.values;
+        let refuse = |place: &str, what| Problem { place: place.into(), what };
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+        let small = |number: i64| u8::try_from(number).unwrap_or(0); // within its range
+        Ok(Self {
+            checkpoint: PathBuf::from(&values.checkpoint),
+            unnorm_key: (!values.unnorm_key.is_empty()).then(|| values.unnorm_key.clone()),
+            device: Device::from_str(&values.device)
+                .map_err(|error| refuse("device", error.to_string()))?,
+            // Cannot fail: any text is a precision's name.
+            precision: (!values.precision.is_empty())
+                .then(|| values.precision.parse().unwrap_or(Precision::F32)),
+            load_timeout_s: values.load_timeout_s,
+            threads: small(values.threads).into(),
+            decode: DecodeMode::from_str(&values.decode)
+                .map_err(|error| refuse("decode", error))?,
+            draft: values.draft,
+            weight_cache: path(&values.weight_cache),
+            autostart: values.autostart,
+            image_transport: match values.image_transport.as_str() {
+                "compressed" => ImageTransport::Compressed,
+                _ => ImageTransport::Raw,
             },
-            &mut problems,
-        );
-        let raw_control = settled.control;
-        self.note_contradictions(&raw_control, &mut problems);
-        let control = raw_control.validate().map_err(|refused| problems.extend(refused.0)).ok();
-        // A value that is wrong in a file is found when the file is joined, and again when the
-        // result is validated.
-        let mut seen = std::collections::HashSet::new();
-        problems.retain(|problem| seen.insert(problem.to_string()));
-        match (device, decode, image_transport, control) {
-            (Some(device), Some(decode), Some(image_transport), Some(control))
-                if problems.is_empty() =>
-            {
-                Ok(Parameters {
-                    checkpoint: PathBuf::from(&self.checkpoint),
-                    unnorm_key: settled.unnorm_key,
-                    device,
-                    // Cannot fail: any text is a precision's name.
-                    precision: (!self.precision.is_empty())
-                        .then(|| self.precision.parse().unwrap_or(Precision::F32)),
-                    load_timeout_s: self.load_timeout_s,
-                    threads,
-                    decode,
-                    draft: self.draft,
-                    weight_cache: (!self.weight_cache.is_empty())
-                        .then(|| PathBuf::from(&self.weight_cache)),
-                    autostart: self.autostart,
-                    image_transport,
-                    policy_hz: settled.policy_hz,
-                    inference_rate_hz: if self.inference_rate_hz == 0.0 {
-                        settled.policy_hz
-                    } else {
-                        self.inference_rate_hz
-                    },
-                    frame_id: settled.frame_id,
-                    scheduling,
-                    record_directory: (!self.record_directory.is_empty())
-                        .then(|| PathBuf::from(&self.record_directory)),
-                    use_sim_time: self.use_sim_time,
-                    files: settled.files,
-                    raw_control,
-                    control,
-                })
-            }
-            _ => Err(ParameterProblems(problems)),
-        }
+            policy_hz: values.policy_hz,
+            inference_rate_hz: values.inference_rate_hz,
+            frame_id: values.frame_id.clone(),
+            command_topics: resolved.command_topics.clone(),
+            scheduling: Threads {
+                control_priority: small(values.control_priority),
+                inference_niceness: small(values.inference_niceness).into(),
+            },
+            record_directory: path(&values.record_directory),
+            use_sim_time: values.use_sim_time,
+            raw_control: resolved.raw_control,
+            control: resolved.control,
+            measured,
+            resolved,
+        })
     }
-}
 
-impl RawParameters {
-    /// The same parameters with what the files say, as `ros2 param get` shows them.
+    /// A parameter's value as it holds, files included; `NotSet` for an unknown name.
     #[must_use]
-    pub fn settled(&self, parameters: &Parameters) -> Self {
-        Self {
-            unnorm_key: parameters.unnorm_key.clone().unwrap_or_default(),
-            policy_hz: parameters.policy_hz,
-            inference_rate_hz: parameters.inference_rate_hz,
-            frame_id: parameters.frame_id.clone(),
-            ..self.with_control(&parameters.raw_control)
-        }
+    pub fn get(&self, name: &str) -> Value {
+        vla_config::parameter(name).map_or(Value::NotSet, |row| row.get(&self.resolved.values))
     }
 
-    fn with_control(&self, control: &RawControlConfig) -> Self {
-        Self {
-            workspace_min: control.workspace.map(|area| area.min),
-            workspace_max: control.workspace.map(|area| area.max),
-            workspace_margin: control.workspace.map_or(self.workspace_margin, |area| area.margin),
-            control: *control,
-            ..self.clone()
-        }
-    }
-
-    /// A parameter that was given and that a file says otherwise: whoever gave it must not believe
-    /// that it holds.
-    fn note_contradictions(&self, settled: &RawControlConfig, problems: &mut Vec<Problem>) {
-        let (default, settled) = (Self::default(), self.with_control(settled));
-        for spec in TABLE {
-            let (given, holds) = (self.get(spec.name), settled.get(spec.name));
-            if shown(&given) != shown(&holds) && given != default.get(spec.name) {
-                let what = format!(
-                    "{} contradicts {} in the policy file or robot file; leave it out here",
-                    shown(&given),
-                    shown(&holds)
-                );
-                problems.push(Problem { place: spec.name.to_owned(), what });
+    /// The configuration with changed parameters.
+    ///
+    /// # Errors
+    /// What is wrong or not allowed in this state, in one line.
+    pub fn with(&self, changes: &[(String, Value)], state: LifecycleState) -> Result<Self, String> {
+        let resolved = self.resolved.with(changes, state)?;
+        let changed = Self::new(resolved, None).map_err(|problem| problem.to_string())?;
+        match (&self.measured, state) {
+            (Some(measured), LifecycleState::Inactive | LifecycleState::Other) => {
+                changed.with_measured(measured.clone())
             }
+            _ => Ok(changed),
+        }
+    }
+
+    /// The configuration for a checkpoint that was loaded: its latency and its statistics.
+    ///
+    /// # Errors
+    /// What does not fit, in one line.
+    pub fn with_policy(&self, loaded: &Loaded) -> Result<Self, String> {
+        self.with_measured(Measured {
+            inference_s: loaded.inference_s,
+            action_dim: loaded.info.action_dim,
+            statistics: statistics(&loaded.info),
+        })
+    }
+
+    fn with_measured(&self, measured: Measured) -> Result<Self, String> {
+        let control =
+            self.resolved.control_for(&measured).map_err(|problems| problems.to_string())?;
+        // An inference rate below what the inference watchdog allows would stop the robot in every
+        // pause.
+        let allowed = control.inference_timeout() + control.observation_timeout();
+        let pause = longest_pause(self.inference_rate_hz);
+        if allowed <= pause {
+            return Err(format!(
+                "inference_rate_hz: at {} Hz up to {:.3} s pass from one inference to the next, \
+                but inference_timeout_s and observation_timeout_s together allow {:.3} s; raise \
+                one of the three",
+                self.inference_rate_hz,
+                pause.as_secs_f64(),
+                allowed.as_secs_f64()
+            ));
+        }
+        Ok(Self { control, measured: Some(measured), ..self.clone() })
+    }
+
+    /// How a step's numbers become metres and radians.
+    #[must_use]
+    pub fn transform(&self) -> Meaning {
+        match &self.resolved.files.policy {
+            Some(policy) => {
+                let policy = Arc::clone(policy);
+                Arc::new(move |numbers| policy.to_step(numbers))
+            }
+            None => Arc::new(ChunkStep::from_array),
         }
     }
 }
 
-/// A value as the user may recognise it, bounded.
-fn shown(value: &ParameterValue) -> String {
-    let text = match value {
-        ParameterValue::NotSet => "not set".into(),
-        ParameterValue::Bool(value) => value.to_string(),
-        ParameterValue::Integer(value) => value.to_string(),
-        ParameterValue::Double(value) => value.to_string(),
-        ParameterValue::String(value) => format!("'{value}'"),
-        ParameterValue::BoolArray(values) => format!("{values:?}"),
-        ParameterValue::ByteArray(values) => format!("{values:?}"),
-        ParameterValue::IntegerArray(values) => format!("{values:?}"),
-        ParameterValue::DoubleArray(values) => format!("{values:?}"),
-        ParameterValue::StringArray(values) => format!("{values:?}"),
-    };
-    if text.chars().count() <= 60 { text } else { text.chars().take(60).chain(['…']).collect() }
+/// Reports a device that is not known together with the other problems.
+fn check_device(given: &Given, problems: &mut Problems) {
+    if let Some(Value::Text(text)) = given.get("device").map(|given| &given.value)
+        && let Err(error) = Device::from_str(text)
+    {
+        problems.add("device", error.to_string());
+    }
 }
 
-/// The parameter whose name is most like a wrong one, if any is at all like it.
-fn nearest(name: &str) -> Option<&'static str> {
-    let distance = |spec: &&Spec| edits(name, spec.name);
-    TABLE
-        .iter()
-        .min_by_key(distance)
-        .filter(|spec| edits(name, spec.name) <= 1 + spec.name.len() / 4)
-        .map(|spec| spec.name)
+/// Creates the folder and a file in it, so that a folder that cannot be written is refused at
+/// start and not at the first fault.
+fn probe(folder: &Path) -> Result<(), String> {
+    let file = folder.join(format!(".vla_node_{}", std::process::id()));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&file, b""))
+        .and_then(|()| fs::remove_file(&file))
+        .map_err(|error| {
+            let folder = folder.display();
+            format!("cannot write into {folder}: {error}; name a folder that this user may write")
+        })
 }
 
-/// Levenshtein's distance.
-fn edits(a: &str, b: &str) -> usize {
-    if a.len() > 100 {
-        return usize::MAX;
+/// The statistics' percentiles in the checkpoint's own units, if it has them for each of the six
+/// pose numbers. Control does not use the gripper's. Every step of a chunk has the same.
+fn statistics(info: &PolicyInfo) -> Option<([f64; STEP_WIDTH], [f64; STEP_WIDTH])> {
+    let (mut low, mut high) = ([0.0; STEP_WIDTH], [1.0; STEP_WIDTH]);
+    for i in 0..STEP_WIDTH - 1 {
+        (low[i], high[i]) = (*info.envelope.get(i)?)?;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
+    Some((low, high))
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn validated(given: &[(&str, ParameterValue)]) -> Result<Parameters, String> {
-        let mut problems = Vec::new();
-        let raw =
-            RawParameters::read(given.iter().map(|(name, value)| (*name, value)), &mut problems);
-        raw.validate(problems).map_err(|problems| problems.to_string())
+    fn read(parameters: &[&str]) -> Result<ResolvedConfig, String> {
+        let mut arguments = vec!["--ros-args".to_owned()];
+        arguments.extend(parameters.iter().flat_map(|p| ["-p".to_owned(), (*p).to_owned()]));
+        ResolvedConfig::read(&arguments, "/vla")
+            .map(|(config, _)| config)
+            .map_err(|problems| problems.to_string())
     }
 
-    #[test]
-    fn the_defaults_are_good_and_move_nothing() {
-        let parameters = validated(&[]).unwrap();
-        assert!(parameters.control.dry_run() && !parameters.autostart);
-        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (5.0, 5.0));
-        assert_eq!(parameters.device, Device::Cpu);
-    }
-
-    fn config(file: &str) -> ParameterValue {
-        ParameterValue::String(format!("{}/config/{file}", env!("CARGO_MANIFEST_DIR")))
-    }
-
-    /// OpenVLA's policy file with these texts replaced, in a file of its own.
-    fn changed_policy_file(folder: &tempfile::TempDir, changes: &[(&str, &str)]) -> ParameterValue {
-        let original = concat!(env!("CARGO_MANIFEST_DIR"), "/config/policies/openvla-7b.yaml");
-        let text =
-            changes.iter().fold(std::fs::read_to_string(original).unwrap(), |text, (from, to)| {
-                text.replace(from, to)
-            });
-        let path = folder.path().join("policy_file.yaml");
-        std::fs::write(&path, text).unwrap();
-        ParameterValue::String(path.display().to_string())
-    }
-
-    #[test]
-    fn a_robot_is_not_moved_without_a_policy_file() {
-        let live = ("dry_run", ParameterValue::Bool(false));
-        let text = validated(std::slice::from_ref(&live)).unwrap_err();
-        assert!(text.contains("policy_file: is missing"), "{text}");
-        let policy_file = ("policy_file", config("policies/openvla-7b.yaml"));
-        let parameters = validated(&[live.clone(), policy_file.clone()]).unwrap();
-        assert_eq!(
-            (parameters.policy_hz, parameters.unnorm_key.as_deref()),
-            (5.0, Some("bridge_orig"))
-        );
-        let text = validated(&[
-            live.clone(),
-            policy_file.clone(),
-            ("policy_hz", ParameterValue::Double(10.0)),
-        ])
-        .unwrap_err();
-        assert!(text.contains("contradicts"), "{text}");
-        let parameters =
-            validated(&[live, policy_file, ("robot_file", config("robots/franka_servo.yaml"))])
-                .unwrap();
-        assert_eq!(parameters.frame_id, "panda_link0");
-        assert!(parameters.control.needs_ee_pose());
-    }
-
-    #[test]
-    fn what_a_file_says_otherwise_is_a_problem_and_not_a_surprise() {
-        let files = [
-            ("policy_file", config("policies/openvla-7b.yaml")),
-            ("robot_file", config("robots/franka_servo.yaml")),
-        ];
-        let with = |name, value| validated(&[files[0].clone(), files[1].clone(), (name, value)]);
-        let text = with("limits.linear.velocity", ParameterValue::Double(0.1)).unwrap_err();
-        assert!(text.contains("limits.linear.velocity: 0.1 contradicts 0.25"), "{text}");
-        let text = with("gripper.invert", ParameterValue::Bool(true)).unwrap_err();
-        assert!(text.contains("gripper.invert: true contradicts false"), "{text}");
-        assert!(with("command_rate_hz", ParameterValue::Double(100.0)).is_err());
-        let parameters = with("command_rate_hz", ParameterValue::Double(50.0)).unwrap();
-        // What holds can be read back, and given again.
-        let raw = RawParameters::default().settled(&parameters);
-        assert_eq!(raw.get("workspace.min"), ParameterValue::DoubleArray(vec![0.25, -0.4, 0.02]));
-        assert_eq!(raw.get("policy_hz"), ParameterValue::Double(5.0));
-    }
-
-    #[test]
-    fn actions_in_the_tool_frame_need_a_robot_that_names_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let changes = [("frame: base", "frame: tool"), ("composition: left", "composition: right")];
-        let text =
-            validated(&[("policy_file", changed_policy_file(&folder, &changes))]).unwrap_err();
-        assert!(text.contains("robot_file: is missing") && text.contains("tool frame"), "{text}");
-    }
-
-    #[test]
-    fn a_policy_is_asked_at_its_own_rate_unless_told_otherwise() {
-        let folder = tempfile::tempdir().unwrap();
-        let policy_file =
-            ("policy_file", changed_policy_file(&folder, &[("policy_hz: 5.0", "policy_hz: 20.0")]));
-        let parameters = validated(std::slice::from_ref(&policy_file)).unwrap();
-        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (20.0, 20.0));
-        assert_eq!(
-            RawParameters::default().settled(&parameters).get("inference_rate_hz"),
-            ParameterValue::Double(20.0)
-        );
-        let parameters =
-            validated(&[policy_file, ("inference_rate_hz", ParameterValue::Double(1000.0))])
-                .unwrap();
-        assert_eq!((parameters.policy_hz, parameters.inference_rate_hz), (20.0, 1000.0));
-    }
-
-    #[test]
-    fn tiny_rates_are_refused() {
-        let text = validated(&[("inference_rate_hz", ParameterValue::Double(1e-20))]).unwrap_err();
-        assert!(text.contains("0.01..1000"), "{text}");
-    }
-
-    /// `ros2 launch openvla_tt vla.launch.yaml checkpoint:=DIR` must start: its defaults are fed
-    /// through validation.
-    #[test]
-    fn the_launch_files_defaults_are_good() {
-        let read = |file: &str| -> serde_yaml::Value {
-            let text =
-                std::fs::read_to_string(format!("{}/launch/{file}", env!("CARGO_MANIFEST_DIR")))
-                    .unwrap();
-            serde_yaml::from_str(&text).unwrap()
+    fn loaded(inference_s: f64) -> Loaded {
+        let info = PolicyInfo {
+            unnorm_key: "test".into(),
+            action_dim: 7,
+            device: "cpu".into(),
+            precision: "f32".into(),
+            envelope: vec![None; 7],
         };
-        let launch = read("vla.launch.yaml");
-        let actions = launch["launch"].as_sequence().unwrap();
-        let default = |name: &str| {
-            let arg = actions.iter().find(|action| action["arg"]["name"].as_str() == Some(name));
-            let arg = arg.unwrap_or_else(|| panic!("no argument '{name}'"));
-            arg["arg"]["default"].as_str().unwrap_or("").to_owned()
-        };
-        let node = &actions.iter().find(|action| !action["node"].is_null()).unwrap()["node"];
-        let (mut given, mut problems) = (Vec::new(), Vec::new());
-        for parameter in node["param"].as_sequence().unwrap().iter().filter(|p| p["from"].is_null())
-        {
-            let name = parameter["name"].as_str().unwrap();
-            let value = parameter["value"].as_str().unwrap();
-            let value = value
-                .strip_prefix("$(var ")
-                .and_then(|rest| rest.strip_suffix(')'))
-                .map_or(value.to_owned(), default);
-            given.push((
-                name.to_owned(),
-                match parameter["type"].as_str().unwrap() {
-                    "str" => ParameterValue::String(value),
-                    "bool" => ParameterValue::Bool(value.parse().unwrap()),
-                    "int" => ParameterValue::Integer(value.parse().unwrap()),
-                    "float" => ParameterValue::Double(value.parse().unwrap()),
-                    other => panic!("type {other} of {name}"),
-                },
-            ));
-        }
-        assert!(
-            given.len() > 10
-                && given.iter().any(|(name, _)| name == "policy_file")
-                && given.iter().any(|(name, _)| name == "robot_file")
-        );
-        // The parameter file that is named by default.
-        fn flatten(
-            prefix: &str,
-            value: &serde_yaml::Value,
-            into: &mut Vec<(String, ParameterValue)>,
-        ) {
-            for (key, value) in value.as_mapping().unwrap() {
-                let name = format!("{prefix}{}", key.as_str().unwrap());
-                match value.as_f64() {
-                    Some(number) => into.push((name, ParameterValue::Double(number))),
-                    None => flatten(&format!("{name}."), value, into),
-                }
-            }
-        }
-        assert!(
-            default("params_file").ends_with("launch/cautious_robot.yaml)")
-                || default("params_file").ends_with("cautious_robot.yaml")
-        );
-        flatten("", &read("cautious_robot.yaml")["/**"]["ros__parameters"], &mut given);
-        let raw = RawParameters::read(
-            given.iter().map(|(name, value)| (name.as_str(), value)),
-            &mut problems,
-        );
-        raw.validate(problems).unwrap();
+        Loaded { info, inference_s, remark: None }
     }
 
     #[test]
-    fn every_name_is_there_once_and_can_be_read_back() {
-        for (i, spec) in TABLE.iter().enumerate() {
-            assert!(TABLE[..i].iter().all(|other| other.name != spec.name), "{} twice", spec.name);
-            let value = RawParameters::default().get(spec.name);
-            assert!(spec.about.len() > 3);
-            if value != ParameterValue::NotSet {
-                let mut problems = Vec::new();
-                let raw = RawParameters::read([(spec.name, &value)], &mut problems);
-                assert!(
-                    problems.is_empty() && raw.get(spec.name) == value,
-                    "{}: {problems:?}",
-                    spec.name
-                );
-            }
+    fn rates_below_the_watchdog_are_refused() {
+        let control =
+            |parameters: &[&str]| read(parameters).unwrap().with_policy(&loaded(0.02)).map(|_| ());
+        // A policy's own rate always fits the deadline that is derived from it.
+        for hz in [0.1, 1.0, 5.0, 50.0] {
+            assert_eq!(control(&[&format!("policy_hz:={hz}")]), Ok(()), "{hz} Hz");
         }
+        assert_eq!(control(&["inference_timeout_s:=1.0", "policy_hz:=1.0"]), Ok(()));
+        let text = control(&["inference_timeout_s:=0.2", "policy_hz:=1.0"]).unwrap_err();
+        assert!(text.contains("1.050 s") && text.contains("0.700 s"), "{text}");
+        assert!(control(&["inference_rate_hz:=0.5"]).is_err());
+    }
+
+    #[test]
+    fn limits_change_without_reloading() {
+        let config = read(&[]).unwrap().with_policy(&loaded(0.4)).unwrap();
+        let timeout = config.control.inference_timeout();
+        let change = [("limits.linear.velocity".to_owned(), Value::Float(0.02))];
+        let slow = config.with(&change, LifecycleState::Inactive).unwrap();
+        assert_eq!(slow.control.linear().velocity(), 0.02);
+        assert_eq!(slow.control.inference_timeout(), timeout, "the measured latency is kept");
+        let error = config.with(&change, LifecycleState::Other).unwrap_err();
+        assert!(error.contains("deactivate"), "{error}");
+    }
+
+    #[test]
+    fn a_record_folder_is_made_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path().join("a/records");
+        let config = read(&[&format!("record_directory:={}", records.display())]).unwrap();
+        assert!(records.is_dir() && fs::read_dir(&records).unwrap().next().is_none());
+        assert_eq!(config.record_directory, Some(records));
+        let text = read(&["record_directory:=/proc/records"]).unwrap_err();
+        assert!(text.contains("record_directory: cannot write into /proc/records"), "{text}");
     }
 
     #[test]
     fn all_problems_come_at_once() {
-        use ParameterValue::{Bool, Double, DoubleArray, Integer, String};
-        let text = validated(&[
-            ("comand_rate_hz", Double(50.0)),
-            ("nonsense", Bool(true)),
-            ("command_rate_hz", Integer(5000)),
-            ("dry_run", String("no".into())),
-            ("device", String("gpu".into())),
-            ("decode", String("fast".into())),
-            ("image_transport", String("theora".into())),
-            ("limits.linear.velocity", Double(f64::NAN)),
-            ("workspace.min", DoubleArray(vec![0.0, 0.0, 0.0])),
-            ("gripper.hysteresis", Double(0.9)),
-            ("control_priority", Integer(100)),
-            ("policy_hz", Double(-1.0)),
-            ("robot_file", String("/no/such/robot.yaml".into())),
-            ("faults_to_latch", Integer(-1)),
+        let text = read(&[
+            "comand_rate_hz:=50.0",
+            "nonsense:=true",
+            "command_rate_hz:=5000",
+            "dry_run:='no'",
+            "device:=gpu",
+            "decode:=fast",
+            "image_transport:=theora",
+            "limits.linear.velocity:=.nan",
+            "workspace.min:=[0.0, 0.0, 0.0]",
+            "gripper.hysteresis:=0.9",
+            "control_priority:=100",
+            "policy_hz:=-1.0",
+            "robot_file:=/no/such/robot.yaml",
+            "faults_to_latch:=-1",
         ])
         .unwrap_err();
         for wanted in [
+            "14 problems in the parameters",
             "comand_rate_hz: there is no such parameter; did you mean 'command_rate_hz'?",
             "nonsense: there is no such parameter; see vla_node --help",
             "command_rate_hz: 5000 Hz is outside 10..1000 Hz",
             "dry_run: is 'no', but must be true or false",
             "device: device 'gpu' is not known",
-            "decode: decode is 'fast'; use full or actions",
-            "image_transport: 'theora' is not known",
-            "limits.linear.velocity: NaN",
+            "decode: 'fast' is not known; use full or actions",
+            "image_transport: 'theora' is not known; use raw or compressed",
+            "limits.linear.velocity: NaN m/s is outside",
             "workspace.max: is missing",
-            "gripper.hysteresis: 0.9",
+            "gripper.hysteresis: 0.9 is outside",
             "control_priority: 100 is outside 0..99",
-            "policy_hz: -1 Hz is outside 0..1000 Hz",
+            "policy_hz: -1 Hz is outside 0.1..200 Hz",
             "robot_file: cannot read /no/such/robot.yaml",
-            "faults_to_latch: is -1, but must be a count",
+            "faults_to_latch: -1 is outside 1..8",
         ] {
             assert!(text.contains(wanted), "'{wanted}' not in\n{text}");
         }

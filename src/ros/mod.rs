@@ -7,14 +7,13 @@
 //! thread alone, through [`messages::CommandPublishers`].
 
 mod arguments;
+mod config;
 mod inbox;
 mod lifecycle;
 mod log;
-mod meaning;
 mod messages;
 mod node;
 mod parameter_services;
-mod parameters;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;
@@ -22,8 +21,7 @@ mod status;
 mod transitions;
 
 pub use arguments::{run, start};
-pub use meaning::Files;
-pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameters, TABLE};
+pub use config::{ImageTransport, ParameterProblems, ResolvedConfig};
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
@@ -32,11 +30,11 @@ use vla_inference::policy::{MeshChoices, PolicyOptions, PolicySource, load_polic
 
 /// Makes the loader of the policy that the parameters ask for. The node's own is
 /// [`checkpoint_policy`]; a test may bring another.
-pub type PolicyFactory = fn(&Parameters) -> Loader;
+pub type PolicyFactory = fn(&ResolvedConfig) -> Loader;
 
 /// Loads the checkpoint that the parameters name.
 #[must_use]
-pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
+pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
     let parameters = parameters.clone();
     Box::new(move || {
         if parameters.checkpoint.as_os_str().is_empty() {

@@ -17,8 +17,9 @@ use r2r::{
 };
 
 use super::{
-    ImageTransport, NodeError, ParameterProblems, Parameters, PolicyFactory, RawParameters,
+    ImageTransport, NodeError, PolicyFactory, ResolvedConfig,
     inbox::{Inbox, publish, serve, subscribe},
+    lifecycle::State,
     log,
     messages::{self, CommandPublishers},
     parameter_services::ParameterServices,
@@ -27,6 +28,7 @@ use super::{
     transitions::{Transitions, Work},
 };
 use crate::runtime::{FlightDesk, NodeClock, Runtime, flight_recorder, wait_until};
+use vla_config::{LifecycleState, Remark};
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_inference::policy::{Instruction, InstructionError};
 
@@ -67,8 +69,7 @@ pub struct VlaNode {
     ros: r2r::Node,
     pub(super) name: String,
     pub(super) clock: NodeClock,
-    pub(super) raw: RawParameters,
-    pub(super) parameters: Parameters,
+    pub(super) parameters: ResolvedConfig,
     pub(super) factory: PolicyFactory,
     pub(super) runtime: Runtime,
     inboxes: Inboxes,
@@ -98,7 +99,14 @@ impl VlaNode {
         let failed = |what| move |error| NodeError::Ros { what, error };
         let mut ros = r2r::Node::create(context, "vla", "").map_err(failed("the node"))?;
         let name = ros.fully_qualified_name().map_err(failed("the node"))?;
-        let (raw, parameters) = read_parameters(&ros)?;
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let (parameters, remarks) = ResolvedConfig::read(&arguments, &name)?;
+        for remark in remarks {
+            match remark {
+                Remark::Info(text) => log::info(text),
+                Remark::Warning(text) => log::warn(text),
+            }
+        }
         let node = &mut ros;
         let reliable = || QosProfile::default().keep_last(1).reliable();
         let outboxes = Outboxes {
@@ -109,11 +117,11 @@ impl VlaNode {
                 "/diagnostics",
                 QosProfile::default().keep_last(10).reliable(),
             )?,
-            twist: publish(node, "~/command/twist", reliable())?,
+            twist: publish(node, &parameters.command_topics.twist, reliable())?,
         };
         let commands = CommandPublishers {
             twist: outboxes.twist.clone(),
-            gripper: publish(node, "~/command/gripper", reliable())?,
+            gripper: publish(node, &parameters.command_topics.gripper, reliable())?,
             frame_id: parameters.frame_id.clone(),
         };
         let sensor = QosProfile::sensor_data;
@@ -162,7 +170,6 @@ impl VlaNode {
             ros,
             name,
             clock,
-            raw,
             parameters,
             factory,
             runtime,
@@ -303,12 +310,16 @@ impl VlaNode {
     }
 
     fn serve_parameters(&mut self) {
-        let may_change = self.transitions.is_unconfigured();
-        if let Some((raw, parameters)) =
-            self.parameter_services.serve(&self.raw, &self.parameters, may_change)
-        {
-            self.raw = raw;
-            self.parameters = parameters;
+        let state = match self.transitions.state() {
+            State::Unconfigured => LifecycleState::Unconfigured,
+            State::Inactive if self.runtime.at_rest() => LifecycleState::Inactive,
+            _ => LifecycleState::Other,
+        };
+        if let Some(changed) = self.parameter_services.serve(&self.parameters, state) {
+            if state == LifecycleState::Inactive {
+                self.runtime.configure_control(changed.control);
+            }
+            self.parameters = changed;
         }
     }
 
@@ -353,17 +364,6 @@ impl VlaNode {
     pub(super) fn ros_now(&self) -> Stamp {
         self.clock.ros()
     }
-}
-
-/// The parameters that ROS was given for this node, validated.
-fn read_parameters(ros: &r2r::Node) -> Result<(RawParameters, Parameters), ParameterProblems> {
-    let mut problems = Vec::new();
-    let given = ros.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let raw = RawParameters::read(
-        given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)),
-        &mut problems,
-    );
-    raw.validate(problems).map(|parameters| (raw, parameters))
 }
 
 /// A flag that SIGINT and SIGTERM raise. A second signal ends the process at once.

@@ -84,10 +84,6 @@ impl Transitions {
         self.machine.state()
     }
 
-    pub fn is_unconfigured(&self) -> bool {
-        self.state() == State::Unconfigured
-    }
-
     /// For a process that ends: whatever state it was in.
     pub fn begin_shutdown(&mut self) {
         self.machine.begin(0, "shutdown");
@@ -199,7 +195,7 @@ impl VlaNode {
                     self.parameters.device
                 ));
                 let loader = (self.factory)(&self.parameters);
-                let meaning = self.parameters.files.meaning();
+                let meaning = self.parameters.transform();
                 let answer = self.runtime.load(
                     loader,
                     meaning,
@@ -302,17 +298,11 @@ impl VlaNode {
             Ok(loaded) => loaded,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
-        let parameters = &self.parameters;
-        let control = parameters.files.control_for(
-            &parameters.raw_control,
-            &loaded,
-            parameters.policy_hz,
-            parameters.inference_rate_hz,
-        );
-        let control = match control {
-            Ok(control) => control,
+        let configured = match self.parameters.with_policy(&loaded) {
+            Ok(configured) => configured,
             Err(problem) => return self.finish(Ended::Failure, Some(problem)),
         };
+        let control = configured.control;
         log::info(format!(
             "loaded: statistics '{}', {} at {}, self-test {:.1} ms, deadline {:.0} ms",
             loaded.info.unnorm_key,
@@ -330,7 +320,7 @@ impl VlaNode {
         if let Some(remark) = &loaded.remark {
             log::warn(format!("self-test on a grey image: {remark}"));
         }
-        self.parameters.control = control;
+        self.parameters = configured;
         self.runtime.configure_control(control);
         self.facts.info = Some(loaded.info);
         self.finish(Ended::Success, None);

@@ -166,12 +166,11 @@ class LaunchFile(unittest.TestCase):
         self.text = (ROOT / "launch/vla.launch.yaml").read_text()
         entries = yaml.safe_load(self.text)["launch"]
         self.arguments = {entry["arg"]["name"]: entry["arg"] for entry in entries if "arg" in entry}
-        self.nodes = [entry["node"] for entry in entries if "node" in entry]
-        self.assertEqual(
-            len(self.arguments) + len(self.nodes),
-            len(entries),
-            "arguments and nodes only: no logic",
-        )
+        (group,) = (entry["group"] for entry in entries if "group" in entry)
+        self.assertEqual(len(self.arguments) + 1, len(entries), "arguments and one scope")
+        self.parameters = [entry["set_parameter"] for entry in group if "set_parameter" in entry]
+        self.remaps = [entry["set_remap"] for entry in group if "set_remap" in entry]
+        (self.node,) = (entry["node"] for entry in group if "node" in entry)
 
     def test_every_argument_is_explained_and_used(self):
         used = set(re.findall(r"\$\(var (\w+)\)", self.text))
@@ -186,28 +185,45 @@ class LaunchFile(unittest.TestCase):
             if "default" in argument:
                 self.assertIsInstance(argument["default"], str, f"{name}: launch takes text")
 
-    def test_the_node_is_ours_and_starts_silent(self):
-        (node,) = self.nodes
+    def test_what_was_not_given_is_not_passed_on(self):
+        for entry in self.parameters + self.remaps:
+            (name, *_) = re.findall(r"\$\(var (\w+)\)", entry.get("value") or entry["to"])
+            if name == "checkpoint":
+                self.assertNotIn("if", entry)
+                continue
+            self.assertEqual(self.arguments[name]["default"], "", name)
+            self.assertEqual(entry["if"], f"$(eval '\"$(var {name})\" != \"\"')")
+        self.assertGreater(len(self.parameters), 15)
+        self.assertEqual(len(self.remaps), 6)
+
+    def test_parameters_are_the_nodes(self):
+        table = (ROOT / "docs/parameters.md").read_text()
+        for entry in self.parameters:
+            self.assertEqual(entry["value"], f"$(var {entry['name']})")
+            self.assertIn(f"| `{entry['name']}` |", table)
+
+    def test_the_node_has_its_name_log_level_and_file(self):
+        self.assertEqual((self.node["pkg"], self.node["exec"]), ("openvla_tt", "vla_node"))
         self.assertEqual(
-            (node["pkg"], node["exec"], node["name"]), ("openvla_tt", "vla_node", "vla")
+            (self.node["name"], self.node["namespace"]), ("$(var name)", "$(var namespace)")
         )
-        self.assertEqual(self.arguments["dry_run"]["default"], "true")
-        self.assertEqual(self.arguments["autostart"]["default"], "false")
+        # rcl refuses a missing file; launch's own `param: from` starts the node without it.
+        self.assertNotIn("param", self.node)
+        self.assertIn("--params-file $(var params_file)", self.node["args"])
+        self.assertIn(":=$(var log_level)", self.node["args"])
 
-    def test_parameters_have_types(self):
-        (node,) = self.nodes
-        for parameter in node["param"]:
-            if "name" in parameter:
-                self.assertIn(parameter["type"], ("str", "int", "float", "bool"), parameter)
-                self.assertEqual(parameter["value"], f"$(var {parameter['name']})")
-
-    def test_the_parameter_file_exists(self):
+    def test_the_default_parameter_file_gives_nothing(self):
         default = self.arguments["params_file"]["default"].replace(
             "$(find-pkg-share openvla_tt)", str(ROOT)
         )
-        parameters = yaml.safe_load(pathlib.Path(default).read_text())["/**"]["ros__parameters"]
-        for axes in ("linear", "angular"):
-            self.assertEqual(set(parameters["limits"][axes]), {"velocity", "acceleration", "jerk"})
+        text = pathlib.Path(default).read_text()
+        self.assertIsNone(yaml.safe_load(text))
+        # The template in it is a parameter file once its marks are taken away.
+        template = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+        template = yaml.safe_load(template[template.index("/**") :])
+        self.assertEqual(
+            template["/**/vla"]["ros__parameters"]["limits"]["linear"], {"velocity": 0.025}
+        )
 
     def test_launch_itself_reads_it(self):
         try:
