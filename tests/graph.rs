@@ -75,6 +75,11 @@ fn the_workspace_is_guarded_by_fresh_poses_only() {
 }
 
 #[test]
+fn the_configuration_holds_on_the_graph() {
+    scenario("config", NODE);
+}
+
+#[test]
 fn bad_parameters_are_refused_with_a_list() {
     let output = refused(&[
         "--ros-args",

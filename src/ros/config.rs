@@ -98,7 +98,7 @@ impl ResolvedConfig {
                 ParameterProblems(vec![Problem { place: "record_directory".into(), what }])
             })?;
         }
-        remarks.extend(config.resolved.summary().into_iter().map(Remark::Info));
+        remarks.extend(config.resolved.summary());
         Ok((config, remarks))
     }
 

@@ -192,7 +192,7 @@ class LaunchFile(unittest.TestCase):
                 self.assertNotIn("if", entry)
                 continue
             self.assertEqual(self.arguments[name]["default"], "", name)
-            self.assertEqual(entry["if"], f"$(eval '\"$(var {name})\" != \"\"')")
+            self.assertEqual(entry["if"], f'$(eval \'"$(var {name})" != ""\')')
         self.assertGreater(len(self.parameters), 15)
         self.assertEqual(len(self.remaps), 6)
 

@@ -13,11 +13,14 @@
 //! file: a missing frame or rotation convention is a problem, not a guess. Every problem is listed
 //! at once.
 
+mod config_files;
 mod document;
 mod given;
 mod merge;
+mod parameter;
 mod parameter_file;
 mod policy_file;
+mod resolved;
 mod robot_file;
 mod table;
 mod value;
@@ -29,19 +32,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use config_files::Files;
 pub use document::{PARAMETERS_MD, help, markdown};
 pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
-pub use merge::{
-    CommandTopics, Files, LifecycleState, Measured, Resolved, STEP_WIDTH, resolve, resolve_with,
-};
+pub use merge::{join, resolve, resolve_with};
+pub use parameter::nearest;
 pub use parameter_file::{
     PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
 pub use policy_file::{
     Composition, Frame, ImagePreparation, Polarity, PolicyFile, PromptStyle, Resize, Rotation,
 };
+pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{RobotCommand, RobotFile, RobotWorkspace};
-pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, nearest, parameter};
+pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, parameter};
 pub use value::Value;
 pub use values::{Values, expand_path};
 pub use yaml::parse as parse_yaml;

@@ -26,7 +26,7 @@ fn config(folder: &str) -> Vec<PathBuf> {
 }
 
 /// The two files merged with the defaults.
-fn join(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, Problems> {
+fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, Problems> {
     let mut given = Given::default();
     if let [key, _, ..] = policy.unnorm_keys.as_slice() {
         let value = vla_config::Value::Text(key.clone());
@@ -46,7 +46,7 @@ fn shipped_files_fit_in_every_pair() {
         let policy_file = PolicyFile::load(policy_file).unwrap();
         for robot in &robots {
             let robot = RobotFile::load(robot).unwrap();
-            let resolved = join(&policy_file, &robot).unwrap();
+            let resolved = merged(&policy_file, &robot).unwrap();
             let config = resolved.control_for(&measured).unwrap();
             assert!(config.dry_run(), "no shipped file turns commands on");
             assert!(config.needs_ee_pose());
@@ -362,26 +362,45 @@ fn a_pair_that_does_not_fit_is_refused() {
     );
     let tool = load(&tool, PolicyFile::load).unwrap();
     let same = robot("name: WidowX-250", "name: Same");
-    let error = join(&tool, &same).unwrap_err().to_string();
+    let error = merged(&tool, &same).unwrap_err().to_string();
     assert!(
         error.contains("the action is in the tool frame, but the box is in the base frame"),
         "{error}"
     );
     let fast = policy_file("policy_hz: 20.0", "policy_hz: 60.0");
-    let error = join(&fast, &same).unwrap_err().to_string();
+    let error = merged(&fast, &same).unwrap_err().to_string();
     assert!(error.contains("command_rate_hz: 50 Hz is slower than the policy's 60 Hz"), "{error}");
     // Polarity and threshold are the policy file's.
     let closed = policy_file("polarity: one_is_open", "polarity: one_is_closed");
-    let raw = join(&closed, &robot("threshold: 0.5", "threshold: 0.4")).unwrap().raw_control;
+    let raw = merged(&closed, &robot("threshold: 0.5", "threshold: 0.4")).unwrap().raw_control;
     assert!(raw.gripper.invert);
     assert_eq!((raw.gripper.threshold, raw.gripper.min_dwell_s), (0.5, 0.4));
+}
+
+#[test]
+fn statistics_of_other_widths_are_refused() {
+    let policy = load(POLICY_FILE, PolicyFile::load).unwrap();
+    let robot = load(ROBOT_FILE, RobotFile::load).unwrap();
+    let base = RawControlConfig { dry_run: false, ..RawControlConfig::default() };
+    let join = |low: &[f64], high: &[f64]| {
+        vla_config::join(&policy, &robot, Some((low, high)), &base)
+            .map_err(|problems| problems.to_string())
+    };
+    for (low, high) in [(5, 5), (7, 6), (6, 7), (8, 7)] {
+        let error = join(&vec![0.0; low], &vec![0.0; high]).unwrap_err();
+        assert!(error.contains(&format!("{low} and {high} dimensions")), "{error}");
+    }
+    let raw = join(&[-0.02; 7], &[0.03; 7]).unwrap();
+    assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * policy.translation_scale);
+    assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * policy.rotation_scale);
+    assert!(!raw.dry_run && raw.workspace.is_some());
 }
 
 #[test]
 fn a_checkpoint_that_does_not_fit_is_refused() {
     let policy_file = |from, to| load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap();
     let robot = load(ROBOT_FILE, RobotFile::load).unwrap();
-    let resolved = join(&policy_file("LIBERO", "LIBERO"), &robot).unwrap();
+    let resolved = merged(&policy_file("LIBERO", "LIBERO"), &robot).unwrap();
     let with = |action_dim, statistics| {
         let measured = Measured { inference_s: 0.1, action_dim, statistics };
         resolved.control_for(&measured).map_err(|problems| problems.to_string())
@@ -393,7 +412,7 @@ fn a_checkpoint_that_does_not_fit_is_refused() {
     assert!(error.contains("envelope.dx"), "{error}");
     // Roll, pitch, yaw may be taken as a rotation vector for small steps only.
     let rpy = policy_file("rotation: rotation_vector", "rotation: rpy_delta");
-    let rpy = join(&rpy, &robot).unwrap();
+    let rpy = merged(&rpy, &robot).unwrap();
     let turning = |angle: f64| {
         let statistics = Some(([0.0; 7], [0.0, 0.0, 0.0, angle, 0.0, 0.0, 1.0]));
         rpy.control_for(&Measured { inference_s: 0.1, action_dim: 7, statistics })

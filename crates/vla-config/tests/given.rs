@@ -119,7 +119,6 @@ fn what_is_laxer_is_refused_with_both_values() {
         ("frame_id:=world", "frame_id: 'world', given on the command line, is not 'base'"),
         ("command_rate_hz:=100", "100 Hz, given on the command line, is not 50 Hz"),
         ("policy_hz:=10", "10 Hz, given on the command line, is more than 5 Hz of the policy file"),
-        ("overrun_s:=0.3", "is more than 0.2 s"),
         ("unnorm_key:=bridge_orig", "`bridge_orig` is none of tabletop"),
     ] {
         let error = with(&[&robot_file, &policy_file, given]).unwrap_err();
