@@ -1,9 +1,9 @@
-//! How punctual the command stream is while inference takes every core: 50, 100 and 250 Hz, with
-//! and without `SCHED_FIFO`.
+//! Punctuality of the command stream while inference loads every core: 50, 100 and 250 Hz, with and
+//! without `SCHED_FIFO`.
 //!
-//! `cargo bench --bench command_jitter`, or for one rate only `... -- 50`. What is measured is the
-//! time at which a command is handed to its publisher; the period error is the distance of two such
-//! times from the period. The middleware's share is in `make demo`'s summary.
+//! `cargo bench --bench command_jitter`, or `... -- 50` for one rate. Measured is the time at which
+//! a command is passed to its publisher; the period error is the deviation of the interval between
+//! two such times from the period. The summary of `make demo` includes the middleware.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../tests/runtime_support/mod.rs"]
@@ -22,8 +22,7 @@ use vla_control::time::Clock;
 use vla_control::{Lifecycle, RawControlConfig, Requests, State};
 use vla_inference::policy::{Instruction, Policy};
 
-/// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some
-/// hundred million weights would.
+/// Loads that many threads for 150 ms, like an inference of some hundred million weights.
 fn burn(threads: usize) {
     let end = Wall::now() + Duration::from_millis(150);
     std::thread::scope(|scope| {
@@ -92,8 +91,7 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
     let _ = runtime.request(Requests { enable: Some(true), ..Requests::default() });
     let mut noise = 0_u8;
     let mut film = |runtime: &mut Runtime| {
-        // No two pictures in a row are equal, as of any camera: the robot is driven, and one that
-        // stays the same would stop it.
+        // Images differ, as those of a camera do: equal ones would stop the robot.
         noise = noise.wrapping_add(1);
         let bytes = CameraBytes::Raw {
             width: 8,
@@ -102,7 +100,7 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
             step: 24,
             data: vec![noise; 192],
         };
-        runtime.offer_image(clock.ros(), bytes);
+        runtime.set_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
     };
     while runtime.snapshot().is_none_or(|snapshot| snapshot.output.state != State::Running) {

@@ -1,5 +1,5 @@
-//! The node on a real ROS graph, with rclpy peers in processes of their own. One at a time: they
-//! measure time.
+//! The node on a real ROS graph, with rclpy peers in their own processes. One scenario at a time:
+//! they measure time.
 #![cfg(feature = "ros")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -55,27 +55,37 @@ fn images_give_golden_tokens_and_twists() {
 }
 
 #[test]
-fn a_simulated_mesh_gives_the_actions_of_the_cpu() {
+fn simulated_mesh_gives_the_actions_of_the_cpu() {
     scenario("mesh", NODE);
 }
 
 #[test]
-fn the_node_stops_latches_and_survives() {
+fn node_stops_latches_and_survives() {
     scenario("safety", NODE);
 }
 
 #[test]
-fn the_lifecycle_is_managed_by_services() {
+fn lifecycle_is_managed_by_services() {
     scenario("lifecycle", NODE);
 }
 
 #[test]
-fn the_workspace_is_guarded_by_fresh_poses_only() {
+fn workspace_needs_fresh_poses() {
     scenario("workspace", NODE);
 }
 
 #[test]
-fn the_configuration_holds_on_the_graph() {
+fn every_ending_ramps_down() {
+    scenario("endings", NODE);
+}
+
+#[test]
+fn instructions_of_every_qos_arrive() {
+    scenario("inputs", NODE);
+}
+
+#[test]
+fn the_configuration_holds() {
     scenario("config", NODE);
 }
 

@@ -1,8 +1,8 @@
-//! Faults injected on the real graph, each with its measured time to stop. The table goes to
-//! standard output, always.
+//! Faults injected on the real graph, each with its measured time to stop. The table is always
+//! printed.
 //!
-//! The node of these tests is this very binary: [`faulty_node`] runs the real node with a policy
-//! that fails when an image tells it to. No such policy exists in the node that is shipped.
+//! The node of these tests is this test binary: [`faulty_node`] runs the real node with a policy
+//! that fails on marked images. The released node contains no such policy.
 #![cfg(feature = "ros")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,8 +15,8 @@ use openvla_tt::runtime::Loader;
 use vla_inference::observation::RgbImage;
 use vla_inference::policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo};
 
-/// An image whose first pixel is `[254, 1, code]` asks for a fault; `tests/graph/faults.py` has the
-/// same numbers.
+/// An image whose first pixel is `[254, 1, code]` causes a fault; the codes are those of
+/// `tests/graph/faults.py`.
 const MARK: [u8; 2] = [254, 1];
 
 struct Faulty(Box<dyn Policy>);
@@ -79,7 +79,7 @@ fn faulty_node() {
 }
 
 #[test]
-fn every_fault_ends_in_a_bounded_stop_with_a_named_cause() {
+fn every_fault_is_a_bounded_stop() {
     let domain = ros_support::Domain::claim();
     let mut command = ros_support::python();
     command.arg(format!("{}/tests/graph/faults.py", env!("CARGO_MANIFEST_DIR")));

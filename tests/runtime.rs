@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads};
+use openvla_tt::runtime::{CameraBytes, NodeClock, Runtime, Snapshot, Threads, WorkerReport};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::{Clock, Instant};
 use vla_control::{
-    Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests,
-    ResetOutcome, State,
+    Command, ControlConfig, EnableOutcome, Intervention, Lifecycle, RawControlConfig, Reason,
+    Requests, ResetOutcome, State,
 };
 use vla_inference::policy::{Instruction, Policy};
 
@@ -26,7 +26,7 @@ struct Rig {
     camera_period: Duration,
     last_image: Wall,
     pictures: u8,
-    reports: Vec<Report>,
+    reports: Vec<WorkerReport>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,6 +45,8 @@ fn config() -> ControlConfig {
         dry_run: false,
         expected_inference_s: 0.1,
         overrun_s: 0.4,
+        // On a busy machine a hold may last longer than the default window.
+        rearm_window_s: 20.0,
         ..RawControlConfig::default()
     }
     .validate()
@@ -103,7 +105,21 @@ impl Rig {
         self.runtime.set_instruction(Some(Instruction::new("go on").unwrap()));
         self.runtime.set_lifecycle(Lifecycle::Active);
         self.until("idle", |snapshot| snapshot.output.state == State::Idle);
-        self.ask(Requests { enable: Some(true), ..Requests::default() });
+        self.enable();
+    }
+
+    /// Enables motion as soon as no watchdog prevents it.
+    fn enable(&mut self) {
+        let end = Wall::now() + Duration::from_secs(10);
+        loop {
+            self.film();
+            self.ask(Requests { enable: Some(true), ..Requests::default() });
+            let outcome = self.runtime.snapshot().unwrap().enable;
+            if outcome == Some(EnableOutcome::Enabled) {
+                return;
+            }
+            assert!(Wall::now() < end, "{outcome:?}");
+        }
     }
 
     fn ask(&mut self, requests: Requests) -> Option<ResetOutcome> {
@@ -157,7 +173,7 @@ impl Rig {
             }
             _ => pixels(self.pictures),
         };
-        self.runtime.offer_image(self.clock.ros(), bytes);
+        self.runtime.set_image(self.clock.ros(), bytes);
     }
 
     fn commands(&self) -> Vec<(Instant, Command)> {
@@ -166,7 +182,7 @@ impl Rig {
 }
 
 fn twist_is_zero(snapshot: &Snapshot) -> bool {
-    snapshot.output.verdict.limited.is_zero()
+    snapshot.output.motion.limited.is_zero()
 }
 
 fn stopped(snapshot: &Snapshot) -> bool {
@@ -174,10 +190,10 @@ fn stopped(snapshot: &Snapshot) -> bool {
 }
 
 #[test]
-fn images_become_commands_and_no_image_becomes_zero() {
+fn commands_stop_without_images() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     rig.camera = Camera::Off;
     let lost = Wall::now();
@@ -205,7 +221,7 @@ fn images_become_commands_and_no_image_becomes_zero() {
 }
 
 #[test]
-fn a_flood_of_images_is_dropped_not_queued() {
+fn flood_of_images_is_not_queued() {
     let (seen, looked_at) = mpsc::channel();
     let mut rig = Rig::running(Scripted::new(move |image, _| {
         std::thread::sleep(Duration::from_millis(20));
@@ -217,7 +233,7 @@ fn a_flood_of_images_is_dropped_not_queued() {
     for i in 0..3000_u32 {
         let mut data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
         data[640 * 480 * 3 - 1] = (i % 251) as u8;
-        rig.runtime.offer_image(
+        rig.runtime.set_image(
             rig.clock.ros(),
             CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
         );
@@ -234,7 +250,7 @@ fn a_flood_of_images_is_dropped_not_queued() {
 }
 
 #[test]
-fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
+fn panicking_policy_stops_the_robot() {
     let mut calls = 0;
     let mut rig = Rig::running(Scripted::new(move |_, _| {
         calls += 1;
@@ -249,11 +265,9 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
         "{:?}",
         snapshot.output.state
     );
-    assert!(
-        rig.reports
-            .iter()
-            .any(|report| matches!(report, Report::Died(text) if text.contains("told to panic")))
-    );
+    assert!(rig.reports.iter().any(
+        |report| matches!(report, WorkerReport::Panicked(text) if text.contains("told to panic"))
+    ));
     assert!(rig.runtime.broken().is_none());
     rig.runtime.set_lifecycle(Lifecycle::Inactive);
     rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
@@ -268,14 +282,14 @@ fn a_panicking_policy_stops_the_robot_and_can_be_replaced() {
             rig.film();
         }
     }
-    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.enable();
     rig.until("running", |snapshot| {
         snapshot.output.state == State::Running && !twist_is_zero(snapshot)
     });
 }
 
 #[test]
-fn a_blocked_inference_stops_the_robot_but_not_the_stream() {
+fn blocked_inference_stops_the_robot() {
     let (block, blocked) = mpsc::channel::<()>();
     let mut calls = 0;
     let mut rig = Rig::running(Scripted::new(move |_, _| {
@@ -329,7 +343,7 @@ fn estop_latches_until_reset() {
 }
 
 #[test]
-fn a_new_configuration_resets_no_counter() {
+fn new_configuration_resets_no_counter() {
     let mut rig = Rig::running(Scripted::forward());
     rig.runtime.set_lifecycle(Lifecycle::Inactive);
     let before = rig
@@ -351,7 +365,7 @@ fn a_new_configuration_resets_no_counter() {
 }
 
 #[test]
-fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
+fn estop_survives_loading() {
     let mut rig = Rig::new();
     rig.until("stepping", |snapshot| snapshot.output.state == State::Unconfigured);
     let (go_on, may_go_on) = mpsc::channel::<()>();
@@ -384,17 +398,17 @@ fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
         rig.film();
     }
     rig.until("idle", |snapshot| snapshot.output.state == State::Idle);
-    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.enable();
     rig.until("running", |snapshot| {
         snapshot.output.state == State::Running && !twist_is_zero(snapshot)
     });
 }
 
 #[test]
-fn a_runtime_that_is_dropped_ramps_down() {
+fn dropped_runtime_ramps_down() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     drop(rig);
@@ -404,7 +418,7 @@ fn a_runtime_that_is_dropped_ramps_down() {
 }
 
 #[test]
-fn a_loader_nobody_waits_for_leaves_no_policy() {
+fn abandoned_load_leaves_no_policy() {
     let mut rig = Rig::new();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let asked = Arc::new(Mutex::new(0));
@@ -428,7 +442,7 @@ fn a_loader_nobody_waits_for_leaves_no_policy() {
 }
 
 #[test]
-fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_moving() {
+fn rate_limit_uses_new_images() {
     let mut rig = Rig::new();
     // Its images come just after an inference may begin: a limit alone would take the one before.
     rig.camera_period = Duration::from_micros(100_500);
@@ -439,7 +453,9 @@ fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_m
     });
     rig.reports.clear();
     let begin = Wall::now();
-    while rig.reports.iter().filter(|report| matches!(report, Report::Decided(_))).count() < 12 {
+    while rig.reports.iter().filter(|report| matches!(report, WorkerReport::Decided(_))).count()
+        < 12
+    {
         assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", rig.reports.last());
         rig.until("running", |snapshot| snapshot.output.state == State::Running);
     }
@@ -447,7 +463,7 @@ fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_m
         .reports
         .iter()
         .filter_map(|report| {
-            if let Report::Decided(decision) = report { Some(decision.origin) } else { None }
+            if let WorkerReport::Decided(decision) = report { Some(decision.origin) } else { None }
         })
         .collect();
     // What lies between the decision to begin and the start that is told is a busy machine's.
@@ -465,7 +481,7 @@ fn a_limited_policy_is_asked_at_the_limit_about_new_images_and_keeps_the_robot_m
 }
 
 #[test]
-fn a_result_for_an_earlier_instruction_is_dropped() {
+fn result_for_an_earlier_instruction_is_dropped() {
     let (started, has_started) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let mut rig = Rig::running(Scripted::new(move |_, instruction| {
@@ -491,14 +507,14 @@ fn a_result_for_an_earlier_instruction_is_dropped() {
 }
 
 #[test]
-fn broken_images_count_as_no_images() {
+fn broken_images_count_as_none() {
     let mut rig = Rig::running(Scripted::forward());
     rig.camera = Camera::Broken;
     rig.until("stale", |snapshot| {
         snapshot.output.cause.reason == Reason::ImageStale && stopped(snapshot)
     });
     assert!(rig.reports.iter().any(
-        |report| matches!(report, Report::ImageRefused { text, .. } if text.contains("JPEG"))
+        |report| matches!(report, WorkerReport::ImageRefused { text, .. } if text.contains("JPEG"))
     ));
     rig.camera = Camera::Good;
     rig.until("running again", |snapshot| {
@@ -507,7 +523,7 @@ fn broken_images_count_as_no_images() {
 }
 
 #[test]
-fn equal_pictures_with_new_stamps_stop_a_robot_that_is_driven_and_differing_ones_do_not() {
+fn repeated_images_stop_a_driven_robot() {
     let mut rig = Rig::running(Scripted::forward());
     // Two seconds at 0.1 m/s, four times the limit, with a camera whose pictures differ in one
     // byte.
@@ -549,6 +565,33 @@ fn equal_pictures_with_new_stamps_stop_a_robot_that_is_driven_and_differing_ones
 }
 
 #[test]
+fn busy_executor_misses_no_change() {
+    let mut rig = Rig::running(Scripted::forward());
+    let until = rig.runtime.snapshot().unwrap().at;
+    while rig.runtime.event_until(until).is_some() {}
+    // Changes that happen while nothing is fetched, each too short for a look at the snapshot.
+    rig.ask(Requests { enable: Some(false), ..Requests::default() });
+    rig.ask(Requests { enable: Some(true), ..Requests::default() });
+    rig.ask(Requests { estop: true, ..Requests::default() });
+    let snapshot = rig.until("estopped", stopped);
+    let mut changes = Vec::new();
+    while let Some(event) = rig.runtime.event_until(snapshot.at) {
+        assert!(event.at <= snapshot.at);
+        if let LoopEvent::StatusChanged(status) = event.event {
+            changes.push((status.state, status.cause.reason));
+        }
+    }
+    let idle = changes.iter().position(|change| *change == (State::Idle, Reason::NotEnabled));
+    let estopped = changes.iter().position(|change| *change == (State::Estopped, Reason::Estop));
+    assert!(idle < estopped && idle.is_some(), "{changes:?}");
+    // The changes end in the snapshot, and none of them is repeated.
+    let newest = (snapshot.output.state, snapshot.output.cause.reason);
+    assert_eq!(changes.last(), Some(&newest));
+    assert!(changes.windows(2).all(|pair| pair[0] != pair[1]), "{changes:?}");
+    assert_eq!(snapshot.events_lost, 0);
+}
+
+#[test]
 fn nan_latches() {
     let mut calls = 0;
     let mut rig = Rig::running(Scripted::new(move |_, _| {
@@ -572,7 +615,7 @@ fn nan_latches() {
 }
 
 #[test]
-fn policies_that_do_not_fit_are_refused() {
+fn unsuitable_policies_are_refused() {
     let mut rig = Rig::new();
     let error = rig.load(Scripted::new(|_, _| Ok(vec![f64::NAN; 7]))).unwrap_err();
     assert!(error.contains("not finite"), "{error}");
@@ -596,10 +639,10 @@ fn policies_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn shutting_down_ramps_down_first() {
+fn shutdown_ramps_down_first() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     assert!(rig.runtime.shut_down(Duration::from_secs(5)));
@@ -610,7 +653,7 @@ fn shutting_down_ramps_down_first() {
 }
 
 #[test]
-fn shutting_down_does_not_wait_for_a_stuck_policy() {
+fn shutdown_does_not_wait_for_a_stuck_policy() {
     let (_keep, blocked) = mpsc::channel::<()>();
     let mut calls = 0;
     let mut rig = Rig::running(Scripted::new(move |_, _| {

@@ -1,11 +1,11 @@
-//! `Status.msg` and the control core name the same states and causes by the same numbers.
+//! `Status.msg` and the control core have the same names and numbers of states and causes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
 use vla_control::{Reason, State};
 
-/// Causes from this number on are the node's own.
+/// Causes from this number on are decided outside of the control core.
 const NODE_CAUSES: u16 = 100;
 
 /// The constants of one type in `Status.msg`.

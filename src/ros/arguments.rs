@@ -5,10 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{
-    NodeError, PolicyFactory,
-    node::{VlaNode, stop_signals},
-};
+use super::{NodeError, PolicyFactory, node::VlaNode, signals::StopSignals};
 
 const USAGE: &str = "\
 vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
@@ -97,7 +94,8 @@ pub fn run(factory: PolicyFactory) -> ExitCode {
 /// Arguments or parameters that ROS or the node refuses, and failures while running.
 pub fn start(factory: PolicyFactory) -> Result<(), NodeError> {
     // First of all, so that a signal while ROS starts is an orderly stop too.
-    let stop = stop_signals()?;
+    let stop = StopSignals::install()?;
+    stop.follow_parent().map_err(NodeError::Arguments)?;
     let context = context().map_err(NodeError::Arguments)?;
     VlaNode::create(context, factory, stop).and_then(VlaNode::spin)
 }

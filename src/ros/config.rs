@@ -4,13 +4,13 @@
 
 use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
 
-use crate::runtime::{Loaded, Meaning, Threads, longest_pause};
+use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
     Arguments, CommandTopics, Given, LifecycleState, Measured, Remark, Resolved, STEP_WIDTH, Value,
     read_arguments, resolve,
 };
 use vla_control::action_chunk::ChunkStep;
-use vla_control::{ControlConfig, Problem, Problems, RawControlConfig};
+use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig};
 use vla_inference::policy::{DecodeMode, Device, PolicyInfo, Precision};
 
 /// Whether images come raw or compressed.
@@ -74,7 +74,7 @@ pub struct ResolvedConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} problem{} in the parameters:{}", .0.len(), if .0.len() == 1 { "" } else { "s" },
     .0.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-pub struct ParameterProblems(pub Vec<Problem>);
+pub struct ParameterProblems(pub Vec<ConfigError>);
 
 impl ResolvedConfig {
     /// The configuration of the node of this fully qualified name, with the arguments of the
@@ -86,7 +86,7 @@ impl ResolvedConfig {
         arguments: &[String],
         node: &str,
     ) -> Result<(Self, Vec<Remark>), ParameterProblems> {
-        let mut problems = Problems::default();
+        let mut problems = ConfigErrors::default();
         let Arguments { given, mut remarks } = read_arguments(arguments, node, &mut problems);
         check_device(&given, &mut problems);
         let resolved =
@@ -95,16 +95,19 @@ impl ResolvedConfig {
             Self::new(resolved, None).map_err(|problem| ParameterProblems(vec![problem]))?;
         if let Some(folder) = &config.record_directory {
             probe(folder).map_err(|what| {
-                ParameterProblems(vec![Problem { place: "record_directory".into(), what }])
+                ParameterProblems(vec![ConfigError {
+                    path: "record_directory".into(),
+                    message: what,
+                }])
             })?;
         }
         remarks.extend(config.resolved.summary());
         Ok((config, remarks))
     }
 
-    fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, Problem> {
+    fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, ConfigError> {
         let values = &resolved.values;
-        let refuse = |place: &str, what| Problem { place: place.into(), what };
+        let refuse = |path: &str, message| ConfigError { path: path.into(), message };
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
         let small = |number: i64| u8::try_from(number).unwrap_or(0); // within its range
         Ok(Self {
@@ -198,7 +201,7 @@ impl ResolvedConfig {
 
     /// How a step's numbers become metres and radians.
     #[must_use]
-    pub fn transform(&self) -> Meaning {
+    pub fn transform(&self) -> ActionTransform {
         match &self.resolved.files.policy {
             Some(policy) => {
                 let policy = Arc::clone(policy);
@@ -210,7 +213,7 @@ impl ResolvedConfig {
 }
 
 /// Reports a device that is not known together with the other problems.
-fn check_device(given: &Given, problems: &mut Problems) {
+fn check_device(given: &Given, problems: &mut ConfigErrors) {
     if let Some(Value::Text(text)) = given.get("device").map(|given| &given.value)
         && let Err(error) = Device::from_str(text)
     {

@@ -1,4 +1,4 @@
-//! What r2r received, taken without waiting.
+//! Publishers, subscriptions and services; received messages are taken without waiting.
 
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::{QosProfile, ServiceRequest, WrappedServiceTypeSupport, WrappedTypesupport};
@@ -13,7 +13,7 @@ impl<T: 'static> Inbox<T> {
         Self(Box::new(stream))
     }
 
-    /// The oldest that waits, if any.
+    /// The oldest message not taken yet.
     pub fn next(&mut self) -> Option<T> {
         self.0.next().now_or_never().flatten()
     }
@@ -40,7 +40,7 @@ pub(super) fn serve<S: WrappedServiceTypeSupport + 'static>(
         .map_err(|error| NodeError::Ros { what: "a service", error })
 }
 
-/// Announces a topic.
+/// Creates a publisher.
 pub(super) fn publish<T: WrappedTypesupport>(
     node: &mut r2r::Node,
     topic: &str,

@@ -1,5 +1,4 @@
-//! The managed lifecycle of `lifecycle_msgs` as a table: which transitions there are, and where
-//! they lead. No ROS in it.
+//! The managed lifecycle of `lifecycle_msgs` as a table of transitions. Independent of ROS.
 //!
 //! Design: <https://design.ros2.org/articles/node_lifecycle.html>; numbers:
 //! `lifecycle_msgs/msg/{State,Transition}.msg`; labels: rcl_lifecycle.
@@ -67,9 +66,9 @@ pub struct Transition {
     pub id: u8,
     /// rcl's label.
     pub label: &'static str,
-    /// Where it begins.
+    /// State in which it starts.
     pub start: State,
-    /// Where it leads.
+    /// State that it enters.
     pub goal: State,
 }
 
@@ -77,8 +76,8 @@ const fn edge(id: u8, label: &'static str, start: State, goal: State) -> Transit
     Transition { id, label, start, goal }
 }
 
-/// Every edge. Those with numbers below 10 can be asked for; the others are taken when the work of
-/// a transition state has ended.
+/// Every edge. Those with numbers below 10 can be requested; the others are taken when the work of
+/// a transition state ends.
 pub const GRAPH: &[Transition] = &[
     edge(1, "configure", State::Unconfigured, State::Configuring),
     edge(10, "transition_success", State::Configuring, State::Inactive),
@@ -110,40 +109,40 @@ pub const GRAPH: &[Transition] = &[
 /// How the work of a transition state ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It is done.
+    /// Done.
     Success,
-    /// It could not be done; nothing changed.
+    /// Not possible; nothing changed.
     Failure,
-    /// It went wrong halfway.
+    /// Failed halfway.
     Error,
 }
 
-/// Where the node is.
+/// The state and its permitted changes.
 #[derive(Debug)]
-pub struct Machine {
+pub struct LifecycleStateMachine {
     state: State,
 }
 
-impl Default for Machine {
+impl Default for LifecycleStateMachine {
     fn default() -> Self {
         Self { state: State::Unconfigured }
     }
 }
 
-impl Machine {
+impl LifecycleStateMachine {
     /// The state.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// The transitions that can be asked for now.
+    /// The transitions that can be requested now.
     pub fn available(&self) -> impl Iterator<Item = &'static Transition> + use<> {
         let state = self.state;
         GRAPH.iter().filter(move |edge| edge.start == state && edge.id < 10)
     }
 
-    /// Takes a transition that was asked for by label or, without one, by number (as rclcpp does).
+    /// Starts a transition requested by label or, without one, by number (as rclcpp does).
     pub fn begin(&mut self, id: u8, label: &str) -> Option<&'static Transition> {
         let edge = self
             .available()
@@ -171,8 +170,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_life() {
-        let mut machine = Machine::default();
+    fn usual_transitions() {
+        let mut machine = LifecycleStateMachine::default();
         for (label, ended, after) in [
             ("configure", Ended::Failure, State::Unconfigured),
             ("configure", Ended::Success, State::Inactive),
@@ -190,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn transitions_that_do_not_begin_here_are_refused() {
-        let mut machine = Machine::default();
+    fn other_transitions_are_refused() {
+        let mut machine = LifecycleStateMachine::default();
         for id in (0..=255).filter(|id| ![1, 5].contains(id)) {
             assert!(machine.begin(id, "").is_none(), "{id}");
         }
@@ -205,8 +204,8 @@ mod tests {
     }
 
     #[test]
-    fn errors_lead_to_error_processing_and_out_of_it() {
-        let mut machine = Machine::default();
+    fn errors_pass_through_error_processing() {
+        let mut machine = LifecycleStateMachine::default();
         machine.begin(0, "configure").unwrap();
         machine.end(Ended::Error).unwrap();
         assert_eq!(machine.state(), State::ErrorProcessing);
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_transition_state_has_its_three_ends() {
+    fn transition_states_have_three_ends() {
         for state in State::ALL.into_iter().filter(|state| 10 <= state.id()) {
             assert_eq!(GRAPH.iter().filter(|edge| edge.start == state).count(), 3, "{state:?}");
         }

@@ -1,4 +1,4 @@
-//! Between our types and ROS messages.
+//! Conversions between our types and ROS messages.
 
 use r2r::{
     builtin_interfaces::msg::Time,
@@ -26,8 +26,8 @@ pub fn stamp(time: &Time) -> Stamp {
     Stamp::from_ros(time.sec, time.nanosec)
 }
 
-/// Text for a message's string field: r2r panics on zero bytes, and nobody wants to read more than
-/// a page.
+/// Text for a message's string field: without zero bytes, on which r2r panics, and of a bounded
+/// length.
 #[must_use]
 pub fn text(words: &str) -> String {
     const LONGEST: usize = 2000;
@@ -65,8 +65,7 @@ impl CommandSink for CommandPublishers {
             linear: vector(command.twist().linear),
             angular: vector(command.twist().angular),
         };
-        // Nothing sensible can be done here about a publisher that fails; the robot's own timeout
-        // is for that.
+        // A failure cannot be handled here; the timeout of the robot's controller covers it.
         let _ = self.twist.publish(&TwistStamped { header, twist });
         if let Some(data) = command.gripper() {
             let _ = self.gripper.publish(&Float64 { data });
@@ -88,7 +87,7 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
         horizon: (decision.action.len() / STEP_WIDTH) as u32,
         dimension: STEP_WIDTH as u32,
         token_ids: decision.token_ids.clone(),
-        margins: decision.margins.clone(),
+        logit_margins: decision.margins.clone(),
         normalized: decision.normalized.clone(),
         action: decision.action.clone(),
         policy_hz: report.policy_hz,
@@ -100,22 +99,21 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
     }
 }
 
-/// What the last unfit image, instruction or answer was unfit for; it makes a general cause exact.
+/// Details of the last refused image, instruction, pose or result; they make a general cause exact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The newest image was refused; true when its encoding is unknown or its size out of bounds,
-    /// false when it contradicts itself.
+    /// The newest image was refused; true if its encoding or size is not supported, false if it is
+    /// inconsistent.
     pub image_refused: Option<bool>,
     /// The last instruction was refused for another reason than being empty.
     pub instruction_refused: bool,
-    /// The last refusal of the policy was a token that is no action.
+    /// The last failure of the policy was a token that encodes no action.
     pub non_action_token: bool,
-    /// The end effector's poses come in another frame than the workspace.
+    /// The newest `ee_pose` is in another frame than the workspace, or not finite.
     pub pose_refused: bool,
 }
 
-/// The constant of `Status.msg` for a cause: control's own number, or a more exact one where it is
-/// known.
+/// The constant of `Status.msg` for a cause: control's number, or a more exact one if known.
 #[must_use]
 #[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens.
 pub fn reason_code(reason: Reason, hints: Hints) -> u16 {
@@ -135,12 +133,12 @@ pub fn reason_code(reason: Reason, hints: Hints) -> u16 {
     }
 }
 
-/// How bad a line of `/diagnostics` is.
+/// Severity of a line of `/diagnostics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be.
+    /// In order.
     Ok,
-    /// Works, but somebody should look.
+    /// Works, but needs attention.
     Warn,
     /// Does not work.
     Error,
@@ -172,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_makes_the_cause_exact() {
+    fn refusals_make_the_cause_exact() {
         let malformed = Hints { image_refused: Some(false), ..Hints::default() };
         assert_eq!(
             reason_code(Reason::ImageStale, malformed),
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_those_of_the_message() {
+    fn states_match_the_message() {
         use vla_control::State;
         let constants = [
             Status::UNCONFIGURED as u8,
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_field_never_carries_a_zero_byte() {
+    fn text_has_no_zero_bytes() {
         assert_eq!(text("a\0b"), "ab");
         assert_eq!(text(&"x".repeat(5000)).len(), 2000);
     }

@@ -1,23 +1,36 @@
 //! The ROS 2 node: topics, services, parameters and the managed lifecycle around
-//! [`crate::runtime`]. The only module that knows r2r.
+//! [`crate::runtime`]. Only this module uses r2r.
 //!
-//! One thread does everything here: it spins, takes what has come out of r2r's queues at once (they
-//! hold ten messages and drop the *newest* when full), hands images and requests to the runtime,
-//! and shows its state. It never decodes, infers or waits. Commands are published by the control
-//! thread alone, through [`messages::CommandPublishers`].
+//! Everything here runs on the executor thread: it spins, empties the queues of r2r at once (they
+//! hold ten messages and drop the *newest* when full), passes images and requests to the runtime,
+//! and publishes the state. It never decodes images, infers or waits. Only the control thread
+//! publishes commands, through [`messages::CommandPublishers`].
+//!
+//! [`node`] creates the components and calls each of them once per turn. A component owns its
+//! state; what several of them need is in [`shared::Shared`].
 
 mod arguments;
 mod config;
+mod diagnostics;
 mod inbox;
+mod instruction;
 mod lifecycle;
 mod log;
 mod messages;
+mod metrics;
+mod names;
 mod node;
+mod notes;
 mod parameter_services;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;
+mod shared;
+mod shared_memory;
+mod signals;
 mod status;
+mod subscriptions;
+mod topics;
 mod transitions;
 
 pub use arguments::{run, start};
@@ -28,11 +41,11 @@ pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 use crate::runtime::Loader;
 use vla_inference::policy::{MeshChoices, PolicyOptions, PolicySource, load_policy};
 
-/// Makes the loader of the policy that the parameters ask for. The node's own is
-/// [`checkpoint_policy`]; a test may bring another.
+/// Makes the loader of the policy that the parameters describe: [`checkpoint_policy`], or another
+/// in tests.
 pub type PolicyFactory = fn(&ResolvedConfig) -> Loader;
 
-/// Loads the checkpoint that the parameters name.
+/// Loads the checkpoint named by the parameters.
 #[must_use]
 pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
     let parameters = parameters.clone();
@@ -64,27 +77,27 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
     })
 }
 
-/// Why the node cannot run.
+/// Errors that end the node.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// ROS refused something.
+    /// An error of rcl.
     #[error("ROS 2: cannot create {what}: {error}")]
     Ros {
-        /// What was to be created.
+        /// The entity to be created.
         what: &'static str,
-        /// rcl's name for the reason.
+        /// rcl's error.
         error: r2r::Error,
     },
-    /// ROS does not accept the arguments, or does not start.
+    /// rcl refused the arguments or did not start.
     #[error("{0}")]
     Arguments(String),
-    /// The parameters are unfit.
+    /// The parameters are invalid.
     #[error("{0}")]
     Parameters(#[from] ParameterProblems),
-    /// The system gives no thread or signal handler.
+    /// The system refused a thread or signal handler.
     #[error("cannot start the node's threads: {0}")]
     Threads(#[from] std::io::Error),
-    /// A thread of ours has ended.
+    /// A thread of the node ended unexpectedly.
     #[error("{0}: this is a defect of the node; please report it with the log above")]
     Broken(&'static str),
 }

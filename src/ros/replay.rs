@@ -1,9 +1,8 @@
-//! `openvla replay`: a bag's messages on the graph again, at the recorded pace or another, with
-//! `/clock` on request.
+//! `openvla replay`: publishes a bag's messages, at the recorded rate or another, with `/clock` on
+//! request.
 //!
-//! Payloads are published as they were recorded, byte for byte: nothing is decoded, so nothing can
-//! be decoded wrongly. Without a list of topics only observations are published: a recorded command
-//! that is published again moves a robot.
+//! Payloads are published byte for byte as they were recorded, without decoding. Without a list of
+//! topics only observations are published: replaying a recorded command would move a robot.
 
 use std::{
     path::PathBuf,
@@ -14,14 +13,13 @@ use std::{
 
 use r2r::{PublisherUntyped, QosProfile, rosgraph_msgs::msg::Clock};
 
-use super::{NodeError, arguments::context, inbox::publish, messages::time, node::stop_signals};
+use super::{NodeError, arguments::context, inbox::publish, messages::time, signals::StopSignals};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic, messages};
 use vla_control::time::Stamp;
 
-/// The longest sleep: how late a signal is seen.
+/// Longest sleep, and thereby the longest delay until a signal takes effect.
 const NAP: Duration = Duration::from_millis(20);
-/// How long the node stays after the last message: what was sent reliably must arrive before its
-/// sender is gone.
+/// How long the node stays after the last message, so that reliable messages are delivered.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// What to replay, and how.
@@ -59,16 +57,16 @@ pub struct Replayed {
     pub interrupted: bool,
 }
 
-/// Why a bag is not replayed, or not any further.
+/// Errors that end a replay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The bag cannot be read.
     #[error(transparent)]
     Bag(#[from] BagError),
-    /// ROS refused something.
+    /// An error of rcl.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// A topic that was asked for cannot be published.
+    /// A selected topic cannot be published.
     #[error("topic `{topic}` cannot be published as `{name}` ({type_name}): {error}")]
     Topic {
         /// As recorded.
@@ -77,7 +75,7 @@ pub enum ReplayError {
         name: String,
         /// Its type.
         type_name: String,
-        /// rcl's or r2r's reason.
+        /// The error of rcl or r2r.
         error: r2r::Error,
     },
     /// Nothing would be published.
@@ -88,7 +86,7 @@ pub enum ReplayError {
         /// Topics and types.
         available: String,
     },
-    /// A payload without the four bytes that say how it is encoded.
+    /// A payload without a valid encapsulation header.
     #[error("message at {log_time} ns on `{topic}` is not CDR; everything before it was published")]
     Payload {
         /// The topic.
@@ -98,7 +96,7 @@ pub enum ReplayError {
     },
 }
 
-/// A topic on its way out.
+/// A topic and its publisher.
 struct Outlet {
     index: usize,
     recorded: String,
@@ -109,8 +107,29 @@ struct Outlet {
     sent: u64,
 }
 
-/// Types that tell what was perceived and asked. Others may command a robot or speak for another
-/// node.
+impl Outlet {
+    fn create(
+        ros: &mut r2r::Node,
+        options: &ReplayOptions,
+        topic: &Topic,
+    ) -> Result<Self, ReplayError> {
+        let name = published_name(options, topic);
+        let publisher = ros
+            .create_publisher_untyped(&name, &topic.type_name, quality(topic))
+            .map_err(|error| ReplayError::Topic {
+                topic: topic.name.clone(),
+                name: name.clone(),
+                type_name: topic.type_name.clone(),
+                error,
+            })?;
+        let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING]
+            .contains(&&*topic.type_name);
+        let (index, recorded) = (topic.index, topic.name.clone());
+        Ok(Self { index, recorded, name, awaited, publisher, sent: 0 })
+    }
+}
+
+/// Types of observations and instructions. Others may command a robot.
 fn is_observation(type_name: &str) -> bool {
     type_name.starts_with("sensor_msgs/msg/")
         || [messages::STRING, messages::POSE_STAMPED].contains(&type_name)
@@ -143,7 +162,7 @@ fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, B
         bag.topic(name)?;
     }
     if options.topics.is_empty() {
-        // Who renames a topic wants it.
+        // A topic that is renamed is selected.
         let renamed = |topic: &Topic| options.remaps.iter().any(|(from, _)| *from == topic.name);
         let wanted = |topic: &&Topic| {
             topic.encoding == "cdr" && (is_observation(&topic.type_name) || renamed(topic))
@@ -161,8 +180,7 @@ fn chosen<'a>(bag: &'a Bag, options: &ReplayOptions) -> Result<Vec<&'a Topic>, B
     Ok(topics)
 }
 
-/// How a topic is offered. Reliable serves every subscriber; texts are kept for those who come
-/// late, as the node asks of instructions.
+/// QoS of a publisher. Reliable matches every subscriber; texts are latched for late subscribers.
 fn quality(topic: &Topic) -> QosProfile {
     if topic.type_name == messages::STRING {
         QosProfile::default().keep_last(1).reliable().transient_local()
@@ -171,16 +189,15 @@ fn quality(topic: &Topic) -> QosProfile {
     }
 }
 
-/// Recorded and machine time side by side.
-struct Pace {
+/// Maps recorded time to machine time.
+struct PlaybackClock {
     begun: Instant,
     first_ns: i64,
     rate: f64,
 }
 
-impl Pace {
-    /// How long until a message of this log time is due; zero when it is late. A recorded gap of
-    /// any length is waited for, in naps.
+impl PlaybackClock {
+    /// Time until a message with this log time is due; zero when it is late.
     fn left(&self, log_time: i64) -> Duration {
         let due_s = log_time.saturating_sub(self.first_ns) as f64 * 1e-9 / self.rate;
         let left_s = (due_s - self.begun.elapsed().as_secs_f64()).clamp(0.0, 1e6);
@@ -203,6 +220,14 @@ struct ClockOutlet {
 }
 
 impl ClockOutlet {
+    fn create(ros: &mut r2r::Node, hz: f64) -> Result<Self, NodeError> {
+        Ok(Self {
+            publisher: publish(ros, "/clock", QosProfile::default().keep_last(1).reliable())?,
+            period: Duration::from_secs_f64(1.0 / hz.clamp(1.0, 1000.0)),
+            next: Instant::now(),
+        })
+    }
+
     fn tick(&mut self, ns: i64) -> Result<(), NodeError> {
         self.next = Instant::now() + self.period;
         let message = Clock { clock: time(Stamp::from_nanoseconds(ns)) };
@@ -214,7 +239,7 @@ impl ClockOutlet {
 
 /// Sleeps, ticking the clock, until a message is due. `false` when a signal came.
 fn wait_for(
-    pace: &Pace,
+    playback: &PlaybackClock,
     log_time: i64,
     clock: &mut Option<ClockOutlet>,
     stop: &AtomicBool,
@@ -223,15 +248,15 @@ fn wait_for(
         if stop.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let mut left = pace.left(log_time);
+        let mut left = playback.left(log_time);
         if left.is_zero() {
             return Ok(true);
         }
         if let Some(clock) = clock {
             let now = Instant::now();
             if clock.next <= now {
-                // Never beyond the message: its subscribers would take it for old.
-                clock.tick(pace.now_ns().min(log_time))?;
+                // Not beyond the message, which would otherwise be late for its subscribers.
+                clock.tick(playback.now_ns().min(log_time))?;
             }
             left = left.min(clock.next.saturating_duration_since(now));
         }
@@ -239,18 +264,53 @@ fn wait_for(
     }
 }
 
-/// Publishes the bag until its end or a signal. `note` hears one line at a time of what the user
-/// should know.
+/// Publishes the bag until its end or a signal. `note` receives messages for the user, one line
+/// each.
 ///
 /// # Errors
-/// A bag that cannot be read, a topic it lacks, and what ROS refuses.
+/// A bag that cannot be read, a topic that it lacks, and errors of rcl.
 pub fn replay(
     options: &ReplayOptions,
     note: &mut dyn FnMut(&str),
 ) -> Result<Replayed, ReplayError> {
     let bag = Bag::open(&options.bag)?;
     bag.warnings().iter().for_each(|warning| note(&warning.to_string()));
-    let topics = chosen(&bag, options)?;
+    let topics = selected(&bag, options, note)?;
+    let context = context().map_err(NodeError::Arguments)?;
+    let mut ros = r2r::Node::create(context, "replay", "")
+        .map_err(|error| NodeError::Ros { what: "the node", error })?;
+    let stop = StopSignals::install().map_err(NodeError::Threads)?;
+    let mut outlets = Vec::new();
+    for topic in topics {
+        outlets.push(Outlet::create(&mut ros, options, topic)?);
+    }
+    let clock = options.clock_hz.map(|hz| ClockOutlet::create(&mut ros, hz)).transpose()?;
+    await_subscribers(&outlets, options.wait, stop.flag(), note);
+
+    let begun = Instant::now();
+    let mut player = Player { bag: &bag, outlets, clock, stop: stop.flag(), last: begun };
+    let mut interrupted = false;
+    loop {
+        let before = player.sent();
+        interrupted |= !player.play(options.rate, note)?;
+        // A pass without a message would be repeated at full speed for ever.
+        if interrupted || !options.repeat || player.sent() == before {
+            break;
+        }
+    }
+    let seconds = player.last.duration_since(begun).as_secs_f64();
+    let topics = player.outlets.into_iter();
+    let topics = topics.map(|outlet| (outlet.recorded, outlet.name, outlet.sent)).collect();
+    Ok(Replayed { topics, seconds, interrupted })
+}
+
+/// The topics to publish; reports those left out.
+fn selected<'a>(
+    bag: &'a Bag,
+    options: &ReplayOptions,
+    note: &mut dyn FnMut(&str),
+) -> Result<Vec<&'a Topic>, ReplayError> {
+    let topics = chosen(bag, options)?;
     let left_out: Vec<_> = bag
         .topics()
         .iter()
@@ -273,95 +333,60 @@ pub fn replay(
             names.join(", ")
         ));
     }
-    let context = context().map_err(NodeError::Arguments)?;
-    let mut ros = r2r::Node::create(context, "replay", "")
-        .map_err(|error| NodeError::Ros { what: "the node", error })?;
-    let stop = stop_signals().map_err(NodeError::Threads)?;
-    let mut outlets = Vec::new();
-    for topic in topics {
-        let name = published_name(options, topic);
-        let publisher = ros
-            .create_publisher_untyped(&name, &topic.type_name, quality(topic))
-            .map_err(|error| ReplayError::Topic {
-                topic: topic.name.clone(),
-                name: name.clone(),
-                type_name: topic.type_name.clone(),
-                error,
-            })?;
-        let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING]
-            .contains(&&*topic.type_name);
-        outlets.push(Outlet {
-            index: topic.index,
-            recorded: topic.name.clone(),
-            name,
-            awaited,
-            publisher,
-            sent: 0,
-        });
-    }
-    let mut clock = match options.clock_hz {
-        Some(hz) => Some(ClockOutlet {
-            publisher: publish(&mut ros, "/clock", QosProfile::default().keep_last(1).reliable())?,
-            period: Duration::from_secs_f64(1.0 / hz.clamp(1.0, 1000.0)),
-            next: Instant::now(),
-        }),
-        None => None,
-    };
-    await_subscribers(&outlets, options.wait, &stop, note);
-
-    let begun = Instant::now();
-    let mut last = begun;
-    let mut interrupted = false;
-    while !interrupted {
-        let before = sent(&outlets);
-        let mut stream =
-            bag.messages(&Selection::topics(outlets.iter().map(|outlet| outlet.index)))?;
-        let mut pace = None;
-        for message in &mut stream {
-            let message = message?;
-            let pace = pace.get_or_insert_with(|| Pace {
-                begun: Instant::now(),
-                first_ns: message.log_time,
-                rate: options.rate,
-            });
-            if !wait_for(pace, message.log_time, &mut clock, &stop)? {
-                interrupted = true;
-                break;
-            }
-            if let Some(clock) = clock.as_mut() {
-                // Also a message that is late finds a clock that has reached it.
-                clock.tick(pace.now_ns().max(message.log_time))?;
-            }
-            send(&mut outlets, &message)?;
-            last = Instant::now();
-        }
-        if !interrupted {
-            stream
-                .warnings()
-                .iter()
-                .skip(bag.warnings().len())
-                .for_each(|warning| note(&warning.to_string()));
-            if let Some(pace) = &pace {
-                let end_ns = pace.now_ns();
-                let tail = Pace { begun: Instant::now(), first_ns: end_ns, rate: 1.0 };
-                let linger_ns = i64::try_from(LINGER.as_nanos()).unwrap_or(0);
-                interrupted =
-                    !wait_for(&tail, end_ns.saturating_add(linger_ns), &mut clock, &stop)?;
-            }
-        }
-        // A turn without a message would be repeated at full speed for ever.
-        if !options.repeat || sent(&outlets) == before {
-            break;
-        }
-    }
-    let seconds = last.duration_since(begun).as_secs_f64();
-    let topics =
-        outlets.into_iter().map(|outlet| (outlet.recorded, outlet.name, outlet.sent)).collect();
-    Ok(Replayed { topics, seconds, interrupted })
+    Ok(topics)
 }
 
-fn sent(outlets: &[Outlet]) -> u64 {
-    outlets.iter().map(|outlet| outlet.sent).sum()
+/// Plays a bag on its outlets.
+struct Player<'a> {
+    bag: &'a Bag,
+    outlets: Vec<Outlet>,
+    clock: Option<ClockOutlet>,
+    stop: &'a AtomicBool,
+    /// Time of the last message sent.
+    last: Instant,
+}
+
+impl Player<'_> {
+    fn sent(&self) -> u64 {
+        self.outlets.iter().map(|outlet| outlet.sent).sum()
+    }
+
+    /// Plays the bag once; `false` when a signal came.
+    fn play(&mut self, rate: f64, note: &mut dyn FnMut(&str)) -> Result<bool, ReplayError> {
+        let selection = Selection::topics(self.outlets.iter().map(|outlet| outlet.index));
+        let mut stream = self.bag.messages(&selection)?;
+        let mut playback: Option<PlaybackClock> = None;
+        for message in &mut stream {
+            let message = message?;
+            let playback = playback.get_or_insert_with(|| PlaybackClock {
+                begun: Instant::now(),
+                first_ns: message.log_time,
+                rate,
+            });
+            if !wait_for(playback, message.log_time, &mut self.clock, self.stop)? {
+                return Ok(false);
+            }
+            if let Some(clock) = &mut self.clock {
+                // Also for a message that is late the clock has reached its time.
+                clock.tick(playback.now_ns().max(message.log_time))?;
+            }
+            send(&mut self.outlets, &message)?;
+            self.last = Instant::now();
+        }
+        let warnings = stream.warnings().iter().skip(self.bag.warnings().len());
+        warnings.for_each(|warning| note(&warning.to_string()));
+        match &playback {
+            Some(playback) => self.linger(playback.now_ns()),
+            None => Ok(true),
+        }
+    }
+
+    /// Waits until the last messages have been delivered; `false` when a signal came.
+    fn linger(&mut self, end_ns: i64) -> Result<bool, ReplayError> {
+        let tail = PlaybackClock { begun: Instant::now(), first_ns: end_ns, rate: 1.0 };
+        let linger_ns = i64::try_from(LINGER.as_nanos()).unwrap_or(0);
+        Ok(wait_for(&tail, end_ns.saturating_add(linger_ns), &mut self.clock, self.stop)?)
+    }
 }
 
 /// Publishes a message on its topic.
@@ -384,7 +409,7 @@ fn send(outlets: &mut [Outlet], message: &Message) -> Result<(), ReplayError> {
     Ok(())
 }
 
-/// Waits until images and texts have subscribers: what is published before is lost to them.
+/// Waits until images and texts have subscribers, so that they miss nothing.
 fn await_subscribers(
     outlets: &[Outlet],
     patience: Duration,
@@ -408,7 +433,7 @@ fn await_subscribers(
     let names: Vec<_> = outlets.iter().filter(lonely).map(|outlet| outlet.name.as_str()).collect();
     if !names.is_empty() && !patience.is_zero() {
         note(&format!(
-            "nobody subscribes to {} after {} s; replaying",
+            "no subscriber to {} after {} s; replaying",
             names.join(", "),
             patience.as_secs_f64()
         ));
@@ -420,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recorded_commands_are_no_observations() {
+    fn commands_are_no_observations() {
         for kind in [
             messages::IMAGE,
             messages::COMPRESSED_IMAGE,
@@ -443,12 +468,12 @@ mod tests {
 
     #[test]
     fn the_pace_holds_for_any_stamp() {
-        let pace = Pace { begun: Instant::now(), first_ns: 0, rate: 0.5 };
-        let left = pace.left(1_000_000_000).as_secs_f64();
+        let playback = PlaybackClock { begun: Instant::now(), first_ns: 0, rate: 0.5 };
+        let left = playback.left(1_000_000_000).as_secs_f64();
         assert!((1.9..=2.0).contains(&left), "one recorded second takes two: {left}");
-        assert_eq!(pace.left(i64::MIN), Duration::ZERO);
-        assert!(pace.left(i64::MAX) > Duration::from_secs(1000));
-        assert!((0..1_000_000_000).contains(&pace.now_ns()));
-        assert_eq!(Pace { first_ns: i64::MAX, ..pace }.now_ns(), i64::MAX);
+        assert_eq!(playback.left(i64::MIN), Duration::ZERO);
+        assert!(playback.left(i64::MAX) > Duration::from_secs(1000));
+        assert!((0..1_000_000_000).contains(&playback.now_ns()));
+        assert_eq!(PlaybackClock { first_ns: i64::MAX, ..playback }.now_ns(), i64::MAX);
     }
 }

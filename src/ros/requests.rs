@@ -1,4 +1,5 @@
-//! `~/enable`, `~/estop`, `~/reset`: passed to control, answered when control has acted.
+//! `~/enable`, `~/estop`, `~/reset`: passed to control, answered when control has processed them.
+//! `~/dump`: passed to the flight recorder.
 
 use std::time::Duration;
 
@@ -7,16 +8,22 @@ use r2r::{
     std_srvs::srv::{SetBool, Trigger},
 };
 
-use super::{inbox::answer, log, messages::text, node::VlaNode};
-use crate::runtime::{FlightDesk, Snapshot, Ticket};
-use vla_control::time::{Clock, Instant};
-use vla_control::{Requests, ResetOutcome, State};
+use super::{
+    NodeError,
+    inbox::{Inbox, answer, serve},
+    log::{self, Severity},
+    messages::text,
+    shared::Shared,
+};
+use crate::runtime::{FlightRecorderHandle, Snapshot, Ticket};
+use vla_control::time::Instant;
+use vla_control::{Class, EnableOutcome, Requests, ResetOutcome};
 
-/// Control acts within one period; longer than this means that it does not act at all.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Control answers within one period; after this time it is assumed not to run.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Writing half a minute takes far less.
-const DUMP_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time to write a recording.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
 
 enum Request {
     Enable(ServiceRequest<SetBool::Service>),
@@ -25,139 +32,170 @@ enum Request {
 }
 
 /// A request whose answer is not known yet.
-pub(super) struct Waiting {
+struct PendingReply {
     request: Request,
     ticket: Ticket,
     since: Instant,
 }
 
-impl VlaNode {
-    pub(super) fn take_requests(&mut self) {
-        // The e-stop first: when both wait, nothing must be enabled in between.
-        while let Some(request) = self.next_estop() {
-            log::warn("e-stop requested");
-            self.ask(Request::Estop(request), Requests { estop: true, ..Requests::default() });
+/// The operator's services.
+pub(super) struct RequestHandler {
+    enable: Inbox<ServiceRequest<SetBool::Service>>,
+    estop: Inbox<ServiceRequest<Trigger::Service>>,
+    reset: Inbox<ServiceRequest<Trigger::Service>>,
+    dump: Inbox<ServiceRequest<Trigger::Service>>,
+    pending: Vec<PendingReply>,
+    /// The flight recorder, if it has a folder for its files.
+    recorder: Option<FlightRecorderHandle>,
+    pending_dumps: Vec<(ServiceRequest<Trigger::Service>, Instant)>,
+}
+
+impl RequestHandler {
+    pub fn create(
+        node: &mut r2r::Node,
+        recorder: Option<FlightRecorderHandle>,
+    ) -> Result<Self, NodeError> {
+        Ok(Self {
+            enable: serve(node, "~/enable")?,
+            estop: serve(node, "~/estop")?,
+            reset: serve(node, "~/reset")?,
+            dump: serve(node, "~/dump")?,
+            pending: Vec::new(),
+            recorder,
+            pending_dumps: Vec::new(),
+        })
+    }
+
+    /// Passes on new requests, and answers those that have been processed.
+    pub fn poll(&mut self, shared: &mut Shared) {
+        self.take_requests(shared);
+        self.answer_requests(shared);
+        self.take_dump_requests(shared.now());
+        self.answer_dumps(shared.now());
+    }
+
+    fn take_requests(&mut self, shared: &mut Shared) {
+        // The e-stop first: if both have arrived, enabling must not take effect in between.
+        while let Some(request) = self.estop.next() {
+            log::limited(Severity::Warn, "estop", "e-stop requested");
+            let requests = Requests { estop: true, ..Requests::default() };
+            self.request(shared, Request::Estop(request), requests);
         }
-        while let Some(request) = self.next_enable() {
-            let enable = request.message.data;
-            self.ask(
-                Request::Enable(request),
-                Requests { enable: Some(enable), ..Requests::default() },
-            );
+        while let Some(request) = self.enable.next() {
+            let requests = Requests { enable: Some(request.message.data), ..Requests::default() };
+            self.request(shared, Request::Enable(request), requests);
         }
-        while let Some(request) = self.next_reset() {
-            self.ask(Request::Reset(request), Requests { reset: true, ..Requests::default() });
+        while let Some(request) = self.reset.next() {
+            let requests = Requests { reset: true, ..Requests::default() };
+            self.request(shared, Request::Reset(request), requests);
         }
     }
 
-    /// `~/dump`, and the recordings that were written, asked for or not.
-    pub(super) fn serve_dumps(&mut self) {
-        let now = self.clock.steady();
-        while let Some(request) = self.next_dump() {
-            match &self.flight {
-                Some(flight) => {
-                    flight.ask();
-                    self.dumps.push((request, now));
+    fn request(&mut self, shared: &mut Shared, request: Request, requests: Requests) {
+        let ticket = shared.runtime.request(requests);
+        self.pending.push(PendingReply { request, ticket, since: shared.now() });
+    }
+
+    fn answer_requests(&mut self, shared: &mut Shared) {
+        let now = shared.now();
+        let dry_run = shared.parameters.control.dry_run();
+        for pending in std::mem::take(&mut self.pending) {
+            let answered = shared.runtime.answered(pending.ticket);
+            let snapshot = shared.runtime.snapshot().filter(|_| answered);
+            if snapshot.is_none() && !now.since(pending.since).exceeds(TIMEOUT) {
+                self.pending.push(pending);
+            } else {
+                reply(pending.request, snapshot.as_ref(), dry_run);
+            }
+        }
+    }
+
+    fn take_dump_requests(&mut self, now: Instant) {
+        while let Some(request) = self.dump.next() {
+            match &self.recorder {
+                Some(recorder) => {
+                    recorder.request();
+                    self.pending_dumps.push((request, now));
                 }
                 None => {
-                    let message =
-                        "no flight recorder: set the parameter record_directory when starting the \
-                        node"
-                            .into();
+                    let message = "no flight recorder: set the parameter record_directory when \
+                        starting the node"
+                        .into();
                     answer(request, Trigger::Response { success: false, message });
                 }
             }
         }
-        while let Some(saved) = self.flight.as_ref().and_then(FlightDesk::saved) {
+    }
+
+    /// Reports the recordings that were written, requested or not.
+    fn answer_dumps(&mut self, now: Instant) {
+        while let Some(saved) = self.recorder.as_ref().and_then(FlightRecorderHandle::saved) {
             let (success, message) = match saved {
                 Ok(saved) => {
                     (true, format!("{} ({} messages)", saved.path.display(), saved.messages))
                 }
                 Err(error) => (false, error.to_string()),
             };
-            if success {
-                log::info(format!("flight record: {message}"))
-            } else {
-                log::error(format!("flight record: {message}"))
-            }
-            for (request, _) in self.dumps.drain(..) {
+            let severity = if success { Severity::Info } else { Severity::Error };
+            log::limited(severity, "flight record", format!("flight record: {message}"));
+            for (request, _) in self.pending_dumps.drain(..) {
                 answer(request, Trigger::Response { success, message: text(&message) });
             }
         }
-        let late = |since: Instant| now.since(since).exceeds(DUMP_PATIENCE);
-        for (request, since) in std::mem::take(&mut self.dumps) {
-            if late(since) {
-                answer(
-                    request,
-                    Trigger::Response {
-                        success: false,
-                        message: "the recording was not written in time".into(),
-                    },
-                );
+        for (request, since) in std::mem::take(&mut self.pending_dumps) {
+            if now.since(since).exceeds(DUMP_TIMEOUT) {
+                let message = "the recording was not written in time".into();
+                answer(request, Trigger::Response { success: false, message });
             } else {
-                self.dumps.push((request, since));
+                self.pending_dumps.push((request, since));
             }
         }
     }
+}
 
-    fn ask(&mut self, request: Request, requests: Requests) {
-        let ticket = self.runtime.request(requests);
-        self.waiting.push(Waiting { request, ticket, since: self.clock.steady() });
-    }
-
-    pub(super) fn answer_requests(&mut self) {
-        let now = self.clock.steady();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let answered = self.runtime.answered(waiting.ticket);
-            let snapshot = self.runtime.snapshot().filter(|_| answered);
-            if snapshot.is_none() && !now.since(waiting.since).exceeds(PATIENCE) {
-                self.waiting.push(waiting);
-                continue;
-            }
-            self.reply(waiting.request, snapshot.as_ref());
+fn reply(request: Request, snapshot: Option<&Snapshot>, dry_run: bool) {
+    let silent = || (false, "the control loop does not answer".to_owned());
+    match request {
+        Request::Enable(request) => {
+            let (success, message) = snapshot
+                .and_then(|snapshot| snapshot.enable)
+                .map_or_else(silent, |outcome| enabled(request.message.data, outcome, dry_run));
+            answer(request, SetBool::Response { success, message: text(&message) });
+        }
+        Request::Estop(request) => {
+            // Always a success: a control loop that does not step does not move the robot either.
+            let message = match snapshot {
+                Some(_) => "latched; coming to rest",
+                None => "latched; the control loop does not answer",
+            };
+            answer(request, Trigger::Response { success: true, message: message.into() });
+        }
+        Request::Reset(request) => {
+            let (success, message) =
+                snapshot.and_then(|snapshot| snapshot.reset).map_or_else(silent, reset);
+            answer(request, Trigger::Response { success, message: text(&message) });
         }
     }
+}
 
-    fn reply(&self, request: Request, snapshot: Option<&Snapshot>) {
-        let silent = || (false, "the control loop does not answer".to_owned());
-        match request {
-            Request::Enable(request) => {
-                let (success, message) = snapshot
-                    .map_or_else(silent, |snapshot| self.enabled(request.message.data, snapshot));
-                answer(request, SetBool::Response { success, message: text(&message) });
-            }
-            Request::Estop(request) => {
-                // It always succeeds: what does not step does not move either.
-                let message = snapshot
-                    .map_or(
-                        "latched; the control loop does not answer",
-                        |_| "latched; coming to rest",
-                    )
-                    .into();
-                answer(request, Trigger::Response { success: true, message });
-            }
-            Request::Reset(request) => {
-                let (success, message) =
-                    snapshot.and_then(|snapshot| snapshot.reset).map_or_else(silent, reset);
-                answer(request, Trigger::Response { success, message: text(&message) });
-            }
+/// The answer to a request to enable or disable.
+fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String) {
+    match outcome {
+        EnableOutcome::Disabled if wanted => {
+            (false, "a request to disable came at the same time".into())
         }
-    }
-
-    fn enabled(&self, wanted: bool, snapshot: &Snapshot) -> (bool, String) {
-        let (state, cause) = (snapshot.output.state, snapshot.output.cause);
-        if !wanted {
-            return (true, "disabled; coming to rest".into());
+        EnableOutcome::Disabled => (true, "disabled; coming to rest".into()),
+        EnableOutcome::Enabled if dry_run => {
+            (true, "enabled; dry_run is true: no command is published".into())
         }
-        match state {
-            State::Unconfigured => (false, "the node is not configured".into()),
-            State::Inactive => (false, "the node is not active".into()),
-            state if state.is_latched() => (false, format!("{cause}; call ~/reset first")),
-            State::Holding => (true, format!("enabled, but {cause}")),
-            _ if self.parameters.control.dry_run() => {
-                (true, "enabled; dry_run is true: commands stay silent".into())
-            }
-            _ => (true, "enabled".into()),
+        EnableOutcome::Enabled => (true, "enabled".into()),
+        EnableOutcome::Refused(cause) => {
+            let remedy = match cause.reason.class() {
+                Class::Latch => "; call ~/reset first",
+                Class::Fault => "; call ~/enable again when the cause is gone",
+                _ => "",
+            };
+            (false, format!("not enabled: {cause}{remedy}"))
         }
     }
 }

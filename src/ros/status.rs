@@ -1,395 +1,385 @@
-//! What the node says about itself: `~/action`, `~/status`, `/diagnostics`, and the log.
-
-use std::collections::VecDeque;
+//! Publishes `~/action`, `~/status` and `/diagnostics`, and logs the events of control.
 
 use r2r::{
-    diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus},
-    openvla_tt_msgs::msg::Status,
+    QosProfile,
+    diagnostic_msgs::msg::DiagnosticArray,
+    openvla_tt_msgs::msg::{Action, Status},
     std_msgs::msg::Header,
 };
 
 use super::{
-    lifecycle, log,
-    messages::{self, Hints, Level, diagnostic, reason_code, text},
-    node::VlaNode,
+    NodeError, diagnostics,
+    inbox::publish,
+    lifecycle,
+    log::{self, Severity, Throttle},
+    messages::{self, reason_code, text},
+    notes::Notes,
+    shared::Shared,
+    topics::{ProblemKind, TopicProblem},
 };
-use crate::runtime::{Report, Snapshot};
-use vla_control::time::{Clock, Instant};
-use vla_control::{Cause, Event, Intervention, Reason, State};
-use vla_inference::policy::{DraftCounts, PolicyInfo};
+use crate::runtime::{ControlStatus, LoopEvent, Snapshot, WorkerReport};
+use std::time::Duration;
+use vla_control::time::Instant;
+use vla_control::{Event, Intervention, Reason, State};
 
-/// Latencies kept for the percentiles of `/diagnostics`.
-const LATENCIES: usize = 200;
+/// Statuses kept for late or slow subscribers.
+const HISTORY: usize = 20;
+/// Detectors whose findings come and go are logged at most once in this time.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What has happened so far and is not known to control.
-#[derive(Default)]
-pub(super) struct Facts {
-    /// What the loaded policy is.
-    pub info: Option<PolicyInfo>,
-    /// Why the last transition failed.
-    pub note: Option<String>,
-    pub instruction_note: Option<String>,
-    pub pose_note: Option<String>,
-    image_note: Option<(bool, String)>,
-    policy_note: Option<(bool, String)>,
-    inferences: u64,
-    rejected: u64,
-    faults: u64,
-    overruns: u64,
-    generation: u64,
-    inference_s: Option<f64>,
-    inference_times: VecDeque<f64>,
-    latencies: VecDeque<f64>,
-    draft: DraftCounts,
-    told: Option<Told>,
-    told_at: Option<Instant>,
-    command_hz: f64,
-    second: Option<(Instant, u64)>,
+/// Parts of the status that other components own.
+pub(super) struct StatusView<'a> {
+    pub lifecycle: lifecycle::State,
+    pub topics: &'a [TopicProblem],
+    /// `use_sim_time` is set and `/clock` is silent.
+    pub clock_missing: bool,
 }
 
-/// What must differ for `~/status` to be published before its second is over.
-#[derive(PartialEq, Clone)]
-struct Told {
+/// A cause as `~/status` shows it: the constant of `Status.msg` and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamedCause {
+    pub code: u16,
+    pub text: String,
+}
+
+/// The part of a status whose change is published at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Essence {
     state: u8,
     reason: u16,
-    latched: bool,
     enabled: bool,
+    causes: Vec<u16>,
     instruction: String,
     lifecycle: u8,
     notes: String,
 }
 
-impl Facts {
-    fn hints(&self) -> Hints {
-        Hints {
-            image_refused: self.image_note.as_ref().map(|(unsupported, _)| *unsupported),
-            instruction_refused: self.instruction_note.is_some(),
-            non_action_token: self.policy_note.as_ref().is_some_and(|(non_action, _)| *non_action),
-            pose_refused: self.pose_note.is_some(),
-        }
+/// The publishers of the node's state, and what they published last.
+pub(super) struct StatusPublisher {
+    node_name: String,
+    action: r2r::Publisher<Action>,
+    status: r2r::Publisher<Status>,
+    diagnostics: r2r::Publisher<DiagnosticArray>,
+    last: Option<Essence>,
+    /// Time of the last periodic publication.
+    last_periodic: Option<Instant>,
+    notices: Throttle,
+    events_lost: u64,
+}
+
+impl StatusPublisher {
+    pub fn create(node: &mut r2r::Node, node_name: String) -> Result<Self, NodeError> {
+        let reliable = |depth| QosProfile::default().keep_last(depth).reliable();
+        Ok(Self {
+            node_name,
+            action: publish(node, "~/action", reliable(10))?,
+            status: publish(node, "~/status", reliable(HISTORY).transient_local())?,
+            diagnostics: publish(node, "/diagnostics", reliable(10))?,
+            last: None,
+            last_periodic: None,
+            notices: Throttle::default(),
+            events_lost: 0,
+        })
     }
 
-    /// The notes that go behind the cause in `detail`.
-    fn notes(&self) -> String {
-        let mut notes = String::new();
-        let all = [
-            ("", self.note.as_ref()),
-            ("instruction refused: ", self.instruction_note.as_ref()),
-            ("image refused: ", self.image_note.as_ref().map(|(_, text)| text)),
-            ("policy: ", self.policy_note.as_ref().map(|(_, text)| text)),
-            ("", self.pose_note.as_ref()),
-        ];
-        for (what, note) in all {
-            if let Some(note) = note {
-                notes.push_str(if notes.is_empty() { "" } else { "; " });
-                notes.push_str(what);
-                notes.push_str(note);
+    /// Publishes everything that happened since the last call, in order.
+    pub fn poll(&mut self, shared: &mut Shared, view: &StatusView<'_>) {
+        self.take_worker_reports(shared);
+        let Some(snapshot) = shared.runtime.snapshot() else { return };
+        // Exactly the events up to the snapshot, so that the snapshot comes last.
+        while let Some(event) = shared.runtime.event_until(snapshot.at) {
+            match event.event {
+                LoopEvent::StatusChanged(status) => {
+                    self.publish_change(shared, view, &snapshot, &status);
+                }
+                LoopEvent::Control(event) => self.take_event(shared, event),
             }
         }
-        notes
-    }
-
-    fn keep(kept: &mut VecDeque<f64>, value: f64) {
-        if kept.len() == LATENCIES {
-            kept.pop_front();
+        if self.events_lost < snapshot.events_lost {
+            let lost = snapshot.events_lost - self.events_lost;
+            self.events_lost = snapshot.events_lost;
+            let line = format!("{lost} events of control were lost: this node gets too little CPU");
+            log::limited(Severity::Warn, "events lost", line);
         }
-        kept.push_back(value);
+        let status = ControlStatus::from(&snapshot.output);
+        let now = shared.now();
+        let due = |last: Instant| 1.0 <= now.since(last).seconds();
+        if self.last_periodic.is_none_or(due) {
+            self.last_periodic = Some(now);
+            shared.metrics.command_rate.update(now, snapshot.commands);
+            self.publish_periodic(shared, view, &snapshot, &status);
+        } else {
+            self.publish_change(shared, view, &snapshot, &status);
+        }
     }
-}
 
-/// The value below which the given share lies; NaN for none.
-fn percentile(values: &VecDeque<f64>, share: f64) -> f64 {
-    let mut sorted: Vec<f64> = values.iter().copied().collect();
-    sorted.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    // an index into a short list
-    let index = (share * sorted.len() as f64) as usize;
-    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}
+    /// Publishes `~/status` if it differs from the last one in more than measurements.
+    fn publish_change(
+        &mut self,
+        shared: &Shared,
+        view: &StatusView<'_>,
+        snapshot: &Snapshot,
+        status: &ControlStatus,
+    ) {
+        let causes = causes(shared, view, status);
+        let essence = essence(shared, view, status, &causes);
+        if self.last.as_ref() != Some(&essence) {
+            self.send(&message(shared, snapshot, status, &essence, &causes));
+            self.last = Some(essence);
+        }
+    }
 
-impl VlaNode {
-    /// Takes what the worker and control report.
-    pub(super) fn take_reports(&mut self) {
-        while let Some(report) = self.runtime.report() {
+    fn publish_periodic(
+        &mut self,
+        shared: &Shared,
+        view: &StatusView<'_>,
+        snapshot: &Snapshot,
+        status: &ControlStatus,
+    ) {
+        let causes = causes(shared, view, status);
+        let essence = essence(shared, view, status, &causes);
+        let message = message(shared, snapshot, status, &essence, &causes);
+        self.send(&message);
+        let array = DiagnosticArray {
+            header: Header { stamp: messages::time(shared.ros_now()), frame_id: String::new() },
+            status: diagnostics::lines(&self.node_name, shared, view, snapshot, &message, &causes),
+        };
+        if let Err(error) = self.diagnostics.publish(&array) {
+            log::limited(Severity::Warn, "publish", format!("/diagnostics: {error}"));
+        }
+        self.last = Some(essence);
+    }
+
+    fn send(&self, status: &Status) {
+        if let Err(error) = self.status.publish(status) {
+            log::limited(Severity::Warn, "publish", format!("~/status: {error}"));
+        }
+    }
+
+    fn take_worker_reports(&mut self, shared: &mut Shared) {
+        while let Some(report) = shared.runtime.report() {
+            let (notes, metrics) = (&mut shared.notes, &mut shared.metrics);
             match report {
-                Report::Decided(report) => {
-                    let facts = &mut self.facts;
-                    facts.inferences += 1;
-                    facts.inference_s = Some(report.inference_s);
-                    Facts::keep(&mut facts.inference_times, report.inference_s);
-                    Facts::keep(&mut facts.latencies, report.latency_s);
-                    facts.draft = report.draft;
-                    (facts.image_note, facts.policy_note) = (None, None);
-                    if let Err(error) = self
-                        .outboxes
-                        .action
-                        .publish(&messages::action(&report, &self.parameters.frame_id))
-                    {
-                        log::warn(format!("~/action: {error}"));
+                WorkerReport::Decided(report) => {
+                    metrics.inferences += 1;
+                    metrics.inference_s = Some(report.inference_s);
+                    metrics.inference_times.push(report.inference_s);
+                    metrics.latencies.push(report.latency_s);
+                    metrics.draft = report.draft;
+                    (notes.image, notes.policy) = (None, None);
+                    let action = messages::action(&report, &shared.parameters.frame_id);
+                    if let Err(error) = self.action.publish(&action) {
+                        log::limited(Severity::Warn, "publish", format!("~/action: {error}"));
                     }
                 }
-                Report::Refused { text, non_action } => {
-                    self.facts.inferences += 1;
-                    self.facts.image_note = None;
-                    note(&mut self.facts.policy_note, non_action, text, "policy");
+                WorkerReport::Refused { text, non_action } => {
+                    metrics.inferences += 1;
+                    notes.image = None;
+                    Notes::set(&mut notes.policy, non_action, text, "policy");
                 }
-                Report::ImageRefused { text, unsupported } => {
-                    self.facts.rejected += 1;
-                    note(&mut self.facts.image_note, unsupported, text, "image refused");
+                WorkerReport::ImageRefused { text, unsupported } => {
+                    metrics.images_rejected += 1;
+                    let text = log::escape(&text);
+                    Notes::set(&mut notes.image, unsupported, text, "image refused");
                 }
-                Report::Died(text) => note(
-                    &mut self.facts.policy_note,
-                    false,
-                    format!("it panicked: {text}"),
-                    "policy",
-                ),
+                WorkerReport::Panicked(text) => {
+                    let text = format!("it panicked: {text}");
+                    Notes::set(&mut notes.policy, false, text, "policy");
+                }
             }
-        }
-        while let Some(happened) = self.runtime.event() {
-            self.take_event(happened.event);
         }
     }
 
-    fn take_event(&mut self, event: Event) {
+    fn take_event(&mut self, shared: &mut Shared, event: Event) {
         match event {
             Event::StateChanged { from, to, cause } => {
                 let line = format!("{} -> {}: {cause}", from.name(), to.name());
-                if matches!(to, State::Holding | State::Fault | State::Estopped) {
-                    log::warn(line)
-                } else {
-                    log::info(line)
-                }
+                let stopped = matches!(to, State::Holding | State::Fault | State::Estopped);
+                let severity = if stopped { Severity::Warn } else { Severity::Info };
+                log::limited(severity, "state", line);
             }
-            Event::ChunkTaken { generation, .. } => self.facts.generation = generation,
+            Event::CauseChanged { state, cause } => {
+                log::debug(format!("{}: {cause}", state.name()));
+            }
+            Event::EnableWithdrawn { cause } => {
+                let line = format!("enabling withdrawn, call ~/enable to move again: {cause}");
+                log::limited(Severity::Warn, "enable withdrawn", line);
+            }
+            Event::ChunkTaken { generation, .. } => shared.metrics.generation = generation,
             Event::ChunkRefused { generation, why } => {
-                log::debug(format!("action {generation} refused: {why:?}"))
+                log::debug(format!("action {generation} refused: {why:?}"));
             }
             Event::FaultRaised { cause, count } => {
-                self.facts.faults += 1;
-                log::warn(format!("fault {count} within the window: {cause}"));
+                shared.metrics.faults += 1;
+                let line = format!("fault {count} within the window: {cause}");
+                log::limited(Severity::Warn, "fault", line);
             }
             Event::Latched { cause } => log::error(format!("latched until ~/reset: {cause}")),
-            Event::Reset(outcome) => log::info(format!("reset: {outcome:?}")),
-            Event::CameToRest { after_s } => log::info(format!("at rest after {after_s:.3} s")),
-            Event::Overrun { interval_s } => {
-                self.facts.overruns += 1;
-                log::warn(format!("control stood still for {interval_s:.3} s"));
+            Event::Reset(outcome) => {
+                log::limited(Severity::Info, "reset", format!("reset: {outcome:?}"));
             }
-            Event::Noticed(cause) => log::warn(cause.to_string()),
-            Event::NoLonger(reason) => log::info(format!("no longer: {}", reason.sentence())),
+            Event::CameToRest { after_s } => {
+                log::limited(Severity::Info, "rest", format!("at rest after {after_s:.3} s"));
+            }
+            Event::Overrun { interval_s } => {
+                shared.metrics.overruns += 1;
+                let line = format!("{interval_s:.3} s passed between two control steps");
+                log::limited(Severity::Warn, "overrun", line);
+            }
+            Event::Detected(cause) => {
+                let now = std::time::Instant::now();
+                if self.notices.permit(cause.reason.name(), now, NOTICE_INTERVAL) {
+                    log::warn(cause.to_string());
+                }
+            }
+            Event::DetectionCleared(reason) => {
+                log::debug(format!("no longer: {}", reason.sentence()))
+            }
             Event::Gripper { to } => log::debug(format!("gripper: {to}")),
         }
     }
+}
 
-    /// Publishes `~/status` when something has changed or a second has passed, `/diagnostics` once
-    /// per second.
-    pub(super) fn tell(&mut self) {
-        let Some(snapshot) = self.runtime.snapshot() else { return };
-        let now = self.clock.steady();
-        let second_over = self.facts.told_at.is_none_or(|told| 1.0 <= now.since(told).seconds());
-        let told = self.to_tell(&snapshot);
-        if !second_over && self.facts.told.as_ref() == Some(&told) {
-            return;
+/// Everything that prevents motion or needs attention, most important first.
+#[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens
+fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec<NamedCause> {
+    let mut causes = Vec::new();
+    let mut add = |code: u16, text: String| {
+        let cause = NamedCause { code, text };
+        if !causes.contains(&cause) {
+            causes.push(cause);
         }
-        if second_over {
-            let (since, before) = self.facts.second.unwrap_or((now, snapshot.commands));
-            #[allow(clippy::cast_precision_loss)] // commands of about one second
-            let commands = (snapshot.commands - before) as f64;
-            self.facts.command_hz =
-                if since < now { commands / now.since(since).seconds() } else { 0.0 };
-            self.facts.second = Some((now, snapshot.commands));
-            self.facts.told_at = Some(now);
-        }
-        let status = self.status(&snapshot, &told);
-        if let Err(error) = self.outboxes.status.publish(&status) {
-            log::warn(format!("~/status: {error}"));
-        }
-        if second_over {
-            let array = DiagnosticArray {
-                header: Header { stamp: messages::time(self.ros_now()), frame_id: String::new() },
-                status: self.diagnostics(&snapshot, &status),
-            };
-            if let Err(error) = self.outboxes.diagnostics.publish(&array) {
-                log::warn(format!("/diagnostics: {error}"));
+    };
+    if !status.state.is_latched() {
+        match view.lifecycle {
+            lifecycle::State::Configuring => {
+                add(Status::REASON_LOADING as u16, "LOADING: loading the checkpoint".into());
             }
-        }
-        self.facts.told = Some(told);
-    }
-
-    #[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens
-    fn to_tell(&self, snapshot: &Snapshot) -> Told {
-        let (state, cause) = (snapshot.output.state, snapshot.output.cause);
-        let at = self.transitions.state();
-        let reason = match at {
-            _ if state.is_latched() => reason_code(cause.reason, self.facts.hints()),
-            lifecycle::State::Configuring => Status::REASON_LOADING as u16,
             lifecycle::State::ShuttingDown | lifecycle::State::Finalized => {
-                Status::REASON_SHUTTING_DOWN as u16
+                let text = "SHUTTING_DOWN: the node is about to exit";
+                add(Status::REASON_SHUTTING_DOWN as u16, text.into());
             }
-            lifecycle::State::Unconfigured if self.facts.note.is_some() => {
-                Status::REASON_CONFIGURATION_INVALID as u16
+            lifecycle::State::Unconfigured => {
+                if let Some(note) = &shared.notes.transition {
+                    let text = format!("CONFIGURATION_INVALID: {note}");
+                    add(Status::REASON_CONFIGURATION_INVALID as u16, text);
+                }
             }
-            _ => reason_code(cause.reason, self.facts.hints()),
-        };
-        Told {
-            state: state.code(),
-            reason,
-            latched: state.is_latched(),
-            enabled: at == lifecycle::State::Active
-                && !state.is_latched()
-                && !matches!(
-                    cause.reason,
-                    Reason::NotEnabled
-                        | Reason::NotActive
-                        | Reason::NotConfigured
-                        | Reason::Deactivating
-                ),
-            instruction: self
-                .runtime
-                .instruction()
-                .map_or_else(String::new, |instruction| text(instruction.text())),
-            lifecycle: at.id(),
-            notes: self.facts.notes(),
+            _ => {}
         }
     }
-
-    fn status(&self, snapshot: &Snapshot, told: &Told) -> Status {
-        let (images_received, images_dropped) = self.runtime.images();
-        Status {
-            header: Header { stamp: messages::time(self.ros_now()), frame_id: String::new() },
-            state: told.state,
-            reason: told.reason,
-            detail: text(&detail(&snapshot.output.cause, &told.notes)),
-            latched: told.latched,
-            enabled: told.enabled,
-            dry_run: self.parameters.control.dry_run(),
-            instruction: told.instruction.clone(),
-            image_age_s: snapshot.output.image_age_s.unwrap_or(f64::NAN),
-            inference_ms: self.facts.inference_s.map_or(f64::NAN, |seconds| seconds * 1e3),
-            command_hz: self.facts.command_hz,
-            generation: self.facts.generation,
-            images_received,
-            images_dropped,
-            images_rejected: self.facts.rejected,
-            inferences: self.facts.inferences,
-            late_results: snapshot.interventions.late_results(),
-            faults: self.facts.faults,
-            overruns: self.facts.overruns,
-            interventions: snapshot.interventions.as_array().to_vec(),
-            intervention_names: Intervention::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+    let clock_missing = (
+        Status::REASON_CLOCK_MISSING as u16,
+        "CLOCK_MISSING: use_sim_time is true, but no /clock message has arrived".to_owned(),
+    );
+    for cause in status.causes.iter() {
+        let stamps = matches!(cause.reason, Reason::ImageStampFuture | Reason::ImageStampPast);
+        if view.clock_missing && stamps {
+            add(clock_missing.0, clock_missing.1.clone());
+        } else {
+            add(reason_code(cause.reason, shared.notes.hints()), cause.to_string());
         }
     }
+    if view.clock_missing {
+        add(clock_missing.0, clock_missing.1);
+    }
+    for problem in view.topics {
+        add(topic_code(problem.kind), problem.text.clone());
+    }
+    if shared.parameters.control.dry_run() {
+        add(Reason::DryRun.code(), vla_control::Cause::plain(Reason::DryRun).to_string());
+    }
+    causes
+}
 
-    fn diagnostics(&self, snapshot: &Snapshot, status: &Status) -> Vec<DiagnosticStatus> {
-        let (facts, node) = (&self.facts, self.name.as_str());
-        let state = snapshot.output.state;
-        let state_level = match state {
-            State::Fault | State::Estopped => Level::Error,
-            State::Holding => Level::Warn,
-            _ if facts.note.is_some() => Level::Error,
-            _ => Level::Ok,
-        };
-        let state_line = if status.detail.is_empty() { state.name() } else { &status.detail };
-        let age = snapshot.output.image_age_s;
-        let (camera_level, camera_line) = match (&facts.image_note, age) {
-            (Some((_, note)), _) => (Level::Error, note.as_str()),
-            (None, None) => (Level::Warn, "no image yet"),
-            (None, Some(age)) if self.parameters.raw_control.observation_timeout_s < age => {
-                (Level::Error, "no fresh image")
-            }
-            _ if snapshot.output.cause.reason == Reason::ImageUnchanged => {
-                (Level::Error, "the picture does not change though the tool was driven")
-            }
-            _ => (Level::Ok, "images arrive"),
-        };
-        let (policy_level, policy_line) = match (&facts.policy_note, &facts.info) {
-            (Some((_, note)), _) => (Level::Error, note.as_str()),
-            (None, None) => (Level::Warn, "no checkpoint is loaded"),
-            (None, Some(_)) => (Level::Ok, "ready"),
-        };
-        let punctuality = snapshot.punctuality;
-        let milliseconds =
-            |values: &VecDeque<f64>, share| format!("{:.1}", percentile(values, share) * 1e3);
-        vec![
-            diagnostic(
-                node,
-                "State",
-                state_level,
-                state_line,
-                &[
-                    ("state", state.name().into()),
-                    ("lifecycle", self.transitions.state().label().into()),
-                    ("dry_run", status.dry_run.to_string()),
-                    ("faults", facts.faults.to_string()),
-                ],
-            ),
-            diagnostic(
-                node,
-                "Camera",
-                camera_level,
-                camera_line,
-                &[
-                    ("age [s]", age.map_or_else(|| "none".into(), |age| format!("{age:.3}"))),
-                    ("received", status.images_received.to_string()),
-                    ("dropped", status.images_dropped.to_string()),
-                    ("rejected", status.images_rejected.to_string()),
-                ],
-            ),
-            diagnostic(
-                node,
-                "Inference",
-                policy_level,
-                policy_line,
-                &[
-                    ("inferences", facts.inferences.to_string()),
-                    ("late results", status.late_results.to_string()),
-                    ("inference p50 [ms]", milliseconds(&facts.inference_times, 0.5)),
-                    ("inference p99 [ms]", milliseconds(&facts.inference_times, 0.99)),
-                    ("image to action p50 [ms]", milliseconds(&facts.latencies, 0.5)),
-                    ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
-                    (
-                        "drafted tokens accepted",
-                        format!("{} of {}", facts.draft.accepted, facts.draft.offered),
-                    ),
-                    (
-                        "device",
-                        facts.info.as_ref().map_or_else(String::new, |info| info.device.clone()),
-                    ),
-                ],
-            ),
-            diagnostic(
-                node,
-                "Control",
-                if facts.overruns == 0 { Level::Ok } else { Level::Warn },
-                "stepping",
-                &[
-                    ("command rate [Hz]", format!("{:.1}", facts.command_hz)),
-                    ("steps", punctuality.steps.to_string()),
-                    ("missed deadlines", punctuality.missed.to_string()),
-                    ("worst lateness [ms]", format!("{:.3}", punctuality.worst_s * 1e3)),
-                    ("overruns", facts.overruns.to_string()),
-                    ("scheduling", format!("{:?}", snapshot.priority)),
-                ],
-            ),
-        ]
+#[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens
+const fn topic_code(kind: ProblemKind) -> u16 {
+    match kind {
+        ProblemKind::NoPublisher => Status::REASON_TOPIC_NO_PUBLISHER as u16,
+        ProblemKind::TypeMismatch => Status::REASON_TOPIC_TYPE_MISMATCH as u16,
+        ProblemKind::QosMismatch => Status::REASON_TOPIC_QOS_MISMATCH as u16,
+        ProblemKind::ManyPublishers => Status::REASON_TOPIC_MANY_PUBLISHERS as u16,
     }
 }
 
-/// Keeps a note; logs it when it is new, so that a camera that is always wrong does not fill the
-/// log.
-fn note(place: &mut Option<(bool, String)>, flag: bool, text: String, what: &str) {
-    if place.as_ref().is_none_or(|(_, old)| *old != text) {
-        log::warn(format!("{what}: {text}"));
+/// The reason: the first cause, unless control gives none for its state.
+fn reason(view: &StatusView<'_>, status: &ControlStatus, causes: &[NamedCause]) -> u16 {
+    let by_node = !status.state.is_latched()
+        && !matches!(view.lifecycle, lifecycle::State::Active | lifecycle::State::Inactive);
+    if by_node || status.cause.reason != Reason::None {
+        causes.first().map_or(0, |cause| cause.code)
+    } else {
+        0
     }
-    *place = Some((flag, text));
 }
 
-/// The cause in words, and what is known besides.
-fn detail(cause: &Cause, notes: &str) -> String {
-    match (cause.reason, notes) {
-        (Reason::None, notes) => notes.to_owned(),
-        (_, "") => cause.to_string(),
-        (_, notes) => format!("{cause}; {notes}"),
+fn essence(
+    shared: &Shared,
+    view: &StatusView<'_>,
+    status: &ControlStatus,
+    causes: &[NamedCause],
+) -> Essence {
+    Essence {
+        state: status.state.code(),
+        reason: reason(view, status, causes),
+        enabled: view.lifecycle == lifecycle::State::Active && status.enabled(),
+        causes: causes.iter().map(|cause| cause.code).collect(),
+        instruction: shared
+            .runtime
+            .instruction()
+            .map_or_else(String::new, |instruction| text(instruction.text())),
+        lifecycle: view.lifecycle.id(),
+        notes: shared.notes.text(),
+    }
+}
+
+fn message(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    status: &ControlStatus,
+    essence: &Essence,
+    causes: &[NamedCause],
+) -> Status {
+    let (images_received, images_dropped) = shared.runtime.images();
+    let metrics = &shared.metrics;
+    let reason = causes.iter().find(|cause| cause.code == essence.reason);
+    let reason = reason.map_or("", |cause| cause.text.as_str());
+    Status {
+        header: Header { stamp: messages::time(shared.ros_now()), frame_id: String::new() },
+        state: essence.state,
+        reason: essence.reason,
+        detail: text(&detail(reason, &essence.notes)),
+        causes: essence.causes.clone(),
+        cause_details: causes.iter().map(|cause| text(&cause.text)).collect(),
+        latched: status.state.is_latched(),
+        enabled: essence.enabled,
+        dry_run: shared.parameters.control.dry_run(),
+        resumes_in_s: status.resumes_in_s.unwrap_or(f64::NAN),
+        enable_withdrawn_in_s: status.enable_withdrawn_in_s.unwrap_or(f64::NAN),
+        instruction: essence.instruction.clone(),
+        image_age_s: snapshot.output.image_age_s.unwrap_or(f64::NAN),
+        inference_ms: metrics.inference_s.map_or(f64::NAN, |seconds| seconds * 1e3),
+        command_hz: metrics.command_rate.hz,
+        generation: metrics.generation,
+        images_received,
+        images_dropped,
+        images_rejected: metrics.images_rejected,
+        inferences: metrics.inferences,
+        late_results: snapshot.interventions.late_results(),
+        faults: metrics.faults,
+        overruns: metrics.overruns,
+        interventions: snapshot.interventions.as_array().to_vec(),
+        intervention_names: Intervention::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// The reason in words, followed by the notes that it does not contain yet.
+fn detail(reason: &str, notes: &str) -> String {
+    match (reason, notes) {
+        ("", notes) => notes.to_owned(),
+        (reason, "") => reason.to_owned(),
+        (reason, notes) if reason.contains(notes) => reason.to_owned(),
+        (reason, notes) => format!("{reason}; {notes}"),
     }
 }
 
@@ -398,21 +388,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_of_few_and_none() {
-        assert!(percentile(&VecDeque::new(), 0.5).is_nan());
-        let values: VecDeque<f64> = (1..=100).rev().map(f64::from).collect();
+    fn detail_has_reason_and_notes() {
+        assert_eq!(detail("", ""), "");
+        assert_eq!(detail("", "image refused: x"), "image refused: x");
+        assert_eq!(detail("ESTOP: emergency stop", ""), "ESTOP: emergency stop");
+        assert_eq!(detail("CONFIGURATION_INVALID: x", "x"), "CONFIGURATION_INVALID: x");
         assert_eq!(
-            (percentile(&values, 0.5), percentile(&values, 0.99), percentile(&values, 1.0)),
-            (51.0, 100.0, 100.0)
-        );
-    }
-
-    #[test]
-    fn a_detail_says_cause_and_notes() {
-        assert_eq!(detail(&Cause::NONE, ""), "");
-        assert_eq!(detail(&Cause::plain(Reason::Estop), ""), "ESTOP: emergency stop");
-        assert_eq!(
-            detail(&Cause::plain(Reason::Estop), "image refused: x"),
+            detail("ESTOP: emergency stop", "image refused: x"),
             "ESTOP: emergency stop; image refused: x"
         );
     }

@@ -1,4 +1,4 @@
-//! The managed lifecycle: its services, and the work behind each transition.
+//! The managed lifecycle: its services, and the work of each transition.
 
 use std::{
     sync::mpsc::{Receiver, TryRecvError},
@@ -16,41 +16,47 @@ use r2r::{
 use super::{
     NodeError,
     inbox::{Inbox, answer, publish, serve},
-    lifecycle::{Ended, GRAPH, Machine, State, Transition},
-    log,
-    node::VlaNode,
+    lifecycle::{Ended, GRAPH, LifecycleStateMachine, State, Transition},
+    log::{self, Severity, Throttle},
+    shared::Shared,
+    subscriptions::Subscriptions,
 };
 use crate::runtime::Loaded;
 use vla_control::Lifecycle;
-use vla_control::time::{Clock, Instant};
+use vla_control::time::Instant;
 
 /// How long `cleanup` waits for a running inference.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a transition state waits for.
-pub(super) enum Work {
+/// How often the log repeats what an automatic activation waits for.
+const WAITING_REPEAT: Duration = Duration::from_secs(30);
+
+/// The work of a transition state.
+enum Work {
     /// The worker loads and tests the checkpoint.
-    Load { answer: Receiver<Result<Loaded, String>>, until: Instant },
+    Load { loaded: Receiver<Result<Loaded, String>>, until: Instant },
     /// Control comes to rest.
     Rest { until: Instant },
     /// Control comes to rest, then the worker frees the model.
     RestThenFree { until: Instant },
     /// The worker frees the model.
-    Free { answer: Receiver<()>, until: Instant },
+    Free { freed: Receiver<()>, until: Instant },
 }
 
+/// Transitions that the node makes without a lifecycle manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Autostart {
     Done,
     Configure,
-    Activate { tried: Option<Instant> },
+    Activate,
 }
 
-/// The lifecycle's services and what is under way.
-pub(super) struct Transitions {
-    machine: Machine,
+/// The lifecycle's services and the transition under way.
+pub(super) struct LifecycleManager {
+    machine: LifecycleStateMachine,
     autostart: Autostart,
-    pub work: Option<Work>,
+    waiting: Throttle,
+    work: Option<Work>,
     request: Option<ServiceRequest<ChangeState::Service>>,
     change_state: Inbox<ServiceRequest<ChangeState::Service>>,
     get_state: Inbox<ServiceRequest<GetState::Service>>,
@@ -58,37 +64,6 @@ pub(super) struct Transitions {
     get_available_transitions: Inbox<ServiceRequest<GetAvailableTransitions::Service>>,
     get_transition_graph: Inbox<ServiceRequest<GetAvailableTransitions::Service>>,
     events: r2r::Publisher<msg::TransitionEvent>,
-}
-
-impl Transitions {
-    pub fn create(node: &mut r2r::Node, autostart: bool) -> Result<Self, NodeError> {
-        Ok(Self {
-            machine: Machine::default(),
-            autostart: if autostart { Autostart::Configure } else { Autostart::Done },
-            work: None,
-            request: None,
-            change_state: serve(node, "~/change_state")?,
-            get_state: serve(node, "~/get_state")?,
-            get_available_states: serve(node, "~/get_available_states")?,
-            get_available_transitions: serve(node, "~/get_available_transitions")?,
-            get_transition_graph: serve(node, "~/get_transition_graph")?,
-            events: publish(
-                node,
-                "~/transition_event",
-                QosProfile::default().keep_last(10).reliable(),
-            )?,
-        })
-    }
-
-    pub fn state(&self) -> State {
-        self.machine.state()
-    }
-
-    /// For a process that ends: whatever state it was in.
-    pub fn begin_shutdown(&mut self) {
-        self.machine.begin(0, "shutdown");
-        self.autostart = Autostart::Done;
-    }
 }
 
 fn state_message(state: State) -> msg::State {
@@ -103,204 +78,227 @@ fn description(edge: &Transition) -> msg::TransitionDescription {
     }
 }
 
-impl VlaNode {
-    pub(super) fn take_transition_requests(&mut self) {
-        let transitions = &mut self.transitions;
-        let state = transitions.state();
-        while let Some(request) = transitions.get_state.next() {
-            answer(request, GetState::Response { current_state: state_message(state) });
+impl LifecycleManager {
+    pub fn create(node: &mut r2r::Node, autostart: bool) -> Result<Self, NodeError> {
+        let events = QosProfile::default().keep_last(10).reliable();
+        Ok(Self {
+            machine: LifecycleStateMachine::default(),
+            autostart: if autostart { Autostart::Configure } else { Autostart::Done },
+            waiting: Throttle::default(),
+            work: None,
+            request: None,
+            change_state: serve(node, "~/change_state")?,
+            get_state: serve(node, "~/get_state")?,
+            get_available_states: serve(node, "~/get_available_states")?,
+            get_available_transitions: serve(node, "~/get_available_transitions")?,
+            get_transition_graph: serve(node, "~/get_transition_graph")?,
+            events: publish(node, "~/transition_event", events)?,
+        })
+    }
+
+    pub fn state(&self) -> State {
+        self.machine.state()
+    }
+
+    /// Shuts down from any state, because the process ends: motion comes to rest, and the work
+    /// under way is abandoned.
+    pub fn begin_shutdown(&mut self, shared: &mut Shared) {
+        self.machine.begin(0, "shutdown");
+        self.autostart = Autostart::Done;
+        self.work = None;
+        shared.runtime.set_lifecycle(Lifecycle::Inactive);
+    }
+
+    /// Serves requests and continues the transition under way.
+    pub fn poll(&mut self, shared: &mut Shared, subscriptions: &Subscriptions) {
+        self.answer_queries();
+        self.take_transition_requests(shared, subscriptions);
+        self.start_by_itself(shared, subscriptions);
+        self.continue_work(shared);
+    }
+
+    fn answer_queries(&mut self) {
+        let current_state = state_message(self.state());
+        while let Some(request) = self.get_state.next() {
+            answer(request, GetState::Response { current_state: current_state.clone() });
         }
-        while let Some(request) = transitions.get_available_states.next() {
+        while let Some(request) = self.get_available_states.next() {
             let available_states = State::ALL.into_iter().map(state_message).collect();
             answer(request, GetAvailableStates::Response { available_states });
         }
-        while let Some(request) = transitions.get_available_transitions.next() {
-            let available_transitions = transitions.machine.available().map(description).collect();
+        while let Some(request) = self.get_available_transitions.next() {
+            let available_transitions = self.machine.available().map(description).collect();
             answer(request, GetAvailableTransitions::Response { available_transitions });
         }
-        while let Some(request) = transitions.get_transition_graph.next() {
-            answer(
-                request,
-                GetAvailableTransitions::Response {
-                    available_transitions: GRAPH.iter().map(description).collect(),
-                },
-            );
+        while let Some(request) = self.get_transition_graph.next() {
+            let available_transitions = GRAPH.iter().map(description).collect();
+            answer(request, GetAvailableTransitions::Response { available_transitions });
         }
-        while let Some(request) = self.transitions.change_state.next() {
+    }
+
+    fn take_transition_requests(&mut self, shared: &mut Shared, subscriptions: &Subscriptions) {
+        while let Some(request) = self.change_state.next() {
             let wanted = &request.message.transition;
-            if let Some(edge) = self.transitions.machine.begin(wanted.id, &wanted.label) {
-                self.transitions.autostart = Autostart::Done; // somebody manages this node
-                self.begin(edge, Some(request));
+            if let Some(edge) = self.machine.begin(wanted.id, &wanted.label) {
+                self.autostart = Autostart::Done; // a lifecycle manager is at work
+                self.begin(shared, subscriptions, edge, Some(request));
             } else {
-                log::warn(format!(
+                let line = format!(
                     "no transition '{}' ({}) from {}",
                     wanted.label,
                     wanted.id,
-                    self.transitions.state().label()
-                ));
+                    self.state().label()
+                );
+                log::limited(Severity::Warn, "transition refused", line);
                 answer(request, ChangeState::Response { success: false });
             }
         }
-        self.start_by_itself();
     }
 
-    fn start_by_itself(&mut self) {
-        let now = self.clock.steady();
-        let label = match (self.transitions.autostart, self.transitions.state()) {
+    /// Configures, then activates as soon as what activation needs is there.
+    fn start_by_itself(&mut self, shared: &mut Shared, subscriptions: &Subscriptions) {
+        let label = match (self.autostart, self.state()) {
             (Autostart::Configure, State::Unconfigured) => "configure",
-            // What activation needs (the first ee_pose) may come later than the checkpoint.
-            (Autostart::Activate { tried }, State::Inactive)
-                if tried
-                    .is_none_or(|tried| now.since(tried).exceeds(Duration::from_millis(500))) =>
-            {
+            (Autostart::Activate, State::Inactive) => {
+                if let Some(missing) = missing_for_activation(shared, subscriptions) {
+                    let now = std::time::Instant::now();
+                    if self.waiting.permit("activation", now, WAITING_REPEAT) {
+                        log::warn(format!("waiting to activate: {missing}"));
+                    }
+                    shared.notes.transition = Some(missing);
+                    return;
+                }
                 "activate"
             }
             _ => return,
         };
-        if let Some(edge) = self.transitions.machine.begin(0, label) {
-            self.transitions.autostart = match self.transitions.autostart {
-                Autostart::Configure => Autostart::Activate { tried: None },
-                _ => Autostart::Activate { tried: Some(now) },
-            };
-            self.begin(edge, None);
+        if let Some(edge) = self.machine.begin(0, label) {
+            self.autostart = Autostart::Activate;
+            self.begin(shared, subscriptions, edge, None);
         }
     }
 
-    /// Starts the work of a transition that the machine has taken.
+    /// Starts the work of a transition that the state machine has taken.
     fn begin(
         &mut self,
+        shared: &mut Shared,
+        subscriptions: &Subscriptions,
         edge: &'static Transition,
         request: Option<ServiceRequest<ChangeState::Service>>,
     ) {
-        self.tell_transition(edge);
-        self.transitions.request = request;
-        let now = self.clock.steady();
-        let until = now.after(Duration::from_secs_f64(self.parameters.control.stop_time_s() + 1.0));
+        self.publish_transition(shared, edge);
+        self.request = request;
+        let stop_s = shared.parameters.control.stop_time_s() + 1.0;
+        let until = shared.now().after(Duration::from_secs_f64(stop_s));
         match edge.goal {
-            State::Configuring => {
-                if self
-                    .runtime
-                    .snapshot()
-                    .is_some_and(|snapshot| snapshot.output.state.is_latched())
-                {
-                    return self.finish(
-                        Ended::Failure,
-                        Some("a fault or e-stop is latched; call ~/reset first".into()),
-                    );
-                }
-                self.facts.note = None;
-                log::info(format!(
-                    "loading {} on {}",
-                    self.parameters.checkpoint.display(),
-                    self.parameters.device
-                ));
-                let loader = (self.factory)(&self.parameters);
-                let meaning = self.parameters.transform();
-                let answer = self.runtime.load(
-                    loader,
-                    meaning,
-                    self.parameters.policy_hz,
-                    self.parameters.inference_rate_hz,
-                );
-                let until = now.after(Duration::from_secs_f64(self.parameters.load_timeout_s));
-                self.work_on(Work::Load { answer, until });
-            }
-            State::Activating => match self.missing_for_activation() {
-                Some(missing) => self.finish(Ended::Failure, Some(missing)),
+            State::Configuring => self.load(shared),
+            State::Activating => match missing_for_activation(shared, subscriptions) {
+                Some(missing) => self.finish(shared, Ended::Failure, Some(missing)),
                 None => {
-                    self.facts.note = None;
-                    self.runtime.set_lifecycle(Lifecycle::Active);
-                    self.finish(Ended::Success, None);
+                    shared.notes.transition = None;
+                    shared.runtime.set_lifecycle(Lifecycle::Active);
+                    self.finish(shared, Ended::Success, None);
                 }
             },
             State::Deactivating => {
-                self.runtime.set_lifecycle(Lifecycle::Inactive);
-                self.work_on(Work::Rest { until });
+                shared.runtime.set_lifecycle(Lifecycle::Inactive);
+                self.work = Some(Work::Rest { until });
             }
-            State::CleaningUp => self.free(),
+            State::CleaningUp => self.free(shared),
             _ => {
-                self.runtime.set_lifecycle(Lifecycle::Inactive);
-                self.work_on(Work::RestThenFree { until });
+                shared.runtime.set_lifecycle(Lifecycle::Inactive);
+                self.work = Some(Work::RestThenFree { until });
             }
         }
     }
 
-    fn missing_for_activation(&self) -> Option<String> {
-        if !self.parameters.control.needs_ee_pose() {
-            return None;
+    fn load(&mut self, shared: &mut Shared) {
+        let latched =
+            shared.runtime.snapshot().is_some_and(|snapshot| snapshot.output.state.is_latched());
+        if latched {
+            let note = "a fault or e-stop is latched; call ~/reset first".into();
+            return self.finish(shared, Ended::Failure, Some(note));
         }
-        let newest = self.pose_at.map(|at| self.clock.steady().since(at).seconds());
-        if newest.is_some_and(|age| age <= self.parameters.raw_control.pose_timeout_s) {
-            return None;
-        }
-        let note = self.facts.pose_note.as_deref().unwrap_or("no fresh ee_pose arrives");
-        Some(format!(
-            "a workspace is set, but {note}; publish it or remove workspace.min and workspace.max"
-        ))
+        shared.notes.transition = None;
+        let parameters = &shared.parameters;
+        log::info(format!("loading {} on {}", parameters.checkpoint.display(), parameters.device));
+        let loaded = shared.runtime.load(
+            (shared.factory)(parameters),
+            parameters.transform(),
+            parameters.policy_hz,
+            parameters.inference_rate_hz,
+        );
+        let until = shared.now().after(Duration::from_secs_f64(parameters.load_timeout_s));
+        self.work = Some(Work::Load { loaded, until });
     }
 
-    fn free(&mut self) {
-        let until = self.clock.steady().after(CLEANUP_PATIENCE);
-        let answer = self.runtime.unload();
-        self.work_on(Work::Free { answer, until });
+    fn free(&mut self, shared: &mut Shared) {
+        let until = shared.now().after(CLEANUP_TIMEOUT);
+        let freed = shared.runtime.unload();
+        self.work = Some(Work::Free { freed, until });
     }
 
-    pub(super) fn advance_transition(&mut self) {
-        let now = self.clock.steady();
-        let Some(work) = self.transitions.work.take() else { return };
+    /// Ends the work under way if it is done or overdue.
+    fn continue_work(&mut self, shared: &mut Shared) {
+        let now = shared.now();
+        let Some(work) = self.work.take() else { return };
         match work {
-            Work::Load { answer, until } => match answer.try_recv() {
-                Ok(loaded) => self.loaded(loaded),
-                Err(TryRecvError::Empty) if now < until => {
-                    self.work_on(Work::Load { answer, until })
-                }
-                // The worker gives the policy up again when it finds that nobody waits for it.
-                Err(TryRecvError::Empty) => {
-                    let limit = self.parameters.load_timeout_s;
-                    self.finish(
-                        Ended::Error,
-                        Some(format!("loading took more than load_timeout_s, {limit} s")),
-                    );
-                }
-                Err(TryRecvError::Disconnected) => {
-                    self.finish(Ended::Error, Some("the inference thread is gone".into()))
-                }
-            },
-            Work::Rest { .. } | Work::RestThenFree { .. } if self.runtime.at_rest() => match work {
-                Work::RestThenFree { .. } => self.free(),
-                _ => self.finish(Ended::Success, None),
-            },
-            Work::Rest { until } | Work::RestThenFree { until } if until < now => {
-                self.finish(Ended::Error, Some("the command did not come to zero in time".into()));
+            Work::Load { loaded, until } => self.continue_load(shared, loaded, until),
+            Work::Rest { .. } if shared.runtime.at_rest() => {
+                self.finish(shared, Ended::Success, None);
             }
-            Work::Free { answer, until } => match answer.try_recv() {
-                Ok(()) => self.finish(Ended::Success, None),
+            Work::RestThenFree { .. } if shared.runtime.at_rest() => self.free(shared),
+            Work::Rest { until } | Work::RestThenFree { until } if until < now => {
+                let note = "the command did not come to zero in time".into();
+                self.finish(shared, Ended::Error, Some(note));
+            }
+            Work::Free { freed, until } => match freed.try_recv() {
+                Ok(()) => self.finish(shared, Ended::Success, None),
                 Err(TryRecvError::Empty) if now < until => {
-                    self.work_on(Work::Free { answer, until })
+                    self.work = Some(Work::Free { freed, until });
                 }
-                // A process that ends frees the model in any case.
-                _ if self.transitions.state() == State::ShuttingDown => {
-                    self.finish(Ended::Success, None)
+                // The end of the process frees the model in any case.
+                _ if self.state() == State::ShuttingDown => {
+                    self.finish(shared, Ended::Success, None);
                 }
-                // The order to free stays in the worker's queue: it is carried out when the
-                // inference ends.
-                _ => self.finish(
-                    Ended::Error,
-                    Some("an inference is still running; the model is freed when it ends".into()),
-                ),
+                // The command to free it stays in the worker's queue.
+                _ => {
+                    let note = "an inference is still running; the model is freed when it ends";
+                    self.finish(shared, Ended::Error, Some(note.into()));
+                }
             },
-            waiting => self.work_on(waiting),
+            waiting => self.work = Some(waiting),
         }
     }
 
-    fn loaded(&mut self, loaded: Result<Loaded, String>) {
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(problem) => return self.finish(Ended::Failure, Some(problem)),
-        };
-        let configured = match self.parameters.with_policy(&loaded) {
+    fn continue_load(
+        &mut self,
+        shared: &mut Shared,
+        loaded: Receiver<Result<Loaded, String>>,
+        until: Instant,
+    ) {
+        match loaded.try_recv() {
+            Ok(Ok(loaded)) => self.loaded(shared, loaded),
+            Ok(Err(problem)) => self.finish(shared, Ended::Failure, Some(problem)),
+            Err(TryRecvError::Empty) if shared.now() < until => {
+                self.work = Some(Work::Load { loaded, until });
+            }
+            // The worker frees the policy when it finds the receiver gone.
+            Err(TryRecvError::Empty) => {
+                let limit = shared.parameters.load_timeout_s;
+                let note = format!("loading took more than load_timeout_s, {limit} s");
+                self.finish(shared, Ended::Error, Some(note));
+            }
+            Err(TryRecvError::Disconnected) => {
+                self.finish(shared, Ended::Error, Some("the inference thread is gone".into()));
+            }
+        }
+    }
+
+    fn loaded(&mut self, shared: &mut Shared, loaded: Loaded) {
+        let configured = match shared.parameters.with_policy(&loaded) {
             Ok(configured) => configured,
-            Err(problem) => return self.finish(Ended::Failure, Some(problem)),
+            Err(problem) => return self.finish(shared, Ended::Failure, Some(problem)),
         };
         let control = configured.control;
         log::info(format!(
@@ -320,60 +318,78 @@ impl VlaNode {
         if let Some(remark) = &loaded.remark {
             log::warn(format!("self-test on a grey image: {remark}"));
         }
-        self.parameters = configured;
-        self.runtime.configure_control(control);
-        self.facts.info = Some(loaded.info);
-        self.finish(Ended::Success, None);
+        shared.parameters = configured;
+        shared.runtime.configure_control(control);
+        shared.policy = Some(loaded.info);
+        self.finish(shared, Ended::Success, None);
     }
 
-    /// Ends the work of a transition state, answers who asked for it, and brings the runtime into
-    /// the state reached.
-    fn finish(&mut self, ended: Ended, note: Option<String>) {
-        let label = self.transitions.state().label();
-        if let Some(edge) = self.transitions.machine.end(ended) {
-            self.tell_transition(edge);
+    /// Ends the work of a transition state, answers its request, and brings the runtime to the
+    /// state reached.
+    fn finish(&mut self, shared: &mut Shared, ended: Ended, note: Option<String>) {
+        let label = self.state().label();
+        if let Some(edge) = self.machine.end(ended) {
+            self.publish_transition(shared, edge);
         }
         if let Some(note) = note {
-            log::error(format!("{label}: {note}"));
-            self.facts.note = Some(note);
+            log::limited(Severity::Error, "transition failed", format!("{label}: {note}"));
+            shared.notes.transition = Some(note);
         }
         if ended == Ended::Error {
-            // Error processing: nothing moves any more and no model is kept; that cannot fail.
-            self.runtime.set_lifecycle(Lifecycle::Inactive);
-            drop(self.runtime.unload());
-            if let Some(edge) = self.transitions.machine.end(Ended::Success) {
-                self.tell_transition(edge);
+            // Error processing: motion stops and the model is freed; this cannot fail.
+            shared.runtime.set_lifecycle(Lifecycle::Inactive);
+            drop(shared.runtime.unload());
+            if let Some(edge) = self.machine.end(Ended::Success) {
+                self.publish_transition(shared, edge);
             }
         }
-        let reached = self.transitions.state();
+        let reached = self.state();
         match reached {
             State::Unconfigured => {
-                self.facts.info = None;
-                self.runtime.set_lifecycle(Lifecycle::Unconfigured);
+                shared.policy = None;
+                shared.runtime.set_lifecycle(Lifecycle::Unconfigured);
                 if ended != Ended::Success {
-                    self.transitions.autostart = Autostart::Done;
-                    // A policy that was loaded and then refused is not kept.
-                    drop(self.runtime.unload());
+                    self.autostart = Autostart::Done;
+                    // Do not keep a policy that was loaded and then refused.
+                    drop(shared.runtime.unload());
                 }
             }
-            State::Inactive => self.runtime.set_lifecycle(Lifecycle::Inactive),
+            State::Inactive => shared.runtime.set_lifecycle(Lifecycle::Inactive),
             _ => {}
         }
-        log::info(format!("lifecycle: {}", reached.label()));
-        if let Some(request) = self.transitions.request.take() {
+        log::limited(Severity::Info, "lifecycle", format!("lifecycle: {}", reached.label()));
+        if let Some(request) = self.request.take() {
             answer(request, ChangeState::Response { success: ended == Ended::Success });
         }
     }
 
-    fn tell_transition(&mut self, edge: &Transition) {
+    fn publish_transition(&self, shared: &Shared, edge: &Transition) {
         let event = msg::TransitionEvent {
-            timestamp: u64::try_from(self.ros_now().nanoseconds()).unwrap_or(0),
+            timestamp: u64::try_from(shared.ros_now().nanoseconds()).unwrap_or(0),
             transition: msg::Transition { id: edge.id, label: edge.label.to_owned() },
             start_state: state_message(edge.start),
             goal_state: state_message(edge.goal),
         };
-        if let Err(error) = self.transitions.events.publish(&event) {
-            log::warn(format!("~/transition_event: {error}"));
+        if let Err(error) = self.events.publish(&event) {
+            log::limited(Severity::Warn, "publish", format!("~/transition_event: {error}"));
         }
     }
+}
+
+/// Why the node cannot be activated now.
+fn missing_for_activation(shared: &Shared, subscriptions: &Subscriptions) -> Option<String> {
+    let control = &shared.parameters.control;
+    // A dry run moves nothing that a workspace could guard.
+    if !control.needs_ee_pose() || control.dry_run() {
+        return None;
+    }
+    let newest = subscriptions.pose_at().map(|at| shared.now().since(at).seconds());
+    if newest.is_some_and(|age| age <= shared.parameters.raw_control.pose_timeout_s) {
+        return None;
+    }
+    let pose = shared.notes.pose.as_ref();
+    let note = pose.map_or("no fresh ee_pose arrives", |(_, note)| note.as_str());
+    Some(format!(
+        "a workspace is set, but {note}; publish it or remove workspace.min and workspace.max"
+    ))
 }

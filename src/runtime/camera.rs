@@ -1,4 +1,4 @@
-//! An image on its way from the camera to the policy, not yet decoded.
+//! A camera image that is not decoded yet.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use vla_control::ImageSeen;
 use vla_control::time::Instant;
 use vla_inference::observation::{ImageError, RawImage, RgbImage, decode};
 
-/// An image as it came, with what must be remembered about its arrival.
+/// A received image and the circumstances of its arrival.
 #[derive(Debug, Clone)]
 pub struct CameraImage {
-    /// When it arrived and what its header says.
+    /// Arrival times and header stamp.
     pub seen: ImageSeen,
-    /// `Output::steps_begun` of control when it arrived.
+    /// `Output::steps_begun` of control at its arrival.
     pub steps_begun: u64,
-    /// The image itself; nothing of it has been believed yet. Shared with [`Repetition`], which
-    /// compares the next one with it.
+    /// The unchecked image data. Shared with [`RepeatDetector`], which compares the next image with
+    /// it.
     pub bytes: Arc<CameraBytes>,
 }
 
-/// The body of an image message. Two are equal when all of their bytes are.
+/// The body of an image message. Equality compares every byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CameraBytes {
     /// `sensor_msgs/Image`.
@@ -40,11 +40,11 @@ pub enum CameraBytes {
 }
 
 impl CameraBytes {
-    /// The image as RGB. Takes milliseconds for a large or compressed image: neither for the
-    /// spinning nor for the control thread.
+    /// Decodes to RGB. Takes milliseconds for a large or compressed image: not to be called on the
+    /// executor or control thread.
     ///
     /// # Errors
-    /// When the message contradicts itself, or does not decode.
+    /// Inconsistent or undecodable data.
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
         match self {
             Self::Raw { width, height, encoding, step, data } => RawImage {
@@ -60,17 +60,16 @@ impl CameraBytes {
     }
 }
 
-/// Notices a picture that is sent again: the image before, and since when it has been the same.
+/// Detects images that are byte for byte equal to the image before.
 ///
-/// Pictures that differ do so early, and the comparison ends there; equal ones cost a reading of
-/// both.
+/// Different images usually differ early, where the comparison ends; equal ones are read whole.
 #[derive(Debug, Default)]
-pub(super) struct Repetition {
+pub(super) struct RepeatDetector {
     before: Option<(Arc<CameraBytes>, Instant)>,
 }
 
-impl Repetition {
-    /// Since when the picture has been the same that was received now.
+impl RepeatDetector {
+    /// Arrival time of the first image of the present run of equal images.
     pub fn since(&mut self, received: Instant, bytes: &Arc<CameraBytes>) -> Instant {
         let since = match &self.before {
             Some((before, since)) if before == bytes => *since,
@@ -90,8 +89,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_equal_pictures_is_told_by_its_first_arrival() {
-        let mut repetition = Repetition::default();
+    fn equal_images_keep_their_first_arrival() {
+        let mut repeats = RepeatDetector::default();
         let picture = || raw(2, 1, "mono8", 2, &[7, 8]);
         let others = [
             raw(1, 2, "mono8", 2, &[7, 8]),
@@ -106,15 +105,14 @@ mod tests {
         let mut now = 0;
         let mut see = |bytes: CameraBytes| {
             now += 1;
-            (now, repetition.since(Instant::from_nanoseconds(now), &Arc::new(bytes)).nanoseconds())
+            (now, repeats.since(Instant::from_nanoseconds(now), &Arc::new(bytes)).nanoseconds())
         };
         for other in others {
             let (first, since) = see(picture());
             assert_eq!(since, first, "before {other:?}");
             assert_eq!(see(picture()).1, first);
             assert_eq!(see(picture()).1, first);
-            // What differs in anything at all begins anew, and so does the picture of before when
-            // it comes back.
+            // Any difference starts a new run, also a return to the earlier image.
             let (changed, since) = see(other.clone());
             assert_eq!(since, changed, "{other:?}");
             assert_eq!(see(other).1, changed);

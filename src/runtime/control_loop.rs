@@ -11,110 +11,164 @@ use std::{
 
 use super::{
     os::{self, Priority},
-    shared_state::{Desk, Levels},
+    shared_state::{LatestInputs, SharedState},
 };
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{
-    Command, ControlConfig, ControlState, Event, ImageSeen, Inputs, InterventionCounts, Output,
-    Requests, ResetOutcome, step,
+    Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inputs,
+    InterventionCounts, Output, Reason, Requests, ResetOutcome, State, step,
 };
 
-/// Where commands go. Only [`vla_control`] can make a [`Command`], so nothing else can be
+/// Publisher of commands. Only [`vla_control`] can make a [`Command`], so nothing else can be
 /// published.
 pub trait CommandSink: Send {
-    /// Publishes, now. Must neither wait nor fail loudly: the loop has no time for either.
+    /// Publishes immediately. Must neither block nor panic: it runs on the control thread.
     fn publish(&mut self, stamp: Stamp, command: &Command);
 }
 
-/// Sees every step; the flight recorder does. Must not wait.
+/// Observer of every step, e.g. the flight recorder. Must not block.
 pub trait StepObserver: Send {
     /// Called after each step and its publication.
     fn observe(&mut self, now: Instant, inputs: &Inputs<'_>, output: &Output);
 }
 
-/// How punctual the loop is, since it began.
+/// Timing of the loop since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Punctuality {
     /// Steps made.
     pub steps: u64,
-    /// Deadlines missed by more than a whole period, so that a step was left out.
+    /// Deadlines missed by more than a whole period, so that a step was skipped.
     pub missed: u64,
-    /// How much later than its deadline the loop woke at worst, seconds.
+    /// Largest delay between a deadline and the wake-up, seconds.
     pub worst_s: f64,
 }
 
-/// What the loop shows to the outside after each step.
+/// State of the loop after a step, for the executor thread.
 #[derive(Debug, Clone, Copy)]
 pub struct Snapshot {
+    /// Time of the step. Events of this step and of those before it have the same time or an
+    /// earlier one.
+    pub at: Instant,
     /// The step's result.
     pub output: Output,
     /// Interventions so far.
     pub interventions: InterventionCounts,
     /// Commands published so far.
     pub commands: u64,
-    /// The writing of the levels this step acted upon.
-    pub(super) levels: u64,
-    /// The last request that was seen, and what became of the reset in it.
+    /// Serial number of the [`LatestInputs`] this step used.
+    pub(super) inputs: u64,
+    /// Ticket of the newest processed request.
     pub(super) answered: u64,
-    /// What became of the last reset request.
+    /// Outcome of the newest request to enable or disable.
+    pub enable: Option<EnableOutcome>,
+    /// Outcome of the newest reset request.
     pub reset: Option<ResetOutcome>,
     /// Punctuality of the loop.
     pub punctuality: Punctuality,
-    /// Events that nobody fetched in time.
+    /// Events lost because the executor thread did not fetch them in time.
     pub events_lost: u64,
-    /// How the thread is scheduled.
+    /// Scheduling of the thread.
     pub priority: Priority,
 }
 
-/// An event and when it happened.
+/// What the control loop reports to the executor thread, in order.
 #[derive(Debug, Clone, Copy)]
-pub struct Happened {
+pub enum LoopEvent {
+    /// The state or its cause changed. Sent before the events of the same step.
+    StatusChanged(ControlStatus),
+    /// An event of the control core.
+    Control(Event),
+}
+
+/// The part of an [`Output`] that `~/status` shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ControlStatus {
+    /// State after the step.
+    pub state: State,
+    /// Cause of that state.
+    pub cause: Cause,
+    /// Everything that prevents motion, most important first.
+    pub causes: CauseSet,
+    /// Time until motion resumes by itself, seconds.
+    pub resumes_in_s: Option<f64>,
+    /// Time until the enabling is withdrawn, seconds.
+    pub enable_withdrawn_in_s: Option<f64>,
+}
+
+impl ControlStatus {
+    /// Whether motion is enabled.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        let disabled =
+            [Reason::NotConfigured, Reason::NotActive, Reason::NotEnabled, Reason::Deactivating];
+        !self.state.is_latched() && !disabled.into_iter().any(|reason| self.causes.contains(reason))
+    }
+}
+
+impl From<&Output> for ControlStatus {
+    fn from(output: &Output) -> Self {
+        Self {
+            state: output.state,
+            cause: output.cause,
+            causes: output.causes,
+            resumes_in_s: output.resumes_in_s,
+            enable_withdrawn_in_s: output.enable_withdrawn_in_s,
+        }
+    }
+}
+
+/// An event and the time of its step.
+#[derive(Debug, Clone, Copy)]
+pub struct TimedEvent {
     /// On the steady clock.
     pub at: Instant,
-    /// What.
-    pub event: Event,
+    /// The event.
+    pub event: LoopEvent,
 }
 
 pub(super) struct ControlLoop {
-    desk: Arc<Desk>,
+    shared: Arc<SharedState>,
     clock: Arc<dyn Clock>,
     sink: Box<dyn CommandSink>,
     observer: Option<Box<dyn StepObserver>>,
-    levels: triple_buffer::Output<Levels>,
+    latest: triple_buffer::Output<LatestInputs>,
     snapshots: triple_buffer::Input<Option<Snapshot>>,
-    events: SyncSender<Happened>,
+    events: SyncSender<TimedEvent>,
     state: Box<ControlState>,
     period: Duration,
-    /// The newest image whose bytes were not found to be broken.
+    /// The newest image that is not known to be undecodable.
     image: Option<ImageSeen>,
     commands: u64,
     answered: u64,
+    enable: Option<EnableOutcome>,
     reset: Option<ResetOutcome>,
     punctuality: Punctuality,
     events_lost: u64,
+    /// State and reason of the previous step.
+    reported: Option<(State, Reason)>,
     priority: Priority,
 }
 
-/// What connects a loop with the rest.
-pub(super) struct Ends {
-    pub desk: Arc<Desk>,
+/// Connections of the loop.
+pub(super) struct ControlLoopIo {
+    pub shared: Arc<SharedState>,
     pub clock: Arc<dyn Clock>,
     pub sink: Box<dyn CommandSink>,
     pub observer: Option<Box<dyn StepObserver>>,
-    pub levels: triple_buffer::Output<Levels>,
+    pub latest: triple_buffer::Output<LatestInputs>,
     pub snapshots: triple_buffer::Input<Option<Snapshot>>,
-    pub events: SyncSender<Happened>,
+    pub events: SyncSender<TimedEvent>,
 }
 
 impl ControlLoop {
-    pub fn new(ends: Ends, config: ControlConfig) -> Self {
-        let Ends { desk, clock, sink, observer, levels, snapshots, events } = ends;
+    pub fn new(io: ControlLoopIo, config: ControlConfig) -> Self {
+        let ControlLoopIo { shared, clock, sink, observer, latest, snapshots, events } = io;
         Self {
-            desk,
+            shared,
             clock,
             sink,
             observer,
-            levels,
+            latest,
             snapshots,
             events,
             period: config.period(),
@@ -122,18 +176,20 @@ impl ControlLoop {
             image: None,
             commands: 0,
             answered: 0,
+            enable: None,
             reset: None,
             punctuality: Punctuality::default(),
             events_lost: 0,
+            reported: None,
             priority: Priority::Ordinary,
         }
     }
 
-    /// Steps at a fixed rate until told to stop.
+    /// Steps at a fixed rate until [`SharedState::stop`] is set.
     pub fn run(mut self, real_time_priority: u8) {
-        self.priority = os::real_time(real_time_priority);
+        self.priority = os::request_real_time(real_time_priority);
         let mut deadline = self.clock.steady();
-        while !self.desk.stop.load(Ordering::Acquire) {
+        while !self.shared.stop.load(Ordering::Acquire) {
             os::sleep_until(deadline);
             let woken = self.clock.steady();
             self.punctuality.steps += 1;
@@ -141,8 +197,7 @@ impl ControlLoop {
                 self.punctuality.worst_s.max(woken.since(deadline).seconds());
             self.tick();
             deadline = deadline.after(self.period);
-            // Missed periods are left out, never made up for: a burst of commands would be worse
-            // than a gap.
+            // Missed periods are skipped, not made up for: a burst of commands is worse than a gap.
             if deadline.since(woken).get().is_zero() && woken.since(deadline).get() > Duration::ZERO
             {
                 self.punctuality.missed += 1;
@@ -151,36 +206,36 @@ impl ControlLoop {
         }
     }
 
-    /// One step: look at the desk, step, publish, tell.
+    /// One step: read the inputs, step, publish, report.
     pub fn tick(&mut self) {
-        if let Some(mut state) = self.desk.control.take() {
-            // A latch outlives a change of configuration, also one that closed while a checkpoint
-            // was being loaded; and counts are never reset.
+        if let Some(mut state) = self.shared.new_state.take() {
+            // A latch survives a change of configuration, also one that closed while a checkpoint
+            // was loading. Counts are never reset.
             state.inherit(&self.state);
             self.period = state.config().period();
-            self.desk.retired.put_back(std::mem::replace(&mut self.state, state));
+            self.shared.states_to_free.put_back(std::mem::replace(&mut self.state, state));
         }
-        let levels = *self.levels.read();
-        // While the newest image cannot be decoded, newer ones count for nothing: their age goes on
-        // from the last one that was believed.
-        if !self.desk.blind.load(Ordering::Acquire) || self.image.is_none() {
-            self.image = levels.image;
+        let latest = *self.latest.read();
+        // While images cannot be decoded, new arrivals are ignored: the image age continues from
+        // the last image that was not known to be undecodable.
+        if !self.shared.decode_failed.load(Ordering::Acquire) || self.image.is_none() {
+            self.image = latest.image;
         }
-        let asked = self.desk.asked.take();
-        let chunk = self.desk.chunks.take();
-        let (inference, policy_failure) = (self.desk.inference(), self.desk.take_failure());
-        let (ros_now, now) = both(self.clock.as_ref());
+        let pending = self.shared.pending_requests.take();
+        let chunk = self.shared.chunks.take();
+        let (inference, policy_failure) = (self.shared.inference(), self.shared.take_failure());
+        let (ros_now, now) = read_clocks(self.clock.as_ref());
         let inputs = Inputs {
             ros_now,
-            lifecycle: levels.lifecycle,
-            requests: asked.as_ref().map_or(Requests::default(), |asked| asked.requests),
-            instruction: levels.instruction,
+            lifecycle: latest.lifecycle,
+            requests: pending.as_ref().map_or(Requests::default(), |pending| pending.requests),
+            instruction: latest.instruction,
             image: self.image,
-            ee_pose: levels.ee_pose,
+            ee_pose: latest.ee_pose,
             chunk: chunk.as_deref(),
             inference,
             policy_failure,
-            subscribed: levels.subscribed,
+            subscribed: latest.subscribed,
         };
         let output = step(now, &mut self.state, &inputs);
         if let Some(command) = &output.command {
@@ -190,33 +245,36 @@ impl ControlLoop {
         if let Some(observer) = &mut self.observer {
             observer.observe(now, &inputs, &output);
         }
-        self.tell(now, &levels, asked.map(|asked| asked.ticket), &output);
+        self.report(now, latest.serial, pending.map(|pending| pending.ticket), &output);
         if let Some(chunk) = chunk {
-            self.desk.spent.put_back(chunk);
+            self.shared.chunks_to_free.put_back(chunk);
         }
     }
 
-    fn tell(&mut self, now: Instant, levels: &Levels, ticket: Option<u64>, output: &Output) {
-        self.desk.steps_begun.store(output.steps_begun, Ordering::Release);
-        for event in output.events.iter() {
-            if let Err(TrySendError::Full(_)) =
-                self.events.try_send(Happened { at: now, event: *event })
-            {
-                self.events_lost += 1;
-            }
+    /// Sends the events, then the snapshot: a reader of the snapshot finds its events queued.
+    fn report(&mut self, now: Instant, inputs: u64, ticket: Option<u64>, output: &Output) {
+        self.shared.steps_begun.store(output.steps_begun, Ordering::Release);
+        let status = (output.state, output.cause.reason);
+        if self.reported.replace(status) != Some(status) {
+            self.send(now, LoopEvent::StatusChanged(output.into()));
         }
+        for event in output.events.iter() {
+            self.send(now, LoopEvent::Control(*event));
+        }
+        self.events_lost += u64::from(output.events.lost());
         if let Some(ticket) = ticket {
             self.answered = ticket;
-            if output.reset.is_some() {
-                self.reset = output.reset;
-            }
+            self.enable = output.enable.or(self.enable);
+            self.reset = output.reset.or(self.reset);
         }
         *self.snapshots.input_buffer_mut() = Some(Snapshot {
+            at: now,
             output: *output,
             interventions: *self.state.interventions(),
             commands: self.commands,
-            levels: levels.serial,
+            inputs,
             answered: self.answered,
+            enable: self.enable,
             reset: self.reset,
             punctuality: self.punctuality,
             events_lost: self.events_lost,
@@ -224,13 +282,19 @@ impl ControlLoop {
         });
         self.snapshots.publish();
     }
+
+    fn send(&mut self, at: Instant, event: LoopEvent) {
+        if let Err(TrySendError::Full(_)) = self.events.try_send(TimedEvent { at, event }) {
+            self.events_lost += 1;
+        }
+    }
 }
 
-/// Both clocks at one moment: a command's stamp is what a driver or a judge has of the time that
-/// the limits were kept over. A thread that is suspended between the two readings would tell a
-/// shorter or longer period than it kept, so they are taken again, a few times, while they lie
-/// apart.
-fn both(clock: &dyn Clock) -> (Stamp, Instant) {
+/// Reads both clocks as close together as possible: the stamp of a command must belong to the
+/// steady time that the limits are computed with. If the thread is suspended between the readings,
+/// the interval between two stamps would differ from the interval used by the limits; therefore the
+/// clocks are read again, up to three times, while the readings are more than 1 us apart.
+fn read_clocks(clock: &dyn Clock) -> (Stamp, Instant) {
     const TOGETHER: Duration = Duration::from_micros(1);
     let read = || {
         let (before, ros, now) = (clock.steady(), clock.ros(), clock.steady());

@@ -1,4 +1,4 @@
-//! When the policy is asked: at most so often, and then about an image that has just arrived.
+//! Rate limit of inferences, aligned with the arrival of images.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,9 +7,9 @@ use std::{
 
 use vla_control::time::Instant;
 
-/// When the newest image arrived, and how long after the one before it. Written by the spinning
-/// side, read by the worker; neither waits for the other, and a reading between the two writes is
-/// harmless: it makes the worker wait a little, or not.
+/// Arrival time of the newest image, and its interval to the one before. Written by the executor
+/// thread, read by the worker without a lock. A read between the two writes is harmless: it only
+/// decides whether the worker waits a little.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     newest: AtomicU64,
@@ -17,14 +17,14 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// An image has arrived.
+    /// Records the arrival of an image.
     pub fn note(&self, now: Instant) {
         let before = self.newest.swap(now.nanoseconds(), Ordering::AcqRel);
         self.interval.store(now.nanoseconds().saturating_sub(before), Ordering::Release);
     }
 
-    /// Whether the next image, one interval of the camera after the newest, is due until `latest`
-    /// and nearer to `moment` than the newest.
+    /// Whether the next image, expected one camera interval after the newest, is due before
+    /// `latest` and closer to `moment` than the newest.
     fn next_is_nearer(&self, moment: Instant, latest: Instant) -> bool {
         let newest = Instant::from_nanoseconds(self.newest.load(Ordering::Acquire));
         let interval = Duration::from_nanos(self.interval.load(Ordering::Acquire));
@@ -32,37 +32,37 @@ impl Arrivals {
     }
 }
 
-/// Keeps inferences an interval apart: on average at least that, and each pair at least seven
+/// Limits the inference rate: starts are an interval apart on average, and each pair at least seven
 /// eighths of it.
 ///
-/// A limit alone takes what lies there when the interval is over, which with a camera of a multiple
-/// of the policy's rate is by turns a new image and one that is a whole camera interval old. A
-/// policy that is faster than its limit can afford to wait a moment for the next image: an eighth
-/// of its interval and at most
-/// [`LONGEST_WAIT`], so that its steps still follow each other. One that is slower than its limit is never made to wait.
+/// A limit alone uses the newest image at the end of the interval. With a camera at a multiple of
+/// the policy's rate that is alternately a new image and one that is a camera interval old. A
+/// policy faster than its limit therefore waits for the next image, for at most an eighth of the
+/// interval and at most [`LONGEST_WAIT`], so that its steps still follow each other. A policy
+/// slower than its limit never waits.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct InferenceRateLimiter {
     interval: Duration,
-    /// How long an image is waited for at most.
+    /// Longest wait for an image.
     patience: Duration,
     earliest: Instant,
-    /// Whether the limit, not the policy, is what determines the next start.
+    /// Whether the limit, not the policy, determines the next start.
     limits: bool,
 }
 
-/// More than half an interval of the slowest camera that a robot is driven by.
+/// More than half an interval of a 10 Hz camera.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
-/// Longest time from the start of one inference to the start of the next that a limit of `rate_hz`
-/// makes while images keep coming.
+/// Longest time between the starts of two inferences that a limit of `rate_hz` causes while images
+/// arrive.
 #[must_use]
 pub fn longest_pause(rate_hz: f64) -> Duration {
-    let Pace { interval, patience, .. } = Pace::new(rate_hz);
+    let InferenceRateLimiter { interval, patience, .. } = InferenceRateLimiter::new(rate_hz);
     interval.saturating_add(patience)
 }
 
-impl Pace {
-    /// At most `rate_hz` inferences a second; 0 sets no limit.
+impl InferenceRateLimiter {
+    /// A limit of `rate_hz` inferences per second; 0 sets none.
     pub fn new(rate_hz: f64) -> Self {
         let interval = if rate_hz > 0.0 {
             Duration::try_from_secs_f64(1.0 / rate_hz).unwrap_or(Duration::MAX)
@@ -77,7 +77,7 @@ impl Pace {
         }
     }
 
-    /// How long to wait, unless another image arrives before; zero when an inference may begin.
+    /// Time to wait unless another image arrives before; zero when an inference may start.
     pub fn wait(&mut self, now: Instant, arrivals: &Arrivals) -> Duration {
         let wait = self.earliest.since(now).get();
         if !wait.is_zero() {
@@ -92,10 +92,10 @@ impl Pace {
         }
     }
 
-    /// An inference begins.
+    /// Records the start of an inference.
     pub fn began(&mut self, now: Instant) {
-        // From where this one should have begun, if that is a moment ago: else every late wake-up
-        // would shift the next, away from the camera's images.
+        // Counted from the planned start if that was just before: otherwise every late wake-up
+        // would shift the following starts away from the camera's images.
         let late = now.since(self.earliest).get();
         let begin = if late <= self.patience { self.earliest } else { now };
         self.earliest = begin.after(self.interval);
@@ -120,24 +120,26 @@ mod tests {
     /// Starts of inferences and the images they are about, in microseconds, when images arrive at
     /// these times, an inference takes `inference` and the worker wakes `late` after what woke it.
     fn run(rate_hz: f64, images: &[u64], inference: u64, late: u64) -> Vec<(u64, u64)> {
-        let (mut pace, arrivals, mut coming) =
-            (Pace::new(rate_hz), Arrivals::default(), images.iter().copied().peekable());
+        let (mut rate_limiter, arrivals, mut coming) = (
+            InferenceRateLimiter::new(rate_hz),
+            Arrivals::default(),
+            images.iter().copied().peekable(),
+        );
         let (mut starts, mut now, mut newest) = (Vec::new(), 0, None);
         loop {
             while let Some(arrived) = coming.next_if(|&arrives| arrives <= now) {
                 arrivals.note(at(arrived));
                 newest = Some(arrived);
             }
-            let wait = microseconds(pace.wait(at(now), &arrivals));
+            let wait = microseconds(rate_limiter.wait(at(now), &arrivals));
             match (newest, coming.peek()) {
                 (Some(image), _) if wait == 0 => {
-                    pace.began(at(now));
+                    rate_limiter.began(at(now));
                     starts.push((now, image));
                     newest = None;
                     now += inference;
                 }
-                // The bell rings for an image; without one in the mailbox nothing but an image
-                // helps.
+                // An image wakes the worker; without an image it has nothing to do.
                 (Some(_), Some(&next)) => now = next.min(now.saturating_add(wait)) + late,
                 (None, Some(&next)) => now = next + late,
                 (Some(_), None) => now = now.saturating_add(wait) + late,
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_of_a_multiple_of_the_rate_gives_fresh_images_at_the_rate() {
+    fn camera_at_a_multiple_gives_fresh_images() {
         for hz in [5.0, 10.0, 15.0, 30.0, 60.0, 200.0] {
             let (rate, oldest) = figures(&run(5.0, &camera(hz, 600), 15_000, 200));
             assert!((4.85..=5.0).contains(&rate), "{hz} Hz camera: {rate} Hz");
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_slower_than_its_limit_never_waits_for_the_camera() {
+    fn slow_policy_never_waits_for_the_camera() {
         // After 290 ms the image is 90 ms old and the next 10 ms away; the limit would let it wait.
         let images: Vec<u64> = (1..50).map(|i| i * 100_000).collect();
         for rate_hz in [5.0, 0.0] {
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_every_image_is_asked_about() {
+    fn without_a_limit_every_image_is_used() {
         let images: Vec<u64> = (1..50).map(|i| i * 100_000).collect();
         let expected: Vec<_> = images.iter().map(|&image| (image, image)).collect();
         assert_eq!(run(0.0, &images, 15_000, 0), expected);
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_stays_the_last_is_waited_over_for_an_eighth_of_the_interval() {
+    fn wait_for_a_missing_image_ends() {
         // At 1.3 s, when the second may begin, the newest is 80 ms old and the next should come 10
         // ms later. It does not come.
         assert_eq!(
@@ -238,29 +240,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn starts_keep_their_distance_and_nothing_is_waited_for_in_vain(
+        fn starts_keep_their_distance(
             rate in 0.5_f64..50.0,
             inference in 1_000_u64..400_000,
             late in 0_u64..30_000,
             gaps in prop::collection::vec(1_000_u64..300_000, 2..80),
         ) {
-            let images: Vec<u64> = gaps.iter().scan(1_000_000, |sum, gap| { *sum += gap; Some(*sum) }).collect();
+            let arrival = |sum: &mut u64, gap: &u64| {
+                *sum += gap;
+                Some(*sum)
+            };
+            let images: Vec<u64> = gaps.iter().scan(1_000_000, arrival).collect();
             let starts = run(rate, &images, inference, late);
             let interval = 1e6 / rate;
             for pair in starts.windows(2) {
                 let (before, start) = (pair[0].0, pair[1].0);
-                prop_assert!((start - before) as f64 >= interval * 0.875 - 1.0, "{start} after {before}");
+                let apart = (start - before) as f64;
+                prop_assert!(apart >= interval * 0.875 - 1.0, "{start} after {before}");
                 prop_assert!(pair[0].1 < pair[1].1, "no image twice");
-                // From the moment on at which it could begin and had an image, it waits an eighth
-                // of the interval, and what it takes to wake.
-                let first_image = images.iter().copied().find(|&image| image > pair[0].1).unwrap_or(0);
-                let could = (before as f64 + interval.max(inference as f64)).max(first_image as f64);
-                prop_assert!(start as f64 <= could + (interval / 8.0).min(50_000.0) + 2.0 * late as f64 + 2.0, "{start} after {could}");
+                // It starts when it may and has an image, plus an eighth of the interval and the
+                // time to wake.
+                let next = images.iter().copied().find(|&image| image > pair[0].1).unwrap_or(0);
+                let could = (before as f64 + interval.max(inference as f64)).max(next as f64);
+                let wait = (interval / 8.0).min(50_000.0) + 2.0 * late as f64 + 2.0;
+                prop_assert!(start as f64 <= could + wait, "{start} after {could}");
             }
             for (i, start) in starts.iter().enumerate() {
-                prop_assert!((start.0 - starts[0].0) as f64 >= (i as f64 - 0.125) * interval - 1.0, "at most the rate on average");
+                let passed = (start.0 - starts[0].0) as f64;
+                let least = (i as f64 - 0.125) * interval - 1.0;
+                prop_assert!(passed >= least, "at most the rate on average");
             }
-            // The newest image is asked about in the end.
+            // The newest image is used in the end.
             prop_assert_eq!(starts.last().map(|start| start.1), images.last().copied());
         }
     }

@@ -1,21 +1,14 @@
-//! A place for one message, in which the newest wins.
+//! A lock-free slot for one message: newest wins.
 
-use std::{
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::atomic::AtomicCell;
 
-/// Holds at most one message. Putting replaces what was not taken yet; neither side ever waits for
-/// the other.
+/// Holds at most one message; a new message replaces one that was not taken yet.
 ///
-/// The slot is one pointer, exchanged in a single atomic operation: a thread that is suspended
-/// anywhere in here keeps nobody waiting. Memory is bounded by one message, whatever the sender's
-/// rate.
+/// The slot is one pointer, exchanged in a single atomic operation: a thread suspended anywhere in
+/// these functions blocks no other thread. Memory is bounded by one message, independent of the
+/// sender's rate.
 pub struct Mailbox<T> {
     slot: AtomicCell<Option<Box<T>>>,
     received: AtomicU64,
@@ -33,7 +26,7 @@ impl<T> Default for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Leaves a message and counts the one it replaces as dropped.
+    /// Stores a message and counts the one it replaces as dropped.
     pub fn put(&self, message: T) {
         self.received.fetch_add(1, Ordering::Relaxed);
         if self.slot.swap(Some(Box::new(message))).is_some() {
@@ -41,54 +34,28 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Puts back what was taken, without counting it. Whoever calls it must be the only one who
-    /// puts.
+    /// Stores a message that was allocated elsewhere, without counting it. Only for mailboxes with
+    /// a single writer.
     pub fn put_back(&self, message: Box<T>) {
         self.slot.store(Some(message));
     }
 
-    /// The newest message, once.
+    /// Takes the newest message.
     #[must_use]
     pub fn take(&self) -> Option<Box<T>> {
         self.slot.take()
     }
 
-    /// How many were put.
+    /// Number of messages stored.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// How many were replaced before anybody looked at them.
+    /// Number of messages replaced before they were taken.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
-    }
-}
-
-/// Wakes a thread that has nothing to do. Rung by whoever left something for it; never touched by
-/// the control loop.
-#[derive(Default)]
-pub struct Bell {
-    rung: Mutex<bool>,
-    woken: Condvar,
-}
-
-impl Bell {
-    /// Wakes the waiting thread, or keeps the next wait from waiting.
-    pub fn ring(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.woken.notify_one();
-    }
-
-    /// Returns when the bell was rung since the last wait, or after `longest`.
-    pub fn wait(&self, longest: Duration) {
-        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut rung, _) = self
-            .woken
-            .wait_timeout_while(rung, longest, |rung| !*rung)
-            .unwrap_or_else(PoisonError::into_inner);
-        *rung = false;
     }
 }
 
@@ -100,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_wins_and_the_others_are_counted() {
+    fn newest_wins_and_others_are_counted() {
         let mailbox = Mailbox::default();
         for i in 0..10 {
             mailbox.put(i);
@@ -113,12 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn the_slot_needs_no_lock() {
+    fn slot_is_lock_free() {
         assert!(AtomicCell::<Option<Box<[u64; 100]>>>::is_lock_free());
     }
 
     #[test]
-    fn nothing_is_lost_or_seen_twice_between_threads() {
+    fn nothing_is_lost_or_seen_twice() {
         static ALIVE: AtomicUsize = AtomicUsize::new(0);
         struct Counted(u64);
         impl Counted {
@@ -149,15 +116,5 @@ mod tests {
         assert_eq!(taken + mailbox.dropped(), 20_000);
         drop(mailbox);
         assert_eq!(ALIVE.load(Ordering::SeqCst), 0);
-    }
-
-    #[test]
-    fn a_bell_rung_before_the_wait_is_heard() {
-        let bell = Bell::default();
-        bell.ring();
-        let before = std::time::Instant::now();
-        bell.wait(Duration::from_secs(60));
-        assert!(before.elapsed() < Duration::from_secs(30));
-        bell.wait(Duration::from_millis(1)); // heard once only: this one runs out
     }
 }

@@ -1,14 +1,14 @@
-//! Threads: the inference worker and the control loop, and what stands between them.
+//! The threads of the node and the data they exchange.
 //!
-//! | thread | does | waits for |
+//! | thread | work | waits for |
 //! |---|---|---|
-//! | spinning side (the caller of [`Runtime`]) | takes messages and requests in, shows state | nothing here |
-//! | inference | decodes the newest image, asks the policy | a bell |
-//! | control | one [`vla_control::step`] per period, publishes its command | its next deadline, nothing else |
+//! | executor (the caller of [`Runtime`]) | receives messages and requests, publishes state | ROS |
+//! | inference | decodes the newest image, runs the policy | `thread::park`, woken by [`Runtime`] |
+//! | control | one [`vla_control::step`] per period, publishes its command | its next deadline |
 //!
-//! Between them everything is newest-wins and bounded: see [`Mailbox`]. Neither side can slow the
-//! control loop down by holding a lock, because it takes none; it is not slowed down by memory
-//! either, because what it receives is freed elsewhere.
+//! All queues between the threads are bounded, most of them newest-wins ([`Mailbox`]). The control
+//! loop takes no lock, so no other thread can block it, and it frees no memory: what it receives is
+//! sent back and dropped by another thread.
 
 mod camera;
 mod control_loop;
@@ -30,32 +30,38 @@ use std::{
 };
 
 pub use camera::{CameraBytes, CameraImage};
-pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserver};
-pub use flight::{FlightDesk, flight_recorder};
+pub use control_loop::{
+    CommandSink, ControlStatus, LoopEvent, Punctuality, Snapshot, StepObserver, TimedEvent,
+};
+pub use flight::{FlightRecorderHandle, flight_recorder};
 pub use inference_rate::longest_pause;
-pub use mailbox::{Bell, Mailbox};
-pub use os::{NodeClock, Priority, monotonic_now, resident_bytes, sleep_until, wait_until};
-pub use worker::{DecisionReport, Loaded, Loader, Meaning, Report, STEP_WIDTH};
+pub use mailbox::Mailbox;
+pub use os::{
+    NodeClock, Priority, monotonic_now, resident_bytes, signal_is_ignored, sleep_until,
+    stop_with_parent, wait_until,
+};
+pub use worker::{ActionTransform, DecisionReport, Loaded, Loader, STEP_WIDTH, WorkerReport};
 
-use camera::Repetition;
-use control_loop::{ControlLoop, Ends};
-use shared_state::{Asked, Desk, Levels};
-use worker::{Order, Worker};
+use camera::RepeatDetector;
+use control_loop::{ControlLoop, ControlLoopIo};
+use shared_state::{LatestInputs, PendingRequests, SharedState};
+use worker::{Worker, WorkerCommand};
 
-use vla_control::time::{Clock, Stamp};
+use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{ControlConfig, ControlState, ImageSeen, Lifecycle, PoseSeen, Requests};
 use vla_inference::policy::Instruction;
 
-/// Reports that wait for the spinning side; more are dropped.
+/// Capacity of the queue of worker reports; further reports are dropped.
 const REPORTS: usize = 16;
-/// Events that wait for the spinning side; more are counted and dropped.
-const EVENTS: usize = 256;
+/// Capacity of the queue of control events: some ten seconds of the busiest steps. Further events
+/// are counted in [`Snapshot::events_lost`].
+const EVENTS: usize = 1024;
 
-/// Choices about threads.
+/// Scheduling of the threads.
 #[derive(Debug, Clone, Copy)]
 pub struct Threads {
-    /// `SCHED_FIFO` priority of the control loop, 1..99; 0 does not ask. Taken only where
-    /// permitted.
+    /// `SCHED_FIFO` priority of the control loop, 1..99, used if the system permits it; 0 requests
+    /// none.
     pub control_priority: u8,
     /// Niceness of the inference thread and the threads it starts, 0..19.
     pub inference_niceness: i32,
@@ -67,24 +73,26 @@ impl Default for Threads {
     }
 }
 
-/// A request's receipt; see [`Runtime::answered`].
+/// Number of a request; see [`Runtime::answered`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// The running threads, seen from the spinning side.
+/// The executor thread's handle of the other threads.
 pub struct Runtime {
-    desk: Arc<Desk>,
+    shared: Arc<SharedState>,
     clock: Arc<dyn Clock>,
-    levels: triple_buffer::Input<Levels>,
-    level: Levels,
-    repetition: Repetition,
+    inputs_writer: triple_buffer::Input<LatestInputs>,
+    inputs: LatestInputs,
+    repeats: RepeatDetector,
     snapshots: triple_buffer::Output<Option<Snapshot>>,
-    events: Receiver<Happened>,
-    reports: Receiver<Report>,
-    orders: Sender<Order>,
+    events: Receiver<TimedEvent>,
+    /// An event fetched from the queue but later than the time asked for.
+    next_event: Option<TimedEvent>,
+    reports: Receiver<WorkerReport>,
+    worker_commands: Sender<WorkerCommand>,
     instruction_generation: u64,
     ticket: u64,
-    /// How long coming to rest may take.
+    /// Longest time to rest.
     rest_within: Duration,
     control: Option<JoinHandle<()>>,
     worker: Option<JoinHandle<()>>,
@@ -103,52 +111,53 @@ impl Runtime {
         observer: Option<Box<dyn StepObserver>>,
         threads: Threads,
     ) -> std::io::Result<Self> {
-        let desk = Arc::new(Desk::default());
-        let (levels, levels_seen) = triple_buffer::triple_buffer(&Levels::default());
-        let (snapshots_told, snapshots) = triple_buffer::triple_buffer(&None);
-        let (events_told, events) = sync_channel(EVENTS);
-        let (reports_told, reports) = sync_channel(REPORTS);
-        let (orders, orders_taken) = channel();
+        let shared = Arc::new(SharedState::default());
+        let (inputs_writer, inputs_reader) = triple_buffer::triple_buffer(&LatestInputs::default());
+        let (snapshot_writer, snapshots) = triple_buffer::triple_buffer(&None);
+        let (event_sender, events) = sync_channel(EVENTS);
+        let (report_sender, reports) = sync_channel(REPORTS);
+        let (worker_commands, commands_received) = channel();
         let worker = Worker::new(
-            Arc::clone(&desk),
+            Arc::clone(&shared),
             Arc::clone(&clock),
-            orders_taken,
-            reports_told,
+            commands_received,
+            report_sender,
             threads.inference_niceness,
         );
         let worker =
             std::thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
-        let ends = Ends {
-            desk: Arc::clone(&desk),
+        let io = ControlLoopIo {
+            shared: Arc::clone(&shared),
             clock: Arc::clone(&clock),
             sink,
             observer,
-            levels: levels_seen,
-            snapshots: snapshots_told,
-            events: events_told,
+            latest: inputs_reader,
+            snapshots: snapshot_writer,
+            events: event_sender,
         };
-        let control = ControlLoop::new(ends, config);
+        let control = ControlLoop::new(io, config);
         let control = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || control.run(threads.control_priority));
         let control = match control {
             Ok(control) => control,
             Err(error) => {
-                let _ = orders.send(Order::Stop);
-                desk.bell.ring();
+                let _ = worker_commands.send(WorkerCommand::Stop);
+                worker.thread().unpark();
                 return Err(error);
             }
         };
         Ok(Self {
-            desk,
+            shared,
             clock,
-            levels,
-            level: Levels::default(),
-            repetition: Repetition::default(),
+            inputs_writer,
+            inputs: LatestInputs::default(),
+            repeats: RepeatDetector::default(),
             snapshots,
             events,
+            next_event: None,
             reports,
-            orders,
+            worker_commands,
             instruction_generation: 0,
             ticket: 0,
             rest_within: rest_within(&config),
@@ -157,154 +166,176 @@ impl Runtime {
         })
     }
 
-    /// Hands over an image that has just arrived. Only the newest is ever looked at; that it equals
-    /// the one before it is noticed here.
-    pub fn offer_image(&mut self, stamp: Stamp, bytes: CameraBytes) {
+    /// Passes on an image that has just arrived. Only the newest image is processed. Compares it
+    /// with the image before it.
+    pub fn set_image(&mut self, stamp: Stamp, bytes: CameraBytes) {
         let (received, ros_received) = (self.clock.steady(), self.clock.ros());
         let bytes = Arc::new(bytes);
-        let unchanged_since = self.repetition.since(received, &bytes);
+        let unchanged_since = self.repeats.since(received, &bytes);
         let seen = ImageSeen { received, stamp, ros_received, unchanged_since };
-        let steps_begun = self.desk.steps_begun.load(Ordering::Acquire);
-        self.desk.images.put(CameraImage { seen, steps_begun, bytes });
-        self.desk.arrivals.note(received);
-        self.level.image = Some(seen);
-        self.publish_levels();
-        self.desk.bell.ring();
+        let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
+        self.shared.images.put(CameraImage { seen, steps_begun, bytes });
+        self.shared.arrivals.note(received);
+        self.inputs.image = Some(seen);
+        self.publish_inputs();
+        self.wake_worker();
     }
 
-    /// Sets or clears the instruction. Repeating the one in force changes nothing; tells whether it
-    /// changed.
+    /// Sets or clears the instruction; returns whether it changed. Repeating the instruction in
+    /// force changes nothing.
     pub fn set_instruction(&mut self, instruction: Option<Instruction>) -> bool {
-        let now = self.desk.instruction();
+        let now = self.shared.instruction();
         if now.as_ref().map(|(_, now)| now.as_ref()) == instruction.as_ref() {
             return false;
         }
-        let told = instruction.map(|instruction| {
+        let current = instruction.map(|instruction| {
             self.instruction_generation += 1;
             (self.instruction_generation, Arc::new(instruction))
         });
-        self.level.instruction = told.as_ref().map(|(generation, _)| *generation);
-        self.desk.set_instruction(told);
-        self.publish_levels();
-        self.desk.bell.ring();
+        self.inputs.instruction = current.as_ref().map(|(generation, _)| *generation);
+        self.shared.set_instruction(current);
+        self.publish_inputs();
+        self.wake_worker();
         true
     }
 
     /// The instruction in force.
     #[must_use]
     pub fn instruction(&self) -> Option<Arc<Instruction>> {
-        self.desk.instruction().map(|(_, instruction)| instruction)
+        self.shared.instruction().map(|(_, instruction)| instruction)
     }
 
-    /// The end effector's pose has arrived; metres.
+    /// Passes on an end-effector position that has just arrived, in metres.
     pub fn set_ee_pose(&mut self, position: [f64; 3]) {
-        self.level.ee_pose = Some(PoseSeen { received: self.clock.steady(), position });
-        self.publish_levels();
+        self.inputs.ee_pose = Some(PoseSeen { received: self.clock.steady(), position });
+        self.publish_inputs();
     }
 
-    /// Whether anybody subscribes to the command.
+    /// Sets whether the command has a subscriber.
     pub fn set_subscribed(&mut self, subscribed: bool) {
-        if self.level.subscribed != subscribed {
-            self.level.subscribed = subscribed;
-            self.publish_levels();
+        if self.inputs.subscribed != subscribed {
+            self.inputs.subscribed = subscribed;
+            self.publish_inputs();
         }
     }
 
     /// Sets the lifecycle state. Leaving `Active` ramps down first: see [`Self::at_rest`].
     pub fn set_lifecycle(&mut self, lifecycle: Lifecycle) {
-        self.level.lifecycle = lifecycle;
-        self.desk.active.store(lifecycle == Lifecycle::Active, Ordering::Release);
-        self.publish_levels();
-        self.desk.bell.ring();
+        self.inputs.lifecycle = lifecycle;
+        self.shared.active.store(lifecycle == Lifecycle::Active, Ordering::Release);
+        self.publish_inputs();
+        self.wake_worker();
     }
 
-    fn publish_levels(&mut self) {
-        self.level.serial += 1;
-        self.levels.write(self.level);
+    fn publish_inputs(&mut self) {
+        self.inputs.serial += 1;
+        self.inputs_writer.write(self.inputs);
     }
 
-    /// Passes requests to control; several that it has not seen yet become one.
+    /// Passes requests to control. Requests that control has not processed yet are merged.
     pub fn request(&mut self, requests: Requests) -> Ticket {
         self.ticket += 1;
         let mut all = requests;
-        if let Some(waiting) = self.desk.asked.take() {
-            all.enable = requests.enable.or(waiting.requests.enable);
-            all.estop |= waiting.requests.estop;
-            all.reset |= waiting.requests.reset;
+        if let Some(pending) = self.shared.pending_requests.take() {
+            all.enable = requests.enable.or(pending.requests.enable);
+            all.estop |= pending.requests.estop;
+            all.reset |= pending.requests.reset;
         }
-        self.desk.asked.put(Asked { ticket: self.ticket, requests: all });
+        self.shared.pending_requests.put(PendingRequests { ticket: self.ticket, requests: all });
         Ticket(self.ticket)
     }
 
-    /// Whether control has acted upon a request.
+    /// Whether control has processed a request.
     pub fn answered(&mut self, ticket: Ticket) -> bool {
         self.snapshot().is_some_and(|snapshot| ticket.0 <= snapshot.answered)
     }
 
-    /// Whether control has acted upon everything that was set here, and is at rest.
+    /// Whether control has processed everything that was set here, and is at rest.
     pub fn at_rest(&mut self) -> bool {
-        let serial = self.level.serial;
-        self.snapshot().is_some_and(|snapshot| serial <= snapshot.levels && snapshot.output.at_rest)
+        let serial = self.inputs.serial;
+        self.snapshot().is_some_and(|snapshot| serial <= snapshot.inputs && snapshot.output.at_rest)
     }
 
-    /// The last step's result; `None` before the first.
+    /// Longest time from [`Lifecycle::Inactive`] to [`Self::at_rest`].
+    #[must_use]
+    pub fn rest_within(&self) -> Duration {
+        self.rest_within
+    }
+
+    /// Wakes the worker. A wake-up while it is busy is not lost: it looks for work before it parks.
+    fn wake_worker(&self) {
+        if let Some(worker) = &self.worker {
+            worker.thread().unpark();
+        }
+    }
+
+    /// The newest step's result; `None` before the first.
     pub fn snapshot(&mut self) -> Option<Snapshot> {
         *self.snapshots.read()
     }
 
-    /// The oldest event not fetched yet.
-    pub fn event(&self) -> Option<Happened> {
-        self.events.try_recv().ok()
+    /// The oldest event not fetched yet, unless it is later than `until`. With the time of a
+    /// snapshot it returns exactly the events that led to that snapshot.
+    pub fn event_until(&mut self, until: Instant) -> Option<TimedEvent> {
+        self.next_event = self.next_event.or_else(|| self.events.try_recv().ok());
+        self.next_event.take_if(|event| event.at <= until)
     }
 
-    /// The oldest of the worker's reports not fetched yet.
-    pub fn report(&self) -> Option<Report> {
+    /// The oldest report of the worker not fetched yet.
+    pub fn report(&self) -> Option<WorkerReport> {
         self.reports.try_recv().ok()
     }
 
-    /// Images that arrived, and those of them that nobody looked at because a newer one came.
+    /// Images that arrived, and those of them that were replaced by a newer one before use.
     #[must_use]
     pub fn images(&self) -> (u64, u64) {
-        (self.desk.images.received(), self.desk.images.dropped())
+        (self.shared.images.received(), self.shared.images.dropped())
     }
 
-    /// Loads a policy on the worker's thread and tests it there; the answer comes through the
-    /// receiver. `meaning` turns its numbers into metres and radians; `rate_limit_hz` bounds how
-    /// often it is asked, 0 does not. Where that limit and not the policy decides, the next image
-    /// may be waited for, an eighth of the limit's interval and at most 50 ms.
+    /// Loads and self-tests a policy on the worker's thread; the result arrives through the
+    /// receiver. `transform` converts its numbers to metres and radians. `rate_limit_hz` limits the
+    /// inference rate, 0 does not. When the limit decides the start of an inference, not the
+    /// policy, the worker may wait for the next image: an eighth of the limit's interval and at
+    /// most 50 ms.
     #[must_use]
     pub fn load(
         &self,
         loader: Loader,
-        meaning: Meaning,
+        transform: ActionTransform,
         policy_hz: f64,
         rate_limit_hz: f64,
     ) -> Receiver<Result<Loaded, String>> {
         let (reply, answer) = channel();
-        // a worker that is gone answers nothing
-        let _ = self.orders.send(Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply });
-        self.desk.bell.ring();
+        // If the worker is gone, the receiver is disconnected.
+        let _ = self.worker_commands.send(WorkerCommand::Load {
+            loader,
+            transform,
+            policy_hz,
+            rate_limit_hz,
+            reply,
+        });
+        self.wake_worker();
         answer
     }
 
-    /// Frees the policy; the answer comes through the receiver, after a running inference.
+    /// Frees the policy; confirmed through the receiver, after a running inference.
     #[must_use]
     pub fn unload(&self) -> Receiver<()> {
         let (reply, answer) = channel();
-        let _ = self.orders.send(Order::Unload { reply });
-        self.desk.bell.ring();
+        let _ = self.worker_commands.send(WorkerCommand::Unload { reply });
+        self.wake_worker();
         answer
     }
 
-    /// Gives control another configuration and a fresh state, which keeps a closed latch and the
-    /// counts. The caller makes sure that it is at rest.
+    /// Gives control another configuration and a new state, which inherits a closed latch and the
+    /// counts. Only to be called at rest.
     pub fn configure_control(&mut self, config: ControlConfig) {
-        drop(self.desk.retired.take());
+        drop(self.shared.states_to_free.take());
         self.rest_within = rest_within(&config);
-        self.desk.control.put(ControlState::new(config));
+        self.shared.new_state.put(ControlState::new(config));
     }
 
-    /// Whether a thread has ended that should not have: a defect.
+    /// Names a thread that has ended although it should run: a defect.
     #[must_use]
     pub fn broken(&self) -> Option<&'static str> {
         if self.control.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -316,16 +347,16 @@ impl Runtime {
             .then_some("the inference thread ended")
     }
 
-    /// Ramps down, then ends both threads. Gives a running inference `patience` to end; a worker
+    /// Ramps down, then io both threads. Gives a running inference `patience` to end; a worker
     /// still busy then is left to die with the process. Tells whether everything ended in order.
     pub fn shut_down(mut self, patience: Duration) -> bool {
         self.set_lifecycle(Lifecycle::Inactive);
         let rested = os::wait_until(patience, || {
             self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
         });
-        self.desk.stop.store(true, Ordering::Release);
-        let _ = self.orders.send(Order::Stop);
-        self.desk.bell.ring();
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = self.worker_commands.send(WorkerCommand::Stop);
+        self.wake_worker();
         let stepped = self.control.take().is_none_or(|control| control.join().is_ok());
         let ended =
             os::wait_until(patience, || self.worker.as_ref().is_none_or(JoinHandle::is_finished));
@@ -336,8 +367,8 @@ impl Runtime {
     }
 }
 
-/// The promised time to stop, and some periods until the loop has seen the wish and told the
-/// result.
+/// Longest time from a request to stop until [`Runtime::at_rest`]: the stop itself, and some
+/// periods for the request and the snapshot.
 fn rest_within(config: &ControlConfig) -> Duration {
     Duration::from_secs_f64(config.stop_time_s())
         + 10 * config.period()
@@ -346,7 +377,7 @@ fn rest_within(config: &ControlConfig) -> Duration {
 
 impl Drop for Runtime {
     /// Ramps down too, without waiting for the policy: whatever went wrong on the spinning side,
-    /// the stream ends at zero.
+    /// the stream io at zero.
     fn drop(&mut self) {
         if self.control.is_some() {
             self.set_lifecycle(Lifecycle::Inactive);
@@ -354,9 +385,9 @@ impl Drop for Runtime {
                 self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
             });
         }
-        self.desk.stop.store(true, Ordering::Release);
-        let _ = self.orders.send(Order::Stop);
-        self.desk.bell.ring();
+        self.shared.stop.store(true, Ordering::Release);
+        let _ = self.worker_commands.send(WorkerCommand::Stop);
+        self.wake_worker();
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }

@@ -1,5 +1,5 @@
-//! What the runtime needs from the operating system: a clock to sleep on, and priorities. Linux;
-//! elsewhere the portable half of it.
+//! Services of the operating system: clocks, absolute sleep, thread priorities, memory, and the
+//! death signal of the parent process. Complete on Linux; elsewhere the portable part.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 
 use vla_control::time::{Clock, Instant, Stamp};
 
-/// The machine's monotonic clock, and ROS time: the system's, or the one that `/clock` gives.
+/// The monotonic clock, and ROS time: system time, or `/clock` under `use_sim_time`.
 #[derive(Debug, Clone)]
 pub struct NodeClock {
     /// Nanoseconds of the last `/clock` message; `None` without `use_sim_time`.
@@ -52,7 +52,8 @@ impl Clock for NodeClock {
     }
 }
 
-/// Now on `CLOCK_MONOTONIC`: counts while the process is stopped, so that a pause can be noticed.
+/// Now on `CLOCK_MONOTONIC`, which advances while the process is stopped, so that a pause can be
+/// detected. Async-signal-safe.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn monotonic_now() -> Instant {
@@ -65,11 +66,9 @@ pub fn monotonic_now() -> Instant {
     Instant::from_nanoseconds(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
 
-/// Sleeps until `deadline` on the clock of [`monotonic_now`]. A deadline in the past returns at
-/// once.
+/// Sleeps until `deadline` on the clock of [`monotonic_now`]; returns at once when it has passed.
 ///
-/// The deadline is absolute: what the thread did before, and being preempted on the way into the
-/// call, adds nothing to the period.
+/// The deadline is absolute, so that preemption before the call does not lengthen the period.
 #[cfg(target_os = "linux")]
 pub fn sleep_until(deadline: Instant) {
     let nanoseconds = deadline.nanoseconds();
@@ -79,7 +78,7 @@ pub fn sleep_until(deadline: Instant) {
         tv_sec: (nanoseconds / 1_000_000_000) as libc::time_t,
         tv_nsec: (nanoseconds % 1_000_000_000) as libc::c_long,
     };
-    // A signal ends the sleep early; then it is slept again, to the same deadline. SAFETY: `until`
+    // A signal io the sleep early; then it is slept again, to the same deadline. SAFETY: `until`
     // is a valid timespec for the duration of the call; with TIMER_ABSTIME the last argument is
     // ignored and may be null.
     while unsafe {
@@ -112,19 +111,19 @@ pub fn sleep_until(deadline: Instant) {
     std::thread::sleep(deadline.since(monotonic_now()).get());
 }
 
-/// What became of a wish for a priority.
+/// Result of a request for a real-time priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     /// The calling thread runs under `SCHED_FIFO` with this priority.
     RealTime(u8),
-    /// It runs as every other thread.
+    /// Ordinary scheduling.
     Ordinary,
 }
 
-/// Asks for `SCHED_FIFO` for the calling thread; 0 asks for nothing. Not permitted (no
-/// `CAP_SYS_NICE`, no `rtprio` limit) leaves things as they are.
+/// Requests `SCHED_FIFO` for the calling thread; 0 requests nothing. Without permission (no
+/// `CAP_SYS_NICE`, no `rtprio` limit) the scheduling stays as it is.
 #[must_use]
-pub fn real_time(priority: u8) -> Priority {
+pub fn request_real_time(priority: u8) -> Priority {
     if priority == 0 {
         return Priority::Ordinary;
     }
@@ -147,9 +146,9 @@ pub fn real_time(priority: u8) -> Priority {
     Priority::Ordinary
 }
 
-/// Lets the calling thread, and every thread it starts from now on, step back behind the others. On
-/// Linux niceness belongs to a thread.
-pub fn step_back(niceness: i32) {
+/// Raises the niceness of the calling thread and of the threads it starts later: on Linux it is an
+/// attribute of a thread.
+pub fn lower_priority(niceness: i32) {
     #[cfg(target_os = "linux")]
     // SAFETY: takes numbers only; 0 names the calling thread. Raising the niceness is always
     // permitted, and failing would cost nothing but time.
@@ -160,7 +159,41 @@ pub fn step_back(niceness: i32) {
     let _ = niceness;
 }
 
-/// Resident memory of this process in bytes, where the system tells.
+/// Requests `SIGTERM` for this process when its parent ends; returns whether the parent is still
+/// `parent_pid`. If not, the parent ended before the request, and no signal will follow: the caller
+/// must stop by itself.
+///
+/// # Errors
+/// The system's error; unsupported outside of Linux.
+pub fn stop_with_parent(parent_pid: u32) -> std::io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        let signal = libc::c_ulong::from(libc::SIGTERM.unsigned_abs());
+        // SAFETY: PR_SET_PDEATHSIG takes a signal number and accesses no memory.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(std::os::unix::process::parent_id() == parent_pid)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = parent_pid;
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether the process was started with this signal ignored, as `nohup` does with SIGHUP.
+#[must_use]
+pub fn signal_is_ignored(signal: i32) -> bool {
+    // SAFETY: all bits zero is a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with a null new action, sigaction only writes the present one to `action`, which is
+    // valid and writable.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Resident memory of this process in bytes; `None` where the system does not provide it.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
@@ -168,8 +201,7 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// Waits until `done`, at most for `longest`; tells whether it came true. For shutting down only:
-/// it polls.
+/// Polls `done` for at most `longest`; returns whether it became true. For shutting down only.
 pub fn wait_until(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = std::time::Instant::now() + longest;
     loop {
@@ -188,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sleeps_to_the_deadline_and_not_into_the_past() {
+    fn sleeps_until_the_deadline() {
         let start = monotonic_now();
         let deadline = start.after(Duration::from_millis(20));
         sleep_until(deadline);
@@ -199,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn simulated_time_is_what_was_set() {
+    fn simulated_time_is_the_value_set() {
         let clock = NodeClock::new(true);
         assert_eq!(clock.ros(), Stamp::default());
         clock.set_simulated(Stamp::from_ros(5, 6));

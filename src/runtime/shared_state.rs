@@ -1,15 +1,11 @@
-//! What the spinning side, the inference worker and the control loop hand to each other.
+//! State shared by the executor thread, the inference worker and the control loop.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
-use super::{
-    camera::CameraImage,
-    inference_rate::Arrivals,
-    mailbox::{Bell, Mailbox},
-};
+use super::{camera::CameraImage, inference_rate::Arrivals, mailbox::Mailbox};
 use vla_control::action_chunk::ActionChunk;
 use vla_control::time::Instant;
 use vla_control::{
@@ -17,10 +13,10 @@ use vla_control::{
 };
 use vla_inference::policy::Instruction;
 
-/// What control must see in every step, written by the spinning side alone.
+/// Level-triggered inputs of the control step. Written by the executor thread only.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Levels {
-    /// Counts writings, so that a reader can say which one it acted upon.
+pub(super) struct LatestInputs {
+    /// Incremented with every write; a [`super::Snapshot`] names the write it was computed from.
     pub serial: u64,
     pub lifecycle: Lifecycle,
     pub instruction: Option<u64>,
@@ -29,7 +25,7 @@ pub(super) struct Levels {
     pub subscribed: bool,
 }
 
-impl Default for Levels {
+impl Default for LatestInputs {
     fn default() -> Self {
         Self {
             serial: 0,
@@ -42,64 +38,62 @@ impl Default for Levels {
     }
 }
 
-/// Requests that control has not seen yet, and the number of the last of them.
+/// Requests not yet processed by control, and the ticket of the newest of them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Asked {
+pub(super) struct PendingRequests {
     pub ticket: u64,
     pub requests: Requests,
 }
 
 /// The instruction in force and its generation.
-pub(super) type Told = Option<(u64, Arc<Instruction>)>;
+pub(super) type CurrentInstruction = Option<(u64, Arc<Instruction>)>;
 
-/// Everything is either newest-wins and lock-free, or (the instruction and the bell) between the
-/// spinning side and the worker only.
+/// Each field is newest-wins and lock-free, except the instruction: its mutex is shared by the
+/// executor thread and the worker only, never by the control loop.
 #[derive(Default)]
-pub(super) struct Desk {
-    /// Spinning side -> worker.
+pub(super) struct SharedState {
+    /// Executor -> worker.
     pub images: Mailbox<CameraImage>,
-    /// Spinning side -> worker: when they arrived.
+    /// Executor -> worker: arrival times of the images.
     pub arrivals: Arrivals,
-    /// Spinning side -> worker.
-    instruction: Mutex<Told>,
-    /// Spinning side -> worker: whether to infer at all.
+    /// Executor -> worker.
+    instruction: Mutex<CurrentInstruction>,
+    /// Executor -> worker: whether to infer at all.
     pub active: AtomicBool,
-    /// Rung when the worker has something to do.
-    pub bell: Bell,
     /// Worker -> control.
     pub chunks: Mailbox<ActionChunk>,
-    /// Control -> worker: chunks to be freed, so that control frees nothing.
-    pub spent: Mailbox<ActionChunk>,
-    /// Worker -> control.
+    /// Control -> worker: chunks for the worker to drop, so that control never frees memory.
+    pub chunks_to_free: Mailbox<ActionChunk>,
+    /// Worker -> control: code of a [`PolicyFailure`], 0 for none.
     failure: AtomicU8,
     /// Worker -> control: 0 idle, `DEAD`, else the start of the inference plus one.
     inference: AtomicU64,
     /// Worker -> control: the last image could not be decoded.
-    pub blind: AtomicBool,
-    /// Spinning side -> control.
-    pub asked: Mailbox<Asked>,
-    /// Spinning side -> control: a new configuration.
-    pub control: Mailbox<ControlState>,
-    /// Control -> spinning side: the state it had before, to be freed.
-    pub retired: Mailbox<ControlState>,
-    /// Control -> spinning side: policy steps begun so far.
+    pub decode_failed: AtomicBool,
+    /// Executor -> control.
+    pub pending_requests: Mailbox<PendingRequests>,
+    /// Executor -> control: a state made from a new configuration.
+    pub new_state: Mailbox<ControlState>,
+    /// Control -> executor: replaced states for the executor to drop.
+    pub states_to_free: Mailbox<ControlState>,
+    /// Control -> executor: policy steps begun so far.
     pub steps_begun: AtomicU64,
-    /// Whether the control loop shall end.
+    /// Ends the control loop.
     pub stop: AtomicBool,
 }
 
 const DEAD: u64 = u64::MAX;
 
-impl Desk {
-    pub fn instruction(&self) -> Told {
+impl SharedState {
+    pub fn instruction(&self) -> CurrentInstruction {
         self.instruction.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_instruction(&self, told: Told) {
-        *self.instruction.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    pub fn set_instruction(&self, instruction: CurrentInstruction) {
+        *self.instruction.lock().unwrap_or_else(PoisonError::into_inner) = instruction;
     }
 
-    /// Notes a failure; the worst since control last looked stays.
+    /// Records a failure; of several between two control steps the worst is kept.
     pub fn fail(&self, failure: PolicyFailure) {
         let code = match failure {
             PolicyFailure::Refused => 1,
@@ -140,27 +134,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_failure_wins_and_is_told_once() {
-        let desk = Desk::default();
-        desk.fail(PolicyFailure::NotFinite);
-        desk.fail(PolicyFailure::Refused);
-        assert_eq!(desk.take_failure(), Some(PolicyFailure::NotFinite));
-        assert_eq!(desk.take_failure(), None);
-        desk.fail(PolicyFailure::Refused);
-        assert_eq!(desk.take_failure(), Some(PolicyFailure::Refused));
+    fn worst_failure_is_returned_once() {
+        let shared = SharedState::default();
+        shared.fail(PolicyFailure::NotFinite);
+        shared.fail(PolicyFailure::Refused);
+        assert_eq!(shared.take_failure(), Some(PolicyFailure::NotFinite));
+        assert_eq!(shared.take_failure(), None);
+        shared.fail(PolicyFailure::Refused);
+        assert_eq!(shared.take_failure(), Some(PolicyFailure::Refused));
     }
 
     #[test]
-    fn what_the_worker_does_survives_its_encoding() {
-        let desk = Desk::default();
+    fn inference_state_survives_its_encoding() {
+        let shared = SharedState::default();
         for inference in [
             Inference::Idle,
             Inference::Dead,
             Inference::Busy { since: Instant::START },
             Inference::Busy { since: Instant::from_nanoseconds(77) },
         ] {
-            desk.set_inference(inference);
-            assert_eq!(desk.inference(), inference);
+            shared.set_inference(inference);
+            assert_eq!(shared.inference(), inference);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The inference worker: one thread that owns the policy, and nothing that anybody waits for.
+//! The inference worker: the thread that owns the policy. No other thread waits for it.
 
 use std::{
     any::Any,
@@ -8,10 +8,13 @@ use std::{
         atomic::Ordering,
         mpsc::{Receiver, Sender, SyncSender},
     },
+    thread,
     time::Duration,
 };
 
-use super::{camera::CameraImage, inference_rate::Pace, os, shared_state::Desk};
+use super::{
+    camera::CameraImage, inference_rate::InferenceRateLimiter, os, shared_state::SharedState,
+};
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::Clock;
 use vla_control::{Inference, PolicyFailure};
@@ -20,24 +23,24 @@ use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
 };
 
-/// How many numbers a step of an end-effector policy has: `dx dy dz droll dpitch dyaw gripper`.
+/// Numbers per step of an end-effector policy: `dx dy dz droll dpitch dyaw gripper`.
 pub const STEP_WIDTH: usize = 7;
-/// Inferences of the self-test; the first is not measured: it touches every weight for the first
-/// time.
+/// Measured inferences of the self-test. One more precedes them: it touches every weight for the
+/// first time and is not measured.
 const SELF_TEST_RUNS: u32 = 3;
 
-/// Makes a policy. Runs on the worker's thread, so that threads the policy starts inherit its
+/// Loads a policy. Runs on the worker's thread, so that threads started by the policy inherit its
 /// priority.
 pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Policy>, String> + Send>;
 
-/// How a step's numbers, in the checkpoint's units, become metres and radians.
-pub type Meaning = Arc<dyn Fn([f64; STEP_WIDTH]) -> ChunkStep + Send + Sync>;
+/// Converts a step's numbers from the checkpoint's units to metres and radians.
+pub type ActionTransform = Arc<dyn Fn([f64; STEP_WIDTH]) -> ChunkStep + Send + Sync>;
 
-/// What the worker is asked to do, besides inferring.
-pub(super) enum Order {
+/// Commands to the worker.
+pub(super) enum WorkerCommand {
     Load {
         loader: Loader,
-        meaning: Meaning,
+        transform: ActionTransform,
         policy_hz: f64,
         rate_limit_hz: f64,
         reply: Sender<Result<Loaded, String>>,
@@ -48,47 +51,47 @@ pub(super) enum Order {
     Stop,
 }
 
-/// A policy that was loaded and answered the self-test.
+/// A policy that was loaded and passed the self-test.
 #[derive(Debug, Clone)]
 pub struct Loaded {
-    /// What it is.
+    /// Statistics, device and precision.
     pub info: PolicyInfo,
     /// The longest of the measured self-test inferences, seconds.
     pub inference_s: f64,
-    /// What the self-test found worth saying, e.g. that a plain grey image gave no action.
+    /// A remark of the self-test, e.g. that a plain grey image gave no action.
     pub remark: Option<String>,
 }
 
-/// What the worker tells the spinning side. Newest-wins would lose the reason of a failure, so this
-/// is a bounded queue; what does not fit is counted.
+/// Reports of the worker to the executor thread, in a bounded queue: with newest-wins the reason
+/// of a failure would be lost.
 #[derive(Debug)]
-pub enum Report {
-    /// An inference ended well.
+pub enum WorkerReport {
+    /// An inference succeeded.
     Decided(Box<DecisionReport>),
     /// An inference ended with an error.
     Refused {
         /// One line for the operator.
         text: String,
-        /// Whether a token that stands for no action was the reason.
+        /// Whether the reason was a token that encodes no action.
         non_action: bool,
     },
     /// An image could not be used.
     ImageRefused {
         /// One line for the operator.
         text: String,
-        /// Whether the image is well-formed but of a kind that is not handled.
+        /// Whether the image is well-formed, but of an unsupported encoding or size.
         unsupported: bool,
     },
-    /// The policy panicked; it will not be asked again.
-    Died(String),
+    /// The policy panicked; it is not used again.
+    Panicked(String),
 }
 
-/// A decision with everything `~/action` says about it.
+/// A decision with everything that `~/action` contains.
 #[derive(Debug)]
 pub struct DecisionReport {
-    /// What it was taken from.
+    /// The observation it was made from.
     pub origin: ChunkOrigin,
-    /// The instruction asked.
+    /// The instruction in the prompt.
     pub instruction: Arc<Instruction>,
     /// The decision; its stages begin with `image`, the decoding.
     pub decision: Decision,
@@ -110,90 +113,89 @@ type Job = (Box<CameraImage>, (u64, Arc<Instruction>));
 struct Installed {
     policy: Box<dyn Policy>,
     info: Arc<PolicyInfo>,
-    meaning: Meaning,
+    transform: ActionTransform,
     policy_hz: f64,
 }
 
 pub(super) struct Worker {
-    pub desk: Arc<Desk>,
+    pub shared: Arc<SharedState>,
     pub clock: Arc<dyn Clock>,
-    pub orders: Receiver<Order>,
-    pub reports: SyncSender<Report>,
+    pub worker_commands: Receiver<WorkerCommand>,
+    pub reports: SyncSender<WorkerReport>,
     pub niceness: i32,
     installed: Option<Installed>,
-    pace: Pace,
+    rate_limiter: InferenceRateLimiter,
     generation: u64,
 }
 
 impl Worker {
     pub fn new(
-        desk: Arc<Desk>,
+        shared: Arc<SharedState>,
         clock: Arc<dyn Clock>,
-        orders: Receiver<Order>,
-        reports: SyncSender<Report>,
+        worker_commands: Receiver<WorkerCommand>,
+        reports: SyncSender<WorkerReport>,
         niceness: i32,
     ) -> Self {
         Self {
-            desk,
+            shared,
             clock,
-            orders,
+            worker_commands,
             reports,
             niceness,
             installed: None,
-            pace: Pace::new(0.0),
+            rate_limiter: InferenceRateLimiter::new(0.0),
             generation: 0,
         }
     }
 
     pub fn run(mut self) {
-        os::step_back(self.niceness);
+        os::lower_priority(self.niceness);
         loop {
-            while let Ok(order) = self.orders.try_recv() {
+            while let Ok(order) = self.worker_commands.try_recv() {
                 match order {
-                    Order::Load { loader, meaning, policy_hz, rate_limit_hz, reply } => {
-                        let loaded = self.load(loader, meaning, policy_hz, rate_limit_hz);
+                    WorkerCommand::Load { loader, transform, policy_hz, rate_limit_hz, reply } => {
+                        let loaded = self.load(loader, transform, policy_hz, rate_limit_hz);
                         if reply.send(loaded).is_err() {
-                            // Who asked has given up: a policy that nobody knows of must not stay.
+                            // The requester has given up: do not keep the policy.
                             self.unload();
                         }
                     }
-                    Order::Unload { reply } => {
+                    WorkerCommand::Unload { reply } => {
                         self.unload();
                         let _ = reply.send(());
                     }
-                    Order::Stop => return,
+                    WorkerCommand::Stop => return,
                 }
             }
             let now = self.clock.steady();
-            let wait = self.pace.wait(now, &self.desk.arrivals);
+            let wait = self.rate_limiter.wait(now, &self.shared.arrivals);
             if wait.is_zero()
                 && let Some((image, instruction)) = self.next_job()
             {
-                self.pace.began(now);
+                self.rate_limiter.began(now);
                 self.infer(&image, &instruction);
                 continue;
             }
-            // Without something to wait for only the bell wakes the worker; the second is for
-            // safety's sake.
-            self.desk.bell.wait(if wait.is_zero() { Duration::from_secs(1) } else { wait });
+            // Woken by `Runtime::wake_worker`; the timeout of a second is a precaution.
+            thread::park_timeout(if wait.is_zero() { Duration::from_secs(1) } else { wait });
         }
     }
 
     fn next_job(&self) -> Option<Job> {
         if self.installed.is_none()
-            || !self.desk.active.load(Ordering::Acquire)
-            || self.desk.inference() == Inference::Dead
+            || !self.shared.active.load(Ordering::Acquire)
+            || self.shared.inference() == Inference::Dead
         {
             return None;
         }
-        let instruction = self.desk.instruction()?;
-        Some((self.desk.images.take()?, instruction))
+        let instruction = self.shared.instruction()?;
+        Some((self.shared.images.take()?, instruction))
     }
 
     fn load(
         &mut self,
         loader: Loader,
-        meaning: Meaning,
+        transform: ActionTransform,
         policy_hz: f64,
         rate_limit_hz: f64,
     ) -> Result<Loaded, String> {
@@ -207,9 +209,9 @@ impl Worker {
             Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref())))
         })?;
         self.installed =
-            Some(Installed { policy, info: Arc::new(loaded.info.clone()), meaning, policy_hz });
-        self.pace = Pace::new(rate_limit_hz);
-        self.desk.set_inference(Inference::Idle);
+            Some(Installed { policy, info: Arc::new(loaded.info.clone()), transform, policy_hz });
+        self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
+        self.shared.set_inference(Inference::Idle);
         Ok(loaded)
     }
 
@@ -218,11 +220,16 @@ impl Worker {
             // A policy that panicked may panic again while it is dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(installed)));
         }
-        drop((self.desk.chunks.take(), self.desk.spent.take(), self.desk.images.take()));
-        self.desk.blind.store(false, Ordering::Release);
-        self.desk.set_inference(Inference::Idle);
+        drop((
+            self.shared.chunks.take(),
+            self.shared.chunks_to_free.take(),
+            self.shared.images.take(),
+        ));
+        self.shared.decode_failed.store(false, Ordering::Release);
+        self.shared.set_inference(Inference::Idle);
     }
 
+    /// Decodes the image, runs the policy, and passes the result to control and to the executor.
     fn infer(
         &mut self,
         image: &CameraImage,
@@ -231,16 +238,15 @@ impl Worker {
         let Some(installed) = self.installed.as_mut() else { return };
         let started = self.clock.steady();
         self.generation += 1;
-        self.desk.set_inference(Inference::Busy { since: started });
-        let answer = catch_unwind(AssertUnwindSafe(|| {
+        self.shared.set_inference(Inference::Busy { since: started });
+        let result = catch_unwind(AssertUnwindSafe(|| {
             let rgb = image.bytes.decode().map_err(Failure::Image)?;
             let decoded = self.clock.steady();
-            // The camera is fit again, however long the policy takes now.
-            self.desk.blind.store(false, Ordering::Release);
+            // Cleared before the policy runs, whose duration does not matter here.
+            self.shared.decode_failed.store(false, Ordering::Release);
             let decision = installed.policy.act(&rgb, instruction).map_err(Failure::Policy)?;
             Ok::<_, Failure>((decoded, decision))
         }));
-        let finished = self.clock.steady();
         let origin = ChunkOrigin {
             generation: self.generation,
             instruction_generation: *instruction_generation,
@@ -249,62 +255,81 @@ impl Worker {
             inference_started: started,
             steps_begun_at_observation: image.steps_begun,
         };
-        let report = match answer {
+        let report = match result {
             Ok(Ok((decoded, mut decision))) => {
                 let milliseconds = decoded.since(started).seconds() * 1e3;
                 decision.stages.insert(0, Stage { name: "image", milliseconds });
-                match chunk(origin, installed.policy_hz, &installed.meaning, &decision.action) {
-                    Ok(chunk) => {
-                        drop(self.desk.spent.take());
-                        self.desk.chunks.put(chunk);
-                        Report::Decided(Box::new(DecisionReport {
-                            origin,
-                            instruction: Arc::clone(instruction),
-                            decision,
-                            policy_hz: installed.policy_hz,
-                            latency_s: Some(self.clock.ros().seconds_since(image.seen.stamp))
-                                .filter(|s| 0.0 <= *s)
-                                .unwrap_or(f64::NAN),
-                            inference_s: finished.since(started).seconds(),
-                            info: Arc::clone(&installed.info),
-                            draft: installed.policy.draft_counts(),
-                        }))
-                    }
-                    Err(error) => {
-                        self.desk.fail(PolicyFailure::Refused);
-                        Report::Refused { text: error, non_action: false }
-                    }
-                }
+                self.decided(origin, instruction, decision)
             }
-            Ok(Err(Failure::Image(error))) => {
-                // No failure of the policy: control goes on with the age of the last image it was
-                // shown.
-                self.desk.blind.store(true, Ordering::Release);
+            Ok(Err(failure)) => Some(self.failed(failure)),
+            Err(panic) => {
+                self.shared.set_inference(Inference::Dead);
+                let _ = self.reports.try_send(WorkerReport::Panicked(panic_text(panic.as_ref())));
+                return;
+            }
+        };
+        // If the queue is full, the executor thread gets a newer report later.
+        if let Some(report) = report {
+            let _ = self.reports.try_send(report);
+        }
+        self.shared.set_inference(Inference::Idle);
+    }
+
+    /// Passes a decision to control as a chunk.
+    fn decided(
+        &self,
+        origin: ChunkOrigin,
+        instruction: &Arc<Instruction>,
+        decision: Decision,
+    ) -> Option<WorkerReport> {
+        let installed = self.installed.as_ref()?;
+        let finished = self.clock.steady();
+        match chunk(origin, installed.policy_hz, &installed.transform, &decision.action) {
+            Ok(chunk) => {
+                drop(self.shared.chunks_to_free.take());
+                self.shared.chunks.put(chunk);
+                Some(WorkerReport::Decided(Box::new(DecisionReport {
+                    origin,
+                    instruction: Arc::clone(instruction),
+                    decision,
+                    policy_hz: installed.policy_hz,
+                    latency_s: Some(self.clock.ros().seconds_since(origin.image_stamp))
+                        .filter(|s| 0.0 <= *s)
+                        .unwrap_or(f64::NAN),
+                    inference_s: finished.since(origin.inference_started).seconds(),
+                    info: Arc::clone(&installed.info),
+                    draft: installed.policy.draft_counts(),
+                })))
+            }
+            Err(text) => {
+                self.shared.fail(PolicyFailure::Refused);
+                Some(WorkerReport::Refused { text, non_action: false })
+            }
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> WorkerReport {
+        match failure {
+            Failure::Image(error) => {
+                // Not a failure of the policy: the age of the last decodable image grows instead.
+                self.shared.decode_failed.store(true, Ordering::Release);
                 let unsupported = matches!(
                     error,
                     ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. }
                 );
-                Report::ImageRefused { text: error.to_string(), unsupported }
+                WorkerReport::ImageRefused { text: error.to_string(), unsupported }
             }
-            Ok(Err(Failure::Policy(error))) => {
-                self.desk.fail(if error.is_not_finite() {
+            Failure::Policy(error) => {
+                self.shared.fail(if error.is_not_finite() {
                     PolicyFailure::NotFinite
                 } else {
                     PolicyFailure::Refused
                 });
                 let non_action =
                     matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
-                Report::Refused { text: error.to_string(), non_action }
+                WorkerReport::Refused { text: error.to_string(), non_action }
             }
-            Err(panic) => {
-                self.desk.set_inference(Inference::Dead);
-                let _ = self.reports.try_send(Report::Died(panic_text(panic.as_ref())));
-                return;
-            }
-        };
-        // full: the spinning side is behind, and will get a newer one
-        let _ = self.reports.try_send(report);
-        self.desk.set_inference(Inference::Idle);
+        }
     }
 }
 
@@ -313,11 +338,11 @@ enum Failure {
     Policy(PolicyError),
 }
 
-/// A decision's numbers as a chunk. NaN passes: control must see it to latch.
+/// Converts a decision to a chunk. NaN is passed on: control latches on it.
 fn chunk(
     origin: ChunkOrigin,
     policy_hz: f64,
-    meaning: &Meaning,
+    transform: &ActionTransform,
     action: &[f64],
 ) -> Result<ActionChunk, String> {
     if action.is_empty() || !action.len().is_multiple_of(STEP_WIDTH) {
@@ -331,16 +356,16 @@ fn chunk(
         .map(|step| {
             let mut numbers = [0.0; STEP_WIDTH];
             numbers.copy_from_slice(step);
-            meaning(numbers)
+            transform(numbers)
         })
         .collect();
     ActionChunk::new(origin, policy_hz, steps).map_err(|error| error.to_string())
 }
 
-/// Asks the policy about a grey image: does it answer, and how long does that take?
+/// Runs the policy on a grey image and measures its duration.
 ///
-/// That a grey image leads to no action is not held against it (a sentence about nothing may have
-/// no continuation); a number that is not finite is, and so is an action a twist cannot be made of.
+/// No action from a grey image is only a remark, as there is nothing to act upon. Numbers that are
+/// not finite are an error, and so are actions that are not end-effector steps.
 fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, String> {
     let info = policy.info().clone();
     if !info.action_dim.is_multiple_of(STEP_WIDTH) || info.action_dim == 0 {
@@ -377,7 +402,7 @@ fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, Strin
     Ok(Loaded { info, inference_s, remark })
 }
 
-/// The message of a panic.
+/// Message of a panic.
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<String>()

@@ -1,8 +1,9 @@
-"""Faults on the real graph: for each the time from the fault to the first zero that stays, what was promised, and the cause the status names.
+"""Faults on the real graph: time from the fault to a lasting zero, the bound, and the cause.
 
-The time is given twice: until this peer heard the zero (what an arm's controller sees; transport and this peer's naps included), and until the node
-stamped it. The promise is the node's, SAFETY.md's: what the watchdog allows, one control period until it is noticed, then the stop. Ends with a
-table, and with the share of an undisturbed run in which the robot stood although nothing was wrong (false_stop).
+The time is given twice: until the zero command arrived at this peer (as an arm's controller sees
+it, with transport and the peer's own delays), and until the node stamped it. The bound is that of
+SAFETY.md: the watchdog's limit, one control period, and the stop. Ends with a table, and with the
+share of zero commands in a run without faults (false_stop).
 """
 
 import os
@@ -55,7 +56,7 @@ def marked(array, code):
 def row(name, took, promised, graph, states, reason):
     """One line of the table; checks it."""
     graph.until(f"{name}: {reason} is named", lambda: seen(graph, states, reason), 5.0)
-    detail = next(m.detail for _, m in reversed(graph.statuses) if peer.REASONS[m.reason] == reason)
+    detail = next(m.detail for _, m in reversed(graph.statuses) if reason in graph.reasons(m))
     sent = (
         graph.zero.header.stamp.sec + graph.zero.header.stamp.nanosec * 1e-9 - graph.fault_stamp
         if graph.zero
@@ -66,7 +67,7 @@ def row(name, took, promised, graph, states, reason):
 
 
 def note(name, took, sent, promised, reason, detail):
-    """`sent` is None where the node's stamps tell nothing: nobody heard them, or they are simulated time."""
+    """`sent` is None where no stamp is available or stamps are simulated time."""
     ROWS.append(
         (
             name,
@@ -78,15 +79,16 @@ def note(name, took, sent, promised, reason, detail):
         )
     )
     print(
-        f"{name:34} {took:6.3f} s, sent after {ROWS[-1][2]} (promised {promised:.3f} s)  {reason}: {detail[:110]}",
+        f"{name:34} {took:6.3f} s, sent after {ROWS[-1][2]} (promised {promised:.3f} s)  "
+        f"{reason}: {detail[:110]}",
         flush=True,
     )
 
 
 def seen(graph, states, reason):
-    """Whether one of the last statuses names the cause; the first that stood in the way counts, also when a second one followed."""
+    """Whether a status since the fault names the cause; other causes may have followed it."""
     return any(
-        peer.REASONS[m.reason] == reason and peer.STATES[m.state] in states
+        reason in graph.reasons(m) and peer.STATES[m.state] in states
         for at, m in graph.statuses
         if graph.fault_at - 0.05 <= at
     )
@@ -98,7 +100,10 @@ def begin(graph):
 
 
 def answer_s(graph):
-    """How long until the answer to an image that is sent now: the inference under way and its own, each as slow as the slowest yet that met its deadline."""
+    """Bound of the time to the action of an image sent now.
+
+    That is the inference under way and the next, each as slow as the slowest in time so far.
+    """
     return 2e-3 * max(
         m.inference_ms for _, m in graph.statuses if m.inference_ms < 1e3 * INFERENCE_S
     )
@@ -109,8 +114,7 @@ def recover(graph, array):
     graph.until("settled", lambda: graph.state in ("RUNNING", "IDLE", "FAULT", "ESTOPPED"))
     if graph.status.latched:
         graph.reset_when_possible()
-    graph.enable()
-    graph.until("running", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.resume()
     graph.spin(0.4)
 
 
@@ -263,7 +267,10 @@ def stamps(graph, good):
 
 
 def picture_repeated(graph, good):
-    """A driver that delivers its last picture for ever, with new stamps. The promise is in metres and radians: it becomes one in seconds by the commands."""
+    """A driver that repeats its last image with new stamps.
+
+    The bound is in metres and radians; the commands convert it to seconds.
+    """
     graph.noise = False
     graph.film(good, CAMERA_HZ)
     at = begin(graph)
@@ -278,7 +285,8 @@ def picture_repeated(graph, good):
         "IMAGE_UNCHANGED",
     )
     print(
-        f"{'':34} driven {way[0]:.3f} m (limit {UNCHANGED[0]} m) and {way[1]:.3f} rad (limit {UNCHANGED[1]} rad) from the first such picture to rest",
+        f"{'':34} driven {way[0]:.3f} m (limit {UNCHANGED[0]} m) and {way[1]:.3f} rad "
+        f"(limit {UNCHANGED[1]} rad) from the first such picture to rest",
         flush=True,
     )
     for driven, limit, velocity in zip(way, UNCHANGED, VELOCITY):
@@ -294,7 +302,10 @@ def picture_repeated(graph, good):
 
 
 def travelled(graph, since):
-    """When, in seconds from `since`, what was commanded exceeded a limit of `UNCHANGED`; and how much was commanded until now, in metres and radians."""
+    """Seconds from `since` until the commanded path exceeded a limit of `UNCHANGED`, and that path.
+
+    The path is in metres and radians, from `since` until now.
+    """
     way, reached = numpy.zeros(2), None
     for (at, message), (end, _) in zip(graph.twists, graph.twists[1:]):
         numbers, seconds = graph.numbers(message), end - max(at, since)
@@ -423,11 +434,11 @@ def subscriber_gone(graph, node, good):
     # actions.
     graph.until("in motion", graph.moving)
     rests = len(re.findall("at rest after", node.text()))
-    graph.deaf()
+    graph.stop_listening()
     at = begin(graph)
-    graph.until("noticed", lambda: graph.state == "HOLDING" and graph.reason == "SUBSCRIBER_GONE")
+    graph.until("noticed", lambda: seen(graph, ("HOLDING",), "SUBSCRIBER_GONE"))
     graph.until("at rest", lambda: rests < len(re.findall("at rest after", node.text())))
-    # Nobody hears the command: the node's own log says when it came to zero.
+    # Without a subscriber only the node's log shows when the command came to zero.
     after = float(re.findall(r"at rest after (\d+\.\d+) s", node.text())[-1])
     noticed = (
         next(
@@ -464,7 +475,7 @@ def deactivated(graph, good):
 
 
 def load_from_outside(graph, case, good):
-    """Every core is wanted by two other processes. The stream holds, and a fault under load still stops the robot."""
+    """Two other processes load every core; a fault still stops the robot in time."""
     hogs = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(2 * os.cpu_count())
@@ -478,14 +489,17 @@ def load_from_outside(graph, case, good):
         ]
         gaps = numpy.diff(arrivals)
         print(
-            f"{'100 % CPU load from outside':34} {len(arrivals) / 4.0:.1f} Hz, period p50 {numpy.percentile(gaps, 50) * 1e3:.1f} ms, p99 {numpy.percentile(gaps, 99) * 1e3:.1f} ms, max {gaps.max() * 1e3:.1f} ms, {graph.state}",
+            f"{'100 % CPU load from outside':34} {len(arrivals) / 4.0:.1f} Hz, "
+            f"period p50 {numpy.percentile(gaps, 50) * 1e3:.1f} ms, "
+            f"p99 {numpy.percentile(gaps, 99) * 1e3:.1f} ms, "
+            f"max {gaps.max() * 1e3:.1f} ms, {graph.state}",
             flush=True,
         )
         # Inference steps back behind ordinary load and may miss every deadline, which is a stop
         # too. A moving arm is wanted here: load of its own rank.
         for hog in hogs:
             os.setpriority(os.PRIO_PROCESS, hog.pid, 10)
-        graph.until("moving under load", lambda: graph.state == "RUNNING" and graph.moving(), 30.0)
+        graph.resume()
         graph.dark()
         at = begin(graph)
         row(
@@ -511,7 +525,12 @@ def paused(graph, node, good):
     at = begin(graph)
     took = graph.time_to_stop(at)
     row(
-        "process paused for 2 s and resumed", took, PROMISE_S, graph, ("HOLDING",), "PROCESS_PAUSED"
+        "process paused for 2 s and resumed",
+        took,
+        PROMISE_S,
+        graph,
+        ("HOLDING", "IDLE"),
+        "PROCESS_PAUSED",
     )
     speeds = [numpy.linalg.norm(graph.numbers(m)[:3]) for _, m in graph.twists[heard:]]
     stop = next(i for i, speed in enumerate(speeds) if speed == 0.0)
@@ -523,7 +542,7 @@ def paused(graph, node, good):
 
 
 def clock_jump(graph, case, good):
-    """Under use_sim_time: time runs at half speed, stands, and jumps back. Watchdogs keep to the steady clock."""
+    """Simulated time at half speed, stopped, and jumping back; watchdogs use the steady clock."""
     clock = graph.node.create_publisher(Clock, "/clock", 1)
     start = time.monotonic()
     state = {"offset": 1000.0, "rate": 0.5, "since": start}
@@ -549,7 +568,7 @@ def clock_jump(graph, case, good):
     graph.camera, graph.next_image = shoot, 0.0
     graph.say(case["instruction"])
     graph.until("active", graph.in_state("IDLE"))
-    assert graph.enable().success
+    graph.enable_when_possible()
     graph.until("moving", lambda: graph.state == "RUNNING" and graph.moving())
     graph.spin(1.0)
     assert graph.state == "RUNNING", "half speed is no fault"
@@ -565,7 +584,7 @@ def clock_jump(graph, case, good):
         ("HOLDING",),
         "CLOCK_JUMPED_BACK",
     )
-    graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+    graph.resume()
     # Time stands still, and so does the camera: the steady clock notices.
     state.update(offset=now(), rate=0.0, since=time.monotonic())
     shoot.images = False

@@ -1,4 +1,4 @@
-"""The node on a simulated N300 in bf16 publishes the actions that it publishes on the CPU, which are the golden ones."""
+"""The node on a simulated N300 in bf16 publishes the golden actions, as on the CPU."""
 
 import tempfile
 
@@ -51,7 +51,8 @@ def answers(executable, logs, folder, device, cases):
             wanted = case["instruction"].lower()
             # The first action may still be that of the image before.
             action = graph.until(
-                f"golden tokens of case {case['id']} on {device}; last {[list(a.token_ids) for a in graph.actions[-2:]]}",
+                f"golden tokens of case {case['id']} on {device}; "
+                f"last {[list(a.token_ids) for a in graph.actions[-2:]]}",
                 lambda: next(
                     (
                         a

@@ -1,4 +1,7 @@
-"""What the graph tests share: the node in a process of its own, and an rclpy peer that sends to it, hears it and measures it."""
+"""Shared by the graph tests: the node as a process, and an rclpy peer.
+
+The peer publishes to the node, records what the node publishes, and measures time.
+"""
 
 import itertools
 import json
@@ -8,14 +11,13 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy
 import rclpy
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.msg import Transition, TransitionEvent
-from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
+from lifecycle_msgs.srv import ChangeState, GetState
 from openvla_tt_msgs.msg import Action, Status
 from PIL import Image as Picture
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -28,6 +30,10 @@ KIT = ROOT / "tests/data/openvla_tiny"
 POLICY_FILE = str(ROOT / "config/policies/openvla_tiny.yaml")
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+# The node keeps 20 statuses; a slow peer must not lose any of them.
+STATUS = QoSProfile(
+    depth=200, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 STATES = {
@@ -44,7 +50,10 @@ STOP_S = max(v / a + a / j for v, a, j in zip(VELOCITY, ACCELERATION, JERK)) + 0
 
 
 def slow_policy_file(folder):
-    """The kit's policy file at 1 Hz: an action is held for a whole second, so that the command reaches it also where inference takes that long."""
+    """The kit's policy file at 1 Hz.
+
+    An action is held for a second, so that the command reaches it also where inference is slow.
+    """
     text = pathlib.Path(POLICY_FILE).read_text()
     assert "policy_hz: 5.0" in text
     path = pathlib.Path(folder) / "policy.yaml"
@@ -60,20 +69,20 @@ def pixels(case, mode="RGB"):
     return numpy.asarray(Picture.open(KIT / case["image"]).convert(mode))
 
 
-# Where golden tokens are compared the picture must stay what it is to the last bit, while the robot
-# moves: such a node is allowed to drive on it.
+# For tests that compare golden tokens while the robot moves: the image must stay the same to the
+# last bit, so the limits of the frozen-image watchdog are raised.
 EXACT_PICTURES = dict(unchanged_image__distance=10.0, unchanged_image__angle=100.0)
 
 
 def noisy(array, shot):
-    """A picture as a camera takes it once more: its last pixel has another last bit than in the shot before."""
+    """An image with a camera's noise: the last bit of its last pixel alternates."""
     array = array.copy()
     array[-1, -1] ^= shot & 1
     return array
 
 
 def expected_twist(action, policy_hz):
-    """The twist an action becomes when nothing but the velocity limit touches it."""
+    """The twist of an action that only the velocity limit changes."""
     wished = numpy.asarray(action[:6]) * policy_hz
     for part, limit in ((slice(0, 3), VELOCITY[0]), (slice(3, 6), VELOCITY[1])):
         length = numpy.linalg.norm(wished[part])
@@ -95,26 +104,24 @@ def image_message(array, encoding, stamp, padding=0, frame="camera"):
 
 
 class NodeProcess:
-    """The node under test. Its log goes to a file that is shown when a test fails."""
+    """The node under test. Its log goes to a file, which is printed when a test fails."""
 
-    def __init__(self, executable, log, **parameters):
-        # These tests send images one by one and want an answer to each; that a policy is asked at
-        # its own rate is tested with it.
+    def __init__(self, executable, log, popen=None, remap=(), **parameters):
+        # These tests expect an action for every image, except where the rate limit is tested.
         parameters = {"inference_rate_hz": 1000.0, **parameters}
         arguments = [*executable, "--ros-args"]
         for name, value in parameters.items():
-            arguments += [
-                "-p",
-                f"{name.replace('__', '.')}:={json.dumps(value) if not isinstance(value, str) else value}",
-            ]
+            text = value if isinstance(value, str) else json.dumps(value)
+            arguments += ["-p", f"{name.replace('__', '.')}:={text}"]
+        for rule in remap:
+            arguments += ["-r", rule]
         self.log_path = log
         self.log = open(log, "wb")
-        self.process = subprocess.Popen(
-            arguments, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+        streams = dict(stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(arguments, **{**streams, **(popen or {})})
 
     def stop(self, how=signal.SIGINT, timeout=15.0):
-        """The exit status after a signal; fails when the process does not go."""
+        """Sends a signal and returns the exit status; fails if the process does not end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(how)
@@ -139,32 +146,28 @@ class NodeProcess:
 
 
 class Peer:
-    """Sends images and instructions, hears everything, remembers when."""
+    """Publishes images and instructions; records messages and their arrival times."""
 
-    def __init__(self, name="peer", node_name="vla", listen=True, noise=True):
+    def __init__(self, name="peer", node_name="vla", listen=True, noise=True, publish=True):
         rclpy.init()
         self.node = rclpy.create_node(name)
         self.vla = node_name
-        self.image = self.node.create_publisher(Image, "image", qos_profile_sensor_data)
-        self.compressed = self.node.create_publisher(
-            CompressedImage, "image/compressed", qos_profile_sensor_data
-        )
-        self.instruction = self.node.create_publisher(String, "instruction", LATCHED)
-        self.actions, self.twists, self.grippers, self.statuses, self.transitions = (
-            [],
-            [],
-            [],
-            [],
-            [],
-        )
+        if publish:
+            create = self.node.create_publisher
+            self.image = create(Image, "image", qos_profile_sensor_data)
+            self.compressed = create(CompressedImage, "image/compressed", qos_profile_sensor_data)
+            self.instructions = create(String, "instruction", LATCHED)
+        self.actions, self.twists, self.grippers = [], [], []
+        self.statuses, self.transitions = [], []
         now = time.monotonic
         subscribe = self.node.create_subscription
-        subscribe(Action, f"{node_name}/action", self.actions.append, RELIABLE)
+        subscribe(Action, f"{node_name}/action", lambda m: self.actions.append(m), RELIABLE)
+        subscribe(Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), STATUS)
         subscribe(
-            Status, f"{node_name}/status", lambda m: self.statuses.append((now(), m)), LATCHED
-        )
-        subscribe(
-            TransitionEvent, f"{node_name}/transition_event", self.transitions.append, RELIABLE
+            TransitionEvent,
+            f"{node_name}/transition_event",
+            lambda m: self.transitions.append(m),
+            RELIABLE,
         )
         self.command = None
         self.zero = None
@@ -189,19 +192,29 @@ class Peer:
             Float64, f"{self.vla}/command/gripper", lambda m: self.grippers.append(m.data), RELIABLE
         )
 
-    def deaf(self):
-        """Takes the subscription to the command away."""
+    def stop_listening(self):
+        """Destroys the subscription to the command."""
         self.node.destroy_subscription(self.command)
         self.node.destroy_subscription(self.gripper)
         self.command = None
+
+    def forget(self):
+        """Forgets everything that was received."""
+        for received in (
+            self.actions,
+            self.twists,
+            self.grippers,
+            self.statuses,
+            self.transitions,
+        ):
+            received.clear()
 
     def close(self):
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown()
 
-    # -- time passes
-    # -----------------------------------------------------------------------------------------------
+    # -- time
 
     def spin(self, seconds):
         end = time.monotonic() + seconds
@@ -220,19 +233,16 @@ class Peer:
             if found:
                 return found
             if end < time.monotonic():
-                raise AssertionError(
-                    f"waited {timeout} s in vain until {what}; last status: {self.shown()}"
-                )
+                raise AssertionError(f"not within {timeout} s: {what}; last status: {self.shown()}")
             self.spin_once()
 
-    # -- what is sent
-    # ------------------------------------------------------------------------------------------------
+    # -- publishing and calling
 
     def stamp(self):
         return self.node.get_clock().now().to_msg()
 
     def film(self, array, hz=10.0, encoding="rgb8", padding=0, stamp=None):
-        """Publishes an image at a rate from now on, with a camera's noise unless this peer's camera has none."""
+        """Publishes an image at a rate from now on, with noise unless `noise` is False."""
 
         def shoot():
             picture = noisy(array, next(self.shots)) if self.noise else array
@@ -259,7 +269,7 @@ class Peer:
         self.camera = None
 
     def say(self, text):
-        self.instruction.publish(String(data=text))
+        self.instructions.publish(String(data=text))
 
     def call(self, kind, name, request, timeout=20.0):
         client = self.clients.get(name)
@@ -272,6 +282,25 @@ class Peer:
 
     def enable(self, on=True):
         return self.call(SetBool, "enable", SetBool.Request(data=on))
+
+    def enable_when_possible(self, timeout=15.0):
+        """Enables motion as soon as no watchdog prevents it."""
+        end = time.monotonic() + timeout
+        while True:
+            answer = self.enable()
+            if answer.success:
+                return
+            assert time.monotonic() < end, f"enable refused: {answer.message}"
+            self.spin(0.05)
+
+    def resume(self, timeout=30.0):
+        """Waits for motion; enables it again if a hold lasted longer than rearm_window_s."""
+        end = time.monotonic() + timeout
+        while not (self.state == "RUNNING" and self.moving()):
+            assert time.monotonic() < end, f"no motion within {timeout} s: {self.shown()}"
+            if self.state == "IDLE":
+                self.enable()
+            self.spin(0.05)
 
     def estop(self):
         return self.call(Trigger, "estop", Trigger.Request())
@@ -299,8 +328,7 @@ class Peer:
     def lifecycle(self):
         return self.call(GetState, "get_state", GetState.Request()).current_state.label
 
-    # -- what is heard
-    # -------------------------------------------------------------------------------------------------
+    # -- what was received
 
     @property
     def status(self):
@@ -314,8 +342,16 @@ class Peer:
     def reason(self):
         return REASONS[self.status.reason] if self.status else None
 
+    @staticmethod
+    def reasons(status):
+        """The names of all causes of a status."""
+        return [REASONS[code] for code in status.causes]
+
     def shown(self):
         return f"{self.state} {self.reason} '{self.status.detail}'" if self.status else "none"
+
+    def instruction(self):
+        return self.status.instruction if self.status else None
 
     def in_state(self, *names):
         return lambda: self.state in names
@@ -334,10 +370,9 @@ class Peer:
         """Films a case of the kit until the robot moves."""
         self.film(pixels(case))
         self.say(instruction or case["instruction"])
-        self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"))
+        self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"), 60.0)
         if enable:
-            answer = self.enable()
-            assert answer.success, answer.message
+            self.enable_when_possible()
             self.until("moving", lambda: self.state == "RUNNING" and self.moving())
 
     def steady(self, wanted, timeout=10.0):
@@ -348,7 +383,10 @@ class Peer:
         return self.until(f"the twist is {wanted}", close, timeout)
 
     def time_to_stop(self, since, timeout=15.0, still_s=0.3):
-        """Seconds from `since` until this peer hears the first command that is zero and stays so for `still_s`; that command is kept in `zero`."""
+        """Seconds from `since` to the first zero command that zeros follow for `still_s`.
+
+        That command is kept in `zero`. Times are those of arrival at this peer.
+        """
 
         def stopped():
             zero_since = self.zero = None
@@ -366,7 +404,7 @@ class Peer:
         return max(0.0, self.until("the command is zero", stopped, timeout) - since)
 
     def check_limits(self, begin=0):
-        """Finite differences of the whole stream obey the limits; gaps (the node or this peer was paused) are measured by stamps."""
+        """Checks the limits by finite differences over the stamps of the whole stream."""
         worst = [0.0, 0.0]
         previous = None
         for _, message in self.twists[begin:]:
@@ -376,8 +414,7 @@ class Peer:
             for k, part in enumerate((slice(0, 3), slice(3, 6))):
                 assert numpy.linalg.norm(numbers[part]) <= VELOCITY[k] * (1 + 1e-9), numbers
                 if previous is not None:
-                    # Stamps are written just before the step: they jitter against it, by much less
-                    # than a period.
+                    # Stamps are taken just before the step and jitter by much less than a period.
                     interval = max(stamp - previous[0], 0.012)
                     change = numpy.linalg.norm(numbers[part] - previous[1][part]) / interval
                     worst[k] = max(worst[k], change / ACCELERATION[k])
@@ -387,7 +424,7 @@ class Peer:
 
 
 def main(scenario):
-    """Runs a scenario with the node's command line as arguments; says what failed, with the node's log."""
+    """Runs a scenario; its arguments are the node's command line. Prints the logs on failure."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     logs = []
     try:

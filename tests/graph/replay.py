@@ -1,4 +1,7 @@
-"""`openvla replay` of a bag against the node in dry_run: records ~/action. Arguments: NODE OPENVLA BAG IMAGE_TOPIC TRANSPORT ACTIONS_FILE."""
+"""Records ~/action while `openvla replay` plays a bag to the node in dry_run.
+
+Arguments: NODE OPENVLA BAG IMAGE_TOPIC TRANSPORT ACTIONS_FILE.
+"""
 
 import json
 import pathlib
@@ -76,7 +79,8 @@ def scenario(arguments, logs):
         last = len(graph.actions)
         graph.spin(2.0)
         print(
-            f"{text.strip()}\n{len(graph.actions)} actions ({len(graph.actions) - last} after the replay), node {graph.shown()}"
+            f"{text.strip()}\n{len(graph.actions)} actions ({len(graph.actions) - last} after the "
+            f"replay), node {graph.shown()}"
         )
         assert not graph.twists, "dry_run commands nothing"
         found = [

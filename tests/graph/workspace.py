@@ -1,4 +1,4 @@
-"""A robot with a workspace: it is armed only with fresh poses of the end effector, stops without them, and does not leave its box."""
+"""A robot with a workspace: activation needs fresh poses, and motion stays within the box."""
 
 import pathlib
 import tempfile
@@ -80,10 +80,11 @@ def scenario(executable, logs):
         graph.until("the cause is named", lambda: graph.reason == "EE_POSE_STALE")
         assert took <= POSE_TIMEOUT_S + stop_s + SLACK_S, f"{took:.3f} s"
         print(
-            f"ee_pose stops: zero after {took:.3f} s, promised {POSE_TIMEOUT_S + stop_s:.3f} s; {graph.status.detail}"
+            f"ee_pose stops: zero after {took:.3f} s, promised {POSE_TIMEOUT_S + stop_s:.3f} s; "
+            f"{graph.status.detail}"
         )
         arm.update(on=True)
-        graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+        graph.resume()
         # The pose is repeated with an old stamp: nobody knows where the arm is.
         arm.update(stamp=graph.stamp())
         at = time.monotonic()
@@ -93,7 +94,7 @@ def scenario(executable, logs):
         )
         print(f"ee_pose frozen: zero after {took:.3f} s; {graph.status.detail}")
         arm.update(stamp=None)
-        graph.until("running again", lambda: graph.state == "RUNNING" and graph.moving())
+        graph.resume()
 
         # This action goes forward, left and down; at the front face the arm does not go on forward.
         face = middle.copy()
@@ -107,7 +108,8 @@ def scenario(executable, logs):
         counted = dict(zip(graph.status.intervention_names, graph.status.interventions))
         assert counted["workspace"] > 0, counted
         print(
-            f"at the face of the box: forward {forward:.6f} m/s, {counted['workspace']} interventions"
+            f"at the face of the box: forward {forward:.6f} m/s, "
+            f"{counted['workspace']} interventions"
         )
         assert node.stop() == 0
     finally:

@@ -1,4 +1,4 @@
-//! A ROS domain of its own for every test that starts ROS processes.
+//! A separate ROS domain for every test that starts ROS processes.
 //!
 //! `tools/ros/isolated.py` does the same for whole commands; both take the same locks.
 
@@ -6,11 +6,10 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::process::Command;
 
-/// Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is
-/// everybody's default.
+/// Domains with ports below Linux's range of ephemeral ports; 0 is the default of all processes.
 const DOMAINS: u16 = 101;
 
-/// Variables that would lead a process out of its domain.
+/// Variables that would connect a process with others outside of its domain.
 const FOREIGN: [&str; 5] = [
     "ROS_STATIC_PEERS",
     "ROS_DISCOVERY_SERVER",
@@ -26,7 +25,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Claims a domain that neither another test nor anybody else on this machine uses.
+    /// Claims a domain that no other process on this machine uses.
     pub fn claim() -> Domain {
         let used = udp_ports();
         let start = std::process::id() % u32::from(DOMAINS);
@@ -39,7 +38,7 @@ impl Domain {
             let path = std::env::temp_dir().join(format!("openvla_tt-domain-{id}.lock"));
             let Ok(file) = OpenOptions::new().write(true).create(true).truncate(false).open(path)
             else {
-                continue; // somebody else's file
+                continue; // another user's file
             };
             if file.try_lock().is_ok() {
                 return Domain { id, _lock: file };
@@ -53,13 +52,13 @@ impl Domain {
         self.id
     }
 
-    /// Confines a process that is about to start to this domain and to loopback.
+    /// Restricts a command to this domain and to loopback.
     pub fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         for name in FOREIGN {
             command.env_remove(name);
         }
         command.env("ROS_DOMAIN_ID", self.id.to_string());
-        // Raw images are lost without it; the file says why.
+        // Without it raw images are lost; the file explains why.
         command.env(
             "FASTRTPS_DEFAULT_PROFILES_FILE",
             concat!(env!("CARGO_MANIFEST_DIR"), "/config/fastdds.xml"),
@@ -83,7 +82,7 @@ pub fn python() -> Command {
     )
 }
 
-/// The UDP ports that are bound on this machine.
+/// The bound UDP ports of this machine.
 fn udp_ports() -> HashSet<u16> {
     ["/proc/net/udp", "/proc/net/udp6"]
         .iter()

@@ -1,5 +1,4 @@
-//! What stands at both ends of the runtime where no model and no ROS are wanted: a policy that does
-//! as told, and a memory of what was published.
+//! Both ends of the runtime without model and ROS: a scripted policy, and a recorder of commands.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,7 @@ type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyErro
 /// 2 cm ahead per policy period of 0.2 s: 0.1 m/s.
 pub const FORWARD: [f64; 7] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
 
-/// A policy that does what it was told.
+/// A policy whose actions are given by a closure.
 pub struct Scripted {
     act: Act,
     pub info: PolicyInfo,
@@ -64,7 +63,7 @@ impl Policy for Scripted {
     }
 }
 
-/// What was published, and when.
+/// The published commands and their times.
 #[derive(Clone, Default)]
 pub struct Recorded(pub Arc<Mutex<Vec<(Instant, Command)>>>);
 

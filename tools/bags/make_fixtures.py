@@ -150,7 +150,7 @@ def content():
                 horizon=1,
                 dimension=7,
                 token_ids=tokens,
-                margins=np.arange(7, dtype=np.float32) / 4,
+                logit_margins=np.arange(7, dtype=np.float32) / 4,
                 normalized=normalized,
                 action=action,
                 policy_hz=5.0,

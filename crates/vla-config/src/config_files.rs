@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use vla_control::Problems;
+use vla_control::ConfigErrors;
 
 use super::{Frame, Given, Polarity, PolicyFile, RobotFile, Value, Values, parameter};
 
@@ -17,7 +17,7 @@ pub struct Files {
 
 impl Files {
     /// Loads the files that are named.
-    pub(crate) fn load(given: &Given, problems: &mut Problems) -> Self {
+    pub(crate) fn load(given: &Given, problems: &mut ConfigErrors) -> Self {
         let path = |name| {
             let mut values = Values::default();
             let row = parameter(name)?;

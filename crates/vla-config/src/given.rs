@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vla_control::Problems;
+use vla_control::ConfigErrors;
 
 use super::{
     Value, nearest, parameter,
@@ -108,7 +108,7 @@ enum Argument<'a> {
 /// Reads the arguments of the process (without its name) for the node of this fully qualified
 /// name.
 #[must_use]
-pub fn read_arguments(arguments: &[String], node: &str, problems: &mut Problems) -> Arguments {
+pub fn read_arguments(arguments: &[String], node: &str, problems: &mut ConfigErrors) -> Arguments {
     let mut read = Arguments::default();
     let mut files: Vec<(PathBuf, Vec<Section>)> = Vec::new();
     let mut values = Vec::new();
@@ -188,7 +188,7 @@ fn take_files(
     files: &[(PathBuf, Vec<Section>)],
     node: &str,
     read: &mut Arguments,
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
 ) {
     let mut order: Vec<&str> = Vec::new();
     for section in files.iter().flat_map(|(_, sections)| sections) {
@@ -235,7 +235,7 @@ fn shown(section: &Section) -> String {
 impl Arguments {
     /// Takes one value. An unknown name is a problem where it is meant for this node, and a
     /// warning where it comes from a section for several nodes.
-    fn take(&mut self, name: &str, value: Value, origin: Origin, problems: &mut Problems) {
+    fn take(&mut self, name: &str, value: Value, origin: Origin, problems: &mut ConfigErrors) {
         if let Some(parameter) = parameter(name) {
             self.given.insert(parameter.name, value, origin);
             return;

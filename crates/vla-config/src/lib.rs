@@ -50,7 +50,7 @@ pub use value::Value;
 pub use values::{Values, expand_path};
 pub use yaml::parse as parse_yaml;
 
-use vla_control::Problems;
+use vla_control::ConfigErrors;
 
 /// The largest policy file or robot file read, in bytes. Real ones have about two thousand.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -90,7 +90,7 @@ pub enum ConfigFileError {
         /// Which file.
         path: PathBuf,
         /// All of them.
-        problems: Problems,
+        problems: ConfigErrors,
     },
 }
 
@@ -102,7 +102,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigFileErro
 }
 
 /// Reports unknown keys.
-fn refuse_unknown(problems: &mut Problems, place: &str, unknown: &Unknown) {
+fn refuse_unknown(problems: &mut ConfigErrors, place: &str, unknown: &Unknown) {
     for key in unknown.keys() {
         problems.add(&join_place(place, key), "unknown key; remove it or correct its spelling");
     }
@@ -113,7 +113,7 @@ fn join_place(place: &str, key: &str) -> String {
 }
 
 /// A value that must be given.
-fn need<T>(problems: &mut Problems, place: &str, value: Option<T>) -> Option<T> {
+fn need<T>(problems: &mut ConfigErrors, place: &str, value: Option<T>) -> Option<T> {
     if value.is_none() {
         problems.add(place, "missing; it has no default");
     }
@@ -122,7 +122,7 @@ fn need<T>(problems: &mut Problems, place: &str, value: Option<T>) -> Option<T> 
 
 /// A word out of a list.
 fn choice<T: Copy>(
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
     place: &str,
     word: Option<&str>,
     choices: &[(&str, T)],
@@ -138,7 +138,7 @@ fn choice<T: Copy>(
 
 /// A number that must be given and lie in a range.
 fn number(
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
     place: &str,
     value: Option<f64>,
     low: f64,
@@ -151,7 +151,7 @@ fn number(
 }
 
 /// The name of a TF frame: not empty, bounded, the characters that tf2 frames are made of.
-fn frame_name(problems: &mut Problems, place: &str, value: Option<String>) -> Option<String> {
+fn frame_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
     let value = need(problems, place, value)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/');
     if value.is_empty() || 255 < value.len() || !value.chars().all(legal) {
@@ -164,7 +164,7 @@ fn frame_name(problems: &mut Problems, place: &str, value: Option<String>) -> Op
 }
 
 /// The name of a ROS topic: absolute, relative or private, by the rules of rcl.
-fn topic_name(problems: &mut Problems, place: &str, value: Option<String>) -> Option<String> {
+fn topic_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
     let value = need(problems, place, value)?;
     let levels = value.strip_prefix("~/").or(value.strip_prefix('/')).unwrap_or(&value);
     let legal = |level: &str| {

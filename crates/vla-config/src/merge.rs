@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vla_control::{Problems, RawControlConfig, RawEnvelope};
+use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope};
 
 use super::{
     CommandTopics, Files, Frame, Given, GivenValue, Origin, Parameter, PolicyFile, Resolved,
@@ -15,7 +15,7 @@ const DRY_RUN_HZ: f64 = 5.0;
 ///
 /// # Errors
 /// Every problem, those in `problems` included.
-pub fn resolve(given: &Given, mut problems: Problems) -> Result<Resolved, Problems> {
+pub fn resolve(given: &Given, mut problems: ConfigErrors) -> Result<Resolved, ConfigErrors> {
     let files = Files::load(given, &mut problems);
     resolve_with(given, &files, problems)
 }
@@ -27,8 +27,8 @@ pub fn resolve(given: &Given, mut problems: Problems) -> Result<Resolved, Proble
 pub fn resolve_with(
     given: &Given,
     files: &Files,
-    mut problems: Problems,
-) -> Result<Resolved, Problems> {
+    mut problems: ConfigErrors,
+) -> Result<Resolved, ConfigErrors> {
     let mut values = Values::default();
     let mut valid = Vec::new();
     for (name, given) in given.iter() {
@@ -77,15 +77,15 @@ pub fn join(
     robot: &RobotFile,
     statistics: Option<(&[f64], &[f64])>,
     base: &RawControlConfig,
-) -> Result<RawControlConfig, Problems> {
+) -> Result<RawControlConfig, ConfigErrors> {
     let mut given = Given::default();
     if let Some(key) = policy.unnorm_keys.first() {
         given.insert("unnorm_key", Value::Text(key.clone()), Origin::CommandLine);
     }
     let files =
         Files { policy: Some(Arc::new(policy.clone())), robot: Some(Arc::new(robot.clone())) };
-    let merged = resolve_with(&given, &files, Problems::default())?.raw_control;
-    let mut problems = Problems::default();
+    let merged = resolve_with(&given, &files, ConfigErrors::default())?.raw_control;
+    let mut problems = ConfigErrors::default();
     let envelope = statistics.and_then(|(q01, q99)| {
         let (Some(low), Some(high), STEP_WIDTH, STEP_WIDTH) =
             (q01.first_chunk::<6>(), q99.first_chunk::<6>(), q01.len(), q99.len())
@@ -125,7 +125,7 @@ fn compare(
     given: &GivenValue,
     file: &Value,
     of: &str,
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
 ) {
     let numbers = |value: &Value| match value {
         Value::Float(number) => vec![*number],
@@ -154,7 +154,7 @@ fn compare(
 }
 
 /// Fills in what follows from other values, and checks what belongs together.
-fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut Problems) {
+fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut ConfigErrors) {
     if values.frame_id.trim().is_empty() {
         problems.add("frame_id", "is empty; name the frame in which the actions are expressed");
     }
@@ -217,7 +217,7 @@ fn check_frame(
     policy: &PolicyFile,
     files: &Files,
     valid: &[&str],
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
 ) {
     if policy.frame != Frame::Tool {
         return;

@@ -1,6 +1,6 @@
 //! The merged configuration, what loading a checkpoint adds to it, and its changes.
 
-use vla_control::{ControlConfig, Problems, RawControlConfig, RawEnvelope};
+use vla_control::{ConfigErrors, ControlConfig, RawControlConfig, RawEnvelope};
 
 use super::{
     Change, Files, Given, Origin, PolicyFile, Remark, Rotation, Value, Values, parameter,
@@ -68,7 +68,7 @@ impl Resolved {
     /// In one line: unknown names, values that may not change in this state, and everything that
     /// is wrong with the result.
     pub fn with(&self, changes: &[(String, Value)], state: LifecycleState) -> Result<Self, String> {
-        let (mut given, mut problems) = (self.given.clone(), Problems::default());
+        let (mut given, mut problems) = (self.given.clone(), ConfigErrors::default());
         for (name, value) in changes {
             let Some(row) = parameter(name) else {
                 problems.add(name, unknown(name));
@@ -87,7 +87,7 @@ impl Resolved {
         }
         let resolved = problems
             .into_result(())
-            .and_then(|()| resolve_with(&given, &self.files, Problems::default()));
+            .and_then(|()| resolve_with(&given, &self.files, ConfigErrors::default()));
         resolved.map_err(|problems| {
             problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         })
@@ -98,8 +98,8 @@ impl Resolved {
     ///
     /// # Errors
     /// Everything about the checkpoint that does not fit.
-    pub fn control_for(&self, measured: &Measured) -> Result<ControlConfig, Problems> {
-        let mut problems = Problems::default();
+    pub fn control_for(&self, measured: &Measured) -> Result<ControlConfig, ConfigErrors> {
+        let mut problems = ConfigErrors::default();
         // A result within the policy's own period is never late: a shorter deadline would only
         // refuse results of a busy machine.
         let expected_inference_s =
@@ -169,7 +169,7 @@ impl Resolved {
 
 /// Roll, pitch and yaw are taken to first order as a rotation vector, which is good for small
 /// steps: the difference is below half the square of the angle.
-fn check_rotation(policy: &PolicyFile, envelope: &RawEnvelope, problems: &mut Problems) {
+fn check_rotation(policy: &PolicyFile, envelope: &RawEnvelope, problems: &mut ConfigErrors) {
     let square: f64 =
         (3..6).map(|i| envelope.q01[i].abs().max(envelope.q99[i].abs()).powi(2)).sum();
     let error = 0.5 * square;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{ConfigFileError, Unknown, frame_name, need, number, read, refuse_unknown, topic_name};
 use vla_control::ranges::{self, Range};
-use vla_control::{Problems, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
+use vla_control::{ConfigErrors, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
 
 /// Topics and rate of the commands.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,7 +133,7 @@ impl RobotFile {
     /// [`ConfigFileError`]: unreadable, too large, not YAML, or every rule it breaks.
     pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
         let raw: RawRobot = read(path)?;
-        let mut problems = Problems::default();
+        let mut problems = ConfigErrors::default();
         let checked = match raw.check(&mut problems) {
             Some(robot) => problems.into_result(robot),
             None => Err(problems),
@@ -144,7 +144,7 @@ impl RobotFile {
 
 impl RawRobot {
     /// `None` only after something was noted.
-    fn check(self, p: &mut Problems) -> Option<RobotFile> {
+    fn check(self, p: &mut ConfigErrors) -> Option<RobotFile> {
         refuse_unknown(p, "", &self.unknown);
         let name = need(p, "name", self.name);
         let frames = self.frames.unwrap_or_default();
@@ -178,11 +178,11 @@ impl RawRobot {
 }
 
 /// A number that must be given and lie in a parameter's range.
-fn within(p: &mut Problems, place: &str, value: Option<f64>, range: &Range) -> Option<f64> {
+fn within(p: &mut ConfigErrors, place: &str, value: Option<f64>, range: &Range) -> Option<f64> {
     number(p, place, value, range.min, range.max, range.unit)
 }
 
-fn check_command(p: &mut Problems, raw: RawCommand) -> Option<RobotCommand> {
+fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<RobotCommand> {
     refuse_unknown(p, "command", &raw.unknown);
     let twist_topic = topic_name(p, "command.twist_topic", raw.twist_topic);
     let gripper_topic = topic_name(p, "command.gripper_topic", raw.gripper_topic);
@@ -210,7 +210,7 @@ const ANGULAR: [Range; 3] =
     [ranges::ANGULAR_VELOCITY, ranges::ANGULAR_ACCELERATION, ranges::ANGULAR_JERK];
 
 fn check_group(
-    p: &mut Problems,
+    p: &mut ConfigErrors,
     place: &str,
     raw: RawGroup,
     [v, a, j]: &[Range; 3],
@@ -222,7 +222,11 @@ fn check_group(
     Some(RawMotionLimits { velocity: velocity?, acceleration: acceleration?, jerk: jerk? })
 }
 
-fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<RobotWorkspace> {
+fn check_box(
+    p: &mut ConfigErrors,
+    raw: RawBox,
+    base_frame: Option<&str>,
+) -> Option<RobotWorkspace> {
     refuse_unknown(p, "workspace", &raw.unknown);
     let frame = frame_name(p, "workspace.frame", raw.frame);
     if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame)
@@ -245,7 +249,7 @@ fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<
     })
 }
 
-fn check_gripper(p: &mut Problems, raw: RawRobotGripper) -> RawGripper {
+fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
     refuse_unknown(p, "gripper", &raw.unknown);
     let default = RawGripper::default();
     for (place, value, range) in [

@@ -216,6 +216,9 @@ table! {
         "Time within which faults are counted.";
     "clear_s": Own, Inactive, Float(control.clear_s) in ranges::CLEAR,
         "How long a cause must be gone before motion goes on or a latch may be reset.";
+    "rearm_window_s": Own, Inactive, Float(control.rearm_window_s) in ranges::REARM_WINDOW,
+        "Longest hold after which motion goes on by itself; a longer one withdraws the enabling. \
+        0 withdraws it at once.";
     "unchanged_image.distance": Own, Inactive, Float(control.unchanged_image.distance)
         in ranges::UNCHANGED_DISTANCE,
         "Path the tool may be driven while images arrive that are equal byte for byte. A late \

@@ -12,7 +12,7 @@ use vla_config::{
     resolve_with,
 };
 use vla_control::{
-    MotionLimits, Problems, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits,
+    ConfigErrors, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits,
     RawUnchangedImage, RawWorkspace,
 };
 
@@ -26,14 +26,14 @@ fn config(folder: &str) -> Vec<PathBuf> {
 }
 
 /// The two files merged with the defaults.
-fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, Problems> {
+fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, ConfigErrors> {
     let mut given = Given::default();
     if let [key, _, ..] = policy.unnorm_keys.as_slice() {
         let value = vla_config::Value::Text(key.clone());
         given.insert("unnorm_key", value, vla_config::Origin::CommandLine);
     }
     let files = Files { policy: Some(policy.clone().into()), robot: Some(robot.clone().into()) };
-    resolve_with(&given, &files, Problems::default())
+    resolve_with(&given, &files, ConfigErrors::default())
 }
 
 #[test]
@@ -619,7 +619,7 @@ fn the_rules_between_parameters_allow_exactly_what_they_say() {
         assert!(with(good).is_ok(), "{place}: {}", with(good).unwrap_err());
         let problems = with(bad).unwrap_err();
         assert_eq!(
-            problems.0.iter().map(|problem| problem.place.as_str()).collect::<Vec<_>>(),
+            problems.0.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(),
             [*place],
             "{problems}"
         );

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use vla_config::{Given, LifecycleState, Origin, Remark, Resolved, Value, read_arguments, resolve};
-use vla_control::Problems;
+use vla_control::ConfigErrors;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -18,7 +18,7 @@ fn arguments(list: &[&str]) -> Vec<String> {
 
 /// The configuration of a node `name` with these arguments, or every problem.
 fn node(name: &str, list: &[&str]) -> (Result<Resolved, String>, Vec<Remark>) {
-    let mut problems = Problems::default();
+    let mut problems = ConfigErrors::default();
     let mut all = vec!["--ros-args"];
     all.extend(list);
     let read = read_arguments(&arguments(&all), name, &mut problems);
@@ -327,7 +327,7 @@ fn changes_keep_to_their_time_and_to_the_files() {
 
 #[test]
 fn the_defaults_are_valid_and_move_nothing() {
-    let resolved = resolve(&Given::default(), Problems::default()).unwrap();
+    let resolved = resolve(&Given::default(), ConfigErrors::default()).unwrap();
     assert!(resolved.control.dry_run() && !resolved.values.autostart);
     assert_eq!(resolved.values.policy_hz, 5.0);
     assert!(Path::new(&config("robots")).is_dir());

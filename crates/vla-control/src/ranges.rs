@@ -52,6 +52,8 @@ pub const FAULTS_TO_LATCH: Range = Range::new(1.0, super::config::FAULTS_MAX as 
 pub const FAULT_WINDOW: Range = Range::new(0.1, 3600.0, "s");
 /// How long a cause must be gone.
 pub const CLEAR: Range = Range::new(0.1, 60.0, "s");
+/// Longest hold after which motion goes on by itself.
+pub const REARM_WINDOW: Range = Range::new(0.0, 60.0, "s");
 /// Path that may be driven on an unchanged image.
 pub const UNCHANGED_DISTANCE: Range = Range::new(1e-3, 10.0, "m");
 /// Rotation that may be driven on an unchanged image.

@@ -24,7 +24,7 @@ pub struct Moment<'a> {
     /// The steps that came since the last command; the last of them plays.
     pub came: &'a [Planned],
     /// What the step asks for.
-    pub wished: Twist,
+    pub desired: Twist,
     /// What was aimed at after envelope, step cap, workspace and velocity.
     pub target: Twist,
     /// What would have been published.
@@ -102,10 +102,10 @@ pub fn replay(
             time_s: now as f64 * 1e-9,
             period_s: period as f64 * 1e-9,
             came,
-            wished: output.verdict.wished,
-            target: output.verdict.target,
-            commanded: output.verdict.limited,
-            interventions: output.verdict.interventions,
+            desired: output.motion.desired,
+            target: output.motion.target,
+            commanded: output.motion.limited,
+            interventions: output.motion.interventions,
             gripper_changes: output
                 .events
                 .iter()

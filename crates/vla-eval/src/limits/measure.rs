@@ -157,7 +157,7 @@ impl Group {
         self.asked = (velocity, acceleration);
     }
 
-    fn command(&mut self, wished: V3, commanded: V3, period_s: f64) {
+    fn command(&mut self, desired: V3, commanded: V3, period_s: f64) {
         let acceleration = rate(commanded, self.commanded.0, period_s);
         let jerk = rate(acceleration, self.commanded.1, period_s);
         self.commanded = (commanded, acceleration);
@@ -167,9 +167,9 @@ impl Group {
             jerk: self.peaks.jerk.max(norm(jerk)),
         };
         self.path =
-            (self.path.0 + norm(wished) * period_s, self.path.1 + norm(commanded) * period_s);
+            (self.path.0 + norm(desired) * period_s, self.path.1 + norm(commanded) * period_s);
         for i in 0..3 {
-            self.offset[i] += (wished[i] - commanded[i]) * period_s;
+            self.offset[i] += (desired[i] - commanded[i]) * period_s;
         }
         self.offset_end = norm(self.offset);
         self.offset_max = self.offset_max.max(self.offset_end);
@@ -272,7 +272,7 @@ impl Measure {
                 .map(|before| (planned.at - before) as f64 * 1e-9);
             self.last_asked = Some(planned.at);
             let interval_s = interval.filter(|interval| *interval > 0.0);
-            self.ask(&moment.wished, interval_s, from_rest);
+            self.ask(&moment.desired, interval_s, from_rest);
             if planned.has_gripper {
                 self.ask_gripper(planned.step.gripper);
             }
@@ -280,11 +280,11 @@ impl Measure {
         self.command(&moment);
     }
 
-    fn ask(&mut self, wished: &Twist, interval_s: Option<f64>, from_rest: bool) {
+    fn ask(&mut self, desired: &Twist, interval_s: Option<f64>, from_rest: bool) {
         // From rest the policy's own period is what the arm has.
         let interval_s = interval_s.unwrap_or(self.policy_period_s);
-        self.linear.ask(wished.linear, interval_s, from_rest);
-        self.angular.ask(wished.angular, interval_s, from_rest);
+        self.linear.ask(desired.linear, interval_s, from_rest);
+        self.angular.ask(desired.angular, interval_s, from_rest);
     }
 
     fn ask_gripper(&mut self, value: f64) {
@@ -299,18 +299,18 @@ impl Measure {
         self.commands += 1;
         self.seconds = moment.time_s;
         self.gripper.commanded += moment.gripper_changes;
-        self.linear.command(moment.wished.linear, moment.commanded.linear, moment.period_s);
-        self.angular.command(moment.wished.angular, moment.commanded.angular, moment.period_s);
-        let (wished, target, commanded) =
-            (six(&moment.wished), six(&moment.target), six(&moment.commanded));
+        self.linear.command(moment.desired.linear, moment.commanded.linear, moment.period_s);
+        self.angular.command(moment.desired.angular, moment.commanded.angular, moment.period_s);
+        let (desired, target, commanded) =
+            (six(&moment.desired), six(&moment.target), six(&moment.commanded));
         for i in 0..6 {
             self.peaks[i] =
-                (self.peaks[i].0.max(wished[i].abs()), self.peaks[i].1.max(commanded[i].abs()));
+                (self.peaks[i].0.max(desired[i].abs()), self.peaks[i].1.max(commanded[i].abs()));
         }
         self.count(moment.interventions);
         if let Some(open) = self.open.as_mut() {
             for i in 0..6 {
-                open.clipped[i] |= (wished[i] - target[i]).abs() > CHANGED * wished[i].abs();
+                open.clipped[i] |= (desired[i] - target[i]).abs() > CHANGED * desired[i].abs();
             }
         }
     }

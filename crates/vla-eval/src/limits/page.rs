@@ -32,7 +32,7 @@ impl Curve {
                 let ([x, y, z], [r, p, w]) = (twist.linear, twist.angular);
                 [x, y, z, r, p, w]
             };
-            self.points.push((moment.time_s, six(moment.wished), six(moment.commanded)));
+            self.points.push((moment.time_s, six(moment.desired), six(moment.commanded)));
         }
         self.seen += 1;
         if self.points.len() > POINTS {

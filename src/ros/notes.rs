@@ -1,0 +1,69 @@
+//! Explanations of the node's present troubles, for `~/status` and `/diagnostics`.
+
+use super::{
+    log::{self, Severity},
+    messages::Hints,
+};
+
+/// The newest refusal of each kind; `None` when the newest input of that kind was accepted.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Why the last lifecycle transition failed.
+    pub transition: Option<String>,
+    /// Why the last instruction was refused.
+    pub instruction: Option<String>,
+    /// Why the last `ee_pose` was refused, and whether its content was the reason (frame, numbers).
+    pub pose: Option<(bool, String)>,
+    /// Why the last image was refused, and whether its encoding or size is unsupported.
+    pub image: Option<(bool, String)>,
+    /// Why the policy's last result was refused, and whether a token was no action.
+    pub policy: Option<(bool, String)>,
+}
+
+impl Notes {
+    /// The facts that make a general cause of the control core exact.
+    pub fn hints(&self) -> Hints {
+        Hints {
+            image_refused: self.image.as_ref().map(|(unsupported, _)| *unsupported),
+            instruction_refused: self.instruction.is_some(),
+            non_action_token: self.policy.as_ref().is_some_and(|(non_action, _)| *non_action),
+            pose_refused: self.pose.as_ref().is_some_and(|(content, _)| *content),
+        }
+    }
+
+    /// All notes in one text, to be appended to the cause in `Status.detail`.
+    pub fn text(&self) -> String {
+        let all = [
+            ("", self.transition.as_deref()),
+            ("instruction refused: ", self.instruction.as_deref()),
+            ("image refused: ", self.image.as_ref().map(|(_, text)| text.as_str())),
+            ("policy: ", self.policy.as_ref().map(|(_, text)| text.as_str())),
+            ("", self.pose.as_ref().map(|(_, text)| text.as_str())),
+        ];
+        let present = all.iter().filter_map(|(what, note)| Some(format!("{what}{}", (*note)?)));
+        present.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Sets a note and logs it when it is new: a camera that is always wrong does not fill the log.
+    pub fn set(place: &mut Option<(bool, String)>, flag: bool, text: String, what: &'static str) {
+        if place.as_ref().is_none_or(|(_, old)| *old != text) {
+            log::limited(Severity::Warn, what, format!("{what}: {text}"));
+        }
+        *place = Some((flag, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_joined_in_order() {
+        let mut notes = Notes::default();
+        assert_eq!(notes.text(), "");
+        notes.policy = Some((true, "token 13".into()));
+        notes.instruction = Some("too long".into());
+        assert_eq!(notes.text(), "instruction refused: too long; policy: token 13");
+        assert!(notes.hints().non_action_token && notes.hints().instruction_refused);
+    }
+}

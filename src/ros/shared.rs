@@ -1,0 +1,32 @@
+//! What the components of the node share on the executor thread.
+
+use super::{PolicyFactory, ResolvedConfig, metrics::NodeMetrics, notes::Notes};
+use crate::runtime::{NodeClock, Runtime};
+use vla_control::time::{Clock, Instant, Stamp};
+use vla_inference::policy::PolicyInfo;
+
+/// Passed to each component's methods; a component's own state is in the component.
+pub(super) struct Shared {
+    pub clock: NodeClock,
+    pub runtime: Runtime,
+    /// Parameters and files, merged and validated.
+    pub parameters: ResolvedConfig,
+    /// Makes the loader of the policy.
+    pub factory: PolicyFactory,
+    /// The loaded policy.
+    pub policy: Option<PolicyInfo>,
+    pub notes: Notes,
+    pub metrics: NodeMetrics,
+}
+
+impl Shared {
+    /// Now on the steady clock.
+    pub fn now(&self) -> Instant {
+        self.clock.steady()
+    }
+
+    /// Now in ROS time.
+    pub fn ros_now(&self) -> Stamp {
+        self.clock.ros()
+    }
+}

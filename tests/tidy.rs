@@ -1,0 +1,48 @@
+//! Line width and the words that were replaced: see ARCHITECTURE.md, "Terms".
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Command;
+
+/// Columns of source code. Markdown tables and data files are exempt.
+const WIDTH: usize = 100;
+
+/// Tracked files, or nothing where this is no git checkout (a source archive).
+fn tracked() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let Ok(output) = output else { return Vec::new() };
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn is_source(name: &str, text: &str) -> bool {
+    let endings = [".rs", ".py", ".sh", ".cpp", ".hpp", ".h"];
+    endings.iter().any(|ending| name.ends_with(ending))
+        || text.starts_with("#!/usr/bin/env python")
+        || text.starts_with("#!/usr/bin/env bash")
+}
+
+#[test]
+fn no_line_of_code_is_wider_than_100_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wide = Vec::new();
+    let mut read = 0;
+    for name in tracked().iter().filter(|name| !name.starts_with("tests/data/")) {
+        let Ok(text) = std::fs::read_to_string(root.join(name)) else { continue };
+        if !is_source(name, &text) {
+            continue;
+        }
+        read += 1;
+        for (index, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > WIDTH {
+                wide.push(format!("{name}:{}: {columns} columns", index + 1));
+            }
+        }
+    }
+    assert!(read == 0 || read > 300, "only {read} source files were found");
+    assert!(wide.is_empty(), "wrap these lines:\n{}", wide.join("\n"));
+}
