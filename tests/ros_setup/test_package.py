@@ -1,5 +1,6 @@
 """What ROS tools read: manifests, messages and the launch file."""
 
+import os
 import re
 import sys
 import tempfile
@@ -236,6 +237,76 @@ class LaunchFile(unittest.TestCase):
         self.assertEqual(
             {argument.name for argument in description.get_launch_arguments()}, set(self.arguments)
         )
+
+
+class RealLaunch(unittest.TestCase):
+    """`ros2 launch` itself, with a node that prints its arguments."""
+
+    def arguments(self, file, *given):
+        try:
+            import launch_ros  # noqa: F401
+            import ros2launch  # noqa: F401
+        except ImportError:
+            self.skipTest("ros2 launch is not among the wheels; a sourced ROS 2 has it")
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = pathlib.Path(folder)
+            index = prefix / "share/ament_index/resource_index/packages"
+            node = prefix / "lib/openvla_tt/vla_node"
+            for made in (index, node.parent, prefix / "share/openvla_tt"):
+                made.mkdir(parents=True)
+            (index / "openvla_tt").touch()
+            (prefix / "share/openvla_tt/launch").symlink_to(ROOT / "launch")
+            node.write_text('#!/bin/sh\nfor a in "$@"; do printf "[%s]" "$a"; done; echo\n')
+            node.chmod(0o755)
+            path = f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}"
+            main = (
+                "import sys; from ros2cli.cli import main; sys.argv[0] = 'ros2'; sys.exit(main())"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", main, "launch", ROOT / "launch" / file, *given],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "AMENT_PREFIX_PATH": path, "ROS_LOG_DIR": folder},
+                timeout=60,
+            )
+        (line,) = re.findall(r"^\[vla_node-1\] (\[.*)$", done.stdout, re.M)
+        return re.findall(r"\[([^]]*)\]", line)
+
+    def test_nothing_is_passed_on_that_was_not_given(self):
+        arguments = self.arguments("vla.launch.yaml", "checkpoint:=/k")
+        self.assertEqual(
+            [rule for flag, rule in zip(arguments, arguments[1:]) if flag == "-p"],
+            ["checkpoint:=/k"],
+        )
+        rules = [rule for flag, rule in zip(arguments, arguments[1:]) if flag == "-r"]
+        self.assertEqual(rules, ["__node:=vla", "__ns:=/"])
+        self.assertEqual(arguments[arguments.index("--log-level") + 1], "vla:=info")
+
+    def test_what_was_given_is_passed_on(self):
+        arguments = self.arguments(
+            "vla.launch.yaml",
+            "checkpoint:=/k",
+            "dry_run:=false",
+            "observation_timeout_s:=0.2",
+            "namespace:=/robot1",
+            "name:=arm",
+            "image_topic:=/cam/compressed",
+            "twist_topic:=/tw",
+            "params_file:=/no/such.yaml",
+            "log_level:=debug",
+        )
+        for wanted in (
+            "dry_run:=False",
+            "observation_timeout_s:=0.2",
+            "__ns:=/robot1",
+            "__node:=arm",
+            "image:=/cam",
+            "image/compressed:=/cam/compressed",
+            "~/command/twist:=/tw",
+            "robot1.arm:=debug",
+        ):
+            self.assertIn(wanted, arguments)
+        self.assertEqual(arguments[arguments.index("--params-file") + 1], "/no/such.yaml")
 
 
 class ReplayLaunchFile(unittest.TestCase):
