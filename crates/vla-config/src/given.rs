@@ -209,7 +209,7 @@ fn take_files(
     for (path, sections) in files {
         let (taken, left): (Vec<&Section>, Vec<&Section>) =
             sections.iter().partition(|section| applies(&section.node, node));
-        let taken: Vec<String> = taken.into_iter().map(|section| shown(section)).collect();
+        let taken: Vec<String> = taken.into_iter().map(shown).collect();
         let left: Vec<&str> = left.iter().map(|section| section.node.as_str()).collect();
         let path = path.display();
         let other = if left.is_empty() {
