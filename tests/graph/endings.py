@@ -16,12 +16,12 @@ import time
 
 import numpy
 import peer
-from peer import KIT, POLICY_FILE, STOP_S, NodeProcess, Peer, kit_cases
+from peer import KIT, STOP_S, NodeProcess, Peer, kit_cases, slow_policy_file
 
 # Time for the signal, the executor's turn, one nap of this peer and a busy machine.
 SLACK_S = 0.3
-# Speed from which an ending counts as one at speed, m/s.
-FAST = 0.2
+# A case with a long step, at a rate that a busy machine keeps, and almost its speed in m/s.
+CASE, HZ, FAST = 8, 2.0, 0.09
 PARENT = """
 import os, subprocess, sys, time
 environment = dict(os.environ, OPENVLA_TT_PARENT_PID=str(os.getpid()))
@@ -29,15 +29,18 @@ child = subprocess.Popen(sys.argv[1:], env=environment, stdin=subprocess.DEVNULL
 print(child.pid, flush=True)
 time.sleep(600)
 """
+# A busy machine is no failure here: the robot only has to be in motion when the node is ended.
 SETTINGS = dict(
     checkpoint=str(KIT / "ckpt"),
-    policy_file=POLICY_FILE,
+    policy_file=slow_policy_file(tempfile.mkdtemp(), HZ),
     unnorm_key="bridge_orig",
     autostart=True,
     dry_run=False,
     overrun_s=0.4,
-    observation_timeout_s=2.0,
-    inference_timeout_s=5.0,
+    observation_timeout_s=10.0,
+    stamp_past_tolerance_s=5.0,
+    inference_timeout_s=20.0,
+    inference_niceness=0,
 )
 ROWS = []
 
@@ -178,16 +181,17 @@ def speed(twist):
 
 
 def ending(graph, executable, log, name, how, end, ramps, status):
-    graph.until("the node before is gone", lambda: not graph.node.count_publishers("vla/status"))
+    gone = lambda: not graph.node.count_publishers("vla/status")
+    graph.until("the node before is gone", gone, 30.0)
     graph.forget()
     started = Started(executable, log, how)
     try:
-        graph.run(kit_cases()[0])
-        graph.until("full speed", lambda: FAST <= speed(graph.twists[-1][1]))
+        graph.run(kit_cases()[CASE])
+        graph.until("full speed", lambda: FAST <= speed(graph.twists[-1][1]), 60.0)
         before = speed(graph.twists[-1][1])
         at = time.monotonic()
         end(started)
-        graph.until("the node has ended", lambda: not started.alive())
+        graph.until("the node has ended", lambda: not started.alive(), 30.0)
         graph.spin(0.1)
         last = speed(graph.twists[-1][1])
         ended = started.node.process.wait() if not started.parent else None

@@ -42,8 +42,7 @@ def answers(executable, logs, folder, device, cases):
         graph.film(pixels(cases[0]))
         graph.say(cases[0]["instruction"])
         graph.until("active", graph.in_state("IDLE", "RUNNING", "HOLDING"), timeout=600.0)
-        answer = graph.enable()
-        assert answer.success, answer.message
+        graph.enable_when_possible()
         for case in cases:
             graph.film(pixels(case))
             before = len(graph.actions)

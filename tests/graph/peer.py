@@ -49,15 +49,16 @@ VELOCITY, ACCELERATION, JERK = (0.25, 0.6), (1.0, 3.0), (10.0, 30.0)
 STOP_S = max(v / a + a / j for v, a, j in zip(VELOCITY, ACCELERATION, JERK)) + 0.02
 
 
-def slow_policy_file(folder):
-    """The kit's policy file at 1 Hz.
+def slow_policy_file(folder, hz=1.0):
+    """The kit's policy file at another rate.
 
-    An action is held for a second, so that the command reaches it also where inference is slow.
+    At 1 Hz an action is held for a second, so that the command reaches it also where inference is
+    slow.
     """
     text = pathlib.Path(POLICY_FILE).read_text()
     assert "policy_hz: 5.0" in text
     path = pathlib.Path(folder) / "policy.yaml"
-    path.write_text(text.replace("policy_hz: 5.0", "policy_hz: 1.0"))
+    path.write_text(text.replace("policy_hz: 5.0", f"policy_hz: {hz}"))
     return str(path)
 
 
@@ -373,7 +374,7 @@ class Peer:
         self.until("active", self.in_state("IDLE", "RUNNING", "HOLDING"), 60.0)
         if enable:
             self.enable_when_possible()
-            self.until("moving", lambda: self.state == "RUNNING" and self.moving())
+            self.resume()
 
     def steady(self, wanted, timeout=10.0):
         """Waits until the command is the wanted twist."""
