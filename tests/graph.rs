@@ -85,6 +85,11 @@ fn instructions_of_every_qos_arrive() {
 }
 
 #[test]
+fn the_configuration_holds() {
+    scenario("config", NODE);
+}
+
+#[test]
 fn bad_parameters_are_refused_with_a_list() {
     let output = refused(&[
         "--ros-args",

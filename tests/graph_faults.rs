@@ -10,7 +10,7 @@ mod ros_support;
 
 use std::{io::Write, process::Stdio, time::Duration};
 
-use openvla_tt::ros::{Parameters, checkpoint_policy, start};
+use openvla_tt::ros::{ResolvedConfig, checkpoint_policy, start};
 use openvla_tt::runtime::Loader;
 use vla_inference::observation::RgbImage;
 use vla_inference::policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo};
@@ -66,7 +66,7 @@ impl Policy for Faulty {
     }
 }
 
-fn faulty(parameters: &Parameters) -> Loader {
+fn faulty(parameters: &ResolvedConfig) -> Loader {
     let load = checkpoint_policy(parameters);
     Box::new(move || Ok(Box::new(Faulty(load()?))))
 }

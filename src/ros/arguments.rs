@@ -5,9 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use r2r::ParameterValue;
-
-use super::{NodeError, PolicyFactory, RawParameters, TABLE, node::VlaNode, signals::StopSignals};
+use super::{NodeError, PolicyFactory, node::VlaNode, signals::StopSignals};
 
 const USAGE: &str = "\
 vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
@@ -19,7 +17,7 @@ usage: vla_node [--ros-args -p PARAMETER:=VALUE ... -r FROM:=TO ... --params-fil
   dry_run false, the node active (a lifecycle manager, or autostart), and a call of ~/enable.
 
 subscribes   image (or image/compressed), instruction, ee_pose (when a workspace is set)
-publishes    ~/command/twist, ~/command/gripper, ~/action, ~/status, /diagnostics
+publishes    ~/command/twist and ~/command/gripper, or the topics of robot_file; ~/action, ~/status, /diagnostics
 services     ~/enable, ~/estop, ~/reset, and those of a managed (lifecycle) node
 exit status  0 stopped as asked, 1 failed while running, 2 wrong arguments or parameters
 
@@ -27,20 +25,7 @@ parameters (name, default, meaning):
 ";
 
 fn usage() -> String {
-    let defaults = RawParameters::default();
-    let mut text = String::from(USAGE);
-    for spec in TABLE {
-        let default = match defaults.get(spec.name) {
-            ParameterValue::NotSet => "unset".into(),
-            ParameterValue::Bool(value) => value.to_string(),
-            ParameterValue::Integer(value) => value.to_string(),
-            ParameterValue::Double(value) => format!("{value:?}"),
-            ParameterValue::String(value) => format!("\"{value}\""),
-            other => format!("{other:?}"),
-        };
-        text.push_str(&format!("  {:<28} {default:<12} {}\n", spec.name, spec.about));
-    }
-    text
+    format!("{USAGE}{}", vla_config::help())
 }
 
 /// What the arguments ask for.
@@ -162,6 +147,8 @@ mod tests {
     #[test]
     fn help_names_every_parameter() {
         let text = usage();
-        assert!(TABLE.iter().all(|spec| text.contains(spec.name) && text.contains(spec.about)));
+        assert!(
+            vla_config::TABLE.iter().all(|row| text.contains(row.name) && text.contains(row.text))
+        );
     }
 }

@@ -130,7 +130,7 @@ fn inference(node: &str, shared: &Shared, status: &Status) -> DiagnosticStatus {
         ("image to action p99 [ms]", milliseconds(&metrics.latencies, 0.99)),
         (
             "draft tokens accepted",
-            format!("{} of {}", metrics.draft.accepted, metrics.draft.offered),
+            format!("{} of {}", metrics.draft.accepted, metrics.draft.drafted),
         ),
         ("device", device),
     ];

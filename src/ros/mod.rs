@@ -10,19 +10,18 @@
 //! state; what several of them need is in [`shared::Shared`].
 
 mod arguments;
+mod config;
 mod diagnostics;
 mod inbox;
 mod instruction;
 mod lifecycle;
 mod log;
-mod meaning;
 mod messages;
 mod metrics;
 mod names;
 mod node;
 mod notes;
 mod parameter_services;
-mod parameters;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;
@@ -35,8 +34,7 @@ mod topics;
 mod transitions;
 
 pub use arguments::{run, start};
-pub use meaning::Files;
-pub use parameters::{ImageTransport, ParameterProblems, Parameters, RawParameters, TABLE};
+pub use config::{ImageTransport, ParameterProblems, ResolvedConfig};
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
@@ -45,11 +43,11 @@ use vla_inference::policy::{MeshChoices, PolicyOptions, PolicySource, load_polic
 
 /// Makes the loader of the policy that the parameters describe: [`checkpoint_policy`], or another
 /// in tests.
-pub type PolicyFactory = fn(&Parameters) -> Loader;
+pub type PolicyFactory = fn(&ResolvedConfig) -> Loader;
 
 /// Loads the checkpoint named by the parameters.
 #[must_use]
-pub fn checkpoint_policy(parameters: &Parameters) -> Loader {
+pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
     let parameters = parameters.clone();
     Box::new(move || {
         if parameters.checkpoint.as_os_str().is_empty() {

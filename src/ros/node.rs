@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use r2r::{QosProfile, rcl_interfaces::msg::Log};
 
 use super::{
-    NodeError, ParameterProblems, Parameters, PolicyFactory, RawParameters,
+    NodeError, PolicyFactory, ResolvedConfig,
     inbox::publish,
+    lifecycle::State,
     log,
     messages::CommandPublishers,
     metrics::NodeMetrics,
@@ -23,6 +24,7 @@ use super::{
     transitions::LifecycleManager,
 };
 use crate::runtime::{NodeClock, Runtime, flight_recorder, wait_until};
+use vla_config::{CommandTopics, LifecycleState, Remark};
 use vla_control::time::Clock;
 
 /// Longest wait for a message, and thereby the longest delay until a change of state is published.
@@ -57,9 +59,16 @@ impl VlaNode {
         let freed = shared_memory::remove_abandoned_segments();
         let mut ros = r2r::Node::create(context, "vla", "").map_err(failed("the node"))?;
         let name = ros.fully_qualified_name().map_err(failed("the node"))?;
-        let (raw, parameters) = read_parameters(&ros)?;
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let (parameters, remarks) = ResolvedConfig::read(&arguments, &name)?;
         let clock = NodeClock::new(parameters.use_sim_time);
         init_log(&mut ros, &clock)?;
+        for remark in remarks {
+            match remark {
+                Remark::Info(text) => log::info(text),
+                Remark::Warning(text) => log::warn(text),
+            }
+        }
         if 0 < freed {
             log::info(format!("freed {freed} bytes of shared memory left by killed processes"));
         }
@@ -88,7 +97,6 @@ impl VlaNode {
         let shared = Shared {
             clock,
             runtime,
-            raw,
             parameters,
             factory,
             policy: None,
@@ -166,12 +174,16 @@ impl VlaNode {
 
     fn serve_parameters(&mut self) {
         let shared = &mut self.shared;
-        let may_change = self.lifecycle.is_unconfigured();
-        if let Some((raw, parameters)) =
-            self.parameter_services.serve(&shared.raw, &shared.parameters, may_change)
-        {
-            shared.raw = raw;
-            shared.parameters = parameters;
+        let state = match self.lifecycle.state() {
+            State::Unconfigured => LifecycleState::Unconfigured,
+            State::Inactive if shared.runtime.at_rest() => LifecycleState::Inactive,
+            _ => LifecycleState::Other,
+        };
+        if let Some(changed) = self.parameter_services.serve(&shared.parameters, state) {
+            if state == LifecycleState::Inactive {
+                shared.runtime.configure_control(changed.control);
+            }
+            shared.parameters = changed;
         }
     }
 
@@ -209,13 +221,13 @@ fn init_log(ros: &mut r2r::Node, clock: &NodeClock) -> Result<(), NodeError> {
 
 fn create_commands(
     ros: &mut r2r::Node,
-    parameters: &Parameters,
+    parameters: &ResolvedConfig,
     names: &Names,
     topics: &mut TopicMonitor,
 ) -> Result<CommandPublishers, NodeError> {
     let qos = || QosProfile::default().keep_last(1).reliable();
-    let (twist, twist_type) = ("~/command/twist", "geometry_msgs/msg/TwistStamped");
-    let (gripper, gripper_type) = ("~/command/gripper", "std_msgs/msg/Float64");
+    let CommandTopics { twist, gripper } = &parameters.command_topics;
+    let (twist_type, gripper_type) = ("geometry_msgs/msg/TwistStamped", "std_msgs/msg/Float64");
     topics.watch(names, "twist command", twist, twist_type, Role::Output, qos());
     topics.watch(names, "gripper command", gripper, gripper_type, Role::Output, qos());
     Ok(CommandPublishers {
@@ -229,19 +241,8 @@ fn create_commands(
 /// tell, one is assumed.
 fn is_subscribed(
     twist: &r2r::Publisher<r2r::geometry_msgs::msg::TwistStamped>,
-    parameters: &Parameters,
+    parameters: &ResolvedConfig,
 ) -> bool {
     parameters.control.dry_run()
         || twist.get_inter_process_subscription_count().map_or(true, |count| 0 < count)
-}
-
-/// The parameters that ROS was given for this node, validated.
-fn read_parameters(ros: &r2r::Node) -> Result<(RawParameters, Parameters), ParameterProblems> {
-    let mut problems = Vec::new();
-    let given = ros.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let raw = RawParameters::read(
-        given.iter().map(|(name, parameter)| (name.as_str(), &parameter.value)),
-        &mut problems,
-    );
-    raw.validate(problems).map(|parameters| (raw, parameters))
 }

@@ -1,41 +1,29 @@
 //! The parameter services, so that `ros2 param` works. r2r's own accept any name and value at any
-//! time; ours keep to the table.
+//! time; these keep to the table of `vla-config`.
 //!
-//! Parameters take effect when the node is configured, so they may be set while it is unconfigured,
-//! and only to a set that is valid as a whole.
+//! Each parameter has its time: given at start, changed while unconfigured, or also while inactive.
+//! A set of changes is taken only when the whole configuration is valid with it.
 
 use r2r::{
-    ParameterValue, ServiceRequest,
+    ServiceRequest,
     rcl_interfaces::{
-        msg::{self, ListParametersResult, ParameterDescriptor, SetParametersResult},
+        msg::{
+            self, FloatingPointRange, IntegerRange, ListParametersResult, ParameterDescriptor,
+            SetParametersResult,
+        },
         srv::{
             DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters,
             SetParametersAtomically,
         },
     },
 };
+use vla_config::{Change, LifecycleState, TABLE, Type, Value, parameter};
 
 use super::{
-    NodeError, Parameters, RawParameters, TABLE,
+    NodeError, ResolvedConfig,
     inbox::{Inbox, answer, serve},
     messages::text,
 };
-
-/// Parameters that shape topics and threads, which exist already when a service can be called.
-const FIXED: [&str; 12] = [
-    "command_rate_hz",
-    "record_directory",
-    "policy_file",
-    "robot_file",
-    "image_transport",
-    "frame_id",
-    "use_sim_time",
-    "control_priority",
-    "inference_niceness",
-    "workspace.min",
-    "workspace.max",
-    "autostart",
-];
 
 pub(super) struct ParameterServices {
     get: Inbox<ServiceRequest<GetParameters::Service>>,
@@ -58,17 +46,18 @@ impl ParameterServices {
         })
     }
 
-    /// Answers what waits; returns the new parameters when they were changed.
+    /// Answers what waits; returns the new configuration when parameters were changed.
     pub fn serve(
         &mut self,
-        raw: &RawParameters,
-        parameters: &Parameters,
-        may_change: bool,
-    ) -> Option<(RawParameters, Parameters)> {
-        let mut changed: Option<(RawParameters, Parameters)> = None;
+        config: &ResolvedConfig,
+        state: LifecycleState,
+    ) -> Option<ResolvedConfig> {
+        let mut changed: Option<ResolvedConfig> = None;
         let mut set = |wanted: &[msg::Parameter]| -> Result<(), String> {
-            let newest = changed.as_ref().map_or(raw, |(raw, _)| raw);
-            changed = Some(attempt(newest, wanted, may_change)?);
+            let newest = changed.as_ref().unwrap_or(config);
+            let wanted: Vec<(String, Value)> =
+                wanted.iter().map(|p| (p.name.clone(), value(&p.value))).collect();
+            changed = Some(newest.with(&wanted, state)?);
             Ok(())
         };
         while let Some(request) = self.set.next() {
@@ -81,19 +70,15 @@ impl ParameterServices {
             let outcome = set(&request.message.parameters);
             answer(request, SetParametersAtomically::Response { result: result(outcome) });
         }
-        // What holds is shown: what the files say included.
-        let (raw, parameters) =
-            changed.as_ref().map_or((raw, parameters), |(raw, parameters)| (raw, parameters));
+        // The values that hold, those of the files included.
+        let shown = changed.as_ref().unwrap_or(config);
         while let Some(request) = self.get.next() {
-            let shown = raw.settled(parameters);
             let values =
                 request.message.names.iter().map(|name| message(shown.get(name))).collect();
             answer(request, GetParameters::Response { values });
         }
         while let Some(request) = self.types.next() {
-            let shown = raw.settled(parameters);
-            let types =
-                request.message.names.iter().map(|name| message(shown.get(name)).type_).collect();
+            let types = request.message.names.iter().map(|name| type_code(name)).collect();
             answer(request, GetParameterTypes::Response { types });
         }
         while let Some(request) = self.list.next() {
@@ -101,36 +86,11 @@ impl ParameterServices {
             answer(request, ListParameters::Response { result });
         }
         while let Some(request) = self.describe.next() {
-            let shown = raw.settled(parameters);
-            let descriptors =
-                request.message.names.iter().map(|name| descriptor(name, &shown)).collect();
+            let descriptors = request.message.names.iter().map(|name| descriptor(name)).collect();
             answer(request, DescribeParameters::Response { descriptors });
         }
         changed
     }
-}
-
-/// The parameters with those wanted, when that is allowed and valid as a whole.
-fn attempt(
-    raw: &RawParameters,
-    wanted: &[msg::Parameter],
-    may_change: bool,
-) -> Result<(RawParameters, Parameters), String> {
-    if !may_change {
-        return Err(
-            "parameters can be changed only while the node is unconfigured; clean it up first"
-                .into(),
-        );
-    }
-    let (mut candidate, mut problems) = (raw.clone(), Vec::new());
-    for parameter in wanted {
-        if FIXED.contains(&parameter.name.as_str()) {
-            return Err(format!("{}: can be given only when the node is started", parameter.name));
-        }
-        candidate.set(&parameter.name, &value(&parameter.value), &mut problems);
-    }
-    let parameters = candidate.validate(problems).map_err(|problems| problems.one_line())?;
-    Ok((candidate, parameters))
 }
 
 fn result(outcome: Result<(), String>) -> SetParametersResult {
@@ -140,35 +100,45 @@ fn result(outcome: Result<(), String>) -> SetParametersResult {
     }
 }
 
-fn value(message: &msg::ParameterValue) -> ParameterValue {
+fn value(message: &msg::ParameterValue) -> Value {
     match message.type_ {
-        1 => ParameterValue::Bool(message.bool_value),
-        2 => ParameterValue::Integer(message.integer_value),
-        3 => ParameterValue::Double(message.double_value),
-        4 => ParameterValue::String(message.string_value.clone()),
-        5 => ParameterValue::ByteArray(message.byte_array_value.clone()),
-        6 => ParameterValue::BoolArray(message.bool_array_value.clone()),
-        7 => ParameterValue::IntegerArray(message.integer_array_value.clone()),
-        8 => ParameterValue::DoubleArray(message.double_array_value.clone()),
-        9 => ParameterValue::StringArray(message.string_array_value.clone()),
-        _ => ParameterValue::NotSet,
+        1 => Value::Bool(message.bool_value),
+        2 => Value::Integer(message.integer_value),
+        3 => Value::Float(message.double_value),
+        4 => Value::Text(message.string_value.clone()),
+        5 => Value::Other(format!("{:?}", message.byte_array_value)),
+        6 => Value::Other(format!("{:?}", message.bool_array_value)),
+        7 => Value::Integers(message.integer_array_value.clone()),
+        8 => Value::Floats(message.double_array_value.clone()),
+        9 => Value::Other(format!("{:?}", message.string_array_value)),
+        _ => Value::NotSet,
     }
 }
 
 /// The table holds five of ROS's nine types.
-fn message(value: ParameterValue) -> msg::ParameterValue {
+fn message(value: Value) -> msg::ParameterValue {
     let mut message = msg::ParameterValue::default();
     match value {
-        ParameterValue::Bool(value) => (message.type_, message.bool_value) = (1, value),
-        ParameterValue::Integer(value) => (message.type_, message.integer_value) = (2, value),
-        ParameterValue::Double(value) => (message.type_, message.double_value) = (3, value),
-        ParameterValue::String(value) => (message.type_, message.string_value) = (4, text(&value)),
-        ParameterValue::DoubleArray(value) => {
-            (message.type_, message.double_array_value) = (8, value)
-        }
+        Value::Bool(value) => (message.type_, message.bool_value) = (1, value),
+        Value::Integer(value) => (message.type_, message.integer_value) = (2, value),
+        Value::Float(value) => (message.type_, message.double_value) = (3, value),
+        Value::Text(value) => (message.type_, message.string_value) = (4, text(&value)),
+        Value::Floats(value) => (message.type_, message.double_array_value) = (8, value),
         _ => {}
     }
     message
+}
+
+/// `rcl_interfaces/ParameterType` of a name; 0 for an unknown one.
+fn type_code(name: &str) -> u8 {
+    match parameter(name).map(vla_config::Parameter::kind) {
+        Some(Type::Bool) => 1,
+        Some(Type::Integer) => 2,
+        Some(Type::Double) => 3,
+        Some(Type::Text) => 4,
+        Some(Type::Doubles) => 8,
+        None => 0,
+    }
 }
 
 fn list(prefixes: &[String], depth: u64) -> ListParametersResult {
@@ -193,16 +163,31 @@ fn list(prefixes: &[String], depth: u64) -> ListParametersResult {
     ListParametersResult { names: names.into_iter().map(str::to_owned).collect(), prefixes: found }
 }
 
-fn descriptor(name: &str, shown: &RawParameters) -> ParameterDescriptor {
-    let Some(spec) = TABLE.iter().find(|spec| spec.name == name) else {
+#[allow(clippy::cast_possible_truncation)] // the table's integer ranges are whole numbers
+fn descriptor(name: &str) -> ParameterDescriptor {
+    let Some(row) = parameter(name) else {
         return ParameterDescriptor { name: text(name), ..ParameterDescriptor::default() };
     };
+    let (mut floating_point_range, mut integer_range) = (Vec::new(), Vec::new());
+    match (row.kind(), row.bounds()) {
+        (Type::Integer, Some((from, to))) => integer_range.push(IntegerRange {
+            from_value: from as i64,
+            to_value: to as i64,
+            step: 1,
+        }),
+        (Type::Double | Type::Doubles, Some((from_value, to_value))) => {
+            floating_point_range.push(FloatingPointRange { from_value, to_value, step: 0.0 });
+        }
+        _ => {}
+    }
     ParameterDescriptor {
         name: name.to_owned(),
-        type_: message(shown.get(name)).type_,
-        description: spec.about.to_owned(),
-        additional_constraints: "Takes effect when the node is configured.".into(),
-        read_only: FIXED.contains(&name),
+        type_: type_code(name),
+        description: row.description(),
+        additional_constraints: format!("May change {}.", row.change.text()),
+        read_only: row.change == Change::Start,
+        floating_point_range,
+        integer_range,
         ..ParameterDescriptor::default()
     }
 }
@@ -212,30 +197,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parameter(name: &str, value: ParameterValue) -> msg::Parameter {
-        msg::Parameter { name: name.into(), value: message(value) }
+    #[test]
+    fn descriptors_have_ranges_and_types() {
+        let velocity = descriptor("limits.linear.velocity");
+        let range = &velocity.floating_point_range[0];
+        assert_eq!((range.from_value, range.to_value), (0.001, 3.0));
+        assert!(velocity.description.contains("Unit: m/s; 0.001..3."));
+        assert_eq!((descriptor("workspace.min").type_, velocity.read_only), (8, false));
+        let priority = descriptor("control_priority");
+        assert_eq!((priority.integer_range[0].to_value, priority.read_only), (99, true));
+        for row in TABLE {
+            let shown = descriptor(row.name);
+            let ranges = shown.floating_point_range.len() + shown.integer_range.len();
+            assert_eq!(ranges, usize::from(row.range.is_some()), "{}", row.name);
+        }
     }
 
     #[test]
-    fn only_a_set_that_is_valid_as_a_whole_is_taken() {
-        let raw = RawParameters::default();
-        let pair = [
-            parameter("pause_s", ParameterValue::Double(1.0)),
-            parameter("overrun_s", ParameterValue::Double(0.001)),
-        ];
-        assert!(attempt(&raw, &pair, true).is_err_and(|reason| reason.contains("overrun_s")));
-        assert!(
-            attempt(&raw, &pair[..1], false).is_err_and(|reason| reason.contains("unconfigured"))
-        );
-        let (changed, _) = attempt(&raw, &pair[..1], true).unwrap();
-        assert_eq!(changed.get("pause_s"), ParameterValue::Double(1.0));
-        for (name, value) in [("frame_id", "tool0"), ("record_directory", "x"), ("robot_file", "x")]
-        {
-            let fixed = [parameter(name, ParameterValue::String(value.into()))];
-            assert!(
-                attempt(&raw, &fixed, true).is_err_and(|reason| reason.contains("started")),
-                "{name}"
-            );
+    fn values_pass_both_ways() {
+        for row in TABLE {
+            let shown = row.get(&vla_config::Values::default());
+            assert_eq!(value(&message(shown.clone())), shown, "{}", row.name);
+            assert_eq!(message(shown).type_, type_code(row.name), "{}", row.name);
         }
     }
 

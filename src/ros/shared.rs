@@ -1,6 +1,6 @@
 //! What the components of the node share on the executor thread.
 
-use super::{Parameters, PolicyFactory, RawParameters, metrics::NodeMetrics, notes::Notes};
+use super::{PolicyFactory, ResolvedConfig, metrics::NodeMetrics, notes::Notes};
 use crate::runtime::{NodeClock, Runtime};
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_inference::policy::PolicyInfo;
@@ -9,10 +9,8 @@ use vla_inference::policy::PolicyInfo;
 pub(super) struct Shared {
     pub clock: NodeClock,
     pub runtime: Runtime,
-    /// Parameters as given.
-    pub raw: RawParameters,
-    /// Parameters as validated.
-    pub parameters: Parameters,
+    /// Parameters and files, merged and validated.
+    pub parameters: ResolvedConfig,
     /// Makes the loader of the policy.
     pub factory: PolicyFactory,
     /// The loaded policy.

@@ -8,7 +8,7 @@ use r2r::{
 };
 
 use super::{
-    ImageTransport, NodeError, Parameters,
+    ImageTransport, NodeError, ResolvedConfig,
     inbox::{Inbox, subscribe},
     instruction::InstructionSubscription,
     log::{self, Severity},
@@ -50,7 +50,7 @@ impl Subscriptions {
     /// Subscribes, and registers each topic for monitoring.
     pub fn create(
         node: &mut r2r::Node,
-        parameters: &Parameters,
+        parameters: &ResolvedConfig,
         names: &Names,
         monitor: &mut TopicMonitor,
     ) -> Result<Self, NodeError> {

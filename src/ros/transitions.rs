@@ -100,10 +100,6 @@ impl LifecycleManager {
         self.machine.state()
     }
 
-    pub fn is_unconfigured(&self) -> bool {
-        self.state() == State::Unconfigured
-    }
-
     /// Shuts down from any state, because the process ends: motion comes to rest, and the work
     /// under way is abandoned.
     pub fn begin_shutdown(&mut self, shared: &mut Shared) {
@@ -228,7 +224,7 @@ impl LifecycleManager {
         log::info(format!("loading {} on {}", parameters.checkpoint.display(), parameters.device));
         let loaded = shared.runtime.load(
             (shared.factory)(parameters),
-            parameters.files.transform(),
+            parameters.transform(),
             parameters.policy_hz,
             parameters.inference_rate_hz,
         );
@@ -300,17 +296,11 @@ impl LifecycleManager {
     }
 
     fn loaded(&mut self, shared: &mut Shared, loaded: Loaded) {
-        let parameters = &shared.parameters;
-        let control = parameters.files.control_for(
-            &parameters.raw_control,
-            &loaded,
-            parameters.policy_hz,
-            parameters.inference_rate_hz,
-        );
-        let control = match control {
-            Ok(control) => control,
+        let configured = match shared.parameters.with_policy(&loaded) {
+            Ok(configured) => configured,
             Err(problem) => return self.finish(shared, Ended::Failure, Some(problem)),
         };
+        let control = configured.control;
         log::info(format!(
             "loaded: statistics '{}', {} at {}, self-test {:.1} ms, deadline {:.0} ms",
             loaded.info.unnorm_key,
@@ -328,7 +318,7 @@ impl LifecycleManager {
         if let Some(remark) = &loaded.remark {
             log::warn(format!("self-test on a grey image: {remark}"));
         }
-        shared.parameters.control = control;
+        shared.parameters = configured;
         shared.runtime.configure_control(control);
         shared.policy = Some(loaded.info);
         self.finish(shared, Ended::Success, None);
@@ -388,7 +378,9 @@ impl LifecycleManager {
 
 /// Why the node cannot be activated now.
 fn missing_for_activation(shared: &Shared, subscriptions: &Subscriptions) -> Option<String> {
-    if !shared.parameters.control.needs_ee_pose() {
+    let control = &shared.parameters.control;
+    // A dry run moves nothing that a workspace could guard.
+    if !control.needs_ee_pose() || control.dry_run() {
         return None;
     }
     let newest = subscriptions.pose_at().map(|at| shared.now().since(at).seconds());

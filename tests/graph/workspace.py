@@ -1,5 +1,6 @@
 """A robot with a workspace: activation needs fresh poses, and motion stays within the box."""
 
+import pathlib
 import tempfile
 import time
 
@@ -25,12 +26,16 @@ def scenario(executable, logs):
     )
     middle = (numpy.array(box["min"]) + numpy.array(box["max"])) / 2
     logs.append(f"{tempfile.mkdtemp()}/node.log")
+    # The robot's own file, but for the topics that the peer listens to.
+    robot_file = pathlib.Path(tempfile.mkdtemp()) / "robot.yaml"
+    text = ROBOT_FILE.read_text().replace("/servo_node/delta_twist_cmds", "~/command/twist")
+    robot_file.write_text(text.replace("/wx250s/gripper_command", "~/command/gripper"))
     node = NodeProcess(
         executable,
         logs[-1],
         checkpoint=str(KIT / "ckpt"),
         policy_file=POLICY_FILE,
-        robot_file=str(ROBOT_FILE),
+        robot_file=str(robot_file),
         unnorm_key="bridge_orig",
         dry_run=False,
         overrun_s=0.4,

@@ -1,5 +1,6 @@
 """What ROS tools read: manifests, messages and the launch file."""
 
+import os
 import re
 import sys
 import tempfile
@@ -159,12 +160,11 @@ class LaunchFile(unittest.TestCase):
         self.text = (ROOT / "launch/vla.launch.yaml").read_text()
         entries = yaml.safe_load(self.text)["launch"]
         self.arguments = {entry["arg"]["name"]: entry["arg"] for entry in entries if "arg" in entry}
-        self.nodes = [entry["node"] for entry in entries if "node" in entry]
-        self.assertEqual(
-            len(self.arguments) + len(self.nodes),
-            len(entries),
-            "arguments and nodes only: no logic",
-        )
+        (group,) = (entry["group"] for entry in entries if "group" in entry)
+        self.assertEqual(len(self.arguments) + 1, len(entries), "arguments and one scope")
+        self.parameters = [entry["set_parameter"] for entry in group if "set_parameter" in entry]
+        self.remaps = [entry["set_remap"] for entry in group if "set_remap" in entry]
+        (self.node,) = (entry["node"] for entry in group if "node" in entry)
 
     def test_every_argument_is_explained_and_used(self):
         used = set(re.findall(r"\$\(var (\w+)\)", self.text))
@@ -179,28 +179,45 @@ class LaunchFile(unittest.TestCase):
             if "default" in argument:
                 self.assertIsInstance(argument["default"], str, f"{name}: launch takes text")
 
-    def test_the_node_is_ours_and_starts_silent(self):
-        (node,) = self.nodes
+    def test_what_was_not_given_is_not_passed_on(self):
+        for entry in self.parameters + self.remaps:
+            (name, *_) = re.findall(r"\$\(var (\w+)\)", entry.get("value") or entry["to"])
+            if name == "checkpoint":
+                self.assertNotIn("if", entry)
+                continue
+            self.assertEqual(self.arguments[name]["default"], "", name)
+            self.assertEqual(entry["if"], f'$(eval \'"$(var {name})" != ""\')')
+        self.assertGreater(len(self.parameters), 15)
+        self.assertEqual(len(self.remaps), 6)
+
+    def test_parameters_are_the_nodes(self):
+        table = (ROOT / "docs/parameters.md").read_text()
+        for entry in self.parameters:
+            self.assertEqual(entry["value"], f"$(var {entry['name']})")
+            self.assertIn(f"| `{entry['name']}` |", table)
+
+    def test_the_node_has_its_name_log_level_and_file(self):
+        self.assertEqual((self.node["pkg"], self.node["exec"]), ("openvla_tt", "vla_node"))
         self.assertEqual(
-            (node["pkg"], node["exec"], node["name"]), ("openvla_tt", "vla_node", "vla")
+            (self.node["name"], self.node["namespace"]), ("$(var name)", "$(var namespace)")
         )
-        self.assertEqual(self.arguments["dry_run"]["default"], "true")
-        self.assertEqual(self.arguments["autostart"]["default"], "false")
+        # rcl refuses a missing file; launch's own `param: from` starts the node without it.
+        self.assertNotIn("param", self.node)
+        self.assertIn("--params-file $(var params_file)", self.node["args"])
+        self.assertIn(":=$(var log_level)", self.node["args"])
 
-    def test_parameters_have_types(self):
-        (node,) = self.nodes
-        for parameter in node["param"]:
-            if "name" in parameter:
-                self.assertIn(parameter["type"], ("str", "int", "float", "bool"), parameter)
-                self.assertEqual(parameter["value"], f"$(var {parameter['name']})")
-
-    def test_the_parameter_file_exists(self):
+    def test_the_default_parameter_file_gives_nothing(self):
         default = self.arguments["params_file"]["default"].replace(
             "$(find-pkg-share openvla_tt)", str(ROOT)
         )
-        parameters = yaml.safe_load(pathlib.Path(default).read_text())["/**"]["ros__parameters"]
-        for axes in ("linear", "angular"):
-            self.assertEqual(set(parameters["limits"][axes]), {"velocity", "acceleration", "jerk"})
+        text = pathlib.Path(default).read_text()
+        self.assertIsNone(yaml.safe_load(text))
+        # The template in it is a parameter file once its marks are taken away.
+        template = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+        template = yaml.safe_load(template[template.index("/**") :])
+        self.assertEqual(
+            template["/**/vla"]["ros__parameters"]["limits"]["linear"], {"velocity": 0.025}
+        )
 
     def test_launch_itself_reads_it(self):
         try:
@@ -213,6 +230,76 @@ class LaunchFile(unittest.TestCase):
         self.assertEqual(
             {argument.name for argument in description.get_launch_arguments()}, set(self.arguments)
         )
+
+
+class RealLaunch(unittest.TestCase):
+    """`ros2 launch` itself, with a node that prints its arguments."""
+
+    def arguments(self, file, *given):
+        try:
+            import launch_ros  # noqa: F401
+            import ros2launch  # noqa: F401
+        except ImportError:
+            self.skipTest("ros2 launch is not among the wheels; a sourced ROS 2 has it")
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = pathlib.Path(folder)
+            index = prefix / "share/ament_index/resource_index/packages"
+            node = prefix / "lib/openvla_tt/vla_node"
+            for made in (index, node.parent, prefix / "share/openvla_tt"):
+                made.mkdir(parents=True)
+            (index / "openvla_tt").touch()
+            (prefix / "share/openvla_tt/launch").symlink_to(ROOT / "launch")
+            node.write_text('#!/bin/sh\nfor a in "$@"; do printf "[%s]" "$a"; done; echo\n')
+            node.chmod(0o755)
+            path = f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}"
+            main = (
+                "import sys; from ros2cli.cli import main; sys.argv[0] = 'ros2'; sys.exit(main())"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", main, "launch", ROOT / "launch" / file, *given],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "AMENT_PREFIX_PATH": path, "ROS_LOG_DIR": folder},
+                timeout=60,
+            )
+        (line,) = re.findall(r"^\[vla_node-1\] (\[.*)$", done.stdout, re.M)
+        return re.findall(r"\[([^]]*)\]", line)
+
+    def test_nothing_is_passed_on_that_was_not_given(self):
+        arguments = self.arguments("vla.launch.yaml", "checkpoint:=/k")
+        self.assertEqual(
+            [rule for flag, rule in zip(arguments, arguments[1:]) if flag == "-p"],
+            ["checkpoint:=/k"],
+        )
+        rules = [rule for flag, rule in zip(arguments, arguments[1:]) if flag == "-r"]
+        self.assertEqual(rules, ["__node:=vla", "__ns:=/"])
+        self.assertEqual(arguments[arguments.index("--log-level") + 1], "vla:=info")
+
+    def test_what_was_given_is_passed_on(self):
+        arguments = self.arguments(
+            "vla.launch.yaml",
+            "checkpoint:=/k",
+            "dry_run:=false",
+            "observation_timeout_s:=0.2",
+            "namespace:=/robot1",
+            "name:=arm",
+            "image_topic:=/cam/compressed",
+            "twist_topic:=/tw",
+            "params_file:=/no/such.yaml",
+            "log_level:=debug",
+        )
+        for wanted in (
+            "dry_run:=False",
+            "observation_timeout_s:=0.2",
+            "__ns:=/robot1",
+            "__node:=arm",
+            "image:=/cam",
+            "image/compressed:=/cam/compressed",
+            "~/command/twist:=/tw",
+            "robot1.arm:=debug",
+        ):
+            self.assertIn(wanted, arguments)
+        self.assertEqual(arguments[arguments.index("--params-file") + 1], "/no/such.yaml")
 
 
 class ReplayLaunchFile(unittest.TestCase):

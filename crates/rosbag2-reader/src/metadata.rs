@@ -84,7 +84,13 @@ impl Metadata {
     /// Parses the bytes of a `metadata.yaml`; `path` is for error messages.
     pub fn parse(bytes: &[u8], path: &Path, limits: &Limits) -> Result<Metadata, BagError> {
         let wrong = |what: String| BagError::Metadata { path: path.to_owned(), what };
-        let document: Document = serde_yaml::from_slice(bytes)
+        let mut options = serde_saphyr::Options::default();
+        options.with_snippet = false; // errors of one line
+        if let Some(budget) = &mut options.budget {
+            // A large bag's file has more lines than the parser's default; its size is bounded.
+            budget.max_events = 8_000_000;
+        }
+        let document: Document = serde_saphyr::from_slice_with_options(bytes, options)
             .map_err(|error| wrong(format!("not rosbag2 metadata ({error})")))?;
         let information = document.rosbag2_bagfile_information;
         check_count(

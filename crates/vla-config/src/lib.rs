@@ -1,30 +1,56 @@
-//! What a checkpoint's numbers mean, and what a robot may do: two small YAML files that must agree
-//! before anything moves.
+//! Configuration of the node: the table of parameters, what was given for them, the policy file
+//! and the robot file, and their merging into one validated whole.
 //!
-//! * [`PolicyFile`] (`config/policies/*.yaml`): statistics key, frame, rotation, units, gripper,
-//!   rate, image preparation, prompt, cameras.
-//! * [`RobotFile`] (`config/robots/*.yaml`): frames, topics, limits, workspace, gripper.
-//! * [`join`] puts both together into control's configuration, or says why they do not fit.
+//! * [`TABLE`]: every parameter with type, range, unit, text and the time at which it may change.
+//! * [`read_arguments`]: `--ros-args` and ROS parameter files, with the rules of rcl and rclcpp.
+//! * [`PolicyFile`] (`config/policies/*.yaml`): statistics keys, frame, rotation, units, gripper,
+//!   rate, image preparation, prompt.
+//! * [`RobotFile`] (`config/robots/*.yaml`): topics, frames, limits, workspace, gripper.
+//! * [`resolve`] merges all of them and validates once; the result, [`Resolved`], does not change.
 //!
-//! Each file is read once into a raw form in which everything is optional and nothing is believed,
-//! then validated as a whole. What moves a robot has no default: a missing frame or rotation
-//! convention is a problem, not a guess. Every problem is listed at once.
+//! What is given holds: a value that a user gave is applied where it is as strict as the file's or
+//! stricter, and refused with both values where it is not. What moves a robot has no default in a
+//! file: a missing frame or rotation convention is a problem, not a guess. Every problem is listed
+//! at once.
 
+mod config_files;
+mod document;
+mod given;
+mod merge;
+mod parameter;
+mod parameter_file;
 mod policy_file;
+mod resolved;
 mod robot_file;
+mod table;
+mod value;
+mod values;
+mod yaml;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-pub use policy_file::{
-    Camera, Composition, Frame, ImagePreparation, Polarity, PolicyFile, PromptStyle, Resize,
-    Rotation,
+pub use config_files::Files;
+pub use document::{PARAMETERS_MD, help, markdown};
+pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
+pub use merge::{join, resolve, resolve_with};
+pub use parameter::nearest;
+pub use parameter_file::{
+    PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
-pub use robot_file::{CommandTopics, RobotFile, RobotWorkspace};
+pub use policy_file::{
+    Composition, Frame, ImagePreparation, Polarity, PolicyFile, PromptStyle, Resize, Rotation,
+};
+pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
+pub use robot_file::{RobotCommand, RobotFile, RobotWorkspace};
+pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, parameter};
+pub use value::Value;
+pub use values::{Values, expand_path};
+pub use yaml::parse as parse_yaml;
 
-use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope};
+use vla_control::ConfigErrors;
 
 /// The largest policy file or robot file read, in bytes. Real ones have about two thousand.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -41,18 +67,17 @@ pub enum ConfigFileError {
         source: std::io::Error,
     },
     /// It is too large to be what it should be.
-    #[error(
-        "{path} has {bytes} bytes, more than the {FILE_BYTES_MAX} a policy file may have; is it \
-        the right file?"
-    )]
+    #[error("{path} has {bytes} bytes, more than the {limit} allowed; is it the right file?")]
     TooLarge {
         /// Which file.
         path: PathBuf,
-        /// Its size.
+        /// Its size, or what was read of it.
         bytes: u64,
+        /// The largest size read.
+        limit: u64,
     },
     /// It is no YAML, or a value has the wrong type.
-    #[error("{path} is not valid: {message}; see config/ for examples")]
+    #[error("{path} is not valid: {message}")]
     Parse {
         /// Which file.
         path: PathBuf,
@@ -69,29 +94,14 @@ pub enum ConfigFileError {
     },
 }
 
-/// Keys a raw form does not know: collected so that all of them can be named.
-type Unknown = BTreeMap<String, serde_yaml::Value>;
+/// Keys a raw form does not have: collected so that all of them can be named.
+type Unknown = BTreeMap<String, serde::de::IgnoredAny>;
 
-/// Reads a file of bounded size and parses it into a raw form.
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
-    use std::io::Read as _;
-    let failed = |source| ConfigFileError::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let mut text = String::new();
-    // One byte more than allowed tells a file that is too large, even one whose size cannot be
-    // asked (a pipe).
-    let bytes = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)? as u64;
-    if FILE_BYTES_MAX < bytes {
-        return Err(ConfigFileError::TooLarge { path: path.to_owned(), bytes });
-    }
-    parse(&text).map_err(|message| ConfigFileError::Parse { path: path.to_owned(), message })
+    yaml::read(path, FILE_BYTES_MAX)
 }
 
-fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_yaml::from_str(text).map_err(|error| error.to_string())
-}
-
-/// Notes every key that nobody knows.
+/// Reports unknown keys.
 fn refuse_unknown(problems: &mut ConfigErrors, place: &str, unknown: &Unknown) {
     for key in unknown.keys() {
         problems.add(&join_place(place, key), "unknown key; remove it or correct its spelling");
@@ -102,7 +112,7 @@ fn join_place(place: &str, key: &str) -> String {
     if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") }
 }
 
-/// A value that must be said.
+/// A value that must be given.
 fn need<T>(problems: &mut ConfigErrors, place: &str, value: Option<T>) -> Option<T> {
     if value.is_none() {
         problems.add(place, "missing; it has no default");
@@ -126,7 +136,7 @@ fn choice<T: Copy>(
     found
 }
 
-/// A number that must be said and lie in a range.
+/// A number that must be given and lie in a range.
 fn number(
     problems: &mut ConfigErrors,
     place: &str,
@@ -140,90 +150,36 @@ fn number(
     Some(value)
 }
 
-/// A name of a ROS topic or frame: not empty, bounded, only the letters ROS allows.
-fn ros_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
+/// The name of a TF frame: not empty, bounded, the characters that tf2 frames are made of.
+fn frame_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
     let value = need(problems, place, value)?;
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '~');
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/');
     if value.is_empty() || 255 < value.len() || !value.chars().all(legal) {
         problems.add(
             place,
-            format!("`{}` is not a ROS name (letters, digits, _, / and ~)", value.escape_debug()),
+            format!("`{}` is not a frame name (letters, digits, _ and /)", value.escape_debug()),
         );
     }
     Some(value)
 }
 
-/// Puts a policy file, a robot and the checkpoint's statistics together. `base` carries the node's
-/// parameters; what the files say replaces what it says.
-///
-/// `q01` and `q99` are the action statistics of the chosen `unnorm_key` in the checkpoint's own
-/// units, in its own order.
-///
-/// # Errors
-/// [`ConfigErrors`] with everything that does not fit, and everything that control refuses.
-pub fn join(
-    policy_file: &PolicyFile,
-    robot: &RobotFile,
-    statistics: Option<(&[f64], &[f64])>,
-    base: &RawControlConfig,
-) -> Result<RawControlConfig, ConfigErrors> {
-    let mut problems = ConfigErrors::default();
-    if policy_file.frame == Frame::Tool && robot.workspace.is_some() {
+/// The name of a ROS topic: absolute, relative or private, by the rules of rcl.
+fn topic_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
+    let value = need(problems, place, value)?;
+    let levels = value.strip_prefix("~/").or(value.strip_prefix('/')).unwrap_or(&value);
+    let legal = |level: &str| {
+        level.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && level.chars().next().is_some_and(|first| !first.is_ascii_digit())
+    };
+    if 255 < value.len() || !levels.split('/').all(legal) {
         problems.add(
-            "workspace",
-            "the action is in the tool frame, but the box is in the base \
-            frame: this cannot be guarded; remove the box or use a checkpoint with base-frame \
-            actions",
-        );
-    }
-    if robot.command.rate_hz < policy_file.policy_hz {
-        problems.add(
-            "command.rate_hz",
+            place,
             format!(
-                "{} Hz is slower than the policy's {} Hz",
-                robot.command.rate_hz, policy_file.policy_hz
+                "`{}` is not a topic name: levels of letters, digits and _, none empty or \
+                beginning with a digit, after /, ~/ or nothing",
+                value.escape_debug()
             ),
         );
     }
-    let envelope = statistics.and_then(|(q01, q99)| envelope(&mut problems, policy_file, q01, q99));
-    let mut raw = RawControlConfig {
-        command_rate_hz: robot.command.rate_hz,
-        limits: robot.limits,
-        step_cap: robot.step_cap,
-        workspace: robot.workspace.as_ref().map(|workspace| workspace.area),
-        gripper: robot.gripper,
-        envelope,
-        ..*base
-    };
-    raw.gripper.invert = policy_file.gripper_polarity == Polarity::OneIsClosed;
-    if let Some(threshold) = policy_file.gripper_threshold {
-        raw.gripper.threshold = threshold;
-    }
-    if let Err(more) = raw.validate() {
-        problems.0.extend(more.0);
-    }
-    problems.into_result(raw)
-}
-
-/// The statistics' envelope in metres and radians.
-fn envelope(
-    problems: &mut ConfigErrors,
-    policy_file: &PolicyFile,
-    q01: &[f64],
-    q99: &[f64],
-) -> Option<RawEnvelope> {
-    let (Some(low), Some(high), true, true) =
-        (q01.first_chunk::<6>(), q99.first_chunk::<6>(), q01.len() == 7, q99.len() == 7)
-    else {
-        problems.add(
-            "unnorm_key",
-            format!(
-                "its statistics have {} and {} dimensions; an end-effector action has 7",
-                q01.len(),
-                q99.len()
-            ),
-        );
-        return None;
-    };
-    Some(RawEnvelope { q01: policy_file.scaled(*low), q99: policy_file.scaled(*high) })
+    Some(value)
 }

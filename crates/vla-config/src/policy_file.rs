@@ -76,15 +76,6 @@ pub enum PromptStyle {
     OpenvlaV01,
 }
 
-/// A camera the policy needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Camera {
-    /// The image topic, relative.
-    pub topic: String,
-    /// What it sees: `third_person` or `wrist`.
-    pub view: String,
-}
-
 /// What a checkpoint's numbers mean, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyFile {
@@ -114,8 +105,8 @@ pub struct PolicyFile {
     pub image: ImagePreparation,
     /// The text around the instruction.
     pub prompt: PromptStyle,
-    /// The cameras, in the model's order.
-    pub cameras: Vec<Camera>,
+    /// Images per inference.
+    pub cameras: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,7 +119,7 @@ struct RawPolicyFile {
     horizon: Option<u32>,
     image: Option<RawImage>,
     prompt: Option<String>,
-    cameras: Option<Vec<RawCamera>>,
+    cameras: Option<u32>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -157,14 +148,6 @@ struct RawImage {
     resize: Option<String>,
     jpeg: Option<bool>,
     crop_area: Option<f64>,
-    #[serde(flatten)]
-    unknown: Unknown,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawCamera {
-    topic: Option<String>,
-    view: Option<String>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -199,6 +182,33 @@ impl PolicyFile {
             }
         }
         Err(problems)
+    }
+
+    /// What this file asks for and this version does not do. An image prepared otherwise than in
+    /// training is a wrong image, so that such a file is refused.
+    #[must_use]
+    pub fn unsupported(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.image.resize != Resize::Bicubic {
+            found.push(format!(
+                "image.resize {:?} is not implemented; only bicubic is",
+                self.image.resize
+            ));
+        }
+        if self.image.jpeg {
+            found.push("image.jpeg is not implemented".into());
+        }
+        if self.image.crop_area.is_some_and(|area| area != 1.0) {
+            found.push("image.crop_area is not implemented".into());
+        }
+        if self.cameras != 1 {
+            found.push(format!("needs {} cameras; this node has one", self.cameras));
+        }
+        // The checkpoint's own config.json decides about the prompt; this file may only confirm it.
+        if self.prompt == PromptStyle::OpenvlaV01 {
+            found.push("prompt openvla_v01 is not tested against a golden kit; use openvla".into());
+        }
+        found
     }
 
     /// One policy step in the checkpoint's units as a step in metres and radians.
@@ -270,7 +280,8 @@ impl RawPolicyFile {
         if let Some(threshold) = gripper.threshold {
             p.range("gripper.threshold", threshold, 0.05, 0.95, "");
         }
-        let policy_hz = number(p, "policy_hz", self.policy_hz, 0.1, 200.0, "Hz");
+        let rate = crate::POLICY_RATE;
+        let policy_hz = number(p, "policy_hz", self.policy_hz, rate.min, rate.max, rate.unit);
         let horizon = self.horizon.unwrap_or(1);
         if !(1..=vla_control::action_chunk::HORIZON_MAX as u32).contains(&horizon) {
             p.add(
@@ -281,7 +292,12 @@ impl RawPolicyFile {
         let image = check_image(p, self.image.unwrap_or_default());
         let prompts = [("openvla", PromptStyle::Openvla), ("openvla_v01", PromptStyle::OpenvlaV01)];
         let prompt = choice(p, "prompt", self.prompt.as_deref(), &prompts);
-        let cameras = check_cameras(p, self.cameras);
+        let cameras = need(p, "cameras", self.cameras);
+        if let Some(cameras) = cameras
+            && !(1..=8).contains(&cameras)
+        {
+            p.add("cameras", format!("{cameras} is outside 1..8"));
+        }
         Some(PolicyFile {
             name: name?,
             unnorm_keys: unnorm_keys?,
@@ -296,7 +312,7 @@ impl RawPolicyFile {
             horizon: horizon as usize,
             image: image?,
             prompt: prompt?,
-            cameras: cameras?,
+            cameras: cameras? as usize,
         })
     }
 }
@@ -324,22 +340,4 @@ fn check_image(p: &mut ConfigErrors, raw: RawImage) -> Option<ImagePreparation> 
         p.range("image.crop_area", area, 0.1, 1.0, "of the area");
     }
     Some(ImagePreparation { resize: resize?, jpeg: jpeg?, crop_area: raw.crop_area })
-}
-
-fn check_cameras(p: &mut ConfigErrors, raw: Option<Vec<RawCamera>>) -> Option<Vec<Camera>> {
-    let raw = need(p, "cameras", raw)?;
-    if !(1..=8).contains(&raw.len()) {
-        p.add("cameras", format!("{} cameras are outside 1..8", raw.len()));
-    }
-    let mut cameras = Vec::new();
-    for (i, camera) in raw.into_iter().enumerate().take(8) {
-        let place = format!("cameras[{i}]");
-        refuse_unknown(p, &place, &camera.unknown);
-        let topic = super::ros_name(p, &format!("{place}.topic"), camera.topic);
-        let views = [("third_person", "third_person"), ("wrist", "wrist")];
-        let view = choice(p, &format!("{place}.view"), camera.view.as_deref(), &views);
-        cameras
-            .extend(topic.zip(view).map(|(topic, view)| Camera { topic, view: view.to_owned() }));
-    }
-    Some(cameras)
 }

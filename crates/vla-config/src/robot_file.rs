@@ -1,23 +1,23 @@
-//! `config/robots/*.yaml`: what a robot may do, and where it listens.
+//! `config/robots/*.yaml`: command topics, frames, limits, workspace and gripper of a robot.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{ConfigFileError, Unknown, need, number, read, refuse_unknown, ros_name};
+use super::{ConfigFileError, Unknown, frame_name, need, number, read, refuse_unknown, topic_name};
+use vla_control::ranges::{self, Range};
 use vla_control::{ConfigErrors, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
 
-/// Where commands go.
+/// Topics and rate of the commands.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CommandTopics {
-    /// Topic of the `TwistStamped`, absolute: `~/command/twist` is remapped to it by the launch
-    /// file.
+pub struct RobotCommand {
+    /// Topic of the `TwistStamped`: absolute, relative to the node's namespace, or private (`~/`).
     pub twist_topic: String,
-    /// Topic of the gripper's `Float64`.
+    /// Topic of the gripper's `Float64`, likewise.
     pub gripper_topic: String,
     /// Commands per second.
     pub rate_hz: f64,
-    /// After how much silence the arm stops by itself, seconds.
+    /// After how much silence the arm stops by itself, seconds. Bounds `overrun_s`.
     pub timeout_s: f64,
 }
 
@@ -39,8 +39,8 @@ pub struct RobotFile {
     pub base_frame: String,
     /// TF frame of the tool.
     pub tool_frame: String,
-    /// Where commands go.
-    pub command: CommandTopics,
+    /// Topics and rate of the commands.
+    pub command: RobotCommand,
     /// Velocity, acceleration, jerk.
     pub limits: RawLimits,
     /// The longest single policy step.
@@ -127,7 +127,7 @@ struct RawRobotGripper {
 }
 
 impl RobotFile {
-    /// Reads and validates a file. Ranges of the limits are control's; see [`join`](super::join).
+    /// Reads and validates a file.
     ///
     /// # Errors
     /// [`ConfigFileError`]: unreadable, too large, not YAML, or every rule it breaks.
@@ -149,17 +149,19 @@ impl RawRobot {
         let name = need(p, "name", self.name);
         let frames = self.frames.unwrap_or_default();
         refuse_unknown(p, "frames", &frames.unknown);
-        let base_frame = ros_name(p, "frames.base", frames.base);
-        let tool_frame = ros_name(p, "frames.tool", frames.tool);
+        let base_frame = frame_name(p, "frames.base", frames.base);
+        let tool_frame = frame_name(p, "frames.tool", frames.tool);
         let command = check_command(p, self.command.unwrap_or_default());
         let limits = self.limits.unwrap_or_default();
         refuse_unknown(p, "limits", &limits.unknown);
-        let linear = check_group(p, "limits.linear", limits.linear.unwrap_or_default());
-        let angular = check_group(p, "limits.angular", limits.angular.unwrap_or_default());
+        let linear = check_group(p, "limits.linear", limits.linear.unwrap_or_default(), &LINEAR);
+        let angular =
+            check_group(p, "limits.angular", limits.angular.unwrap_or_default(), &ANGULAR);
         let cap = self.step_cap.unwrap_or_default();
         refuse_unknown(p, "step_cap", &cap.unknown);
-        let translation = number(p, "step_cap.translation", cap.translation, 1e-4, 1.0, "m");
-        let rotation = number(p, "step_cap.rotation", cap.rotation, 1e-4, 3.2, "rad");
+        let translation =
+            within(p, "step_cap.translation", cap.translation, &ranges::STEP_TRANSLATION);
+        let rotation = within(p, "step_cap.rotation", cap.rotation, &ranges::STEP_ROTATION);
         let workspace = self.workspace.and_then(|raw| check_box(p, raw, base_frame.as_deref()));
         let gripper = check_gripper(p, self.gripper.unwrap_or_default());
         Some(RobotFile {
@@ -175,23 +177,26 @@ impl RawRobot {
     }
 }
 
-fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<CommandTopics> {
+/// A number that must be given and lie in a parameter's range.
+fn within(p: &mut ConfigErrors, place: &str, value: Option<f64>, range: &Range) -> Option<f64> {
+    number(p, place, value, range.min, range.max, range.unit)
+}
+
+fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<RobotCommand> {
     refuse_unknown(p, "command", &raw.unknown);
-    let twist_topic = ros_name(p, "command.twist_topic", raw.twist_topic);
-    let gripper_topic = ros_name(p, "command.gripper_topic", raw.gripper_topic);
-    let rate_hz = number(p, "command.rate_hz", raw.rate_hz, 10.0, 1000.0, "Hz");
+    let twist_topic = topic_name(p, "command.twist_topic", raw.twist_topic);
+    let gripper_topic = topic_name(p, "command.gripper_topic", raw.gripper_topic);
+    let rate_hz = within(p, "command.rate_hz", raw.rate_hz, &ranges::COMMAND_RATE);
     let timeout_s = number(p, "command.timeout_s", raw.timeout_s, 0.001, 10.0, "s");
     if let (Some(rate_hz), Some(timeout_s)) = (rate_hz, timeout_s)
         && timeout_s * rate_hz < 2.0
     {
         p.add(
             "command.rate_hz",
-            format!(
-                "at {rate_hz} Hz one late command is longer than the arm's timeout of {timeout_s} s"
-            ),
+            format!("at {rate_hz} Hz one late command exceeds the arm's timeout of {timeout_s} s"),
         );
     }
-    Some(CommandTopics {
+    Some(RobotCommand {
         twist_topic: twist_topic?,
         gripper_topic: gripper_topic?,
         rate_hz: rate_hz?,
@@ -199,11 +204,21 @@ fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<CommandTopics>
     })
 }
 
-fn check_group(p: &mut ConfigErrors, place: &str, raw: RawGroup) -> Option<RawMotionLimits> {
+const LINEAR: [Range; 3] =
+    [ranges::LINEAR_VELOCITY, ranges::LINEAR_ACCELERATION, ranges::LINEAR_JERK];
+const ANGULAR: [Range; 3] =
+    [ranges::ANGULAR_VELOCITY, ranges::ANGULAR_ACCELERATION, ranges::ANGULAR_JERK];
+
+fn check_group(
+    p: &mut ConfigErrors,
+    place: &str,
+    raw: RawGroup,
+    [v, a, j]: &[Range; 3],
+) -> Option<RawMotionLimits> {
     refuse_unknown(p, place, &raw.unknown);
-    let velocity = need(p, &format!("{place}.velocity"), raw.velocity);
-    let acceleration = need(p, &format!("{place}.acceleration"), raw.acceleration);
-    let jerk = need(p, &format!("{place}.jerk"), raw.jerk);
+    let velocity = within(p, &format!("{place}.velocity"), raw.velocity, v);
+    let acceleration = within(p, &format!("{place}.acceleration"), raw.acceleration, a);
+    let jerk = within(p, &format!("{place}.jerk"), raw.jerk, j);
     Some(RawMotionLimits { velocity: velocity?, acceleration: acceleration?, jerk: jerk? })
 }
 
@@ -213,7 +228,7 @@ fn check_box(
     base_frame: Option<&str>,
 ) -> Option<RobotWorkspace> {
     refuse_unknown(p, "workspace", &raw.unknown);
-    let frame = ros_name(p, "workspace.frame", raw.frame);
+    let frame = frame_name(p, "workspace.frame", raw.frame);
     if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame)
         && frame != base
     {
@@ -227,7 +242,7 @@ fn check_box(
     }
     let min = need(p, "workspace.min", raw.min);
     let max = need(p, "workspace.max", raw.max);
-    let margin = number(p, "workspace.margin", raw.margin, 0.005, 0.5, "m");
+    let margin = within(p, "workspace.margin", raw.margin, &ranges::WORKSPACE_MARGIN);
     Some(RobotWorkspace {
         frame: frame?,
         area: RawWorkspace { min: min?, max: max?, margin: margin? },
@@ -237,6 +252,15 @@ fn check_box(
 fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
     refuse_unknown(p, "gripper", &raw.unknown);
     let default = RawGripper::default();
+    for (place, value, range) in [
+        ("gripper.threshold", raw.threshold, &ranges::GRIPPER_THRESHOLD),
+        ("gripper.hysteresis", raw.hysteresis, &ranges::GRIPPER_HYSTERESIS),
+        ("gripper.min_dwell_s", raw.min_dwell_s, &ranges::GRIPPER_MIN_DWELL),
+    ] {
+        if let Some(value) = value {
+            p.within(place, value, range);
+        }
+    }
     RawGripper {
         threshold: raw.threshold.unwrap_or(default.threshold),
         hysteresis: raw.hysteresis.unwrap_or(default.hysteresis),

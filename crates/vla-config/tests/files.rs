@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use vla_config::{ConfigFileError, FILE_BYTES_MAX, PolicyFile, RobotFile, join};
+use vla_config::{
+    ConfigFileError, FILE_BYTES_MAX, Files, Given, Measured, PolicyFile, Resolved, RobotFile,
+    resolve_with,
+};
 use vla_control::{
-    ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits,
+    ConfigErrors, MotionLimits, RawControlConfig, RawEnvelope, RawLimits, RawMotionLimits,
     RawUnchangedImage, RawWorkspace,
 };
 
@@ -22,34 +25,39 @@ fn config(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+/// The two files merged with the defaults.
+fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, ConfigErrors> {
+    let mut given = Given::default();
+    if let [key, _, ..] = policy.unnorm_keys.as_slice() {
+        let value = vla_config::Value::Text(key.clone());
+        given.insert("unnorm_key", value, vla_config::Origin::CommandLine);
+    }
+    let files = Files { policy: Some(policy.clone().into()), robot: Some(robot.clone().into()) };
+    resolve_with(&given, &files, ConfigErrors::default())
+}
+
 #[test]
-fn every_shipped_file_loads_and_every_pair_of_them_fits() {
+fn shipped_files_fit_in_every_pair() {
     let (policy_files, robots) = (config("policies"), config("robots"));
     assert!(3 <= policy_files.len() && 3 <= robots.len());
-    let statistics = ([-0.02; 7], [0.03; 7]);
+    let statistics = Some(([-0.02; 7], [0.03; 7]));
+    let measured = Measured { inference_s: 0.1, action_dim: 7, statistics };
     for policy_file in &policy_files {
         let policy_file = PolicyFile::load(policy_file).unwrap();
         for robot in &robots {
             let robot = RobotFile::load(robot).unwrap();
-            let raw = join(
-                &policy_file,
-                &robot,
-                Some((&statistics.0, &statistics.1)),
-                &RawControlConfig::default(),
-            )
-            .unwrap();
-            assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * policy_file.translation_scale);
-            assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * policy_file.rotation_scale);
-            let config: ControlConfig = raw.validate().unwrap();
+            let resolved = merged(&policy_file, &robot).unwrap();
+            let config = resolved.control_for(&measured).unwrap();
             assert!(config.dry_run(), "no shipped file turns commands on");
             assert!(config.needs_ee_pose());
             assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
+            assert_eq!(resolved.command_topics.twist, robot.command.twist_topic);
         }
     }
 }
 
 #[test]
-fn the_shipped_contracts_say_what_the_checkpoints_mean() {
+fn shipped_policy_files_have_the_known_values() {
     let load = |name: &str| {
         PolicyFile::load(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/policies").join(name),
@@ -100,8 +108,6 @@ fn broken(good: &str, from: &str, to: &str) -> String {
 #[test]
 fn each_rule_of_a_policy_file_has_a_bad_file() {
     let long_key = &format!("{}, libero_object", "k".repeat(257));
-    let long_topic = &format!("topic: {}", "t".repeat(256));
-    let nine_cameras = &"  - topic: image\n    view: third_person\n".repeat(9);
     let cases: &[(&str, &str, &str)] = &[
         ("name: openvla-7b fine-tuned on LIBERO\n", "", "name: missing"),
         (
@@ -167,7 +173,7 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
             "gripper.polarity: `yes_please` is none of one_is_open, one_is_closed",
         ),
         ("  polarity: one_is_open", "  #", "gripper.polarity: missing"),
-        ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1  is outside 0.05..0.95"),
+        ("threshold: 0.5", "threshold: 1.0", "gripper.threshold: 1 is outside 0.05..0.95"),
         ("policy_hz: 20.0\n", "", "policy_hz: missing"),
         ("policy_hz: 20.0", "policy_hz: -20.0", "policy_hz: -20 Hz is outside"),
         ("policy_hz: 20.0", "policy_hz: 201", "policy_hz: 201 Hz is outside 0.1..200 Hz"),
@@ -183,27 +189,15 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
         ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
         ("prompt: openvla", "#", "prompt: missing"),
-        ("cameras:\n  - topic: image\n    view: third_person\n", "", "cameras: missing"),
+        ("cameras: 1", "#", "cameras: missing"),
+        ("cameras: 1", "cameras: 9", "cameras: 9 is outside 1..8"),
+        ("cameras: 1", "cameras: 0", "cameras: 0 is outside 1..8"),
         (
-            "  - topic: image\n    view: third_person\n",
-            nine_cameras,
-            "cameras: 9 cameras are outside 1..8",
+            "cameras: 1",
+            "cameras: [image]",
+            "bad.yaml is not valid: expected string scalar at line ",
         ),
-        ("  - topic: image\n    view", "  - view", "cameras[0].topic: missing"),
-        ("    view: third_person\n", "", "cameras[0].view: missing"),
-        ("topic: image", long_topic, "is not a ROS name"),
-        (
-            "  - topic: image\n    view: third_person\n",
-            "  []\n",
-            "cameras: 0 cameras are outside 1..8",
-        ),
-        ("topic: image", "topic: 'my camera'", "cameras[0].topic: `my camera` is not a ROS name"),
-        (
-            "view: third_person",
-            "view: moon",
-            "cameras[0].view: `moon` is none of third_person, wrist",
-        ),
-        ("view: third_person", "view: wrist\n    zoom: 2", "cameras[0].zoom: unknown key"),
+        ("cameras: 1", "camera: 1", "camera: unknown key"),
         ("policy_hz: 20.0", "policy_hz: 20.0\npolicy_rate: 5", "policy_rate: unknown key"),
         ("  jpeg: true", "  jpeg: true\n  jpg: true", "image.jpg: unknown key"),
         ("  frame: base", "  frame: base\n  unit: m", "action.unit: unknown key"),
@@ -211,7 +205,7 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         (
             "policy_hz: 20.0",
             "policy_hz: fast",
-            "bad.yaml is not valid: policy_hz: invalid type: string \"fast\"",
+            "bad.yaml is not valid: invalid floating point at line ",
         ),
         ("policy_hz: 20.0", "policy_hz: [", "bad.yaml is not valid: "),
     ];
@@ -230,19 +224,29 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
 fn each_rule_of_a_robot_has_a_bad_file() {
     let cases = [
         ("name: WidowX-250 6DOF\n", "", "name: missing"),
-        ("base: wx250s/base_link", "base: ''", "frames.base: `` is not a ROS name"),
+        ("base: wx250s/base_link", "base: ''", "frames.base: `` is not a frame name"),
         ("  tool: wx250s/ee_gripper_link\n", "", "frames.tool: missing"),
         (
             "twist_topic: /servo_node/delta_twist_cmds",
             "twist_topic: 'a b'",
-            "command.twist_topic: `a b` is not a ROS name",
+            "command.twist_topic: `a b` is not a topic name",
+        ),
+        (
+            "twist_topic: /servo_node/delta_twist_cmds",
+            "twist_topic: /servo_node//twist",
+            "command.twist_topic: `/servo_node//twist` is not a topic name",
+        ),
+        (
+            "twist_topic: /servo_node/delta_twist_cmds",
+            "twist_topic: /2nd/twist",
+            "command.twist_topic: `/2nd/twist` is not a topic name",
         ),
         ("  gripper_topic: /wx250s/gripper_command\n", "", "command.gripper_topic: missing"),
         ("rate_hz: 50.0", "rate_hz: 5.0", "command.rate_hz: 5 Hz is outside 10..1000 Hz"),
         (
             "rate_hz: 50.0",
             "rate_hz: 15.0",
-            "command.rate_hz: at 15 Hz one late command is longer than the arm's timeout of 0.1 s",
+            "command.rate_hz: at 15 Hz one late command exceeds the arm's timeout of 0.1 s",
         ),
         ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
         ("  timeout_s: 0.1", "  #", "command.timeout_s: missing"),
@@ -264,13 +268,16 @@ fn each_rule_of_a_robot_has_a_bad_file() {
         (
             "frame: wx250s/base_link\n  min",
             "frame: 'a-b'\n  min",
-            "workspace.frame: `a-b` is not a ROS name",
+            "workspace.frame: `a-b` is not a frame name",
         ),
         ("  margin: 0.01", "  #", "workspace.margin: missing"),
         ("  min: [0.10, -0.20, -0.01] # m\n", "", "workspace.min: missing"),
         ("  max: [0.45, 0.25, 0.30]\n", "", "workspace.max: missing"),
         ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
         ("min_dwell_s: 0.4", "min_dwell_s: 0.4\n  polarity: open", "gripper.polarity: unknown key"),
+        ("min_dwell_s: 0.4", "min_dwell_s: -1", "gripper.min_dwell_s: -1 s is outside 0..60 s"),
+        ("velocity: 0.25", "velocity: 25.0", "limits.linear.velocity: 25 m/s is outside"),
+        ("name: WidowX", "name: x\nname: WidowX", "duplicate mapping key: name"),
         ("  rate_hz: 50.0", "  rate_hz: 50.0\n  hz: 3", "command.hz: unknown key"),
         ("  base: wx", "  world: map\n  base: wx", "frames.world: unknown key"),
         ("name: WidowX", "colour: red\nname: WidowX", "colour: unknown key"),
@@ -278,7 +285,11 @@ fn each_rule_of_a_robot_has_a_bad_file() {
         ("step_cap:\n", "step_cap:\n  speed: 1\n", "step_cap.speed: unknown key"),
         ("limits:\n", "limits:\n  torque: 1\n", "limits.torque: unknown key"),
         ("jerk: 10.0}", "jerk: 10.0, snap: 1}", "limits.linear.snap: unknown key"),
-        ("[0.10, -0.20, -0.01]", "[0.10, -0.20]", "bad.yaml is not valid: workspace"),
+        (
+            "[0.10, -0.20, -0.01]",
+            "[0.10, -0.20]",
+            "bad.yaml is not valid: invalid length 2, expected",
+        ),
     ];
     assert!(load(ROBOT_FILE, RobotFile::load).is_ok());
     for (from, to, expected) in cases {
@@ -344,7 +355,6 @@ fn files_that_are_no_policy_file_are_refused_before_they_are_believed() {
 fn a_pair_that_does_not_fit_is_refused() {
     let policy_file = |from, to| load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap();
     let robot = |from, to| load(&broken(ROBOT_FILE, from, to), RobotFile::load).unwrap();
-    let base = RawControlConfig::default();
     let tool = broken(
         &broken(POLICY_FILE, "frame: base", "frame: tool"),
         "composition: left",
@@ -352,38 +362,63 @@ fn a_pair_that_does_not_fit_is_refused() {
     );
     let tool = load(&tool, PolicyFile::load).unwrap();
     let same = robot("name: WidowX-250", "name: Same");
-    let error = join(&tool, &same, None, &base).unwrap_err().to_string();
+    let error = merged(&tool, &same).unwrap_err().to_string();
     assert!(
         error.contains("the action is in the tool frame, but the box is in the base frame"),
         "{error}"
     );
-    let error = join(&policy_file("policy_hz: 20.0", "policy_hz: 60.0"), &same, None, &base)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("command.rate_hz: 50 Hz is slower than the policy's 60 Hz"), "{error}");
-    let plain = policy_file("LIBERO", "LIBERO");
-    let five = [0.0; 5];
-    let error = join(&plain, &same, Some((&five, &five)), &base).unwrap_err().to_string();
-    assert!(error.contains("5 and 5 dimensions; an end-effector action has 7"), "{error}");
-    for (low, high) in [(7, 6), (6, 7), (8, 7)] {
-        let (low, high) = (vec![0.0; low], vec![0.0; high]);
-        let error = join(&plain, &same, Some((&low, &high)), &base).unwrap_err().to_string();
-        assert!(error.contains(&format!("{} and {} dimensions", low.len(), high.len())), "{error}");
-    }
-    // Control's own ranges are told together with them.
-    let fast = robot("velocity: 0.25", "velocity: 25.0");
-    let error = join(&policy_file("policy_hz: 20.0", "policy_hz: 60.0"), &fast, None, &base)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("2 problems") && error.contains("limits.linear.velocity: 25 m/s is outside"),
-        "{error}"
-    );
-    // Polarity and threshold come from the checkpoint.
+    let fast = policy_file("policy_hz: 20.0", "policy_hz: 60.0");
+    let error = merged(&fast, &same).unwrap_err().to_string();
+    assert!(error.contains("command_rate_hz: 50 Hz is slower than the policy's 60 Hz"), "{error}");
+    // Polarity and threshold are the policy file's.
     let closed = policy_file("polarity: one_is_open", "polarity: one_is_closed");
-    let raw = join(&closed, &robot("threshold: 0.5", "threshold: 0.4"), None, &base).unwrap();
+    let raw = merged(&closed, &robot("threshold: 0.5", "threshold: 0.4")).unwrap().raw_control;
     assert!(raw.gripper.invert);
     assert_eq!((raw.gripper.threshold, raw.gripper.min_dwell_s), (0.5, 0.4));
+}
+
+#[test]
+fn statistics_of_other_widths_are_refused() {
+    let policy = load(POLICY_FILE, PolicyFile::load).unwrap();
+    let robot = load(ROBOT_FILE, RobotFile::load).unwrap();
+    let base = RawControlConfig { dry_run: false, ..RawControlConfig::default() };
+    let join = |low: &[f64], high: &[f64]| {
+        vla_config::join(&policy, &robot, Some((low, high)), &base)
+            .map_err(|problems| problems.to_string())
+    };
+    for (low, high) in [(5, 5), (7, 6), (6, 7), (8, 7)] {
+        let error = join(&vec![0.0; low], &vec![0.0; high]).unwrap_err();
+        assert!(error.contains(&format!("{low} and {high} dimensions")), "{error}");
+    }
+    let raw = join(&[-0.02; 7], &[0.03; 7]).unwrap();
+    assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * policy.translation_scale);
+    assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * policy.rotation_scale);
+    assert!(!raw.dry_run && raw.workspace.is_some());
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused() {
+    let policy_file = |from, to| load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap();
+    let robot = load(ROBOT_FILE, RobotFile::load).unwrap();
+    let resolved = merged(&policy_file("LIBERO", "LIBERO"), &robot).unwrap();
+    let with = |action_dim, statistics| {
+        let measured = Measured { inference_s: 0.1, action_dim, statistics };
+        resolved.control_for(&measured).map_err(|problems| problems.to_string())
+    };
+    assert!(with(7, None).is_ok());
+    let error = with(56, None).unwrap_err();
+    assert!(error.contains("horizon is 1, but the checkpoint's actions have 8 steps"), "{error}");
+    let error = with(7, Some(([f64::NAN; 7], [1.0; 7]))).unwrap_err();
+    assert!(error.contains("envelope.dx"), "{error}");
+    // Roll, pitch, yaw may be taken as a rotation vector for small steps only.
+    let rpy = policy_file("rotation: rotation_vector", "rotation: rpy_delta");
+    let rpy = merged(&rpy, &robot).unwrap();
+    let turning = |angle: f64| {
+        let statistics = Some(([0.0; 7], [0.0, 0.0, 0.0, angle, 0.0, 0.0, 1.0]));
+        rpy.control_for(&Measured { inference_s: 0.1, action_dim: 7, statistics })
+    };
+    assert!(turning(0.5).is_ok());
+    assert!(turning(1.0).unwrap_err().to_string().contains("rpy_delta"));
 }
 
 #[test]
@@ -470,8 +505,8 @@ fn each_rule_of_controls_parameters_is_asserted() {
             |c| c.workspace = Some(RawWorkspace { min: [0.0; 3], max: [1.0; 3], margin: 0.6 }),
             "workspace.margin: 0.6 m is outside",
         ),
-        (|c| c.gripper.threshold = 1.1, "gripper.threshold: 1.1  is outside"),
-        (|c| c.gripper.hysteresis = -0.1, "gripper.hysteresis: -0.1  is outside"),
+        (|c| c.gripper.threshold = 1.1, "gripper.threshold: 1.1 is outside"),
+        (|c| c.gripper.hysteresis = -0.1, "gripper.hysteresis: -0.1 is outside"),
         (
             |c| c.gripper.hysteresis = 0.5,
             "gripper.hysteresis: threshold 0.5 +- hysteresis 0.5 leaves 0..1",
@@ -599,7 +634,7 @@ fn the_rules_between_parameters_allow_exactly_what_they_say() {
     assert_eq!(
         raw.validate().unwrap_err().to_string(),
         "2 problems in the configuration: clear_s: 0 s is outside 0.1..60 s; faults_to_latch: 0 \
-        is outside 1..8"
+       is outside 1..8"
     );
     let infinite =
         RawEnvelope { q01: [-0.01; 6], q99: [0.01, f64::INFINITY, 0.01, 0.01, 0.01, 0.01] };
@@ -640,9 +675,7 @@ fn a_validated_configuration_says_what_was_given() {
 
 #[test]
 fn parameters_from_yaml_know_no_other_names() {
-    let parse = |text: &str| {
-        serde_yaml::from_str::<RawControlConfig>(text).map_err(|error| error.to_string())
-    };
+    let parse = |text: &str| vla_config::parse_yaml::<RawControlConfig>(text);
     let raw = parse(
         "{command_rate_hz: 100.0, limits: {linear: {velocity: 0.1, acceleration: 0.5, jerk: 5.0}}}",
     )

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::ranges::Range;
+
 /// An invalid value in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -45,8 +47,14 @@ impl ConfigErrors {
     /// Adds an error unless `value` is within `low..=high` (NaN is not). `unit` is for the message.
     pub fn range(&mut self, path: &str, value: f64, low: f64, high: f64, unit: &str) {
         if !(low <= value && value <= high) {
-            self.add(path, format!("{value} {unit} is outside {low}..{high} {unit}"));
+            let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+            self.add(path, format!("{value}{unit} is outside {low}..{high}{unit}"));
         }
+    }
+
+    /// Adds an error unless `value` is within a parameter's range.
+    pub fn within(&mut self, path: &str, value: f64, range: &Range) {
+        self.range(path, value, range.min, range.max, range.unit);
     }
 
     /// `value`, or the errors.

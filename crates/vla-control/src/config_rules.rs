@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::{
     config::{
-        ControlConfig, FAULTS_MAX, MotionLimits, RawControlConfig, RawEnvelope, RawGripper,
-        RawMotionLimits, RawWorkspace, TICKS_PER_PERIOD, WINDOW_MAX, Workspace,
+        ControlConfig, MotionLimits, RawControlConfig, RawEnvelope, RawGripper, RawMotionLimits,
+        RawWorkspace, TICKS_PER_PERIOD, WINDOW_MAX, Workspace,
     },
     config_error::ConfigErrors,
+    ranges::{self, Range},
 };
 
 impl RawControlConfig {
@@ -17,29 +18,17 @@ impl RawControlConfig {
     /// [`ConfigErrors`] with parameter, value and rule of each error.
     pub fn validate(&self) -> Result<ControlConfig, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        for (path, value, low, high, unit) in RANGES {
-            errors.range(path, value(self), *low, *high, unit);
-        }
-        for (path, value, low, high) in COUNTS {
-            let value = value(self);
-            if !(*low..=*high).contains(&value) {
-                errors.add(path, format!("{value} is outside {low}..{high}"));
-            }
+        for (path, value, range) in RANGES {
+            errors.within(path, value(self), range);
         }
         if self.inference_timeout_s == 0.0 {
             errors.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
         }
         self.check_intervals(&mut errors);
         let (linear, angular) = (&self.limits.linear, &self.limits.angular);
-        check_motion(&mut errors, "limits.linear", linear, [3.0, 30.0], "m", self.command_rate_hz);
-        check_motion(
-            &mut errors,
-            "limits.angular",
-            angular,
-            [6.0, 60.0],
-            "rad",
-            self.command_rate_hz,
-        );
+        let rate_hz = self.command_rate_hz;
+        check_motion(&mut errors, "limits.linear", linear, &LINEAR, rate_hz);
+        check_motion(&mut errors, "limits.angular", angular, &ANGULAR, rate_hz);
         let workspace = self.workspace.and_then(|raw| check_workspace(&mut errors, &raw));
         check_gripper(&mut errors, &self.gripper);
         if let Some(envelope) = &self.envelope {
@@ -118,50 +107,48 @@ impl RawControlConfig {
     }
 }
 
-/// Parameter, value, minimum, maximum, unit.
-type Range = (&'static str, fn(&RawControlConfig) -> f64, f64, f64, &'static str);
+/// Parameter, value, range.
+type Row = (&'static str, fn(&RawControlConfig) -> f64, Range);
 
-const RANGES: &[Range] = &[
-    ("command_rate_hz", |c| c.command_rate_hz, 10.0, 1000.0, "Hz"),
-    ("observation_timeout_s", |c| c.observation_timeout_s, 0.02, 60.0, "s"),
-    ("stamp_future_tolerance_s", |c| c.stamp_future_tolerance_s, 0.0, 10.0, "s"),
-    ("stamp_past_tolerance_s", |c| c.stamp_past_tolerance_s, 0.0, 60.0, "s"),
-    ("inference_timeout_s", |c| c.inference_timeout_s, 0.0, 600.0, "s"),
-    ("clock_jump_tolerance_s", |c| c.clock_jump_tolerance_s, 0.0, 10.0, "s"),
-    ("overrun_s", |c| c.overrun_s, 0.0, 1.0, "s"),
-    ("pause_s", |c| c.pause_s, 0.05, 10.0, "s"),
-    ("pose_timeout_s", |c| c.pose_timeout_s, 0.02, 10.0, "s"),
-    ("subscriber_timeout_s", |c| c.subscriber_timeout_s, 0.0, 10.0, "s"),
-    ("fault_window_s", |c| c.fault_window_s, 0.1, 3600.0, "s"),
-    ("clear_s", |c| c.clear_s, 0.1, 60.0, "s"),
-    ("rearm_window_s", |c| c.rearm_window_s, 0.0, 60.0, "s"),
-    ("unchanged_image.distance", |c| c.unchanged_image.distance, 1e-3, 10.0, "m"),
-    ("unchanged_image.angle", |c| c.unchanged_image.angle, 1e-3, 100.0, "rad"),
-    ("step_cap.translation", |c| c.step_cap.translation, 1e-4, 1.0, "m"),
-    ("step_cap.rotation", |c| c.step_cap.rotation, 1e-4, 3.2, "rad"),
-    ("detectors.stuck_distance", |c| c.detectors.stuck_distance, 0.0, 1.0, "m"),
+const RANGES: &[Row] = &[
+    ("command_rate_hz", |c| c.command_rate_hz, ranges::COMMAND_RATE),
+    ("observation_timeout_s", |c| c.observation_timeout_s, ranges::OBSERVATION_TIMEOUT),
+    ("stamp_future_tolerance_s", |c| c.stamp_future_tolerance_s, ranges::STAMP_FUTURE_TOLERANCE),
+    ("stamp_past_tolerance_s", |c| c.stamp_past_tolerance_s, ranges::STAMP_PAST_TOLERANCE),
+    ("inference_timeout_s", |c| c.inference_timeout_s, ranges::INFERENCE_TIMEOUT),
+    ("clock_jump_tolerance_s", |c| c.clock_jump_tolerance_s, ranges::CLOCK_JUMP_TOLERANCE),
+    ("overrun_s", |c| c.overrun_s, ranges::OVERRUN),
+    ("pause_s", |c| c.pause_s, ranges::PAUSE),
+    ("pose_timeout_s", |c| c.pose_timeout_s, ranges::POSE_TIMEOUT),
+    ("subscriber_timeout_s", |c| c.subscriber_timeout_s, ranges::SUBSCRIBER_TIMEOUT),
+    ("fault_window_s", |c| c.fault_window_s, ranges::FAULT_WINDOW),
+    ("clear_s", |c| c.clear_s, ranges::CLEAR),
+    ("rearm_window_s", |c| c.rearm_window_s, ranges::REARM_WINDOW),
+    ("unchanged_image.distance", |c| c.unchanged_image.distance, ranges::UNCHANGED_DISTANCE),
+    ("unchanged_image.angle", |c| c.unchanged_image.angle, ranges::UNCHANGED_ANGLE),
+    ("step_cap.translation", |c| c.step_cap.translation, ranges::STEP_TRANSLATION),
+    ("step_cap.rotation", |c| c.step_cap.rotation, ranges::STEP_ROTATION),
+    ("detectors.stuck_distance", |c| c.detectors.stuck_distance, ranges::STUCK_DISTANCE),
+    ("faults_to_latch", |c| f64::from(c.faults_to_latch), ranges::FAULTS_TO_LATCH),
+    ("detectors.constant_steps", |c| f64::from(c.detectors.constant_steps), ranges::CONSTANT_STEPS),
 ];
 
-/// Parameter, value, minimum, maximum.
-type CountRange = (&'static str, fn(&RawControlConfig) -> u32, u32, u32);
-
-const COUNTS: &[CountRange] = &[
-    ("faults_to_latch", |c| c.faults_to_latch, 1, FAULTS_MAX),
-    ("detectors.constant_steps", |c| c.detectors.constant_steps, 2, 10_000),
-];
+const LINEAR: [Range; 3] =
+    [ranges::LINEAR_VELOCITY, ranges::LINEAR_ACCELERATION, ranges::LINEAR_JERK];
+const ANGULAR: [Range; 3] =
+    [ranges::ANGULAR_VELOCITY, ranges::ANGULAR_ACCELERATION, ranges::ANGULAR_JERK];
 
 fn check_motion(
     p: &mut ConfigErrors,
     group: &str,
     raw: &RawMotionLimits,
-    [v_max, a_max]: [f64; 2],
-    unit: &str,
+    [velocity, acceleration, jerk]: &[Range; 3],
     rate_hz: f64,
 ) {
     let before = p.0.len();
-    p.range(&format!("{group}.velocity"), raw.velocity, 1e-3, v_max, &format!("{unit}/s"));
-    p.range(&format!("{group}.acceleration"), raw.acceleration, 1e-2, a_max, &format!("{unit}/s2"));
-    p.range(&format!("{group}.jerk"), raw.jerk, 1e-1, 1e4, &format!("{unit}/s3"));
+    p.within(&format!("{group}.velocity"), raw.velocity, velocity);
+    p.within(&format!("{group}.acceleration"), raw.acceleration, acceleration);
+    p.within(&format!("{group}.jerk"), raw.jerk, jerk);
     if before < p.0.len() {
         return;
     }
@@ -190,11 +177,11 @@ fn check_motion(
 
 fn check_workspace(p: &mut ConfigErrors, raw: &RawWorkspace) -> Option<Workspace> {
     let before = p.0.len();
-    p.range("workspace.margin", raw.margin, 0.005, 0.5, "m");
+    p.within("workspace.margin", raw.margin, &ranges::WORKSPACE_MARGIN);
     for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
         let (low, high) = (raw.min[axis], raw.max[axis]);
-        p.range(&format!("workspace.min.{name}"), low, -10.0, 10.0, "m");
-        p.range(&format!("workspace.max.{name}"), high, -10.0, 10.0, "m");
+        p.within(&format!("workspace.min.{name}"), low, &ranges::WORKSPACE_CORNER);
+        p.within(&format!("workspace.max.{name}"), high, &ranges::WORKSPACE_CORNER);
         if low.is_finite() && high.is_finite() && high - low <= 2.0 * raw.margin {
             p.add(
                 &format!("workspace.{name}"),
@@ -212,9 +199,9 @@ fn check_workspace(p: &mut ConfigErrors, raw: &RawWorkspace) -> Option<Workspace
 }
 
 fn check_gripper(p: &mut ConfigErrors, raw: &RawGripper) {
-    p.range("gripper.threshold", raw.threshold, 0.0, 1.0, "");
-    p.range("gripper.hysteresis", raw.hysteresis, 0.0, 0.5, "");
-    p.range("gripper.min_dwell_s", raw.min_dwell_s, 0.0, 60.0, "s");
+    p.within("gripper.threshold", raw.threshold, &ranges::GRIPPER_THRESHOLD);
+    p.within("gripper.hysteresis", raw.hysteresis, &ranges::GRIPPER_HYSTERESIS);
+    p.within("gripper.min_dwell_s", raw.min_dwell_s, &ranges::GRIPPER_MIN_DWELL);
     if 1.0 <= raw.threshold + raw.hysteresis || raw.threshold - raw.hysteresis <= 0.0 {
         p.add(
             "gripper.hysteresis",

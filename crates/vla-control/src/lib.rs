@@ -62,6 +62,7 @@ mod gripper;
 mod inputs;
 mod jerk_limiter;
 mod outputs;
+pub mod ranges;
 mod reason;
 mod stall_detector;
 mod state_machine;

@@ -3,9 +3,13 @@
 //!
 //! A policy is a YAML file (`config/precision/`); three are built in under their names.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use serde_yaml::{Mapping, Value};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::WeightRole;
 
@@ -196,7 +200,9 @@ impl PrecisionPolicy {
     /// Lists every problem of the text.
     pub fn parse(name: &str, text: &str) -> Result<Self, PrecisionError> {
         let invalid = |problems| PrecisionError::Invalid { name: name.to_owned(), problems };
-        let value: Value = serde_yaml::from_str(text)
+        let mut options = serde_saphyr::Options::default();
+        options.with_snippet = false; // one line
+        let value: Value = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| invalid(vec![error.to_string().replace('\n', " ")]))?;
         let Value::Mapping(mapping) = value else {
             return Err(invalid(vec!["not a mapping of names to values".into()]));
@@ -223,7 +229,72 @@ impl PrecisionPolicy {
     }
 }
 
-/// Reads a mapping and collects every problem.
+type Mapping = BTreeMap<String, Value>;
+
+/// A YAML value, as far as a policy has such.
+#[derive(Clone)]
+enum Value {
+    Bool(bool),
+    String(String),
+    Mapping(Mapping),
+    /// What no policy has, as text.
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Other(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Other(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Other(value.to_string()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Other("empty".into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Other("a list".into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut mapping = Mapping::new();
+        while let Some((key, value)) = entries.next_entry()? {
+            mapping.insert(key, value);
+        }
+        Ok(Value::Mapping(mapping))
+    }
+}
+
+/// Reads a mapping and notes every problem.
 struct Reader {
     problems: Vec<String>,
 }
@@ -285,7 +356,7 @@ impl Reader {
 
     fn only(&mut self, mapping: &Mapping, place: &str, known: &[&str]) {
         for key in mapping.keys() {
-            let key = key.as_str().map_or_else(|| "(not a text)".into(), shortened);
+            let key = shortened(key);
             if !known.contains(&key.as_str()) {
                 self.problems
                     .push(format!("{place}{key} is not known (known: {})", known.join(", ")));
@@ -315,8 +386,10 @@ impl Reader {
     fn choice(&mut self, mapping: &Mapping, place: &str, key: &str, names: &[&str]) -> usize {
         let text = match mapping.get(key) {
             Some(Value::String(text)) => text.clone(),
-            Some(other) => format!("{other:?}"),
-            // A missing parent entry was already reported.
+            Some(Value::Bool(flag)) => flag.to_string(),
+            Some(Value::Mapping(_)) => "a mapping".into(),
+            Some(Value::Other(text)) => text.clone(),
+            // An entry that is missing as a whole was named already.
             None if mapping.is_empty() && !place.is_empty() => return 0,
             None => {
                 self.problems.push(format!("{place}{key} is missing"));

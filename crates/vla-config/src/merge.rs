@@ -1,0 +1,260 @@
+//! Merges defaults, files and given values, and validates the whole once.
+
+use std::sync::Arc;
+
+use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope};
+
+use super::{
+    CommandTopics, Files, Frame, Given, GivenValue, Origin, Parameter, PolicyFile, Resolved,
+    RobotFile, Rule, STEP_WIDTH, Value, Values, parameter, values::is_hub_name,
+};
+
+/// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
+const DRY_RUN_HZ: f64 = 5.0;
+/// Loads the files that are named, merges them with what was given, and validates the whole.
+///
+/// # Errors
+/// Every problem, those in `problems` included.
+pub fn resolve(given: &Given, mut problems: ConfigErrors) -> Result<Resolved, ConfigErrors> {
+    let files = Files::load(given, &mut problems);
+    resolve_with(given, &files, problems)
+}
+
+/// As [`resolve`], with files that were loaded before.
+///
+/// # Errors
+/// Every problem, those in `problems` included.
+pub fn resolve_with(
+    given: &Given,
+    files: &Files,
+    mut problems: ConfigErrors,
+) -> Result<Resolved, ConfigErrors> {
+    let mut values = Values::default();
+    let mut valid = Vec::new();
+    for (name, given) in given.iter() {
+        let Some(row) = parameter(name) else { continue };
+        match row.set(&mut values, &given.value) {
+            Ok(()) if row.is_unset(&given.value) => {}
+            Ok(()) => valid.push(name),
+            Err(what) => problems.add(name, what),
+        }
+    }
+    for (name, value, of) in files.values() {
+        let Some(row) = parameter(name) else { continue };
+        match given.get(name).filter(|_| valid.contains(&name)) {
+            Some(given) => compare(row, &row.get(&values), given, &value, &of, &mut problems),
+            None => {
+                if let Err(what) = row.set(&mut values, &value) {
+                    problems.add(name, format!("{of}: {what}"));
+                }
+            }
+        }
+    }
+    complete(&mut values, files, &valid, &mut problems);
+    let raw_control = RawControlConfig { workspace: values.workspace(), ..values.control };
+    let control = raw_control.validate().map_err(|more| problems.0.extend(more.0)).ok();
+    match control {
+        Some(control) if problems.0.is_empty() => Ok(Resolved {
+            command_topics: command_topics(given, files),
+            given: given.clone(),
+            values,
+            files: files.clone(),
+            raw_control,
+            control,
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// Control's parameters by a policy file, a robot file and the statistics q01 and q99 of a
+/// checkpoint (in its own units) alone; for recorded actions. `base` has everything that no file
+/// decides.
+///
+/// # Errors
+/// Everything that does not fit, and everything that control refuses.
+pub fn join(
+    policy: &PolicyFile,
+    robot: &RobotFile,
+    statistics: Option<(&[f64], &[f64])>,
+    base: &RawControlConfig,
+) -> Result<RawControlConfig, ConfigErrors> {
+    let mut given = Given::default();
+    if let Some(key) = policy.unnorm_keys.first() {
+        given.insert("unnorm_key", Value::Text(key.clone()), Origin::CommandLine);
+    }
+    let files =
+        Files { policy: Some(Arc::new(policy.clone())), robot: Some(Arc::new(robot.clone())) };
+    let merged = resolve_with(&given, &files, ConfigErrors::default())?.raw_control;
+    let mut problems = ConfigErrors::default();
+    let envelope = statistics.and_then(|(q01, q99)| {
+        let (Some(low), Some(high), STEP_WIDTH, STEP_WIDTH) =
+            (q01.first_chunk::<6>(), q99.first_chunk::<6>(), q01.len(), q99.len())
+        else {
+            problems.add(
+                "unnorm_key",
+                format!(
+                    "its statistics have {} and {} dimensions; an end-effector action has \
+                    {STEP_WIDTH}",
+                    q01.len(),
+                    q99.len()
+                ),
+            );
+            return None;
+        };
+        Some(RawEnvelope { q01: policy.scaled(*low), q99: policy.scaled(*high) })
+    });
+    let raw = RawControlConfig {
+        command_rate_hz: merged.command_rate_hz,
+        limits: merged.limits,
+        step_cap: merged.step_cap,
+        workspace: merged.workspace,
+        gripper: merged.gripper,
+        envelope,
+        ..*base
+    };
+    if let Err(more) = raw.validate() {
+        problems.0.extend(more.0);
+    }
+    problems.into_result(raw)
+}
+
+/// Refuses a given value that is laxer than a file's, or not the same where it must be.
+fn compare(
+    row: &Parameter,
+    value: &Value,
+    given: &GivenValue,
+    file: &Value,
+    of: &str,
+    problems: &mut ConfigErrors,
+) {
+    let numbers = |value: &Value| match value {
+        Value::Float(number) => vec![*number],
+        Value::Floats(numbers) => numbers.clone(),
+        _ => Vec::new(),
+    };
+    let pairs = || numbers(value).into_iter().zip(numbers(file));
+    let (holds, relation, remedy) = match row.rule {
+        Rule::Own => return,
+        Rule::AtMost => (pairs().all(|(x, y)| x <= y), "more than", "give at most that"),
+        Rule::AtLeast => (pairs().all(|(x, y)| y <= x), "less than", "give at least that"),
+        Rule::Equal => (value == file, "not", "give the same"),
+    };
+    if !holds {
+        let unit = row.range.map_or(String::new(), |range| format!(" {}", range.unit));
+        let unit = unit.trim_end();
+        problems.add(
+            row.name,
+            format!(
+                "{value}{unit}, given {}, is {relation} {file}{unit} of {of}; {remedy}, leave it \
+                out, or change the file",
+                given.origin
+            ),
+        );
+    }
+}
+
+/// Fills in what follows from other values, and checks what belongs together.
+fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut ConfigErrors) {
+    if values.frame_id.trim().is_empty() {
+        problems.add("frame_id", "is empty; name the frame in which the actions are expressed");
+    }
+    if is_hub_name(&values.checkpoint) {
+        problems.add(
+            "checkpoint",
+            format!(
+                "'{0}' is no folder here and has the form of a name on the Hugging Face Hub; \
+                nothing is downloaded here: run hf download {0} --local-dir DIR and give DIR",
+                values.checkpoint
+            ),
+        );
+    }
+    match (values.workspace_min, values.workspace_max) {
+        (Some(_), None) => problems.add("workspace.max", "is missing while workspace.min is set"),
+        (None, Some(_)) => problems.add("workspace.min", "is missing while workspace.max is set"),
+        _ => {}
+    }
+    if values.control.command_rate_hz == 0.0 {
+        values.control.command_rate_hz = RawControlConfig::default().command_rate_hz;
+    }
+    if values.policy_hz == 0.0 {
+        values.policy_hz = DRY_RUN_HZ;
+    }
+    if values.inference_rate_hz == 0.0 {
+        values.inference_rate_hz = values.policy_hz;
+    }
+    match &files.policy {
+        Some(policy) => {
+            let wanted = Some(values.unnorm_key.as_str()).filter(|key| !key.is_empty());
+            match policy.choose_key(wanted) {
+                Ok(key) => values.unnorm_key = key.to_owned(),
+                Err(more) => problems.0.extend(more.0),
+            }
+            check_frame(values, policy, files, valid, problems);
+        }
+        // Frame, rotation, polarity and rate have no safe guess: no robot is moved by one.
+        None if !values.control.dry_run && values.policy_file.is_empty() => problems.add(
+            "policy_file",
+            "is missing; with dry_run false, name the file that says what the checkpoint's \
+            numbers mean (see config/policies)",
+        ),
+        None => {}
+    }
+    if let Some(robot) = &files.robot {
+        limit_overrun(values, robot);
+        let rate_hz = values.control.command_rate_hz;
+        if rate_hz < values.policy_hz {
+            let policy_hz = values.policy_hz;
+            problems.add(
+                "command_rate_hz",
+                format!("{rate_hz} Hz is slower than the policy's {policy_hz} Hz"),
+            );
+        }
+    }
+}
+
+fn check_frame(
+    values: &Values,
+    policy: &PolicyFile,
+    files: &Files,
+    valid: &[&str],
+    problems: &mut ConfigErrors,
+) {
+    if policy.frame != Frame::Tool {
+        return;
+    }
+    if files.robot.is_none() && !valid.contains(&"frame_id") {
+        problems.add(
+            "robot_file",
+            "is missing; the policy file's actions are in the tool frame, which a robot file or \
+            frame_id must name",
+        );
+    }
+    if values.workspace().is_some() {
+        problems.add(
+            "workspace",
+            "the action is in the tool frame, but the box is in the base frame: this cannot be \
+            guarded; remove the box or use a checkpoint with base-frame actions",
+        );
+    }
+}
+
+/// The arm stops by itself after the robot file's `timeout_s`: by default no longer interval between
+/// two control steps passes as normal.
+fn limit_overrun(values: &mut Values, robot: &RobotFile) {
+    let timeout_s = robot.command.timeout_s;
+    if values.control.overrun_s == 0.0 && timeout_s < 5.0 / values.control.command_rate_hz {
+        values.control.overrun_s = timeout_s;
+    }
+}
+
+fn command_topics(given: &Given, files: &Files) -> CommandTopics {
+    let of_robot = |remapped: bool, topic: fn(&RobotFile) -> &String| {
+        files.robot.as_ref().filter(|_| !remapped).map(|robot| topic(robot).clone())
+    };
+    CommandTopics {
+        twist: of_robot(given.twist_remapped, |robot| &robot.command.twist_topic)
+            .unwrap_or_else(|| "~/command/twist".into()),
+        gripper: of_robot(given.gripper_remapped, |robot| &robot.command.gripper_topic)
+            .unwrap_or_else(|| "~/command/gripper".into()),
+    }
+}

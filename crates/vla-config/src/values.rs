@@ -1,0 +1,138 @@
+//! The parameters' values, one field each.
+
+use std::path::Path;
+
+use vla_control::{RawControlConfig, RawWorkspace};
+
+/// A value for every parameter. The default is what holds when neither a file nor a user gives one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    /// Checkpoint folder.
+    pub checkpoint: String,
+    /// Policy file, empty for none.
+    pub policy_file: String,
+    /// Robot file, empty for none.
+    pub robot_file: String,
+    /// Statistics key, empty when there is exactly one.
+    pub unnorm_key: String,
+    /// Device name.
+    pub device: String,
+    /// Precision name or file, empty for the device's default.
+    pub precision: String,
+    /// Threads of the CPU backend, 0 for one per core.
+    pub threads: i64,
+    /// `full` or `actions`.
+    pub decode: String,
+    /// Speculative decoding with the last action's tokens.
+    pub draft: bool,
+    /// Folder of packed weights, empty for none.
+    pub weight_cache: String,
+    /// Configure and activate without a lifecycle manager.
+    pub autostart: bool,
+    /// `raw` or `compressed`.
+    pub image_transport: String,
+    /// Steps of the policy per second, Hz; 0 takes the policy file's.
+    pub policy_hz: f64,
+    /// Inferences per second at most, Hz; 0 takes `policy_hz`.
+    pub inference_rate_hz: f64,
+    /// Frame of the actions.
+    pub frame_id: String,
+    /// `SCHED_FIFO` priority of the control thread.
+    pub control_priority: i64,
+    /// Niceness of the inference threads.
+    pub inference_niceness: i64,
+    /// Folder of flight records, empty for none.
+    pub record_directory: String,
+    /// Whether ROS time comes from `/clock`.
+    pub use_sim_time: bool,
+    /// Lower corner of the workspace, metres; both corners or none.
+    pub workspace_min: Option<[f64; 3]>,
+    /// Upper corner of the workspace, metres.
+    pub workspace_max: Option<[f64; 3]>,
+    /// Kept free inside each face, metres.
+    pub workspace_margin: f64,
+    /// Longest loading of a checkpoint, seconds.
+    pub load_timeout_s: f64,
+    /// Control's parameters; `workspace`, `envelope` and `expected_inference_s` are filled in
+    /// later.
+    pub control: RawControlConfig,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            checkpoint: std::env::var("OPENVLA_WEIGHTS").unwrap_or_default(),
+            policy_file: String::new(),
+            robot_file: String::new(),
+            unnorm_key: String::new(),
+            device: "cpu".into(),
+            precision: String::new(),
+            threads: 0,
+            decode: "full".into(),
+            draft: false,
+            weight_cache: String::new(),
+            autostart: false,
+            image_transport: "raw".into(),
+            policy_hz: 0.0,
+            inference_rate_hz: 0.0,
+            frame_id: "base_link".into(),
+            control_priority: 40,
+            inference_niceness: 10,
+            record_directory: String::new(),
+            use_sim_time: false,
+            workspace_min: None,
+            workspace_max: None,
+            workspace_margin: 0.02,
+            load_timeout_s: 600.0,
+            control: RawControlConfig { command_rate_hz: 0.0, ..RawControlConfig::default() },
+        }
+    }
+}
+
+impl Values {
+    /// The workspace, when both corners are set.
+    #[must_use]
+    pub fn workspace(&self) -> Option<RawWorkspace> {
+        let (min, max) = self.workspace_min.zip(self.workspace_max)?;
+        Some(RawWorkspace { min, max, margin: self.workspace_margin })
+    }
+}
+
+/// A path parameter with a leading `~` replaced by the home folder.
+///
+/// # Errors
+/// What the path contains that a shell or a downloader would resolve and this node does not.
+pub fn expand_path(text: &str, home: Option<&str>) -> Result<String, String> {
+    if let Some(rest) = text.strip_prefix('~') {
+        if !(rest.is_empty() || rest.starts_with('/')) {
+            return Err("only ~/ is expanded, not ~user; write the path in full".into());
+        }
+        let home = home
+            .filter(|home| !home.is_empty())
+            .ok_or("HOME is not set, so that ~ cannot be expanded; write the path in full")?;
+        return Ok(format!("{home}{rest}"));
+    }
+    if text.contains('$') && !Path::new(text).exists() {
+        return Err("$ is not expanded; start with ~/ or write the path in full".into());
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(match scheme {
+            "file" => format!("is a URL; write the path alone: {rest}"),
+            _ => "is a URL; nothing is downloaded here: download it, and name the folder".into(),
+        });
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether a path that does not exist has the form of a Hugging Face hub name, `owner/model`.
+pub(crate) fn is_hub_name(text: &str) -> bool {
+    let part = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('.')
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    text.split_once('/').is_some_and(|(owner, model)| part(owner) && part(model))
+        && !Path::new(text).exists()
+        // A folder that is being made, or that is misspelt, lies in one that exists.
+        && Path::new(text).parent().is_none_or(|parent| !parent.exists())
+}

@@ -1,0 +1,172 @@
+"""The configuration on the graph: topics of each robot file, descriptors, changes, dump and load."""
+
+import pathlib
+import tempfile
+
+import peer
+import yaml
+from lifecycle_msgs.srv import GetState
+from peer import KIT, POLICY_FILE, ROOT, NodeProcess, Peer
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+
+NUMERIC = (
+    ParameterType.PARAMETER_INTEGER,
+    ParameterType.PARAMETER_DOUBLE,
+    ParameterType.PARAMETER_DOUBLE_ARRAY,
+)
+# Numbers without a unit: between 0 and 1.
+WITHOUT_UNIT = ("gripper.threshold", "gripper.hysteresis")
+
+
+def started(executable, logs, files=(), **parameters):
+    """A node with parameter files and parameters, and a peer that does not listen to commands."""
+    logs.append(f"{tempfile.mkdtemp()}/node.log")
+    arguments = [argument for file in files for argument in ("--params-file", str(file))]
+    node = NodeProcess([*executable, "--ros-args", *arguments], logs[-1], **parameters)
+    return node, Peer(listen=False)
+
+
+def ended(node, graph):
+    assert node.stop() == 0
+    graph.close()
+
+
+def names(graph):
+    return graph.call(ListParameters, "list_parameters", ListParameters.Request()).result.names
+
+
+def values(graph, wanted):
+    request = GetParameters.Request(names=wanted)
+    return graph.call(GetParameters, "get_parameters", request).values
+
+
+def plain(value):
+    """A value as `ros2 param dump` writes it."""
+    return {
+        ParameterType.PARAMETER_BOOL: lambda: value.bool_value,
+        ParameterType.PARAMETER_INTEGER: lambda: value.integer_value,
+        ParameterType.PARAMETER_DOUBLE: lambda: value.double_value,
+        ParameterType.PARAMETER_STRING: lambda: value.string_value,
+        ParameterType.PARAMETER_DOUBLE_ARRAY: lambda: list(value.double_array_value),
+    }[value.type]()
+
+
+def put(graph, name, value):
+    kind = ParameterType.PARAMETER_DOUBLE if isinstance(value, float) else 2
+    message = ParameterValue(type=kind)
+    if isinstance(value, float):
+        message.double_value = value
+    else:
+        message.integer_value = value
+    request = SetParameters.Request(parameters=[Parameter(name=name, value=message)])
+    return graph.call(SetParameters, "set_parameters", request).results[0]
+
+
+def a_robot_file_decides_the_topics(executable, logs, path):
+    command = yaml.safe_load(path.read_text())["command"]
+    topics = [command[key].replace("~", "/vla") for key in ("twist_topic", "gripper_topic")]
+    node, graph = started(executable, logs, robot_file=str(path))
+    try:
+        graph.until("the node answers", lambda: graph.status is not None)
+
+        def published():
+            pairs = graph.node.get_publisher_names_and_types_by_node("vla", "/")
+            offered = {name for name, _ in pairs}
+            private = {name for name in offered if name.startswith("/vla/command/")}
+            return set(topics) <= offered and private <= set(topics)
+
+        graph.until(f"{path.name}: commands on {topics} and nowhere else", published)
+    finally:
+        ended(node, graph)
+    print(f"{path.name}: commands on {', '.join(topics)}")
+
+
+def every_number_has_range_and_unit(graph):
+    listed = names(graph)
+    request = DescribeParameters.Request(names=listed)
+    described = graph.call(DescribeParameters, "describe_parameters", request).descriptors
+    numbers = [descriptor for descriptor in described if descriptor.type in NUMERIC]
+    assert len(numbers) > 30, len(numbers)
+    for descriptor in numbers:
+        ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
+        assert len(ranges) == 1 and ranges[0].from_value < ranges[0].to_value, descriptor
+        whole = descriptor.type == ParameterType.PARAMETER_INTEGER
+        unit = "Unit: " in descriptor.description
+        assert whole or unit or descriptor.name in WITHOUT_UNIT, descriptor
+    assert all(descriptor.type != ParameterType.PARAMETER_NOT_SET for descriptor in described)
+    print(f"{len(numbers)} of {len(listed)} parameters are numbers, each with a range")
+
+
+def limits_change_while_inactive(graph):
+    assert graph.change("configure"), graph.shown()
+    assert put(graph, "limits.linear.velocity", 0.02).successful
+    (velocity,) = values(graph, ["limits.linear.velocity"])
+    assert velocity.double_value == 0.02
+    laxer = put(graph, "limits.linear.velocity", 0.5)
+    assert not laxer.successful and "0.5 m/s" in laxer.reason and "0.25 m/s" in laxer.reason
+    threads = put(graph, "threads", 3)
+    assert not threads.successful and "clean it up first" in threads.reason, threads.reason
+    label = graph.call(GetState, "get_state", GetState.Request()).current_state.label
+    assert label == "inactive", label
+
+
+def dump_can_be_given_back(executable, logs, folder, **parameters):
+    """`ros2 param dump`, given back as a parameter file: every value is the same."""
+    node, graph = started(executable, logs, **parameters)
+    try:
+        listed = list(names(graph))
+        before = [plain(value) for value in values(graph, listed)]
+    finally:
+        ended(node, graph)
+    dump = folder / "dump.yaml"
+    text = yaml.safe_dump({"/vla": {"ros__parameters": dict(zip(listed, before))}})
+    assert "null" not in text, text
+    dump.write_text(text)
+    node, graph = started(executable, logs, files=(dump,))
+    try:
+        after = [plain(value) for value in values(graph, listed)]
+        differences = [n for n, a, b in zip(listed, before, after) if a != b]
+        assert not differences, differences
+    finally:
+        ended(node, graph)
+    print(f"{len(listed)} dumped parameters given back")
+
+
+def a_pattern_applies_and_is_logged(executable, logs, folder):
+    shared = folder / "shared.yaml"
+    shared.write_text("/**/vla: {ros__parameters: {clear_s: 0.7, of_another_node: 1}}\n")
+    node, graph = started(executable, logs, files=(shared,))
+    try:
+        (clear,) = values(graph, ["clear_s"])
+        assert clear.double_value == 0.7
+        log = node.text()
+    finally:
+        ended(node, graph)
+    assert "taken /**/vla (clear_s of_another_node)" in log, log
+    assert "there is no such parameter" in log, log
+
+
+def scenario(executable, logs):
+    for path in sorted((ROOT / "config/robots").glob("*.yaml")):
+        a_robot_file_decides_the_topics(executable, logs, path)
+    robot = str(ROOT / "config/robots/tabletop.yaml")
+    given = {
+        "checkpoint": str(KIT / "ckpt"),
+        "policy_file": POLICY_FILE,
+        "unnorm_key": "bridge_orig",
+    }
+    node, graph = started(executable, logs, robot_file=robot, **given)
+    try:
+        every_number_has_range_and_unit(graph)
+        limits_change_while_inactive(graph)
+    finally:
+        ended(node, graph)
+    folder = pathlib.Path(tempfile.mkdtemp())
+    dump_can_be_given_back(executable, logs, folder, robot_file=robot, **given)
+    dump_can_be_given_back(executable, logs, folder)
+    a_pattern_applies_and_is_logged(executable, logs, folder)
+
+
+if __name__ == "__main__":
+    peer.main(scenario)
