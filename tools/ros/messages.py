@@ -1,8 +1,9 @@
 """Builds openvla_tt_msgs for C and Python against the private ROS 2 prefix, without CMake.
 
-Usage (by `tools/ros/setup`, with the prefix's interpreter): messages.py PACKAGE_FOLDER OUTPUT_FOLDER
-The result has the layout of an installed ROS package: include/, lib/, share/ and a Python package. On a full ROS 2
-installation the package is built by its own CMakeLists.txt instead.
+Usage: messages.py PACKAGE_FOLDER OUTPUT_FOLDER, with the prefix's interpreter (tools/ros/setup).
+
+The result has the layout of an installed ROS package: include/, lib/, share/ and a Python package.
+On a full ROS 2 installation the package is built by its own CMakeLists.txt instead.
 """
 
 import concurrent.futures
@@ -20,8 +21,7 @@ import numpy
 PREFIX = pathlib.Path(sys.prefix)
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TYPESUPPORTS = ("c", "introspection_c", "fastrtps_c")
-# The wheels' entry point has the prefix's path in its first line, which the kernel limits; the
-# module has not.
+# Not the `rosidl` script: its first line has the prefix's path, whose length the kernel limits.
 ROSIDL = (sys.executable, "-c", "import sys; from rosidl_cli.cli import main; sys.exit(main())")
 
 
@@ -38,7 +38,7 @@ def run(*command: object) -> None:
 
 
 class Package:
-    """One interface package: generated sources and objects in `work`, the installed result in `out`."""
+    """An interface package: sources and objects in `work`, the installed result in `out`."""
 
     def __init__(self, source: pathlib.Path, out: pathlib.Path, work: pathlib.Path) -> None:
         self.source, self.out, self.work = source, out, work
@@ -82,7 +82,7 @@ class Package:
         )
 
     def install_headers(self) -> None:
-        """The headers of all generators in one tree, as rosidl_generate_interfaces installs them."""
+        """Installs the headers of all generators in one tree, like rosidl_generate_interfaces."""
         for generator in TYPESUPPORTS:
             for header in (self.work / generator).rglob("*.h"):
                 target = (
@@ -137,7 +137,10 @@ class Package:
     def link(
         self, target: pathlib.Path, sources: list[pathlib.Path], libraries: list[str], *flags: str
     ) -> None:
-        """A shared library that finds its neighbours beside it; the prefix's libraries come from LD_LIBRARY_PATH."""
+        """Links a shared library that finds libraries in its own folder.
+
+        Those of the prefix are found through LD_LIBRARY_PATH.
+        """
         if not sources:
             raise BuildError(f"no sources for {target.name}: rosidl has changed its layout")
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -172,7 +175,7 @@ class Package:
         )
 
     def build_typesupports(self) -> None:
-        """Serialisation (fastrtps), introspection (r2r) and the dispatcher that chooses between them."""
+        """Type support: serialisation (fastrtps), introspection (r2r), and the dispatcher."""
         own = f"{self.name}__rosidl_generator_c"
         for part, folder, pattern, libraries in (
             (
@@ -205,7 +208,7 @@ class Package:
             self.link(self.library(part), sources, [own, *self.neighbours(part), *libraries])
 
     def build_python(self) -> None:
-        """Conversion between Python objects and C structures, and one extension module for each typesupport."""
+        """Conversion between Python and C, with one extension module for each type support."""
         include = (f"-I{sysconfig.get_path('include')}", f"-I{numpy.get_include()}")
         own = f"{self.name}__rosidl_generator_c"
         self.link(

@@ -1,7 +1,7 @@
-"""Turns a virtual environment full of ROS 2 wheels into a prefix that programs outside Python can use.
+"""Makes a virtual environment of ROS 2 wheels usable as a prefix for programs outside Python.
 
-Run by `tools/ros/setup` with the environment's own interpreter. Each step checks what it finds, so that a change in the
-wheels shows here and not as a strange error later.
+Run by `tools/ros/setup` with the environment's own interpreter. Each step checks its input, so that
+a change in the wheels is an error here and not later.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ PREFIX = pathlib.Path(sys.prefix)
 LIB = PREFIX / "lib"
 SITE = LIB / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 
-# Libraries that other programs link and that wrongly need symbols of a Python interpreter.
+# Libraries that programs link and that wrongly need symbols of a Python interpreter.
 NEEDS_PYTHON = ("librcl.so", "librcl_action.so", "librcl_lifecycle.so")
 
 
@@ -22,7 +22,7 @@ def fail(message: str) -> None:
 
 
 def provide_rmw_implementation() -> None:
-    """The wheels have no librmw_implementation.so; with a single middleware, that one serves in its place."""
+    """Links librmw_implementation.so, which the wheels lack, to the only middleware."""
     link = LIB / "librmw_implementation.so"
     if link.exists():
         return
@@ -32,7 +32,7 @@ def provide_rmw_implementation() -> None:
 
 
 def remove_python_needs() -> None:
-    """Drops DT_NEEDED entries on `*__rosidl_generator_py.so`, whose symbols only a Python process has."""
+    """Removes DT_NEEDED entries for `*__rosidl_generator_py.so`, which need a Python process."""
     patchelf = shutil.which("patchelf", path=str(PREFIX / "bin"))
     if patchelf is None:
         fail(f"no patchelf in {PREFIX / 'bin'}")
@@ -52,7 +52,7 @@ def remove_python_needs() -> None:
 
 
 def register_generators_once() -> None:
-    """Some packages come with an `.egg-info` beside their `.dist-info`: the `rosidl` command refuses the second entry."""
+    """Removes `.egg-info` beside a `.dist-info`: `rosidl` refuses the second entry point."""
     for egg in SITE.glob("*-py3*.egg-info"):
         name = egg.name.split("-")[0]
         if not any(SITE.glob(f"ros_{name}-*.dist-info")):
@@ -61,7 +61,7 @@ def register_generators_once() -> None:
 
 
 def gather_libraries() -> None:
-    """Links the wheels' bundled libraries into lib/, so that one folder on LD_LIBRARY_PATH is enough."""
+    """Links the wheels' bundled libraries into lib/: one folder for LD_LIBRARY_PATH."""
     for folder in sorted(SITE.glob("ros_*.libs")):
         for library in sorted(folder.iterdir()):
             link = LIB / library.name
@@ -70,7 +70,7 @@ def gather_libraries() -> None:
 
 
 def note_libclang() -> None:
-    """Writes where the libclang wheel has its library, relative to the prefix."""
+    """Writes the folder of the wheel's libclang, relative to the prefix, to `.libclang`."""
     native = SITE / "clang" / "native"
     if not (native / "libclang.so").exists():
         fail(f"no libclang.so in {native}")

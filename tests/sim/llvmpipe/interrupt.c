@@ -97,5 +97,6 @@ int pthread_cond_destroy(pthread_cond_t *condition) {
 
 __attribute__((destructor)) static void tell(void) {
     if (!fences) return;
-    fprintf(stderr, "%ld fences signalled, %ld of them freed with their mutex locked\n", fences, freed_locked);
+    fprintf(stderr, "%ld fences signalled, %ld of them freed with their mutex locked\n", fences,
+            freed_locked);
 }
