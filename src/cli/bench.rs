@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Asking, CliError, Common, print};
+use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use super::{CliError, print};
 use vla_inference::observation;
 use vla_inference::policy::Instruction;
 
@@ -14,7 +15,9 @@ use vla_inference::policy::Instruction;
 #[derive(Args)]
 pub(super) struct Bench {
     #[command(flatten)]
-    common: Common,
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// JPEG or PNG
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
@@ -22,7 +25,10 @@ pub(super) struct Bench {
     #[arg(long, default_value = "pick up the block", value_name = "TEXT")]
     instruction: String,
     #[command(flatten)]
-    asking: Asking,
+    decode: DecodeArgs,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
     /// Inferences that are measured
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeats: u32,
@@ -41,8 +47,8 @@ impl Bench {
     pub(super) fn run(self) -> Result<(), CliError> {
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
-        let drafts = self.asking.draft;
-        let mut policy = self.common.policy(self.asking)?;
+        let drafts = self.decode.draft;
+        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
         let mut tokens = Vec::new();
         let mut order = Vec::new();
         let mut times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
@@ -67,7 +73,7 @@ impl Bench {
         }
         let counts = policy.draft_counts();
         times.values_mut().for_each(|values| values.sort_by(f64::total_cmp));
-        if self.common.json {
+        if self.json {
             let stages: serde_json::Map<_, _> = order
                 .iter()
                 .map(|&name| {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand};
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
 
 use rosbag2_reader::align::ActionMatch;
 use vla_eval::limits::{self, LimitsSettings};
@@ -362,12 +364,18 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     // Without a handler Ctrl-C kills, and the journal still holds every finished frame.
-    let _ = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("openvla eval: stopping after this frame; press Ctrl-C again to stop at once");
-    });
+    if let Ok(mut signals) = Signals::new([SIGINT]) {
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!(
+                    "openvla eval: stopping after this frame; press Ctrl-C again to stop at once"
+                );
+            }
+        });
+    }
     stop
 }
 

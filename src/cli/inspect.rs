@@ -3,19 +3,23 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Common, print};
+use super::options::CheckpointArgs;
+use super::{CliError, print};
 use vla_inference::checkpoint::Checkpoint;
 
 /// What a checkpoint folder holds, and whether it is complete.
 #[derive(Args)]
 pub(super) struct Inspect {
     #[command(flatten)]
-    common: Common,
+    checkpoint: CheckpointArgs,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
 }
 
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let checkpoint = Checkpoint::open_unchecked(self.common.checkpoint()?)?;
+        let checkpoint = Checkpoint::open_unchecked(self.checkpoint.folder()?)?;
         let (config, inventory) = (&checkpoint.config, checkpoint.inventory());
         let llama = &config.llama;
         let keys: Vec<(String, Result<usize, String>)> = checkpoint
@@ -25,7 +29,7 @@ impl Inspect {
                 (key.to_owned(), stats.map(|stats| stats.dim()).map_err(ToString::to_string))
             })
             .collect();
-        if self.common.json {
+        if self.json {
             let towers: Vec<_> = config
                 .towers
                 .iter()

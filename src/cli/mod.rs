@@ -4,6 +4,7 @@
 mod bench;
 pub mod eval;
 mod inspect;
+pub(crate) mod options;
 mod plan;
 mod predict;
 mod replay;
@@ -13,12 +14,7 @@ mod sensitivity;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-
-use vla_inference::backend::tt::Kernels;
-use vla_inference::policy::{
-    DecodeMode, Device, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy,
-};
+use clap::{Parser, Subcommand};
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
@@ -46,58 +42,12 @@ enum Command {
     /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
     Replay(replay::Replay),
     /// Judge a checkpoint on recordings: metrics, plots and a report
-    Eval(Box<crate::cli::eval::Eval>),
-}
-
-/// Options that most commands share.
-#[derive(Args, Clone, Debug)]
-struct Common {
-    /// Checkpoint folder in Hugging Face's layout
-    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
-    checkpoint: Option<PathBuf>,
-    /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
-    #[arg(long, default_value = "cpu")]
-    device: Device,
-    /// f32, bf16, mixed, bfp8 or a YAML file; default f32 on the CPU, mixed on a mesh
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// Worker threads of the CPU backend; 0 means one per core
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
-    /// On a mesh: custom (our own kernels) or ttnn (TT-NN's operations) cut patches and choose
-    /// tokens
-    #[arg(long, default_value = "custom")]
-    kernels: Kernels,
-    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh
-    /// and precision is quicker
-    #[arg(long, value_name = "DIR")]
-    weight_cache: Option<PathBuf>,
-    /// Print one JSON object on stdout and nothing else there
-    #[arg(long)]
-    json: bool,
-}
-
-/// Options of commands that ask a policy.
-#[derive(Args, Clone, Debug)]
-struct Asking {
-    /// Which statistics to un-normalise with; needed unless the checkpoint has exactly one set
-    #[arg(long, value_name = "K")]
-    unnorm_key: Option<String>,
-    /// full: greedy over the whole vocabulary, as the official code; actions: over the action
-    /// tokens only, which a checkpoint with random weights needs
-    #[arg(long, default_value = "full")]
-    decode: DecodeMode,
-    /// Try the last action's tokens as the next: the same tokens in fewer steps
-    #[arg(long)]
-    draft: bool,
-    /// On a mesh: do every operation from the host instead of replaying a recording
-    #[arg(long)]
-    eager: bool,
+    Eval(Box<eval::Eval>),
 }
 
 /// What can go wrong in a command.
 #[derive(Debug, thiserror::Error)]
-enum CliError {
+pub(crate) enum CliError {
     #[error(transparent)]
     Policy(#[from] vla_inference::policy::PolicyError),
     #[error(transparent)]
@@ -112,8 +62,8 @@ enum CliError {
     Backend(#[from] vla_inference::backend::BackendError),
     #[error(transparent)]
     Load(#[from] vla_inference::policy::PolicyLoadError),
-    #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
-    NoCheckpoint,
+    #[error(transparent)]
+    NoCheckpoint(#[from] options::NoCheckpoint),
     #[error(transparent)]
     Kit(#[from] vla_inference::golden::KitError),
     #[error(transparent)]
@@ -143,28 +93,6 @@ enum CliError {
     Replay(#[from] crate::ros::ReplayError),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
-}
-
-impl Common {
-    fn checkpoint(&self) -> Result<&PathBuf, CliError> {
-        self.checkpoint.as_ref().ok_or(CliError::NoCheckpoint)
-    }
-
-    fn mesh(&self) -> MeshChoices {
-        MeshChoices { kernels: self.kernels, weight_cache: self.weight_cache.clone() }
-    }
-
-    fn policy(&self, asking: Asking) -> Result<Box<dyn Policy>, CliError> {
-        let Asking { unnorm_key, decode, draft, eager } = asking;
-        Ok(load_policy(PolicySource {
-            checkpoint: self.checkpoint()?,
-            device: self.device,
-            precision: self.precision.as_ref(),
-            threads: self.threads,
-            mesh: self.mesh(),
-            options: PolicyOptions { unnorm_key, decode, draft, eager, ..Default::default() },
-        })?)
-    }
 }
 
 /// Runs the command line of this process.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Asking, CliError, Common, print};
+use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use super::{CliError, print};
 use vla_inference::observation;
 use vla_inference::policy::Instruction;
 
@@ -13,7 +14,9 @@ use vla_inference::policy::Instruction;
 #[derive(Args)]
 pub(super) struct Predict {
     #[command(flatten)]
-    common: Common,
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// JPEG or PNG
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
@@ -21,7 +24,10 @@ pub(super) struct Predict {
     #[arg(long, value_name = "TEXT")]
     instruction: String,
     #[command(flatten)]
-    asking: Asking,
+    decode: DecodeArgs,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
 }
 
 impl Predict {
@@ -29,10 +35,10 @@ impl Predict {
         // What the user typed is checked before a checkpoint is loaded.
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
-        let mut policy = self.common.policy(self.asking)?;
+        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
         let decision = policy.act(&image, &instruction)?;
         let info = policy.info();
-        if self.common.json {
+        if self.json {
             let mut timings: serde_json::Map<_, _> = decision
                 .stages
                 .iter()
@@ -49,7 +55,7 @@ impl Predict {
                     "unnorm_key": info.unnorm_key,
                     "margins": decision.margins,
                     "timings_ms": timings,
-                    "device": self.common.device.to_string(),
+                    "device": self.device.device.to_string(),
                     "precision": info.precision,
                 })
                 .to_string(),

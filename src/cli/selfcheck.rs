@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Common, print};
+use super::options::{CheckpointArgs, DeviceArgs};
+use super::{CliError, print};
 use vla_inference::backend::Backend;
 use vla_inference::golden::{Bounds, CheckError, Kit, Report, check};
 use vla_inference::policy::{
@@ -17,7 +18,12 @@ use vla_inference::policy::{
 #[derive(Args)]
 pub(super) struct Selfcheck {
     #[command(flatten)]
-    common: Common,
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print one JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
     /// Folder of the kit; its checkpoint is used unless --checkpoint is given
     #[arg(long, value_name = "DIR")]
     golden: PathBuf,
@@ -58,14 +64,13 @@ impl WithBackend for Check<'_> {
 impl Selfcheck {
     pub(super) fn run(self) -> Result<(), CliError> {
         let kit = Kit::open(&self.golden)?;
-        let folder = self.common.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
-        let Common { device, threads, .. } = self.common;
+        let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let work = Check { kit: &kit, folder: &folder };
         let report = with_backend(
-            device,
-            self.common.precision.as_ref(),
-            threads,
-            &self.common.mesh(),
+            self.device.device,
+            self.device.precision.as_ref(),
+            self.device.threads,
+            &self.device.mesh(),
             work,
         )??;
         self.show(&kit, &report)?;
@@ -84,7 +89,7 @@ impl Selfcheck {
         let mean = report.cases.iter().map(|case| case.bin_distance).sum::<f64>()
             / report.cases.len().max(1) as f64;
         let worst = report.cases.iter().map(|case| case.physical_error).fold(0.0, f64::max);
-        if self.common.json {
+        if self.json {
             let stages: Vec<_> = rows
                 .iter()
                 .map(|row| json!({"stage": row.stage, "cases": row.cases, "pcc": row.pcc, "max_abs": row.max_abs}))

@@ -1,0 +1,102 @@
+//! Option groups that several commands share: which checkpoint, which device, how to decode.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use vla_inference::backend::tt::Kernels;
+use vla_inference::policy::{
+    DecodeMode, Device, MeshChoices, Policy, PolicyLoadError, PolicyOptions, PolicySource,
+    Precision, load_policy,
+};
+
+/// Neither the option nor the environment variable names a checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
+pub(crate) struct NoCheckpoint;
+
+/// The checkpoint folder.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CheckpointArgs {
+    /// Checkpoint folder in Hugging Face's layout
+    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+}
+
+/// The device a policy runs on and its number formats.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DeviceArgs {
+    /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
+    /// f32, bf16, mixed, bfp8 or a YAML file; default f32 on the CPU, mixed on a mesh
+    #[arg(long)]
+    pub(crate) precision: Option<Precision>,
+    /// Worker threads of the CPU backend; 0 means one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) threads: usize,
+    /// On a mesh, for patch extraction and argmax: custom (our kernels) or ttnn (TT-NN's
+    /// operations)
+    #[arg(long, default_value = "custom")]
+    pub(crate) kernels: Kernels,
+    /// On a mesh: keep packed weights in this folder; the next start with the same checkpoint, mesh
+    /// and precision is faster
+    #[arg(long, value_name = "DIR")]
+    pub(crate) weight_cache: Option<PathBuf>,
+}
+
+/// How action tokens are generated and un-normalized.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DecodeArgs {
+    /// Statistics for un-normalization; required unless the checkpoint has exactly one set
+    #[arg(long, value_name = "K")]
+    pub(crate) unnorm_key: Option<String>,
+    /// full: greedy over the whole vocabulary, as the official code; actions: over the action
+    /// tokens only, required for a checkpoint with random weights
+    #[arg(long, default_value = "full")]
+    pub(crate) decode: DecodeMode,
+    /// Speculative decoding with the previous action's tokens as the draft: the same tokens in
+    /// fewer steps
+    #[arg(long)]
+    pub(crate) draft: bool,
+    /// On a mesh: enqueue every operation from the host instead of executing a captured trace
+    #[arg(long)]
+    pub(crate) eager: bool,
+}
+
+impl CheckpointArgs {
+    /// The folder.
+    ///
+    /// # Errors
+    /// When neither the option nor the environment variable names one.
+    pub(crate) fn folder(&self) -> Result<&Path, NoCheckpoint> {
+        self.checkpoint.as_deref().ok_or(NoCheckpoint)
+    }
+}
+
+impl DeviceArgs {
+    /// The options that only a mesh has.
+    pub(crate) fn mesh(&self) -> MeshChoices {
+        MeshChoices { kernels: self.kernels, weight_cache: self.weight_cache.clone() }
+    }
+
+    /// Loads the policy of the checkpoint `folder` on this device.
+    ///
+    /// # Errors
+    /// When the device cannot be opened or the checkpoint is unfit.
+    pub(crate) fn load(
+        &self,
+        folder: &Path,
+        decode: DecodeArgs,
+    ) -> Result<Box<dyn Policy>, PolicyLoadError> {
+        let DecodeArgs { unnorm_key, decode, draft, eager } = decode;
+        load_policy(PolicySource {
+            checkpoint: folder,
+            device: self.device,
+            precision: self.precision.as_ref(),
+            threads: self.threads,
+            mesh: self.mesh(),
+            options: PolicyOptions { unnorm_key, decode, draft, eager, ..Default::default() },
+        })
+    }
+}
