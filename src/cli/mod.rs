@@ -41,8 +41,8 @@ enum Command {
     Sensitivity(sensitivity::Sensitivity),
     /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
     Replay(replay::Replay),
-    /// Judge a checkpoint on recordings: metrics, plots and a report
-    Eval(Box<eval::Eval>),
+    /// Evaluate a checkpoint, or a robot file's limits, on recordings
+    Eval(eval::Eval),
 }
 
 /// What can go wrong in a command.

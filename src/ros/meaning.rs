@@ -262,6 +262,7 @@ mod tests {
             device: "cpu".into(),
             precision: "f32".into(),
             envelope: vec![None; 7],
+            action_tokens: None,
         };
         let loaded = Loaded { info, inference_s: 0.02, remark: None };
         let files = Files { policy_file: None, robot: None };

@@ -31,6 +31,7 @@ impl Scripted {
             device: "script".into(),
             precision: "f64".into(),
             envelope: vec![None; 7],
+            action_tokens: None,
         };
         Box::new(Self { act: Box::new(act), info })
     }

@@ -87,7 +87,7 @@ fn the_report_renders_in_a_browser() {
         action_topic: "/vla/action".into(),
         gripper_topic: None,
         pose_topic: None,
-        robot: root("config/robots/widowx_250.yaml"),
+        robot_file: root("config/robots/widowx_250.yaml"),
         policy_file: root("config/policies/openvla-7b.yaml"),
         checkpoint: None,
         unnorm_key: None,

@@ -237,7 +237,7 @@ fn two_policies_are_compared_frame_by_frame() {
     second.policy.device = "sim:n300".into();
     run(&mut Scripted { shift: 1, fails: 4, ..Scripted::new() }, &second, &b).unwrap();
     let comparison = compare(&a, &b, &out).unwrap();
-    assert_eq!((comparison.frames, comparison.alone), (5, (1, 0)));
+    assert_eq!((comparison.frames, comparison.only_in), (5, (1, 0)));
     assert_eq!(comparison.dimensions[0].token_agreement, Some(0.0));
     assert_eq!(comparison.dimensions[1].token_agreement, Some(1.0));
     assert_eq!(
@@ -398,7 +398,7 @@ fn images_of_changing_size_and_unfit_ones_are_named() {
         report.frames.skipped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     assert_eq!(
         skipped,
-        [("before the first instruction", 1), ("unfit image", 2), ("unfit instruction", 1)]
+        [("before the first instruction", 1), ("invalid image", 2), ("invalid instruction", 1)]
     );
     let said = report.warnings.join("\n");
     for part in [

@@ -186,11 +186,11 @@ impl Measure {
         let gripper = &self.config.gripper;
         let value = if gripper.invert { 1.0 - value } else { value };
         let open = value > gripper.threshold;
-        self.gripper.desired += u64::from(self.gripper_open != Some(current));
-        self.gripper_open = Some(current);
+        self.gripper.desired += u64::from(self.gripper_open != Some(open));
+        self.gripper_open = Some(open);
     }
 
-    fn add_command(&mut self, period: &Moment<'_>) {
+    fn add_command(&mut self, period: &CommandPeriod<'_>) {
         self.commands += 1;
         self.seconds = period.time_s;
         self.gripper.commanded += period.gripper_changes;

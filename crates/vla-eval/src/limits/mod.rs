@@ -77,7 +77,8 @@ fn load_limits(
     if settings.pose_topic.is_none() && raw.workspace.take().is_some() {
         warnings.push("no --pose-topic: the workspace limit was not applied".to_owned());
     }
-    let config = raw.validate().map_err(|problems| usage(&settings.robot_file, problems.to_string()))?;
+    let config =
+        raw.validate().map_err(|problems| usage(&settings.robot_file, problems.to_string()))?;
     Ok(LoadedLimits { raw, config, policy_file, robot })
 }
 
@@ -99,8 +100,7 @@ pub fn replay(settings: &LimitsSettings, out: &Path) -> Result<LimitsReport, Eva
     let mut overall = Measure::new(&loaded.raw, policy_hz);
     let (mut episodes, mut incomplete, mut plots) = (Vec::new(), Vec::new(), Vec::new());
     for (index, recording) in recordings.iter().enumerate() {
-        let (plan, result) =
-            recording.read(&loaded.policy_file, settings.pose_topic.is_some())?;
+        let (plan, result) = recording.read(&loaded.policy_file, settings.pose_topic.is_some())?;
         warnings.extend(result.warnings);
         incomplete.extend(result.failure);
         let config = loaded.config_for(&plan)?;

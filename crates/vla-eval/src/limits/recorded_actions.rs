@@ -85,7 +85,11 @@ impl Recording {
     }
 
     /// Reads the bag to its end. `poses`: whether to read them.
-    pub fn read(&self, policy_file: &PolicyFile, poses: bool) -> Result<(Plan, ReadResult), EvalError> {
+    pub fn read(
+        &self,
+        policy_file: &PolicyFile,
+        poses: bool,
+    ) -> Result<(Plan, ReadResult), EvalError> {
         let space = ActionSpace {
             dimensions: WIDTH,
             ranges: vec![None; WIDTH],
@@ -130,10 +134,10 @@ impl Recording {
         }
         result.warnings = stream.warnings().iter().map(ToString::to_string).collect();
         let path: PathBuf = self.bag.path().to_owned();
-        let (misfits, values) = track.misfits;
-        if misfits > 0 {
+        let (count, values) = track.wrong_size;
+        if count > 0 {
             result.warnings.push(format!(
-                "{}: {misfits} actions do not have {WIDTH} values (the first has {values}); they \
+                "{}: {count} actions do not have {WIDTH} values (the first has {values}); they \
                 are left out",
                 path.display()
             ));

@@ -56,7 +56,9 @@ pub fn lines(report: &LimitsReport) -> Vec<String> {
     if summary.interventions.is_empty() {
         lines.push("none".to_owned());
     }
-    for (name, unit, motion) in [("linear", "m", &summary.linear), ("angular", "rad", &summary.angular)] {
+    for (name, unit, motion) in
+        [("linear", "m", &summary.linear), ("angular", "rad", &summary.angular)]
+    {
         lines.push(format!(
             "{name} path: desired {:.4} {unit}, commanded {:.4} {unit}; deviation at most {:.4} \
             {unit}, {:.4} {unit} at the end",

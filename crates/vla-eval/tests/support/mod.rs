@@ -94,6 +94,7 @@ impl Scripted {
             device: "scripted".into(),
             precision: "f32".into(),
             envelope: [vec![Some((-0.05, 0.05)); 6], vec![None]].concat(),
+            action_tokens: Some(31_744..32_000),
         };
         Scripted { answers, info, acted: 0, stop: None, fails: 0, shift: 0 }
     }

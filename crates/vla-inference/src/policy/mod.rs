@@ -5,7 +5,7 @@ mod device;
 mod instruction;
 mod openvla;
 
-pub use action_codec::{ActionCodec, CodecError};
+pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
     load_policy, with_backend,
@@ -71,6 +71,8 @@ pub struct PolicyInfo {
     /// 1st and 99th percentile of each action dimension in the training data; `None` where the
     /// value passes through.
     pub envelope: Vec<Option<(f64, f64)>>,
+    /// Token ids that encode actions; `None` for a policy without action tokens.
+    pub action_tokens: Option<std::ops::Range<u32>>,
 }
 
 /// Anything that turns an image and an instruction into an action.

@@ -157,6 +157,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             device: backend.name(),
             precision: options.precision.clone(),
             envelope,
+            action_tokens: Some(codec.ids()),
         };
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
