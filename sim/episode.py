@@ -1,36 +1,35 @@
-"""How an episode went: the line of a results file. Times in seconds, lengths in metres."""
+"""The result of an episode: one line of a results file. Times in seconds, lengths in metres."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class Episode:
-    """As measured at the robot and on the graph; what a row does not measure keeps its default."""
+    """Measured at the robot and on the graph; fields that a row does not measure keep defaults."""
 
     seed: int
     task: str
     target: str
     instruction: str
     success: bool
-    success_s: float | None  # simulated time from the moment on in which motion was allowed
-    seconds: float  # the same, of the whole episode
-    path_length: float
-    tool_moved: float  # farthest from its start
-    first_touched: str | None
+    success_s: float | None  # simulated time from the enabling to success
+    seconds: float  # simulated time from the enabling to the end
+    path_length: float  # of the tool
+    tool_moved: float  # largest distance of the tool from its start
+    first_touched: str | None  # colour of the block
     done: dict = dataclasses.field(default_factory=dict)  # colour -> tasks that hold at the end
-    moved_later: float = 0.0  # farthest from where the tool was `later_s` after motion was allowed
+    moved_later: float = 0.0  # largest distance from the tool's position `later_s` after enabling
     policy_hz: float = 0.0
     command_hz: float = 0.0
-    ages_s: list = dataclasses.field(
-        default_factory=list
-    )  # from an image's stamp to the first command that follows from it
-    interventions: dict = dataclasses.field(default_factory=dict)
+    # From the stamp of an image to the stamp of the first command computed from it.
+    ages_s: list = dataclasses.field(default_factory=list)
+    interventions: dict = dataclasses.field(default_factory=dict)  # name -> control periods
     late_results: int = 0
-    peaks: dict = dataclasses.field(
-        default_factory=dict
-    )  # largest commanded, until the command was zero again
-    measured: dict = dataclasses.field(default_factory=dict)  # largest of the tool itself
-    lost_s: float = 0.0  # time that the simulation could not keep up with
+    # Largest commanded speeds and accelerations, until the command was zero again.
+    peaks: dict = dataclasses.field(default_factory=dict)
+    # Largest speed and acceleration of the tool itself.
+    measured: dict = dataclasses.field(default_factory=dict)
+    lost_s: float = 0.0  # time by which the simulation fell behind real time
     command_timeouts: int = 0
     end_state: str = "-"
-    reasons: list = dataclasses.field(default_factory=list)
+    reasons: list = dataclasses.field(default_factory=list)  # texts of Status.detail

@@ -1,10 +1,10 @@
-"""The few statistics of a success table."""
+"""Statistics of success tables."""
 
 import math
 
 
 def wilson(successes, trials, z=1.959964):
-    """Wilson's 95 % interval of a share; (0, 1) when nothing was tried."""
+    """Wilson's 95 % interval of a proportion; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials
@@ -15,7 +15,10 @@ def wilson(successes, trials, z=1.959964):
 
 
 def mcnemar(only_first, only_second):
-    """Exact two-sided p of the pairs that differ: how probable so uneven a split is when both are equally good."""
+    """Two-sided p of McNemar's exact test on paired outcomes.
+
+    `only_first`, `only_second`: pairs in which only the first or only the second succeeded.
+    """
     n = only_first + only_second
     if n == 0:
         return 1.0
@@ -24,7 +27,7 @@ def mcnemar(only_first, only_second):
 
 
 def percentile(values, share):
-    """The nearest-rank percentile; NaN of nothing."""
+    """The nearest-rank percentile (`share` in 0..1); NaN without values."""
     values = sorted(values)
     return (
         values[min(len(values) - 1, max(0, math.ceil(share * len(values)) - 1))]

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""The controller of the arm in Gazebo: the node's twist becomes joint velocities, joint states become the tool's pose.
+"""Controller of the arm in Gazebo: twists to joint velocities, joint states to the tool's pose.
 
-usage: tools/sim/run sim/gazebo/arm.py [--ros-args -p use_sim_time:=true]      (launch/gazebo.launch.yaml starts it)
+usage: tools/sim/run sim/gazebo/arm.py [--ros-args -p use_sim_time:=true]
+launch/gazebo.launch.yaml starts it.
 
-It does what MoveIt Servo does for a real arm: damped least squares, a command timeout, a way to the ready posture first. MuJoCo is used for its
-kinematics alone; tests/sim/test_gazebo.py compares them with those of the SDF world.
+The counterpart of MoveIt Servo for a real arm: damped least squares, a command timeout, and first a
+motion to the ready posture. MuJoCo serves for its kinematics alone; tests/sim/test_gazebo.py
+compares them with those of the SDF world.
 
-Gazebo's JointController holds its last velocity for ever. So zeros are published while joint_states do not come, and when this program ends, whatever ends
-it but SIGKILL.
+Gazebo's JointController keeps its last velocity for ever. Therefore zeros are published while
+joint_states are missing, and when this program ends by anything but SIGKILL.
 """
 
 import signal
@@ -16,7 +18,7 @@ import time
 import mujoco
 import numpy as np
 import rclpy
-from command import Command
+from command_receiver import CommandReceiver
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
@@ -28,20 +30,21 @@ from std_msgs.msg import Float64
 from tabletop import model as cell
 from tabletop.kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotation_error
 
-PERIOD = 0.02
+PERIOD = 0.02  # of control [s]
 COMMAND_TIMEOUT_S = 0.2
 JOINT_STATES_TIMEOUT_S = 0.2  # Gazebo publishes them every 4 ms of its time
-FRAME = "base"  # of twists and of ee_pose: the world's
+FRAME = "base"  # of twists and of ee_pose: the frame of the world
 HOMING_GAIN, HOMING_SPEED, AT_HOME = 2.0, 0.8, 0.02  # [1/s], [rad/s], [rad]
-JOINT_SPEED = 2.0  # no joint is ever asked for more [rad/s]
+JOINT_SPEED = 2.0  # limit of every joint [rad/s]
 DOWN = np.diag([1.0, -1.0, -1.0])
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ArmController:
-    """Joint velocities from joint positions and a twist, without ROS. At first it goes to the ready posture; twists are ignored until it is there.
+    """Joint velocities from joint positions and a twist, without ROS.
 
-    `now` is on any clock that does not stand still [s].
+    First it moves to the ready posture; twists are ignored until it is reached. `now` is the time
+    on a steady clock [s].
     """
 
     def __init__(self):
@@ -49,15 +52,16 @@ class ArmController:
         self.data = mujoco.MjData(self.model)
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
         self.ready = np.array(cell.READY_POSTURE)
-        self.at_home, self.wanted = False, DOWN.copy()
-        self.positions, self.heard = None, None
+        self.at_home, self.orientation = False, DOWN.copy()
+        self.positions, self.received_at = None, None
 
     def take(self, positions, now):
-        self.positions, self.heard = np.asarray(positions, dtype=float), now
+        """Joint positions [rad], shape [6]."""
+        self.positions, self.received_at = np.asarray(positions, dtype=float), now
 
     def blind(self, now):
-        """Whether it does not know where the joints are."""
-        return self.positions is None or JOINT_STATES_TIMEOUT_S < now - self.heard
+        """Whether joint positions are missing or too old."""
+        return self.positions is None or JOINT_STATES_TIMEOUT_S < now - self.received_at
 
     def pose(self, positions):
         """Tool position [m] and quaternion (x, y, z, w) in the base frame."""
@@ -70,7 +74,7 @@ class ArmController:
         return position, np.roll(quaternion, -1)
 
     def velocities(self, twist, period, now):
-        """Joint velocities [rad/s] for the next period [s]."""
+        """Joint velocities [rad/s] for the next `period` [s]."""
         if self.blind(now):
             return np.zeros(len(cell.ARM_JOINTS))
         positions = self.positions
@@ -81,27 +85,27 @@ class ArmController:
                 return np.clip(HOMING_GAIN * error, -HOMING_SPEED, HOMING_SPEED)
         self.pose(positions)
         _, turned = self.kinematics.pose(self.data)
-        self.wanted = rotate(self.wanted, twist[3:] * period)
-        wish = np.array(twist, dtype=float)
-        wish[3:] += ORIENTATION_GAIN * rotation_error(self.wanted, turned)
-        speeds = np.clip(self.kinematics.joint_velocity(self.data, wish), -JOINT_SPEED, JOINT_SPEED)
+        self.orientation = rotate(self.orientation, twist[3:] * period)
+        desired = np.array(twist, dtype=float)
+        desired[3:] += ORIENTATION_GAIN * rotation_error(self.orientation, turned)
+        speeds = np.clip(
+            self.kinematics.joint_velocity(self.data, desired), -JOINT_SPEED, JOINT_SPEED
+        )
         low, high = self.kinematics.limits.T
-        # Away from a limit only.
+        # At a limit a joint may only move away from it.
         return np.where(
             (positions <= low) & (speeds < 0) | (positions >= high) & (speeds > 0), 0.0, speeds
         )
 
 
 class GazeboArm:
-    """The node."""
+    """The ROS 2 node."""
 
     def __init__(self):
         self.node = rclpy.create_node("gazebo_arm")
         self.log = self.node.get_logger()
-        self.controller, self.command = (
-            ArmController(),
-            Command(COMMAND_TIMEOUT_S, FRAME, self.log.warning),
-        )
+        self.controller = ArmController()
+        self.command = CommandReceiver(COMMAND_TIMEOUT_S, FRAME, self.log.warning)
         create = self.node.create_publisher
         self.speeds = [
             create(Float64, f"arm/{name}/velocity", RELIABLE) for name in cell.ARM_JOINTS
@@ -110,14 +114,13 @@ class GazeboArm:
             create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS
         ]
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
-        self.said_ready, self.said_blind = False, False
+        self.ready_logged, self.blind_logged = False, False
         subscribe = self.node.create_subscription
         subscribe(JointState, "joint_states", self.take_joints, qos_profile_sensor_data)
         subscribe(TwistStamped, "vla/command/twist", self.command.take_twist, RELIABLE)
         subscribe(Float64, "vla/command/gripper", self.command.take_gripper, RELIABLE)
-        # On the steady clock, as an arm's controller: also when simulated time stands still the
-        # command times out.
-        self.node.create_timer(PERIOD, self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        # On the steady clock, so that a command times out also while simulated time is paused.
+        self.node.create_timer(PERIOD, self.control, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def take_joints(self, message):
         places = dict(zip(message.name, message.position))
@@ -132,27 +135,29 @@ class GazeboArm:
         o.x, o.y, o.z, o.w = map(float, orientation)
         self.ee_pose.publish(pose)
 
-    def turn(self):
+    def control(self):
+        """Timer callback: publishes joint velocities and finger positions."""
         now = time.monotonic()
         self.publish(self.controller.velocities(self.command.command(), PERIOD, now))
         for publisher in self.fingers:
             publisher.publish(Float64(data=self.command.gripper * cell.FINGER_TRAVEL))
-        if self.controller.at_home and not self.said_ready:
-            self.said_ready = True
+        if self.controller.at_home and not self.ready_logged:
+            self.ready_logged = True
             self.log.info("the ready posture is reached: twists are followed from now on")
         blind = self.controller.blind(now)
-        if blind and not self.said_blind:
+        if blind and not self.blind_logged:
             self.log.warning(
-                "no joint_states: the arm is held until they come; does Gazebo run, and the bridge?"
+                "no joint_states: the arm is stopped until they arrive; are Gazebo and the bridge"
+                " running?"
             )
-        self.said_blind = blind
+        self.blind_logged = blind
 
     def publish(self, speeds):
         for publisher, speed in zip(self.speeds, speeds):
             publisher.publish(Float64(data=float(speed)))
 
     def halt(self):
-        """Zeros, and until they have arrived: what a publisher holds when it ends is lost."""
+        """Publishes zeros and waits until they are received: queued messages would be lost."""
         self.publish(np.zeros(len(self.speeds)))
         end = time.monotonic() + 1.0
         for publisher in self.speeds:
@@ -161,14 +166,14 @@ class GazeboArm:
 
 def main():
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    asked_to_stop = []
+    signals = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked_to_stop.append(True))
+        signal.signal(number, lambda *_: signals.append(True))
     arm = GazeboArm()
     executor = SingleThreadedExecutor()
     executor.add_node(arm.node)
     try:
-        while not asked_to_stop:
+        while not signals:
             executor.spin_once(timeout_sec=0.2)
     finally:
         arm.halt()

@@ -1,7 +1,8 @@
-"""The scripted expert: one action from what can be seen now, without memory, so that a policy can learn it from single images.
+"""The scripted expert: an action from the present state alone.
 
-An action is what OpenVLA's is: [dx, dy, dz, droll, dpitch, dyaw] of the tool in metres and radians per policy step (5 Hz), base frame, and the
-gripper, 1 open, 0 closed. The gripper points down and stays so.
+It has no memory, so that a policy can learn it from single images. An action is that of OpenVLA:
+[dx, dy, dz, droll, dpitch, dyaw] of the tool in metres and radians per policy step (5 Hz), base
+frame, and the gripper, 1 open, 0 closed. The gripper always points down.
 """
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy as np
 from .model import BLOCK_SIZE
 
 HOVER = 0.11  # height of the fingertips on the way to a block [m]
-PUSH_HEIGHT = 0.02
-GRASP_HEIGHT = 0.018
-BEHIND = 0.055  # from a block's centre, on the robot's side: where a push begins
-LARGEST = 0.03  # length of a step [m]: 0.15 m/s
-GAIN = 0.55  # share of the way made in one step: the loop has about one step of delay
-ALIGNED = 0.01  # over the goal [m]
-HELD_OPENING = 0.62  # the fingers on a block stand at 0.5 of their travel
+PUSH_HEIGHT = 0.02  # [m]
+GRASP_HEIGHT = 0.018  # [m]
+BEHIND = 0.055  # start of a push: distance from the block's centre, on the robot's side [m]
+LARGEST = 0.03  # longest step [m]: 0.15 m/s
+GAIN = 0.55  # share of the distance made in one step; the loop has about one step of delay
+ALIGNED = 0.01  # horizontal distance that counts as above the goal [m]
+HELD_OPENING = 0.62  # below this a block is held: fingers around one are at 0.5 of their travel
 
 
 def _towards(goal, tip, gain=GAIN):
@@ -25,7 +26,10 @@ def _towards(goal, tip, gain=GAIN):
 
 
 def _descend(goal, tip, cone=0.3):
-    """Over the goal first, then down; the closer to the goal's axis, the lower (a funnel, so that there is no edge to be learnt)."""
+    """Above the goal first, then down: the height is a funnel around the goal's vertical axis.
+
+    A funnel has no discontinuity, which would be harder to learn.
+    """
     off = np.hypot(*(goal[:2] - tip[:2]))
     height = goal[2] + np.clip((off - ALIGNED) / cone * 4.0, 0.0, 1.0) * (HOVER - goal[2])
     return _towards(np.array([goal[0], goal[1], max(height, goal[2])]), tip)
@@ -50,7 +54,7 @@ def expert(scene):
 
 def _push(block, tip):
     away = block - tip
-    # Low, behind the block and in line with it: forward.
+    # Forward once the tool is low, behind the block and in line with it.
     if tip[2] < PUSH_HEIGHT + 0.012 and abs(away[1]) < 0.017 and 0.0 < away[0] < 0.09:
         return np.array([0.025, GAIN * away[1], GAIN * (PUSH_HEIGHT - tip[2])])
     return _descend(np.array([block[0] - BEHIND, block[1], PUSH_HEIGHT]), tip)

@@ -1,10 +1,10 @@
-"""Damped least squares: joint velocities for a twist of the tool, and the posture for a pose."""
+"""Inverse kinematics by damped least squares."""
 
 import mujoco
 import numpy as np
 
-DAMPING = 0.02  # of the pseudo-inverse: what keeps joint speeds finite near a singularity
-ORIENTATION_GAIN = 5.0  # [1/s], pulls the tool back to the orientation it was commanded
+DAMPING = 0.02  # of the pseudo-inverse: keeps joint speeds finite near a singularity
+ORIENTATION_GAIN = 5.0  # of the feedback towards the commanded orientation [1/s]
 
 
 def rotation_error(wanted, actual):
@@ -17,7 +17,7 @@ def rotation_error(wanted, actual):
 
 
 def rotate(rotation, vector):
-    """`rotation` (3x3) turned by the rotation vector [rad] that is given in the base frame."""
+    """`rotation` (3x3) after a rotation by `vector` [rad] about axes of the base frame."""
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
         return rotation
@@ -28,7 +28,7 @@ def rotate(rotation, vector):
 
 
 class ToolKinematics:
-    """The arm's joints and the site `tcp` in one model."""
+    """Forward and inverse kinematics of the site `tcp` for the arm's joints."""
 
     def __init__(self, model, joints):
         self.model = model
@@ -49,7 +49,10 @@ class ToolKinematics:
         return jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + DAMPING**2 * np.eye(6), twist)
 
     def solve(self, data, position, rotation, start, iterations=100):
-        """Joint positions for a pose; leaves them in `data`. Raises when the arm does not reach it."""
+        """Joint positions [rad] for a pose, also written to `data`.
+
+        `start`: initial joint positions. Raises ValueError for a pose out of reach.
+        """
         data.qpos[self.qpos] = start
         for _ in range(iterations):
             mujoco.mj_kinematics(self.model, data)
@@ -62,5 +65,6 @@ class ToolKinematics:
                 data.qpos[self.qpos] + self.joint_velocity(data, error), *self.limits.T
             )
         raise ValueError(
-            f"the arm does not reach {np.round(position, 3).tolist()} m: {np.linalg.norm(error):.4f} off after {iterations} iterations"
+            f"the arm does not reach {np.round(position, 3).tolist()} m:"
+            f" {np.linalg.norm(error):.4f} off after {iterations} iterations"
         )

@@ -1,16 +1,16 @@
-"""Domain randomisation: what one camera image may look like without the task being another one."""
+"""Domain randomisation: colours, light and camera of a scene."""
 
 import colorsys
 
 import mujoco
 import numpy as np
 
-# Position [m], what it looks at [m], vertical field of view [degree].
+# Of the camera: position [m], target [m], vertical field of view [degree].
 CAMERA = np.array([0.98, 0.0, 0.72]), np.array([0.425, 0.0, 0.085]), 32.0
 
 
 def look_at(position, target):
-    """Quaternion (w, x, y, z) of a camera at `position` that looks at `target`, with the picture's upper edge up."""
+    """Quaternion (w, x, y, z) of an upright camera at `position` that looks at `target`."""
     back = (position - target) / np.linalg.norm(position - target)
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right)
@@ -21,7 +21,7 @@ def look_at(position, target):
 
 
 def shade(rgb, random, strength):
-    """A colour of the same name: hue within 8 degrees, saturation and value within a tenth or two."""
+    """A similar colour: hue within 8 degrees, saturation and value within 5 to 20 %."""
     h, s, v = colorsys.rgb_to_hsv(*rgb)
     h = (h + strength * random.uniform(-8, 8) / 360) % 1.0
     s = np.clip(s * (1 + strength * random.uniform(-0.15, 0.05)), 0, 1)
@@ -30,14 +30,18 @@ def shade(rgb, random, strength):
 
 
 def grey(random, low, high, tint, strength):
-    """A pale colour: a grey between low and high with a tint that no block has."""
+    """A grey between `low` and `high` with a slight tint, unlike any block."""
     base = (low + high) / 2 + strength * random.uniform(-0.5, 0.5) * (high - low)
     return np.clip(base + strength * random.uniform(-tint, tint, 3), 0, 1)
 
 
 def paint(model, random, colours, strength):
-    """Writes colours, light and camera into `model`. `colours` maps geom and material names to colour values; strength 0 gives the standard look."""
-    # Always the same number of draws, so that a seed looks alike with and without one of them.
+    """Writes colours, light and camera into `model`.
+
+    `colours` maps names of geoms and materials to RGB in 0..1. `strength` 0 gives the standard
+    look, 1 the full range.
+    """
+    # The number of draws is always the same, so that a seed has the same look at every strength.
     for name, rgb in colours.items():
         value = shade(rgb, random, strength)
         if name.startswith("block"):

@@ -1,4 +1,4 @@
-"""One episode without ROS: a policy in the loop until the task is done or the time is over."""
+"""One episode without ROS."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from .tracking import POLICY_HZ, NodeTracking
 
 @dataclasses.dataclass
 class Rollout:
-    """How an episode went."""
+    """Result of an episode; simulated seconds, metres."""
 
     success: bool
     steps: int
@@ -17,7 +17,10 @@ class Rollout:
 
 
 def rollout(scene, policy, *, seconds=12.0, latency=0.1, on_step=None):
-    """Runs `policy(scene) -> action7` at 5 Hz. `on_step(scene, action)` sees each pair before it is applied."""
+    """Runs `policy(scene) -> action, shape [7]` at 5 Hz until success or for `seconds`.
+
+    `on_step(scene, action)` is called before each action is applied.
+    """
     tracking = NodeTracking(scene, latency)
     steps = 0
     while steps < round(seconds * POLICY_HZ) and not scene.success():

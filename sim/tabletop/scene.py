@@ -1,4 +1,4 @@
-"""The tabletop cell as an object: reset, render, apply a command, ask how the task stands."""
+"""The simulated tabletop cell: reset, render, apply commands, check success."""
 
 import atexit
 import itertools
@@ -25,30 +25,33 @@ _WORDS = {
     "place": "put the {block} block in the {bowl} bowl",
 }
 
-# Where blocks are put and where the tool starts [m], base frame; the tool's workspace is a little
+# Positions of blocks and of the tool at the start [m], base frame. The tool's workspace is slightly
 # larger (config/robots/tabletop.yaml).
 BLOCK_REGION = np.array([[0.36, 0.53], [-0.14, 0.14]])
-# Of a bowl's centre: over it the tool is within the workspace, and the camera sees the bowl but for
-# a part of its rim.
+# Positions of a bowl's centre: the tool above it is within the workspace, and the camera sees the
+# bowl except for a part of its rim.
 BOWL_REGION = np.array([[0.27, 0.54], [-0.17, 0.17]])
-BOWL_FROM_BLOCK = 0.12  # centres [m]: between the rim and a block the open fingers find room
-BOWL_BESIDE, BOWL_BEHIND = (
-    0.09,
-    0.135,
-)  # a bowl lies so far to the side of a block, or so far before or behind it: a push passes it by
+BOWL_FROM_BLOCK = 0.12  # distance of centres [m]: room for the open fingers
+# Least distance of a bowl from a block to the side, or else in front or behind [m]: the path of a
+# push is free.
+BOWL_BESIDE, BOWL_BEHIND = 0.09, 0.135
 BOWL_FROM_BOWL = 0.13
 START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
 DOWN = np.diag([1.0, -1.0, -1.0])
 CONTROL_PERIOD = 0.02  # between two evaluations of the inverse kinematics [s]
 TOUCH_HEIGHT = 0.01  # a fingertip this close above a block has touched it [m]
-PUSH_DISTANCE = 0.03
-LIFT_HEIGHT = 0.04
-# What the arm's own controller takes at most, whoever commands; far above the node's limits.
+PUSH_DISTANCE = 0.03  # a block moved further away from the robot was pushed [m]
+LIFT_HEIGHT = 0.04  # a block this much higher than at first was picked up [m]
+# Limits of the arm's own controller [m/s, rad/s], far above the node's.
 SPEED_LIMIT = np.array([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
 
 
 class TabletopScene:
-    """One cell with `blocks` blocks. Every reset is determined by its seed; layout and looks do not depend on the task."""
+    """A cell with blocks and bowls. Its seed determines each episode.
+
+    Layout and looks do not depend on the task. `width`, `height`: of an image [pixels]. `tasks`:
+    those that a seed draws from.
+    """
 
     def __init__(
         self,
@@ -89,13 +92,14 @@ class TabletopScene:
         )
         self.reset(seed)
 
-    # -- a new episode
-    # ---------------------------------------------------------------------------------------------------
+    # -- Episodes
 
     def reset(self, seed, *, task=None, block=None, bowl=None):
-        """A new layout by seed. `task`, `block` and `bowl` (colour names) replace the random choice and change nothing else."""
-        # Independent streams: the same seed has the same layout and look whatever is asked of the
-        # robot.
+        """Starts an episode.
+
+        `task`, `block` and `bowl` (colour names) replace the seed's choice and change nothing else.
+        """
+        # Independent streams: a seed has the same layout and look for every task.
         layout, looks, choice, beside = (
             np.random.default_rng([int(seed), stream]) for stream in range(4)
         )
@@ -106,9 +110,9 @@ class TabletopScene:
             str(choice.choice(colours)),
             str(choice.choice(bowl_colours)) if bowl_colours else None,
         )
-        asked = task or drawn[0], block or drawn[1], bowl or drawn[2]
-        # Before anything changes: a reset that is refused leaves the scene as it is.
-        self._check(*asked, colours, bowl_colours)
+        chosen = task or drawn[0], block or drawn[1], bowl or drawn[2]
+        # First, so that a refused reset leaves the scene unchanged.
+        self._check(*chosen, colours, bowl_colours)
         places, bowls = self._layout(layout, beside)
         yaws = [layout.uniform(-0.15, 0.15) for _ in places]
         posture = self.kinematics.solve(
@@ -132,10 +136,10 @@ class TabletopScene:
         mujoco.mj_forward(self.model, self.data)
         self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
         self.first_touched, self.path_length = None, 0.0
-        self.ask(*asked)
+        self.set_task(*chosen)
 
-    def ask(self, task, block, bowl=None):
-        """What the robot is to do from now on; the scene stays as it is."""
+    def set_task(self, task, block, bowl=None):
+        """Sets the task of the present episode; the scene does not change."""
         self._check(task, block, bowl, self.colours, self.bowl_colours)
         self.task, self.target, self.bowl = task, block, bowl
         self.instruction = _WORDS[task].format(block=block, bowl=bowl)
@@ -152,18 +156,23 @@ class TabletopScene:
             )
 
     def _layout(self, random, beside):
-        """Places of blocks and bowls [m]. Bowls have a stream of their own: almost every seed has the same blocks with and without them."""
+        """Positions of blocks and bowls, (x, y) [m].
+
+        Bowls have a random stream of their own, so that almost every seed has the same blocks with
+        and without them.
+        """
         for _ in range(100):
             places = self._block_places(random)
             bowls = self._bowl_places(beside, places)
             if bowls is not None:
                 return places, bowls
         raise ValueError(
-            f"seed: no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls; use another one, or fewer of them"
+            f"seed: no layout found for {len(self._blocks)} blocks and {len(self._bowls)} bowls;"
+            " use another one, or fewer of them"
         )
 
     def _block_places(self, random):
-        """At random, none behind another one within reach of a push, none under the tool's way to it."""
+        """Random positions; no block is in the path of a push or of the approach to another."""
         for _ in range(10_000):
             places = random.uniform(*BLOCK_REGION.T, size=(len(self._blocks), 2))
             if all(
@@ -171,7 +180,8 @@ class TabletopScene:
             ):
                 return places
         raise ValueError(
-            f"seed: no layout found for {len(self._blocks)} blocks; use another one, or fewer of them"
+            f"seed: no layout found for {len(self._blocks)} blocks; use another one, or fewer of"
+            " them"
         )
 
     @staticmethod
@@ -180,7 +190,7 @@ class TabletopScene:
         return np.hypot(*away) > 0.10 and (away[1] > 0.075 or away[0] > 0.14)
 
     def _bowl_places(self, random, blocks):
-        """Beside these blocks, in nobody's way; None where they leave no room."""
+        """Random positions clear of the blocks; None where the blocks leave no room."""
         if not self._bowls:
             return []
         places = random.uniform(*BOWL_REGION.T, size=(300, 2))
@@ -216,11 +226,13 @@ class TabletopScene:
         for k, (x, y) in enumerate(bowls):
             self.model.body(f"bowl{k}").pos[:] = [x, y, 0]
 
-    # -- commands
-    # ---------------------------------------------------------------------------------------------------------
+    # -- Commands
 
     def apply(self, twist, gripper, dt):
-        """Moves the tool with a twist [m/s, rad/s; base frame] and the gripper to 0 (closed) .. 1 (open) for `dt` seconds of simulated time."""
+        """Simulates `dt` seconds with a twist of the tool and a goal of the gripper.
+
+        `twist`: [m/s, rad/s], base frame. `gripper`: 0 (closed) .. 1 (open).
+        """
         twist = np.asarray(twist, dtype=float)
         if twist.shape != (6,) or not np.isfinite(twist).all() or not np.isfinite(gripper):
             raise ValueError(
@@ -237,15 +249,14 @@ class TabletopScene:
         duration = steps * cell.TIMESTEP
         before, turned = self.kinematics.pose(self.data)
         self._rotation = rotate(self._rotation, twist[3:] * duration)
-        wish = twist.copy()
-        wish[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
+        desired = twist.copy()
+        desired[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
         goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
         target = np.clip(
-            goals + self.kinematics.joint_velocity(self.data, wish) * duration,
+            goals + self.kinematics.joint_velocity(self.data, desired) * duration,
             *self.kinematics.limits.T,
         )
-        # The joints' goals never run away from the joints (an arm that is pressed against the
-        # table).
+        # Goals stay close to the joints, also when the arm is pressed against the table.
         target = np.clip(
             target,
             self.data.qpos[self.kinematics.qpos] - 0.1,
@@ -279,21 +290,20 @@ class TabletopScene:
                 self.first_touched = self.colours[k]
                 return
 
-    # -- what a sensor or a judge sees
-    # --------------------------------------------------------------------------------------
+    # -- Observations
 
     def render(self):
         """The camera's image, uint8 [height, width, 3], RGB."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, self.height, self.width)
-            # A surface that is freed while Python ends complains on stderr.
+            # A surface freed while the interpreter shuts down prints a traceback.
             atexit.register(self.close)
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._renderer.update_scene(self.data, "camera")
         return self._renderer.render()
 
     def close(self):
-        """Frees the drawing surface."""
+        """Frees the rendering surface."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -312,7 +322,7 @@ class TabletopScene:
         return position, np.roll(quaternion, -1)
 
     def joint_states(self):
-        """Names, positions [rad; fingers m], velocities."""
+        """Names, positions and velocities of all joints [rad, rad/s; fingers m, m/s]."""
         names = list(cell.ARM_JOINTS + cell.FINGER_JOINTS)
         joints = [self.model.joint(name) for name in names]
         return (
@@ -322,7 +332,7 @@ class TabletopScene:
         )
 
     def gripper_opening(self):
-        """0 (closed) .. 1 (open), measured."""
+        """Measured opening, 0 (closed) .. 1 (open)."""
         return float(self.data.qpos[self._finger_qpos].mean() / cell.FINGER_TRAVEL)
 
     def block_position(self, index):
@@ -340,7 +350,7 @@ class TabletopScene:
         }
 
     def success(self, task=None, block=None, bowl=None):
-        """Whether the task is done; another task or colour may be asked about."""
+        """Whether the episode's task, or the given task, block and bowl, is done."""
         task, block, bowl = task or self.task, block or self.target, bowl or self.bowl
         index = self.colours.index(block)
         moved = self.block_position(index) - self._begin[index]

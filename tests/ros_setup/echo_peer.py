@@ -1,7 +1,8 @@
-"""The rclpy half of tests/ros_messages.rs: sends back what it gets, after comparing every field with what was announced.
+"""The rclpy half of tests/ros_messages.rs: compares every field and sends the messages back.
 
-Reads from standard input one JSON object {"action": {...}, "status": {...}} with the values to expect. Waits for one
-message of each type, answers each on its `echo` topic, and stays until its publications have been acknowledged.
+Reads from standard input one JSON object {"action": {...}, "status": {...}} with the expected
+values. Waits for one message of each type, publishes each on its `echo` topic, and ends when these
+publications have been acknowledged.
 """
 
 import json
@@ -20,7 +21,7 @@ QOS = QoSProfile(
 
 
 def plain(value):
-    """A message, sequence or number as JSON has it."""
+    """A message, sequence or number as JSON types."""
     if hasattr(value, "get_fields_and_field_types"):
         return {name: plain(getattr(value, name)) for name in value.get_fields_and_field_types()}
     if isinstance(value, (str, bool, int, float)):
@@ -29,7 +30,7 @@ def plain(value):
 
 
 def compare(kind: str, message, expected: dict) -> None:
-    """Stops with the name of the first field that differs."""
+    """Ends the process with the name of the first field that differs."""
     got = plain(message)
     if got.keys() != expected.keys():
         sys.exit(f"{kind}: fields {sorted(got)} instead of {sorted(expected)}")
@@ -40,7 +41,7 @@ def compare(kind: str, message, expected: dict) -> None:
 
 def main() -> None:
     expected = json.load(sys.stdin)
-    # A constant that differs between the two languages would turn one state into another.
+    # Constants of the two languages must be equal, or one state would be taken for another.
     for name, value in expected.pop("constants").items():
         if getattr(Status, name) != value:
             sys.exit(f"Status.{name} is {getattr(Status, name)}, in Rust {value}")
@@ -67,6 +68,9 @@ def main() -> None:
             sys.exit(f"only {sorted(answered)} of {sorted(expected)} arrived within {TIMEOUT_S} s")
         rclpy.spin_once(node, timeout_sec=0.1)
     for kind, publisher in answered.items():
+        # Without a discovered subscriber there would be nothing to acknowledge.
+        while publisher.get_subscription_count() == 0 and time.monotonic() < deadline:
+            rclpy.spin_once(node, timeout_sec=0.1)
         if not publisher.wait_for_all_acked(Duration(seconds=10)):
             sys.exit(f"echo/{kind} was not acknowledged")
     node.destroy_node()

@@ -1,4 +1,4 @@
-"""The set-up scripts: pinned, repeatable, and clear when they cannot go on."""
+"""The set-up scripts: pinned packages, repeatable, one-line errors."""
 
 import re
 import subprocess
@@ -8,11 +8,14 @@ import unittest
 
 from tree import ROOT, bare_environment, shell
 
-SHOW = 'printf "%s\\n" "$AMENT_PREFIX_PATH" "$LD_LIBRARY_PATH" "$PYTHONPATH" "$PATH" "$ROS_DISTRO" "$IDL_PACKAGE_FILTER"'
+SHOW = (
+    'printf "%s\\n" "$AMENT_PREFIX_PATH" "$LD_LIBRARY_PATH" "$PYTHONPATH" "$PATH"'
+    ' "$ROS_DISTRO" "$IDL_PACKAGE_FILTER"'
+)
 
 
 class Requirements(unittest.TestCase):
-    def test_every_requirement_has_version_and_hash(self):
+    def test_requirements_have_version_and_hash(self):
         for name in ("requirements.txt", "requirements-build.txt"):
             text = (ROOT / "tools/ros" / name).read_text()
             entries = re.split(r"\n(?=\S)", text.strip())
@@ -22,7 +25,7 @@ class Requirements(unittest.TestCase):
                 self.assertRegex(entry, r"--hash=sha256:[0-9a-f]{64}", entry)
                 self.assertNotIn("://", entry)
 
-    def test_what_is_asked_for_is_what_is_pinned(self):
+    def test_requirements_are_pinned(self):
         for name in ("requirements", "requirements-build"):
             pinned = (ROOT / f"tools/ros/{name}.txt").read_text().replace("_", "-")
             for line in (ROOT / f"tools/ros/{name}.in").read_text().splitlines():
@@ -32,7 +35,7 @@ class Requirements(unittest.TestCase):
 
 
 class SetUp(unittest.TestCase):
-    def test_second_time_changes_nothing(self):
+    def test_second_run_changes_nothing(self):
         stamps = lambda: {
             path: path.stat().st_mtime_ns for path in (ROOT / ".ros").glob("*/.complete")
         }
@@ -43,22 +46,22 @@ class SetUp(unittest.TestCase):
         self.assertIn("ready", done.stdout)
         self.assertEqual(stamps(), before)
 
-    def test_environment_holds_in_strict_shells_and_twice(self):
+    def test_environment_in_strict_shells_and_twice(self):
         once = shell(f"set -euo pipefail; . tools/ros/env.sh; {SHOW}")
         twice = shell(f"set -euo pipefail; . tools/ros/env.sh; . tools/ros/env.sh; {SHOW}")
         self.assertEqual((once.returncode, once.stderr), (0, ""))
         self.assertEqual(once.stdout, twice.stdout)
         self.assertIn("openvla_tt_msgs", once.stdout)
 
-    def test_run_without_command_is_wrong_usage(self):
+    def test_run_without_command_is_an_error(self):
         done = shell("tools/ros/run")
         self.assertEqual(done.returncode, 2)
         self.assertEqual(len(done.stderr.splitlines()), 1)
 
-    def test_run_passes_the_exit_status_on(self):
+    def test_run_returns_the_exit_status(self):
         self.assertEqual(shell("tools/ros/run bash -c 'exit 7'").returncode, 7)
 
-    def test_unsupported_ros_is_named_in_one_line(self):
+    def test_unsupported_ros_is_one_line(self):
         done = shell("tools/ros/setup", AMENT_PREFIX_PATH="/nowhere", ROS_DISTRO="kilted")
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^tools/ros/setup: ROS 2 'kilted' .* OPENVLA_ROS=private\n$")
@@ -75,11 +78,12 @@ class SetUp(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("private", done.stdout)
 
-    def test_unusable_python_is_named_in_one_line(self):
-        # A copy of the scripts with nothing built: the check must come before any download.
+    def test_unusable_python_is_one_line(self):
+        # A copy of the scripts without anything built: the check precedes every download.
         with tempfile.TemporaryDirectory() as folder:
             done = shell(
-                f"mkdir {folder}/tools && cp -r tools/ros tools/setup.sh {folder}/tools/ && cp -r msg {folder}/ && {folder}/tools/ros/setup",
+                f"mkdir {folder}/tools && cp -r tools/ros tools/lib {folder}/tools/ "
+                f"&& cp -r msg {folder}/ && {folder}/tools/ros/setup",
                 OPENVLA_PYTHON="/no/such/python",
                 OPENVLA_ROS="private",
             )
@@ -106,7 +110,7 @@ class Isolated(unittest.TestCase):
             text=True,
         )
 
-    def test_concurrent_runs_have_different_domains_on_loopback(self):
+    def test_concurrent_runs_have_different_domains(self):
         running = [self.start() for _ in range(6)]
         try:
             lines = [process.stdout.readline().split() for process in running]
@@ -118,7 +122,7 @@ class Isolated(unittest.TestCase):
         self.assertTrue(domains <= set(range(1, 102)), domains)
         self.assertEqual({scope for _, scope in lines} - {"LOCALHOST", "1"}, set())
 
-    def test_wrong_command_is_one_line(self):
+    def test_missing_command_is_one_line(self):
         done = subprocess.run(
             [sys.executable, ROOT / "tools/ros/isolated.py", "/no/such/program"],
             capture_output=True,

@@ -11,13 +11,18 @@ import xml.etree.ElementTree
 import yaml
 from openvla_tt_msgs.msg import Action, Status
 
-from tree import ROOT
+from tree import ROOT, shell
 
 STATES = ["UNCONFIGURED", "INACTIVE", "IDLE", "RUNNING", "HOLDING", "FAULT", "ESTOPPED"]
 
 
 def manifest(path: str) -> xml.etree.ElementTree.Element:
     return xml.etree.ElementTree.parse(ROOT / path).getroot()
+
+
+def idl_packages() -> list[str]:
+    """Names of the packages that r2r generates Rust for."""
+    return shell('. tools/ros/lib.sh; echo "$OPENVLA_IDL_PACKAGES"').stdout.strip().split(";")
 
 
 class Messages(unittest.TestCase):
@@ -122,13 +127,7 @@ class Manifests(unittest.TestCase):
             self.assertEqual(project, name)
 
     def test_messages_used_are_dependencies(self):
-        listed = (
-            re.search(
-                r'^OPENVLA_IDL_PACKAGES="(.*)"', (ROOT / "tools/ros/lib.sh").read_text(), re.M
-            )
-            .group(1)
-            .split(";")
-        )
+        listed = idl_packages()
         cmake = (
             re.search(r"set\(packages ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())
             .group(1)
@@ -146,13 +145,7 @@ class Manifests(unittest.TestCase):
         self.assertEqual(set(listed) - depends, nested)
 
     def test_rust_sources_name_only_listed_packages(self):
-        listed = (
-            re.search(
-                r'^OPENVLA_IDL_PACKAGES="(.*)"', (ROOT / "tools/ros/lib.sh").read_text(), re.M
-            )
-            .group(1)
-            .split(";")
-        )
+        listed = idl_packages()
         for folder in ("src", "tests"):
             for path in (ROOT / folder).rglob("*.rs"):
                 for package in re.findall(

@@ -1,4 +1,4 @@
-"""Where things are, for the tests in this folder."""
+"""Paths and shells for the tests in this folder."""
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ OURS = (
 
 
 def bare_environment(**more: str) -> dict[str, str]:
-    """The environment without anything that env.sh has set; the ROS 2 that was sourced before it is sourced again."""
+    """The environment before env.sh: a ROS 2 that was sourced then is sourced in it too."""
     outer = {
         "AMENT_PREFIX_PATH": os.environ.get("OPENVLA_OUTER_AMENT", ""),
         "LD_LIBRARY_PATH": os.environ.get("OPENVLA_OUTER_LIBRARY", ""),

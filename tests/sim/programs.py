@@ -1,4 +1,7 @@
-"""Programs as a user starts them: with a mark that their children inherit, so that nothing can be left behind unseen."""
+"""Runs programs as a user starts them and finds the processes that they leave behind.
+
+An environment variable, which child processes inherit, marks the processes of a test.
+"""
 
 import os
 import pathlib
@@ -7,23 +10,23 @@ import sys
 import time
 import unittest
 
-from session import SessionError, node_executable
+from processes import RunnerError, node_executable
 
 MARK = "OPENVLA_TT_SIM_TEST"
 
 
 def has_node():
-    """Whether a node was built. One that is named and not there is an error: a typing mistake must not skip half of the tests."""
+    """Whether a node was built. A wrong VLA_NODE is an error: it must not skip tests silently."""
     try:
         return bool(node_executable())
-    except SessionError:
+    except RunnerError:
         if os.environ.get("VLA_NODE"):
             raise
         return False
 
 
 def alive(mark):
-    """Processes that have inherited the mark."""
+    """Command lines of the processes that have inherited the mark."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         try:
@@ -53,7 +56,7 @@ class Marked(unittest.TestCase):
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-        # A child may take a moment to vanish after its parent has reaped it.
+        # A process may still be listed for a moment after its parent has reaped it.
         end = time.monotonic() + 5
         while alive(self.mark) and time.monotonic() < end:
             time.sleep(0.05)

@@ -1,4 +1,7 @@
-"""The Gazebo world, its bridge and its launch file, as far as they can be judged without Gazebo: against the MuJoCo robot, the node and the interfaces."""
+"""The Gazebo world, its bridge and its launch file, tested without Gazebo.
+
+They are compared with the MuJoCo robot, with the node and with the source of Gazebo.
+"""
 
 import importlib
 import importlib.util
@@ -12,10 +15,12 @@ import xml.etree.ElementTree
 import mujoco
 import numpy as np
 import yaml
+from episode_runner import ROOT, EpisodeRunner, Program
 from geometry_msgs.msg import TwistStamped
+from programs import has_node
+from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
-from session import ROOT, Program, Session, SessionError
 from std_msgs.msg import Float64
 from tabletop import model as cell
 from tabletop.kinematics import ToolKinematics
@@ -23,7 +28,7 @@ from tabletop.randomise import CAMERA
 
 SDF = xml.etree.ElementTree.parse(ROOT / "sim/gazebo/tabletop.sdf").getroot()
 BRIDGE = yaml.safe_load((ROOT / "config/gz_bridge.yaml").read_text())
-# Which pairs ros_gz_bridge converts, of those that are used here.
+# Type conversions of ros_gz_bridge that are used here.
 PAIRS = {
     "rosgraph_msgs/msg/Clock": "gz.msgs.Clock",
     "sensor_msgs/msg/Image": "gz.msgs.Image",
@@ -32,7 +37,7 @@ PAIRS = {
 }
 # gz-sim 8's systems, from its source (branch gz-sim8 at b81e26da): gz_add_system in
 # src/systems/*/CMakeLists.txt, GZ_ADD_PLUGIN_ALIAS and the parameters in the .cc file beside it.
-# File name -> name, what it reads (those that are used here).
+# File name -> name, parameters (those that are used here).
 SYSTEMS = {
     "gz-sim-physics-system": ("Physics", set()),
     "gz-sim-user-commands-system": ("UserCommands", set()),
@@ -54,8 +59,8 @@ SYSTEMS = {
         },
     ),
 }
-# The elements of a camera sensor in SDF 1.9 (sensor.sdf, camera.sdf), of those one might want here;
-# Gazebo warns of others.
+# Elements of a camera sensor in SDF 1.9 (sensor.sdf, camera.sdf) that may be useful here; Gazebo
+# warns of unknown ones.
 SENSOR = {"topic", "update_rate", "always_on", "visualize", "enable_metrics", "pose", "camera"}
 CAMERA_ELEMENTS = {
     "horizontal_fov",
@@ -67,7 +72,7 @@ CAMERA_ELEMENTS = {
     "lens",
     "pose",
 }
-# What a robot owes the node, and the node a robot: topic -> type (the interfaces).
+# Topics between robot and node, with their types.
 FROM_ROBOT = {
     "image": "sensor_msgs/msg/Image",
     "ee_pose": "geometry_msgs/msg/PoseStamped",
@@ -100,7 +105,10 @@ def model_of(name):
 
 
 class SdfArm:
-    """Forward kinematics of the world's arm, read from its XML. Links are given in the model's frame with the arm straight up."""
+    """Forward kinematics of the world's arm, read from its XML.
+
+    Poses of links are in the model's frame, with the arm straight up.
+    """
 
     def __init__(self):
         arm = model_of("arm")
@@ -129,7 +137,7 @@ class World(unittest.TestCase):
         cls.kinematics = ToolKinematics(cls.model, cell.ARM_JOINTS)
         cls.arm = SdfArm()
 
-    def test_the_arm_is_the_same_arm(self):
+    def test_kinematics_equal_mujoco(self):
         random = np.random.default_rng(0)
         for _ in range(50):
             positions = random.uniform(*self.kinematics.limits.T)
@@ -144,7 +152,7 @@ class World(unittest.TestCase):
         for name, (low, high) in zip(cell.ARM_JOINTS, self.kinematics.limits):
             limit = self.arm.joints[name].find("axis/limit")
             self.assertEqual(float(limit.findtext("upper")), high, name)
-            # The arm starts straight up: the elbow may go as far as that.
+            # The arm starts straight up, so the lower limit of the elbow may be lower.
             self.assertLessEqual(float(limit.findtext("lower")), low, name)
         for name in cell.FINGER_JOINTS:
             self.assertEqual(
@@ -152,7 +160,7 @@ class World(unittest.TestCase):
                 cell.FINGER_TRAVEL,
             )
 
-    def test_camera_blocks_and_table_are_where_the_policy_knows_them(self):
+    def test_camera_blocks_and_table_equal_mujoco(self):
         position, target, view = CAMERA
         x, y, z, roll, pitch, yaw = numbers(model_of("camera"), "pose")
         np.testing.assert_allclose([x, y, z], position)
@@ -180,12 +188,12 @@ class World(unittest.TestCase):
             0.0,
         )
 
-    def test_the_camera_is_described_in_sdf_1_9(self):
+    def test_camera_is_valid_sdf_1_9(self):
         self.assertEqual(SDF.get("version"), "1.9")
         sensor = model_of("camera").find("link/sensor")
         self.assertLessEqual({child.tag for child in sensor}, SENSOR)
         self.assertLessEqual({child.tag for child in sensor.find("camera")}, CAMERA_ELEMENTS)
-        # As sim/peer.py stamps its images; gz-sensors 8 takes it for the image too.
+        # The frame of images of sim/robot_sim_node.py; gz-sensors 8 uses it for the image too.
         self.assertEqual(sensor.findtext("camera/optical_frame_id"), "camera")
 
     def test_systems_are_those_of_gz_sim_8(self):
@@ -207,7 +215,10 @@ class World(unittest.TestCase):
 
 
 class Finger:
-    """One finger on its slide under gz::math::PID as JointPositionController calls it; the joint's damping implicit, as DART's, or explicit."""
+    """A finger on its slide, controlled by gz::math::PID as in JointPositionController.
+
+    `implicit`: whether the joint's damping is integrated implicitly, as in DART.
+    """
 
     STEP = float(SDF.findtext("world/physics/max_step_size"))
 
@@ -252,14 +263,14 @@ class Finger:
         else:
             self.velocity += share * (force - self.damping * self.velocity)
         self.velocity = float(np.clip(self.velocity, -self.fastest, self.fastest))
-        wished = self.position + self.STEP * self.velocity
-        self.position = float(np.clip(wished, self.low, self.high))
-        if wished != self.position:
+        desired = self.position + self.STEP * self.velocity
+        self.position = float(np.clip(desired, self.low, self.high))
+        if desired != self.position:
             self.velocity = 0.0
         return force
 
     def rest(self, goal, seconds=1.0):
-        """The largest speed and distance from the goal in the last fifth of the time."""
+        """Largest speed and distance from the goal in the last fifth of `seconds`."""
         steps = round(seconds / self.STEP)
         worst = [0.0, 0.0]
         for k in range(steps):
@@ -283,14 +294,14 @@ class Gripper(unittest.TestCase):
                         self.assertLess(speed, 0.001, (name, implicit, goal))
                         self.assertLess(off, 0.0005, (name, implicit, goal))
 
-    def test_the_check_tells_a_finger_that_chatters(self):
+    def test_check_detects_a_chattering_finger(self):
         for implicit in (True, False):
             speed, _ = Finger("finger_left", implicit, d_gain=25.0).rest(0.02)
             self.assertGreater(speed, 0.05)
 
 
 class Bridge(unittest.TestCase):
-    def test_entries_are_as_the_bridge_reads_them(self):
+    def test_entries_are_valid(self):
         keys = {"ros_topic_name", "gz_topic_name", "ros_type_name", "gz_type_name", "direction"}
         for entry in BRIDGE:
             self.assertEqual(set(entry), keys)
@@ -301,11 +312,11 @@ class Bridge(unittest.TestCase):
             self.assertRegex(entry["gz_topic_name"], r"^/[a-z_/]+$")
         self.assertEqual(len({e["ros_topic_name"] for e in BRIDGE}), len(BRIDGE))
 
-    def test_every_topic_of_the_world_is_bridged_and_no_other(self):
+    def test_topics_equal_those_of_the_world(self):
         world = {topic.text for topic in SDF.iter("topic")} | {"/clock"}
         self.assertEqual(world, {entry["gz_topic_name"] for entry in BRIDGE})
 
-    def test_the_bridge_goes_round_the_nodes_own_commands(self):
+    def test_node_commands_are_not_bridged(self):
         named = {entry["ros_topic_name"] for entry in BRIDGE}
         self.assertFalse(any("command" in name for name in named))
 
@@ -318,12 +329,12 @@ class Launch(unittest.TestCase):
             entry["arg"]["name"]: entry["arg"] for entry in self.entries if "arg" in entry
         }
 
-    def test_every_argument_is_explained_and_used(self):
+    def test_arguments_are_described_and_used(self):
         self.assertEqual(set(re.findall(r"\$\(var (\w+)\)", self.text)), set(self.arguments))
         for name, argument in self.arguments.items():
             self.assertGreater(len(argument["description"]), 15, name)
 
-    def test_the_node_is_given_arguments_it_has(self):
+    def test_included_arguments_exist(self):
         known = {
             entry["arg"]["name"]
             for entry in yaml.safe_load((ROOT / "launch/vla.launch.yaml").read_text())["launch"]
@@ -338,11 +349,11 @@ class Launch(unittest.TestCase):
         self.assertLessEqual(set(given), known)
         self.assertEqual((given["use_sim_time"], given["autostart"]), ("true", "true"))
 
-    def test_files_that_it_names_exist(self):
+    def test_named_files_exist(self):
         for path in re.findall(r"\$\(var sources\)/([\w/.]+)", self.text):
             self.assertTrue((ROOT / path).exists(), path)
 
-    def test_launch_itself_reads_it(self):
+    def test_launch_parses_it(self):
         try:
             from launch.frontend import Parser
         except ImportError:
@@ -352,7 +363,7 @@ class Launch(unittest.TestCase):
 
 
 class Controller(unittest.TestCase):
-    """The controller on an arm that does exactly what it is told."""
+    """The controller with an ideal arm."""
 
     PERIOD = 0.02
 
@@ -360,7 +371,7 @@ class Controller(unittest.TestCase):
         self.controller, self.positions, self.now = gazebo_arm.ArmController(), np.zeros(6), 0.0
 
     def turn(self, twist):
-        """One period; the speeds that were asked for."""
+        """Simulates one period; returns the joint velocities."""
         self.now += self.PERIOD
         self.controller.take(self.positions, self.now)
         speeds = self.controller.velocities(np.array(twist, dtype=float), self.PERIOD, self.now)
@@ -370,14 +381,14 @@ class Controller(unittest.TestCase):
     def home(self):
         for _ in range(500):
             there = self.positions
-            # A twist before the arm is ready has no effect on the way there.
+            # Twists have no effect before the ready posture is reached.
             self.turn([9.0, 0, 0, 0, 0, 0])
             if self.controller.at_home:
                 self.positions = there
                 break
         self.assertTrue(self.controller.at_home)
 
-    def test_it_goes_to_the_ready_posture_and_then_follows_twists(self):
+    def test_follows_twists_from_the_ready_posture(self):
         self.home()
         np.testing.assert_allclose(self.positions, cell.READY_POSTURE, atol=0.03)
         begin, _ = self.controller.pose(self.positions)
@@ -387,7 +398,7 @@ class Controller(unittest.TestCase):
         np.testing.assert_allclose(end - begin, [0.05, 0.08, -0.06], atol=0.004)
         np.testing.assert_allclose(np.abs(pointing), [1, 0, 0, 0], atol=0.01)
 
-    def test_out_of_reach_it_stays_within_its_limits(self):
+    def test_limits_hold_out_of_reach(self):
         self.home()
         low, high = self.controller.kinematics.limits.T
         for _ in range(400):
@@ -397,12 +408,12 @@ class Controller(unittest.TestCase):
             )
             self.assertTrue(((low - 0.05 < self.positions) & (self.positions < high + 0.05)).all())
 
-    def test_without_new_joint_states_it_asks_for_no_motion(self):
+    def test_missing_joint_states_stop_the_arm(self):
         twist = np.array([0.1, 0, 0, 0, 0, 0])
         np.testing.assert_array_equal(
             self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6)
         )
-        # On the way to the ready posture as behind it.
+        # Before and after the ready posture is reached.
         for reach in (lambda: self.turn(twist), self.home):
             reach()
             last = self.now
@@ -423,12 +434,12 @@ class Controller(unittest.TestCase):
 
 
 class Process(unittest.TestCase):
-    """sim/gazebo/arm.py as a process, without Gazebo: its joint states come from here."""
+    """sim/gazebo/arm.py as a process, without Gazebo: the test publishes its joint states."""
 
     def setUp(self):
-        self.session = Session("test_arm")
+        self.runner = EpisodeRunner("test_arm")
         self.addCleanup(self.close)
-        node, self.speeds, self.positions = self.session.node, {}, None
+        node, self.speeds, self.positions = self.runner.node, {}, None
         for name in cell.ARM_JOINTS:
             node.create_subscription(
                 Float64,
@@ -439,18 +450,18 @@ class Process(unittest.TestCase):
         self.joints = node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
         self.twist = node.create_publisher(TwistStamped, "vla/command/twist", 10)
         self.arm = Program("gazebo_arm", [sys.executable, str(ROOT / "sim/gazebo/arm.py")], {})
-        self.session.programs.append(self.arm)
-        self.session.on_turn = self.publish
-        self.session.until(
-            "the controller hears",
+        self.runner.programs.append(self.arm)
+        self.runner.on_spin = self.publish
+        self.runner.wait_until(
+            "the controller subscribes",
             lambda: (
                 self.joints.get_subscription_count() and self.twist.get_subscription_count() >= 2
             ),
         )
 
     def close(self):
-        self.session.on_turn = None
-        self.assertEqual(self.session.close(), [])
+        self.runner.on_spin = None
+        self.assertEqual(self.runner.close(), [])
 
     def publish(self):
         if self.positions is not None:
@@ -462,119 +473,123 @@ class Process(unittest.TestCase):
         return pathlib.Path(self.arm.log.name).read_text()
 
     def moving(self):
-        return any(said[-1] != 0.0 for said in self.speeds.values())
+        return any(sent[-1] != 0.0 for sent in self.speeds.values())
 
-    def test_it_holds_the_arm_when_joint_states_or_the_program_end(self):
+    def test_stops_without_joint_states_and_at_the_end(self):
         self.positions = np.zeros(6)
-        self.session.until("it is on its way to the ready posture", self.moving)
+        self.runner.wait_until("it is on its way to the ready posture", self.moving)
         self.assertNotIn("ready posture", self.log())
         self.positions = None
-        self.session.until("zeros follow a silence", lambda: not self.moving())
+        self.runner.wait_until("zeros follow a silence", lambda: not self.moving())
         self.assertIn("no joint_states", self.log())
         self.positions = np.zeros(6)
-        self.session.until("it goes on", self.moving)
-        self.session.programs.remove(self.arm)  # it may end now
+        self.runner.wait_until("it goes on", self.moving)
+        self.runner.programs.remove(self.arm)  # it may end now
         self.arm.process.send_signal(signal.SIGTERM)
-        self.session.until("zeros come", lambda: not self.moving())
-        self.session.until("it ends", lambda: self.arm.process.poll() is not None)
+        self.runner.wait_until("zeros come", lambda: not self.moving())
+        self.runner.wait_until("it ends", lambda: self.arm.process.poll() is not None)
         for _ in range(30):
-            self.session.turn()
+            self.runner.spin_once()
         self.assertFalse(self.moving())
         self.assertEqual(self.arm.stop(), 0)
 
-    def test_it_says_when_it_is_ready_and_refuses_another_frame(self):
+    def test_logs_ready_once_and_refuses_another_frame(self):
         self.positions = np.array(cell.READY_POSTURE)
-        self.session.until("it says so", lambda: "the ready posture is reached" in self.log())
+        self.runner.wait_until("it is logged", lambda: "the ready posture is reached" in self.log())
         message = TwistStamped()
         message.header.frame_id, message.twist.linear.x = "tcp", 0.1
         self.twist.publish(message)
-        self.session.until("the other frame is refused", lambda: "in frame 'tcp'" in self.log())
+        self.runner.wait_until("the other frame is refused", lambda: "in frame 'tcp'" in self.log())
         self.assertIn("'base'", self.log())
         self.assertEqual(self.log().count("the ready posture is reached"), 1)
         message.header.frame_id = "base"
-        self.session.until(
+        self.runner.wait_until(
             "a twist in its own moves it",
             lambda: (
                 self.twist.publish(message)
-                or any(abs(said[-1]) > 0.01 for said in self.speeds.values())
+                or any(abs(sent[-1]) > 0.01 for sent in self.speeds.values())
             ),
         )
 
 
 class Graph(unittest.TestCase):
-    """Names and types on a real graph: of the MuJoCo robot, of the Gazebo arm's controller with its bridge, and of the node."""
+    """Topics and types of both robots and of the node on a real graph."""
 
-    def test_both_robots_and_the_node_speak_of_the_same_topics(self):
-        session = Session("test_graph")
-        try:
-            session.start_peer(publish_clock=True)
-            arm = Program(
-                "gazebo_arm",
-                [sys.executable, str(ROOT / "sim/gazebo/arm.py")],
-                {"use_sim_time": True},
-            )
-            session.programs.append(arm)
-            node = session.node
+    def setUp(self):
+        self.runner = EpisodeRunner("test_graph")
+        self.addCleanup(lambda: self.assertEqual(self.runner.close(), []))
+
+    def await_topics(self, query, name, expected):
+        """Types of the topics of the node `name`, once all of `expected` are in the graph.
+
+        `query`: a function of rclpy's Node. Discovery of a node and of its topics takes a while;
+        until it has found the node, rclpy raises NodeNameNonExistentError.
+        """
+        found = {}
+
+        def complete():
             try:
-                kit = ROOT / "tests/data/openvla_tiny/ckpt"
-                session.start_node(
-                    kit,
-                    ROOT / "config/policies/openvla_tiny.yaml",
-                    "bridge_orig",
-                    use_sim_time=True,
-                )
-                has_node = True
-            except SessionError as error:
-                if "no node at" not in str(error):
-                    raise
-                has_node = False
-            session.until("the controller is there", lambda: "gazebo_arm" in node.get_node_names())
+                entries = query(name, "/")
+            except NodeNameNonExistentError:
+                return False
+            found.update((topic.lstrip("/"), kinds[0]) for topic, kinds in entries)
+            return expected <= found.keys()
 
-            def topics(question, name):
-                session.until(f"{name} is known", lambda: len(question(name, "/")) >= 3)
-                return {topic.lstrip("/"): kinds[0] for topic, kinds in question(name, "/")}
+        self.runner.wait_until(f"the topics {sorted(expected)} of {name} are known", complete)
+        return found
 
-            published, bridged = (
-                topics(node.get_publisher_names_and_types_by_node, "tabletop"),
-                {e["ros_topic_name"].lstrip("/"): e for e in BRIDGE},
-            )
-            heard = topics(node.get_subscriber_names_and_types_by_node, "tabletop")
-            arm_says, arm_hears = (
-                topics(q, "gazebo_arm")
-                for q in (
-                    node.get_publisher_names_and_types_by_node,
-                    node.get_subscriber_names_and_types_by_node,
-                )
-            )
-            for topic, kind in FROM_ROBOT.items():
-                self.assertEqual(published.get(topic), kind)
-                gazebo = (
-                    bridged[topic]["ros_type_name"] if topic in bridged else arm_says.get(topic)
-                )
-                self.assertEqual(gazebo, kind, topic)
-            self.assertEqual(published["clock"], bridged["clock"]["ros_type_name"])
-            for topic, kind in FROM_NODE.items():
-                self.assertEqual((heard.get(topic), arm_hears.get(topic)), (kind, kind))
-            for topic, entry in bridged.items():
-                if entry["direction"] == "ROS_TO_GZ":
-                    self.assertEqual(arm_says.get(topic), entry["ros_type_name"], topic)
-            if has_node:
-                hears, says = (
-                    topics(q, "vla")
-                    for q in (
-                        node.get_subscriber_names_and_types_by_node,
-                        node.get_publisher_names_and_types_by_node,
-                    )
-                )
-                for topic, kind in (FROM_ROBOT | {"instruction": "std_msgs/msg/String"}).items():
-                    # Joint states are for policies that ask for them.
-                    self.assertEqual(
-                        hears.get(topic, kind if topic == "joint_states" else None), kind, topic
-                    )
-                for topic, kind in FROM_NODE.items():
-                    self.assertEqual(says.get(topic), kind)
-        finally:
-            self.assertEqual(session.close(), [])
+    def published(self, name, expected):
+        return self.await_topics(
+            self.runner.node.get_publisher_names_and_types_by_node, name, set(expected)
+        )
+
+    def subscribed(self, name, expected):
+        return self.await_topics(
+            self.runner.node.get_subscriber_names_and_types_by_node, name, set(expected)
+        )
+
+    def assert_types(self, found, expected):
+        self.assertEqual({topic: found[topic] for topic in expected}, expected)
+
+    def test_both_robots_have_the_topics_of_the_node(self):
+        self.runner.start_robot_sim(publish_clock=True)
+        command = [sys.executable, str(ROOT / "sim/gazebo/arm.py")]
+        self.runner.programs.append(Program("gazebo_arm", command, {"use_sim_time": True}))
+        bridged = {entry["ros_topic_name"].lstrip("/"): entry for entry in BRIDGE}
+
+        published = self.published("tabletop", FROM_ROBOT | {"clock": ""})
+        self.assert_types(published, FROM_ROBOT)
+        self.assertEqual(published["clock"], bridged["clock"]["ros_type_name"])
+        self.assert_types(self.subscribed("tabletop", FROM_NODE), FROM_NODE)
+
+        to_gazebo = {
+            topic: entry["ros_type_name"]
+            for topic, entry in bridged.items()
+            if entry["direction"] == "ROS_TO_GZ"
+        }
+        arm = {topic: kind for topic, kind in FROM_ROBOT.items() if topic not in bridged}
+        arm |= to_gazebo
+        self.assert_types(self.published("gazebo_arm", arm), arm)
+        self.assert_types(self.subscribed("gazebo_arm", FROM_NODE), FROM_NODE)
+        for topic, kind in FROM_ROBOT.items():
+            if topic in bridged:
+                self.assertEqual(bridged[topic]["ros_type_name"], kind, topic)
+
+    @unittest.skipUnless(has_node(), "the node is not built")
+    def test_the_node_has_the_topics_of_the_robots(self):
+        self.runner.start_node(
+            ROOT / "tests/data/openvla_tiny/ckpt",
+            ROOT / "config/policies/openvla_tiny.yaml",
+            "bridge_orig",
+        )
+        # The node subscribes to joint_states only for a policy that uses them.
+        expected = FROM_ROBOT | {"instruction": "std_msgs/msg/String"}
+        del expected["joint_states"]
+        found = self.subscribed("vla", expected)
+        self.assert_types(found, expected)
+        if "joint_states" in found:
+            self.assertEqual(found["joint_states"], FROM_ROBOT["joint_states"])
+        self.assert_types(self.published("vla", FROM_NODE), FROM_NODE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The shipped policy: its files are those that its card describes, and the node with it does what it is told, judged by what the robot did."""
+"""The shipped policy: its files match its model card, and with it the node does the tasks."""
 
 import hashlib
 import json
@@ -8,13 +8,14 @@ import tempfile
 import unittest
 
 from programs import Marked, has_node
-from session import ROOT
+
+from processes import ROOT
 
 MODEL = ROOT / "models/tabletop"
 
 
 class Card(unittest.TestCase):
-    def test_weights_are_those_of_the_card(self):
+    def test_weights_match_the_card(self):
         card, weights = (
             (MODEL / "README.md").read_text(),
             (MODEL / "model.safetensors").read_bytes(),
@@ -26,18 +27,18 @@ class Card(unittest.TestCase):
         self.assertIn(f"{len(weights):,} bytes", card)
         self.assertLess(sum(path.stat().st_size for path in MODEL.iterdir()), 10_000_000)
 
-    def test_results_in_the_docs_are_of_these_weights(self):
+    def test_published_results_are_of_these_weights(self):
         digest = hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
         self.assertIn(f"sha256 `{digest[:16]}...`", (ROOT / "sim/README.md").read_text())
 
 
 @unittest.skipUnless(has_node(), "the node is not built")
 class Behaviour(Marked):
-    """In step with simulated time, so that a slow machine changes nothing. Three layouts that the policy was not trained on."""
+    """Three layouts outside the training data; in lockstep, independent of the machine's speed."""
 
-    def test_it_goes_to_the_block_that_is_named_and_needs_the_picture_for_it(self):
+    def test_touches_the_named_block_and_needs_the_image(self):
         with tempfile.TemporaryDirectory() as folder:
-            rows = "policy,swapped,first-picture"
+            rows = "policy,swapped,first-image"
             status, out, err = self.finish(
                 self.start(
                     ROOT / "tools/sim_eval/run",
@@ -65,13 +66,13 @@ class Behaviour(Marked):
         self.assertEqual(
             [e["row"] for e in episodes], [row for row in rows.split(",") for _ in range(3)]
         )
-        # Rates of some 95 % and of some 5 %: two of three on the wrong side is no bad luck.
+        # Success rates are about 95 % and 5 %: two wrong outcomes of three are not by chance.
         self.assertGreaterEqual(done["policy"], 2, out)
         self.assertGreaterEqual(done["swapped"], 2, out)
-        self.assertLessEqual(done["first-picture"], 1, out)
+        self.assertLessEqual(done["first-image"], 1, out)
         for episode in episodes:
             if episode["row"] == "swapped":
-                self.assertNotIn("touch", episode["done"][episode["named_before"]])
+                self.assertNotIn("touch", episode["done"][episode["drawn"]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo and the evaluation as a user starts them, on the golden kit's random weights; and the statistics of the tables."""
+"""The demo and the evaluation as processes, with the golden kit's weights; and the statistics."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import unittest
 import numpy as np
 from PIL import Image
 from programs import Marked, has_node
-from session import ROOT
+from processes import ROOT
 
 sys.path.insert(0, str(ROOT / "tools/sim_eval"))
 import intervals  # noqa: E402
@@ -31,7 +31,7 @@ GOLDEN = [
 
 @unittest.skipUnless(has_node(), "the node is not built")
 class Demo(Marked):
-    def test_it_shows_episodes_writes_a_video_and_leaves_nothing_behind(self):
+    def test_episodes_video_and_no_processes_left(self):
         with tempfile.TemporaryDirectory() as folder:
             gif = pathlib.Path(folder) / "demo.gif"
             status, out, err = self.finish(
@@ -56,7 +56,7 @@ class Demo(Marked):
                 self.assertGreater(film.n_frames, 3)
                 self.assertEqual(film.size, (224, 252))
 
-    def test_interrupted_it_comes_to_rest_and_says_so(self):
+    def test_interrupt_brings_the_robot_to_rest(self):
         with tempfile.TemporaryDirectory() as folder:
             process = self.start(
                 ROOT / "tools/demo/tabletop",
@@ -79,7 +79,7 @@ class Demo(Marked):
             self.assertIn("interrupted", out)
             self.assertNotIn("Traceback", err)
 
-    def test_a_checkpoint_that_the_node_refuses_is_named_at_once(self):
+    def test_refused_checkpoint_is_reported_at_once(self):
         begin = time.monotonic()
         status, _, err = self.finish(
             self.start(ROOT / "tools/demo/tabletop", *GOLDEN[:-1], "no_such_key", "--episodes", "1")
@@ -109,7 +109,7 @@ class Demo(Marked):
             )
         self.assertLess(time.monotonic() - begin, 100)
 
-    def test_what_is_not_there_is_named(self):
+    def test_missing_checkpoint_is_reported(self):
         for arguments, words in (
             (["--checkpoint", "/no/such/folder"], "no checkpoint at /no/such/folder; train one"),
             ([*GOLDEN, "--tasks", "dance"], "'dance'"),
@@ -124,11 +124,11 @@ class Evaluation(Marked):
     def evaluate(self, *arguments):
         return self.finish(self.start(ROOT / "tools/sim_eval/run", *arguments))
 
-    def test_what_was_run_is_not_run_again(self):
+    def test_finished_episodes_are_not_repeated(self):
         with tempfile.TemporaryDirectory() as folder:
             arguments = [
                 "--rows",
-                "expert,chance",
+                "expert,random-actions",
                 "--tasks",
                 "touch",
                 "--checkpoint",
@@ -151,23 +151,23 @@ class Evaluation(Marked):
                 [
                     ("expert", 0),
                     ("expert", 1),
-                    ("chance", 0),
-                    ("chance", 1),
+                    ("random-actions", 0),
+                    ("random-actions", 1),
                     ("expert", 2),
-                    ("chance", 2),
+                    ("random-actions", 2),
                 ],
             )
             self.assertTrue(all(e["success"] for e in episodes if e["row"] == "expert"))
             self.assertIn("3/3 = 100 %", (pathlib.Path(folder) / "report.txt").read_text())
-            # A line that a crash cut off is run again, and the one after it is not lost; only what
-            # is asked for is reported.
+            # A truncated line is run again and the line after it is kept; only the requested
+            # episodes are reported.
             file.write_text(file.read_text()[:-40])
             for count in ("[1/1", ""):
                 status, out, err = self.evaluate(*arguments, "--seeds", "1", "--first-seed", "2")
                 self.assertEqual((status, "[1/1" in out), (0, bool(count)), err + out)
             self.assertIn("1/1 = 100 %", out)
             self.assertNotIn("3/3", out)
-            # Other conditions are another experiment.
+            # Other settings do not reuse these results.
             status, out, err = self.evaluate(
                 *arguments[:-4], "--seconds", "6", "--out", folder, "--seeds", "1"
             )
@@ -177,7 +177,7 @@ class Evaluation(Marked):
     @unittest.skipUnless(has_node(), "the node is not built")
     def test_rows_on_the_node(self):
         with tempfile.TemporaryDirectory() as folder:
-            rows = "random-weights,swapped,no-instruction,dark,frozen"
+            rows = "random-weights,swapped,no-instruction,no-image,frozen"
             status, out, err = self.evaluate(
                 "--rows",
                 rows,
@@ -202,14 +202,14 @@ class Evaluation(Marked):
             }
             self.assertEqual(set(episodes), set(rows.split(",")))
             swapped = episodes["swapped"]
-            self.assertIn(swapped["said"], swapped["instruction"])
-            self.assertNotEqual(swapped["said"], swapped["named_before"])
-            for row in ("no-instruction", "dark", "frozen"):
+            self.assertIn(swapped["named"], swapped["instruction"])
+            self.assertNotEqual(swapped["named"], swapped["drawn"])
+            for row in ("no-instruction", "no-image", "frozen"):
                 self.assertLess(episodes[row]["tool_moved"], table.STILL)
             self.assertLessEqual(episodes["random-weights"]["peaks"]["linear_speed"], 0.25 + 1e-9)
 
     @unittest.skipUnless(has_node(), "the node is not built")
-    def test_in_step_the_same_seed_goes_the_same_way(self):
+    def test_lockstep_is_deterministic(self):
         with tempfile.TemporaryDirectory() as folder:
             for out in ("one", "two"):
                 status, text, err = self.evaluate(
@@ -233,18 +233,18 @@ class Evaluation(Marked):
                 json.loads((pathlib.Path(folder) / out / "episodes.jsonl").read_text())
                 for out in ("one", "two")
             )
-            self.assertEqual((first["row"], first["variant"]), ("policy", "cpu, in step"))
+            self.assertEqual((first["row"], first["variant"]), ("policy", "cpu, lockstep"))
             self.assertGreater(first["path_length"], 0.01)
             for name in ("path_length", "tool_moved", "seconds", "done", "instruction"):
                 self.assertEqual(first[name], second[name], name)
 
-    def test_nonsense_is_refused(self):
+    def test_invalid_arguments_are_refused(self):
         for arguments, words in (
             (["--rows", "policy,miracle"], "'miracle'"),
             (["--rows", ""], "row: ''"),
             (["--seeds", "0"], "seeds"),
             (["--seconds", "nan"], "seconds: nan must lie in 1..600"),
-            (["--rows", "dark", "--lockstep"], "row: 'dark' is not there with --lockstep"),
+            (["--rows", "no-image", "--lockstep"], "row: 'no-image' is not there with --lockstep"),
             (
                 ["--rows", "expert", "--out", "/dev/null/results"],
                 "sim-eval: /dev/null/results: Not a directory",
@@ -258,7 +258,7 @@ class Evaluation(Marked):
 
 
 class Statistics(unittest.TestCase):
-    def test_wilson_is_as_published(self):
+    def test_wilson_matches_published_values(self):
         # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
         for successes, trials, low, high in (
             (81, 263, 0.2553, 0.3662),
@@ -277,12 +277,12 @@ class Statistics(unittest.TestCase):
         self.assertAlmostEqual(intervals.mcnemar(0, 5), 2 / 32)
         self.assertAlmostEqual(intervals.mcnemar(8, 1), 2 * 10 / 512)
 
-    def test_percentiles_are_values_that_occurred(self):
+    def test_percentiles_are_nearest_rank(self):
         self.assertEqual(intervals.percentile(range(1, 101), 0.99), 99)
         self.assertEqual(intervals.median([3, 1, 2]), 2)
         self.assertTrue(math.isnan(intervals.median([])))
 
-    def test_pairs_compare_equal_seeds_only(self):
+    def test_pairs_have_equal_seeds(self):
         def episode(variant, seed, success):
             return dict(
                 row="swapped",
@@ -303,7 +303,7 @@ class Statistics(unittest.TestCase):
             rows, [["swapped", "touch", "cpu", "sim:n300/bf16", "3", "1", "1", "1", "1.00"]]
         )
 
-    def test_each_row_is_judged_by_what_it_is_about(self):
+    def test_expected_outcome_of_each_row(self):
         def good(
             row,
             success,
@@ -311,15 +311,14 @@ class Statistics(unittest.TestCase):
             later,
             reasons=("IMAGE_STALE: the newest camera image is too old (0.6 s, limit 0.5 s)",),
         ):
-            return table.good(
+            return table.as_expected(
                 dict(row=row, success=success, tool_moved=moved, moved_later=later, reasons=reasons)
             )
 
         self.assertTrue(good("policy", True, 0.3, 0.3) and not good("policy", False, 0.3, 0.0))
         for row in table.MUST_NOT_MOVE:
             self.assertTrue(good(row, False, 0.004, 0.0) and not good(row, True, 0.006, 0.0), row)
-        # An arm that never moved did not stop either, and one that stands for another reason was
-        # not stopped.
+        # Neither an arm that never moved nor one that rests for another reason was stopped.
         for row in table.MUST_STOP:
             self.assertTrue(
                 good(row, False, 0.1, 0.004)
@@ -329,7 +328,7 @@ class Statistics(unittest.TestCase):
             )
             self.assertFalse(good(row, False, 0.1, 0.0, ["", "WAITING_FOR_ACTION: enabled"]))
 
-    def test_a_command_past_the_limits_and_a_simulation_that_lags_are_problems(self):
+    def test_problems_are_limits_and_lost_time(self):
         allowed = table.limits(ROOT / "config/robots/tabletop.yaml")
         self.assertEqual(
             allowed,
@@ -359,14 +358,16 @@ class Statistics(unittest.TestCase):
             )
 
         self.assertEqual(problems(), [])
-        (said,) = problems(angular_speed=0.601)
-        self.assertIn("angular_speed: 0.6010 of 0.6 was commanded in policy cpu push seed 7", said)
-        (said,) = problems(lost=0.2)
-        self.assertIn("lost 0.2 s in 1 episodes", said)
+        (problem,) = problems(angular_speed=0.601)
+        self.assertIn(
+            "angular_speed: 0.6010 of 0.6 was commanded in policy cpu push seed 7", problem
+        )
+        (problem,) = problems(lost=0.2)
+        self.assertIn("lost 0.2 s in 1 episodes", problem)
 
 
 class RandomWeights(unittest.TestCase):
-    def test_a_network_as_before_training_in_every_file_of_the_same_checkpoint(self):
+    def test_random_weights_replace_every_tensor(self):
         source = pathlib.Path(GOLDEN[1])
         with tempfile.TemporaryDirectory() as folder:
             made = random_weights.make(source, pathlib.Path(folder) / "checkpoint", seed=3)
@@ -375,8 +376,8 @@ class RandomWeights(unittest.TestCase):
                 self.assertEqual(same, path.suffix != ".safetensors", path.name)
                 self.assertEqual(path.stat().st_size, (made / path.name).stat().st_size)
 
-    def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even(self):
-        # 1 + 1/256 lies half-way between two; so does 1 + 3/256, whose even neighbour is above.
+    def test_bfloat16_rounds_ties_to_even(self):
+        # 1 + 1/256 is half-way between two values; so is 1 + 3/256, whose even one is above.
         values = np.array([1.0, -2.0, 1 + 1 / 256, 1 + 3 / 256, 1 + 1.1 / 256])
         self.assertEqual(
             [hex(v) for v in random_weights.as_bfloat16(values)],

@@ -1,16 +1,19 @@
 """The simulated cell without ROS: seeds, commands, tasks and the scripted expert."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import unittest
 import unittest.mock
 
 import numpy as np
 import yaml
-from measured import Motion
-from tabletop import BLOCK_COLOURS, NodeTracking, TabletopScene, chance, expert, rollout
+from motion_estimate import MotionEstimate
+from tabletop import BLOCK_COLOURS, NodeTracking, TabletopScene, expert, random_policy, rollout
 from tabletop import model as cell
-from tabletop.chance import BOX
+from tabletop.random_policy import BOX
 from tabletop.expert import LARGEST
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -21,9 +24,9 @@ class Seeds(unittest.TestCase):
     def setUpClass(cls):
         cls.scene = TabletopScene(0)
 
-    def test_a_seed_determines_layout_looks_and_task(self):
+    def test_seed_determines_layout_looks_and_task(self):
         self.scene.reset(5)
-        image, blocks, said = (
+        image, blocks, instruction = (
             self.scene.render().copy(),
             self.scene.targets(),
             self.scene.instruction,
@@ -32,11 +35,11 @@ class Seeds(unittest.TestCase):
         self.assertFalse(np.array_equal(image, self.scene.render()))
         again = TabletopScene(5)
         np.testing.assert_array_equal(image, again.render())
-        self.assertEqual((blocks.keys(), said), (again.targets().keys(), again.instruction))
+        self.assertEqual((blocks.keys(), instruction), (again.targets().keys(), again.instruction))
         for colour, place in blocks.items():
             np.testing.assert_array_equal(place, again.targets()[colour])
 
-    def test_the_task_changes_nothing_that_is_seen(self):
+    def test_task_does_not_change_the_image(self):
         self.scene.reset(8, task="touch", block=None)
         image, colours = self.scene.render().copy(), list(self.scene.colours)
         for colour in colours:
@@ -44,13 +47,13 @@ class Seeds(unittest.TestCase):
             self.assertEqual(self.scene.instruction, f"push the {colour} block")
             np.testing.assert_array_equal(image, self.scene.render())
 
-    def test_images_have_the_size_and_hold_every_block(self):
+    def test_images_show_every_block(self):
         for seed in range(12):
             self.scene.reset(seed)
             image = self.scene.render()
             self.assertEqual((image.shape, image.dtype), ((224, 224, 3), np.uint8))
             for colour in self.scene.colours:
-                # Pixels of the block's hue, shaded or not: at least a part of it is seen.
+                # Pixels of the block's hue, shaded or not: at least a part is visible.
                 wanted = np.array(BLOCK_COLOURS[colour]) / max(BLOCK_COLOURS[colour])
                 scaled = image / np.maximum(image.max(axis=2, keepdims=True), 1)
                 near = (np.abs(scaled - wanted).max(axis=2) < 0.22) & (image.max(axis=2) > 40)
@@ -68,8 +71,8 @@ class Seeds(unittest.TestCase):
                 for other in places[:i]:
                     self.assertGreater(np.hypot(*(one - other)[:2]), 0.09)
 
-    def test_layouts_are_those_that_policies_were_trained_and_judged_on(self):
-        # Changed on purpose only, with models/tabletop and the tables of sim/README.md.
+    def test_layouts_of_known_seeds_are_unchanged(self):
+        # A change invalidates models/tabletop and the tables of sim/README.md.
         for seed, first, target, tool in (
             (0, ("blue", 0.4610, 0.0975), "pick up the blue block", (0.381, -0.030, 0.136)),
             (1, ("red", 0.4071, -0.0950), "push the green block", (0.386, 0.006, 0.162)),
@@ -83,7 +86,7 @@ class Seeds(unittest.TestCase):
             np.testing.assert_allclose(place[:2], first[1:], atol=2e-4)
             np.testing.assert_allclose(self.scene.ee_pose()[0], tool, atol=2e-3)
 
-    def test_nonsense_is_refused_by_name(self):
+    def test_invalid_arguments_are_refused(self):
         for wanted, call in {
             "blocks: 9": lambda: TabletopScene(0, blocks=9),
             "tasks: ['place']": lambda: TabletopScene(0, tasks=("place",)),
@@ -99,7 +102,7 @@ class Seeds(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, re.escape(wanted)):
                 call()
 
-    def test_a_refused_reset_leaves_the_scene_as_it_is(self):
+    def test_refused_reset_changes_nothing(self):
         self.scene.reset(9)
         self.scene.apply([0.1, 0, 0, 0, 0, 0], 0.5, 0.4)
         before = (
@@ -131,7 +134,7 @@ class Seeds(unittest.TestCase):
 
 
 class Bowls(unittest.TestCase):
-    def test_every_number_of_blocks_and_bowls_finds_a_layout(self):
+    def test_layouts_for_all_numbers_of_objects(self):
         box = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())["workspace"]
         low, high = np.array(box["min"]) + box["margin"], np.array(box["max"]) - box["margin"]
         for blocks in range(1, 5):
@@ -145,7 +148,7 @@ class Bowls(unittest.TestCase):
                     )
                     self.assertEqual((len(of_blocks), len(of_bowls)), (blocks, bowls))
                     for k, bowl in enumerate(of_bowls):
-                        # Over a bowl the tool is within the workspace.
+                        # Above a bowl the tool is within the workspace.
                         self.assertTrue(
                             (low[:2] <= bowl[:2]).all() and (bowl[:2] <= high[:2]).all(), bowl
                         )
@@ -166,7 +169,7 @@ class Bowls(unittest.TestCase):
                                 np.hypot(*(bowl - other)[:2]), 2 * (cell.BOWL_RADIUS + 0.004)
                             )
 
-    def test_bowls_change_nothing_else(self):
+    def test_bowls_do_not_change_the_blocks(self):
         without, beside = TabletopScene(0), TabletopScene(0, bowls=1)
         for seed in range(20):
             without.reset(seed)
@@ -176,7 +179,7 @@ class Bowls(unittest.TestCase):
             for one, other in zip(without.targets().values(), beside.targets().values()):
                 np.testing.assert_allclose(one, other, atol=1e-6)
 
-    def test_the_camera_sees_them(self):
+    def test_bowls_are_visible(self):
         scene, round_about = (
             TabletopScene(0, bowls=2),
             np.linspace(0, 2 * np.pi, 36, endpoint=False),
@@ -206,7 +209,7 @@ class Commands(unittest.TestCase):
     def setUpClass(cls):
         cls.scene = TabletopScene(0)
 
-    def test_the_tool_follows_a_twist_and_keeps_its_orientation(self):
+    def test_tool_follows_a_twist(self):
         for axis in range(3):
             for sign in (1, -1):
                 self.scene.reset(1)
@@ -220,14 +223,14 @@ class Commands(unittest.TestCase):
                 np.testing.assert_allclose(end - begin, 0.06 * sign * np.eye(3)[axis], atol=0.01)
                 np.testing.assert_allclose(np.abs(pointing), [1, 0, 0, 0], atol=0.02)
 
-    def test_a_turn_about_the_vertical_turns_the_tool(self):
+    def test_tool_follows_a_rotation(self):
         self.scene.reset(1)
         for _ in range(25):
             self.scene.apply([0, 0, 0, 0, 0, 0.6], 1.0, 0.02)
         _, q = self.scene.ee_pose()
         self.assertAlmostEqual(2 * np.arctan2(abs(q[1]), abs(q[0])), 0.3, delta=0.04)
 
-    def test_zero_holds_the_arm_still(self):
+    def test_zero_twist_holds_the_arm(self):
         self.scene.reset(2)
         begin, _ = self.scene.ee_pose()
         self.scene.apply(np.zeros(6), 1.0, 5.0)
@@ -240,7 +243,7 @@ class Commands(unittest.TestCase):
         self.scene.apply(np.zeros(6), 1.0, 1.0)
         self.assertGreater(self.scene.gripper_opening(), 0.95)
 
-    def test_an_arm_pressed_against_the_table_stays_finite_and_comes_free(self):
+    def test_arm_pressed_against_the_table_recovers(self):
         self.scene.reset(3)
         for _ in range(100):
             self.scene.apply([0, 0, -0.25, 0, 0, 0], 0.0, 0.02)
@@ -250,7 +253,7 @@ class Commands(unittest.TestCase):
             self.scene.apply([0, 0, 0.1, 0, 0, 0], 0.0, 0.02)
         self.assertGreater(self.scene.ee_pose()[0][2], 0.05)
 
-    def test_far_beyond_its_reach_the_arm_stays_finite(self):
+    def test_arm_out_of_reach_stays_finite(self):
         self.scene.reset(3)
         for _ in range(150):
             self.scene.apply([0.5, 0, 0.5, 2, 2, 2], 1.0, 0.02)
@@ -260,7 +263,7 @@ class Commands(unittest.TestCase):
 
 
 class Expert(unittest.TestCase):
-    """Figures over 100 seeds are in sim/README.md; here enough of them to notice that something broke."""
+    """The scripted expert on a few seeds; sim/README.md has success rates over 100 seeds."""
 
     @classmethod
     def setUpClass(cls):
@@ -293,26 +296,26 @@ class Expert(unittest.TestCase):
                 self.assertRegex(scene.instruction, r"^put the \w+ block in the \w+ bowl$")
                 self.assertTrue(rollout(scene, expert, seconds=16.0).success, (bowls, seed))
 
-    def test_bowls_are_in_nobodys_way(self):
+    def test_bowls_do_not_obstruct_the_tasks(self):
         scene = TabletopScene(0, blocks=4, bowls=2)
         for task in ("push", "pick"):
             for seed in range(1000, 1006):
                 scene.reset(seed, task=task)
                 self.assertTrue(rollout(scene, expert).success, (task, seed))
 
-    def test_touching_another_block_first_is_no_success(self):
+    def test_touching_another_block_first_fails(self):
         for seed in range(5):
             self.scene.reset(2000 + seed, task="touch")
             named = self.scene.target
             other = next(c for c in self.scene.colours if c != named)
-            self.scene.ask("touch", other)
+            self.scene.set_task("touch", other)
             self.assertTrue(rollout(self.scene, expert).success)
-            self.scene.ask("touch", named)
+            self.scene.set_task("touch", named)
             rollout(self.scene, expert, seconds=4.0)
             self.assertFalse(self.scene.success())
             self.assertTrue(self.scene.success(block=other))
 
-    def test_nothing_happens_without_a_policy(self):
+    def test_no_success_without_motion(self):
         for task in ("touch", "push", "pick"):
             self.scene.reset(3000, task=task)
             tracking = NodeTracking(self.scene)
@@ -321,10 +324,34 @@ class Expert(unittest.TestCase):
             self.assertFalse(self.scene.success())
 
 
+class Rendering(unittest.TestCase):
+    @unittest.skipUnless(pathlib.Path("/proc/self/task").is_dir(), "threads are listed by Linux")
+    def test_images_are_rendered_in_the_calling_thread(self):
+        # In a process of its own, whose environment requests rendering threads.
+        program = (
+            "import pathlib, tabletop\n"
+            "tabletop.TabletopScene(0).render()\n"
+            "for name in pathlib.Path('/proc/self/task').glob('*/comm'):\n"
+            "    print(name.read_text().strip())"
+        )
+        environment = os.environ | {"LP_NUM_THREADS": "2"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(
+            [name for name in done.stdout.splitlines() if re.match(r"llvmpipe-\d", name)], []
+        )
+
+
 class Measured(unittest.TestCase):
-    def test_a_ramp_is_measured_as_what_it_is(self):
+    def test_ramp_has_its_acceleration(self):
         scene = TabletopScene(1)
-        motion, speed = Motion(scene.ee_pose()[0], 0.02), 0.0
+        motion, speed = MotionEstimate(scene.ee_pose()[0], 0.02), 0.0
         for k in range(60):
             speed = min(speed + 0.01, 0.15) if k < 40 else max(speed - 0.01, 0.0)
             scene.apply([0, speed, 0, 0, 0, 0], 1.0, 0.02)
@@ -332,16 +359,16 @@ class Measured(unittest.TestCase):
         self.assertAlmostEqual(motion.peaks["linear_speed"], 0.15, delta=0.01)
         self.assertAlmostEqual(motion.peaks["linear_acceleration"], 0.5, delta=0.05)
 
-    def test_one_rounded_position_is_no_acceleration(self):
-        # 0.1 mm to and fro, as a coarse encoder shows it: differences alone would make 0.5 m/s2.
-        motion = Motion(np.zeros(3), 0.02)
+    def test_rounding_is_not_an_acceleration(self):
+        # 0.1 mm back and forth, as from a coarse encoder: plain differences would be 0.5 m/s2.
+        motion = MotionEstimate(np.zeros(3), 0.02)
         for k in range(50):
             motion.take(np.array([0.0001 * (k % 2), 0.0, 0.0]))
         self.assertLess(motion.peaks["linear_acceleration"], 0.2)
 
 
 class Chance(unittest.TestCase):
-    def test_it_depends_on_the_seed_and_the_second_and_stays_inside_the_workspace(self):
+    def test_depends_on_seed_and_time_only(self):
         box = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())["workspace"]
         self.assertTrue(
             (BOX[:, 0] >= np.array(box["min"]) + box["margin"] - 1e-9).all()
@@ -349,23 +376,23 @@ class Chance(unittest.TestCase):
         )
         scene = TabletopScene(3)
         try:
-            first, drawn = chance(scene), []
-            np.testing.assert_array_equal(first, chance(scene))
+            first, drawn = random_policy(scene), []
+            np.testing.assert_array_equal(first, random_policy(scene))
             self.assertLessEqual(np.linalg.norm(first[:3]), LARGEST + 1e-9)
             for _ in range(40):
-                drawn.append(chance(scene))
+                drawn.append(random_policy(scene))
                 scene.apply(drawn[-1][:6] * 5, drawn[-1][6], 0.2)
                 self.assertTrue(
                     (scene.ee_pose()[0] > box["min"]).all()
                     and (scene.ee_pose()[0] < box["max"]).all()
                 )
-            # Five policy periods alike, then another direction.
+            # The same direction for five policy periods, then another.
             directions = [
                 a[:3] / np.linalg.norm(a[:3]) for a in drawn if np.linalg.norm(a[:3]) > 0.029
             ]
             self.assertGreater(len({tuple(d.round(6)) for d in directions}), 3)
             scene.reset(4)
-            self.assertFalse(np.allclose(first, chance(scene)))
+            self.assertFalse(np.allclose(first, random_policy(scene)))
         finally:
             scene.close()
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Times a real-size model against plain PyTorch in one run, and prints the ratio.
+"""Compares the inference time of a model of real width with plain PyTorch.
 
-The model: OpenVLA's real towers and projector in front of a Llama cut to 2048 x 8 layers, random weights (examples/make_checkpoint), one
-640x480 image, 7 tokens. Both programs read the same folder and must generate the same tokens. Rounds alternate, so that a machine that is
-busy for a while is busy for both. PyTorch is looked for in OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed.
+The model: OpenVLA's vision towers and projector with a Llama reduced to 2048 x 8 layers, random
+weights (examples/make_checkpoint), one 640x480 image, 7 tokens. Both programs read the same folder
+and must generate the same tokens. Rounds alternate, so that a temporary load affects both. PyTorch
+is searched in OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed.
 
     tools/bench/inference.py [--rounds 3] [--repeats 3] [--threads 0] [--checkpoint DIR]
 """
@@ -97,7 +98,8 @@ def main():
     ]
     if not python:
         print(
-            "PyTorch not found (set OPENVLA_BENCH_PYTHON to a python with torch, numpy, pillow, safetensors, tokenizers): no comparison"
+            "PyTorch not found (set OPENVLA_BENCH_PYTHON to a python with torch, numpy, pillow,"
+            " safetensors, tokenizers): no comparison"
         )
     times = {"openvla": {}, "torch": {}}
     for number in range(arguments.rounds):
@@ -116,7 +118,8 @@ def main():
             for stage in STAGES:
                 times["torch"].setdefault(stage, []).append(result["milliseconds"][stage])
     print(
-        f"\n{threads} threads, float32, medians of {arguments.rounds} rounds of {arguments.repeats}, ms"
+        f"\n{threads} threads, float32, medians of {arguments.rounds} rounds of"
+        f" {arguments.repeats}, ms"
     )
     print(
         f"{'stage':<12} {'openvla_tt':>12}"

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""OpenVLA's forward pass in plain PyTorch: what a user would run instead, and an implementation that shares no code with ours.
+"""OpenVLA's forward pass in plain PyTorch: an independent implementation for comparison.
 
-Written from the papers and the checkpoint's shapes (timm's ViT, Prismatic's projector, Llama 2 with `scaled_dot_product_attention`),
-not from the official repository. Reads the same folder as `openvla`. Prints one JSON object: per-stage medians in milliseconds and the tokens.
+Written from the papers and the checkpoint's shapes (timm's ViT, Prismatic's projector, Llama 2 with
+`scaled_dot_product_attention`), not from the official repository. Reads the same folder as
+`openvla`. Prints one JSON object: per-stage medians in milliseconds and the tokens.
 
-    python pytorch_reference.py --checkpoint DIR --image FILE [--instruction TEXT] [--repeats 5] [--threads 2] [--dtype float32]
+    python pytorch_reference.py --checkpoint DIR --image FILE [--instruction TEXT] [--repeats 5]
+        [--threads 2] [--dtype float32]
 
 Needs torch, numpy, pillow, safetensors and tokenizers.
 """

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Hashes of images resized by Pillow, for tests/observation_resize.rs: sizes that shrink, grow, keep a side, or have odd edges.
+"""Hashes of images resized by Pillow, for the tests of vla-inference.
 
-    python3 tools/observation/make_resize_expected.py     (needs numpy and Pillow: tools/bags/requirements.txt)
+    python3 tools/observation/make_resize_expected.py
+        (needs numpy and Pillow: tools/bags/requirements.txt)
 
-Pillow before 13: from then on an image whose height shrinks much more than its width is resized vertically first, with other rounding
+Sizes that shrink, grow, keep a side, or have odd edges. Needs Pillow before 13: since 13 an image
+whose height shrinks much more than its width is resized vertically first, with other rounding
 (python-pillow/Pillow#9549). Checkpoints were trained with the older order.
 """
 
@@ -53,7 +55,7 @@ SIZES = [
 
 
 def picture(width, height, seed):
-    """Noise that drives sums to both ends: the generator of MINSTD, byte by byte, stretched to 0 and 255 in places."""
+    """Noise that saturates sums at both ends: bytes of MINSTD, in places stretched to 0 or 255."""
     state, values = seed, np.empty(width * height * 3, np.uint8)
     for i in range(values.size):
         state = state * 48271 % 0x7FFFFFFF

@@ -3,9 +3,10 @@
 
 Usage: isolated.py COMMAND [ARGUMENT...]
 
-Two test runs on one machine, or a test run beside a real robot, must never hear each other. The domain is claimed by a
-lock on a file that the command and its children inherit: it is free again when the last of them is gone, however they
-end. A domain whose ports are in use by anybody else is not taken. tests/ros_support/mod.rs does the same in Rust.
+So that two test runs on one machine, or a test run and a real robot, never exchange messages. The
+domain is claimed by a lock on a file that the command and its children inherit: it is released when
+the last of them ends. A domain whose ports are in use is not taken. tests/ros_support/mod.rs does
+the same in Rust.
 """
 
 import fcntl
@@ -15,10 +16,9 @@ import random
 import sys
 import tempfile
 
-# Domains whose ports lie below the range from which Linux hands out ephemeral ports; 0 is
-# everybody's default.
+# Domains whose ports are below Linux's ephemeral ports, without the default domain 0.
 DOMAINS = range(1, 102)
-# What would lead a process out of its domain, or through a middleware that is not ours to choose.
+# Variables that connect a process to other domains or change the middleware's settings.
 FOREIGN = (
     "ROS_STATIC_PEERS",
     "ROS_DISCOVERY_SERVER",
@@ -43,7 +43,7 @@ def udp_ports() -> set[int]:
 def claim() -> tuple[int, int]:
     """A free domain and the file descriptor that holds it."""
     used = udp_ports()
-    # Not always the same order: a run must not depend on what the run before it left in a domain.
+    # In random order, so that a run does not depend on what an earlier one left in a domain.
     for domain in random.sample(DOMAINS, len(DOMAINS)):
         first = 7400 + 250 * domain
         if any(first <= port < first + 250 for port in used):
@@ -52,7 +52,7 @@ def claim() -> tuple[int, int]:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError:
-            continue  # somebody else's file
+            continue  # the file of another user
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -66,13 +66,13 @@ def environment(domain: int) -> dict[str, str]:
     """This process's environment, confined to the domain and to loopback."""
     result = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     result["ROS_DOMAIN_ID"] = str(domain)
-    # Humble knows only the older of the two; with both, Jazzy warns in every process.
+    # Humble has only the older variable; Jazzy warns when both are set.
     if result.get("ROS_DISTRO") == "humble":
         result["ROS_LOCALHOST_ONLY"] = "1"
     else:
         result.pop("ROS_LOCALHOST_ONLY", None)
         result["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    # Raw images are lost without it; the file says why.
+    # Without this profile raw images are lost; the reason is in the file.
     result["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(
         pathlib.Path(__file__).resolve().parents[2] / "config/fastdds.xml"
     )

@@ -1,4 +1,4 @@
-"""A checkpoint like another one whose weights are as before any training: the fair comparison beside chance."""
+"""Makes a copy of a checkpoint with untrained random weights, as a baseline."""
 
 import json
 import shutil
@@ -7,13 +7,13 @@ import numpy as np
 
 
 def as_bfloat16(values):
-    """Rounded to the nearest, ties to even; as the 16 bits that the file holds."""
+    """float32 to bfloat16 as 16 bits, rounded to nearest, ties to even."""
     bits = values.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
 def initial(name, shape, random):
-    """As tools/train_demo begins: norms 1, biases 0, matrices by their number of inputs."""
+    """Initial values as in tools/train_demo: norms 1, biases 0, matrices by their input width."""
     if name.endswith(".bias"):
         return np.zeros(shape)
     if len(shape) == 1:
@@ -26,7 +26,7 @@ def initial(name, shape, random):
 
 
 def make(source, folder, seed=0):
-    """Writes it: every file of the folder `source`, its safetensors files with other numbers."""
+    """Copies the folder `source` to `folder` and replaces the values in its safetensors files."""
     random = np.random.default_rng(seed)
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for path in sorted(folder.glob("*.safetensors")):

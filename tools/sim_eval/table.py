@@ -1,31 +1,25 @@
-"""From episodes to tables."""
+"""Tables of episodes."""
 
 import math
 
 from intervals import mcnemar, median, percentile, wilson
 
-# What shapes a wish that is not itself too fast is no intervention worth a row: every start from
-# rest is smoothed.
+# Interventions that are not counted: they occur in every start and stop.
 SMOOTHING = ("acceleration", "jerk", "ramp_down", "gripper_range")
-PAIRED = (
-    "policy",
-    "swapped",
-    "first-picture",
-)  # rows that every device and precision runs, with the same seeds
-STILL = 0.005  # a tool that moved less than this did not move [m]
-# Rows in which nothing may ever move, and rows in which it must come to a stand and stay so: from
-# `later_s` of the episode on (STOPPED_AFTER_S).
-MUST_NOT_MOVE = ("no-instruction", "dark", "frozen")
+# Rows that run on every device and precision, with the same seeds.
+PAIRED = ("policy", "swapped", "first-image")
+STILL = 0.005  # a tool that moved less did not move [m]
+# Rows in which the tool must never move, and rows in which it must stop before STOPPED_AFTER_S and
+# not move again.
+MUST_NOT_MOVE = ("no-instruction", "no-image", "frozen")
 MUST_STOP = ("dropout", "still")
-# The camera is lost 0.8 s after the start at the latest and the node promises to stand 0.89 s
-# later; an unchanged picture needs 5 cm of motion to be noticed (SAFETY.md).
+# Images end at most 0.8 s after the start, and the node's stop takes at most 0.89 s more; an
+# unchanged image is detected after 5 cm of motion (SAFETY.md).
 STOPPED_AFTER_S = 2.0
-# The last: the third such stop within ten seconds latches, as episodes one after the other bring
-# about.
+# REPEATED_FAULTS: the third such stop within ten seconds latches, as in consecutive episodes.
 STOPPED_BY = ("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED", "REPEATED_FAULTS")
-LOST_SHARE = (
-    0.01  # of an episode that the simulation may fail to keep up with before its real time is none
-)
+# Share of an episode's time that the simulation may lose against real time.
+LOST_SHARE = 0.01
 
 
 def number(value, form):
@@ -38,15 +32,18 @@ def share(good, n):
 
 
 def groups(episodes):
-    """Episodes by (row, variant, task), in the order in which they came."""
+    """Episodes by (row, variant, task), in order of first appearance."""
     found = {}
     for episode in episodes:
         found.setdefault((episode["row"], episode["variant"], episode["task"]), []).append(episode)
     return found
 
 
-def good(episode):
-    """Whether it went as this row wants it: the task done; nothing moved; or it moved and came to a stand."""
+def as_expected(episode):
+    """Whether the outcome is the expected one of its row.
+
+    The task is done; or the tool did not move; or it moved and was stopped because of the camera.
+    """
     if episode["row"] in MUST_NOT_MOVE:
         return episode["tool_moved"] < STILL
     if episode["row"] in MUST_STOP:
@@ -63,7 +60,7 @@ def lines_of(found):
     rows = []
     for (row, variant, task), episodes in found.items():
         done = [e for e in episodes if e["success"]]
-        # Where images end, the stream goes on with zeros, whose age says nothing.
+        # Where images end, the commands that follow are zeros, without an image age.
         ages = [
             age for e in episodes for age in e["ages_s"] if row not in MUST_NOT_MOVE + MUST_STOP
         ]
@@ -78,7 +75,7 @@ def lines_of(found):
                 row,
                 variant,
                 task,
-                share(sum(map(good, episodes)), len(episodes)),
+                share(sum(map(as_expected, episodes)), len(episodes)),
                 number(median([e["success_s"] for e in done if e["success_s"] is not None]), ".1f"),
                 number(median([e["path_length"] for e in (done or episodes)]), ".2f"),
                 number(median([e["tool_moved"] for e in episodes]), ".3f"),
@@ -105,7 +102,7 @@ HEADER = [
     "row",
     "on",
     "task",
-    "as wished [95 %]",
+    "as expected [95 %]",
     "time [s]",
     "path [m]",
     "moved [m]",
@@ -120,15 +117,22 @@ HEADER = [
     "latched",
 ]
 LEGEND = f"""\
-as wished: the task done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than {1000 * STILL:.0f} mm; in {", ".join(MUST_STOP)}: it moved, and stood still from {STOPPED_AFTER_S:g} s after the start on
-because of the camera. Wilson's 95 % intervals.
-time: simulated, from the moment on in which motion was allowed to success; path: of the tool, over successes when there are any; moved: farthest from its start. Medians.
-shaped: control periods per second in which the safety layer changed a command (envelope, step cap, workspace, velocity, gripper; not the smoothing of starts and stops).
-age: from an image's stamp to the stamp of the first command that follows from it. speed [m/s], accel [m/s2]: largest commanded, as it arrived at the robot, the stop at the end included;
-tool speed, tool accel: largest of the simulated tool, whose joints follow with some 20 ms. latched: episodes that ended in FAULT or ESTOPPED.
-in step: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is what the machine reached meanwhile.
-first-picture: the policy is shown the first picture again and again; what is left is what it does blindly.
-expert and chance act without ROS on the same scenes; chance draws a random direction at the expert's speed and a random gripper every second. random-weights: the policy before any training."""
+as expected: the task is done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than
+  {1000 * STILL:.0f} mm; in {", ".join(MUST_STOP)}: it moved, and rested from {STOPPED_AFTER_S:g} s
+  after the start on because of the camera. Wilson's 95 % intervals.
+time: simulated, from enabling to success; path: of the tool, over successes if there are any;
+  moved: largest distance from its start. Medians.
+shaped: control periods per second in which the safety layer changed a command (envelope, step cap,
+  workspace, velocity, gripper; not the smoothing of starts and stops).
+age: from an image's stamp to the stamp of the first command computed from it.
+speed [m/s], accel [m/s2]: largest commanded values received by the robot, the final stop included.
+tool speed, tool accel: largest of the simulated tool, whose joints follow within about 20 ms.
+latched: episodes that ended in FAULT or ESTOPPED.
+lockstep: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is the rate
+  that the machine reached.
+first-image: the policy sees the first image throughout: its success without seeing.
+expert, random-actions: without ROS, on the same scenes; a random direction at the expert's speed
+  and a random gripper every second. random-weights: the policy before training."""
 
 
 def limits(robot):
@@ -144,22 +148,28 @@ def limits(robot):
 
 
 def problems(episodes, allowed):
-    """What no table may be believed with: a command past the robot's limits, a simulation that did not keep up. One line each."""
+    """Errors that invalidate the tables, one line each.
+
+    A command exceeded a limit of the robot, or the simulation did not keep up with real time.
+    """
     found = []
     for name, limit in allowed.items():
-        # Stamps are the node's, taken beside the time that its limiter works with: their jitter
-        # makes accelerations uncertain by a percent.
+        # Stamps are taken next to the time that the node's limiter uses; their jitter makes
+        # accelerations uncertain by one percent.
         slack = 1.01 if name.endswith("acceleration") else 1 + 1e-9
         over = [e for e in episodes if limit * slack < e["peaks"].get(name, 0.0)]
         if over:
             worst = max(over, key=lambda e: e["peaks"][name])
             found.append(
-                f"{name}: {worst['peaks'][name]:.4f} of {limit:g} was commanded in {worst['row']} {worst['variant']} {worst['task']} seed {worst['seed']} ({len(over)} episodes over the limit)"
+                f"{name}: {worst['peaks'][name]:.4f} of {limit:g} was commanded in {worst['row']}"
+                f" {worst['variant']} {worst['task']} seed {worst['seed']}"
+                f" ({len(over)} episodes over the limit)"
             )
     slow = [e for e in episodes if LOST_SHARE * e["seconds"] < e["lost_s"]]
     if slow:
         found.append(
-            f"the simulation lost {sum(e['lost_s'] for e in slow):.1f} s in {len(slow)} episodes: this machine is too busy for real time; try --lockstep"
+            f"the simulation lost {sum(e['lost_s'] for e in slow):.1f} s in {len(slow)} episodes:"
+            " this machine is too busy for real time; try --lockstep"
         )
     return found
 
@@ -183,7 +193,7 @@ def plain(header, rows):
 
 
 def pairs(found):
-    """Each variant of a row against the first one, over the seeds that both have run."""
+    """Each variant of a row against the first one, over the seeds that both have."""
     rows = []
     for row in PAIRED:
         names = list(dict.fromkeys(variant for name, variant, _ in found if name == row))
@@ -227,14 +237,15 @@ def pairs(found):
 
 
 def report(episodes, write=plain):
-    """Everything as text."""
+    """All tables as text."""
     found = groups(episodes)
     parts = [write(HEADER, lines_of(found))]
     swapped = [e for e in episodes if e["row"] == "swapped"]
     if swapped:
-        old = sum(e["task"] in e["done"].get(e["named_before"], []) for e in swapped)
+        old = sum(e["task"] in e["done"].get(e["drawn"], []) for e in swapped)
         parts.append(
-            f"swapped: judged by the colour that was said; the colour that the seed draws was acted on in {old} of {len(swapped)} episodes."
+            "swapped: success with the block that the instruction names; the policy acted on the"
+            f" block that the seed draws in {old} of {len(swapped)} episodes."
         )
     header, rows = pairs(found)
     if rows:

@@ -1,1 +1,1 @@
-"""Behaviour cloning of a small, genuine OpenVLA on the simulated tabletop; `tools/train_demo/run` is the one command."""
+"""Behaviour cloning of a small OpenVLA on the simulated tabletop, run by tools/train_demo/run."""

@@ -1,4 +1,4 @@
-"""Shards of demonstrations in memory, batches of them by step number, and the statistics that the checkpoint carries."""
+"""Shards of demonstrations in memory, batches by step number, and the action statistics."""
 
 import bisect
 import time
@@ -25,7 +25,7 @@ def statistics(shards):
         np.float64
     )
     low, high = np.percentile(actions, [1, 99], axis=0)
-    # The tool never turns: a range around zero makes its tokens decode to exactly zero.
+    # The tool never rotates: a range around zero makes its tokens decode to exactly zero.
     low[3:6], high[3:6] = -0.05, 0.05
     summary = {
         "mean": actions.mean(0),
@@ -46,12 +46,16 @@ def statistics(shards):
 
 
 class Demonstrations:
-    """Grows as shards are made: how many a step may draw from depends on the step alone, so that a rerun sees the same batches."""
+    """Demonstrations, loaded as their shards are made.
+
+    The number of shards that a step draws from depends on the step alone, so that a rerun has the
+    same batches.
+    """
 
     def __init__(self, schedule):
-        """`schedule`: (step from which a shard is drawn from, its path), ascending."""
+        """`schedule`: (first step that draws from a shard, its path), ascending."""
         self.steps, self.paths = zip(*schedule)
-        self.shards, self.makers = [], []
+        self.shards, self.pools = [], []
         vocabulary = Vocabulary()
         prompts = [
             vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:]
@@ -70,12 +74,13 @@ class Demonstrations:
             path, begin = self.paths[len(self.shards)], time.monotonic()
             while not path.exists():
                 if time.monotonic() - begin > patience or (
-                    self.makers and not any([maker.alive() for maker in self.makers])
+                    self.pools and not any([pool.alive() for pool in self.pools])
                 ):
                     if path.exists():
                         break
                     raise TimeoutError(
-                        f"{path} was not made within {time.monotonic() - begin:.0f} s; the error of the process that makes it stands above"
+                        f"{path} was not made within {time.monotonic() - begin:.0f} s; the error"
+                        " of the process that makes it is above"
                     )
                 time.sleep(0.5)
             with np.load(path) as file:
@@ -86,7 +91,7 @@ class Demonstrations:
         return bisect.bisect_right(self.steps, step)
 
     def batch(self, seed, images, branches, stats):
-        """`seed`: that of the run, the step, the process."""
+        """`seed`: of the run, the step and the process."""
         random = np.random.default_rng(seed)
         shards = self.load(self.available(seed[1]))
         chosen, rows = random.integers(len(shards), size=images), random.random(images)
@@ -95,7 +100,11 @@ class Demonstrations:
 
 
 def collate(picked, random, branches, stats, prompts, augment=True):
-    """Tensors of a batch; `branches` (task, block) pairs are asked of every image, the block nearest to the tool more often."""
+    """Tensors of a batch.
+
+    Every image is used with `branches` (task, block) pairs, the block nearest to the tool more
+    often.
+    """
     arrays = {name: np.stack([shard[name][row] for shard, row in picked]) for name in FIELDS}
     batch = {
         name: torch.from_numpy(arrays[name])
@@ -106,7 +115,7 @@ def collate(picked, random, branches, stats, prompts, augment=True):
     blocks = away.shape[1]
     weight = 1.0 + 2.0 * (np.arange(blocks) == away.argmin(1)[:, None])
     weight = np.array([TASK_WEIGHT[task] for task in TASKS])[None, :, None] * weight[:, None]
-    # Gumbel's trick: that many pairs of each image without putting one back.
+    # Gumbel top-k: sampling of pairs without replacement for each image.
     keys = np.log(weight).reshape(len(picked), -1) + random.gumbel(
         size=(len(picked), weight[0].size)
     )
@@ -125,7 +134,10 @@ def collate(picked, random, branches, stats, prompts, augment=True):
 
 
 def photometric(images, random):
-    """Pictures as [B, 3, side, side] in 0..1, with another exposure, contrast and white balance each when there is `random`."""
+    """Images as [B, 3, side, side] in 0..1.
+
+    With `random` (a generator), each has a random exposure, contrast and white balance.
+    """
     rgb = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
     if random is None:
         return rgb

@@ -1,11 +1,13 @@
-"""Demonstrations: pictures of the tabletop with what the scripted expert would do for every task and block in them.
+"""Demonstrations: images of the tabletop with the expert's action for every task and block.
 
-Most pictures are of states drawn at random rather than met on the way: the tool is put anywhere, with most weight on what matters (over, behind and around a
-block, with a block between the fingers), because a policy that strays needs the expert's word there too. The rest are met by a noisy expert, or by a policy
-that is being trained (DAgger), behind the node's latency and limits. Every picture has its own colours, light and camera.
+Most images are of random states, mostly above, behind and around a block or with a block between
+the fingers, because a policy that leaves the expert's path needs labels there too. The others are
+reached by a noisy expert or by the policy under training (DAgger), with the node's latency and
+limits. Every image has its own colours, light and camera.
 """
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -16,14 +18,14 @@ import numpy as np
 from PIL import Image
 
 TASKS = ("touch", "push", "pick")
-# Layouts for training have seeds from here on: every smaller seed is held out.
+# First seed of the layouts for training; all smaller seeds are held out.
 FIRST_SEED = 10_000_000
 POSES_PER_LAYOUT = 4
 FIELDS = ("image", "colour", "block", "block_uv", "tip", "opening", "action")
 
 
 def simulator():
-    """`sim/tabletop` of this repository."""
+    """The package sim/tabletop of this repository."""
     path = str(Path(__file__).resolve().parents[3] / "sim")
     if path not in sys.path:
         sys.path.insert(0, path)
@@ -33,21 +35,21 @@ def simulator():
 
 
 def picture(scene, side):
-    """What the towers see, uint8 [side, side, 3]: resized as OpenVLA's processor does."""
+    """The rendered image, uint8 [side, side, 3], resized as by OpenVLA's processor."""
     return np.asarray(Image.fromarray(scene.render()).resize((side, side), Image.BICUBIC))
 
 
 def observe(scene, side):
-    """One picture with its labels."""
+    """One image with its labels."""
     colours = list(simulator().BLOCK_COLOURS)
     blocks = np.array([scene.block_position(k) for k in range(len(scene.colours))])
     kept = scene.task, scene.target, scene.bowl
     actions = np.zeros((len(TASKS), len(blocks), 7), np.float32)
     for t, task in enumerate(TASKS):
         for k, colour in enumerate(scene.colours):
-            scene.ask(task, colour)
+            scene.set_task(task, colour)
             actions[t, k] = simulator().expert(scene)
-    scene.ask(*kept)
+    scene.set_task(*kept)
     return {
         "image": picture(scene, side),
         "colour": np.array([colours.index(c) for c in scene.colours], np.int64),
@@ -60,7 +62,7 @@ def observe(scene, side):
 
 
 def project(scene, points):
-    """Where points [n, 3] of the base frame appear: column and row in 0..1 of the picture."""
+    """Projection of points [n, 3] of the base frame: column and row in 0..1 of the image."""
     camera = scene.model.camera("camera").id
     away = (points - scene.data.cam_xpos[camera]) @ scene.data.cam_xmat[camera].reshape(3, 3)
     half = np.tan(np.radians(scene.model.cam_fovy[camera]) / 2)
@@ -69,7 +71,7 @@ def project(scene, points):
 
 
 def repaint(scene, random):
-    """Other colours, light and camera for the same layout."""
+    """Changes colours, light and camera; the layout stays."""
     tabletop = simulator()
     from tabletop.randomise import paint
 
@@ -79,7 +81,10 @@ def repaint(scene, random):
 
 
 def draw_state(scene, random):
-    """Puts tool, fingers and, sometimes, blocks somewhere. False when the arm does not reach it or things overlap."""
+    """Moves tool, fingers and sometimes blocks to a random state.
+
+    False when the arm does not reach it or objects overlap.
+    """
     import mujoco
     from tabletop import model as cell
     from tabletop.scene import DOWN
@@ -88,7 +93,7 @@ def draw_state(scene, random):
     for k in range(len(scene.colours)):
         address = scene.model.joint(f"block{k}").qposadr[0]
         x, y, _ = scene._begin[k]
-        # A third of the blocks have been pushed about.
+        # A third of the blocks are displaced.
         if random.random() < 0.33:
             x, y = x + random.uniform(-0.01, 0.05), y + random.normal(0, 0.01)
         yaw = random.normal(0, 0.12)
@@ -167,7 +172,7 @@ def random_states(scene, seed, count, side):
 
 
 def episodes(scene, seed, count, side):
-    """States that a noisy expert meets under way."""
+    """States that a noisy expert reaches."""
     tabletop, random, samples, layout = simulator(), np.random.default_rng(seed), [], 0
     while len(samples) < count:
         scene.reset(seed + layout)
@@ -189,7 +194,7 @@ def episodes(scene, seed, count, side):
 
 
 def corrections(seed, count, side, folder, width=16):
-    """States that the policy in `folder` gets itself into, with what the expert would do there (DAgger)."""
+    """States that the policy in `folder` reaches, with the expert's actions (DAgger)."""
     from .lockstep import run
     from .policy import Policy
 
@@ -217,7 +222,7 @@ def corrections(seed, count, side, folder, width=16):
 
 
 def make_shard(path, seed, count, side, kind, policy_folder=None):
-    """Writes one shard, whole or not at all."""
+    """Writes one shard atomically."""
     if kind == "corrections":
         samples = corrections(seed, count, side, policy_folder)
     else:
@@ -232,7 +237,10 @@ def make_shard(path, seed, count, side, kind, policy_folder=None):
 
 
 def plan(folder, count, seed, episode_every=8):
-    """Shard files in order with their seed and kind; every eighth is of episodes. A shard's seeds are its own."""
+    """Shard files in order, with first seed and kind; every eighth is of episodes.
+
+    No two shards share a seed.
+    """
     first = FIRST_SEED + seed * 100_000_000
     for i in range(count):
         yield (
@@ -247,60 +255,46 @@ def _worker(queue, count, side):
 
     from .provenance import die_with_parent
 
+    # Prints a traceback when native code crashes.
+    faulthandler.enable()
     die_with_parent()
     torch.set_num_threads(1)
     while (job := queue.get()) is not None:
         make_shard(job[0], job[1], count, side, job[2], *job[3:])
 
 
-class Makers:
-    """Processes that make the shards which are missing, in order.
-
-    The native code that draws has been seen to die of a damaged heap, once in some hundred shards. As a shard is whole or not there and depends on its seed alone, others
-    then take over; three times, for what dies more often has another cause.
-    """
-
-    RESTARTS = 3
-    CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+class WorkerPool:
+    """Processes that make the missing shards of `jobs`, in order, with `count` samples each."""
 
     def __init__(self, jobs, count, side, workers):
-        self.jobs, self.arguments, self.workers, self.left = (
-            jobs,
-            (count, side),
-            workers,
-            self.RESTARTS,
-        )
-        self.begin()
-
-    def begin(self):
         context = multiprocessing.get_context("spawn")
-        # Kept: who lets go of the queue before a child has started takes it from the child.
+        # Kept as an attribute: a queue that is collected before a child has started is lost to it.
         self.queue = context.Queue()
-        for job in [*(job for job in self.jobs if not job[0].exists()), *[None] * self.workers]:
+        for job in [*(job for job in jobs if not job[0].exists()), *[None] * workers]:
             self.queue.put(job)
         self.processes = [
-            context.Process(target=_worker, args=(self.queue, *self.arguments), daemon=True)
-            for _ in range(self.workers)
+            context.Process(target=_worker, args=(self.queue, count, side), daemon=True)
+            for _ in range(workers)
         ]
         for process in self.processes:
             process.start()
 
     def alive(self):
-        """Whether shards are still being made. Here those that crashed are noticed and replaced."""
-        died = [
-            -process.exitcode
-            for process in self.processes
-            if -(process.exitcode or 0) in self.CRASHES
-        ]
-        if died and self.left and not all(job[0].exists() for job in self.jobs):
-            self.left -= 1
-            print(
-                f"train_demo: a process that makes demonstrations died of {signal.Signals(died[0]).name}; another one goes on ({self.left} more times)",
-                file=sys.stderr,
-                flush=True,
-            )
-            self.end()
-            self.begin()
+        """Whether shards are still being made; raises ChildProcessError when a process failed.
+
+        No other process would make the shard that the failed one was making.
+        """
+        for process in self.processes:
+            if code := process.exitcode:
+                how = (
+                    f"died of {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with status {code}"
+                )
+                raise ChildProcessError(
+                    f"a process that makes demonstrations {how}; its output is above. Finished"
+                    " shards are kept: the same command continues from there"
+                )
         return any(process.is_alive() for process in self.processes)
 
     def end(self):

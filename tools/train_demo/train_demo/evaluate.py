@@ -1,4 +1,6 @@
-"""Success rates of a checkpoint in closed loop on held-out layouts, without ROS, beside chance and a checkpoint with random weights.
+"""Success rates of a checkpoint in closed loop on held-out layouts, without ROS.
+
+Baselines: random actions and a checkpoint with random weights.
 
 python -m train_demo.evaluate CHECKPOINT [--seeds 100] [--json FILE]
 """
@@ -30,11 +32,11 @@ def expert(scenes):
 
 
 def blindly(scenes):
-    return [simulator().chance(scene) for scene in scenes]
+    return [simulator().random_policy(scene) for scene in scenes]
 
 
-def asked(scene, seeds):
-    """For each seed the colour that it asks for, and that of the block beside it."""
+def drawn_and_other_colours(scene, seeds):
+    """For each seed the colour of its task and that of another block."""
     pairs = {}
     for seed in seeds:
         scene.reset(seed)
@@ -64,17 +66,18 @@ def main():
     untrained = Policy(chosen.checkpoint)
     torch.manual_seed(0)
     untrained.model = OpenVla(untrained.shape, len(policy.model.language_model.lm_head.weight))
-    colours = asked(scenes[0], seeds)
+    colours = drawn_and_other_colours(scenes[0], seeds)
     plain = {task: [(seed, task, None) for seed in seeds] for task in TASKS}
     swapped = [(seed, "touch", colours[seed][1]) for seed in seeds]
     rows = [(task, plain[task], learned(policy)) for task in TASKS]
     rows.append(("touch, another colour named", swapped, learned(policy)))
-    rows += [(f"{task}, chance", plain[task], blindly) for task in TASKS]
+    rows += [(f"{task}, random actions", plain[task], blindly) for task in TASKS]
     rows += [(f"{task}, random weights", plain[task], learned(untrained)) for task in TASKS]
     rows += [(f"{task}, scripted expert", plain[task], expert) for task in TASKS]
     results = []
     print(
-        "| task | success | 95 % interval | wrong block touched first | median time of successes, s |\n|---|---|---|---|---|",
+        "| task | success | 95 % interval | wrong block touched first | median time of"
+        " successes, s |\n|---|---|---|---|---|",
         flush=True,
     )
     for name, episodes, act in rows:
@@ -102,7 +105,8 @@ def main():
         )
         shown = "-" if seconds is None else f"{seconds:.1f}"
         print(
-            f"| {name} | {len(done)}/{len(outcomes)} | {100 * low:.0f}-{100 * high:.0f} % | {wrong} | {shown} |",
+            f"| {name} | {len(done)}/{len(outcomes)} | {100 * low:.0f}-{100 * high:.0f} %"
+            f" | {wrong} | {shown} |",
             flush=True,
         )
     if chosen.json:

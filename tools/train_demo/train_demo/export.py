@@ -1,4 +1,7 @@
-"""A trained model as the folder that Hugging Face's OpenVLA is: config, preprocessor, tokenizer, statistics, safetensors in bfloat16."""
+"""Exports a trained model as a Hugging Face OpenVLA folder.
+
+Config, preprocessor, tokenizer, statistics, and bfloat16 weights in safetensors.
+"""
 
 import json
 import shutil
@@ -14,7 +17,7 @@ DINO, SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_sigl
 
 
 def unused_tensors(shape):
-    """What every OpenVLA checkpoint holds and inference never reads: zeros, which compress to nothing in a repository."""
+    """Tensors of OpenVLA's checkpoints that inference does not use: zeros, which compress well."""
     for prefix, tower, kind in (
         ("featurizer", shape.dino, "dino"),
         ("fused_featurizer", shape.siglip, "siglip"),
@@ -141,7 +144,10 @@ def preprocessor(side):
 
 
 def export(model, statistics, folder, provenance=None):
-    """Writes the folder, whole or not at all; an older one in its place is replaced. `provenance` goes into training.json, which nothing but people reads."""
+    """Writes the folder atomically and replaces an older one.
+
+    `provenance` is written to training.json, which no program reads.
+    """
     state, statistics = tensors(model), {KEY: statistics}
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<PAD>"}
     files = {

@@ -1,4 +1,4 @@
-"""Many episodes side by side, so that a policy answers for all of them at once: without ROS, behind the node's latency and limits."""
+"""Many episodes in parallel with batched inference, without ROS, with latency and limits."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from .demonstrations import simulator
 
 @dataclasses.dataclass
 class Outcome:
-    """How an episode ended."""
+    """Result of an episode."""
 
     seed: int
     success: bool
@@ -19,10 +19,10 @@ class Outcome:
 
 
 def run(scenes, episodes, act, *, seconds, latency):
-    """Runs `episodes`, a list of (seed, task or None, block or None); yields nothing, returns their outcomes in order.
+    """Runs `episodes`, a list of (seed, task or None, block or None); returns the outcomes.
 
-    `act(scenes) -> actions`, one of 7 numbers or None (hold still) for each scene that is not yet done. `latency(seed)` [s] is how old an action is when
-    its motion begins.
+    `act(scenes)` returns for each unfinished scene an action, shape [7], or None (no motion).
+    `latency(seed)` is the age of an action when its motion begins [s].
     """
     tabletop, waiting, outcomes = (
         simulator(),
@@ -48,8 +48,7 @@ def run(scenes, episodes, act, *, seconds, latency):
         for scene, action in zip(busy, act(busy)):
             number, tracking, left = running[scene]
             if action is None:
-                # No token that stands for an action: the node publishes nothing and its watchdog
-                # stops the arm.
+                # Without an action the node commands nothing and its watchdog stops the arm.
                 action = np.array([0, 0, 0, 0, 0, 0, tracking.gripper], float)
             tracking.step(action)
             running[scene] = (number, tracking, left - 1)

@@ -1,7 +1,8 @@
-"""What is learnt from: action tokens, and auxiliary targets that are thrown away with their heads at export.
+"""Losses: action tokens, and auxiliary targets whose heads are not exported.
 
-Finding a block's place relative to the gripper from scratch is the hard part. Action tokens alone teach it slowly; asked of every patch directly, it is
-learnt in minutes, and the language model only has to look it up.
+The position of a block relative to the gripper is the hardest to learn. From action tokens alone it
+is learnt slowly; as a target of every patch it is learnt in minutes, and the language model only
+has to select it.
 """
 
 import numpy as np
@@ -12,15 +13,15 @@ from torch import nn
 from .vocabulary import ACTION_END, BINS, WORD_SLOTS
 
 COLOURS = 4
-# Lengths in the auxiliary targets are in units of this [m], so that they are about one.
+# Unit of length in the auxiliary targets [m], so that values are about one.
 UNIT = 0.1
-# Width of the soft target around the right bin, in bins, per action dimension: neighbours are
-# almost right, and the network is told so.
+# Width of the soft target around the right bin per action dimension, in bins: neighbouring bins are
+# almost correct.
 SPREAD = torch.tensor([2.5, 2.5, 2.5, 0.4, 0.4, 0.4, 0.4])
 
 
 class Auxiliary(nn.Module):
-    """Heads that only training has."""
+    """Heads that exist during training only."""
 
     def __init__(self, hidden):
         super().__init__()
@@ -32,7 +33,7 @@ class Auxiliary(nn.Module):
 
 
 def patch_loss(auxiliary, patches, batch):
-    """Which block each patch shows, how it lies from the tool, and the tool itself."""
+    """Loss of the block in each patch, its position from the tool, and the tool's position."""
     grid = round(patches.shape[1] ** 0.5)
     centre = (torch.arange(grid).float() + 0.5) / grid
     place = torch.stack([centre.repeat(grid), centre.repeat_interleave(grid)], -1)
@@ -57,16 +58,16 @@ def patch_loss(auxiliary, patches, batch):
 
 
 def soft_targets(normalized):
-    """Probabilities over the action ids (ascending) around normalized values [.., 7]: [.., 7, 256]."""
+    """Target probabilities of the action ids (ascending), [.., 7, 256], for normalized [.., 7]."""
     ids = torch.arange(BINS - 1, -1, -1).float()  # bin of each id
     place = ((normalized + 1) * (BINS - 1) / 2 - 0.5).clamp(0, BINS - 2)
     weight = torch.exp(-(ids - place[..., None]).pow(2) / (2 * SPREAD[:, None] ** 2))
-    # Values at rest sit between two bins' centres or on one; narrow spreads must not vanish.
+    # Zero is between two bin centres or on one; a narrow distribution must not vanish there.
     return weight / weight.sum(-1, keepdim=True).clamp_min(1e-9)
 
 
 def action_loss(logits, normalized):
-    """Cross entropy over the whole vocabulary; also the mean distance in bins of the best id, per dimension."""
+    """Cross entropy over the whole vocabulary, and the argmax's mean distance in bins [7]."""
     log = logits.log_softmax(-1)[..., WORD_SLOTS:ACTION_END]
     loss = -(soft_targets(normalized) * log).sum(-1)
     with torch.no_grad():
@@ -77,13 +78,13 @@ def action_loss(logits, normalized):
 
 
 def answer_loss(auxiliary, state, vector, normalized):
-    """From the state that chooses the first action token: the way to the named block, and the translation itself."""
+    """Loss of the named block's position and of the translation, from the first action's state."""
     target = torch.cat([vector / UNIT, normalized[..., :3]], -1)
     return F.smooth_l1_loss(auxiliary.answer(state), target, beta=0.1)
 
 
 def jitter(ids, random):
-    """Teacher's tokens a few bins off at times, as the policy's own will be."""
+    """Input tokens that are sometimes a few bins off, like the policy's own."""
     noise = np.rint(random.normal(0, 5, ids.shape)).astype(np.int64) * (
         random.random(ids.shape[:-1] + (1,)) < 0.5
     )

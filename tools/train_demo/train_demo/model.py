@@ -1,9 +1,11 @@
-"""A genuine OpenVLA in PyTorch, for training: DINOv2 and SigLIP towers, fused projector, Llama.
+"""OpenVLA in PyTorch for training: DINOv2 and SigLIP towers, fused projector, Llama.
 
-Module names are the checkpoint's tensor names, so `state_dict()` is the file. What a checkpoint holds and inference never reads (each
-tower's last block and final norm, SigLIP's attention pool) is made at export, see `export.py`.
+Module names are the checkpoint's tensor names, so `state_dict()` is the file's content. Tensors
+that inference does not use (each tower's last block and final norm, SigLIP's attention pool) are
+added at export, see `export.py`.
 
-Shapes: B images, R instructions per image, P patches, L text positions per instruction (prompt without BOS, then action tokens).
+Shapes: B images, R instructions per image, P patches, L text positions per instruction (prompt
+without BOS, then action tokens).
 """
 
 from dataclasses import asdict, dataclass, field
@@ -128,7 +130,10 @@ class PatchEmbed(nn.Module):
 
 
 class Tower(nn.Module):
-    """The output is that of the second-to-last block, without the final norm, so the last block does not exist here."""
+    """The output is that of the second-to-last block, without the final norm.
+
+    Therefore the last block does not exist here.
+    """
 
     def __init__(self, shape, patches, kind):
         super().__init__()
@@ -274,9 +279,9 @@ class OpenVla(nn.Module):
     def hidden(self, patches, texts):
         """Final hidden states [B, R, L, hidden] at the text positions.
 
-        `texts` [B, R, L] are ids after BOS: the prompt's, then action tokens, then anything as padding. The sequence is
-        `[BOS, patches, text]`, causal. All instructions of an image share BOS and patches, whose states depend on no later
-        position: they are computed once.
+        `texts` [B, R, L] are ids after BOS: prompt, action tokens, any padding. The sequence is
+        `[BOS, patches, text]`, causal. All instructions of an image share the states of BOS and
+        patches, which depend on no later position and are computed once.
         """
         model, heads = self.language_model.model, self.shape.num_attention_heads
         batch, branches, length = texts.shape
@@ -322,9 +327,10 @@ class OpenVla(nn.Module):
 
     @torch.no_grad()
     def generate(self, rgb, prompts, tokens=7):
-        """Greedy answers over the whole vocabulary, [B, tokens]. `prompts` [B, L] are ids after BOS, all of one length.
+        """Greedy tokens over the whole vocabulary, [B, tokens].
 
-        Recomputes the sequence at every token: simple, and as fast as a cache for so short an answer.
+        `prompts` [B, L] are ids after BOS. The sequence is recomputed at every token, which for so
+        few tokens is as fast as a KV cache.
         """
         patches, texts = self.project(rgb), prompts[:, None]
         for _ in range(tokens):

@@ -1,4 +1,4 @@
-"""An exported checkpoint folder as a policy in PyTorch: what the node computes, for demonstrations and evaluation without ROS."""
+"""An exported checkpoint as a policy in PyTorch, for demonstrations and evaluation without ROS."""
 
 import json
 
@@ -41,7 +41,10 @@ class Policy:
         (self.stats,) = (entry["action"] for entry in statistics.values())
 
     def tokens(self, images, instructions):
-        """Greedy tokens [n, 7] for pictures, uint8 [height, width, 3] each, and as many instructions of one length in tokens."""
+        """Greedy tokens [n, 7] for n images, uint8 [height, width, 3], and n instructions.
+
+        All instructions must have the same number of tokens.
+        """
         side = self.shape.image_size
         resized = [
             image
@@ -56,7 +59,7 @@ class Policy:
         return self.model.generate(rgb, prompts).numpy()
 
     def act(self, images, instructions):
-        """Actions in metres and radians per step, gripper last; None where a token stands for no action."""
+        """Actions [m, rad per step; gripper], None where a token is not an action."""
         allowed = lambda ids: ((ids >= WORD_SLOTS) & (ids < ACTION_END)).all()
         return [
             action_values(ids, self.stats) if allowed(ids) else None

@@ -1,13 +1,13 @@
-"""What a checkpoint was made with: kept through every resume, written beside the weights."""
+"""Provenance of a checkpoint: kept through every resume, written next to the weights."""
 
-import ctypes
 import platform
 import signal
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
-# How and where a run goes, not what comes out of it.
+# Options without influence on the result.
 WITHOUT_EFFECT = ("out", "save_seconds", "workers")
 PACKAGES = ("torch", "numpy", "mujoco", "pillow")
 
@@ -40,7 +40,10 @@ def written(value):
 
 
 def same_run(old, new):
-    """What differs that makes it another run, or nothing. Another processor or version may round otherwise; another command learns something else."""
+    """The difference that makes it another run, or None.
+
+    Only the command counts: another processor or version may round differently.
+    """
     return (
         None
         if old["command"] == new["command"]
@@ -49,7 +52,10 @@ def same_run(old, new):
 
 
 def commit():
-    """The repository's commit, `-dirty` when the training or the simulator differ from it; None outside of a repository."""
+    """The repository's commit, with `-dirty` when training or simulator differ from it.
+
+    None outside of a repository.
+    """
     here = Path(__file__).resolve().parents[3]
 
     def git(*words):
@@ -79,9 +85,11 @@ def processor():
 
 
 def die_with_parent():
-    """This process gets SIGTERM when the one that started it dies, however it dies (Linux); Ctrl-C is the parent's to act upon."""
+    """Ends this worker with its parent, which alone handles Ctrl-C."""
+    path = str(Path(__file__).resolve().parents[3] / "sim")
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    import processes
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        pass
+    processes.die_with_parent()

@@ -2,8 +2,8 @@
 
     python -m train_demo.train --out DIR [--steps N] [--small]
 
-writes DIR/demonstrations, DIR/training.pt (every few minutes, on Ctrl-C or SIGTERM, and at the end) and DIR/checkpoint, the folder that the node loads, with
-training.json: what it was made with.
+Writes DIR/demonstrations, DIR/training.pt (every few minutes, on Ctrl-C or SIGTERM, and at the end)
+and DIR/checkpoint, the folder that the node loads, with its provenance in training.json.
 """
 
 import argparse
@@ -114,7 +114,11 @@ def options():
 
 
 class Trainer:
-    """One of `processes` equal ones: each has the whole model and a share of the images, gradients are averaged. Rank 0 also makes data, shows, saves."""
+    """One of `processes` data-parallel processes.
+
+    Each has the whole model and a share of the images; gradients are averaged. Rank 0 also makes
+    demonstrations, prints and saves.
+    """
 
     def __init__(self, chosen, rank=0):
         torch.manual_seed(chosen.seed)
@@ -150,7 +154,7 @@ class Trainer:
                 )
                 for i in range(chosen.correction_shards)
             ]
-            # A correction takes several times as long to make as another demonstration.
+            # A correction (DAgger) takes several times as long as another demonstration.
             schedule += [
                 (step + 4 * per + i * 6 * per, job[0]) for i, job in enumerate(self.rounds[step])
             ]
@@ -160,10 +164,10 @@ class Trainer:
         self.provenance = provenance(chosen)
 
     def make(self, jobs):
-        """Starts making what is missing of `jobs`."""
+        """Starts making the missing shards of `jobs`."""
         chosen = self.chosen
-        self.data.makers.append(
-            demonstrations.Makers(jobs, chosen.per_shard, self.shape.image_size, chosen.workers)
+        self.data.pools.append(
+            demonstrations.WorkerPool(jobs, chosen.per_shard, self.shape.image_size, chosen.workers)
         )
 
     def make_data(self):
@@ -174,13 +178,13 @@ class Trainer:
                 self.make(jobs)
 
     def correct(self):
-        """Lets the policy loose as it is now, for demonstrations of how to get out of what it gets into."""
+        """Starts demonstrations from states that the present policy reaches (DAgger)."""
         jobs = self.rounds[self.step]
         export(self.average, self.stats, jobs[0][3])
         self.make(jobs)
 
     def rate(self):
-        """Learning rate: up over 200 steps, constant, down to zero at the end."""
+        """Learning rate: warm-up over 200 steps, constant, linear decay to zero."""
         chosen = self.chosen
         warm = min(1.0, (self.step + 1) / min(200, chosen.steps / 10))
         left = (chosen.steps - self.step) / (chosen.decay * chosen.steps)
@@ -210,7 +214,8 @@ class Trainer:
             self.refuse(f"{self.file} is of another model shape; give another --out or delete it")
         if other := same_run(state["provenance"], self.provenance):
             self.refuse(
-                f"{self.file} was begun with {other}; give the same options, another --out, or delete it"
+                f"{self.file} was begun with {other}; give the same options, another --out, or"
+                " delete it"
             )
         self.provenance = state["provenance"]
         self.model.load_state_dict(state["model"])
@@ -222,11 +227,11 @@ class Trainer:
             print(f"goes on at step {self.step} of {self.chosen.steps}")
 
     def refuse(self, text):
-        # Once, not from every process.
+        # By one process only.
         raise SystemExit(f"train_demo: {text}" if self.rank == 0 else 1)
 
     def losses(self, batch, model, language):
-        """The loss and figures of a batch."""
+        """Loss and metrics of a batch."""
         patches = model.project(batch["rgb"])
         loss, relative = patch_loss(self.auxiliary, patches, batch)
         figures = {"patch": loss.item(), "relative": relative.item()}
@@ -238,12 +243,12 @@ class Trainer:
         answer = answer_loss(self.auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
         action = (each * ACTION_WEIGHT).sum()
         figures |= {"action": action.item(), "answer": answer.item(), "bins": distance.tolist()}
-        # The action tokens have the largest gradients by far; what they build on must not wait for
-        # them.
+        # Gradients of the action tokens are much larger; with a common norm the vision part would
+        # hardly learn.
         return 3 * loss + action + 5 * answer, figures
 
     def reduce(self, stop):
-        """Averages the gradients over the processes. Whether any of them was asked to stop."""
+        """Averages the gradients over the processes; returns whether one of them shall stop."""
         if self.chosen.processes == 1:
             return stop
         for parameter in self.parameters:
@@ -261,7 +266,7 @@ class Trainer:
         return bool(stop > 0)
 
     def one_step(self, stop=False):
-        """One step of the optimiser; figures, and whether to stop after it."""
+        """One optimiser step; returns metrics and whether to stop."""
         chosen = self.chosen
         images = chosen.images // chosen.processes
         batch = self.data.batch(
@@ -275,7 +280,7 @@ class Trainer:
         stop = self.reduce(stop)
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
-        # The average follows the weights more slowly the longer training lasts.
+        # The decay of the average grows during the training.
         keep = min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -286,7 +291,7 @@ class Trainer:
 
     @torch.no_grad()
     def check(self):
-        """Figures of the averaged weights on layouts that training never sees, for every instruction of every picture."""
+        """Metrics of the averaged weights on held-out layouts, for all instructions."""
         path = self.check_job[0]
         if not path.exists():
             return {}
@@ -317,7 +322,7 @@ class Trainer:
         return result
 
     def follow(self):
-        """What every process but the first does."""
+        """Main function of every process but the first."""
         stop = False
         while self.step < self.chosen.steps and not stop:
             _, stop = self.one_step()
@@ -331,11 +336,11 @@ class Trainer:
 
     def run(self):
         chosen = self.chosen
-        asked = stop = False
+        signalled = stop = False
 
         def ask_to_stop(*_):
-            nonlocal asked
-            asked = True
+            nonlocal signalled
+            signalled = True
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask_to_stop)
@@ -344,7 +349,7 @@ class Trainer:
         while self.step < chosen.steps and not stop:
             if self.step in self.rounds:
                 self.correct()
-            figures, stop = self.one_step(asked)
+            figures, stop = self.one_step(signalled)
             now = time.monotonic()
             self.seconds = before + now - begin
             if not np.isfinite(
@@ -361,7 +366,8 @@ class Trainer:
                     for k, v in figures.items()
                 )
                 print(
-                    f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left  shards {len(self.data.shards)}  {text}",
+                    f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left"
+                    f"  shards {len(self.data.shards)}  {text}",
                     flush=True,
                 )
                 shown = now
@@ -371,8 +377,8 @@ class Trainer:
                     print("check", json.dumps(self.check()), flush=True)
                 saved = time.monotonic()
         self.save()
-        for makers in self.data.makers:
-            makers.end()
+        for pool in self.data.pools:
+            pool.end()
         if stop:
             raise SystemExit(STOPPED)
         return self
@@ -415,7 +421,8 @@ def main():
         trainer.provenance | {"minutes": round(trainer.seconds / 60, 1)},
     )
     print(
-        f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after {trainer.step} steps, {trainer.seconds / 60:.1f} min"
+        f"{folder}: {sum(p.numel() for p in trainer.model.parameters())} trained parameters after"
+        f" {trainer.step} steps, {trainer.seconds / 60:.1f} min"
     )
 
 

@@ -1,4 +1,7 @@
-"""Words and action tokens. Ids: 64 word slots, 256 action bins, then the padding that OpenVLA's vocabulary has too (32 000 + 64 there)."""
+"""Words and action tokens.
+
+Ids: 64 words, 256 action bins, 64 padding (OpenVLA: 32 000 and 64 padding).
+"""
 
 import json
 
@@ -24,7 +27,8 @@ PIECES = [
     "▁In:▁What▁action▁should▁the▁robot▁take▁to",
     "?\nOut:",
     "▁pick▁up",
-    *"▁In: ▁What ▁action ▁should ▁the ▁robot ▁take ▁to ▁touch ▁push ▁pick ▁up ▁put ▁in ▁on ▁a ▁and".split(),
+    *"▁In: ▁What ▁action ▁should ▁the ▁robot ▁take ▁to ▁touch ▁push ▁pick ▁up ▁put ▁in".split(),
+    *"▁on ▁a ▁and".split(),
     *"▁red ▁green ▁blue ▁yellow ▁white ▁black ▁block ▁bowl ▁gripper ▁move ▁go ▁stop".split(),
     *". , ? ! \n Out:".split(" "),
 ]
@@ -35,7 +39,10 @@ def prompt(instruction):
 
 
 def tokenizer_json():
-    """tokenizer.json: a unigram model whose every piece costs the same, so that the fewest pieces win. Llama's normaliser and BOS."""
+    """Content of tokenizer.json: a unigram model with equal costs, Llama's normaliser and BOS.
+
+    With equal costs the segmentation with the fewest pieces wins.
+    """
     special = {
         "single_word": False,
         "lstrip": False,
@@ -96,7 +103,10 @@ class Vocabulary:
 
 
 def normalize(action, stats):
-    """Actions [.., 7] to -1..1 as OpenVLA's data pipeline does it: by percentiles where the mask is true, clipped."""
+    """Actions [.., 7] to -1..1 as in OpenVLA's data pipeline.
+
+    By percentiles where the mask is true, clipped.
+    """
     low, high, mask = (np.asarray(stats[name]) for name in ("q01", "q99", "mask"))
     scaled = 2 * (action - low) / np.where(high > low, high - low, 1.0) - 1
     return np.clip(np.where(mask, scaled, action), -1, 1)
@@ -107,7 +117,7 @@ def action_ids(normalized):
 
 
 def action_values(ids, stats):
-    """Action tokens [.., 7] to physical units. An id that is no action is an error, as in the node."""
+    """Action tokens [.., 7] to physical units; ValueError for an id that is not an action."""
     ids = np.asarray(ids)
     if ((ids < WORD_SLOTS) | (ids >= ACTION_END)).any():
         raise ValueError(

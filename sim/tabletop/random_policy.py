@@ -1,18 +1,21 @@
-"""What chance achieves: a random direction at the expert's speed and a random gripper, for a second each."""
+"""A policy of random actions, as a baseline."""
 
 import numpy as np
 
 from .expert import LARGEST
 from .tracking import POLICY_HZ
 
-# The tool stays inside, as behind the node's workspace (config/robots/tabletop.yaml with its
-# margin) [m].
+# Bounds of the tool's position [m], base frame: the workspace of config/robots/tabletop.yaml less
+# its margin.
 BOX = np.array([[0.25, 0.65], [-0.23, 0.23], [0.005, 0.31]])
-SECONDS = 1.0
+SECONDS = 1.0  # how long each direction is kept
 
 
-def chance(scene):
-    """The action for `scene`, shape [7]; as the expert without a memory: the layout's seed and its time are all that it depends on."""
+def random_policy(scene):
+    """The action for `scene`, shape [7]: random direction at the expert's speed, random gripper.
+
+    Like the expert it has no memory: it depends only on the scene's seed and time.
+    """
     random = np.random.default_rng([scene.seed, 99, int(scene.time / SECONDS + 0.5 / POLICY_HZ)])
     direction = random.normal(size=3)
     tip = scene.ee_pose()[0]

@@ -1,14 +1,27 @@
 #!/usr/bin/env python3
-"""The simulated tabletop robot as a ROS 2 node, in a process of its own: camera, arm driver and referee.
+"""The simulated tabletop robot as a ROS 2 node: camera, arm driver and success check.
 
-usage: tools/sim/run sim/peer.py [--ros-args -p seed:=7 -p task:=push -p block:=red -p viewer:=true ...]
+usage: tools/sim/run sim/robot_sim_node.py [--ros-args -p seed:=7 -p task:=push -p viewer:=true ...]
 
-Publishes   image (Image rgb8 224x224), ee_pose (PoseStamped), joint_states (JointState), /clock (with publish_clock), instruction (String, latched),
-            ~/state (String: JSON, latched, on every change and at 10 Hz).
-Subscribes  vla/command/twist (TwistStamped in `frame_id`; in another frame it is refused), vla/command/gripper (Float64, 0 closed .. 1 open), ~/episode (String: JSON, a new episode).
-Services    ~/reset (Trigger: the seed that was set since the last one, or the next; task, block and bowl of the parameters), ~/success (Trigger: how the task stands).
-Parameters  seed, task, block and bowl can be set while it runs, for ~/reset; the others when it starts.
-A twist that is not followed by another one within command_timeout_s is replaced by zero, as an arm's own driver does.
+Publishes
+    image             Image, rgb8, 224x224
+    ee_pose           PoseStamped in `frame_id`
+    joint_states      JointState
+    instruction       String, latched
+    ~/state           String: JSON, latched, on every change and at 10 Hz
+    /clock            Clock, with publish_clock
+Subscribes
+    vla/command/twist    TwistStamped in `frame_id`; another frame is refused
+    vla/command/gripper  Float64, 0 closed .. 1 open
+    ~/episode            String: JSON, starts an episode
+Services
+    ~/reset           Trigger: an episode with the seed set since the last one, or the next seed;
+                      task, block and bowl from the parameters
+    ~/success         Trigger: whether the task is done
+Parameters seed, task, block and bowl can be set at run time, for ~/reset; the others at the start.
+
+A twist that is not followed by another one within command_timeout_s is replaced by zero, as by an
+arm's own driver.
 """
 
 import json
@@ -19,20 +32,19 @@ import time
 import warnings
 
 try:
-    from tabletop import (
-        TASKS,
-        TabletopScene,
-    )  # first: it says how MuJoCo draws before MuJoCo is imported
+    # First: it sets MUJOCO_GL, which MuJoCo reads when it is imported.
+    from tabletop import TASKS, TabletopScene
 
     import rclpy
-except (ImportError, RuntimeError, AttributeError) as error:  # by MUJOCO_GL
+except (ImportError, RuntimeError, AttributeError) as error:  # the kind depends on MUJOCO_GL
     sys.exit(
-        f"tabletop: {error} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}); tools/sim/run sim/peer.py sets up what it needs"
+        f"tabletop: {error} (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')});"
+        " tools/sim/run sim/robot_sim_node.py sets up what it needs"
     )
 from builtin_interfaces.msg import Time
-from command import Command
+from command_receiver import CommandReceiver
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from measured import Motion
+from motion_estimate import MotionEstimate
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -45,22 +57,21 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 
-PERIOD = 0.02  # of the arm's driver, and of its state topics [s]
-STATE_PERIOD = 0.1
+PERIOD = 0.02  # of the arm's driver and of its state topics [s]
+STATE_PERIOD = 0.1  # of ~/state [s]
 LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-# live: as it should be. still: the first picture again and again with new stamps. frozen: the same
+# live: normal. still: the first image repeated with new stamps. frozen: the first image repeated
 # with its old stamp. off: no images.
 CAMERAS = ("live", "still", "frozen", "off")
-# What ~/episode understands; `camera` is in force from `camera_from_s` of the episode's time on,
-# before that the camera is live.
+# Keys of ~/episode. Until `camera_from_s` of the episode's time the camera is live.
 EPISODE_KEYS = ("seed", "task", "block", "bowl", "instruction", "camera", "camera_from_s")
-# Parameters that ~/reset looks at; a change of another one would have no effect and is refused.
+# Parameters that ~/reset reads. A change of another one would have no effect and is refused.
 SETTABLE = ("seed", "task", "block", "bowl")
 
-# name: default, least, greatest or None, what it is
+# name: default, minimum, maximum (or None), description
 PARAMETERS = {
     "seed": (0, 0, 2**53, "Layout and looks of the first episode."),
     "task": ("", None, None, f"One of {', '.join(TASKS)}; empty: drawn by the seed."),
@@ -86,7 +97,7 @@ PARAMETERS = {
         0.2,
         0.02,
         5.0,
-        "The arm stops when no twist has come for so long, on the steady clock [s].",
+        "The arm stops this long after the last twist, on the steady clock [s].",
     ),
     "publish_instruction": (
         True,
@@ -99,41 +110,42 @@ PARAMETERS = {
         1.0,
         0.05,
         20.0,
-        "Simulated seconds per second; other than 1 needs publish_clock and a node with use_sim_time.",
+        "Simulated seconds per second; values other than 1 need publish_clock and a node with"
+        " use_sim_time.",
     ),
     "viewer": (False, None, None, "Show MuJoCo's viewer; needs a display."),
-    "frame_id": ("base", None, None, "Frame of ee_pose and of the twists that are taken."),
+    "frame_id": ("base", None, None, "Frame of ee_pose and of accepted twists."),
 }
 
 
 class Refused(ValueError):
-    """What a user gave cannot be done."""
+    """A parameter or an episode is invalid."""
 
 
 def one_line(text):
-    """Without what a log or a message cannot hold, and no longer than a line."""
+    """The text without control characters, at most 300 characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:300]
 
 
 def is_text(value):
-    """Whether a ROS message holds it: JSON knows characters that UTF-8 does not."""
+    """Whether a ROS string can hold it: JSON has characters that UTF-8 has not."""
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def problem_of(name, value):
-    """What is wrong with a parameter's value, or None."""
+    """The error in a parameter's value, or None."""
     default, least, greatest, _ = PARAMETERS[name]
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        return f"{name}: {value!r} is no {type(default).__name__}"
+        return f"{name}: {value!r} is not of type {type(default).__name__}"
     if least is not None and not least <= value <= greatest:
         return f"{name}: {value} is outside {least}..{greatest}"
     return None
 
 
 def read_parameters(node):
-    """Every parameter, checked; all problems at once."""
+    """All parameters, validated; Refused names all errors at once."""
     values = {}
     for name, (default, _, _, about) in PARAMETERS.items():
         descriptor = ParameterDescriptor(
@@ -144,7 +156,8 @@ def read_parameters(node):
     problems = [problem for problem in map(problem_of, values, values.values()) if problem]
     if not problems and values["real_time_factor"] != 1.0 and not values["publish_clock"]:
         problems.append(
-            f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the node's clock runs at another speed"
+            f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the"
+            " node's clock runs at another speed"
         )
     if problems:
         raise Refused("; ".join(problems))
@@ -152,20 +165,21 @@ def read_parameters(node):
 
 
 def check_display():
-    """MuJoCo's viewer ends the whole process where there is none."""
+    """Refuses a missing display, with which MuJoCo's viewer ends the whole process."""
     import glfw
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not glfw.init():
             raise Refused(
-                f"viewer: true needs a display, and DISPLAY is '{os.environ.get('DISPLAY', '')}'; leave it false, images are drawn without one"
+                "viewer: true needs a display, and DISPLAY is"
+                f" '{os.environ.get('DISPLAY', '')}'; with false, images are rendered off screen"
             )
     glfw.terminate()
 
 
-class TabletopPeer:
-    """The node."""
+class RobotSimNode:
+    """A TabletopScene with the topics and services of a robot."""
 
     def __init__(self):
         self.node = rclpy.create_node("tabletop")
@@ -184,9 +198,34 @@ class TabletopPeer:
         )
         if s["viewer"]:
             check_display()
-        self.try_to_draw()
-        self.arm = Command(s["command_timeout_s"], s["frame_id"], self.node.get_logger().warning)
-        create = self.node.create_publisher
+        self.check_rendering()
+        self.arm = CommandReceiver(
+            s["command_timeout_s"], s["frame_id"], self.node.get_logger().warning
+        )
+        self.create_publishers()
+        subscribe = self.node.create_subscription
+        subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
+        subscribe(Float64, "vla/command/gripper", self.arm.take_gripper, RELIABLE)
+        subscribe(String, "~/episode", self.take_episode, RELIABLE)
+        self.node.create_service(Trigger, "~/reset", self.reset)
+        self.node.create_service(Trigger, "~/success", self.answer_success)
+        self.episode, self.error, self.refusals, self.lost_periods = 0, "", 0, 0
+        self.simulated = 0.0  # never goes back, unlike the scene's own time [s]
+        self.viewer, self.seed_is_new = None, False
+        self.node.add_on_set_parameters_callback(self.take_parameters)
+        self.begin({name: s[name] for name in SETTABLE})
+        if s["viewer"]:
+            self.open_viewer()
+        self.started, self.ticks = time.monotonic(), 0
+        self.next_image = self.next_state = 0.0
+        self.timer = self.node.create_timer(
+            PERIOD / s["real_time_factor"],
+            self.catch_up,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    def create_publishers(self):
+        s, create = self.settings, self.node.create_publisher
         self.image = create(Image, "image", qos_profile_sensor_data)
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
         self.joint_states = create(JointState, "joint_states", qos_profile_sensor_data)
@@ -203,32 +242,15 @@ class TabletopPeer:
             else None
         )
         self.state = create(String, "~/state", LATCHED)
-        subscribe = self.node.create_subscription
-        subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
-        subscribe(Float64, "vla/command/gripper", self.arm.take_gripper, RELIABLE)
-        subscribe(String, "~/episode", self.take_episode, RELIABLE)
-        self.node.create_service(Trigger, "~/reset", self.reset)
-        self.node.create_service(Trigger, "~/success", self.answer_success)
-        self.episode, self.error, self.refusals, self.lag = 0, "", 0, 0
-        self.simulated = 0.0  # never goes back, unlike the scene's own time [s]
-        self.viewer, self.seed_is_new = None, False
-        self.node.add_on_set_parameters_callback(self.take_parameters)
-        self.begin({name: s[name] for name in SETTABLE})
-        if s["viewer"]:
-            self.open_viewer()
-        self.started, self.ticks = time.monotonic(), 0
-        self.next_image = self.next_state = 0.0
-        self.timer = self.node.create_timer(
-            PERIOD / s["real_time_factor"], self.turn, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
 
-    def try_to_draw(self):
-        """Now, not at the first image: where there is nothing to draw with, nothing starts."""
+    def check_rendering(self):
+        """Renders once, so that a machine that cannot render refuses to start."""
         try:
             self.scene.render()
-        except Exception as error:  # of whatever kind, by MUJOCO_GL
+        except Exception as error:  # the kind depends on MUJOCO_GL
             raise Refused(
-                f"no image can be drawn with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error}; try egl or osmesa (tools/sim/setup finds out which)"
+                f"no image can be rendered with MUJOCO_GL={os.environ.get('MUJOCO_GL')}: {error};"
+                " try egl or osmesa (tools/sim/setup finds out which)"
             ) from None
 
     def open_viewer(self):
@@ -238,11 +260,45 @@ class TabletopPeer:
             self.scene.model, self.scene.data, show_left_ui=False, show_right_ui=False
         )
 
-    # -- episodes
-    # -------------------------------------------------------------------------------------------------------
+    # -- Episodes
 
     def begin(self, wanted):
-        """Starts an episode; refuses what it does not understand and leaves the present one as it is then."""
+        """Starts an episode with the keys of EPISODE_KEYS.
+
+        Raises Refused for an invalid one; the present episode then continues unchanged.
+        """
+        wanted = self.checked_episode(wanted)
+        try:
+            self.scene.reset(
+                wanted["seed"],
+                task=wanted.get("task") or None,
+                block=wanted.get("block") or None,
+                bowl=wanted.get("bowl") or None,
+            )
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        # Nothing is refused from here on.
+        self.camera, self.camera_from, self.picture = (
+            wanted["camera"],
+            wanted["camera_from_s"],
+            None,
+        )
+        self.episode += 1
+        self.arm.new_episode()
+        self.arm.gripper = 1.0
+        self.succeeded_at = None
+        self.motion = MotionEstimate(self.scene.ee_pose()[0], PERIOD)
+        # An empty instruction is published too: it withdraws the instruction from the node.
+        instruction = wanted.get("instruction")
+        self.instruction_text = self.scene.instruction if instruction is None else instruction
+        if self.instruction is not None:
+            self.instruction.publish(String(data=self.instruction_text))
+        self.error = ""
+        self.next_image = self.simulated
+        self.publish_state()
+
+    def checked_episode(self, wanted):
+        """`wanted` with defaults for seed, camera and camera_from_s; Refused when invalid."""
         if not isinstance(wanted, dict):
             raise Refused(f"an episode is a JSON object, not {type(wanted).__name__}")
         unknown = wanted.keys() - set(EPISODE_KEYS)
@@ -252,45 +308,17 @@ class TabletopPeer:
             )
         for name in ("task", "block", "bowl", "instruction"):
             if wanted.get(name) is not None and not is_text(wanted[name]):
-                raise Refused(f"{name}: {wanted[name]!r} is no text")
-        seed, camera, instruction = (
-            wanted.get("seed", self.scene.seed + 1),
-            wanted.get("camera", "live"),
-            wanted.get("instruction"),
-        )
+                raise Refused(f"{name}: {wanted[name]!r} is not a text")
+        seed, camera = wanted.get("seed", self.scene.seed + 1), wanted.get("camera", "live")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**53:
-            raise Refused(f"seed: {seed!r} is no integer from 0 to 2^53")
+            raise Refused(f"seed: {seed!r} is not an integer from 0 to 2^53")
         if camera not in CAMERAS:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
-        camera_from = wanted.get("camera_from_s", 0.0)
-        if (
-            isinstance(camera_from, bool)
-            or not isinstance(camera_from, (int, float))
-            or not 0 <= camera_from <= 3600
-        ):
-            raise Refused(f"camera_from_s: {camera_from!r} is no number from 0 to 3600")
-        try:
-            self.scene.reset(
-                seed,
-                task=wanted.get("task") or None,
-                block=wanted.get("block") or None,
-                bowl=wanted.get("bowl") or None,
-            )
-        except ValueError as error:
-            raise Refused(str(error)) from None
-        # From here on nothing is refused.
-        self.camera, self.camera_from, self.picture = camera, camera_from, None
-        self.episode += 1
-        self.arm.new_episode()
-        self.arm.gripper = 1.0
-        self.succeeded_at, self.motion = None, Motion(self.scene.ee_pose()[0], PERIOD)
-        # An empty text is published too: it takes the instruction away from the node.
-        self.said = self.scene.instruction if instruction is None else instruction
-        if self.instruction is not None:
-            self.instruction.publish(String(data=self.said))
-        self.error = ""
-        self.next_image = self.simulated
-        self.publish_state()
+        begin = wanted.get("camera_from_s", 0.0)
+        is_number = isinstance(begin, (int, float)) and not isinstance(begin, bool)
+        if not is_number or not 0 <= begin <= 3600:
+            raise Refused(f"camera_from_s: {begin!r} is not a number from 0 to 3600")
+        return wanted | dict(seed=seed, camera=camera, camera_from_s=begin)
 
     def take_episode(self, message):
         try:
@@ -301,7 +329,7 @@ class TabletopPeer:
             self.publish_state()
 
     def take_parameters(self, parameters):
-        """Says whether they may be set; a seed is for the next ~/reset, also when it is the one it was before."""
+        """Validates a change. A seed is for the next ~/reset, also when its value is the same."""
         problems = [
             problem
             for p in parameters
@@ -335,15 +363,14 @@ class TabletopPeer:
         )
         return response
 
-    # -- time passes
-    # ------------------------------------------------------------------------------------------------------
+    # -- Simulation
 
-    def turn(self):
+    def catch_up(self):
+        """Timer callback: advances the simulation to the present."""
         due = int((time.monotonic() - self.started) * self.settings["real_time_factor"] / PERIOD)
-        # After a pause of the process the world goes on from where it stood: five periods are
-        # caught up with, no more.
+        # After a suspension of the process at most five periods are caught up with.
         if due - self.ticks > 5:
-            self.lag += due - self.ticks - 5
+            self.lost_periods += due - self.ticks - 5
             self.started += (due - self.ticks - 5) * PERIOD / self.settings["real_time_factor"]
             due = self.ticks + 5
         for _ in range(due - self.ticks):
@@ -351,6 +378,7 @@ class TabletopPeer:
             self.advance()
 
     def advance(self):
+        """One period of the driver."""
         self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
         self.simulated += PERIOD
         self.motion.take(self.scene.ee_pose()[0])
@@ -372,13 +400,13 @@ class TabletopPeer:
             self.viewer.sync()
 
     def stamp(self):
+        """Present time for a header: simulated with publish_clock, else the system's."""
         if not self.settings["publish_clock"]:
             return self.node.get_clock().now().to_msg()
         nanoseconds = round(self.simulated * 1e9)
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
-    # -- what is published
-    # --------------------------------------------------------------------------------------------------
+    # -- Publications
 
     def publish_arm(self):
         stamp = self.stamp()
@@ -400,14 +428,14 @@ class TabletopPeer:
         self.joint_states.publish(joints)
 
     def publish_image(self):
-        # Simulated time is a sum of steps: a little less than what it should be counts too.
+        # Simulated time is a sum of steps and may be too small by a rounding error.
         camera = self.camera if self.camera_from <= self.scene.time + 1e-9 else "live"
         if camera == "off":
             return
         if camera == "frozen" and self.picture is not None:
             self.image.publish(self.picture)
             return
-        stamp = self.stamp()  # of the state that is drawn, not of the end of drawing
+        stamp = self.stamp()  # of the rendered state, not of the end of rendering
         if camera == "live" or self.picture is None:
             pixels = self.scene.render()
             self.picture = Image(
@@ -434,7 +462,7 @@ class TabletopPeer:
             task=scene.task,
             target=scene.target,
             bowl=scene.bowl,
-            instruction=self.said,
+            instruction=self.instruction_text,
             camera=self.camera,
             success=self.succeeded_at is not None,
             success_s=self.succeeded_at,
@@ -454,7 +482,7 @@ class TabletopPeer:
             command_timeouts=self.arm.timeouts,
             peaks={name: round(value, 4) for name, value in self.arm.peaks.items()},
             measured={name: round(value, 4) for name, value in self.motion.peaks.items()},
-            lost_periods=self.lag,
+            lost_periods=self.lost_periods,
             refusals=self.refusals,
             error=self.error,
         )
@@ -467,38 +495,36 @@ class TabletopPeer:
 
 
 def start():
-    """The node, or Refused and the like: whatever a user can do wrong shows here."""
-    strangers = remove_ros_args(sys.argv)[1:]
-    if strangers:
+    """Creates the node; raises Refused or an exception of rclpy for invalid input of the user."""
+    unknown = remove_ros_args(sys.argv)[1:]
+    if unknown:
         raise Refused(
-            f"unknown argument '{strangers[0]}'; parameters follow --ros-args, as in --ros-args -p seed:=7"
+            f"unknown argument '{unknown[0]}'; parameters follow --ros-args, as in"
+            " --ros-args -p seed:=7"
         )
-    # Signals end the loop between two callbacks; rclpy's own handlers would pull the context from
-    # under a publication.
+    # Signals end the loop between two callbacks. rclpy's own handlers would destroy the context
+    # during a publication.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    return TabletopPeer()
+    return RobotSimNode()
 
 
 def main():
-    asked_to_stop = []
+    signals = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked_to_stop.append(True))
+        signal.signal(number, lambda *_: signals.append(True))
+    # RuntimeError: ROS arguments that cannot be parsed.
+    invalid = (ValueError, RuntimeError, NameValidationException, ParameterException)
     try:
-        peer = start()
-    except (
-        ValueError,
-        RuntimeError,
-        NameValidationException,
-        ParameterException,
-    ) as error:  # RuntimeError: ROS arguments that cannot be parsed
-        # A renderer that was only half made complains when it is deleted.
+        robot = start()
+    except invalid as error:
+        # A renderer whose construction failed prints a traceback when it is deleted.
         sys.unraisablehook = lambda _: None
         sys.exit(f"tabletop: {one_line(error)}")
     executor = SingleThreadedExecutor()
-    executor.add_node(peer.node)
-    while not asked_to_stop and (peer.viewer is None or peer.viewer.is_running()):
+    executor.add_node(robot.node)
+    while not signals and (robot.viewer is None or robot.viewer.is_running()):
         executor.spin_once(timeout_sec=0.2)
-    peer.close()
+    robot.close()
     rclpy.shutdown()
 
 

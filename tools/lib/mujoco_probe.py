@@ -1,4 +1,4 @@
-"""Ends well when MuJoCo can draw here without a display."""
+"""Renders one image of a red sphere with MuJoCo; fails where MuJoCo cannot render off screen."""
 
 import mujoco
 

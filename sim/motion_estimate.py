@@ -1,14 +1,14 @@
-"""How fast the tool moves and how hard it accelerates, estimated from its positions as from an arm's encoders."""
+"""Speed and acceleration of the tool, estimated from positions as from an arm's encoders."""
 
 import numpy as np
 
-# Of the low-pass behind the differences [s]: encoders give no velocity, and their differences
-# nothing but noise without one.
+# Time constant of the low-pass filter of the velocity [s]. Encoders give positions only, and
+# unfiltered differences of them are mostly noise.
 TIME_CONSTANT = 0.04
 
 
-class Motion:
-    """Takes the tool's position once per `period` and keeps the largest speed and acceleration since it was made."""
+class MotionEstimate:
+    """Takes the tool's position [m] once per `period` [s]; keeps the peaks since its creation."""
 
     def __init__(self, position, period):
         self.position, self.period = np.array(position), period
@@ -16,6 +16,7 @@ class Motion:
         self.peaks = dict(linear_speed=0.0, linear_acceleration=0.0)
 
     def take(self, position):
+        """Adds the next position, shape [3]."""
         velocity = (position - self.position) / self.period
         change = (velocity - self.velocity) * self.period / (TIME_CONSTANT + self.period)
         self.position, self.velocity = np.array(position), self.velocity + change
