@@ -18,9 +18,11 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+START_ATTEMPTS = 4
 # Options that this program passes to each shard itself.
 OWN = ("--shard", "--threads", "--out", "--quiet", "--json")
 
@@ -40,12 +42,11 @@ def parse(argv):
     parser.add_argument("--retries", type=int, default=2, help="per shard (default 2)")
     parser.add_argument("--openvla", default="openvla", help="the program, if not on the PATH")
     parser.add_argument("--address", help="an existing cluster; default: Ray on this machine alone")
-    parser.add_argument("--workers", type=positive, help="without --address: shards at a time")
-    own, separator, command = list(argv), None, []
-    if "--" in own:
-        separator = own.index("--")
-        own, command = own[:separator], own[separator + 1 :]
-    options = parser.parse_args(own)
+    parser.add_argument(
+        "--workers", type=positive, help="without --address: shards at a time (default: all CPUs)"
+    )
+    split = argv.index("--") if "--" in argv else len(argv)
+    options, command = parser.parse_args(argv[:split]), argv[split + 1 :]
     if not command:
         parser.error("no options for `openvla eval run`; write them behind `--`")
     for name in OWN:
@@ -61,44 +62,68 @@ def positive(text):
     return value
 
 
-def start_ray(options):
-    """Connects to the cluster, or starts Ray on the loopback interface. Returns the module."""
-    # Read when the module is imported and by the processes that it starts.
+def start_ray(options, folder):
+    """Connects to the cluster, or starts Ray on this machine alone with its files in `folder`.
+    Returns the module."""
+    # Ray and its processes read these when they start.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if options.address is None:
-        os.environ["RAY_NODE_IP_ADDRESS"] = LOOPBACK
-        os.environ["RAY_raylet_start_wait_time_s"] = "120"
+        check_capacity(options.cpus, options.workers or (os.cpu_count() or 1) // options.cpus)
+        # Despite its name, on all systems: without it Ray replaces 127.0.0.1 by the address of a
+        # network interface.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
-        raise Failed(f"Ray is not installed ({error}); see tools/eval/requirements-ray.txt") from None
-    try:
-        if options.address is not None:
-            ray.init(address=options.address, log_to_driver=False, logging_level="error")
+        raise Failed(f"Ray is not installed ({error}); run tools/eval/setup") from None
+    logging = {"log_to_driver": False, "logging_level": "error"}
+    if options.address is not None:
+        try:
+            ray.init(address=options.address, **logging)
+        except Exception as error:  # Ray's types differ between versions
+            raise Failed(f"no Ray cluster at {options.address}: {one_line(error)}") from None
+        largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        check_capacity(options.cpus, int(largest) // options.cpus)
+        return ray
+    local = {
+        "num_cpus": options.cpus * options.workers if options.workers else os.cpu_count(),
+        "include_dashboard": False,
+        "object_store_memory": 100 << 20,
+        "_node_ip_address": LOOPBACK,
+        "_temp_dir": folder,
+    }
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(**local, **logging)
             return ray
-        cpus = options.cpus * options.workers if options.workers else None
-        ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            _node_ip_address=LOOPBACK,
-            log_to_driver=False,
-            logging_level="error",
-        )
-    except Exception as error:  # Ray's own types differ between versions
-        raise Failed(f"Ray does not start: {one_line(error)}") from None
-    return ray
+        except Exception as error:
+            # On a busy machine Ray's processes may exceed its fixed limit of 30 s.
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise Failed(f"Ray does not start: {one_line(error)}") from None
 
 
-def check_capacity(ray, cpus):
-    """A task that needs more CPUs than any node has would wait for ever."""
-    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    if cpus > largest:
-        raise Failed(f"--cpus is {cpus}, the largest node has {largest:g} CPUs; reserve fewer")
+def check_capacity(cpus, shards_at_a_time):
+    """Without it, a task that needs more CPUs than any node has would wait for ever."""
+    if shards_at_a_time < 1:
+        raise Failed(f"--cpus is {cpus}, more than any node has; reserve fewer")
 
 
 def run_shard(command):
     """Runs one shard on a worker. Raises the last line of its stderr when it fails."""
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    import ctypes
+    import signal
+
+    def end_with_parent():  # a killed worker must not leave its command behind
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+    done = subprocess.run(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=end_with_parent,
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(lines[-1])
@@ -107,9 +132,9 @@ def run_shard(command):
 def evaluate(ray, options, command):
     """Evaluates all shards; returns their folders."""
     # `max_retries` alone concerns lost workers; a command that fails is an exception.
-    task = ray.remote(
-        num_cpus=options.cpus, max_retries=options.retries, retry_exceptions=True
-    )(run_shard)
+    task = ray.remote(num_cpus=options.cpus, max_retries=options.retries, retry_exceptions=True)(
+        run_shard
+    )
     parts = [options.parts / str(index) for index in range(options.shards)]
     waiting = {}
     for index, part in enumerate(parts):
@@ -152,13 +177,13 @@ def merge(options, parts):
 def main(argv):
     options, command = parse(argv)
     try:
-        ray = start_ray(options)
-        try:
-            check_capacity(ray, options.cpus)
-            parts = evaluate(ray, options, command)
-        finally:
-            # Ends the processes of a local Ray; leaves a cluster as it was.
-            ray.shutdown()
+        with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+            ray = start_ray(options, folder)
+            try:
+                parts = evaluate(ray, options, command)
+            finally:
+                # Ends the processes of a local Ray; disconnects from a cluster.
+                ray.shutdown()
         merge(options, parts)
     except Failed as error:
         print(f"ray_eval: {error}", file=sys.stderr)
