@@ -84,7 +84,7 @@ def main():
                     "token_ids": ids.tolist(),
                     "normalized": normalized.tolist(),
                     "action": action.tolist(),
-                    "logit_margin": np.float32(rng.uniform(0, 5, 7)).tolist(),
+                    "logit_margins": np.float32(rng.uniform(0, 5, 7)).tolist(),
                     "stages": [
                         [name, float(t)]
                         for name, t in zip(("preprocess", "vision", "decode"), times)

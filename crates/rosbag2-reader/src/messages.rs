@@ -247,7 +247,7 @@ pub struct Action {
     /// Tokens in decoding order; empty for policies without action tokens.
     pub token_ids: Vec<u32>,
     /// Logit of the chosen token minus that of the runner-up.
-    pub logit_margin: Vec<f32>,
+    pub logit_margins: Vec<f32>,
     /// `horizon * dimension` numbers, -1 to 1 between the statistics' q01 and q99.
     pub normalized: Vec<f64>,
     /// `horizon * dimension` numbers in physical units per policy period.

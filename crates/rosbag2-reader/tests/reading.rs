@@ -123,7 +123,7 @@ fn check(name: &str) -> Vec<BagWarning> {
             (ours.stage_names, ours.stage_ms),
             (vec!["preprocess".to_owned(), "vision".to_owned()], vec![1.5, 2.25])
         );
-        assert_eq!((ours.policy_hz, ours.latency_s, ours.logit_margin[6]), (5.0, 0.25, 1.5));
+        assert_eq!((ours.policy_hz, ours.latency_s, ours.logit_margins[6]), (5.0, 0.25, 1.5));
     }
 
     let (topic, found) = of(&bag, &all, "/instruction", messages::STRING);

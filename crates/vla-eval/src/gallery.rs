@@ -33,7 +33,7 @@ pub fn worst(pairs: &[Paired], count: usize) -> Vec<usize> {
         (None, _) => (0, 0.0),
         (Some(_), Some(error)) => (1, -error),
         (Some(prediction), None) => {
-            (2, f64::from(prediction.logit_margin.iter().copied().fold(f32::INFINITY, f32::min)))
+            (2, f64::from(prediction.logit_margins.iter().copied().fold(f32::INFINITY, f32::min)))
         }
     };
     let mut places: Vec<usize> = (0..pairs.len()).collect();

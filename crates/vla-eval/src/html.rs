@@ -244,7 +244,7 @@ fn action(prediction: &Prediction, pair: &Paired) -> Markup {
                     }
                     td { @if let Some(id) = recorded_id { (id) } }
                     td {
-                        @if let Some(margin) = prediction.logit_margin.get(i) {
+                        @if let Some(margin) = prediction.logit_margins.get(i) {
                             (format!("{margin:.3}"))
                         }
                     }

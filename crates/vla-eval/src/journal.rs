@@ -147,7 +147,7 @@ mod tests {
             token_ids: vec![31_999],
             normalized: vec![0.1 + 0.2],
             action: vec![1.0 / 3.0],
-            logit_margin: vec![0.1],
+            logit_margins: vec![0.1],
             stages: vec![("vision".into(), 1e-3 / 3.0)],
         };
         Step {

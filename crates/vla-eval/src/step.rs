@@ -41,7 +41,7 @@ pub struct Prediction {
     /// Physical units per policy period, per dimension.
     pub action: Vec<f64>,
     /// Top-1 minus top-2 logit of each token.
-    pub logit_margin: Vec<f32>,
+    pub logit_margins: Vec<f32>,
     /// Milliseconds of each stage.
     pub stages: Vec<(String, f64)>,
 }

@@ -27,7 +27,7 @@ const FIXED: [&str; 12] = [
     "token_ids",
     "recorded_token_ids",
     "recorded_time_ns",
-    "logit_margin",
+    "logit_margins",
 ];
 const COLUMNS: [&str; 4] = ["predicted", "recorded", "predicted_normalized", "recorded_normalized"];
 
@@ -92,7 +92,7 @@ fn row(pair: &Paired, dimensions: usize, stages: &[String]) -> Vec<String> {
         prediction.map_or_else(String::new, |prediction| join(&prediction.token_ids)),
         recorded_ids.join(" "),
         cell(recorded.map(|recorded| recorded.time)),
-        prediction.map_or_else(String::new, |prediction| join(&prediction.logit_margin)),
+        prediction.map_or_else(String::new, |prediction| join(&prediction.logit_margins)),
     ];
     let predicted = |values: fn(&Prediction) -> &Vec<f64>, i| {
         cell(prediction.and_then(|prediction| values(prediction).get(i)))
@@ -198,7 +198,7 @@ impl Columns<'_> {
                     .flatten()
                     .collect(),
                 action: self.columns(record, "predicted")?.into_iter().flatten().collect(),
-                logit_margin: self.list(record, "logit_margin")?.into_iter().flatten().collect(),
+                logit_margins: self.list(record, "logit_margins")?.into_iter().flatten().collect(),
                 stages: times?.into_iter().flatten().collect(),
             })
         } else {

@@ -63,7 +63,7 @@ fn count(report: &LimitsReport, name: &str) -> (u64, u64) {
 }
 
 #[test]
-fn a_motion_twice_as_fast_as_allowed() {
+fn motion_at_twice_the_velocity_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Ten steps of 4 cm, a fifth of a second each, give or take 20 ms: 0.2 m/s for 2 s.
     let jitter = |i: i64| if i % 2 == 0 { 0 } else { 20_000_000 };
@@ -144,7 +144,7 @@ fn a_motion_twice_as_fast_as_allowed() {
 }
 
 #[test]
-fn a_motion_within_the_limits_only_lags() {
+fn motion_within_the_limits_lags() {
     let folder = tempfile::tempdir().unwrap();
     let actions: Vec<_> =
         (0..10).map(|i| (i * PERIOD, [0.0, -0.01, 0.0, 0.0, 0.0, 0.0, 0.0])).collect();
@@ -167,7 +167,7 @@ fn a_motion_within_the_limits_only_lags() {
 }
 
 #[test]
-fn the_envelope_scales_the_whole_step() {
+fn envelope_scales_the_whole_step() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
     let stats = vla_inference::checkpoint::NormStats::open(&checkpoint).unwrap();
@@ -197,7 +197,7 @@ fn the_envelope_scales_the_whole_step() {
 }
 
 #[test]
-fn the_workspace_stops_what_leads_out_and_lets_the_rest_through() {
+fn workspace_blocks_outward_motion() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = BagWriter::new(&folder.path().join("bag.mcap"));
     for i in 0..10 {
@@ -236,7 +236,7 @@ fn the_workspace_stops_what_leads_out_and_lets_the_rest_through() {
 }
 
 #[test]
-fn a_pause_is_a_stop_and_numbers_that_are_none_are_left_out() {
+fn pauses_stop_and_nan_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let slow = [0.0, 0.0, 0.0, 0.0, 0.0, 0.02, 0.0];
     let mut broken = slow;
@@ -259,7 +259,7 @@ fn a_pause_is_a_stop_and_numbers_that_are_none_are_left_out() {
 }
 
 #[test]
-fn twists_are_metres_per_second_and_faster_than_commands_they_are_counted() {
+fn superseded_twists_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = BagWriter::new(&folder.path().join("bag.mcap"));
     for i in 0..100 {
@@ -280,7 +280,7 @@ fn twists_are_metres_per_second_and_faster_than_commands_they_are_counted() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_before_anything_is_replayed() {
+fn unfit_files_and_topics_are_refused_first() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &[(0, [0.0; 7])]);
     let good = settings(folder.path(), true);

@@ -89,7 +89,7 @@ fn latencies_equal_numpy() {
 }
 
 #[test]
-fn the_inverse_codec_equals_numpy() {
+fn encoding_equals_numpy() {
     let expected = expected();
     let floats = |value: &Value| -> Vec<f64> {
         value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -122,7 +122,7 @@ fn the_inverse_codec_equals_numpy() {
 }
 
 #[test]
-fn nothing_recorded_gives_no_numbers_and_one_sided_grippers_no_score() {
+fn no_metrics_without_recorded_actions() {
     let mut pairs = pairs();
     pairs.iter_mut().for_each(|pair| pair.recorded = None);
     let options = MetricOptions { action_tokens: None, gripper_threshold: 0.5 };
