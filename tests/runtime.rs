@@ -166,7 +166,7 @@ impl Rig {
 }
 
 fn twist_is_zero(snapshot: &Snapshot) -> bool {
-    snapshot.output.verdict.limited.is_zero()
+    snapshot.output.motion.limited.is_zero()
 }
 
 fn stopped(snapshot: &Snapshot) -> bool {
@@ -177,7 +177,7 @@ fn stopped(snapshot: &Snapshot) -> bool {
 fn images_become_commands_and_no_image_becomes_zero() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     rig.camera = Camera::Off;
     let lost = Wall::now();
@@ -394,7 +394,7 @@ fn an_estop_while_a_checkpoint_is_loaded_is_not_forgotten() {
 fn a_runtime_that_is_dropped_ramps_down() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     drop(rig);
@@ -599,7 +599,7 @@ fn policies_that_do_not_fit_are_refused() {
 fn shutting_down_ramps_down_first() {
     let mut rig = Rig::running(Scripted::forward());
     rig.until("full speed", |snapshot| {
-        (snapshot.output.verdict.limited.linear[0] - 0.1).abs() < 1e-9
+        (snapshot.output.motion.limited.linear[0] - 0.1).abs() < 1e-9
     });
     let recorded = rig.recorded.clone();
     assert!(rig.runtime.shut_down(Duration::from_secs(5)));

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use crate::runtime::{Loaded, Meaning, STEP_WIDTH, longest_pause};
 use vla_config::{Frame, PolicyFile, PromptStyle, Resize, RobotFile, join};
 use vla_control::action_chunk::ChunkStep;
-use vla_control::{ControlConfig, Problem, RawControlConfig, RawEnvelope};
+use vla_control::{ConfigError, ControlConfig, RawControlConfig, RawEnvelope};
 use vla_inference::policy::PolicyInfo;
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
@@ -42,9 +42,10 @@ pub(super) struct Settled {
 
 /// Reads the files that are named and puts them together with the parameters; notes everything that
 /// does not fit.
-pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled {
-    let mut note =
-        |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
+pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<ConfigError>) -> Settled {
+    let mut note = |place: &str, what: String| {
+        problems.push(ConfigError { path: place.to_owned(), message: what })
+    };
     let policy_file = (!asked.policy_file.is_empty())
         .then(|| {
             PolicyFile::load(Path::new(asked.policy_file))
@@ -91,7 +92,7 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
         match policy_file.choose_key(unnorm_key.as_deref()) {
             Ok(key) => unnorm_key = Some(key.to_owned()),
             Err(refused) => {
-                refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what))
+                refused.0.into_iter().for_each(|problem| note(&problem.path, problem.message))
             }
         }
         match (policy_file.frame, &robot) {
@@ -110,7 +111,7 @@ pub(super) fn settle(asked: &Asked<'_>, problems: &mut Vec<Problem>) -> Settled 
             match join(policy_file, robot, None, &control) {
                 Ok(joined) => control = joined,
                 Err(refused) => {
-                    refused.0.into_iter().for_each(|problem| note(&problem.place, problem.what))
+                    refused.0.into_iter().for_each(|problem| note(&problem.path, problem.message))
                 }
             }
         } else {

@@ -9,7 +9,7 @@ use r2r::ParameterValue;
 
 use super::meaning::{Asked, Files, settle};
 use crate::runtime::Threads;
-use vla_control::{ControlConfig, Problem, RawControlConfig, RawWorkspace};
+use vla_control::{ConfigError, ControlConfig, RawControlConfig, RawWorkspace};
 use vla_inference::policy::{DecodeMode, Device, Precision};
 
 /// Parameters as given.
@@ -130,7 +130,7 @@ pub struct Parameters {
 /// Every problem of a set of parameters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} problem{} in the parameters:{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, .0.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-pub struct ParameterProblems(pub Vec<Problem>);
+pub struct ParameterProblems(pub Vec<ConfigError>);
 
 impl ParameterProblems {
     /// In one line, for a service's answer.
@@ -273,7 +273,7 @@ impl RawParameters {
     /// Fills in the given parameters. Unknown names and wrong types are added to `problems`.
     pub fn read<'a>(
         given: impl IntoIterator<Item = (&'a str, &'a ParameterValue)>,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<ConfigError>,
     ) -> Self {
         let mut raw = Self::default();
         for (name, value) in given {
@@ -283,11 +283,12 @@ impl RawParameters {
     }
 
     /// Sets one parameter.
-    pub fn set(&mut self, name: &str, value: &ParameterValue, problems: &mut Vec<Problem>) {
+    pub fn set(&mut self, name: &str, value: &ParameterValue, problems: &mut Vec<ConfigError>) {
         if is_of_ros(name) {
             return;
         }
-        let mut refuse = |what: String| problems.push(Problem { place: name.to_owned(), what });
+        let mut refuse =
+            |what: String| problems.push(ConfigError { path: name.to_owned(), message: what });
         let Some(spec) = TABLE.iter().find(|spec| spec.name == name) else {
             return refuse(match nearest(name) {
                 Some(nearest) => format!("there is no such parameter; did you mean '{nearest}'?"),
@@ -346,9 +347,13 @@ impl RawParameters {
     ///
     /// # Errors
     /// All problems at once, those that were found while reading included.
-    pub fn validate(&self, mut problems: Vec<Problem>) -> Result<Parameters, ParameterProblems> {
-        let mut add =
-            |place: &str, what: String| problems.push(Problem { place: place.to_owned(), what });
+    pub fn validate(
+        &self,
+        mut problems: Vec<ConfigError>,
+    ) -> Result<Parameters, ParameterProblems> {
+        let mut add = |place: &str, what: String| {
+            problems.push(ConfigError { path: place.to_owned(), message: what })
+        };
         let device =
             Device::from_str(&self.device).map_err(|error| add("device", error.to_string())).ok();
         let decode = DecodeMode::from_str(&self.decode).map_err(|error| add("decode", error)).ok();
@@ -500,7 +505,7 @@ impl RawParameters {
 
     /// A parameter that was given and that a file says otherwise: whoever gave it must not believe
     /// that it holds.
-    fn note_contradictions(&self, settled: &RawControlConfig, problems: &mut Vec<Problem>) {
+    fn note_contradictions(&self, settled: &RawControlConfig, problems: &mut Vec<ConfigError>) {
         let (default, settled) = (Self::default(), self.with_control(settled));
         for spec in TABLE {
             let (given, holds) = (self.get(spec.name), settled.get(spec.name));
@@ -510,7 +515,7 @@ impl RawParameters {
                     shown(&given),
                     shown(&holds)
                 );
-                problems.push(Problem { place: spec.name.to_owned(), what });
+                problems.push(ConfigError { path: spec.name.to_owned(), message: what });
             }
         }
     }

@@ -160,6 +160,12 @@ impl VlaNode {
                     log::info(line)
                 }
             }
+            Event::CauseChanged { state, cause } => {
+                log::debug(format!("{}: {cause}", state.name()));
+            }
+            Event::EnableWithdrawn { cause } => {
+                log::warn(format!("enabling withdrawn, call ~/enable to move again: {cause}"));
+            }
             Event::ChunkTaken { generation, .. } => self.facts.generation = generation,
             Event::ChunkRefused { generation, why } => {
                 log::debug(format!("action {generation} refused: {why:?}"))
@@ -175,8 +181,10 @@ impl VlaNode {
                 self.facts.overruns += 1;
                 log::warn(format!("control stood still for {interval_s:.3} s"));
             }
-            Event::Noticed(cause) => log::warn(cause.to_string()),
-            Event::NoLonger(reason) => log::info(format!("no longer: {}", reason.sentence())),
+            Event::Detected(cause) => log::warn(cause.to_string()),
+            Event::DetectionCleared(reason) => {
+                log::info(format!("no longer: {}", reason.sentence()))
+            }
             Event::Gripper { to } => log::debug(format!("gripper: {to}")),
         }
     }

@@ -1,12 +1,11 @@
-//! The flight recorder: the last half minute of what control saw, decided and said, written as an
-//! MCAP file when something went wrong.
+//! Flight recorder: keeps the inputs and outputs of the last 30 s of control steps, and writes them
+//! as an MCAP file after a fault.
 //!
-//! The control loop calls [`Recorder::record`] after each step: a copy into memory allocated
-//! beforehand, nothing else. When [`Recorder::due`] says so (a fault or a latch happened and its
-//! stop is on record too, or somebody asked), the loop calls [`Recorder::take`], which swaps the
-//! full ring for an empty one, and hands the [`Recording`] to another thread. That thread writes it
-//! ([`Recording::save`]) and gives it back ([`Recorder::give_back`]), so that the loop never
-//! allocates, frees or waits.
+//! The control loop calls [`Recorder::record`] after each step; it copies into preallocated memory.
+//! When [`Recorder::due`] (a fault or latch occurred and its stop is recorded, or a recording was
+//! requested), the loop calls [`Recorder::take`], which swaps the full buffers for empty ones, and
+//! sends the [`Recording`] to another thread. That thread writes it ([`Recording::save`]) and sends
+//! it back to be reused ([`Recorder::give_back`]). So the loop never allocates, frees or waits.
 //!
 //! ```ignore
 //! recorder.record(now, &inputs, &output);
@@ -16,22 +15,22 @@
 
 mod write;
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 pub use write::{RecorderError, Saved};
 
-use vla_control::action_chunk::{ChunkOrigin, ChunkStep};
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
     Cause, Event, ImageSeen, Inference, Inputs, Lifecycle, Output, PolicyFailure, PoseSeen, Reason,
     Requests,
 };
 
-/// How much is kept.
+/// Length of a recording.
 pub const LENGTH: Duration = Duration::from_secs(30);
-/// How long after a fault the recording goes on, so that the stop is on it.
-pub const AFTERMATH: Duration = Duration::from_secs(2);
-/// How many chunks are kept, and how many steps of them all together.
+/// Time from a fault to the end of its recording, so that the stop is recorded too.
+pub const POST_TRIGGER: Duration = Duration::from_secs(2);
+/// Number of chunks kept, and of their steps in total.
 const CHUNKS: usize = 2048;
 const CHUNK_STEPS: usize = 16 * 1024;
 
@@ -57,74 +56,52 @@ struct Arrival {
     now: Instant,
     origin: ChunkOrigin,
     policy_hz: f64,
-    /// Index of its first step, counted since the ring was empty; the ring keeps the last
-    /// [`CHUNK_STEPS`].
+    /// Index of its first step, counted since the recording began; the last [`CHUNK_STEPS`] steps
+    /// are kept.
     first: usize,
     len: usize,
 }
 
-/// A ring that keeps the last `capacity` things, in memory allocated once.
-#[derive(Debug)]
-struct Ring<T> {
-    things: Vec<T>,
-    capacity: usize,
-    /// How many were ever put in.
-    count: usize,
+/// Appends to a preallocated queue; drops the oldest element at `capacity`. Returns whether one was
+/// dropped.
+fn push<T>(queue: &mut VecDeque<T>, capacity: usize, element: T) -> bool {
+    let full = capacity <= queue.len();
+    if full {
+        queue.pop_front();
+    }
+    queue.push_back(element);
+    full
 }
 
-impl<T: Copy> Ring<T> {
-    fn new(capacity: usize) -> Self {
-        Self { things: Vec::with_capacity(capacity), capacity, count: 0 }
-    }
-
-    fn push(&mut self, thing: T) {
-        if self.things.len() < self.capacity {
-            self.things.push(thing);
-        } else {
-            self.things[self.count % self.capacity] = thing;
-        }
-        self.count += 1;
-    }
-
-    /// The oldest first.
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        let turn = if self.things.len() < self.capacity { 0 } else { self.count % self.capacity };
-        let (newer, older) = self.things.split_at(turn);
-        older.iter().chain(newer)
-    }
-
-    /// The thing put in as number `index`, while it is kept.
-    fn get(&self, index: usize) -> Option<&T> {
-        let kept = index < self.count && self.count - index <= self.things.len();
-        if kept { self.things.get(index % self.capacity) } else { None }
-    }
-
-    fn clear(&mut self) {
-        self.things.clear();
-        self.count = 0;
-    }
-}
-
-/// What was recorded, with the reason why it is to be written.
+/// A recording and the cause of writing it.
 #[derive(Debug)]
 pub struct Recording {
-    entries: Ring<Entry>,
-    arrivals: Ring<Arrival>,
-    steps: Ring<ChunkStep>,
+    /// The last control steps, at most `entries_max`.
+    entries: VecDeque<Entry>,
+    entries_max: usize,
+    /// The last [`CHUNKS`] chunks.
+    arrivals: VecDeque<Arrival>,
+    /// Their last [`CHUNK_STEPS`] steps.
+    steps: VecDeque<ChunkStep>,
+    /// Number of steps dropped from the front of `steps`.
+    steps_dropped: usize,
     cause: Cause,
-    /// How much before its end is written.
+    /// Time before its end that is written.
     length: Duration,
 }
 
 impl Recording {
     fn new(period: Duration, length: Duration) -> Self {
-        // Early steps come on top of the regular ones; a few of them must not push the oldest out.
+        // Some room for early steps in addition to the regular ones.
         let steps = length.as_nanos() / period.as_nanos().max(1);
-        let capacity = usize::try_from(steps + steps / 8 + 16).unwrap_or(usize::MAX).min(64 * 1024);
+        let entries_max =
+            usize::try_from(steps + steps / 8 + 16).unwrap_or(usize::MAX).min(64 * 1024);
         Self {
-            entries: Ring::new(capacity),
-            arrivals: Ring::new(CHUNKS),
-            steps: Ring::new(CHUNK_STEPS),
+            entries: VecDeque::with_capacity(entries_max),
+            entries_max,
+            arrivals: VecDeque::with_capacity(CHUNKS),
+            steps: VecDeque::with_capacity(CHUNK_STEPS),
+            steps_dropped: 0,
             cause: Cause::NONE,
             length,
         }
@@ -134,33 +111,48 @@ impl Recording {
         self.entries.clear();
         self.arrivals.clear();
         self.steps.clear();
+        self.steps_dropped = 0;
         self.cause = Cause::NONE;
     }
 
-    /// Why it was taken; [`Reason::None`] when somebody asked.
+    /// The fault or latch that triggered it; [`Reason::None`] for a requested recording.
     #[must_use]
     pub const fn cause(&self) -> &Cause {
         &self.cause
     }
+
+    fn push_chunk(&mut self, now: Instant, chunk: &ActionChunk) {
+        let (first, len) = (self.steps_dropped + self.steps.len(), chunk.steps().len());
+        for step in chunk.steps() {
+            self.steps_dropped += usize::from(push(&mut self.steps, CHUNK_STEPS, *step));
+        }
+        let (origin, policy_hz) = (*chunk.origin(), chunk.policy_hz());
+        push(&mut self.arrivals, CHUNKS, Arrival { now, origin, policy_hz, first, len });
+    }
+
+    /// The step with this index, if it is still kept.
+    fn chunk_step(&self, index: usize) -> Option<&ChunkStep> {
+        self.steps.get(index.checked_sub(self.steps_dropped)?)
+    }
 }
 
-/// Keeps the last [`LENGTH`] of control.
+/// Records the last [`LENGTH`] of control.
 #[derive(Debug)]
 pub struct Recorder {
     current: Box<Recording>,
     spare: Option<Box<Recording>>,
-    /// Why and when the recording is to be taken.
+    /// Cause and due time of the next recording.
     pending: Option<(Cause, Instant)>,
 }
 
 impl Recorder {
-    /// Allocates both recordings, once. `period` is control's.
+    /// Allocates both recordings, once. `period` is the control period.
     #[must_use]
     pub fn new(period: Duration) -> Self {
         Self::with_length(period, LENGTH)
     }
 
-    /// As [`new`](Self::new), keeping another length.
+    /// As [`new`](Self::new), with another length.
     #[must_use]
     pub fn with_length(period: Duration, length: Duration) -> Self {
         Self {
@@ -170,23 +162,12 @@ impl Recorder {
         }
     }
 
-    /// Keeps one step of control. Allocates nothing.
+    /// Records one control step. Does not allocate.
     pub fn record(&mut self, now: Instant, inputs: &Inputs<'_>, output: &Output) {
         if let Some(chunk) = inputs.chunk {
-            let first = self.current.steps.count;
-            for step in chunk.steps() {
-                self.current.steps.push(*step);
-            }
-            let (origin, policy_hz) = (*chunk.origin(), chunk.policy_hz());
-            self.current.arrivals.push(Arrival {
-                now,
-                origin,
-                policy_hz,
-                first,
-                len: chunk.steps().len(),
-            });
+            self.current.push_chunk(now, chunk);
         }
-        self.current.entries.push(Entry {
+        let entry = Entry {
             now,
             ros_now: inputs.ros_now,
             lifecycle: inputs.lifecycle,
@@ -198,22 +179,22 @@ impl Recorder {
             policy_failure: inputs.policy_failure,
             subscribed: inputs.subscribed,
             output: *output,
-        });
+        };
+        push(&mut self.current.entries, self.current.entries_max, entry);
         for event in output.events.iter() {
             match event {
-                // The first cause is the one to be written; a latch that follows it from the same
-                // trouble is on the same recording.
+                // The first cause names the recording; a latch that follows is on the same one.
                 Event::FaultRaised { cause, .. } | Event::Latched { cause }
                     if self.pending.is_none() =>
                 {
-                    self.pending = Some((*cause, now.after(AFTERMATH)));
+                    self.pending = Some((*cause, now.after(POST_TRIGGER)));
                 }
                 _ => {}
             }
         }
     }
 
-    /// Somebody asked for a recording: due at once.
+    /// Requests a recording: due at once.
     pub fn request(&mut self, now: Instant) {
         let cause = self.pending.map_or(Cause::NONE, |(cause, _)| cause);
         self.pending = Some((cause, now));
@@ -225,8 +206,8 @@ impl Recorder {
         self.pending.is_some_and(|(_, when)| when <= now)
     }
 
-    /// Takes the recording and goes on with an empty one. `None`, and still due, while the other
-    /// one has not been given back.
+    /// Takes the recording and continues with an empty one. `None`, and still due, while the other
+    /// one has not been returned.
     pub fn take(&mut self) -> Option<Box<Recording>> {
         let spare = self.spare.take()?;
         let mut recording = std::mem::replace(&mut self.current, spare);
@@ -235,7 +216,7 @@ impl Recorder {
         Some(recording)
     }
 
-    /// Returns a recording that has been written, to be used again.
+    /// Returns a written recording for reuse.
     pub fn give_back(&mut self, mut recording: Box<Recording>) {
         recording.clear();
         self.spare = Some(recording);

@@ -1,5 +1,5 @@
-//! A recording as an MCAP file: JSON messages with JSON schemas, which Foxglove opens and plots
-//! without any plugin.
+//! Writes a recording as an MCAP file: JSON messages with JSON schemas, which Foxglove plots
+//! without a plugin.
 
 use std::{
     borrow::Cow,
@@ -15,26 +15,26 @@ use super::{Arrival, Entry, Recording};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{Inference, Twist};
 
-/// Why a recording could not be written.
+/// Error of writing a recording.
 #[derive(Debug, thiserror::Error)]
 pub enum RecorderError {
-    /// The file could not be made, renamed or removed.
+    /// The file could not be created, renamed or removed.
     #[error(
         "cannot write the flight record {path}: {source}; check the folder, its permissions and \
         its free space"
     )]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
     /// The MCAP writer failed.
     #[error("cannot write the flight record {path}: {source}; check the free space")]
     Mcap {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: mcap::McapError,
     },
 }
@@ -42,13 +42,13 @@ pub enum RecorderError {
 /// A written recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saved {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// How many messages it holds.
+    /// Number of messages.
     pub messages: u64,
 }
 
-/// A channel: its topic, its schema's name, and the schema's properties.
+/// A channel: topic, name of the schema, and its properties.
 struct Topic {
     topic: &'static str,
     schema: &'static str,
@@ -57,7 +57,7 @@ struct Topic {
 
 const STATUS: usize = 0;
 const COMMAND: usize = 1;
-const VERDICT: usize = 2;
+const MOTION: usize = 2;
 const INPUTS: usize = 3;
 const EVENT: usize = 4;
 const CHUNK: usize = 5;
@@ -65,7 +65,7 @@ const CHUNK: usize = 5;
 const TOPICS: [Topic; 6] = [
     Topic { topic: "/vla/status", schema: "openvla_tt.Status", properties: status_properties },
     Topic { topic: "/vla/command", schema: "openvla_tt.Command", properties: command_properties },
-    Topic { topic: "/vla/verdict", schema: "openvla_tt.Verdict", properties: verdict_properties },
+    Topic { topic: "/vla/motion", schema: "openvla_tt.Motion", properties: motion_properties },
     Topic { topic: "/vla/inputs", schema: "openvla_tt.Inputs", properties: inputs_properties },
     Topic { topic: "/vla/event", schema: "openvla_tt.Event", properties: event_properties },
     Topic { topic: "/vla/chunk", schema: "openvla_tt.Chunk", properties: chunk_properties },
@@ -73,8 +73,8 @@ const TOPICS: [Topic; 6] = [
 
 impl Recording {
     /// Writes the recording into `folder` as `flight_<ROS seconds>_<cause>.mcap`, complete or not
-    /// at all, and removes the oldest recordings beyond `keep` there: a robot that faults all night
-    /// must not fill its disk.
+    /// at all, and removes the oldest recordings there beyond `keep`, so that repeated faults do
+    /// not fill the disk.
     ///
     /// # Errors
     /// [`RecorderError`] with the file's path.
@@ -108,7 +108,9 @@ impl Recording {
             mcap::WriteOptions::new().library("openvla_tt flight recorder").create(to)?;
         let mut channels = [0; TOPICS.len()];
         for (channel, topic) in channels.iter_mut().zip(&TOPICS) {
-            let schema = json!({ "type": "object", "title": topic.schema, "properties": (topic.properties)() });
+            let properties = (topic.properties)();
+            let schema =
+                json!({ "type": "object", "title": topic.schema, "properties": properties });
             let schema =
                 writer.add_schema(topic.schema, "jsonschema", schema.to_string().as_bytes())?;
             *channel = writer.add_channel(schema, topic.topic, "json", &BTreeMap::new())?;
@@ -119,8 +121,8 @@ impl Recording {
             ("crate_version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             (
                 "clock".to_owned(),
-                "log times follow the steady clock and are set to ROS time at the end of the \
-                record"
+                "log times follow the steady clock, aligned with ROS time at the end of the \
+                recording"
                     .to_owned(),
             ),
         ]);
@@ -132,8 +134,7 @@ impl Recording {
         let mut put = |channel: usize, now: Instant, value: Value| -> mcap::McapResult<()> {
             let behind = i64::try_from(anchor.nanoseconds().saturating_sub(now.nanoseconds()))
                 .unwrap_or(i64::MAX);
-            // Simulated time may be younger than the record is long: then its beginning is squeezed
-            // to zero.
+            // Simulated time may be shorter than the recording: earlier log times are zero.
             let log_time = u64::try_from(ros.nanoseconds().saturating_sub(behind)).unwrap_or(0);
             let header = mcap::records::MessageHeader {
                 channel_id: channels[channel],
@@ -157,7 +158,7 @@ impl Recording {
             for event in entry.output.events.iter() {
                 put(EVENT, entry.now, json!({ "text": format!("{event:?}") }))?;
             }
-            put(VERDICT, entry.now, verdict(entry))?;
+            put(MOTION, entry.now, motion(entry))?;
             if let Some(command) = &entry.output.command {
                 let mut value = twist(command.twist());
                 value["gripper"] = json!(command.gripper());
@@ -169,7 +170,7 @@ impl Recording {
         Ok(u64::from(messages))
     }
 
-    /// The end of the record on both clocks.
+    /// End of the recording on both clocks.
     fn anchor(&self) -> (Instant, Stamp) {
         self.entries
             .iter()
@@ -179,7 +180,7 @@ impl Recording {
 
     fn chunk(&self, arrival: &Arrival) -> Value {
         let kept: Vec<[f64; 7]> = (arrival.first..arrival.first + arrival.len)
-            .filter_map(|index| self.steps.get(index))
+            .filter_map(|index| self.chunk_step(index))
             .map(|step| step.to_array())
             .collect();
         let finite = kept.iter().flatten().all(|value| value.is_finite());
@@ -190,7 +191,7 @@ impl Recording {
             "inference_s": arrival.now.since(arrival.origin.inference_started).seconds(),
             "steps_begun_at_observation": arrival.origin.steps_begun_at_observation,
             "policy_hz": arrival.policy_hz,
-            // JSON knows no NaN: a number that is not finite is null here, and `finite` says so.
+            // JSON has no NaN: a number that is not finite is null, and `finite` is false.
             "finite": finite,
             "steps": kept,
             "steps_lost": arrival.len - kept.len(),
@@ -233,6 +234,10 @@ fn status(entry: &Entry) -> Value {
         "reason": output.cause.reason.name(),
         "reason_code": output.cause.reason.code(),
         "detail": output.cause.to_string(),
+        "causes": output.causes.iter().map(|cause| cause.reason.name()).collect::<Vec<_>>(),
+        "enabled": output.enabled,
+        "resumes_in_s": output.resumes_in_s,
+        "enable_withdrawn_in_s": output.enable_withdrawn_in_s,
         "image_age_s": output.image_age_s,
         "steps_begun": output.steps_begun,
         "at_rest": output.at_rest,
@@ -240,13 +245,13 @@ fn status(entry: &Entry) -> Value {
     })
 }
 
-fn verdict(entry: &Entry) -> Value {
-    let verdict = &entry.output.verdict;
-    let names: Vec<&str> = verdict.interventions.iter().map(|which| which.name()).collect();
+fn motion(entry: &Entry) -> Value {
+    let motion = &entry.output.motion;
+    let names: Vec<&str> = motion.interventions.iter().map(|which| which.name()).collect();
     json!({
-        "wished": twist(&verdict.wished),
-        "target": twist(&verdict.target),
-        "limited": twist(&verdict.limited),
+        "desired": twist(&motion.desired),
+        "target": twist(&motion.target),
+        "limited": twist(&motion.limited),
         "interventions": names,
     })
 }
@@ -263,8 +268,10 @@ fn inputs(entry: &Entry) -> Value {
         "instruction": entry.instruction,
         "image_stamp_s": entry.image.map(|image| seconds(image.stamp)),
         "image_received_ago_s": entry.image.map(|image| entry.now.since(image.received).seconds()),
-        // How long the camera has been sending this very picture, up to its newest image.
-        "image_unchanged_s": entry.image.map(|image| image.received.since(image.unchanged_since).seconds()),
+        // Duration of the current run of equal images, up to the newest one.
+        "image_unchanged_s": entry
+            .image
+            .map(|image| image.received.since(image.unchanged_since).seconds()),
         "ee_position": entry.pose.map(|pose| xyz(pose.position)),
         "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
         "inference_busy_s": inference_busy_s,
@@ -277,57 +284,112 @@ fn inputs(entry: &Entry) -> Value {
     })
 }
 
+fn boolean() -> Value {
+    json!({ "type": "boolean" })
+}
+
+fn integer() -> Value {
+    json!({ "type": "integer" })
+}
+
+fn number() -> Value {
+    json!({ "type": "number" })
+}
+
+fn string() -> Value {
+    json!({ "type": "string" })
+}
+
+/// `schema` or null.
+fn nullable(mut schema: Value) -> Value {
+    schema["type"] = json!([schema["type"], "null"]);
+    schema
+}
+
+fn array(items: Value) -> Value {
+    json!({ "type": "array", "items": items })
+}
+
 fn vector_schema() -> Value {
-    json!({ "type": "object", "properties": { "x": { "type": "number" }, "y": { "type": "number" }, "z": { "type": "number" } } })
+    let properties = json!({ "x": number(), "y": number(), "z": number() });
+    json!({ "type": "object", "properties": properties })
 }
 
 fn twist_schema() -> Value {
-    json!({ "type": "object", "properties": { "linear": vector_schema(), "angular": vector_schema() } })
+    let properties = json!({ "linear": vector_schema(), "angular": vector_schema() });
+    json!({ "type": "object", "properties": properties })
 }
 
 fn status_properties() -> Value {
     json!({
-        "state": { "type": "string" }, "state_code": { "type": "integer" },
-        "reason": { "type": "string" }, "reason_code": { "type": "integer" }, "detail": { "type": "string" },
-        "image_age_s": { "type": ["number", "null"] }, "steps_begun": { "type": "integer" },
-        "at_rest": { "type": "boolean" }, "published": { "type": "boolean" },
+        "state": string(),
+        "state_code": integer(),
+        "reason": string(),
+        "reason_code": integer(),
+        "detail": string(),
+        "causes": array(string()),
+        "enabled": boolean(),
+        "resumes_in_s": nullable(number()),
+        "enable_withdrawn_in_s": nullable(number()),
+        "image_age_s": nullable(number()),
+        "steps_begun": integer(),
+        "at_rest": boolean(),
+        "published": boolean(),
     })
 }
 
 fn command_properties() -> Value {
-    json!({ "linear": vector_schema(), "angular": vector_schema(), "gripper": { "type": ["number", "null"] } })
+    json!({
+        "linear": vector_schema(),
+        "angular": vector_schema(),
+        "gripper": nullable(number()),
+    })
 }
 
-fn verdict_properties() -> Value {
+fn motion_properties() -> Value {
     json!({
-        "wished": twist_schema(), "target": twist_schema(), "limited": twist_schema(),
-        "interventions": { "type": "array", "items": { "type": "string" } },
+        "desired": twist_schema(),
+        "target": twist_schema(),
+        "limited": twist_schema(),
+        "interventions": array(string()),
     })
 }
 
 fn inputs_properties() -> Value {
     json!({
-        "ros_now_s": { "type": "number" }, "steady_now_s": { "type": "number" }, "lifecycle": { "type": "string" },
-        "instruction": { "type": ["integer", "null"] }, "image_stamp_s": { "type": ["number", "null"] },
-        "image_received_ago_s": { "type": ["number", "null"] }, "image_unchanged_s": { "type": ["number", "null"] },
-        "ee_position": vector_schema(),
-        "ee_pose_age_s": { "type": ["number", "null"] }, "inference_busy_s": { "type": ["number", "null"] },
-        "inference_dead": { "type": "boolean" }, "policy_failure": { "type": ["string", "null"] },
-        "subscribed": { "type": "boolean" }, "enable": { "type": ["boolean", "null"] },
-        "estop": { "type": "boolean" }, "reset": { "type": "boolean" },
+        "ros_now_s": number(),
+        "steady_now_s": number(),
+        "lifecycle": string(),
+        "instruction": nullable(integer()),
+        "image_stamp_s": nullable(number()),
+        "image_received_ago_s": nullable(number()),
+        "image_unchanged_s": nullable(number()),
+        "ee_position": nullable(vector_schema()),
+        "ee_pose_age_s": nullable(number()),
+        "inference_busy_s": nullable(number()),
+        "inference_dead": boolean(),
+        "policy_failure": nullable(string()),
+        "subscribed": boolean(),
+        "enable": nullable(boolean()),
+        "estop": boolean(),
+        "reset": boolean(),
     })
 }
 
 fn event_properties() -> Value {
-    json!({ "text": { "type": "string" } })
+    json!({ "text": string() })
 }
 
 fn chunk_properties() -> Value {
     json!({
-        "generation": { "type": "integer" }, "instruction_generation": { "type": "integer" },
-        "image_stamp_s": { "type": "number" }, "inference_s": { "type": "number" },
-        "steps_begun_at_observation": { "type": "integer" }, "policy_hz": { "type": "number" },
-        "finite": { "type": "boolean" }, "steps_lost": { "type": "integer" },
-        "steps": { "type": "array", "items": { "type": "array", "items": { "type": ["number", "null"] } } },
+        "generation": integer(),
+        "instruction_generation": integer(),
+        "image_stamp_s": number(),
+        "inference_s": number(),
+        "steps_begun_at_observation": integer(),
+        "policy_hz": number(),
+        "finite": boolean(),
+        "steps_lost": integer(),
+        "steps": array(array(nullable(number()))),
     })
 }

@@ -1,4 +1,4 @@
-//! The flight recorder: what is written on a fault is what happened, and reads back.
+//! Flight recorder: a recording contains the inputs and outputs of the steps, and reads back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../../vla-control/tests/support/mod.rs"]
@@ -68,7 +68,7 @@ fn written(recording: &Recording) -> BTreeMap<String, Vec<(u64, Value)>> {
 }
 
 #[test]
-fn a_fault_writes_the_last_half_minute_and_the_stop() {
+fn fault_records_30_s_and_the_stop() {
     let mut world = recorded_world();
     let mut commands = Vec::new();
     for _ in 0..3000 {
@@ -92,7 +92,13 @@ fn a_fault_writes_the_last_half_minute_and_the_stop() {
     let status = &topics["/vla/status"];
     assert_eq!(status.len(), 1501, "30 s at 50 Hz, both ends");
     assert_eq!((status[0].0, status[1500].0), (end - 30 * SECOND, end));
-    assert_eq!(status[1500].1["reason"], "IMAGE_STALE");
+    assert_eq!(status[1499].1["reason"], "IMAGE_STALE");
+    // The rearm window ends with the recording.
+    assert_eq!(
+        (&status[1499].1["enabled"], &status[1500].1["enabled"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(status[1500].1["reason"], "NOT_ENABLED");
     assert_eq!(status[1500].1["at_rest"], true);
     let first_hold = status.iter().find(|(_, value)| value["state"] == "HOLDING").unwrap();
     assert_eq!(end - first_hold.0, 2 * SECOND);
@@ -125,11 +131,11 @@ fn a_fault_writes_the_last_half_minute_and_the_stop() {
     let events: String =
         topics["/vla/event"].iter().map(|(_, value)| value["text"].to_string()).collect();
     assert!(events.contains("FaultRaised") && events.contains("CameToRest"));
-    assert_eq!(topics["/vla/verdict"].len(), 1501);
+    assert_eq!(topics["/vla/motion"].len(), 1501);
 }
 
 #[test]
-fn a_number_that_is_not_finite_is_on_record() {
+fn non_finite_number_is_recorded() {
     let mut world = recorded_world();
     let origin = world.fresh_origin();
     let step = ChunkStep::from_array([0.01, f64::NAN, 0.0, 0.0, 0.0, f64::INFINITY, 1.0]);
@@ -146,7 +152,7 @@ fn a_number_that_is_not_finite_is_on_record() {
 }
 
 #[test]
-fn a_recording_on_request_comes_at_once_and_the_next_one_begins_anew() {
+fn request_records_at_once() {
     let mut world = recorded_world();
     for _ in 0..100 {
         tick(&mut world);
@@ -171,7 +177,7 @@ fn a_recording_on_request_comes_at_once_and_the_next_one_begins_anew() {
 }
 
 #[test]
-fn files_are_complete_named_after_the_cause_and_not_too_many() {
+fn files_are_complete_and_pruned() {
     let folder = tempfile::tempdir().unwrap();
     let mut world = recorded_world();
     for round in 0..4 {
@@ -218,7 +224,7 @@ fn files_are_complete_named_after_the_cause_and_not_too_many() {
 }
 
 #[test]
-fn time_that_began_a_moment_ago_does_not_wrap() {
+fn early_ros_time_does_not_wrap() {
     let mut world = recorded_world();
     world.ros = 5 * MS as i64;
     for _ in 0..50 {

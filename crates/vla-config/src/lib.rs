@@ -24,7 +24,7 @@ pub use policy_file::{
 };
 pub use robot_file::{CommandTopics, RobotFile, RobotWorkspace};
 
-use vla_control::{Problems, RawControlConfig, RawEnvelope};
+use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope};
 
 /// The largest policy file or robot file read, in bytes. Real ones have about two thousand.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -65,7 +65,7 @@ pub enum ConfigFileError {
         /// Which file.
         path: PathBuf,
         /// All of them.
-        problems: Problems,
+        problems: ConfigErrors,
     },
 }
 
@@ -92,7 +92,7 @@ fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// Notes every key that nobody knows.
-fn refuse_unknown(problems: &mut Problems, place: &str, unknown: &Unknown) {
+fn refuse_unknown(problems: &mut ConfigErrors, place: &str, unknown: &Unknown) {
     for key in unknown.keys() {
         problems.add(&join_place(place, key), "unknown key; remove it or correct its spelling");
     }
@@ -103,7 +103,7 @@ fn join_place(place: &str, key: &str) -> String {
 }
 
 /// A value that must be said.
-fn need<T>(problems: &mut Problems, place: &str, value: Option<T>) -> Option<T> {
+fn need<T>(problems: &mut ConfigErrors, place: &str, value: Option<T>) -> Option<T> {
     if value.is_none() {
         problems.add(place, "missing; it has no default");
     }
@@ -112,7 +112,7 @@ fn need<T>(problems: &mut Problems, place: &str, value: Option<T>) -> Option<T> 
 
 /// A word out of a list.
 fn choice<T: Copy>(
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
     place: &str,
     word: Option<&str>,
     choices: &[(&str, T)],
@@ -128,7 +128,7 @@ fn choice<T: Copy>(
 
 /// A number that must be said and lie in a range.
 fn number(
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
     place: &str,
     value: Option<f64>,
     low: f64,
@@ -141,7 +141,7 @@ fn number(
 }
 
 /// A name of a ROS topic or frame: not empty, bounded, only the letters ROS allows.
-fn ros_name(problems: &mut Problems, place: &str, value: Option<String>) -> Option<String> {
+fn ros_name(problems: &mut ConfigErrors, place: &str, value: Option<String>) -> Option<String> {
     let value = need(problems, place, value)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '~');
     if value.is_empty() || 255 < value.len() || !value.chars().all(legal) {
@@ -160,14 +160,14 @@ fn ros_name(problems: &mut Problems, place: &str, value: Option<String>) -> Opti
 /// units, in its own order.
 ///
 /// # Errors
-/// [`Problems`] with everything that does not fit, and everything that control refuses.
+/// [`ConfigErrors`] with everything that does not fit, and everything that control refuses.
 pub fn join(
     policy_file: &PolicyFile,
     robot: &RobotFile,
     statistics: Option<(&[f64], &[f64])>,
     base: &RawControlConfig,
-) -> Result<RawControlConfig, Problems> {
-    let mut problems = Problems::default();
+) -> Result<RawControlConfig, ConfigErrors> {
+    let mut problems = ConfigErrors::default();
     if policy_file.frame == Frame::Tool && robot.workspace.is_some() {
         problems.add(
             "workspace",
@@ -207,7 +207,7 @@ pub fn join(
 
 /// The statistics' envelope in metres and radians.
 fn envelope(
-    problems: &mut Problems,
+    problems: &mut ConfigErrors,
     policy_file: &PolicyFile,
     q01: &[f64],
     q99: &[f64],

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
-use vla_control::Problems;
+use vla_control::ConfigErrors;
 use vla_control::action_chunk::ChunkStep;
 
 /// In which frame an action's numbers are.
@@ -183,9 +183,9 @@ impl PolicyFile {
     /// The statistics key to use: the one asked for, or the only one there is.
     ///
     /// # Errors
-    /// [`Problems`] naming the keys to choose from.
-    pub fn choose_key(&self, asked: Option<&str>) -> Result<&str, Problems> {
-        let mut problems = Problems::default();
+    /// [`ConfigErrors`] naming the keys to choose from.
+    pub fn choose_key(&self, asked: Option<&str>) -> Result<&str, ConfigErrors> {
+        let mut problems = ConfigErrors::default();
         match (asked, self.unnorm_keys.as_slice()) {
             (None, [only]) => return Ok(only),
             (Some(key), keys) => match keys.iter().find(|known| *known == key) {
@@ -218,8 +218,8 @@ impl PolicyFile {
 }
 
 impl RawPolicyFile {
-    fn validate(self) -> Result<PolicyFile, Problems> {
-        let mut problems = Problems::default();
+    fn validate(self) -> Result<PolicyFile, ConfigErrors> {
+        let mut problems = ConfigErrors::default();
         match self.check(&mut problems) {
             Some(policy_file) => problems.into_result(policy_file),
             None => Err(problems),
@@ -227,7 +227,7 @@ impl RawPolicyFile {
     }
 
     /// `None` only after something was noted.
-    fn check(self, p: &mut Problems) -> Option<PolicyFile> {
+    fn check(self, p: &mut ConfigErrors) -> Option<PolicyFile> {
         refuse_unknown(p, "", &self.unknown);
         let name = need(p, "name", self.name);
         let unnorm_keys = need(p, "unnorm_keys", self.unnorm_keys);
@@ -301,7 +301,7 @@ impl RawPolicyFile {
     }
 }
 
-fn check_keys(p: &mut Problems, keys: &[String]) {
+fn check_keys(p: &mut ConfigErrors, keys: &[String]) {
     if keys.is_empty() {
         p.add("unnorm_keys", "must name at least one statistics key of the checkpoint");
     }
@@ -315,7 +315,7 @@ fn check_keys(p: &mut Problems, keys: &[String]) {
     }
 }
 
-fn check_image(p: &mut Problems, raw: RawImage) -> Option<ImagePreparation> {
+fn check_image(p: &mut ConfigErrors, raw: RawImage) -> Option<ImagePreparation> {
     refuse_unknown(p, "image", &raw.unknown);
     let kernels = [("bicubic", Resize::Bicubic), ("lanczos3", Resize::Lanczos3)];
     let resize = choice(p, "image.resize", raw.resize.as_deref(), &kernels);
@@ -326,7 +326,7 @@ fn check_image(p: &mut Problems, raw: RawImage) -> Option<ImagePreparation> {
     Some(ImagePreparation { resize: resize?, jpeg: jpeg?, crop_area: raw.crop_area })
 }
 
-fn check_cameras(p: &mut Problems, raw: Option<Vec<RawCamera>>) -> Option<Vec<Camera>> {
+fn check_cameras(p: &mut ConfigErrors, raw: Option<Vec<RawCamera>>) -> Option<Vec<Camera>> {
     let raw = need(p, "cameras", raw)?;
     if !(1..=8).contains(&raw.len()) {
         p.add("cameras", format!("{} cameras are outside 1..8", raw.len()));

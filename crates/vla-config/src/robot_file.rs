@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{ConfigFileError, Unknown, need, number, read, refuse_unknown, ros_name};
-use vla_control::{Problems, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
+use vla_control::{ConfigErrors, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
 
 /// Where commands go.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,7 +133,7 @@ impl RobotFile {
     /// [`ConfigFileError`]: unreadable, too large, not YAML, or every rule it breaks.
     pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
         let raw: RawRobot = read(path)?;
-        let mut problems = Problems::default();
+        let mut problems = ConfigErrors::default();
         let checked = match raw.check(&mut problems) {
             Some(robot) => problems.into_result(robot),
             None => Err(problems),
@@ -144,7 +144,7 @@ impl RobotFile {
 
 impl RawRobot {
     /// `None` only after something was noted.
-    fn check(self, p: &mut Problems) -> Option<RobotFile> {
+    fn check(self, p: &mut ConfigErrors) -> Option<RobotFile> {
         refuse_unknown(p, "", &self.unknown);
         let name = need(p, "name", self.name);
         let frames = self.frames.unwrap_or_default();
@@ -175,7 +175,7 @@ impl RawRobot {
     }
 }
 
-fn check_command(p: &mut Problems, raw: RawCommand) -> Option<CommandTopics> {
+fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<CommandTopics> {
     refuse_unknown(p, "command", &raw.unknown);
     let twist_topic = ros_name(p, "command.twist_topic", raw.twist_topic);
     let gripper_topic = ros_name(p, "command.gripper_topic", raw.gripper_topic);
@@ -199,7 +199,7 @@ fn check_command(p: &mut Problems, raw: RawCommand) -> Option<CommandTopics> {
     })
 }
 
-fn check_group(p: &mut Problems, place: &str, raw: RawGroup) -> Option<RawMotionLimits> {
+fn check_group(p: &mut ConfigErrors, place: &str, raw: RawGroup) -> Option<RawMotionLimits> {
     refuse_unknown(p, place, &raw.unknown);
     let velocity = need(p, &format!("{place}.velocity"), raw.velocity);
     let acceleration = need(p, &format!("{place}.acceleration"), raw.acceleration);
@@ -207,7 +207,11 @@ fn check_group(p: &mut Problems, place: &str, raw: RawGroup) -> Option<RawMotion
     Some(RawMotionLimits { velocity: velocity?, acceleration: acceleration?, jerk: jerk? })
 }
 
-fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<RobotWorkspace> {
+fn check_box(
+    p: &mut ConfigErrors,
+    raw: RawBox,
+    base_frame: Option<&str>,
+) -> Option<RobotWorkspace> {
     refuse_unknown(p, "workspace", &raw.unknown);
     let frame = ros_name(p, "workspace.frame", raw.frame);
     if let (Some(frame), Some(base)) = (frame.as_deref(), base_frame)
@@ -230,7 +234,7 @@ fn check_box(p: &mut Problems, raw: RawBox, base_frame: Option<&str>) -> Option<
     })
 }
 
-fn check_gripper(p: &mut Problems, raw: RawRobotGripper) -> RawGripper {
+fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
     refuse_unknown(p, "gripper", &raw.unknown);
     let default = RawGripper::default();
     RawGripper {

@@ -584,7 +584,7 @@ fn the_rules_between_parameters_allow_exactly_what_they_say() {
         assert!(with(good).is_ok(), "{place}: {}", with(good).unwrap_err());
         let problems = with(bad).unwrap_err();
         assert_eq!(
-            problems.0.iter().map(|problem| problem.place.as_str()).collect::<Vec<_>>(),
+            problems.0.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(),
             [*place],
             "{problems}"
         );

@@ -1,9 +1,9 @@
-//! How long one step of control takes: p50, p99, p99.9 and the worst, per rate. Bound: 10 us at p99
-//! up to 100 Hz; the work grows with the number of ticks in a/j, so that higher rates are only
-//! printed. The maximum is mostly the machine's other work.
+//! Duration of one control step: p50, p99, p99.9 and maximum, per rate. Bound: 10 us at p99 up to
+//! 100 Hz; the work grows with the number of ticks in a/j, so that higher rates are only printed.
+//! The maximum is mostly due to other processes.
 //!
-//! Each sample is one call of `step`, timed by itself: means would hide the steps in which a chunk
-//! arrives or the limiter works hardest.
+//! Each call of `step` is timed by itself: a mean would hide the steps in which a chunk arrives or
+//! the limiter has the most work.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::hint::black_box;
@@ -40,8 +40,8 @@ fn main() {
     println!("p99 below {BOUND_NS} ns up to 100 Hz");
 }
 
-/// The robot runs all the time; wishes reverse and turn often, at the limits, so that the limiter
-/// works hardest.
+/// The robot runs all the time; the actions reverse and turn often, at the limits, which is the
+/// worst case for the limiter.
 fn measure(rate_hz: f64) -> Vec<u64> {
     let raw = RawControlConfig {
         dry_run: false,
@@ -61,7 +61,7 @@ fn measure(rate_hz: f64) -> Vec<u64> {
         let stamp = Stamp::from_nanoseconds(now as i64);
         let every = (rate_hz / 5.0) as u64;
         let turn = (i / every) as f64;
-        let wish = [
+        let action = [
             0.05 * turn.sin(),
             0.05 * turn.cos(),
             0.02,
@@ -78,8 +78,9 @@ fn measure(rate_hz: f64) -> Vec<u64> {
             inference_started: here,
             steps_begun_at_observation: begun,
         };
-        let chunk = (i % every == 1)
-            .then(|| ActionChunk::new(origin, 5.0, vec![ChunkStep::from_array(wish); 8]).unwrap());
+        let chunk = (i % every == 1).then(|| {
+            ActionChunk::new(origin, 5.0, vec![ChunkStep::from_array(action); 8]).unwrap()
+        });
         let inputs = Inputs {
             ros_now: stamp,
             lifecycle: Lifecycle::Active,

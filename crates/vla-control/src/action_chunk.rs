@@ -1,26 +1,25 @@
-//! What a policy hands to `control`: a list of steps, and where it came from.
+//! Action chunk: the steps that a policy returns for one observation, with their origin.
 //!
-//! A chunk is a claim, not a command. Its numbers may be anything, NaN included: `control` checks
-//! them and refuses what is not fit to move a robot.
+//! The values are unchecked and may be NaN: [`step`](crate::step) checks them before use.
 
 use std::sync::Arc;
 
 use crate::time::{Instant, Stamp};
 
-/// The longest chunk accepted. pi0 uses 50 steps, OpenVLA-OFT 25 at most; the player's buffer is
+/// Maximum number of steps. pi0 uses 50 steps, OpenVLA-OFT 25 at most; the player's buffer is
 /// allocated once for this many.
 pub const HORIZON_MAX: usize = 256;
 
-/// One step of a chunk: how far to go during one policy period.
+/// One step of a chunk: the displacement during one policy period.
 ///
-/// Frame: the one named by the policy file. Values are physical (un-normalized) and unchecked.
+/// Frame: that of the policy file. Values are physical (un-normalized) and unchecked.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ChunkStep {
     /// `[dx, dy, dz]` in metres.
     pub translation: [f64; 3],
-    /// `[droll, dpitch, dyaw]`, or a rotation vector, as the policy file says; radians.
+    /// `[droll, dpitch, dyaw]`, or a rotation vector, depending on the policy file; radians.
     pub rotation: [f64; 3],
-    /// The gripper as the policy says it; the policy file says what it means. OpenVLA on Bridge: 1
+    /// Gripper value of the policy; the policy file defines its polarity. OpenVLA on Bridge: 1
     /// open, 0 closed.
     pub gripper: f64,
 }
@@ -46,27 +45,27 @@ impl ChunkStep {
     }
 }
 
-/// Where a chunk came from. Each field is copied from the observation the policy was asked about.
+/// Origin of a chunk. Each field is copied from the observation of the inference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChunkOrigin {
-    /// Counts inferences; grows by at least one with each. An older generation never replaces a
-    /// newer one.
+    /// Number of the inference, strictly increasing. An older generation never replaces a newer
+    /// one.
     pub generation: u64,
-    /// Which instruction was asked. The runtime raises it whenever the instruction changes; an
-    /// answer to an earlier one is dropped.
+    /// Number of the instruction; the runtime increases it whenever the instruction changes. A
+    /// result for an earlier one is dropped.
     pub instruction_generation: u64,
-    /// The source image's header stamp, in ROS time. Reported, never measured against.
+    /// Header stamp of the source image, in ROS time. Reported only.
     pub image_stamp: Stamp,
-    /// When the source image was taken, on the steady clock: its arrival less its delay until then.
+    /// Capture time of the source image on the steady clock: its arrival minus its delay.
     pub image_taken: Instant,
-    /// When inference began, on the steady clock.
+    /// Start of the inference, on the steady clock.
     pub inference_started: Instant,
-    /// `Output::steps_begun` of `control` when the source image was taken. A newer chunk continues
-    /// where the older one got to since then.
+    /// [`Output::steps_begun`](crate::Output::steps_begun) when the source image was captured: the
+    /// offset of this chunk's step 0.
     pub steps_begun_at_observation: u64,
 }
 
-/// A policy's answer to one observation.
+/// Result of a policy for one observation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActionChunk {
     origin: ChunkOrigin,
@@ -74,33 +73,33 @@ pub struct ActionChunk {
     steps: Arc<[ChunkStep]>,
 }
 
-/// Why a list of steps is not a chunk.
+/// Error of [`ActionChunk::new`].
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum ChunkError {
     /// No step at all.
     #[error("the policy returned a chunk without a single step; check its action codec")]
     Empty,
-    /// More steps than the player's buffer holds.
+    /// More than [`HORIZON_MAX`] steps.
     #[error(
         "the policy returned {steps} steps, more than the {HORIZON_MAX} a chunk may have; shorten \
         the policy's horizon"
     )]
     TooLong {
-        /// How many there were.
+        /// Number of steps.
         steps: usize,
     },
-    /// The rate is no rate.
+    /// The rate is outside (0, 1000] Hz.
     #[error("policy_hz is {0}, but must be above 0 and at most 1000 Hz; set it in the policy file")]
     Rate(f64),
 }
 
 impl ActionChunk {
-    /// Makes a chunk of steps to be played at `policy_hz`.
+    /// A chunk of steps to be executed at `policy_hz`.
     ///
     /// # Errors
-    /// [`ChunkError`] when there is no step, there are more than [`HORIZON_MAX`], or the rate is not in `(0, 1000]` Hz.
-    /// The steps' values are *not* checked here: that is `control`'s first act, and a NaN must be
-    /// seen there to latch.
+    /// [`ChunkError`] when there is no step, there are more than [`HORIZON_MAX`], or the rate is
+    /// not in `(0, 1000]` Hz. The values of the steps are *not* checked here: control does, since a
+    /// NaN must latch.
     pub fn new(
         origin: ChunkOrigin,
         policy_hz: f64,
@@ -119,7 +118,7 @@ impl ActionChunk {
         Ok(Self { origin, policy_hz, steps })
     }
 
-    /// Where it came from.
+    /// Its origin.
     #[must_use]
     pub const fn origin(&self) -> &ChunkOrigin {
         &self.origin
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_has_one_to_many_steps_at_a_real_rate() {
+    fn length_and_rate_are_checked() {
         let step = ChunkStep::from_array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         assert_eq!(step.to_array(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
         let origin = ChunkOrigin::default();
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_with_any_number_that_is_not_finite_is_not_finite() {
+    fn each_component_must_be_finite() {
         assert!(ChunkStep::default().is_finite());
         for i in 0..7 {
             let mut a = [0.0; 7];

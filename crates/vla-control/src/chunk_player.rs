@@ -1,22 +1,22 @@
-//! Plays chunks: one step per policy period, the newest chunk next.
+//! Executes action chunks: one step per policy period; the newest chunk replaces the present one.
 //!
-//! A newer chunk continues where the older one got to: it was computed from an image taken when
-//! `steps_begun_at_observation` steps had begun, and its step 0 is meant for that moment. Every
-//! step begun since then has taken the place of one of its own, so it starts at the index
-//! *counted*, never at one guessed from a latency. Steps that were not played (because the older
-//! chunk had run out, or the robot held) are not skipped.
+//! A new chunk continues at the index that corresponds to the present: its step 0 belongs to the
+//! time of its image, when `steps_begun_at_observation` steps had begun. Every step begun since
+//! then replaces one of its own, so the start index is *counted*, not estimated from a latency.
+//! Steps that were not executed (the older chunk had run out, or motion was on hold) are not
+//! skipped.
 //!
-//! A chunk of one step (OpenVLA) has no past to align with: it takes over at once. A longer one
-//! takes over at the next step boundary, or at once when nothing plays.
+//! A chunk of one step (OpenVLA) replaces the present chunk at once. A longer one does so at the
+//! next step boundary, or at once when no step is active.
 
-use super::types::Refusal;
+use super::events::Refusal;
 use crate::action_chunk::{ActionChunk, ChunkStep, HORIZON_MAX};
 use crate::time::Instant;
 use std::time::Duration;
 
-/// A chunk copied into memory that was allocated beforehand.
+/// Preallocated copy of a chunk.
 #[derive(Debug)]
-struct Track {
+struct ChunkBuffer {
     steps: Box<[ChunkStep]>,
     len: usize,
     generation: u64,
@@ -24,7 +24,7 @@ struct Track {
     begun_at_observation: u64,
 }
 
-impl Track {
+impl ChunkBuffer {
     fn new() -> Self {
         let steps = vec![ChunkStep::default(); HORIZON_MAX].into_boxed_slice();
         Self { steps, len: 0, generation: 0, policy_hz: 1.0, begun_at_observation: 0 }
@@ -42,7 +42,7 @@ impl Track {
         self.begun_at_observation = chunk.origin().steps_begun_at_observation;
     }
 
-    /// The index to start at when `begun` steps have begun by now.
+    /// Start index when `begun` steps have begun so far.
     fn first_step(&self, begun: u64) -> usize {
         if self.len == 1 {
             return 0;
@@ -56,50 +56,44 @@ impl Track {
     }
 }
 
-/// What is played now.
+/// The active step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Playing {
-    /// The step.
+pub(super) struct ActiveStep {
     pub(super) step: ChunkStep,
-    /// Its rate.
     pub(super) policy_hz: f64,
-    /// Whether it began in this very control step.
-    pub(super) began: bool,
 }
 
-/// What happened to chunks while the player moved on.
+/// Events of the player.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// A chunk began to play at this index.
-    Taken { generation: u64, first_step: u32 },
-    /// A waiting chunk had no step left when its turn came.
+pub(super) enum PlayerEvent {
+    /// A chunk started at this index.
+    Started { generation: u64, first_step: u32 },
+    /// A pending chunk had no step left at the step boundary.
     Refused { generation: u64, why: Refusal },
-    /// The last step ended and nothing was there to follow.
+    /// The last step ended without a successor.
     RanOut,
 }
 
 #[derive(Debug)]
-pub(super) struct Player {
-    current: Track,
-    /// Index of the step that plays; `None` when nothing plays.
+pub(super) struct ChunkPlayer {
+    current: ChunkBuffer,
+    /// Index of the active step.
     index: Option<usize>,
     step_began: Instant,
-    began_now: bool,
-    waiting: Track,
-    has_waiting: bool,
+    pending: ChunkBuffer,
+    has_pending: bool,
     steps_begun: u64,
 }
 
-impl Player {
-    /// Allocates both tracks, once.
+impl ChunkPlayer {
+    /// Allocates both buffers, once.
     pub(super) fn new() -> Self {
         Self {
-            current: Track::new(),
+            current: ChunkBuffer::new(),
             index: None,
             step_began: Instant::START,
-            began_now: false,
-            waiting: Track::new(),
-            has_waiting: false,
+            pending: ChunkBuffer::new(),
+            has_pending: false,
             steps_begun: 0,
         }
     }
@@ -108,25 +102,29 @@ impl Player {
         self.steps_begun
     }
 
-    pub(super) const fn is_playing(&self) -> bool {
+    pub(super) const fn is_active(&self) -> bool {
         self.index.is_some()
     }
 
-    /// Forgets every chunk. Steps begun stay counted.
+    /// Discards all chunks; the count of steps begun remains.
     pub(super) fn clear(&mut self) {
         self.index = None;
-        self.has_waiting = false;
+        self.has_pending = false;
     }
 
-    /// Takes a chunk that passed every other check. It replaces one that still waits.
-    pub(super) fn offer(&mut self, now: Instant, chunk: &ActionChunk) -> Option<Turn> {
-        self.waiting.copy(chunk);
-        self.has_waiting = true;
-        if self.index.is_none() || self.waiting.len == 1 { self.switch(now) } else { None }
+    /// Adds a checked chunk; replaces a pending one.
+    pub(super) fn offer(&mut self, now: Instant, chunk: &ActionChunk) -> Option<PlayerEvent> {
+        self.pending.copy(chunk);
+        self.has_pending = true;
+        if self.index.is_none() || self.pending.len == 1 { self.switch(now) } else { None }
     }
 
-    /// Moves on to `now`. `report` hears what happened to chunks.
-    pub(super) fn play(&mut self, now: Instant, mut report: impl FnMut(Turn)) -> Option<Playing> {
+    /// Advances to `now` and returns the active step. `report` receives the events.
+    pub(super) fn advance(
+        &mut self,
+        now: Instant,
+        mut report: impl FnMut(PlayerEvent),
+    ) -> Option<ActiveStep> {
         while let Some(index) = self.index {
             let period = self.current.period();
             if now.since(self.step_began).get() < period {
@@ -134,7 +132,7 @@ impl Player {
             }
             let boundary = self.step_began.after(period);
             self.index = None;
-            if self.has_waiting
+            if self.has_pending
                 && let Some(turn) = self.switch(boundary)
             {
                 report(turn);
@@ -143,33 +141,31 @@ impl Player {
                 if index + 1 < self.current.len {
                     self.begin(index + 1, boundary);
                 } else {
-                    report(Turn::RanOut);
+                    report(PlayerEvent::RanOut);
                 }
             }
         }
-        let began = std::mem::take(&mut self.began_now);
         let index = self.index?;
-        Some(Playing { step: self.current.steps[index], policy_hz: self.current.policy_hz, began })
+        Some(ActiveStep { step: self.current.steps[index], policy_hz: self.current.policy_hz })
     }
 
-    /// Puts the waiting chunk in the place of the current one, if a step of it lies ahead.
-    fn switch(&mut self, at: Instant) -> Option<Turn> {
-        self.has_waiting = false;
-        let generation = self.waiting.generation;
-        let first_step = self.waiting.first_step(self.steps_begun);
-        if self.waiting.len <= first_step {
-            return Some(Turn::Refused { generation, why: Refusal::Exhausted });
+    /// Replaces the current chunk by the pending one, if a step of it is left.
+    fn switch(&mut self, at: Instant) -> Option<PlayerEvent> {
+        self.has_pending = false;
+        let generation = self.pending.generation;
+        let first_step = self.pending.first_step(self.steps_begun);
+        if self.pending.len <= first_step {
+            return Some(PlayerEvent::Refused { generation, why: Refusal::Exhausted });
         }
-        std::mem::swap(&mut self.current, &mut self.waiting);
+        std::mem::swap(&mut self.current, &mut self.pending);
         self.begin(first_step, at);
         // At most HORIZON_MAX, which fits.
-        Some(Turn::Taken { generation, first_step: first_step as u32 })
+        Some(PlayerEvent::Started { generation, first_step: first_step as u32 })
     }
 
     fn begin(&mut self, index: usize, at: Instant) {
         self.index = Some(index);
         self.step_began = at;
-        self.began_now = true;
         self.steps_begun = self.steps_begun.saturating_add(1);
     }
 }

@@ -1,24 +1,23 @@
-//! From a policy step to a target twist: envelope, step cap, workspace, velocity. Each stage only
-//! scales, so that the direction stays.
+//! Limits from a policy step to the target twist: statistics' envelope, step cap, workspace,
+//! velocity. Each one only scales, so that the direction is kept.
 
 use super::{
     config::{ControlConfig, RawEnvelope, TICKS_PER_PERIOD, Workspace},
     jerk_limiter::EPSILON,
-    reason::{Intervention, InterventionSet},
-    types::Twist,
+    outputs::Twist,
+    reason::{Cause, Intervention, InterventionSet, Reason},
     vector::{V3, add_scaled, norm, scale},
 };
 use crate::action_chunk::ChunkStep;
 
-/// A finite step as a twist: `delta * policy_hz`, nothing changed yet. Saturates instead of
-/// overflowing.
-pub(super) fn wish(step: &ChunkStep, policy_hz: f64) -> Twist {
+/// The velocity of a finite step: `delta * policy_hz`, unlimited. Saturates instead of overflowing.
+pub(super) fn desired_twist(step: &ChunkStep, policy_hz: f64) -> Twist {
     let rate = |delta: f64| (delta * policy_hz).clamp(f64::MIN, f64::MAX);
     Twist { linear: step.translation.map(rate), angular: step.rotation.map(rate) }
 }
 
-/// Envelope and step cap: a step within both, in the same direction.
-pub(super) fn bound_step(
+/// Scales a step into the envelope and to the step cap; returns translation and rotation.
+pub(super) fn limit_step(
     config: &ControlConfig,
     step: &ChunkStep,
     done: &mut InterventionSet,
@@ -40,9 +39,9 @@ pub(super) fn bound_step(
     (translation, rotation)
 }
 
-/// By how much a step must shrink so that every component lies within its q01..q99. An interval
-/// that does not hold zero is stretched to it: standing still is always allowed. Rounding is
-/// forgiven (1e-9 relative): the statistics' own ends are legal.
+/// The factor that scales a step so that every component is within its q01..q99. An interval
+/// without zero is extended to it: standing still is always allowed. The comparison tolerates a
+/// relative error of 1e-9, since the ends of the statistics are legal.
 fn envelope_factor(envelope: &RawEnvelope, translation: V3, rotation: V3) -> f64 {
     let mut factor: f64 = 1.0;
     for (i, value) in translation.into_iter().chain(rotation).enumerate() {
@@ -60,88 +59,117 @@ fn cap_factor(length: f64, limit: f64) -> f64 {
     if limit < length { limit / length } else { 1.0 }
 }
 
-/// What was driven since a pose, metres, as far as it counts against the room in front of the upper
-/// and of the lower faces. Driving away takes back what was driven before, but is not saved up
-/// against what comes after it: the arm may lag, and turn round before it has got there.
+/// Distance executed since a pose, metres per axis, as far as it reduces the room in front of the
+/// upper and of the lower faces. Motion away from a face cancels earlier motion towards it, but is
+/// no credit for later motion: the arm may lag, and turn round before it got there.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Driven {
+pub(super) struct ExecutedDistance {
     up: V3,
     down: V3,
 }
 
-impl Driven {
-    /// With another piece of the way.
-    pub(super) fn and(self, way: V3) -> Self {
+impl ExecutedDistance {
+    /// Extended by a displacement.
+    pub(super) fn plus(self, displacement: V3) -> Self {
         let not_below_zero = |v: V3| v.map(|x| x.max(0.0));
         Self {
-            up: not_below_zero(add_scaled(self.up, way, 1.0)),
-            down: not_below_zero(add_scaled(self.down, way, -1.0)),
+            up: not_below_zero(add_scaled(self.up, displacement, 1.0)),
+            down: not_below_zero(add_scaled(self.down, displacement, -1.0)),
         }
     }
 }
 
-/// Where the arm is, as far as its pose and the commands since tell.
+/// Estimate of the end effector's position and velocity from its last pose and the commands since.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whereabouts {
-    /// The last pose's position.
+pub(super) struct PoseEstimate {
+    /// Position of the last pose.
     pub(super) position: V3,
-    /// What was driven since that pose.
-    pub(super) driven: Driven,
-    /// The velocity commanded now.
-    pub(super) moving: V3,
-    /// The velocity the profile has under way: `u`, of which the command is the mean.
-    pub(super) under_way: V3,
+    /// Distance executed since that pose.
+    pub(super) executed: ExecutedDistance,
+    /// The present command.
+    pub(super) commanded: V3,
+    /// The input of the jerk limiter's filter, `u`, of which the command is the moving average.
+    pub(super) unfiltered: V3,
 }
 
-/// By how much the linear velocity must shrink so that the arm, stopped from there within its
-/// limits, comes to rest inside the box.
+/// Below this factor the workspace counts as the cause that the commanded motion stops.
+const BLOCKED: f64 = 0.05;
+
+/// Result of [`limit_to_workspace`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct WorkspaceLimit {
+    /// Factor for the linear velocity, 0..=1.
+    pub(super) factor: f64,
+    /// Axis of the face that determines the factor; the position along it and the face, metres.
+    axis: usize,
+    position: f64,
+    face: f64,
+}
+
+impl WorkspaceLimit {
+    /// `WORKSPACE_LIMIT` with position and face, when next to nothing of the motion is left.
+    pub(super) fn blocking_cause(&self) -> Option<Cause> {
+        let unit = ["m in x", "m in y", "m in z"][self.axis.min(2)];
+        (self.factor < BLOCKED)
+            .then(|| Cause::measured(Reason::WorkspaceLimit, self.position, self.face, unit))
+    }
+}
+
+/// The factor for the linear velocity with which the arm, stopped from there within its limits,
+/// comes to rest inside the box.
 ///
-/// A stop runs straight against the velocity `s` and takes `|s| / 2a` of it along each axis, plus a
-/// lag. So it is asked twice:
-/// * of the wish, with a lag of three windows of the jerk limit (one in which braking may be held
-///   back, one for the mean, one so that the approach, which follows the shrinking room with that
-///   delay, does not swing) and three control periods;
-/// * of the motion under way, with two of each: if a stop begun now needs the room there is,
-///   nothing but a stop will do. This is what counts when the wish turns along a face while the arm
-///   still moves towards it.
+/// A stop is straight and takes `|s| / 2a` of the velocity `s` along each axis, plus a lag. The
+/// room is checked for
+/// * the target, with a lag of three windows of the jerk limiter (one in which braking may be
+///   delayed, one of the moving average, one so that the approach, which follows the shrinking room
+///   with that delay, does not oscillate) and three control periods;
+/// * the present motion, with two of each: if a stop begun now needs the room that is left, the
+///   factor is zero. This matters when the target turns along a face while the arm still moves
+///   towards it.
 ///
-/// An outward component at or beyond a face shrinks to zero; inward ones are free. What was driven
-/// since the pose, and what will be driven until the next command, counts against the room in front
-/// of the arm, but never adds to it: the arm may lag.
-pub(super) fn guard_workspace(
+/// An outward component at or beyond a face gives zero; inward ones are not limited. The distance
+/// executed since the pose, and until the next command, reduces the room in front of the arm but
+/// never increases it: the arm may lag.
+pub(super) fn limit_to_workspace(
     config: &ControlConfig,
     area: &Workspace,
-    arm: &Whereabouts,
+    arm: &PoseEstimate,
     linear: V3,
-) -> f64 {
+) -> WorkspaceLimit {
     let period_s = config.period.as_secs_f64();
     let a = config.linear.acceleration;
-    let beat_s = (a / config.linear.jerk).max(period_s / TICKS_PER_PERIOD) + period_s;
-    let wished = norm(linear);
-    let present = norm(arm.moving).max(norm(arm.under_way));
-    let mut factor: f64 = 1.0;
-    for (axis, wish) in linear.into_iter().enumerate() {
-        let next = arm.moving[axis] * period_s;
+    let lag_s = (a / config.linear.jerk).max(period_s / TICKS_PER_PERIOD) + period_s;
+    let desired = norm(linear);
+    let present = norm(arm.commanded).max(norm(arm.unfiltered));
+    let mut limit = WorkspaceLimit { factor: 1.0, axis: 0, position: 0.0, face: 0.0 };
+    for (axis, component) in linear.into_iter().enumerate() {
+        let next = arm.commanded[axis] * period_s;
+        let (position, max, min) = (arm.position[axis], area.max[axis], area.min[axis]);
         let faces = [
-            (1.0, area.max[axis] - arm.position[axis] - (arm.driven.up[axis] + next).max(0.0)),
-            (-1.0, arm.position[axis] - area.min[axis] - (arm.driven.down[axis] - next).max(0.0)),
+            (1.0, max, max - position - (arm.executed.up[axis] + next).max(0.0)),
+            (-1.0, min, position - min - (arm.executed.down[axis] - next).max(0.0)),
         ];
-        for (side, room) in faces {
-            let coming = (side * arm.moving[axis]).max(side * arm.under_way[axis]);
-            if 0.0 < coming && room < coming * (present / (2.0 * a) + 2.0 * beat_s) {
-                return 0.0;
-            }
-            let towards = side * wish;
-            if 0.0 < towards {
-                factor = factor.min(share_within(room, towards, wished / (2.0 * a), 3.0 * beat_s));
+        for (side, face, room) in faces {
+            let approach = (side * arm.commanded[axis]).max(side * arm.unfiltered[axis]);
+            let stop_now = approach * (present / (2.0 * a) + 2.0 * lag_s);
+            let towards = side * component;
+            let factor = if 0.0 < approach && room < stop_now {
+                0.0
+            } else if 0.0 < towards {
+                factor_within(room, towards, desired / (2.0 * a), 3.0 * lag_s)
+            } else {
+                1.0
+            };
+            if factor < limit.factor {
+                limit = WorkspaceLimit { factor, axis, position, face };
             }
         }
     }
-    factor
+    limit
 }
 
 /// The largest `f` in 0..=1 with `towards f (half f + lag) <= room`.
-fn share_within(room: f64, towards: f64, half: f64, lag: f64) -> f64 {
+fn factor_within(room: f64, towards: f64, half: f64, lag: f64) -> f64 {
     if room <= 0.0 {
         return 0.0;
     }
@@ -151,8 +179,9 @@ fn share_within(room: f64, towards: f64, half: f64, lag: f64) -> f64 {
 }
 
 /// Scales a twist to both velocity limits with one factor, so that translation and rotation stay in
-/// proportion. Aims a little below the limit, since the profile keeps [`EPSILON`] off it.
-pub(super) fn cap_velocity(
+/// proportion. The result is slightly below the limit, since the jerk limiter subtracts
+/// [`EPSILON`] from it.
+pub(super) fn limit_velocity(
     config: &ControlConfig,
     twist: Twist,
     done: &mut InterventionSet,
@@ -184,20 +213,20 @@ mod tests {
     }
 
     #[test]
-    fn the_envelope_scales_all_components_by_one_factor() {
+    fn envelope_scales_by_one_factor() {
         let config = RawControlConfig { envelope: Some(envelope()), ..Default::default() }
             .validate()
             .unwrap();
         let mut done = InterventionSet::EMPTY;
         let step = ChunkStep::from_array([0.04, -0.01, 0.02, 0.05, 0.0, 0.0, 1.0]);
-        let (translation, rotation) = bound_step(&config, &step, &mut done);
+        let (translation, rotation) = limit_step(&config, &step, &mut done);
         assert_eq!(translation, [0.02, -0.005, 0.01]);
         assert_eq!(rotation, [0.025, 0.0, 0.0]);
         assert!(done.contains(Intervention::Envelope) && !done.contains(Intervention::StepCap));
     }
 
     #[test]
-    fn the_envelope_allows_its_own_ends_and_zero() {
+    fn envelope_includes_its_ends_and_zero() {
         for step in
             [[0.02, 0.02, 0.03, 0.1, 0.1, 0.1], [-0.01, -0.02, 0.005, -0.1, -0.1, -0.1], [0.0; 6]]
         {
@@ -212,7 +241,7 @@ mod tests {
             .validate()
             .unwrap();
         let mut done = InterventionSet::EMPTY;
-        bound_step(
+        limit_step(
             &config,
             &ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0]),
             &mut done,
@@ -224,37 +253,40 @@ mod tests {
     }
 
     #[test]
-    fn the_step_cap_scales_both_groups_together_and_survives_any_finite_number() {
+    fn step_cap_scales_both_groups() {
         let config = RawControlConfig::default().validate().unwrap();
         let mut done = InterventionSet::EMPTY;
         let step = ChunkStep::from_array([0.3, 0.4, 0.0, 0.1, 0.0, 0.0, 0.0]);
-        let (translation, rotation) = bound_step(&config, &step, &mut done);
+        let (translation, rotation) = limit_step(&config, &step, &mut done);
         assert!((norm(translation) - 0.1).abs() < 1e-15 && (rotation[0] - 0.02).abs() < 1e-15);
         assert!(done.contains(Intervention::StepCap));
         for huge in [f64::MAX, -f64::MAX, 1e300] {
-            let (t, r) = bound_step(&config, &ChunkStep::from_array([huge; 7]), &mut done);
+            let (t, r) = limit_step(&config, &ChunkStep::from_array([huge; 7]), &mut done);
             assert!(norm(t) <= 0.1 + 1e-15 && norm(r) <= 0.5 + 1e-15);
         }
         let mut none = InterventionSet::EMPTY;
         let tiny = ChunkStep::from_array([5e-324, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        assert_eq!(bound_step(&config, &tiny, &mut none), ([5e-324, 0.0, 0.0], [0.0; 3]));
+        assert_eq!(limit_step(&config, &tiny, &mut none), ([5e-324, 0.0, 0.0], [0.0; 3]));
         assert!(none.is_empty());
     }
 
     #[test]
-    fn a_wish_is_delta_times_rate_and_saturates() {
-        let twist = wish(&ChunkStep::from_array([0.01, -0.02, 0.0, 0.1, 0.0, 0.0, 1.0]), 5.0);
-        assert_eq!((twist.linear, twist.angular), ([0.05, -0.1, 0.0], [0.5, 0.0, 0.0]));
+    fn desired_twist_is_delta_times_rate() {
         let twist =
-            wish(&ChunkStep::from_array([f64::MAX, f64::MIN, 0.0, 0.0, 0.0, 0.0, 1.0]), 5.0);
+            desired_twist(&ChunkStep::from_array([0.01, -0.02, 0.0, 0.1, 0.0, 0.0, 1.0]), 5.0);
+        assert_eq!((twist.linear, twist.angular), ([0.05, -0.1, 0.0], [0.5, 0.0, 0.0]));
+        let twist = desired_twist(
+            &ChunkStep::from_array([f64::MAX, f64::MIN, 0.0, 0.0, 0.0, 0.0, 1.0]),
+            5.0,
+        );
         assert_eq!(twist.linear, [f64::MAX, f64::MIN, 0.0]);
     }
 
     #[test]
-    fn the_velocity_cap_keeps_translation_and_rotation_in_proportion() {
+    fn velocity_limit_keeps_the_proportion() {
         let config = RawControlConfig::default().validate().unwrap();
         let mut done = InterventionSet::EMPTY;
-        let capped = cap_velocity(
+        let capped = limit_velocity(
             &config,
             Twist { linear: [0.5, 0.0, 0.0], angular: [0.0, 0.3, 0.0] },
             &mut done,
@@ -273,7 +305,7 @@ mod tests {
             (0.249_999, 0.599_999, 1.0),
         ] {
             let twist = Twist { linear: [0.0, -linear, 0.0], angular: [0.0, 0.0, angular] };
-            let capped = cap_velocity(&config, twist, &mut done);
+            let capped = limit_velocity(&config, twist, &mut done);
             assert!(
                 (capped.linear[1] + linear * factor).abs() < 1e-13,
                 "{linear} {angular}: {}",
@@ -286,7 +318,7 @@ mod tests {
             );
         }
         let mut none = InterventionSet::EMPTY;
-        let kept = cap_velocity(
+        let kept = limit_velocity(
             &config,
             Twist { linear: [0.0, 0.25, 0.0], angular: [0.0, 0.6, 0.0] },
             &mut none,
@@ -295,36 +327,37 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_a_wish_is_the_one_that_still_stops_before_the_face() {
+    fn factor_stops_before_the_face() {
         for room in [1e-6, 0.001, 0.05] {
-            let share = share_within(room, 0.2, 0.15, 0.36);
+            let share = factor_within(room, 0.2, 0.15, 0.36);
             assert!(
                 (0.2 * share * (0.15 * share + 0.36) - room).abs() < 1e-12 * room.max(1.0),
                 "{room}"
             );
         }
-        assert_eq!(share_within(1.0, 0.2, 0.15, 0.36), 1.0);
+        assert_eq!(factor_within(1.0, 0.2, 0.15, 0.36), 1.0);
         assert_eq!(
-            (share_within(0.0, 0.2, 0.15, 0.36), share_within(-1.0, 0.2, 0.15, 0.36)),
+            (factor_within(0.0, 0.2, 0.15, 0.36), factor_within(-1.0, 0.2, 0.15, 0.36)),
             (0.0, 0.0)
         );
     }
 
-    const STILL: Whereabouts = Whereabouts {
+    const STILL: PoseEstimate = PoseEstimate {
         position: [0.5; 3],
-        driven: Driven { up: [0.0; 3], down: [0.0; 3] },
-        moving: [0.0; 3],
-        under_way: [0.0; 3],
+        executed: ExecutedDistance { up: [0.0; 3], down: [0.0; 3] },
+        commanded: [0.0; 3],
+        unfiltered: [0.0; 3],
     };
 
-    fn guard(arm: Whereabouts, linear: V3) -> f64 {
+    fn guard(arm: PoseEstimate, linear: V3) -> f64 {
         let config = RawControlConfig::default().validate().unwrap();
-        guard_workspace(&config, &Workspace { min: [0.0; 3], max: [1.0; 3] }, &arm, linear)
+        limit_to_workspace(&config, &Workspace { min: [0.0; 3], max: [1.0; 3] }, &arm, linear)
+            .factor
     }
 
     #[test]
-    fn the_workspace_lets_inward_motion_free_and_stops_outward_motion_at_the_face() {
-        let at = |position| Whereabouts { position, ..STILL };
+    fn only_outward_motion_is_limited() {
+        let at = |position| PoseEstimate { position, ..STILL };
         assert_eq!(guard(STILL, [0.25, -0.25, 0.1]), 1.0);
         assert_eq!(guard(at([1.0, 0.5, 0.5]), [0.1, 0.1, 0.0]), 0.0);
         assert_eq!(guard(at([0.5, 0.0, 0.5]), [0.0, -0.1, 0.0]), 0.0);
@@ -333,11 +366,11 @@ mod tests {
         // 2 cm from the face at 0.2 m/s, with a window of 0.1 s and a period of 0.02 s: f (0.1 f +
         // 0.36) = 0.1.
         for arm in [at([0.98, 0.5, 0.5]), at([0.5, 0.98, 0.5])] {
-            let wish = if arm.position[0] > 0.9 { [0.2, 0.0, 0.0] } else { [0.0, 0.2, 0.0] };
-            let f = guard(arm, wish);
+            let target = if arm.position[0] > 0.9 { [0.2, 0.0, 0.0] } else { [0.0, 0.2, 0.0] };
+            let f = guard(arm, target);
             assert!((f * (0.1 * f + 0.36) - 0.1).abs() < 1e-12);
         }
-        // The same towards the other face, and less when the wish is faster sideways: the stop
+        // The same towards the other face, and less when the target is faster sideways: the stop
         // takes longer.
         let f = guard(at([0.5, 0.5, 0.02]), [0.0, 0.0, -0.2]);
         assert!((f * (0.1 * f + 0.36) - 0.1).abs() < 1e-12);
@@ -346,11 +379,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_driven_since_the_pose_counts_against_the_room_in_front_only() {
-        let arm = |x: f64, driven: f64, moving: f64| Whereabouts {
+    fn blocking_face_is_named() {
+        let config = RawControlConfig::default().validate().unwrap();
+        let area = Workspace { min: [0.0; 3], max: [1.0; 3] };
+        let cause = |position, target| {
+            let arm = PoseEstimate { position, ..STILL };
+            limit_to_workspace(&config, &area, &arm, target).blocking_cause()
+        };
+        assert_eq!(cause([0.5; 3], [0.2; 3]), None);
+        // Slowed down in front of a face, not stopped by it.
+        assert_eq!(cause([0.5, 0.98, 0.5], [0.0, 0.2, 0.0]), None);
+        assert_eq!(
+            cause([0.5, 0.5, -0.3], [0.1, 0.0, -0.2]),
+            Some(Cause::measured(Reason::WorkspaceLimit, -0.3, 0.0, "m in z"))
+        );
+        assert_eq!(
+            cause([0.5, 0.9999, 0.5], [0.0, 0.2, 0.0]),
+            Some(Cause::measured(Reason::WorkspaceLimit, 0.9999, 1.0, "m in y"))
+        );
+        assert_eq!(cause([2.0, 0.5, 0.5], [-0.2, 0.0, 0.0]), None);
+    }
+
+    #[test]
+    fn executed_distance_reduces_the_room_ahead() {
+        let arm = |x: f64, executed: f64, speed: f64| PoseEstimate {
             position: [x, 0.5, 0.5],
-            driven: Driven::default().and([driven, 0.0, 0.0]),
-            moving: [moving, 0.0, 0.0],
+            executed: ExecutedDistance::default().plus([executed, 0.0, 0.0]),
+            commanded: [speed, 0.0, 0.0],
             ..STILL
         };
         let two_centimetres = guard(arm(0.98, 0.0, 0.0), [0.2, 0.0, 0.0]);
@@ -370,12 +425,13 @@ mod tests {
     }
 
     #[test]
-    fn driving_away_takes_back_but_is_not_saved_up() {
+    fn motion_away_is_no_credit() {
         let drive = |ways: &[f64]| {
-            let driven =
-                ways.iter().fold(Driven::default(), |driven, way| driven.and([0.0, *way, 0.0]));
-            assert_eq!((driven.up[0], driven.down[2]), (0.0, 0.0));
-            (driven.up[1], driven.down[1])
+            let executed = ways
+                .iter()
+                .fold(ExecutedDistance::default(), |sum, way| sum.plus([0.0, *way, 0.0]));
+            assert_eq!((executed.up[0], executed.down[2]), (0.0, 0.0));
+            (executed.up[1], executed.down[1])
         };
         assert_eq!(drive(&[0.5, 0.25]), (0.75, 0.0));
         assert_eq!(drive(&[0.5, -0.25]), (0.25, 0.25));
@@ -384,21 +440,21 @@ mod tests {
     }
 
     #[test]
-    fn the_room_a_stop_needs_follows_from_the_limits() {
-        let factor = |acceleration: f64, jerk: f64, x: f64, wish: f64| {
+    fn stop_room_follows_from_the_limits() {
+        let factor = |acceleration: f64, jerk: f64, x: f64, target: f64| {
             let mut raw = RawControlConfig::default();
             (raw.limits.linear.acceleration, raw.limits.linear.jerk) = (acceleration, jerk);
-            let arm = Whereabouts { position: [x, 0.5, 0.5], ..STILL };
+            let arm = PoseEstimate { position: [x, 0.5, 0.5], ..STILL };
             let area = Workspace { min: [0.0; 3], max: [1.0; 3] };
-            guard_workspace(&raw.validate().unwrap(), &area, &arm, [wish, 0.0, 0.0])
+            limit_to_workspace(&raw.validate().unwrap(), &area, &arm, [target, 0.0, 0.0]).factor
         };
-        // 0.2 f (0.2 f / 2a + 3 beats) = 0.02 m; a beat is a period and a/j, or a quarter of the
+        // 0.2 f (0.2 f / 2a + 3 lags) = 0.02 m; a lag is a period and a/j, or a quarter of the
         // period where that is longer.
-        for (acceleration, jerk, beat) in
+        for (acceleration, jerk, lag) in
             [(2.0, 20.0, 0.12), (0.5, 5.0, 0.12), (1.0, 1000.0, 0.025), (2.0, 400.0, 0.025)]
         {
             let f = factor(acceleration, jerk, 0.98, 0.2);
-            let way = 0.2 * f * (0.1 / acceleration * f + 3.0 * beat);
+            let way = 0.2 * f * (0.1 / acceleration * f + 3.0 * lag);
             assert!(
                 f == 1.0 && way < 0.02 || (way - 0.02).abs() < 1e-12,
                 "{acceleration} {jerk}: {f}, {way} m"
@@ -408,23 +464,26 @@ mod tests {
     }
 
     #[test]
-    fn motion_towards_a_face_that_needs_its_room_to_stop_allows_nothing_else() {
+    fn approach_without_room_stops_everything() {
         // 0.2 m/s towards the face and 0.15 sideways: 0.25 in all, a stop of 0.2 * (0.125 + 0.24) =
         // 0.073 m; 0.004 m until the next command.
         for (x, allowed) in [(1.0 - 0.0775, 1.0), (1.0 - 0.0765, 0.0)] {
-            let (moving, sideways) = ([0.2, 0.15, 0.0], [0.0, 0.25, 0.0]);
+            let (commanded, sideways) = ([0.2, 0.15, 0.0], [0.0, 0.25, 0.0]);
             assert_eq!(
-                guard(Whereabouts { position: [x, 0.5, 0.5], moving, ..STILL }, sideways),
+                guard(PoseEstimate { position: [x, 0.5, 0.5], commanded, ..STILL }, sideways),
                 allowed,
                 "{x}"
             );
-            let mirrored =
-                Whereabouts { position: [1.0 - x, 0.5, 0.5], moving: [-0.2, 0.15, 0.0], ..STILL };
+            let mirrored = PoseEstimate {
+                position: [1.0 - x, 0.5, 0.5],
+                commanded: [-0.2, 0.15, 0.0],
+                ..STILL
+            };
             assert_eq!(guard(mirrored, sideways), allowed, "{x} mirrored");
             // What is under way counts as what is commanded, but for the way of the next period.
-            let under_way =
-                Whereabouts { position: [x + 0.004, 0.5, 0.5], under_way: moving, ..STILL };
-            assert_eq!(guard(under_way, sideways), allowed, "{x} under way");
+            let unfiltered =
+                PoseEstimate { position: [x + 0.004, 0.5, 0.5], unfiltered: commanded, ..STILL };
+            assert_eq!(guard(unfiltered, sideways), allowed, "{x} under way");
         }
     }
 }

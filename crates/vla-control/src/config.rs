@@ -1,30 +1,30 @@
-//! Configuration: read once into a raw form, validated as a whole, refused with every problem at
+//! Configuration: a raw form, and the validated form made from it; validation reports all errors at
 //! once.
 
 use std::{fmt, time::Duration};
 
 use serde::Deserialize;
 
-/// One thing wrong with a configuration.
+/// An invalid value in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Which parameter, dotted: `limits.linear.velocity`.
-    pub place: String,
-    /// Its value as given, and the rule it breaks.
-    pub what: String,
+pub struct ConfigError {
+    /// Path of the parameter, dotted: `limits.linear.velocity`.
+    pub path: String,
+    /// The value as given, and the rule it violates.
+    pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
+        write!(f, "{}: {}", self.path, self.message)
     }
 }
 
-/// Everything wrong with a configuration; never empty.
+/// All errors of a configuration; not empty when returned as an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default, thiserror::Error)]
-pub struct Problems(pub Vec<Problem>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -32,31 +32,31 @@ impl fmt::Display for Problems {
             self.0.len(),
             if self.0.len() == 1 { "" } else { "s" }
         )?;
-        for (i, problem) in self.0.iter().enumerate() {
-            write!(f, "{}{problem}", if i == 0 { "" } else { "; " })?;
+        for (i, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if i == 0 { "" } else { "; " })?;
         }
         Ok(())
     }
 }
 
-impl Problems {
-    /// Adds a problem.
-    pub fn add(&mut self, place: &str, what: impl Into<String>) {
-        self.0.push(Problem { place: place.to_owned(), what: what.into() });
+impl ConfigErrors {
+    /// Adds an error.
+    pub fn add(&mut self, path: &str, message: impl Into<String>) {
+        self.0.push(ConfigError { path: path.to_owned(), message: message.into() });
     }
 
-    /// Adds a problem unless `value` is within `low..=high` (NaN is not). `unit` is for the message.
-    pub fn range(&mut self, place: &str, value: f64, low: f64, high: f64, unit: &str) {
+    /// Adds an error unless `value` is within `low..=high` (NaN is not). `unit` is for the message.
+    pub fn range(&mut self, path: &str, value: f64, low: f64, high: f64, unit: &str) {
         if !(low <= value && value <= high) {
-            self.add(place, format!("{value} {unit} is outside {low}..{high} {unit}"));
+            self.add(path, format!("{value} {unit} is outside {low}..{high} {unit}"));
         }
     }
 
-    /// `value`, or every problem that was added.
+    /// `value`, or the errors.
     ///
     /// # Errors
-    /// The problems, when there is any.
-    pub fn into_result<T>(self, value: T) -> Result<T, Problems> {
+    /// `self`, unless it is empty.
+    pub fn into_result<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 }
@@ -101,8 +101,9 @@ pub struct RawWorkspace {
     pub min: [f64; 3],
     /// Upper corner, metres.
     pub max: [f64; 3],
-    /// Kept free inside each face, metres; at least 5 mm. Takes up what the arm lags, and the
-    /// approach to a face, which swings by less than 0.1 mm when a stop is long and the pose rare.
+    /// Kept free inside each face, metres; at least 5 mm. For the lag of the arm, and for the
+    /// approach to a face, which oscillates by less than 0.1 mm when a stop is long and poses are
+    /// rare.
     #[serde(default = "default_margin")]
     pub margin: f64,
 }
@@ -115,9 +116,9 @@ const fn default_margin() -> f64 {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawGripper {
-    /// Above it the gripper opens, after `invert`.
+    /// The gripper opens above it; compared after `invert`.
     pub threshold: f64,
-    /// Half width of the band around the threshold in which nothing changes.
+    /// Half the width of the band around the threshold in which the command does not change.
     pub hysteresis: f64,
     /// Seconds between two changes.
     pub min_dwell_s: f64,
@@ -147,14 +148,14 @@ impl Default for RawStepCap {
     }
 }
 
-/// `unchanged_image` as given: what may be driven while the camera's picture stays the same byte
+/// `unchanged_image` as given: the longest commanded path while the camera image stays equal byte
 /// for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawUnchangedImage {
-    /// Metres, along the commanded path.
+    /// Metres.
     pub distance: f64,
-    /// Radians, likewise.
+    /// Radians.
     pub angle: f64,
 }
 
@@ -178,9 +179,9 @@ pub struct RawEnvelope {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDetectors {
-    /// How many chunks in a row must begin with the same action to call it constant.
+    /// Number of consecutive chunks with the same first action that count as constant.
     pub constant_steps: u32,
-    /// How far the end effector may have moved, in metres, over those steps to call it stuck.
+    /// Below this displacement of the end effector over those chunks it counts as stuck, metres.
     pub stuck_distance: f64,
 }
 
@@ -190,7 +191,7 @@ impl Default for RawDetectors {
     }
 }
 
-/// Control's parameters as given. Every default is a default of the node.
+/// Control parameters as given. The defaults are those of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawControlConfig {
@@ -198,36 +199,40 @@ pub struct RawControlConfig {
     pub dry_run: bool,
     /// Steps of control per second.
     pub command_rate_hz: f64,
-    /// The oldest image that may move the robot, seconds.
+    /// Maximum age of an image, seconds.
     pub observation_timeout_s: f64,
-    /// How far an image's stamp may lie ahead of ROS time, seconds.
+    /// Largest distance of an image stamp ahead of ROS time, seconds.
     pub stamp_future_tolerance_s: f64,
-    /// How far an image's stamp may lie behind ROS time at its arrival, seconds. Cameras with a
+    /// Largest distance of an image stamp behind ROS time at its arrival, seconds. Cameras with a
     /// long pipeline need more.
     pub stamp_past_tolerance_s: f64,
     /// The longest inference, seconds; 0 means twice `expected_inference_s`.
     pub inference_timeout_s: f64,
-    /// What the self-test measured, seconds.
+    /// Inference time measured by the self-test, seconds.
     pub expected_inference_s: f64,
-    /// How far ROS time may go back, seconds, before it counts as a jump. Network time corrects by
-    /// less.
+    /// ROS time may go back by this much without counting as a jump, seconds. Corrections by
+    /// network time are smaller.
     pub clock_jump_tolerance_s: f64,
     /// The longest interval between two control steps, seconds; 0 means five periods.
     pub overrun_s: f64,
-    /// An interval from which on the process counts as paused, seconds.
+    /// From this interval between two steps on the process counts as paused, seconds.
     pub pause_s: f64,
-    /// The oldest end-effector pose that still guards the workspace, seconds.
+    /// Maximum age of the end-effector pose with a workspace, seconds.
     pub pose_timeout_s: f64,
-    /// How long the command may be without a subscriber, seconds.
+    /// The longest time without a subscriber of the command, seconds.
     pub subscriber_timeout_s: f64,
-    /// How many faults latch.
+    /// Number of faults within `fault_window_s` that latch.
     pub faults_to_latch: u32,
-    /// Within which time, seconds.
+    /// Window in which faults are counted, seconds.
     pub fault_window_s: f64,
-    /// How long a cause must be gone before motion goes on, or before a latch may be reset,
+    /// How long a cause must be gone before motion resumes, or before a latch may be reset,
     /// seconds.
     pub clear_s: f64,
-    /// What may be driven while the camera's picture stays the same.
+    /// How long after the begin of a hold motion may resume by itself, seconds; `clear_s` counts
+    /// within it. Afterwards `~/enable` must be called again. 0: a hold withdraws the enabling at
+    /// once.
+    pub rearm_window_s: f64,
+    /// The longest commanded path while the camera image stays equal.
     pub unchanged_image: RawUnchangedImage,
     /// Velocity, acceleration, jerk.
     pub limits: RawLimits,
@@ -237,7 +242,7 @@ pub struct RawControlConfig {
     pub workspace: Option<RawWorkspace>,
     /// The gripper.
     pub gripper: RawGripper,
-    /// Detectors that report.
+    /// Stall detector; reported only.
     pub detectors: RawDetectors,
     /// The statistics' envelope, from the checkpoint.
     pub envelope: Option<RawEnvelope>,
@@ -261,6 +266,7 @@ impl Default for RawControlConfig {
             faults_to_latch: 3,
             fault_window_s: 10.0,
             clear_s: 0.5,
+            rearm_window_s: 2.0,
             unchanged_image: RawUnchangedImage::default(),
             limits: RawLimits::default(),
             step_cap: RawStepCap::default(),
@@ -299,7 +305,7 @@ impl MotionLimits {
         self.jerk
     }
 
-    /// v/a + a/j: the longest a stop can take once it has begun.
+    /// v/a + a/j: the longest time of a stop once it has begun.
     #[must_use]
     pub fn stop_time_s(&self) -> f64 {
         self.velocity / self.acceleration + self.acceleration / self.jerk
@@ -313,7 +319,7 @@ pub struct Workspace {
     pub(super) max: [f64; 3],
 }
 
-/// Control's parameters, validated. Durations are on the steady clock.
+/// Control parameters, validated. Durations are on the steady clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ControlConfig {
     pub(super) dry_run: bool,
@@ -330,6 +336,7 @@ pub struct ControlConfig {
     pub(super) faults_to_latch: u32,
     pub(super) fault_window: Duration,
     pub(super) clear: Duration,
+    pub(super) rearm_window: Duration,
     pub(super) unchanged_image: RawUnchangedImage,
     pub(super) linear: MotionLimits,
     pub(super) angular: MotionLimits,
@@ -340,96 +347,82 @@ pub struct ControlConfig {
     pub(super) envelope: Option<RawEnvelope>,
 }
 
-/// The most faults that may be asked for before a latch.
+/// Upper bound of `faults_to_latch`.
 pub(super) const FAULTS_MAX: u32 = 8;
-/// The most samples of history the jerk limit may need (see `profile`).
+/// Upper bound of the jerk limiter's window, in ticks.
 pub(super) const WINDOW_MAX: usize = 512;
-/// Profile ticks per control period (see `profile` for why more than one).
+/// Ticks of the jerk limiter per control period.
 pub(super) const TICKS_PER_PERIOD: f64 = 4.0;
 
 impl RawControlConfig {
-    /// Checks every value and every rule between values.
+    /// Checks every value and every relation between values.
     ///
     /// # Errors
-    /// [`Problems`] with all that is wrong, each with its parameter's name, value and rule.
-    pub fn validate(&self) -> Result<ControlConfig, Problems> {
-        let mut p = Problems::default();
-        p.range("command_rate_hz", self.command_rate_hz, 10.0, 1000.0, "Hz");
-        p.range("observation_timeout_s", self.observation_timeout_s, 0.02, 60.0, "s");
-        p.range("stamp_future_tolerance_s", self.stamp_future_tolerance_s, 0.0, 10.0, "s");
-        p.range("stamp_past_tolerance_s", self.stamp_past_tolerance_s, 0.0, 60.0, "s");
-        p.range("inference_timeout_s", self.inference_timeout_s, 0.0, 600.0, "s");
-        p.range("clock_jump_tolerance_s", self.clock_jump_tolerance_s, 0.0, 10.0, "s");
-        p.range("overrun_s", self.overrun_s, 0.0, 1.0, "s");
-        p.range("pause_s", self.pause_s, 0.05, 10.0, "s");
-        p.range("pose_timeout_s", self.pose_timeout_s, 0.02, 10.0, "s");
-        p.range("subscriber_timeout_s", self.subscriber_timeout_s, 0.0, 10.0, "s");
-        p.range("fault_window_s", self.fault_window_s, 0.1, 3600.0, "s");
-        p.range("clear_s", self.clear_s, 0.1, 60.0, "s");
-        if !(1..=FAULTS_MAX).contains(&self.faults_to_latch) {
-            p.add(
-                "faults_to_latch",
-                format!("{} is outside 1..{FAULTS_MAX}", self.faults_to_latch),
-            );
+    /// [`ConfigErrors`] with parameter, value and rule of each error.
+    pub fn validate(&self) -> Result<ControlConfig, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        for (path, value, low, high, unit) in RANGES {
+            errors.range(path, value(self), *low, *high, unit);
+        }
+        for (path, value, low, high) in COUNTS {
+            let value = value(self);
+            if !(*low..=*high).contains(&value) {
+                errors.add(path, format!("{value} is outside {low}..{high}"));
+            }
         }
         if self.inference_timeout_s == 0.0 {
-            p.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
+            errors.range("expected_inference_s", self.expected_inference_s, 1e-4, 300.0, "s");
         }
-        p.range("unchanged_image.distance", self.unchanged_image.distance, 1e-3, 10.0, "m");
-        p.range("unchanged_image.angle", self.unchanged_image.angle, 1e-3, 100.0, "rad");
-        let period_s = 1.0 / self.command_rate_hz;
-        if self.overrun_s != 0.0 && self.overrun_s < 1.5 * period_s {
-            p.add(
+        self.check_intervals(&mut errors);
+        let (linear, angular) = (&self.limits.linear, &self.limits.angular);
+        check_motion(&mut errors, "limits.linear", linear, [3.0, 30.0], "m", self.command_rate_hz);
+        check_motion(
+            &mut errors,
+            "limits.angular",
+            angular,
+            [6.0, 60.0],
+            "rad",
+            self.command_rate_hz,
+        );
+        let workspace = self.workspace.and_then(|raw| check_workspace(&mut errors, &raw));
+        check_gripper(&mut errors, &self.gripper);
+        if let Some(envelope) = &self.envelope {
+            check_envelope(&mut errors, envelope);
+        }
+        if errors.0.is_empty() { Ok(self.resolve(workspace)) } else { Err(errors) }
+    }
+
+    fn period_s(&self) -> f64 {
+        1.0 / self.command_rate_hz
+    }
+
+    /// The overrun limit, with its default of five periods.
+    fn resolved_overrun_s(&self) -> f64 {
+        if self.overrun_s == 0.0 { 5.0 * self.period_s() } else { self.overrun_s }
+    }
+
+    fn check_intervals(&self, errors: &mut ConfigErrors) {
+        let shortest_s = 1.5 * self.period_s();
+        if self.overrun_s != 0.0 && self.overrun_s < shortest_s {
+            errors.add(
                 "overrun_s",
                 format!(
-                    "{} s is less than one and a half control periods ({} s)",
-                    self.overrun_s,
-                    1.5 * period_s
+                    "{} s is less than one and a half control periods ({shortest_s} s)",
+                    self.overrun_s
                 ),
             );
         }
-        let overrun_s = if self.overrun_s == 0.0 { 5.0 * period_s } else { self.overrun_s };
+        let overrun_s = self.resolved_overrun_s();
         if self.pause_s < overrun_s {
-            p.add(
+            errors.add(
                 "pause_s",
                 format!("{} s is less than the overrun limit of {overrun_s} s", self.pause_s),
             );
         }
-        check_motion(
-            &mut p,
-            "limits.linear",
-            &self.limits.linear,
-            3.0,
-            30.0,
-            "m",
-            self.command_rate_hz,
-        );
-        check_motion(
-            &mut p,
-            "limits.angular",
-            &self.limits.angular,
-            6.0,
-            60.0,
-            "rad",
-            self.command_rate_hz,
-        );
-        p.range("step_cap.translation", self.step_cap.translation, 1e-4, 1.0, "m");
-        p.range("step_cap.rotation", self.step_cap.rotation, 1e-4, 3.2, "rad");
-        let workspace = self.workspace.and_then(|raw| check_workspace(&mut p, &raw));
-        check_gripper(&mut p, &self.gripper);
-        if !(2..=10_000).contains(&self.detectors.constant_steps) {
-            p.add(
-                "detectors.constant_steps",
-                format!("{} is outside 2..10000", self.detectors.constant_steps),
-            );
-        }
-        p.range("detectors.stuck_distance", self.detectors.stuck_distance, 0.0, 1.0, "m");
-        if let Some(envelope) = &self.envelope {
-            check_envelope(&mut p, envelope);
-        }
-        if !p.0.is_empty() {
-            return Err(p);
-        }
+    }
+
+    /// The validated form. Every duration is within 0..3600 s, so that no conversion fails.
+    fn resolve(&self, workspace: Option<Workspace>) -> ControlConfig {
         let inference_timeout_s = if self.inference_timeout_s == 0.0 {
             2.0 * self.expected_inference_s
         } else {
@@ -440,24 +433,23 @@ impl RawControlConfig {
             acceleration: raw.acceleration,
             jerk: raw.jerk,
         };
-        // Every duration below was found to lie within 0..3600 s, so that the conversions cannot
-        // fail.
         let seconds = Duration::from_secs_f64;
-        Ok(ControlConfig {
+        ControlConfig {
             dry_run: self.dry_run,
-            period: seconds(period_s),
+            period: seconds(self.period_s()),
             observation_timeout: seconds(self.observation_timeout_s),
             stamp_future_tolerance_s: self.stamp_future_tolerance_s,
             stamp_past_tolerance_s: self.stamp_past_tolerance_s,
             inference_timeout: seconds(inference_timeout_s),
             clock_jump_tolerance_s: self.clock_jump_tolerance_s,
-            overrun: seconds(overrun_s),
+            overrun: seconds(self.resolved_overrun_s()),
             pause: seconds(self.pause_s),
             pose_timeout: seconds(self.pose_timeout_s),
             subscriber_timeout: seconds(self.subscriber_timeout_s),
             faults_to_latch: self.faults_to_latch,
             fault_window: seconds(self.fault_window_s),
             clear: seconds(self.clear_s),
+            rearm_window: seconds(self.rearm_window_s),
             unchanged_image: self.unchanged_image,
             linear: limits(self.limits.linear),
             angular: limits(self.limits.angular),
@@ -466,16 +458,47 @@ impl RawControlConfig {
             gripper: self.gripper,
             detectors: self.detectors,
             envelope: self.envelope,
-        })
+        }
     }
 }
 
+/// Parameter, value, minimum, maximum, unit.
+type Range = (&'static str, fn(&RawControlConfig) -> f64, f64, f64, &'static str);
+
+const RANGES: &[Range] = &[
+    ("command_rate_hz", |c| c.command_rate_hz, 10.0, 1000.0, "Hz"),
+    ("observation_timeout_s", |c| c.observation_timeout_s, 0.02, 60.0, "s"),
+    ("stamp_future_tolerance_s", |c| c.stamp_future_tolerance_s, 0.0, 10.0, "s"),
+    ("stamp_past_tolerance_s", |c| c.stamp_past_tolerance_s, 0.0, 60.0, "s"),
+    ("inference_timeout_s", |c| c.inference_timeout_s, 0.0, 600.0, "s"),
+    ("clock_jump_tolerance_s", |c| c.clock_jump_tolerance_s, 0.0, 10.0, "s"),
+    ("overrun_s", |c| c.overrun_s, 0.0, 1.0, "s"),
+    ("pause_s", |c| c.pause_s, 0.05, 10.0, "s"),
+    ("pose_timeout_s", |c| c.pose_timeout_s, 0.02, 10.0, "s"),
+    ("subscriber_timeout_s", |c| c.subscriber_timeout_s, 0.0, 10.0, "s"),
+    ("fault_window_s", |c| c.fault_window_s, 0.1, 3600.0, "s"),
+    ("clear_s", |c| c.clear_s, 0.1, 60.0, "s"),
+    ("rearm_window_s", |c| c.rearm_window_s, 0.0, 60.0, "s"),
+    ("unchanged_image.distance", |c| c.unchanged_image.distance, 1e-3, 10.0, "m"),
+    ("unchanged_image.angle", |c| c.unchanged_image.angle, 1e-3, 100.0, "rad"),
+    ("step_cap.translation", |c| c.step_cap.translation, 1e-4, 1.0, "m"),
+    ("step_cap.rotation", |c| c.step_cap.rotation, 1e-4, 3.2, "rad"),
+    ("detectors.stuck_distance", |c| c.detectors.stuck_distance, 0.0, 1.0, "m"),
+];
+
+/// Parameter, value, minimum, maximum.
+type CountRange = (&'static str, fn(&RawControlConfig) -> u32, u32, u32);
+
+const COUNTS: &[CountRange] = &[
+    ("faults_to_latch", |c| c.faults_to_latch, 1, FAULTS_MAX),
+    ("detectors.constant_steps", |c| c.detectors.constant_steps, 2, 10_000),
+];
+
 fn check_motion(
-    p: &mut Problems,
+    p: &mut ConfigErrors,
     group: &str,
     raw: &RawMotionLimits,
-    v_max: f64,
-    a_max: f64,
+    [v_max, a_max]: [f64; 2],
     unit: &str,
     rate_hz: f64,
 ) {
@@ -509,7 +532,7 @@ fn check_motion(
     }
 }
 
-fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
+fn check_workspace(p: &mut ConfigErrors, raw: &RawWorkspace) -> Option<Workspace> {
     let before = p.0.len();
     p.range("workspace.margin", raw.margin, 0.005, 0.5, "m");
     for (axis, name) in ["x", "y", "z"].into_iter().enumerate() {
@@ -532,7 +555,7 @@ fn check_workspace(p: &mut Problems, raw: &RawWorkspace) -> Option<Workspace> {
     })
 }
 
-fn check_gripper(p: &mut Problems, raw: &RawGripper) {
+fn check_gripper(p: &mut ConfigErrors, raw: &RawGripper) {
     p.range("gripper.threshold", raw.threshold, 0.0, 1.0, "");
     p.range("gripper.hysteresis", raw.hysteresis, 0.0, 0.5, "");
     p.range("gripper.min_dwell_s", raw.min_dwell_s, 0.0, 60.0, "s");
@@ -547,7 +570,7 @@ fn check_gripper(p: &mut Problems, raw: &RawGripper) {
     }
 }
 
-fn check_envelope(p: &mut Problems, raw: &RawEnvelope) {
+fn check_envelope(p: &mut ConfigErrors, raw: &RawEnvelope) {
     for (i, name) in ["dx", "dy", "dz", "droll", "dpitch", "dyaw"].into_iter().enumerate() {
         let (low, high) = (raw.q01[i], raw.q99[i]);
         if !(low.is_finite() && high.is_finite() && low <= high) {
@@ -584,27 +607,33 @@ impl ControlConfig {
         &self.angular
     }
 
-    /// The longest inference may take.
+    /// Deadline of an inference.
     #[must_use]
     pub const fn inference_timeout(&self) -> Duration {
         self.inference_timeout
     }
 
-    /// The oldest image that may move the robot.
+    /// Maximum age of an image.
     #[must_use]
     pub const fn observation_timeout(&self) -> Duration {
         self.observation_timeout
     }
 
-    /// Whether a workspace is guarded: then the node needs `ee_pose`.
+    /// How long after the begin of a hold motion may resume by itself.
+    #[must_use]
+    pub const fn rearm_window(&self) -> Duration {
+        self.rearm_window
+    }
+
+    /// Whether there is a workspace: then the node needs `ee_pose`.
     #[must_use]
     pub const fn needs_ee_pose(&self) -> bool {
         self.workspace.is_some()
     }
 
-    /// The promise: from the step that notices a cause to the first command that is exactly zero
-    /// pass at most v/a + a/j of the slower group plus the longest interval between two steps
-    /// during the stop.
+    /// Bound of the stop time: from the step that detects a cause to the first command that is
+    /// exactly zero pass at most v/a + a/j of the slower group plus the longest interval between
+    /// two steps during the stop.
     #[must_use]
     pub fn stop_time_s(&self) -> f64 {
         self.linear.stop_time_s().max(self.angular.stop_time_s())

@@ -1,4 +1,4 @@
-//! The gripper: two positions, a band in which nothing changes, and a time between changes.
+//! Gripper command: two positions with hysteresis and a minimum dwell time between changes.
 
 use super::{
     config::RawGripper,
@@ -7,10 +7,10 @@ use super::{
 use crate::time::Instant;
 use std::time::Duration;
 
-/// The gripper's command and when it last changed.
+/// The gripper command and the time of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Gripper {
-    /// 0 closed, 1 open; `None` until the policy has said something.
+    /// 0 closed, 1 open; `None` before the first decisive value of the policy.
     command: Option<f64>,
     changed: Option<Instant>,
 }
@@ -20,8 +20,8 @@ impl Gripper {
         self.command
     }
 
-    /// Hears the policy's finite value; returns the new command when it changes.
-    pub(super) fn hear(
+    /// Applies the policy's finite value; returns the new command when it changes.
+    pub(super) fn update(
         &mut self,
         now: Instant,
         value: f64,
@@ -49,7 +49,7 @@ impl Gripper {
         if self.command == Some(wanted) {
             return None;
         }
-        // The first word is no change: nothing has been commanded yet that could flap.
+        // The first command is not delayed: there was none before it.
         let dwell = Duration::from_secs_f64(config.min_dwell_s);
         if self.changed.is_some_and(|changed| now.since(changed).get() < dwell) {
             done.insert(Intervention::GripperDwell);
@@ -73,72 +73,72 @@ mod tests {
         Instant::from_nanoseconds(ms * 1_000_000)
     }
 
-    fn hear(
+    fn update(
         gripper: &mut Gripper,
         ms: u64,
         value: f64,
         config: &RawGripper,
     ) -> (Option<f64>, InterventionSet) {
         let mut done = InterventionSet::EMPTY;
-        (gripper.hear(at(ms), value, config, &mut done), done)
+        (gripper.update(at(ms), value, config, &mut done), done)
     }
 
     #[test]
-    fn says_nothing_until_the_policy_is_clear() {
+    fn no_command_before_a_decisive_value() {
         let mut gripper = Gripper::default();
-        let (change, done) = hear(&mut gripper, 0, 0.55, &CONFIG);
+        let (change, done) = update(&mut gripper, 0, 0.55, &CONFIG);
         assert_eq!((change, gripper.command()), (None, None));
         assert!(done.is_empty());
-        assert_eq!(hear(&mut gripper, 20, 0.61, &CONFIG).0, Some(1.0));
+        assert_eq!(update(&mut gripper, 20, 0.61, &CONFIG).0, Some(1.0));
         assert_eq!(gripper.command(), Some(1.0));
     }
 
     #[test]
-    fn the_band_holds_and_is_counted_only_when_it_held_something_back() {
+    fn hysteresis_is_counted_when_it_has_an_effect() {
         let mut gripper = Gripper::default();
-        hear(&mut gripper, 0, 1.0, &CONFIG);
+        update(&mut gripper, 0, 1.0, &CONFIG);
         for value in [0.6, 0.5, 0.45, 0.4] {
-            let (change, done) = hear(&mut gripper, 10_000, value, &CONFIG);
+            let (change, done) = update(&mut gripper, 10_000, value, &CONFIG);
             assert_eq!(change, None, "{value}");
             assert_eq!(done.contains(Intervention::GripperHysteresis), value <= 0.5, "{value}");
         }
-        assert_eq!(hear(&mut gripper, 10_000, 0.39, &CONFIG).0, Some(0.0));
-        let (change, done) = hear(&mut gripper, 20_000, 0.55, &CONFIG);
+        assert_eq!(update(&mut gripper, 10_000, 0.39, &CONFIG).0, Some(0.0));
+        let (change, done) = update(&mut gripper, 20_000, 0.55, &CONFIG);
         assert!(change.is_none() && done.contains(Intervention::GripperHysteresis));
     }
 
     #[test]
-    fn changes_wait_for_the_dwell_to_the_nanosecond() {
+    fn changes_wait_for_the_dwell() {
         let mut gripper = Gripper::default();
-        assert_eq!(hear(&mut gripper, 1000, 0.0, &CONFIG).0, Some(0.0));
-        let (change, done) = hear(&mut gripper, 1499, 1.0, &CONFIG);
+        assert_eq!(update(&mut gripper, 1000, 0.0, &CONFIG).0, Some(0.0));
+        let (change, done) = update(&mut gripper, 1499, 1.0, &CONFIG);
         assert!(change.is_none() && done.contains(Intervention::GripperDwell));
-        assert_eq!(hear(&mut gripper, 1500, 1.0, &CONFIG).0, Some(1.0));
-        // Asking for what is already commanded restarts nothing.
-        assert_eq!(hear(&mut gripper, 1900, 1.0, &CONFIG).0, None);
-        assert_eq!(hear(&mut gripper, 2000, 0.0, &CONFIG).0, Some(0.0));
+        assert_eq!(update(&mut gripper, 1500, 1.0, &CONFIG).0, Some(1.0));
+        // A value equal to the command does not restart the dwell.
+        assert_eq!(update(&mut gripper, 1900, 1.0, &CONFIG).0, None);
+        assert_eq!(update(&mut gripper, 2000, 0.0, &CONFIG).0, Some(0.0));
     }
 
     #[test]
     fn polarity_and_range() {
         let inverted = RawGripper { invert: true, ..CONFIG };
         let mut gripper = Gripper::default();
-        let (change, done) = hear(&mut gripper, 0, 1.7, &inverted);
+        let (change, done) = update(&mut gripper, 0, 1.7, &inverted);
         assert_eq!(change, Some(0.0));
         assert!(done.contains(Intervention::GripperRange));
-        let (change, done) = hear(&mut gripper, 600, -0.2, &inverted);
+        let (change, done) = update(&mut gripper, 600, -0.2, &inverted);
         assert_eq!(change, Some(1.0));
         assert!(done.contains(Intervention::GripperRange));
-        assert!(hear(&mut gripper, 600, 0.0, &inverted).1.is_empty());
+        assert!(update(&mut gripper, 600, 0.0, &inverted).1.is_empty());
     }
 
     #[test]
-    fn the_ends_of_the_band_belong_to_it() {
+    fn hysteresis_band_includes_its_ends() {
         for value in [0.6, 0.4] {
             let mut gripper = Gripper::default();
-            assert_eq!(hear(&mut gripper, 0, value, &CONFIG).0, None, "{value}");
+            assert_eq!(update(&mut gripper, 0, value, &CONFIG).0, None, "{value}");
         }
-        assert_eq!(hear(&mut Gripper::default(), 0, 0.6 + 1e-12, &CONFIG).0, Some(1.0));
-        assert_eq!(hear(&mut Gripper::default(), 0, 0.4 - 1e-12, &CONFIG).0, Some(0.0));
+        assert_eq!(update(&mut Gripper::default(), 0, 0.6 + 1e-12, &CONFIG).0, Some(1.0));
+        assert_eq!(update(&mut Gripper::default(), 0, 0.4 - 1e-12, &CONFIG).0, Some(0.0));
     }
 }

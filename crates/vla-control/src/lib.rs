@@ -1,61 +1,81 @@
-//! From the newest chunk to a command a robot can be trusted with.
+//! Control core: turns the newest action chunk of a policy into velocity commands within limits.
 //!
-//! Pure: no clock, no thread, no ROS, no model, no allocation. The runtime calls [`step`] once per
-//! control period and publishes what comes out:
+//! Pure: no clock, thread, ROS, model or allocation per step. The runtime calls [`step`] once per
+//! control period and publishes the result:
 //!
 //! ```ignore
-//! let config = raw.validate()?;                    // RawControlConfig: serde, or filled from ROS parameters
-//! let mut state = ControlState::new(config);       // allocates, once
+//! let config = raw.validate()?;              // RawControlConfig: from serde or ROS parameters
+//! let mut state = ControlState::new(config); // allocates, once
 //! loop {
 //!     // at a fixed rate, e.g. 50 Hz, on absolute deadlines of the steady clock
-//!     let now = clock.steady();                    // read directly before the publication: it is the time of the command
-//!     let inputs = Inputs { ros_now: clock.ros(), lifecycle, requests, instruction, image, ee_pose, chunk: newest.as_ref(), inference, .. };
+//!     let now = clock.steady();              // directly before the publication
+//!     let inputs = Inputs { ros_now: clock.ros(), lifecycle, requests, instruction, image,
+//!                           ee_pose, chunk: newest.as_ref(), inference, .. };
 //!     let output = step(now, &mut state, &inputs);
 //!     if let Some(command) = output.command { publish(command); }
-//!     if output.changed { publish_status(&output, state.interventions()); }
-//!     for event in output.events.iter() { log(event); }
-//!     mailbox.set_steps_begun(output.steps_begun); // goes into the next observation's ChunkOrigin
+//!     for event in output.events.iter() { log_and_publish_status(event); }
+//!     mailbox.set_steps_begun(output.steps_begun); // for the next observation's ChunkOrigin
 //! }
 //! ```
 //!
-//! * `image`, `ee_pose`, `instruction`, `lifecycle`, `inference` are levels: repeat them in every
-//!   step. `chunk`, `requests`, `policy_failure` are what happened since the last step: pass them
-//!   once.
-//! * Keep stepping in every lifecycle state. To deactivate, set `lifecycle: Inactive` and reply
+//! * `image`, `ee_pose`, `instruction`, `lifecycle`, `inference` are levels: pass the present value
+//!   in every step. `chunk`, `requests`, `policy_failure` are edges: pass them once.
+//! * Call [`step`] in every lifecycle state. To deactivate, set `lifecycle: Inactive` and reply
 //!   when `output.at_rest`.
-//! * `dry_run` computes everything (see [`Verdict::limited`]) and publishes nothing.
-//! * After e-stop, a latch, deactivation or reset, motion must be enabled anew: a reset never
-//!   starts a motion by itself.
+//! * `dry_run` computes everything (see [`MotionReport::limited`]) and publishes nothing.
+//! * After an e-stop, a latch, a deactivation, a reset or a hold longer than `rearm_window_s`,
+//!   motion must be enabled again: `state_machine` has the rules.
 //!
-//! The way through this module: `watchdog` looks (`unchanged` for it at pictures), `machine`
-//! decides whether the robot may move, `player` picks the policy's step, `shape` bounds it,
-//! `profile` makes it smooth and stoppable (its documentation holds the proof), `gripper` and
-//! `detect` stand beside. `step` calls them in that order. `SAFETY.md` lists hazard, mechanism,
-//! file and test.
+//! # Terms
+//! * *desired*: velocity of the policy's step, unlimited. *target*: after the limits on step,
+//!   workspace and velocity. *limited*: after acceleration and jerk limits; this is published.
+//! * *watchdog*: a condition whose violation stops motion. *fault*: a watchdog that interrupted
+//!   motion. *hold*: an interruption that may end by itself. *latch*: a stop until `~/reset`.
+//! * *intervention*: a limit that changed the velocity, or a refused result; counted by name.
+//!
+//! # Modules, in the order of a step
+//! | module | task |
+//! |---|---|
+//! | `inputs` | what a step receives |
+//! | `watchdog`, `frozen_image` | timeouts and plausibility; a camera that repeats one image |
+//! | `state_machine` | enabling, holds, faults, latches, reset |
+//! | [`action_chunk`], `chunk_player` | the policy's steps, and which of them is executed now |
+//! | `gripper` | threshold, hysteresis and dwell of the gripper command |
+//! | `command_limits` | envelope, step cap, workspace and velocity limits |
+//! | `jerk_limiter` | acceleration and jerk limits with a bounded stop |
+//! | `stall_detector` | repeated actions, a robot that does not follow; reported only |
+//! | `outputs`, `events`, `reason` | command, state, causes, events |
+//! | `config`, [`time`] | validated parameters; the two clocks |
+//!
+//! `SAFETY.md` lists hazard, mechanism, file and test.
 
 pub mod action_chunk;
 mod chunk_player;
 mod command_limits;
 mod config;
+mod events;
 mod frozen_image;
 mod gripper;
+mod inputs;
 mod jerk_limiter;
+mod outputs;
 mod reason;
 mod stall_detector;
 mod state_machine;
 mod step;
 pub mod time;
-mod types;
 mod vector;
 mod watchdog;
 
 pub use config::{
-    ControlConfig, MotionLimits, Problem, Problems, RawControlConfig, RawDetectors, RawEnvelope,
-    RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
+    ConfigError, ConfigErrors, ControlConfig, MotionLimits, RawControlConfig, RawDetectors,
+    RawEnvelope, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage,
+    RawWorkspace,
 };
-pub use reason::{Cause, Class, Intervention, InterventionCounts, InterventionSet, Reason};
+pub use events::{EVENTS_MAX, EnableOutcome, Event, Events, Refusal, ResetOutcome};
+pub use inputs::{ImageSeen, Inference, Inputs, Lifecycle, PolicyFailure, PoseSeen, Requests};
+pub use outputs::{Command, MotionReport, Output, State, Twist};
+pub use reason::{
+    CAUSES_MAX, Cause, CauseSet, Class, Intervention, InterventionCounts, InterventionSet, Reason,
+};
 pub use step::{ControlState, step};
-pub use types::{
-    Command, EVENTS_MAX, Event, Events, ImageSeen, Inference, Inputs, Lifecycle, Output,
-    PolicyFailure, PoseSeen, Refusal, Requests, ResetOutcome, State, Twist, Verdict,
-};

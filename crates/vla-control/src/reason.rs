@@ -1,9 +1,13 @@
-//! Why the robot moves, holds or stands: every cause has a number, a name and one sentence.
+//! Reasons for the state of the control core, with number, name and sentence, and the counters of
+//! interventions.
 
 use std::fmt;
 
 macro_rules! reasons {
-    ($($(#[$meta:meta])* $variant:ident = $code:literal, $name:literal, $class:ident, $sentence:literal;)*) => {
+    ($(
+        $(#[$meta:meta])*
+        $variant:ident = $code:literal, $name:literal, $class:ident, $sentence:literal;
+    )*) => {
         /// The cause of a state. The numbers are the constants of `Status.msg` and never change
         /// their meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -13,10 +17,10 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// Every reason, in the order of its number.
+            /// All reasons, in the order of their numbers.
             pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
 
-            /// The constant's name in `Status.msg`.
+            /// Name of the constant in `Status.msg`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Reason::$variant => $name,)* }
@@ -28,7 +32,7 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => $sentence,)* }
             }
 
-            /// What the state machine does about it.
+            /// Treatment by the state machine.
             #[must_use]
             pub const fn class(self) -> Class {
                 match self { $(Reason::$variant => Class::$class,)* }
@@ -37,15 +41,15 @@ macro_rules! reasons {
     };
 }
 
-/// How a reason is treated.
+/// Treatment of a reason by the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Nothing is wrong.
     Fine,
-    /// Something that must be there before motion is not there (yet). Stops motion, is not counted
-    /// as a fault.
+    /// A precondition of motion is not met. Stops motion, is not counted as a fault.
     Gate,
-    /// A watchdog. Stops motion; counted when it interrupts motion; three within the window latch.
+    /// A watchdog. Stops motion; counted as a fault when it interrupts motion; several faults
+    /// within the window latch.
     Fault,
     /// Latches at once.
     Latch,
@@ -80,63 +84,85 @@ reasons! {
     ControlOverrun = 28, "CONTROL_OVERRUN", Fault, "the control loop missed its deadline";
     ProcessPaused = 29, "PROCESS_PAUSED", Fault, "the control loop stood still, as if the process \
         had been paused";
-    SubscriberGone = 30, "SUBSCRIBER_GONE", Fault, "nobody subscribes to the command";
+    SubscriberGone = 30, "SUBSCRIBER_GONE", Fault, "the command has no subscriber";
     ClockJumpedBack = 31, "CLOCK_JUMPED_BACK", Fault, "ROS time jumped back";
     EePoseStale = 32, "EE_POSE_STALE", Fault, "a workspace is set but the end effector's pose is \
         missing or too old";
-    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera's picture \
-        stays the same byte for byte";
+    ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera image \
+        stays equal byte for byte";
     Estop = 40, "ESTOP", Latch, "emergency stop";
     NotFinite = 41, "NOT_FINITE", Latch, "the policy produced a number that is not finite";
     RepeatedFaults = 42, "REPEATED_FAULTS", Latch, "too many faults in a short time";
     Stuck = 60, "STUCK", Report, "the policy repeats one action and the robot does not move";
     ConstantAction = 61, "CONSTANT_ACTION", Report, "the policy repeats one action";
+    WorkspaceLimit = 62, "WORKSPACE_LIMIT", Report, "the workspace limit stops the commanded \
+        motion";
 }
 
 impl Reason {
-    /// The number in `Status.msg`.
+    /// Number in `Status.msg`.
     #[must_use]
     pub const fn code(self) -> u16 {
         self as u16
     }
 }
 
-/// A reason with the value that was met and the limit it broke, both in the unit named by `unit`;
-/// both zero when there is nothing to measure.
+/// A reason with the measured value and the limit it exceeded, both in `unit`; both zero when the
+/// reason has no measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Cause {
-    /// Which reason.
+    /// The reason.
     pub reason: Reason,
-    /// What was measured.
+    /// For [`Reason::NotEnabled`]: the reason for which the enabling was withdrawn, otherwise
+    /// [`Reason::None`].
+    pub withdrawn_by: Reason,
+    /// Measured value.
     pub value: f64,
-    /// What was allowed.
+    /// Its limit.
     pub limit: f64,
-    /// The unit of both, empty when there is none.
+    /// Unit of both; empty without a measurement.
     pub unit: &'static str,
 }
 
 impl Cause {
-    /// Nothing is wrong.
+    /// No cause.
     pub const NONE: Self = Self::plain(Reason::None);
 
-    /// A reason without numbers.
+    /// A reason without a measurement.
     #[must_use]
     pub const fn plain(reason: Reason) -> Self {
-        Self { reason, value: 0.0, limit: 0.0, unit: "" }
+        Self::measured(reason, 0.0, 0.0, "")
     }
 
     /// A reason with the measured value and its limit in seconds.
     #[must_use]
     pub const fn seconds(reason: Reason, value: f64, limit: f64) -> Self {
-        Self { reason, value, limit, unit: "s" }
+        Self::measured(reason, value, limit, "s")
+    }
+
+    /// A reason with the measured value and its limit in `unit`.
+    #[must_use]
+    pub const fn measured(reason: Reason, value: f64, limit: f64, unit: &'static str) -> Self {
+        Self { reason, withdrawn_by: Reason::None, value, limit, unit }
+    }
+
+    /// [`Reason::NotEnabled`]; `by` is the reason for which the enabling was withdrawn, or
+    /// [`Reason::None`].
+    #[must_use]
+    pub const fn not_enabled(by: Reason) -> Self {
+        Self { withdrawn_by: by, ..Self::plain(Reason::NotEnabled) }
     }
 }
 
 impl fmt::Display for Cause {
-    /// The text of `Status.detail`: `IMAGE_STALE: the newest camera image is too old (0.62 s, limit
-    /// 0.5 s)`.
+    /// Text of `Status.detail`: `IMAGE_STALE: the newest camera image is too old (0.620 s, limit
+    /// 0.500 s)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.reason.name(), self.reason.sentence())?;
+        if self.withdrawn_by != Reason::None {
+            let by = self.withdrawn_by;
+            write!(f, " (withdrawn because of {}: {})", by.name(), by.sentence())?;
+        }
         if self.unit.is_empty() {
             return Ok(());
         }
@@ -144,10 +170,65 @@ impl fmt::Display for Cause {
     }
 }
 
+/// Capacity of [`CauseSet`]. At most 8 watchdogs and 5 other causes apply at the same time.
+pub const CAUSES_MAX: usize = 14;
+
+/// The causes that apply in one step, in order of priority, in a fixed array.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CauseSet {
+    list: [Cause; CAUSES_MAX],
+    len: u8,
+}
+
+impl Default for CauseSet {
+    fn default() -> Self {
+        Self { list: [Cause::NONE; CAUSES_MAX], len: 0 }
+    }
+}
+
+impl CauseSet {
+    /// In order of priority.
+    pub fn iter(&self) -> impl Iterator<Item = &Cause> {
+        self.list[..usize::from(self.len)].iter()
+    }
+
+    /// The cause with the highest priority.
+    #[must_use]
+    pub fn first(&self) -> Option<Cause> {
+        self.iter().next().copied()
+    }
+
+    /// Whether `reason` is among the causes.
+    #[must_use]
+    pub fn contains(&self, reason: Reason) -> bool {
+        self.iter().any(|cause| cause.reason == reason)
+    }
+
+    /// Number of causes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether no cause applies.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a cause; one beyond the capacity is dropped.
+    pub(super) fn push(&mut self, cause: Cause) {
+        if let Some(slot) = self.list.get_mut(usize::from(self.len)) {
+            *slot = cause;
+            self.len += 1;
+        }
+    }
+}
+
 macro_rules! interventions {
     ($($variant:ident, $name:literal, $sentence:literal;)*) => {
-        /// A change `control` made to what the policy asked for, or an answer it refused. Each is
-        /// counted by name in `Status`.
+        /// A limit that changed the desired motion, or a refused result. Each is counted by name in
+        /// `Status`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Intervention {
@@ -155,14 +236,14 @@ macro_rules! interventions {
         }
 
         impl Intervention {
-            /// Every intervention, in the order of `Status.interventions`.
+            /// All interventions, in the order of `Status.interventions`.
             pub const ALL: &[Intervention] = &[$(Intervention::$variant,)*];
             /// Their names, in the same order: `Status.intervention_names`.
             pub const NAMES: &[&str] = &[$($name,)*];
-            /// How many there are.
+            /// Number of interventions.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// Its name in `Status`.
+            /// Name in `Status`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 Self::NAMES[self as usize]
@@ -173,7 +254,8 @@ macro_rules! interventions {
 
 interventions! {
     NotFinite, "not_finite", "A chunk held a number that is not finite and was refused whole.";
-    Envelope, "envelope", "A step left the statistics' q01..q99 envelope and was scaled into it.";
+    Envelope, "envelope", "A step outside the q01..q99 envelope of the statistics \
+        was scaled into it.";
     StepCap, "step_cap", "A step was longer than the step cap and was scaled to it.";
     Workspace, "workspace", "The linear velocity was scaled so that the arm stops inside the \
         workspace box.";
@@ -191,13 +273,13 @@ interventions! {
     LateResult, "late_result", "A result that took longer than the inference deadline was dropped.";
     OldObservation, "old_observation", "A result from an image that was already too old, or taken \
         before motion was allowed, was dropped.";
-    Exhausted, "exhausted", "A result none of whose steps lie ahead any more was dropped.";
+    Exhausted, "exhausted", "A result whose steps are all in the past was dropped.";
     NotAllowed, "not_allowed", "A result that arrived while motion was not allowed was dropped.";
     RampDown, "ramp_down", "A chunk ran out before a newer one arrived and the command was ramped \
         down.";
 }
 
-/// How often each intervention happened since the state was made.
+/// Number of steps in which each intervention occurred since the state was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterventionCounts([u64; Intervention::COUNT]);
 
@@ -208,7 +290,7 @@ impl Default for InterventionCounts {
 }
 
 impl InterventionCounts {
-    /// The count of one.
+    /// Count of one intervention.
     #[must_use]
     pub const fn get(&self, which: Intervention) -> u64 {
         self.0[which as usize]
@@ -220,7 +302,7 @@ impl InterventionCounts {
         &self.0
     }
 
-    /// Results that were refused for coming too late: the `late_results` of `Status`.
+    /// Results dropped as too late or outdated: `late_results` of `Status`.
     #[must_use]
     pub const fn late_results(&self) -> u64 {
         self.get(Intervention::LateResult)
@@ -235,27 +317,27 @@ impl InterventionCounts {
     }
 }
 
-/// Which interventions happened in one step.
+/// The interventions of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InterventionSet(u32);
 
 impl InterventionSet {
-    /// None.
+    /// No intervention.
     pub const EMPTY: Self = Self(0);
 
-    /// Whether `which` happened.
+    /// Whether `which` occurred.
     #[must_use]
     pub const fn contains(self, which: Intervention) -> bool {
         self.0 & (1 << which as u32) != 0
     }
 
-    /// Whether nothing happened.
+    /// Whether there is none.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Those that happened, in the order of [`Intervention::ALL`].
+    /// In the order of [`Intervention::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Intervention> {
         Intervention::ALL.iter().copied().filter(move |which| self.contains(*which))
     }
@@ -276,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_names_are_unique_and_ascending() {
+    fn numbers_are_unique_and_ascending() {
         for pair in Reason::ALL.windows(2) {
             assert!(pair[0].code() < pair[1].code());
             assert_ne!(pair[0].name(), pair[1].name());
@@ -289,17 +371,37 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_says_value_and_limit() {
+    fn a_cause_shows_value_and_limit() {
         let cause = Cause::seconds(Reason::ImageStale, 0.62, 0.5);
         assert_eq!(
             cause.to_string(),
             "IMAGE_STALE: the newest camera image is too old (0.620 s, limit 0.500 s)"
         );
         assert_eq!(Cause::plain(Reason::Estop).to_string(), "ESTOP: emergency stop");
+        assert_eq!(
+            Cause::not_enabled(Reason::ImageStale).to_string(),
+            "NOT_ENABLED: motion is not enabled; call ~/enable (withdrawn because of IMAGE_STALE: \
+            the newest camera image is too old)"
+        );
     }
 
     #[test]
-    fn counts_are_kept_apart_and_late_results_are_those_of_five_names() {
+    fn causes_keep_their_order_up_to_the_capacity() {
+        let mut causes = CauseSet::default();
+        assert!(causes.is_empty() && causes.first().is_none());
+        for reason in &Reason::ALL[1..] {
+            causes.push(Cause::plain(*reason));
+        }
+        assert_eq!(causes.len(), CAUSES_MAX);
+        assert!(
+            causes.iter().map(|cause| cause.reason).eq(Reason::ALL[1..=CAUSES_MAX].iter().copied())
+        );
+        assert_eq!(causes.first(), Some(Cause::plain(Reason::NotConfigured)));
+        assert!(causes.contains(Reason::Recovering) && !causes.contains(Reason::Stuck));
+    }
+
+    #[test]
+    fn late_results_sum_five_counts() {
         let mut counts = InterventionCounts::default();
         for (i, which) in Intervention::ALL.iter().enumerate() {
             for _ in 0..=i {
@@ -328,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_holds_what_was_put_in_and_nothing_else() {
+    fn a_set_contains_what_was_inserted() {
         let mut set = InterventionSet::EMPTY;
         assert!(set.is_empty());
         set.insert(Intervention::Jerk);

@@ -1,28 +1,28 @@
-//! Detectors that report and never move: a policy that repeats itself, and a robot that does not
-//! follow.
+//! Stall detector: a policy that repeats one action (`CONSTANT_ACTION`), and a robot that does not
+//! move meanwhile (`STUCK`). Reported only; motion is not affected.
 
 use super::{
     config::RawDetectors,
+    events::{Event, Events},
     reason::{Cause, Reason},
-    types::{Event, Events},
     vector::{V3, norm, sub},
 };
 use crate::action_chunk::ChunkStep;
 
-/// What the detectors remember.
+/// State between chunks.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Detectors {
+pub(super) struct StallDetector {
     last: Option<ChunkStep>,
     repeats: u32,
-    /// Where the end effector was when the repetition began.
+    /// Position of the end effector when the repetition began.
     from: Option<V3>,
     constant: bool,
     stuck: bool,
 }
 
-impl Detectors {
-    /// Hears the first step of each chunk taken, and where the end effector is then, if known.
-    pub(super) fn hear(
+impl StallDetector {
+    /// Takes the first step of each accepted chunk, and the end-effector position if known.
+    pub(super) fn update(
         &mut self,
         step: &ChunkStep,
         position: Option<V3>,
@@ -37,35 +37,30 @@ impl Detectors {
             self.from = position;
         }
         let constant = config.constant_steps <= self.repeats;
-        note(&mut self.constant, constant, events, || Cause {
-            reason: Reason::ConstantAction,
-            value: f64::from(config.constant_steps),
-            limit: f64::from(config.constant_steps),
-            unit: "actions",
+        let limit = f64::from(config.constant_steps);
+        set_flag(&mut self.constant, constant, events, || {
+            Cause::measured(Reason::ConstantAction, limit, limit, "actions")
         });
         let moved = self.from.zip(position).map(|(from, to)| norm(sub(to, from)));
         let still = moved.is_some_and(|moved| moved < config.stuck_distance);
-        note(&mut self.stuck, constant && still, events, || Cause {
-            reason: Reason::Stuck,
-            value: moved.unwrap_or(0.0),
-            limit: config.stuck_distance,
-            unit: "m",
+        set_flag(&mut self.stuck, constant && still, events, || {
+            Cause::measured(Reason::Stuck, moved.unwrap_or(0.0), config.stuck_distance, "m")
         });
     }
 
-    /// Motion was interrupted: a repetition across the gap means nothing.
-    pub(super) fn forget(&mut self, events: &mut Events) {
+    /// Starts anew after an interruption of motion.
+    pub(super) fn reset(&mut self, events: &mut Events) {
         if self.constant {
-            events.push(Event::NoLonger(Reason::ConstantAction));
+            events.push(Event::DetectionCleared(Reason::ConstantAction));
         }
         if self.stuck {
-            events.push(Event::NoLonger(Reason::Stuck));
+            events.push(Event::DetectionCleared(Reason::Stuck));
         }
         *self = Self::default();
     }
 
-    /// What is noticed now, the graver first.
-    pub(super) const fn noticed(&self) -> Option<Reason> {
+    /// The present detection; `STUCK` has priority.
+    pub(super) const fn detected(&self) -> Option<Reason> {
         if self.stuck {
             Some(Reason::Stuck)
         } else if self.constant {
@@ -76,14 +71,14 @@ impl Detectors {
     }
 }
 
-/// Turns a change of `flag` into an event.
-fn note(flag: &mut bool, now: bool, events: &mut Events, cause: impl FnOnce() -> Cause) {
+/// Sets `flag` and emits an event when it changes.
+fn set_flag(flag: &mut bool, now: bool, events: &mut Events, cause: impl FnOnce() -> Cause) {
     if *flag == now {
         return;
     }
     *flag = now;
     let cause = cause();
-    events.push(if now { Event::Noticed(cause) } else { Event::NoLonger(cause.reason) });
+    events.push(if now { Event::Detected(cause) } else { Event::DetectionCleared(cause.reason) });
 }
 
 #[cfg(test)]
@@ -92,25 +87,25 @@ mod tests {
 
     const CONFIG: RawDetectors = RawDetectors { constant_steps: 3, stuck_distance: 0.5 };
 
-    /// What is noticed after three equal actions during which the end effector moved that far.
+    /// Detection after three equal actions during which the end effector moved by `distance`.
     fn after_moving(distance: f64) -> Option<Reason> {
-        let mut detectors = Detectors::default();
+        let mut detectors = StallDetector::default();
         let mut events = Events::default();
         for x in [0.0, 0.0, distance] {
-            detectors.hear(&ChunkStep::default(), Some([x, 0.0, 0.0]), &CONFIG, &mut events);
+            detectors.update(&ChunkStep::default(), Some([x, 0.0, 0.0]), &CONFIG, &mut events);
         }
-        detectors.noticed()
+        detectors.detected()
     }
 
     #[test]
-    fn stuck_is_less_than_the_distance() {
+    fn stuck_means_less_than_the_distance() {
         assert_eq!(after_moving(0.49), Some(Reason::Stuck));
         assert_eq!(after_moving(0.5), Some(Reason::ConstantAction));
     }
 
     #[test]
-    fn repetition_needs_its_number_and_ends_with_another_action() {
-        let mut detectors = Detectors::default();
+    fn repetition_ends_with_another_action() {
+        let mut detectors = StallDetector::default();
         let mut events = Events::default();
         let other = ChunkStep { gripper: 1.0, ..ChunkStep::default() };
         for (step, expected) in [
@@ -121,8 +116,8 @@ mod tests {
             (other, None),
             (other, Some(Reason::ConstantAction)),
         ] {
-            detectors.hear(&step, None, &CONFIG, &mut events);
-            assert_eq!(detectors.noticed(), expected);
+            detectors.update(&step, None, &CONFIG, &mut events);
+            assert_eq!(detectors.detected(), expected);
         }
         assert_eq!(events.iter().count(), 3);
     }

@@ -1,18 +1,39 @@
-//! The state machine: gates, faults, latches, reset. It decides whether the robot may move; `step`
+//! State machine: enabling, faults, latches, reset. It decides whether motion is allowed; `step`
 //! does the rest.
 //!
 //! ```text
-//!                    enable(true)                fault                       clear for 0.5 s, at rest
-//!   UNCONFIGURED     IDLE ----------> RUNNING ----------> HOLDING ----------------------> RUNNING
-//!        |            ^  <----------     |                   |
-//!    INACTIVE --------+  enable(false)   +-- third fault in 10 s, not finite --> FAULT ----+
-//!        activate                        +-- e-stop (from any state) --------> ESTOPPED ---+-- reset --> IDLE, not enabled
+//!                    enable(true)                watchdog                    cause gone in time
+//!   UNCONFIGURED     IDLE ----------> RUNNING ----------> HOLDING --------------> RUNNING
+//!        |            ^  <----------     |                |
+//!    INACTIVE --------+  enable(false)   |                +-- rearm_window_s over --> IDLE
+//!        activate                        |
+//!                                        +-- third fault in 10 s, not finite -> FAULT
+//!                                        +-- e-stop (from any state) --------> ESTOPPED
+//!   FAULT, ESTOPPED -- reset --> IDLE, not enabled
 //! ```
+//!
+//! # Enabling
+//! A request to enable is accepted only when motion can begin: it is refused while latched, not
+//! active, while any watchdog fires, without an instruction, and while a withdrawn enabling
+//! recovers (see below). Hence motion never begins at some later time because of an earlier
+//! request. In a dry run only latches and the lifecycle matter, since no command is published.
+//!
+//! # Hold and rearm window
+//! A *hold* begins with the step that detects a watchdog's cause or the loss of the instruction,
+//! and ends when motion resumes. Motion resumes by itself when no watchdog fires, there is an
+//! instruction, and, if a watchdog had fired, the robot is at rest and no watchdog has fired for
+//! `clear_s`. All of this must be so at most `rearm_window_s` after the hold began; causes that
+//! follow one another do not restart the window. Otherwise the enabling is withdrawn. A pause of
+//! the process is detected after it, so that its hold begins with the last step before the pause.
+//! `clear_s` counts within the window: with 2 s and 0.5 s a cause may last for 1.5 s. After a
+//! withdrawal a new request is refused until the robot is at rest and `clear_s` is over.
 
 use super::{
     config::{ControlConfig, FAULTS_MAX},
-    reason::{Cause, Class, Reason},
-    types::{Event, Events, Inputs, Lifecycle, PolicyFailure, ResetOutcome, State},
+    events::{EnableOutcome, Event, Events, ResetOutcome},
+    inputs::{Inputs, Lifecycle, PolicyFailure},
+    outputs::State,
+    reason::{Cause, CauseSet, Class, Reason},
 };
 use crate::time::Instant;
 use std::time::Duration;
@@ -21,49 +42,73 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Latch {
     cause: Cause,
-    /// When its cause was last seen: e-stop pressed again, another number that is not finite.
+    /// Last time of its cause, e.g. of a repeated e-stop.
     seen: Instant,
 }
 
-/// The machine's memory.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Machine {
-    pub(super) state: State,
-    pub(super) cause: Cause,
-    enabled: bool,
-    latch: Option<Latch>,
-    /// When each of the last faults interrupted motion; a ring.
-    faults: [Option<Instant>; FAULTS_MAX as usize],
-    next_fault: usize,
-    /// The last fault that interrupted motion, for the operator.
-    pub(super) last_fault: Cause,
-    /// Since when no watchdog has complained.
-    clear_since: Option<Instant>,
-    /// Whether the present hold began with a fault, so that it ends only at rest and after a time
-    /// without cause.
-    recovering: bool,
-    /// When motion was last allowed, while it is.
-    pub(super) running_since: Option<Instant>,
+/// An interruption of enabled motion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Hold {
+    began: Instant,
+    /// The cause that began it.
+    cause: Cause,
 }
 
-/// What the machine looks at in one step.
+/// State between steps.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Situation {
+pub(super) struct StateMachine {
+    state: State,
+    enabled: bool,
+    /// Why the last enabling was withdrawn; [`Reason::None`] when it was not.
+    withdrawn_by: Reason,
+    hold: Option<Hold>,
+    latch: Option<Latch>,
+    /// Times of the last faults that interrupted motion; a ring buffer.
+    faults: [Option<Instant>; FAULTS_MAX as usize],
+    next_fault: usize,
+    /// The last fault that interrupted motion.
+    last_fault: Cause,
+    /// Start of the interval in which no watchdog has fired.
+    clear_since: Option<Instant>,
+    /// Whether a watchdog fired since motion was last allowed, so that motion waits for rest and
+    /// `clear_s`.
+    recovering: bool,
+    /// When motion was last allowed, while it is.
+    running_since: Option<Instant>,
+}
+
+/// Facts about the present step besides the inputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepConditions {
     pub(super) now: Instant,
-    /// The first complaint of the watchdogs.
-    pub(super) complaint: Option<Cause>,
-    /// A number that is not finite came in, in a chunk or as a policy failure.
+    /// Time since the previous step; `None` in the first.
+    pub(super) interval: Option<Duration>,
+    /// The watchdogs that fire.
+    pub(super) watchdogs: CauseSet,
+    /// Whether a chunk contains a number that is not finite.
     pub(super) not_finite: bool,
     /// Whether the last command was exactly zero.
     pub(super) at_rest: bool,
 }
 
-impl Machine {
+/// Result of [`StateMachine::update`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decision {
+    /// Everything that prevents motion, in order of priority; only `DRY_RUN` while running.
+    pub(super) causes: CauseSet,
+    pub(super) enable: Option<EnableOutcome>,
+    pub(super) reset: Option<ResetOutcome>,
+    pub(super) resumes_in_s: Option<f64>,
+    pub(super) enable_withdrawn_in_s: Option<f64>,
+}
+
+impl StateMachine {
     pub(super) fn new() -> Self {
         Self {
             state: State::Unconfigured,
-            cause: Cause::plain(Reason::NotConfigured),
             enabled: false,
+            withdrawn_by: Reason::None,
+            hold: None,
             latch: None,
             faults: [None; FAULTS_MAX as usize],
             next_fault: 0,
@@ -74,106 +119,258 @@ impl Machine {
         }
     }
 
-    /// Takes over a closed latch.
+    /// Copies a closed latch from `old`.
     pub(super) fn inherit(&mut self, old: &Self) {
         if old.latch.is_some() {
-            (self.latch, self.state, self.cause, self.last_fault) =
-                (old.latch, old.state, old.cause, old.last_fault);
+            (self.latch, self.state, self.last_fault) = (old.latch, old.state, old.last_fault);
         }
     }
 
-    /// Decides the state. Returns what became of a reset request.
-    pub(super) fn decide(
+    pub(super) const fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    pub(super) const fn last_fault(&self) -> &Cause {
+        &self.last_fault
+    }
+
+    pub(super) const fn running_since(&self) -> Option<Instant> {
+        self.running_since
+    }
+
+    /// Whether the gripper command stays in force: from enabling to `enable(false)` or
+    /// deactivation. Holds, withdrawals and latches keep it, so that nothing is dropped.
+    pub(super) fn keeps_gripper(&self) -> bool {
+        self.enabled || self.latch.is_some() || self.withdrawn_by != Reason::None
+    }
+
+    /// Decides the state of this step.
+    pub(super) fn update(
         &mut self,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
-        at: &Situation,
+        at: &StepConditions,
         events: &mut Events,
-    ) -> Option<ResetOutcome> {
-        match (at.complaint, self.clear_since) {
-            (Some(_), _) => self.clear_since = None,
-            (None, None) => self.clear_since = Some(at.now),
-            (None, Some(_)) => {}
-        }
+    ) -> Decision {
+        self.clear_since = at.watchdogs.is_empty().then(|| self.clear_since.unwrap_or(at.now));
+        let active = inputs.lifecycle == Lifecycle::Active;
         if inputs.requests.estop {
             self.latch(at.now, Cause::plain(Reason::Estop), events);
         }
-        if inputs.lifecycle == Lifecycle::Active
-            && (at.not_finite || inputs.policy_failure == Some(PolicyFailure::NotFinite))
-        {
+        if active && (at.not_finite || inputs.policy_failure == Some(PolicyFailure::NotFinite)) {
             self.latch(at.now, Cause::plain(Reason::NotFinite), events);
         }
         let reset = inputs.requests.reset.then(|| self.reset(config, inputs, at));
         if let Some(outcome) = reset {
             events.push(Event::Reset(outcome));
         }
-        if inputs.lifecycle != Lifecycle::Active {
-            self.enabled = false;
-        } else if let Some(enable) = inputs.requests.enable {
-            // After a reset motion must be asked for anew: an enable that came with it was meant
-            // for another moment.
-            self.enabled = enable && self.latch.is_none() && reset != Some(ResetOutcome::Done);
+        if !active || inputs.requests.enable == Some(false) {
+            self.disable();
         }
         self.count_fault(config, at, events);
-        let (state, cause) = self.place(config, inputs, at);
-        self.enter(state, cause, at, events);
-        reset
-    }
-
-    /// Where the machine belongs now.
-    fn place(
-        &mut self,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-        at: &Situation,
-    ) -> (State, Cause) {
-        if let Some(latch) = self.latch {
-            let state =
-                if latch.cause.reason == Reason::Estop { State::Estopped } else { State::Fault };
-            return (state, latch.cause);
-        }
-        match inputs.lifecycle {
-            _ if inputs.lifecycle != Lifecycle::Active && !at.at_rest => {
-                (State::Holding, Cause::plain(Reason::Deactivating))
+        let enable = inputs.requests.enable.map(|enable| {
+            if !enable {
+                return EnableOutcome::Disabled;
             }
-            Lifecycle::Unconfigured => (State::Unconfigured, Cause::plain(Reason::NotConfigured)),
-            Lifecycle::Inactive => (State::Inactive, Cause::plain(Reason::NotActive)),
-            Lifecycle::Active if !self.enabled => (State::Idle, Cause::plain(Reason::NotEnabled)),
-            Lifecycle::Active => self.place_enabled(config, inputs, at),
-        }
+            self.enable(self.enable_refusal(config, inputs, at, reset), events)
+        });
+        self.update_hold(config, inputs, at, events);
+        let causes = self.causes(config, inputs, at);
+        self.enter(self.place(config, inputs, at), at.now);
+        let (resumes_in_s, enable_withdrawn_in_s) = self.announce(config, inputs, at);
+        Decision { causes, enable, reset, resumes_in_s, enable_withdrawn_in_s }
     }
 
-    fn place_enabled(
+    /// Ends the enabling without a trace: requested, or made irrelevant by latch or lifecycle.
+    fn disable(&mut self) {
+        (self.enabled, self.hold, self.recovering) = (false, None, false);
+        self.withdrawn_by = Reason::None;
+    }
+
+    /// Ends the enabling because of `cause`. The recovery goes on.
+    fn withdraw(&mut self, cause: Cause, events: &mut Events) {
+        (self.enabled, self.hold, self.withdrawn_by) = (false, None, cause.reason);
+        events.push(Event::EnableWithdrawn { cause });
+    }
+
+    /// Carries out a request to enable. A refused request also ends an enabling in force: an
+    /// operator who was refused must not see motion.
+    fn enable(&mut self, refusal: Option<Cause>, events: &mut Events) -> EnableOutcome {
+        if let Some(cause) = refusal {
+            if self.enabled {
+                self.withdraw(cause, events);
+            }
+            return EnableOutcome::Refused(cause);
+        }
+        (self.enabled, self.withdrawn_by) = (true, Reason::None);
+        EnableOutcome::Enabled
+    }
+
+    fn enable_refusal(
         &self,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
-        at: &Situation,
-    ) -> (State, Cause) {
-        if let Some(complaint) = at.complaint {
-            return (State::Holding, complaint);
+        at: &StepConditions,
+        reset: Option<ResetOutcome>,
+    ) -> Option<Cause> {
+        if let Some(latch) = self.latch {
+            return Some(latch.cause);
         }
-        if inputs.instruction.is_none() {
-            return (State::Holding, Cause::plain(Reason::NoInstruction));
+        match inputs.lifecycle {
+            Lifecycle::Unconfigured => return Some(Cause::plain(Reason::NotConfigured)),
+            Lifecycle::Inactive => return Some(Cause::plain(Reason::NotActive)),
+            Lifecycle::Active => {}
         }
-        if self.recovering {
-            let clear = self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get());
-            if !at.at_rest || clear < config.clear {
-                return (
-                    State::Holding,
-                    Cause::seconds(
-                        Reason::Recovering,
-                        clear.as_secs_f64(),
-                        config.clear.as_secs_f64(),
-                    ),
-                );
-            }
+        // After a reset motion must be enabled by a new request; this one was made before it.
+        if reset == Some(ResetOutcome::Done) {
+            return Some(Cause::plain(Reason::NotEnabled));
         }
-        (State::Running, if config.dry_run { Cause::plain(Reason::DryRun) } else { Cause::NONE })
+        if config.dry_run {
+            return None;
+        }
+        at.watchdogs
+            .first()
+            .or_else(|| missing_instruction(inputs))
+            .or_else(|| self.recovery(config, at).filter(|_| !self.enabled))
     }
 
-    /// A complaint while running is a fault; enough of them within the window latch.
-    fn count_fault(&mut self, config: &ControlConfig, at: &Situation, events: &mut Events) {
-        let Some(cause) = at.complaint else { return };
+    /// Follows a hold, and withdraws the enabling at the end of its window.
+    fn update_hold(
+        &mut self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &StepConditions,
+        events: &mut Events,
+    ) {
+        if !self.enabled || config.dry_run {
+            return;
+        }
+        let watchdog = at.watchdogs.first();
+        self.recovering |= watchdog.is_some();
+        let obstacle =
+            watchdog.or_else(|| missing_instruction(inputs)).or_else(|| self.recovery(config, at));
+        if let Some(cause) = obstacle {
+            let began = match cause.reason {
+                Reason::ProcessPaused | Reason::ControlOverrun => {
+                    at.now.before(at.interval.unwrap_or_default())
+                }
+                _ => at.now,
+            };
+            self.hold.get_or_insert(Hold { began, cause });
+        }
+        let Some(hold) = self.hold else { return };
+        let held = at.now.since(hold.began);
+        let over = held.exceeds(config.rearm_window)
+            || (obstacle.is_some() && config.rearm_window <= held.get());
+        if over {
+            self.withdraw(hold.cause, events);
+        }
+    }
+
+    /// Everything that prevents motion, in order of priority.
+    fn causes(&self, config: &ControlConfig, inputs: &Inputs<'_>, at: &StepConditions) -> CauseSet {
+        let mut causes = CauseSet::default();
+        if let Some(latch) = self.latch {
+            causes.push(latch.cause);
+        }
+        match inputs.lifecycle {
+            Lifecycle::Active if self.enabled || self.latch.is_some() => {}
+            Lifecycle::Active => causes.push(Cause::not_enabled(self.withdrawn_by)),
+            _ if !at.at_rest => causes.push(Cause::plain(Reason::Deactivating)),
+            Lifecycle::Inactive => causes.push(Cause::plain(Reason::NotActive)),
+            Lifecycle::Unconfigured => causes.push(Cause::plain(Reason::NotConfigured)),
+        }
+        at.watchdogs.iter().for_each(|cause| causes.push(*cause));
+        if let Some(cause) = missing_instruction(inputs) {
+            causes.push(cause);
+        }
+        if let Some(cause) = self.recovery(config, at).filter(|_| at.watchdogs.is_empty()) {
+            causes.push(cause);
+        }
+        if config.dry_run {
+            causes.push(Cause::plain(Reason::DryRun));
+        }
+        causes
+    }
+
+    /// The state that follows from latch, lifecycle, enabling and the causes of a hold.
+    fn place(&self, config: &ControlConfig, inputs: &Inputs<'_>, at: &StepConditions) -> State {
+        if let Some(latch) = self.latch {
+            return if latch.cause.reason == Reason::Estop {
+                State::Estopped
+            } else {
+                State::Fault
+            };
+        }
+        match inputs.lifecycle {
+            Lifecycle::Unconfigured | Lifecycle::Inactive if !at.at_rest => State::Holding,
+            Lifecycle::Unconfigured => State::Unconfigured,
+            Lifecycle::Inactive => State::Inactive,
+            Lifecycle::Active if !self.enabled => State::Idle,
+            Lifecycle::Active if !at.watchdogs.is_empty() => State::Holding,
+            Lifecycle::Active if inputs.instruction.is_none() => State::Idle,
+            Lifecycle::Active if self.recovery(config, at).is_some() => State::Holding,
+            Lifecycle::Active => State::Running,
+        }
+    }
+
+    fn enter(&mut self, state: State, now: Instant) {
+        if state != State::Running {
+            self.running_since = None;
+        } else {
+            if self.state != State::Running {
+                self.running_since = Some(now);
+            }
+            (self.hold, self.recovering) = (None, false);
+        }
+        self.state = state;
+    }
+
+    /// `RECOVERING` until the robot is at rest and no watchdog has fired for `clear_s`.
+    fn recovery(&self, config: &ControlConfig, at: &StepConditions) -> Option<Cause> {
+        let clear = self.clear_for(at.now);
+        let waits = self.recovering && (!at.at_rest || clear < config.clear);
+        waits.then(|| {
+            Cause::seconds(Reason::Recovering, clear.as_secs_f64(), config.clear.as_secs_f64())
+        })
+    }
+
+    /// How long no watchdog has fired.
+    fn clear_for(&self, now: Instant) -> Duration {
+        self.clear_since.map_or(Duration::ZERO, |since| now.since(since).get())
+    }
+
+    /// `resumes_in_s` and `enable_withdrawn_in_s`.
+    fn announce(
+        &self,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        at: &StepConditions,
+    ) -> (Option<f64>, Option<f64>) {
+        if !self.enabled || self.state == State::Running {
+            return (None, None);
+        }
+        let gone = at.watchdogs.is_empty() && inputs.instruction.is_some();
+        let resumes = gone.then(|| config.clear.saturating_sub(self.clear_for(at.now)));
+        // A dry run has no window.
+        let window = self
+            .hold
+            .map(|hold| config.rearm_window.saturating_sub(at.now.since(hold.began).get()));
+        match (resumes, window) {
+            (Some(wait), window) if window.is_none_or(|left| wait <= left) => {
+                (Some(wait.as_secs_f64()), None)
+            }
+            (_, window) => (None, window.map(|left| left.as_secs_f64())),
+        }
+    }
+
+    /// Counts a watchdog that interrupts motion; several within the window latch.
+    fn count_fault(&mut self, config: &ControlConfig, at: &StepConditions, events: &mut Events) {
+        let Some(cause) = at.watchdogs.first() else { return };
         if self.state != State::Running
             || self.latch.is_some()
             || !self.enabled
@@ -191,24 +388,15 @@ impl Machine {
         let count = self.faults.iter().filter(recent).count() as u32;
         events.push(Event::FaultRaised { cause, count });
         if config.faults_to_latch <= count {
-            let limit = f64::from(config.faults_to_latch);
-            self.latch(
-                at.now,
-                Cause {
-                    reason: Reason::RepeatedFaults,
-                    value: f64::from(count),
-                    limit,
-                    unit: "faults",
-                },
-                events,
-            );
+            let (count, limit) = (f64::from(count), f64::from(config.faults_to_latch));
+            let cause = Cause::measured(Reason::RepeatedFaults, count, limit, "faults");
+            self.latch(at.now, cause, events);
         }
     }
 
-    /// Closes the latch, or notes that the cause was seen again. An e-stop takes the place of any
-    /// other latch.
+    /// Closes the latch, or updates the time of its cause. An e-stop replaces any other latch.
     fn latch(&mut self, now: Instant, cause: Cause, events: &mut Events) {
-        self.enabled = false;
+        self.disable();
         match &mut self.latch {
             Some(latch) if latch.cause.reason == cause.reason || cause.reason != Reason::Estop => {
                 latch.seen = now;
@@ -224,7 +412,7 @@ impl Machine {
         &mut self,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
-        at: &Situation,
+        at: &StepConditions,
     ) -> ResetOutcome {
         let Some(latch) = self.latch else {
             return ResetOutcome::NotLatched;
@@ -232,15 +420,14 @@ impl Machine {
         if latch.seen == at.now {
             return ResetOutcome::CauseRemains(latch.cause);
         }
-        // E-stop and NaN are moments: they are gone when they are not seen again. Repeated faults
-        // are gone when no watchdog complains.
+        // E-stop and NaN are momentary: gone when not repeated. Repeated faults are gone when no
+        // watchdog fires.
         let mut waited = at.now.since(latch.seen).get();
         if latch.cause.reason == Reason::RepeatedFaults && inputs.lifecycle == Lifecycle::Active {
-            if let Some(complaint) = at.complaint {
-                return ResetOutcome::CauseRemains(complaint);
+            if let Some(cause) = at.watchdogs.first() {
+                return ResetOutcome::CauseRemains(cause);
             }
-            waited = waited
-                .min(self.clear_since.map_or(Duration::ZERO, |since| at.now.since(since).get()));
+            waited = waited.min(self.clear_for(at.now));
         }
         if !at.at_rest {
             return ResetOutcome::StillMoving;
@@ -249,27 +436,11 @@ impl Machine {
             return ResetOutcome::TooSoon { remaining_s: (config.clear - waited).as_secs_f64() };
         }
         self.latch = None;
-        self.recovering = false;
         self.faults = [None; FAULTS_MAX as usize];
         ResetOutcome::Done
     }
+}
 
-    fn enter(&mut self, state: State, cause: Cause, at: &Situation, events: &mut Events) {
-        if state == State::Running {
-            if self.state != State::Running {
-                self.running_since = Some(at.now);
-            }
-            self.recovering = false;
-        } else {
-            self.running_since = None;
-            if state != State::Holding {
-                self.recovering = false;
-            }
-        }
-        if state != self.state {
-            events.push(Event::StateChanged { from: self.state, to: state, cause });
-        }
-        self.state = state;
-        self.cause = cause;
-    }
+fn missing_instruction(inputs: &Inputs<'_>) -> Option<Cause> {
+    inputs.instruction.is_none().then(|| Cause::plain(Reason::NoInstruction))
 }

@@ -1,47 +1,50 @@
-//! One step of control: look, decide, play, shape, limit.
+//! One control step: watchdogs, state machine, chunk execution, limits.
 
 use super::{
-    chunk_player::{Player, Turn},
-    command_limits::{self, Driven, Whereabouts},
+    chunk_player::{ChunkPlayer, PlayerEvent},
+    command_limits::{self, ExecutedDistance, PoseEstimate},
     config::ControlConfig,
+    events::{Event, Events, Refusal},
     gripper::Gripper,
-    jerk_limiter::Profile,
-    reason::{Cause, Intervention, InterventionCounts, InterventionSet, Reason},
-    stall_detector::Detectors,
-    state_machine::{Machine, Situation},
-    types::{Command, Event, Events, Inputs, Lifecycle, Output, Refusal, State, Twist, Verdict},
-    vector::scale,
-    watchdog::{Around, Watchdogs},
+    inputs::{Inputs, Lifecycle},
+    jerk_limiter::JerkLimiter,
+    outputs::{Command, MotionReport, Output, State, Twist},
+    reason::{Cause, CauseSet, Intervention, InterventionCounts, InterventionSet, Reason},
+    stall_detector::StallDetector,
+    state_machine::{StateMachine, StepConditions},
+    vector::{ZERO, scale},
+    watchdog::{WatchdogContext, Watchdogs},
 };
 use crate::action_chunk::{ActionChunk, ChunkStep};
 use crate::time::Instant;
 
-/// Everything control remembers. Made once per activation of the node's parameters; making it is
-/// the only time control allocates.
+/// State of control between steps. Made once per configuration; this is the only place where
+/// control allocates.
 #[derive(Debug)]
 pub struct ControlState {
     config: ControlConfig,
-    machine: Machine,
+    machine: StateMachine,
     watchdogs: Watchdogs,
-    player: Player,
+    player: ChunkPlayer,
     gripper: Gripper,
-    detectors: Detectors,
-    linear: Profile,
-    angular: Profile,
+    stall: StallDetector,
+    linear: JerkLimiter,
+    angular: JerkLimiter,
     counts: InterventionCounts,
     last_step: Option<Instant>,
     last_sample: Option<Instant>,
     last_twist: Twist,
-    /// The pose in use: when it was received, and what was driven since.
-    pose: Option<(Instant, Driven)>,
-    last_reckoning: Option<Instant>,
+    /// Arrival of the newest pose, and the distance executed since.
+    pose: Option<(Instant, ExecutedDistance)>,
+    pose_updated: Option<Instant>,
     last_result: Option<Instant>,
     newest_generation: Option<u64>,
-    /// The instruction the player's chunk answers.
+    /// Instruction of the chunk in the player.
     instruction: Option<u64>,
-    /// When the stop under way began.
+    /// Start of the stop in progress.
     stop_began: Option<Instant>,
-    told: (State, Reason),
+    /// State and cause of the last `StateChanged` or `CauseChanged`.
+    reported: (State, Reason, Reason),
 }
 
 impl ControlState {
@@ -49,24 +52,24 @@ impl ControlState {
     #[must_use]
     pub fn new(config: ControlConfig) -> Self {
         Self {
-            machine: Machine::new(),
+            machine: StateMachine::new(),
             watchdogs: Watchdogs::default(),
-            player: Player::new(),
+            player: ChunkPlayer::new(),
             gripper: Gripper::default(),
-            detectors: Detectors::default(),
-            linear: Profile::new(&config.linear, config.period),
-            angular: Profile::new(&config.angular, config.period),
+            stall: StallDetector::default(),
+            linear: JerkLimiter::new(&config.linear, config.period),
+            angular: JerkLimiter::new(&config.angular, config.period),
             counts: InterventionCounts::default(),
             last_step: None,
             last_sample: None,
             last_twist: Twist::ZERO,
             pose: None,
-            last_reckoning: None,
+            pose_updated: None,
             last_result: None,
             newest_generation: None,
             instruction: None,
             stop_began: None,
-            told: (State::Unconfigured, Reason::NotConfigured),
+            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None),
             config,
         }
     }
@@ -77,24 +80,27 @@ impl ControlState {
         &self.config
     }
 
-    /// In how many steps each intervention happened.
+    /// Number of steps in which each intervention occurred.
     #[must_use]
     pub const fn interventions(&self) -> &InterventionCounts {
         &self.counts
     }
 
-    /// The last fault that interrupted motion: what lies behind `REPEATED_FAULTS`.
+    /// The last fault that interrupted motion, e.g. the last of those that led to
+    /// `REPEATED_FAULTS`.
     #[must_use]
     pub const fn last_fault(&self) -> &Cause {
-        &self.machine.last_fault
+        self.machine.last_fault()
     }
 
-    /// Takes over from a state that is at rest what must outlive a change of configuration: a
-    /// closed latch, and the counts, which are never reset. An e-stop that comes while a checkpoint
-    /// is loaded is still there afterwards.
+    /// Copies what must survive a change of configuration from a state that is at rest: a closed
+    /// latch, the counts, and the last reported state, so that the events remain a complete
+    /// history. An e-stop during the loading of a checkpoint is therefore still in force
+    /// afterwards.
     pub fn inherit(&mut self, old: &Self) {
         self.machine.inherit(&old.machine);
         self.counts = old.counts;
+        self.reported = old.reported;
     }
 
     fn at_rest(&self) -> bool {
@@ -102,61 +108,83 @@ impl ControlState {
     }
 }
 
-/// One step of control at `now` on the steady clock, which is also the time at which the returned
-/// command is published.
+/// One step of control at `now` on the steady clock, which is also the publication time of the
+/// returned command.
 ///
-/// Allocates nothing, blocks on nothing, and holds for any inputs: numbers that are not finite,
-/// times that go backwards, chunks from anywhere. A step that comes less than half a period after
-/// the last command decides the state, but returns no command.
+/// Does not allocate or block, and accepts any input: numbers that are not finite, times that go
+/// backwards, any chunk. A step less than half a period after the last command updates the state,
+/// but returns no command.
 pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Output {
     let mut events = Events::default();
     let mut done = InterventionSet::EMPTY;
 
     let was_at_rest = state.at_rest();
     let finite = inputs.chunk.is_none_or(|chunk| chunk.steps().iter().all(ChunkStep::is_finite));
-    let complaint = state.look(now, inputs, &mut events);
-    let situation = Situation { now, complaint, not_finite: !finite, at_rest: was_at_rest };
-    let reset = state.machine.decide(&state.config, inputs, &situation, &mut events);
+    let conditions = state.check_watchdogs(now, inputs, finite, &mut events);
+    let decision = state.machine.update(&state.config, inputs, &conditions, &mut events);
 
-    state.reckon(now, inputs);
-    state.prepare(now, inputs, &mut events);
+    state.update_pose_estimate(now, inputs);
+    state.clear_outdated(now, inputs, &mut events);
     if let Some(chunk) = inputs.chunk {
-        state.hear(now, inputs, chunk, finite, &mut done, &mut events);
+        state.accept_chunk(now, inputs, chunk, finite, &mut done, &mut events);
     }
-    let (wished, target) = state.aim(now, inputs, &mut done, &mut events);
+    let desired = state.compute_target(now, inputs, &mut done, &mut events);
 
     let due = state.is_due(now);
     if due {
-        state.limit(now, &target, &mut done);
+        state.apply_limits(now, &desired.target, &mut done);
     }
     let at_rest = state.at_rest();
-    state.tell_rest(now, at_rest, &mut events);
-    for intervention in done.iter() {
-        state.counts.add(intervention);
-    }
+    state.report_rest(now, at_rest, &mut events);
+    done.iter().for_each(|intervention| state.counts.add(intervention));
+
+    let mut causes = decision.causes;
+    state.add_running_causes(desired.blocked_by, &mut causes);
+    let cause = causes.first().unwrap_or(Cause::NONE);
+    state.report_change(cause, &mut events);
 
     let streaming = inputs.lifecycle == Lifecycle::Active || !was_at_rest;
     let publish = due && streaming && !state.config.dry_run;
-    let cause = state.cause();
-    let told = (state.machine.state, cause.reason);
-    let changed = told != std::mem::replace(&mut state.told, told);
     Output {
         command: publish.then(|| Command::new(state.last_twist, state.gripper.command())),
-        state: state.machine.state,
+        state: state.machine.state(),
         cause,
-        verdict: Verdict { wished, target, limited: state.last_twist, interventions: done },
+        causes,
+        enabled: state.machine.is_enabled(),
+        motion: MotionReport {
+            desired: desired.desired,
+            target: desired.target,
+            limited: state.last_twist,
+            interventions: done,
+        },
         events,
-        reset,
+        enable: decision.enable,
+        reset: decision.reset,
+        resumes_in_s: decision.resumes_in_s,
+        enable_withdrawn_in_s: decision.enable_withdrawn_in_s,
         steps_begun: state.player.steps_begun(),
         at_rest,
         image_age_s: state.watchdogs.image_age_s(now),
-        changed,
     }
 }
 
+/// Result of [`ControlState::compute_target`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Target {
+    desired: Twist,
+    target: Twist,
+    /// `WORKSPACE_LIMIT` when the workspace stops the desired translation.
+    blocked_by: Option<Cause>,
+}
+
 impl ControlState {
-    /// The watchdogs' first complaint.
-    fn look(&mut self, now: Instant, inputs: &Inputs<'_>, events: &mut Events) -> Option<Cause> {
+    fn check_watchdogs(
+        &mut self,
+        now: Instant,
+        inputs: &Inputs<'_>,
+        finite: bool,
+        events: &mut Events,
+    ) -> StepConditions {
         let interval = self.last_step.map(|last| now.since(last).get());
         self.last_step = Some(self.last_step.map_or(now, |last| last.max(now)));
         if inputs.chunk.is_some() || inputs.policy_failure.is_some() {
@@ -165,42 +193,49 @@ impl ControlState {
         if let Some(interval) = interval.filter(|interval| self.config.overrun < *interval) {
             events.push(Event::Overrun { interval_s: interval.as_secs_f64() });
         }
-        let around = Around {
+        let context = WatchdogContext {
             interval,
-            running_since: self.machine.running_since,
+            running_since: self.machine.running_since(),
             last_result: self.last_result,
             twist: self.last_twist,
         };
-        self.watchdogs.look(now, &self.config, inputs, &around)
+        StepConditions {
+            now,
+            interval,
+            watchdogs: self.watchdogs.check(now, &self.config, inputs, &context),
+            not_finite: !finite,
+            at_rest: self.at_rest(),
+        }
     }
 
-    /// Adds up what was driven since the pose in use was received.
-    fn reckon(&mut self, now: Instant, inputs: &Inputs<'_>) {
+    /// Integrates the commanded velocity since the arrival of the newest pose.
+    fn update_pose_estimate(&mut self, now: Instant, inputs: &Inputs<'_>) {
         let moved = |since: Instant| scale(self.last_twist.linear, now.since(since).seconds());
         self.pose = match (inputs.ee_pose, self.pose) {
             (None, _) => None,
-            (Some(pose), Some((received, driven))) if received == pose.received => {
-                let last = self.last_reckoning.unwrap_or(now);
-                Some((received, driven.and(moved(last))))
+            (Some(pose), Some((received, executed))) if received == pose.received => {
+                let last = self.pose_updated.unwrap_or(now);
+                Some((received, executed.plus(moved(last))))
             }
-            (Some(pose), _) => Some((pose.received, Driven::default().and(moved(pose.received)))),
+            (Some(pose), _) => {
+                let executed = ExecutedDistance::default().plus(moved(pose.received));
+                Some((pose.received, executed))
+            }
         };
-        self.last_reckoning = Some(now);
+        self.pose_updated = Some(now);
     }
 
-    /// Forgets what must not move the robot any more.
-    fn prepare(&mut self, now: Instant, inputs: &Inputs<'_>, events: &mut Events) {
-        let running = self.machine.state == State::Running;
+    /// Discards chunks, detections and gripper commands that must not have an effect any more.
+    fn clear_outdated(&mut self, now: Instant, inputs: &Inputs<'_>, events: &mut Events) {
+        let running = self.machine.state() == State::Running;
         if !running || self.instruction != inputs.instruction {
             self.player.clear();
-            self.detectors.forget(events);
+            self.stall.reset(events);
             self.instruction = inputs.instruction;
         }
-        // What the policy said about the gripper holds for one enabled run: activation must not
-        // close fingers on a hand. A fault keeps the grip, so that nothing is dropped.
-        let keeps_grip = running
-            || matches!(self.machine.state, State::Holding | State::Fault | State::Estopped);
-        if !keeps_grip || inputs.lifecycle != Lifecycle::Active {
+        // A gripper command must not outlive its enabling: activation must not close fingers on a
+        // hand.
+        if !self.machine.keeps_gripper() || inputs.lifecycle != Lifecycle::Active {
             self.gripper = Gripper::default();
         }
         if running {
@@ -210,8 +245,8 @@ impl ControlState {
         }
     }
 
-    /// A chunk arrived: into the player, or refused by name.
-    fn hear(
+    /// Passes a new chunk to the player, or refuses it.
+    fn accept_chunk(
         &mut self,
         now: Instant,
         inputs: &Inputs<'_>,
@@ -221,28 +256,26 @@ impl ControlState {
         events: &mut Events,
     ) {
         let generation = chunk.origin().generation;
-        let verdict = self.admit(now, inputs, chunk, finite);
+        let checked = self.check_chunk(now, inputs, chunk, finite);
         self.newest_generation = self.newest_generation.max(Some(generation));
-        match verdict {
-            Err(why) => refuse(generation, why, done, events),
-            Ok(()) => {
-                if let Some(first) = chunk.steps().first() {
-                    let position = inputs
-                        .ee_pose
-                        .map(|pose| pose.position)
-                        .filter(|p| p.iter().all(|x| x.is_finite()));
-                    self.detectors.hear(first, position, &self.config.detectors, events);
-                }
-                if let Some(turn) = self.player.offer(now, chunk) {
-                    turned(turn, done, events);
-                }
-            }
+        if let Err(why) = checked {
+            refuse_chunk(generation, why, done, events);
+            return;
+        }
+        if let Some(first) = chunk.steps().first() {
+            let position = inputs
+                .ee_pose
+                .map(|pose| pose.position)
+                .filter(|p| p.iter().all(|x| x.is_finite()));
+            self.stall.update(first, position, &self.config.detectors, events);
+        }
+        if let Some(event) = self.player.offer(now, chunk) {
+            record_player_event(event, done, events);
         }
     }
 
-    /// Whether a chunk may move the robot. The order of the questions is the order in which an
-    /// operator would ask them.
-    fn admit(
+    /// Whether a chunk may be executed.
+    fn check_chunk(
         &self,
         now: Instant,
         inputs: &Inputs<'_>,
@@ -253,12 +286,12 @@ impl ControlState {
         if !finite {
             return Err(Refusal::NotFinite);
         }
-        // Asked before whether motion is allowed: a result that missed its deadline has usually
-        // ended the motion itself.
+        // Before the check whether motion is allowed: a result that missed its deadline has
+        // usually ended the motion, and the deadline is the cause to report.
         if now.since(origin.inference_started).exceeds(self.config.inference_timeout) {
             return Err(Refusal::LateResult);
         }
-        let Some(running_since) = self.machine.running_since else {
+        let Some(running_since) = self.machine.running_since() else {
             return Err(Refusal::NotAllowed);
         };
         if Some(origin.instruction_generation) != inputs.instruction {
@@ -277,49 +310,58 @@ impl ControlState {
         Ok(())
     }
 
-    /// What the policy wishes now, and what to aim at for it.
-    fn aim(
+    /// The desired velocity of the present step, and the target after the limits on steps,
+    /// workspace and velocity.
+    fn compute_target(
         &mut self,
         now: Instant,
         inputs: &Inputs<'_>,
         done: &mut InterventionSet,
         events: &mut Events,
-    ) -> (Twist, Twist) {
-        let Some(playing) = self.player.play(now, |turn| turned(turn, done, events)) else {
-            return (Twist::ZERO, Twist::ZERO);
+    ) -> Target {
+        let Some(active) = self.player.advance(now, |event| {
+            record_player_event(event, done, events);
+        }) else {
+            return Target::default();
         };
-        if let Some(to) = self.gripper.hear(now, playing.step.gripper, &self.config.gripper, done) {
+        let gripper = active.step.gripper;
+        if let Some(to) = self.gripper.update(now, gripper, &self.config.gripper, done) {
             events.push(Event::Gripper { to });
         }
-        let wished = command_limits::wish(&playing.step, playing.policy_hz);
-        let (translation, rotation) = command_limits::bound_step(&self.config, &playing.step, done);
+        let desired = command_limits::desired_twist(&active.step, active.policy_hz);
+        let (translation, rotation) = command_limits::limit_step(&self.config, &active.step, done);
         let bounded = ChunkStep { translation, rotation, gripper: 0.0 };
-        let mut target = command_limits::wish(&bounded, playing.policy_hz);
-        if let (Some(area), Some(pose), Some((_, driven))) =
+        let mut target = command_limits::desired_twist(&bounded, active.policy_hz);
+        let mut blocked_by = None;
+        if let (Some(area), Some(pose), Some((_, executed))) =
             (&self.config.workspace, &inputs.ee_pose, self.pose)
         {
-            let arm = Whereabouts {
+            let estimate = PoseEstimate {
                 position: pose.position,
-                driven,
-                moving: self.last_twist.linear,
-                under_way: self.linear.under_way(),
+                executed,
+                commanded: self.last_twist.linear,
+                unfiltered: self.linear.unfiltered(),
             };
-            let factor = command_limits::guard_workspace(&self.config, area, &arm, target.linear);
-            if factor < 1.0 {
+            let limit =
+                command_limits::limit_to_workspace(&self.config, area, &estimate, target.linear);
+            if limit.factor < 1.0 {
                 done.insert(Intervention::Workspace);
-                target.linear = target.linear.map(|x| x * factor);
+                blocked_by = limit.blocking_cause().filter(|_| target.linear != ZERO);
+                target.linear = scale(target.linear, limit.factor);
             }
         }
-        (wished, command_limits::cap_velocity(&self.config, target, done))
+        let target = command_limits::limit_velocity(&self.config, target, done);
+        Target { desired, target, blocked_by }
     }
 
-    /// Whether enough time has passed since the last command for another. See `profile`: the
-    /// promise of the stop needs half a period.
+    /// Whether enough time has passed since the last command for another: the bound on the stop
+    /// time requires half a period (see `jerk_limiter`).
     fn is_due(&self, now: Instant) -> bool {
         self.last_sample.is_none_or(|last| self.config.period / 2 <= now.since(last).get())
     }
 
-    fn limit(&mut self, now: Instant, target: &Twist, done: &mut InterventionSet) {
+    /// Moves the command towards the target within the acceleration and jerk limits.
+    fn apply_limits(&mut self, now: Instant, target: &Twist, done: &mut InterventionSet) {
         let linear = self.linear.sample(now, target.linear);
         let angular = self.angular.sample(now, target.angular);
         self.last_sample = Some(now);
@@ -332,27 +374,42 @@ impl ControlState {
         }
     }
 
-    fn tell_rest(&mut self, now: Instant, at_rest: bool, events: &mut Events) {
+    fn report_rest(&mut self, now: Instant, at_rest: bool, events: &mut Events) {
         if let Some(began) = self.stop_began.filter(|_| at_rest) {
             self.stop_began = None;
             events.push(Event::CameToRest { after_s: now.since(began).seconds() });
         }
     }
 
-    /// The machine's cause, or what else there is to say while running.
-    fn cause(&self) -> Cause {
-        let machine = self.machine.cause;
-        if machine.reason != Reason::None {
-            machine
-        } else if !self.player.is_playing() {
-            Cause::plain(Reason::WaitingForAction)
-        } else {
-            self.detectors.noticed().map_or(machine, Cause::plain)
+    /// Adds the causes that apply while motion is allowed.
+    fn add_running_causes(&self, blocked_by: Option<Cause>, causes: &mut CauseSet) {
+        if self.machine.state() != State::Running {
+            return;
+        }
+        if let Some(cause) = blocked_by {
+            causes.push(cause);
+        }
+        if !self.player.is_active() {
+            causes.push(Cause::plain(Reason::WaitingForAction));
+        } else if let Some(reason) = self.stall.detected() {
+            causes.push(Cause::plain(reason));
+        }
+    }
+
+    /// Emits a change of state or cause.
+    fn report_change(&mut self, cause: Cause, events: &mut Events) {
+        let state = self.machine.state();
+        let next = (state, cause.reason, cause.withdrawn_by);
+        let previous = std::mem::replace(&mut self.reported, next);
+        if previous.0 != state {
+            events.push(Event::StateChanged { from: previous.0, to: state, cause });
+        } else if previous != next {
+            events.push(Event::CauseChanged { state, cause });
         }
     }
 }
 
-fn refuse(generation: u64, why: Refusal, done: &mut InterventionSet, events: &mut Events) {
+fn refuse_chunk(generation: u64, why: Refusal, done: &mut InterventionSet, events: &mut Events) {
     done.insert(match why {
         Refusal::NotFinite => Intervention::NotFinite,
         Refusal::OldInstruction => Intervention::OldInstruction,
@@ -365,12 +422,12 @@ fn refuse(generation: u64, why: Refusal, done: &mut InterventionSet, events: &mu
     events.push(Event::ChunkRefused { generation, why });
 }
 
-fn turned(turn: Turn, done: &mut InterventionSet, events: &mut Events) {
-    match turn {
-        Turn::Taken { generation, first_step } => {
-            events.push(Event::ChunkTaken { generation, first_step })
+fn record_player_event(event: PlayerEvent, done: &mut InterventionSet, events: &mut Events) {
+    match event {
+        PlayerEvent::Started { generation, first_step } => {
+            events.push(Event::ChunkTaken { generation, first_step });
         }
-        Turn::Refused { generation, why } => refuse(generation, why, done, events),
-        Turn::RanOut => done.insert(Intervention::RampDown),
+        PlayerEvent::Refused { generation, why } => refuse_chunk(generation, why, done, events),
+        PlayerEvent::RanOut => done.insert(Intervention::RampDown),
     }
 }

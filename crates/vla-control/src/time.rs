@@ -1,19 +1,10 @@
-//! Two clocks that must not be confused, and a trait that provides both.
+//! The two clocks as distinct types, and a trait that provides both.
 //!
-//! * [`Stamp`] is ROS time: what a message header carries. Under `use_sim_time` it stops, jumps
-//!   back and runs at any speed. It says *which* image an action belongs to; it never decides
-//!   whether the robot may move.
-//! * [`Instant`] is the steady clock: it only goes forward, at one second per second. Every
-//!   watchdog is measured on it.
+//! * [`Stamp`] is ROS time, as in message headers. Under `use_sim_time` it stops, jumps back and
+//!   runs at any rate. It identifies the image of an action; no timeout uses it.
+//! * [`Instant`] is the steady clock: monotonic, at one second per second. All timeouts use it.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 /// A point in ROS time, in nanoseconds since the epoch of whichever clock the node follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -61,8 +52,8 @@ impl Stamp {
         (i128::from(self.nanoseconds) - i128::from(earlier.nanoseconds)) as f64 * 1e-9
     }
 
-    /// Time since `earlier`; zero when `earlier` lies ahead. Never overflows: any two stamps lie
-    /// less than 2^64 ns apart.
+    /// Time since `earlier`; zero when `earlier` is later. Never overflows: the distance
+    /// of two stamps is below 2^64 ns.
     #[must_use]
     pub const fn since(self, earlier: Stamp) -> Age {
         if self.nanoseconds <= earlier.nanoseconds {
@@ -103,7 +94,7 @@ impl Instant {
         self.nanoseconds
     }
 
-    /// Time since `earlier`; zero when `earlier` lies ahead.
+    /// Time since `earlier`; zero when `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Instant) -> Age {
         Age(Duration::from_nanos(self.nanoseconds.saturating_sub(earlier.nanoseconds)))
@@ -124,7 +115,7 @@ impl Instant {
     }
 }
 
-/// How old something is on the steady clock: never negative.
+/// A time difference, never negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Age(Duration);
 
@@ -147,95 +138,19 @@ impl Age {
         self.0.as_secs_f64()
     }
 
-    /// Whether it is more than `limit`. Exactly the limit is still good.
+    /// Whether it is more than `limit`. Exactly the limit does not exceed it.
     #[must_use]
     pub fn exceeds(self, limit: Duration) -> bool {
         self.0 > limit
     }
 }
 
-/// Where the time comes from. Code that decides something takes the time as an argument; only the
-/// threads around it hold a clock.
+/// Source of both times. Pure code takes the time as an argument; only threads hold a clock.
 pub trait Clock: Send + Sync {
-    /// Now, on the steady clock. Never less than an earlier answer.
+    /// Present steady time. Never decreases.
     fn steady(&self) -> Instant;
-    /// Now, in ROS time. May stop or jump.
+    /// Present ROS time. May stop or jump.
     fn ros(&self) -> Stamp;
-}
-
-/// The machine's clocks: steady since this value was made, ROS time = system time.
-#[derive(Debug, Clone)]
-pub struct SystemClock {
-    start: std::time::Instant,
-}
-
-impl SystemClock {
-    /// A clock that starts now.
-    #[must_use]
-    pub fn new() -> Self {
-        Self { start: std::time::Instant::now() }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Clock for SystemClock {
-    fn steady(&self) -> Instant {
-        Instant::START.after(self.start.elapsed())
-    }
-
-    fn ros(&self) -> Stamp {
-        // Before 1970 counts as 1970: such a system clock is wrong anyway and decides nothing.
-        let since_epoch =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Stamp::from_nanoseconds(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX))
-    }
-}
-
-/// A clock moved by hand; clones share the same hands.
-#[derive(Debug, Clone, Default)]
-pub struct ManualClock {
-    steady: Arc<AtomicU64>,
-    ros: Arc<AtomicI64>,
-}
-
-impl ManualClock {
-    /// Both clocks at zero.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Moves both clocks forward.
-    pub fn advance(&self, span: Duration) {
-        let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        self.steady.fetch_add(nanoseconds, Ordering::SeqCst);
-        self.ros.fetch_add(i64::try_from(nanoseconds).unwrap_or(i64::MAX), Ordering::SeqCst);
-    }
-
-    /// Moves the steady clock only, as when simulated time is paused.
-    pub fn advance_steady(&self, span: Duration) {
-        self.steady.fetch_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
-    }
-
-    /// Sets ROS time, backwards too.
-    pub fn set_ros(&self, stamp: Stamp) {
-        self.ros.store(stamp.nanoseconds, Ordering::SeqCst);
-    }
-}
-
-impl Clock for ManualClock {
-    fn steady(&self) -> Instant {
-        Instant::from_nanoseconds(self.steady.load(Ordering::SeqCst))
-    }
-
-    fn ros(&self) -> Stamp {
-        Stamp::from_nanoseconds(self.ros.load(Ordering::SeqCst))
-    }
 }
 
 #[cfg(test)]
@@ -243,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_survive_the_way_through_a_message() {
+    fn stamps_convert_to_ros_and_back() {
         for (seconds, nanoseconds) in
             [(0, 0), (1_700_000_000, 999_999_999), (-1, 1), (i32::MAX, 5), (i32::MIN, 0)]
         {
@@ -257,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_of_stamps_have_a_sign_and_never_overflow() {
+    fn stamp_differences_never_overflow() {
         let a = Stamp::from_ros(10, 0);
         let b = Stamp::from_ros(9, 500_000_000);
         assert_eq!(a.seconds_since(b), 0.5);
@@ -270,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_never_negative_and_its_limit_is_inclusive() {
+    fn age_limits_are_inclusive() {
         let early = Instant::from_nanoseconds(100);
         let late = Instant::from_nanoseconds(600);
         assert_eq!(late.since(early).get(), Duration::from_nanos(500));
@@ -283,27 +198,5 @@ mod tests {
         );
         assert_eq!(late.before(Duration::from_nanos(500)), early);
         assert_eq!(early.before(Duration::MAX), Instant::START);
-    }
-
-    #[test]
-    fn the_manual_clock_moves_only_by_hand_and_is_shared() {
-        let clock = ManualClock::new();
-        let same = clock.clone();
-        clock.advance(Duration::from_millis(20));
-        assert_eq!(
-            (same.steady().nanoseconds(), same.ros().nanoseconds()),
-            (20_000_000, 20_000_000)
-        );
-        same.advance_steady(Duration::from_millis(5));
-        same.set_ros(Stamp::from_nanoseconds(-3));
-        assert_eq!((clock.steady().nanoseconds(), clock.ros().nanoseconds()), (25_000_000, -3));
-    }
-
-    #[test]
-    fn the_system_clock_goes_forward() {
-        let clock = SystemClock::new();
-        let first = clock.steady();
-        assert!(first <= clock.steady());
-        assert!(Stamp::from_ros(1_600_000_000, 0) < clock.ros());
     }
 }

@@ -1,100 +1,96 @@
-//! Watchdogs: what must be true before and while the robot moves. All on the steady clock; ROS time
-//! is only watched for jumping back.
+//! Watchdogs: conditions that must hold before and during motion. Timeouts use the steady clock;
+//! ROS time is only checked for jumps back.
 
 use super::{
     config::ControlConfig,
-    frozen_image::UnchangedImage,
-    reason::{Cause, Reason},
-    types::{Inference, Inputs, Lifecycle, PolicyFailure, Twist},
+    frozen_image::UnchangedImageMonitor,
+    inputs::{Inference, Inputs, Lifecycle, PolicyFailure},
+    outputs::Twist,
+    reason::{Cause, CauseSet, Reason},
 };
 use crate::time::{Instant, Stamp};
 use std::time::Duration;
 
-/// What the watchdogs remember between steps.
+/// State of the watchdogs between steps.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Watchdogs {
     /// The newest image whose stamp differed from the one before it.
-    newest_image: Option<Newest>,
-    unchanged_image: UnchangedImage,
-    /// The latest ROS time seen since the last jump.
-    ros_high: Option<Stamp>,
-    /// Since when the command has had no subscriber.
-    alone_since: Option<Instant>,
+    latest_image: Option<LatestImage>,
+    unchanged_image: UnchangedImageMonitor,
+    /// The latest ROS time since the last jump.
+    latest_ros: Option<Stamp>,
+    /// Start of the interval in which the command has had no subscriber.
+    unsubscribed_since: Option<Instant>,
 }
 
 /// An image at its first arrival.
 #[derive(Debug, Clone, Copy)]
-struct Newest {
+struct LatestImage {
     stamp: Stamp,
     received: Instant,
     taken: Instant,
-    /// How far its stamp lay behind ROS time when it arrived; negative when ahead.
+    /// Delay of its stamp behind ROS time at arrival, seconds; negative when ahead.
     behind_s: f64,
 }
 
-/// What else a watchdog looks at.
+/// State of the control loop that the watchdogs use besides the inputs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Around {
-    /// Time since the step before; `None` in the first.
+pub(super) struct WatchdogContext {
+    /// Time since the previous step; `None` in the first.
     pub(super) interval: Option<Duration>,
     /// When motion was last allowed, while it is.
     pub(super) running_since: Option<Instant>,
-    /// When the last result arrived, taken or not.
+    /// When the last result arrived, accepted or not.
     pub(super) last_result: Option<Instant>,
-    /// The command in force since the step before.
+    /// The command in force since the previous step.
     pub(super) twist: Twist,
 }
 
 impl Watchdogs {
-    /// Looks at everything; the first cause in the order below is the one that is told.
+    /// Evaluates all watchdogs and returns the causes of those that fire, in order of priority, at
+    /// most eight.
     ///
-    /// Called in every step and every state, so that memory is right when it matters.
-    pub(super) fn look(
+    /// Must be called in every step and every state, since the watchdogs keep history.
+    pub(super) fn check(
         &mut self,
         now: Instant,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
-        around: &Around,
-    ) -> Option<Cause> {
-        let paused = look_at_interval(config, around);
-        let jumped = self.look_at_ros_time(config, inputs.ros_now);
-        let image = self.look_at_images(now, config, inputs);
-        let unchanged = self.look_at_pictures(now, config, inputs, around);
-        let subscriber = self.look_at_subscriber(now, config, inputs);
-        paused
-            .or(jumped)
-            .or_else(|| look_at_policy(inputs))
-            .or(image)
-            .or(unchanged)
-            .or_else(|| look_at_inference(now, config, inputs, around))
-            .or(subscriber)
-            .or_else(|| look_at_pose(now, config, inputs))
+        context: &WatchdogContext,
+    ) -> CauseSet {
+        let mut causes = CauseSet::default();
+        let results = [
+            check_interval(config, context),
+            self.check_ros_time(config, inputs.ros_now),
+            check_policy(inputs),
+            self.check_image_age(now, config, inputs),
+            self.check_unchanged_image(now, config, inputs, context),
+            check_inference(now, config, inputs, context),
+            self.check_subscriber(now, config, inputs),
+            check_pose(now, config, inputs),
+        ];
+        results.into_iter().flatten().for_each(|cause| causes.push(cause));
+        causes
     }
 
-    /// Age of the newest image whose stamp was new.
+    /// Age of the newest image with a new stamp.
     pub(super) fn image_age_s(&self, now: Instant) -> Option<f64> {
-        self.newest_image.map(|newest| now.since(newest.taken).seconds())
+        self.latest_image.map(|image| now.since(image.taken).seconds())
     }
 
-    fn look_at_ros_time(&mut self, config: &ControlConfig, ros_now: Stamp) -> Option<Cause> {
-        let Some(high) = self.ros_high else {
-            self.ros_high = Some(ros_now);
-            return None;
-        };
-        let back_s = high.seconds_since(ros_now);
+    fn check_ros_time(&mut self, config: &ControlConfig, ros_now: Stamp) -> Option<Cause> {
+        let latest = *self.latest_ros.get_or_insert(ros_now);
+        let back_s = latest.seconds_since(ros_now);
         if config.clock_jump_tolerance_s < back_s {
-            self.ros_high = Some(ros_now);
-            return Some(Cause::seconds(
-                Reason::ClockJumpedBack,
-                back_s,
-                config.clock_jump_tolerance_s,
-            ));
+            self.latest_ros = Some(ros_now);
+            let limit_s = config.clock_jump_tolerance_s;
+            return Some(Cause::seconds(Reason::ClockJumpedBack, back_s, limit_s));
         }
-        self.ros_high = Some(high.max(ros_now));
+        self.latest_ros = Some(latest.max(ros_now));
         None
     }
 
-    fn look_at_images(
+    fn check_image_age(
         &mut self,
         now: Instant,
         config: &ControlConfig,
@@ -103,85 +99,69 @@ impl Watchdogs {
         let Some(image) = inputs.image else {
             return Some(Cause::plain(Reason::ImageMissing));
         };
-        // A camera that repeats one image has stopped seeing: only a new stamp counts as a new
-        // image.
-        let newest = match self.newest_image {
-            Some(newest) if newest.stamp == image.stamp => newest,
-            _ => {
-                let behind_s = image.ros_received.seconds_since(image.stamp);
-                Newest {
-                    stamp: image.stamp,
-                    received: image.received,
-                    taken: image.taken(),
-                    behind_s,
-                }
-            }
+        // A driver that repeats one message delivers no new image: only a new stamp counts.
+        let latest = match self.latest_image {
+            Some(latest) if latest.stamp == image.stamp => latest,
+            _ => LatestImage {
+                stamp: image.stamp,
+                received: image.received,
+                taken: image.taken(),
+                behind_s: image.ros_received.seconds_since(image.stamp),
+            },
         };
-        self.newest_image = Some(newest);
-        if config.stamp_past_tolerance_s < newest.behind_s {
-            return Some(Cause::seconds(
-                Reason::ImageStampPast,
-                newest.behind_s,
-                config.stamp_past_tolerance_s,
-            ));
+        self.latest_image = Some(latest);
+        let (past_s, future_s) = (config.stamp_past_tolerance_s, config.stamp_future_tolerance_s);
+        if past_s < latest.behind_s {
+            return Some(Cause::seconds(Reason::ImageStampPast, latest.behind_s, past_s));
         }
-        if config.stamp_future_tolerance_s < -newest.behind_s {
-            return Some(Cause::seconds(
-                Reason::ImageStampFuture,
-                -newest.behind_s,
-                config.stamp_future_tolerance_s,
-            ));
+        if future_s < -latest.behind_s {
+            return Some(Cause::seconds(Reason::ImageStampFuture, -latest.behind_s, future_s));
         }
-        let age = now.since(newest.taken);
+        let age = now.since(latest.taken);
         if !age.exceeds(config.observation_timeout) {
             return None;
         }
-        let repeated = newest.received < image.received;
+        let repeated = latest.received < image.received;
         let frozen = repeated && !now.since(image.received).exceeds(config.observation_timeout);
         let reason = if frozen { Reason::ImageFrozen } else { Reason::ImageStale };
         Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
     }
 
-    fn look_at_pictures(
+    fn check_unchanged_image(
         &mut self,
         now: Instant,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
-        around: &Around,
+        context: &WatchdogContext,
     ) -> Option<Cause> {
-        let before = now.before(around.interval.unwrap_or_default());
-        self.unchanged_image.see(before, now, &around.twist, inputs.image.as_ref());
-        // In a dry run nothing is driven; and what was driven before a deactivation is long past
-        // when the robot moves again.
+        let before = now.before(context.interval.unwrap_or_default());
+        self.unchanged_image.update(before, now, &context.twist, inputs.image.as_ref());
+        // A dry run executes no motion; motion before a deactivation does not count afterwards.
         if inputs.lifecycle != Lifecycle::Active || config.dry_run {
-            self.unchanged_image.forget_travel();
+            self.unchanged_image.reset_motion();
         }
-        self.unchanged_image.complaint(&config.unchanged_image)
+        self.unchanged_image.check(&config.unchanged_image)
     }
 
-    fn look_at_subscriber(
+    fn check_subscriber(
         &mut self,
         now: Instant,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
     ) -> Option<Cause> {
         if inputs.subscribed || inputs.lifecycle != Lifecycle::Active || config.dry_run {
-            self.alone_since = None;
+            self.unsubscribed_since = None;
             return None;
         }
-        let alone = now.since(*self.alone_since.get_or_insert(now));
-        alone.exceeds(config.subscriber_timeout).then(|| {
-            Cause::seconds(
-                Reason::SubscriberGone,
-                alone.seconds(),
-                config.subscriber_timeout.as_secs_f64(),
-            )
-        })
+        let time = now.since(*self.unsubscribed_since.get_or_insert(now));
+        let limit = config.subscriber_timeout;
+        time.exceeds(limit)
+            .then(|| Cause::seconds(Reason::SubscriberGone, time.seconds(), limit.as_secs_f64()))
     }
 }
 
-fn look_at_interval(config: &ControlConfig, around: &Around) -> Option<Cause> {
-    let interval = around.interval?;
+fn check_interval(config: &ControlConfig, context: &WatchdogContext) -> Option<Cause> {
+    let interval = context.interval?;
     let cause = |reason, limit: Duration| {
         Cause::seconds(reason, interval.as_secs_f64(), limit.as_secs_f64())
     };
@@ -194,31 +174,31 @@ fn look_at_interval(config: &ControlConfig, around: &Around) -> Option<Cause> {
     }
 }
 
-fn look_at_policy(inputs: &Inputs<'_>) -> Option<Cause> {
+fn check_policy(inputs: &Inputs<'_>) -> Option<Cause> {
     if inputs.inference == Inference::Dead {
         return Some(Cause::plain(Reason::InferenceDead));
     }
     match inputs.policy_failure {
         Some(PolicyFailure::Refused) => Some(Cause::plain(Reason::InferenceFailed)),
-        // Not finite latches; the state machine sees to that.
+        // A value that is not finite latches; see the state machine.
         Some(PolicyFailure::NotFinite) | None => None,
     }
 }
 
-/// While busy: the time since inference began. While running and idle: the time since the last sign
-/// of life, so that a worker that never begins is noticed too; a worker that waits for the next
+/// While busy: the time since inference began. While running and idle: the time since the last
+/// result, so that a worker that never begins is detected too; a worker that waits for the next
 /// image may take as long as an image may be old.
-fn look_at_inference(
+fn check_inference(
     now: Instant,
     config: &ControlConfig,
     inputs: &Inputs<'_>,
-    around: &Around,
+    context: &WatchdogContext,
 ) -> Option<Cause> {
     let (since, limit) = match inputs.inference {
         Inference::Busy { since } => (since, config.inference_timeout),
         Inference::Idle => {
-            let running = around.running_since?;
-            let since = around.last_result.map_or(running, |last| last.max(running));
+            let running = context.running_since?;
+            let since = context.last_result.map_or(running, |last| last.max(running));
             (since, config.inference_timeout + config.observation_timeout)
         }
         Inference::Dead => return None,
@@ -228,7 +208,7 @@ fn look_at_inference(
         .then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), limit.as_secs_f64()))
 }
 
-fn look_at_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {
+fn check_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {
     config.workspace?;
     let limit_s = config.pose_timeout.as_secs_f64();
     let Some(pose) = inputs.ee_pose else {

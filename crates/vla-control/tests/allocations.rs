@@ -1,5 +1,5 @@
-//! A step and its record in the flight recorder allocate nothing and free nothing, whatever
-//! happens. Counted by an allocator of our own, on this thread only.
+//! A step and its record in the flight recorder do not allocate or free memory. Counted by a global
+//! allocator, on this thread only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -10,7 +10,7 @@ use std::{
 };
 
 use flight_recorder::Recorder;
-use support::{MS, Random, live};
+use support::{MS, live};
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
@@ -56,14 +56,14 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn the_counter_counts() {
+fn allocator_counts() {
     let before = CALLS.get();
     drop(std::hint::black_box(vec![1u8; 100]));
     assert_eq!(CALLS.get() - before, 2);
 }
 
 #[test]
-fn a_step_and_its_record_neither_allocate_nor_free() {
+fn step_and_record_do_not_allocate() {
     let raw = RawControlConfig {
         workspace: Some(RawWorkspace { min: [-1.0; 3], max: [1.0; 3], margin: 0.02 }),
         envelope: Some(RawEnvelope { q01: [-0.05; 6], q99: [0.05; 6] }),
@@ -72,14 +72,14 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
     let mut state = ControlState::new(raw.validate().unwrap());
     let mut recorder = Recorder::new(state.config().period());
     let mut recordings = 0;
-    let mut random = Random::new(7);
+    let mut rng = fastrand::Rng::with_seed(7);
     let mut now = 1000 * MS;
     let (mut counted, mut steps_begun, mut running) = (0, 0, 0);
     let mut unchanged_since = Instant::START;
     for i in 0..200_000u64 {
-        now += if random.one_in(500) { 700 * MS } else { 19 * MS + random.below(2 * MS) };
+        now += if rng.u64(..500) == 0 { 700 * MS } else { 19 * MS + rng.u64(..2 * MS) };
         let here = Instant::from_nanoseconds(now);
-        // For a second out of forty the camera sends one picture.
+        // For a second out of forty the camera repeats one image.
         if i % 2000 < 1950 {
             unchanged_since = here;
         }
@@ -91,8 +91,9 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
             inference_started: here,
             steps_begun_at_observation: steps_begun,
         };
-        let mut value = if random.one_in(20_000) { f64::NAN } else { 0.2 * random.signed() };
-        let steps: Vec<ChunkStep> = (0..1 + random.below(256))
+        let mut value =
+            if rng.u64(..20_000) == 0 { f64::NAN } else { 0.2 * (2.0 * rng.f64() - 1.0) };
+        let steps: Vec<ChunkStep> = (0..1 + rng.u64(..256))
             .map(|_| {
                 value *= 0.99;
                 ChunkStep::from_array([
@@ -102,22 +103,21 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
                     value,
                     value,
                     value,
-                    random.signed() + 0.5,
+                    2.0 * rng.f64() - 0.5,
                 ])
             })
             .collect();
-        let chunk = random
-            .one_in(6)
-            .then(|| ActionChunk::new(origin, 10.0 + random.below(90) as f64, steps).unwrap());
+        let chunk = (rng.u64(..6) == 0)
+            .then(|| ActionChunk::new(origin, 10.0 + rng.u64(..90) as f64, steps).unwrap());
         let inputs = Inputs {
             ros_now: Stamp::from_nanoseconds(
-                now as i64 - if random.one_in(3000) { 2_000_000_000 } else { 0 },
+                now as i64 - if rng.u64(..3000) == 0 { 2_000_000_000 } else { 0 },
             ),
-            lifecycle: if random.one_in(4000) { Lifecycle::Inactive } else { Lifecycle::Active },
+            lifecycle: if rng.u64(..4000) == 0 { Lifecycle::Inactive } else { Lifecycle::Active },
             requests: Requests {
                 enable: Some(true),
-                estop: random.one_in(5000),
-                reset: random.one_in(40),
+                estop: rng.u64(..5000) == 0,
+                reset: rng.u64(..40) == 0,
             },
             instruction: Some(1),
             image: Some(ImageSeen {
@@ -126,11 +126,14 @@ fn a_step_and_its_record_neither_allocate_nor_free() {
                 ros_received: Stamp::from_nanoseconds(now as i64),
                 unchanged_since,
             }),
-            ee_pose: Some(PoseSeen { received: here, position: [0.9 * random.signed(), 0.0, 0.0] }),
+            ee_pose: Some(PoseSeen {
+                received: here,
+                position: [0.9 * (2.0 * rng.f64() - 1.0), 0.0, 0.0],
+            }),
             chunk: chunk.as_ref(),
             inference: Inference::Idle,
             policy_failure: None,
-            subscribed: !random.one_in(3000),
+            subscribed: rng.u64(..3000) != 0,
         };
         let before = CALLS.get();
         let output = step(here, &mut state, &inputs);

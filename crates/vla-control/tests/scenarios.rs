@@ -1,5 +1,4 @@
-//! Each hazard by itself: what happens, how fast the robot stands, what the status says, and how it
-//! goes on.
+//! Each hazard by itself: reaction, time to stop, reported cause, and recovery.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -8,9 +7,9 @@ use support::{MS, World, live, norm};
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
-    Cause, ControlState, Event, ImageSeen, Inference, Inputs, Intervention, Lifecycle, Output,
-    PolicyFailure, PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace, Reason, Refusal,
-    Requests, ResetOutcome, State, step,
+    Cause, ControlState, EnableOutcome, Event, ImageSeen, Inference, Inputs, Intervention,
+    Lifecycle, Output, PolicyFailure, PoseSeen, RawControlConfig, RawUnchangedImage, RawWorkspace,
+    Reason, Refusal, Requests, ResetOutcome, State, step,
 };
 
 const PERIOD: u64 = 20 * MS;
@@ -38,7 +37,7 @@ fn ask(world: &mut World, requests: Requests) -> Output {
 /// A world whose arm moves at 0.1 m/s.
 fn moving(raw: RawControlConfig) -> World {
     let mut world = World::running(raw);
-    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    world.until(100, |output| 0.099 < norm(output.motion.limited.linear));
     world
 }
 
@@ -56,8 +55,8 @@ fn refusal(output: &Output) -> Option<Refusal> {
     })
 }
 
-/// Steps until the robot stands; the first cause that is not `Running`'s, and seconds from there to
-/// rest.
+/// Steps until the robot is at rest; the first state and reason outside of `Running`, and the
+/// seconds from there to rest.
 fn stop(world: &mut World, requests: Requests) -> (State, Reason, f64) {
     let mut first = None;
     let mut requests = Some(requests);
@@ -91,7 +90,7 @@ fn pose(world: &World, position: [f64; 3]) -> Option<PoseSeen> {
 }
 
 #[test]
-fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
+fn each_hazard_stops_in_time() {
     type Act = fn(&mut World) -> Requests;
     let hazards: &[(&str, Act, State, Reason)] = &[
         (
@@ -113,7 +112,7 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
             Reason::ImageFrozen,
         ),
         (
-            "one picture, new stamps",
+            "equal images, new stamps",
             |w| {
                 w.camera_unchanged = true;
                 Requests::default()
@@ -208,7 +207,7 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
                 w.instruction = None;
                 Requests::default()
             },
-            State::Holding,
+            State::Idle,
             Reason::NoInstruction,
         ),
         (
@@ -255,16 +254,18 @@ fn each_hazard_stops_the_robot_in_time_and_names_its_cause() {
 }
 
 #[test]
-fn the_workspace_needs_a_fresh_and_finite_pose() {
+fn workspace_requires_a_fresh_pose() {
     let mut world = World::new(guarded());
     tick(&mut world);
-    assert_eq!(ask(&mut world, enable()).cause.reason, Reason::EePoseStale);
+    let refused = Some(EnableOutcome::Refused(Cause::plain(Reason::EePoseStale)));
+    assert_eq!(ask(&mut world, enable()).enable, refused);
     for bad in [f64::NAN, f64::INFINITY] {
         world.pose = pose(&world, [0.0, bad, 0.0]);
-        assert_eq!(tick(&mut world).cause.reason, Reason::EePoseStale);
+        assert_eq!(ask(&mut world, enable()).enable, refused);
+        assert!(tick(&mut world).causes.contains(Reason::EePoseStale));
     }
     world.pose = pose(&world, [0.0; 3]);
-    assert_eq!(tick(&mut world).state, State::Running);
+    assert_eq!(ask(&mut world, enable()).state, State::Running);
     let at = world.now;
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!(output.cause.reason, Reason::EePoseStale);
@@ -273,7 +274,7 @@ fn the_workspace_needs_a_fresh_and_finite_pose() {
 }
 
 #[test]
-fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
+fn watchdogs_fire_at_their_limit() {
     type Act = fn(&mut World);
     let cases: &[(&str, Act, u64, Reason)] = &[
         // The last image arrived in the step before: 0.5 s later it is still good, one step later
@@ -295,9 +296,9 @@ fn watchdogs_fire_one_step_after_their_limit_and_not_before() {
 }
 
 #[test]
-fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
-    // Whatever ROS time does after the last image (runs slow or fast, stands, jumps within its
-    // tolerance): the delay is what it was on arrival.
+fn image_age_starts_at_its_stamp() {
+    // The delay is that on arrival, whatever ROS time does after the last image (slow, fast,
+    // stopped, small jumps).
     for (skew_ms, ros_rate, after_ms) in [
         (0, 1.0, 520),
         (-300, 1.0, 220),
@@ -306,7 +307,7 @@ fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
         (-300, 0.0, 220),
         (-480, 1.0, 40),
         (-500, 1.0, 20),
-        // A stamp that lies ahead makes no image younger than its arrival.
+        // A stamp ahead of ROS time makes no image younger than its arrival.
         (90, 1.0, 520),
     ] {
         let mut world = World::new(live());
@@ -338,17 +339,17 @@ fn an_image_is_as_old_on_arrival_as_its_stamp_says() {
 }
 
 /// Commands on, with limits that no sum of whole control periods hits exactly.
-fn watching_pictures() -> RawControlConfig {
+fn short_path_limits() -> RawControlConfig {
     RawControlConfig {
         unchanged_image: RawUnchangedImage { distance: 0.051, angle: 0.255 },
         ..live()
     }
 }
 
-/// A world that runs at the full speed of this wish.
-fn at_speed(raw: RawControlConfig, wish: [f64; 7]) -> World {
+/// A world that runs at the full speed of this step.
+fn at_speed(raw: RawControlConfig, step: [f64; 7]) -> World {
     let mut world = World::new(raw);
-    world.policy.steps = vec![ChunkStep::from_array(wish)];
+    world.policy.steps = vec![ChunkStep::from_array(step)];
     world.policy.takes_ns = 60 * MS;
     ask(&mut world, enable());
     for _ in 0..100 {
@@ -365,15 +366,15 @@ fn stopped_after(world: &mut World) -> (u64, Cause) {
 }
 
 #[test]
-fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limit_and_not_before() {
+fn frozen_image_fires_at_its_limit() {
     // 0.1 m/s is 2 mm per step, 0.5 rad/s is 0.01 rad: half a step beyond the limit after 26 of
     // them.
-    for (wish, most, limit, unit) in [
+    for (step, most, limit, unit) in [
         ([0.0, 0.012, 0.016, 0.0, 0.0, 0.01, 1.0], 0.053, 0.051, "m"),
         ([0.0, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
         ([0.01, 0.0, 0.0, 0.06, 0.0, -0.08, 1.0], 0.265, 0.255, "rad"),
     ] {
-        let mut world = at_speed(watching_pictures(), wish);
+        let mut world = at_speed(short_path_limits(), step);
         world.camera_unchanged = true;
         let (after_ms, cause) = stopped_after(&mut world);
         assert_eq!(
@@ -385,11 +386,11 @@ fn a_picture_that_stays_the_same_stops_the_robot_when_it_was_driven_for_the_limi
 }
 
 #[test]
-fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
-    // The policy wishes nothing; motion is not enabled; the shadow of a dry run drives nothing.
+fn unchanged_image_is_no_fault_at_rest() {
+    // The policy wants no motion; motion is not enabled; a dry run executes no motion.
     for (speed, enabled, dry_run) in [(0.0, true, false), (0.02, false, false), (0.02, true, true)]
     {
-        let mut world = World::new(RawControlConfig { dry_run, ..watching_pictures() });
+        let mut world = World::new(RawControlConfig { dry_run, ..short_path_limits() });
         world.policy.steps = vec![ChunkStep::from_array([speed, 0.0, 0.0, 0.0, 0.0, speed, 1.0])];
         world.camera_unchanged = true;
         ask(&mut world, Requests { enable: Some(enabled), ..Requests::default() });
@@ -402,14 +403,14 @@ fn an_unchanged_picture_is_no_fault_while_nothing_is_driven() {
                 output.cause
             );
         }
-        assert_eq!(0.05 < norm(world.output.unwrap().verdict.limited.linear), dry_run);
+        assert_eq!(0.05 < norm(world.output.unwrap().motion.limited.linear), dry_run);
     }
 }
 
 #[test]
-fn a_slow_camera_is_not_one_that_repeats_its_picture() {
+fn slow_camera_is_not_frozen() {
     // 10 cm from image to image, twice the limit, and each differs from the one before.
-    let mut world = World::new(watching_pictures());
+    let mut world = World::new(short_path_limits());
     world.policy.steps = vec![ChunkStep::from_array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])];
     world.policy.takes_ns = 60 * MS;
     world.camera_period_ns = 400 * MS;
@@ -417,7 +418,7 @@ fn a_slow_camera_is_not_one_that_repeats_its_picture() {
     for _ in 0..500 {
         assert_eq!(tick(&mut world).state, State::Running, "{}", world.output.unwrap().cause);
     }
-    // It stops the robot with the first image that shows the picture again, and not sooner.
+    // The robot stops with the first repeated image, and not sooner.
     world.until(100, |output| output.image_age_s == Some(0.0));
     world.camera_unchanged = true;
     let (after_ms, cause) = stopped_after(&mut world);
@@ -426,8 +427,9 @@ fn a_slow_camera_is_not_one_that_repeats_its_picture() {
 }
 
 #[test]
-fn another_picture_ends_the_hold_and_nothing_else_does() {
-    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+fn only_a_new_image_ends_the_hold() {
+    let raw = RawControlConfig { rearm_window_s: 60.0, ..short_path_limits() };
+    let mut world = at_speed(raw, [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
     for _ in 0..500 {
@@ -439,35 +441,37 @@ fn another_picture_ends_the_hold_and_nothing_else_does() {
     let from = world.now;
     world.until(100, |output| output.state == State::Running);
     assert_eq!((world.now - from) / MS, 500);
-    // What was driven before counts no more.
+    // Earlier motion does not count any more.
     for _ in 0..100 {
         assert_eq!(tick(&mut world).state, State::Running);
     }
-    // Whoever enables anew has not mended the camera.
+    // Enabling again does not repair the camera.
     world.camera_unchanged = true;
     stopped_after(&mut world);
     ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
     let output = ask(&mut world, enable());
-    assert_eq!((output.state, output.cause.reason), (State::Holding, Reason::ImageUnchanged));
+    assert!(matches!(output.enable, Some(EnableOutcome::Refused(cause))
+            if cause.reason == Reason::ImageUnchanged));
+    assert_eq!(output.state, State::Idle);
 }
 
 #[test]
-fn a_deactivation_forgets_what_was_driven_with_one_picture() {
-    let mut world = at_speed(watching_pictures(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+fn deactivation_resets_the_frozen_image_path() {
+    let mut world = at_speed(short_path_limits(), [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     world.camera_unchanged = true;
     stopped_after(&mut world);
     world.lifecycle = Lifecycle::Inactive;
     world.until(100, |output| output.state == State::Inactive);
     world.lifecycle = Lifecycle::Active;
     assert_eq!(ask(&mut world, enable()).state, State::Running);
-    // The camera still shows one picture: the limit anew, from rest.
+    // The camera still repeats one image: the limit applies again, from rest.
     let (after_ms, cause) = stopped_after(&mut world);
     assert_eq!(cause.reason, Reason::ImageUnchanged);
     assert!(520 < after_ms && after_ms < 1000, "{after_ms} ms");
 }
 
 #[test]
-fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived() {
+fn result_of_an_old_image_is_refused() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     let seen = |world: &World, behind_ms: i64| ImageSeen {
@@ -485,32 +489,31 @@ fn a_result_from_an_image_that_was_too_old_is_refused_though_it_had_just_arrived
 }
 
 #[test]
-fn a_blocked_inference_is_noticed_after_its_deadline() {
+fn blocked_inference_fires_at_its_deadline() {
     let mut world = moving(RawControlConfig { inference_timeout_s: 1.0, ..live() });
     world.policy.blocked = true;
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!((output.cause.reason, output.cause.limit), (Reason::InferenceTimeout, 1.0));
     assert!(1.0 < output.cause.value && output.cause.value <= 1.021, "{}", output.cause);
-    // It answers at last: dropped, and only a result begun after the recovery moves the robot.
+    // The late result is dropped; only a result begun after the recovery moves the robot.
     world.policy.blocked = false;
     let output = world.until(200, |output| output.state == State::Running);
-    assert!(output.verdict.target.is_zero());
-    let output = world.until(200, |output| !output.verdict.target.is_zero());
+    assert!(output.motion.target.is_zero());
+    let output = world.until(200, |output| !output.motion.target.is_zero());
     assert_eq!(output.state, State::Running);
 }
 
 #[test]
-fn a_worker_that_never_begins_is_noticed_too() {
+fn idle_worker_fires() {
     let mut world = World::running(live());
-    // No image ever reaches it, but the camera watchdog is content: only the idle worker is
-    // suspicious.
+    // It never finishes an inference, while the camera works.
     world.policy.takes_ns = u64::MAX / 2;
     let output = world.until(100, |output| output.state != State::Running);
     assert_eq!(output.cause.reason, Reason::InferenceTimeout);
 }
 
 #[test]
-fn a_hold_ends_by_itself_at_rest_and_half_a_second_after_its_cause() {
+fn hold_ends_after_clear_s() {
     let mut world = moving(live());
     world.camera_on = false;
     world.until(100, |output| output.state == State::Holding);
@@ -522,14 +525,14 @@ fn a_hold_ends_by_itself_at_rest_and_half_a_second_after_its_cause() {
     world.until(100, |output| output.state == State::Running);
     assert_eq!((world.now - from) / MS, 520);
     let generation_before = world.output.unwrap();
-    assert!(generation_before.verdict.target.is_zero());
+    assert!(generation_before.motion.target.is_zero());
     world.until(100, |output| {
         output.events.iter().any(|event| matches!(event, Event::ChunkTaken { .. }))
     });
 }
 
 #[test]
-fn a_cause_that_comes_back_starts_the_wait_anew() {
+fn returning_cause_restarts_clear_s() {
     let mut world = moving(live());
     world.ros -= 1_000_000_000;
     tick(&mut world);
@@ -554,7 +557,7 @@ fn fault_and_recover(world: &mut World) -> Output {
 }
 
 #[test]
-fn the_third_fault_within_ten_seconds_latches() {
+fn third_fault_latches() {
     let mut world = moving(live());
     for _ in 0..2 {
         assert_eq!(fault_and_recover(&mut world).state, State::Holding);
@@ -563,14 +566,14 @@ fn the_third_fault_within_ten_seconds_latches() {
     assert_eq!((output.state, output.cause.reason), (State::Fault, Reason::RepeatedFaults));
     assert_eq!((output.cause.value, output.cause.limit), (3.0, 3.0));
     assert_eq!(world.state.last_fault().reason, Reason::ClockJumpedBack);
-    // It stays, whatever else is fine and whoever enables.
+    // It stays latched, also for a request to enable.
     for _ in 0..100 {
         assert_eq!(ask(&mut world, enable()).state, State::Fault);
     }
 }
 
 #[test]
-fn faults_older_than_the_window_are_forgotten() {
+fn faults_leave_the_window() {
     let mut world = moving(live());
     for round in 0..6 {
         assert_eq!(fault_and_recover(&mut world).state, State::Holding, "round {round}");
@@ -581,7 +584,7 @@ fn faults_older_than_the_window_are_forgotten() {
 }
 
 #[test]
-fn what_an_operator_does_is_no_fault() {
+fn operator_actions_are_no_faults() {
     let mut world = moving(live());
     for _ in 0..5 {
         world.instruction = None;
@@ -594,7 +597,7 @@ fn what_an_operator_does_is_no_fault() {
 }
 
 #[test]
-fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
+fn reset_requires_rest_and_clear_s() {
     let mut world = moving(live());
     ask(&mut world, estop());
     assert_eq!(ask(&mut world, reset()).reset, Some(ResetOutcome::StillMoving));
@@ -602,9 +605,8 @@ fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
     ask(&mut world, estop());
     // The same step brings the cause again: not this time.
     let both = Requests { estop: true, reset: true, enable: None };
-    assert!(
-        matches!(ask(&mut world, both).reset, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::Estop)
-    );
+    assert!(matches!(ask(&mut world, both).reset, Some(ResetOutcome::CauseRemains(cause))
+            if cause.reason == Reason::Estop));
     let Some(ResetOutcome::TooSoon { remaining_s }) = ask(&mut world, reset()).reset else {
         panic!("too soon")
     };
@@ -624,7 +626,7 @@ fn a_latch_opens_only_at_rest_after_half_a_second_and_without_its_cause() {
 }
 
 #[test]
-fn repeated_faults_reset_only_when_no_watchdog_complains() {
+fn reset_requires_silent_watchdogs() {
     let mut world = moving(live());
     for _ in 0..3 {
         fault_and_recover(&mut world);
@@ -635,7 +637,8 @@ fn repeated_faults_reset_only_when_no_watchdog_complains() {
     }
     let outcome = ask(&mut world, reset()).reset;
     assert!(
-        matches!(outcome, Some(ResetOutcome::CauseRemains(cause)) if cause.reason == Reason::ImageStale),
+        matches!(outcome, Some(ResetOutcome::CauseRemains(cause))
+            if cause.reason == Reason::ImageStale),
         "{outcome:?}"
     );
     world.camera_on = true;
@@ -650,7 +653,7 @@ fn repeated_faults_reset_only_when_no_watchdog_complains() {
 }
 
 #[test]
-fn an_estop_takes_the_place_of_a_fault_and_works_in_every_state() {
+fn estop_works_in_every_state() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
     assert_eq!(ask(&mut world, estop()).state, State::Estopped);
@@ -668,7 +671,7 @@ fn an_estop_takes_the_place_of_a_fault_and_works_in_every_state() {
 }
 
 #[test]
-fn nothing_moves_before_all_three_gates_are_open() {
+fn nothing_moves_with_a_closed_gate() {
     for (dry_run, lifecycle, enabled) in [
         (true, Lifecycle::Active, true),
         (false, Lifecycle::Inactive, true),
@@ -691,22 +694,24 @@ fn nothing_moves_before_all_three_gates_are_open() {
                 assert_eq!((output.state, output.cause.reason), (State::Running, Reason::DryRun));
             }
         }
-        let shadow = norm(world.output.unwrap().verdict.limited.linear);
+        let shadow = norm(world.output.unwrap().motion.limited.linear);
         assert_eq!(0.05 < shadow, dry_run, "{shadow}");
     }
 }
 
 #[test]
-fn an_enable_before_activation_is_forgotten() {
+fn enable_before_activation_is_refused() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Inactive;
-    assert_eq!(ask(&mut world, enable()).state, State::Inactive);
+    let output = ask(&mut world, enable());
+    let refused = EnableOutcome::Refused(Cause::plain(Reason::NotActive));
+    assert_eq!((output.state, output.enable), (State::Inactive, Some(refused)));
     world.lifecycle = Lifecycle::Active;
     assert_eq!(tick(&mut world).state, State::Idle);
 }
 
 #[test]
-fn deactivation_streams_down_to_zero_and_then_falls_silent() {
+fn deactivation_ramps_down_first() {
     let mut world = moving(live());
     world.lifecycle = Lifecycle::Inactive;
     let mut last = None;
@@ -714,7 +719,7 @@ fn deactivation_streams_down_to_zero_and_then_falls_silent() {
         last = output.command.or(last);
         output.at_rest
     });
-    assert!(last.unwrap().twist().is_zero(), "the last word must be zero");
+    assert!(last.unwrap().twist().is_zero(), "the last command must be zero");
     assert_eq!(output.state, State::Holding);
     for _ in 0..50 {
         let output = tick(&mut world);
@@ -723,15 +728,15 @@ fn deactivation_streams_down_to_zero_and_then_falls_silent() {
 }
 
 #[test]
-fn a_paused_process_never_resumes_an_old_command() {
+fn pause_never_resumes_an_old_command() {
     for (pause_ms, reason) in [
         (101, Reason::ControlOverrun),
         (499, Reason::ControlOverrun),
         (500, Reason::ProcessPaused),
-        (3_600_000, Reason::ProcessPaused),
+        (1400, Reason::ProcessPaused),
     ] {
         let mut world = moving(live());
-        let before = norm(world.output.unwrap().verdict.limited.linear);
+        let before = norm(world.output.unwrap().motion.limited.linear);
         let output = world.tick(pause_ms * MS, Requests::default()).unwrap();
         assert_eq!((output.state, output.cause.reason), (State::Holding, reason), "{pause_ms}");
         let after = norm(output.command.unwrap().twist().linear);
@@ -741,7 +746,15 @@ fn a_paused_process_never_resumes_an_old_command() {
             assert_eq!(after, 0.0, "{pause_ms}");
         }
         let output = world.until(100, |output| output.state == State::Running);
-        assert!(output.verdict.target.is_zero());
+        assert!(output.motion.target.is_zero());
+    }
+    // A pause beyond the window needs a new request to enable.
+    for pause_ms in [2000, 3_600_000] {
+        let mut world = moving(live());
+        let output = world.tick(pause_ms * MS, Requests::default()).unwrap();
+        assert_eq!((output.state, output.cause.reason), (State::Idle, Reason::NotEnabled));
+        assert_eq!(output.cause.withdrawn_by, Reason::ProcessPaused, "{pause_ms}");
+        assert!(output.command.unwrap().twist().is_zero());
     }
     // A late step within the limit is no fault.
     let mut world = moving(live());
@@ -749,7 +762,7 @@ fn a_paused_process_never_resumes_an_old_command() {
 }
 
 #[test]
-fn simulated_time_does_not_fool_the_watchdogs() {
+fn watchdogs_ignore_simulated_time() {
     for rate in [0.1, 1.0, 10.0] {
         let mut world = moving(live());
         world.ros_rate = rate;
@@ -764,7 +777,7 @@ fn simulated_time_does_not_fool_the_watchdogs() {
             );
         }
     }
-    // Paused: ROS time stands, no image comes. The steady clock sees it.
+    // Paused: ROS time stops, no image comes; the steady clock goes on.
     let mut world = moving(live());
     world.ros_runs = false;
     world.camera_on = false;
@@ -773,7 +786,7 @@ fn simulated_time_does_not_fool_the_watchdogs() {
 }
 
 #[test]
-fn small_corrections_of_ros_time_are_no_jump_but_many_of_them_are() {
+fn small_ros_time_corrections_add_up() {
     let mut world = moving(live());
     world.ros -= 90 * MS as i64;
     assert_eq!(tick(&mut world).state, State::Running);
@@ -783,7 +796,7 @@ fn small_corrections_of_ros_time_are_no_jump_but_many_of_them_are() {
 }
 
 #[test]
-fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
+fn step_lasts_one_policy_period() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     let origin = world.fresh_origin();
@@ -791,17 +804,17 @@ fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
     world.forged = Some(ActionChunk::new(origin, 5.0, vec![step]).unwrap());
     let mut held = 0;
     let mut output = tick(&mut world);
-    while !output.verdict.target.is_zero() {
+    while !output.motion.target.is_zero() {
         let expected = [0.1, -0.05, 0.0];
-        for (got, expected) in output.verdict.target.linear.iter().zip(expected) {
+        for (got, expected) in output.motion.target.linear.iter().zip(expected) {
             assert!((got - expected).abs() < 1e-12);
         }
-        assert!((output.verdict.target.angular[2] - 0.2).abs() < 1e-12);
+        assert!((output.motion.target.angular[2] - 0.2).abs() < 1e-12);
         held += 1;
         output = tick(&mut world);
     }
     assert_eq!(held, 10, "5 Hz is ten control periods of 20 ms");
-    assert!(output.verdict.interventions.contains(Intervention::RampDown));
+    assert!(output.motion.interventions.contains(Intervention::RampDown));
     assert_eq!(world.state.interventions().get(Intervention::RampDown), 1);
     // 0.1 m/s at 1 m/s2, and the window of the jerk limit.
     let from = world.now;
@@ -811,24 +824,24 @@ fn a_step_is_held_for_one_policy_period_and_then_ramped_down() {
 }
 
 #[test]
-fn from_rest_the_direction_of_the_wish_is_kept() {
+fn direction_from_rest_is_kept() {
     let mut world = World::running(live());
     world.policy.steps = vec![ChunkStep::from_array([0.3, -0.2, 0.1, 0.05, 0.4, -0.02, 1.0])];
-    world.until(100, |output| !output.verdict.target.is_zero());
+    world.until(100, |output| !output.motion.target.is_zero());
     for _ in 0..50 {
         let output = tick(&mut world);
         let v = output.command.unwrap().twist().linear;
         let length = norm(v);
-        let wish = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
-        for (got, wish) in v.iter().zip(wish) {
-            assert!((got / length - wish).abs() < 1e-6);
+        let expected = [0.3, -0.2, 0.1].map(|x: f64| x / 0.14f64.sqrt());
+        for (got, expected) in v.iter().zip(expected) {
+            assert!((got / length - expected).abs() < 1e-6);
         }
-        let w = output.verdict.target.angular;
-        let scale = output.verdict.target.linear[0] / 0.3;
+        let w = output.motion.target.angular;
+        let scale = output.motion.target.linear[0] / 0.3;
         assert!((w[1] - 0.4 * scale).abs() < 1e-12, "rotation shrinks with translation");
     }
     let top = norm(world.output.unwrap().command.unwrap().twist().linear);
-    let done = world.output.unwrap().verdict.interventions;
+    let done = world.output.unwrap().motion.interventions;
     assert!(done.contains(Intervention::StepCap));
     assert!(0.0 < top && top <= 0.25);
 }
@@ -844,8 +857,8 @@ fn zero_stays_exactly_zero() {
 }
 
 #[test]
-fn a_newer_chunk_continues_where_the_older_one_got_to() {
-    // 8 steps of 100 ms, told apart by their speed; an answer takes 250 ms.
+fn newer_chunk_continues_in_time() {
+    // 8 steps of 100 ms, distinguished by their speed; an inference takes 250 ms.
     let mut world = World::running(live());
     world.policy.hz = 10.0;
     world.policy.steps = (0..8)
@@ -861,7 +874,7 @@ fn a_newer_chunk_continues_where_the_older_one_got_to() {
                 firsts.push(*first_step);
                 let expected = 0.01 * f64::from(first_step + 1);
                 assert!(
-                    (output.verdict.target.linear[0] - expected).abs() < 1e-12,
+                    (output.motion.target.linear[0] - expected).abs() < 1e-12,
                     "step {first_step}"
                 );
             }
@@ -877,7 +890,7 @@ fn a_newer_chunk_continues_where_the_older_one_got_to() {
 }
 
 #[test]
-fn what_was_played_is_dropped_and_what_was_not_is_kept() {
+fn only_executed_steps_are_skipped() {
     // A chunk lasts 80 ms, an answer takes 400 ms. The image of every second answer is taken just
     // before its predecessor begins, so that all its steps have been played when it comes; that of
     // the others is taken when nothing plays, so that nothing of it may be skipped.
@@ -908,7 +921,7 @@ fn what_was_played_is_dropped_and_what_was_not_is_kept() {
 
 fn forge(world: &mut World, change: impl FnOnce(&mut ChunkOrigin)) -> Option<Refusal> {
     let mut origin = world.fresh_origin();
-    // It is heard one period from now; a begun inference lies behind that.
+    // It is passed in the next step, one period after the origin.
     change(&mut origin);
     world.forged = Some(
         ActionChunk::new(
@@ -922,7 +935,7 @@ fn forge(world: &mut World, change: impl FnOnce(&mut ChunkOrigin)) -> Option<Ref
 }
 
 #[test]
-fn chunks_are_refused_by_name() {
+fn chunks_are_refused_by_reason() {
     let mut world = World::running(live());
     world.policy.takes_ns = u64::MAX / 2;
     // An inference of the world's own would run into its deadline: this test brings its own results
@@ -959,16 +972,16 @@ fn chunks_are_refused_by_name() {
 }
 
 #[test]
-fn a_changed_instruction_stops_the_old_motion_at_once() {
+fn changed_instruction_stops_old_motion() {
     let mut world = moving(live());
     world.instruction = Some(2);
     let output = tick(&mut world);
-    assert!(output.verdict.target.is_zero());
+    assert!(output.motion.target.is_zero());
     assert_eq!((output.state, output.cause.reason), (State::Running, Reason::WaitingForAction));
     let mut refused = refusal(&output);
     world.until(20, |output| {
         refused = refused.or(refusal(output));
-        !output.verdict.target.is_zero()
+        !output.motion.target.is_zero()
     });
     assert_eq!(
         refused,
@@ -978,17 +991,17 @@ fn a_changed_instruction_stops_the_old_motion_at_once() {
 }
 
 #[test]
-fn an_early_step_gives_no_command_but_hears_the_operator() {
+fn early_step_handles_requests() {
     let mut world = moving(live());
     let output = world.tick(9 * MS, estop()).unwrap();
     assert_eq!((output.command, output.state), (None, State::Estopped));
     assert!(world.tick(MS, Requests::default()).unwrap().command.is_some());
-    // A clock that stands still, or that the runtime read twice.
+    // A clock that did not advance between two steps.
     assert!(world.tick(0, Requests::default()).unwrap().command.is_none());
 }
 
 #[test]
-fn the_gripper_says_nothing_before_the_policy_and_holds_in_a_fault() {
+fn gripper_holds_in_a_fault() {
     let mut world = World::running(live());
     assert_eq!(world.output.unwrap().command.unwrap().gripper(), None);
     world.policy.steps[0].gripper = 0.0;
@@ -1002,12 +1015,12 @@ fn the_gripper_says_nothing_before_the_policy_and_holds_in_a_fault() {
 }
 
 #[test]
-fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
+fn stalls_are_reported_only() {
     let noticed = |output: &Output, reason| {
         output
             .events
             .iter()
-            .any(|event| matches!(event, Event::Noticed(cause) if cause.reason == reason))
+            .any(|event| matches!(event, Event::Detected(cause) if cause.reason == reason))
     };
     let mut world = World::running(live());
     let mut taken = 0;
@@ -1018,14 +1031,17 @@ fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
     });
     assert_eq!(taken, 10);
     assert_eq!((output.state, output.cause.reason), (State::Running, Reason::ConstantAction));
-    // Without a pose nobody can say that the robot stands.
+    // Without a pose a stuck robot cannot be detected.
     for _ in 0..100 {
         assert!(!noticed(&tick(&mut world), Reason::Stuck));
     }
     // Another action ends it.
     world.policy.steps[0].translation[1] = 0.001;
     world.until(100, |output| {
-        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+        output
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::DetectionCleared(Reason::ConstantAction)))
     });
 
     let mut world = World::running(live());
@@ -1045,20 +1061,42 @@ fn repetition_and_a_robot_that_does_not_follow_are_reported_and_move_nothing() {
 }
 
 #[test]
-fn status_is_published_when_something_changes_and_only_then() {
+fn each_change_is_one_event() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
-    assert!(!tick(&mut world).changed);
-    world.lifecycle = Lifecycle::Inactive;
-    assert!(tick(&mut world).changed);
-    assert!(!tick(&mut world).changed);
-    world.lifecycle = Lifecycle::Active;
-    assert!(tick(&mut world).changed);
-    assert!(!tick(&mut world).changed);
+    assert!(tick(&mut world).events.is_empty());
+    let change = |output: &Output| {
+        let mut changes = output.events.iter().filter_map(|event| match event {
+            Event::StateChanged { from, to, cause } => Some((*from, *to, cause.reason)),
+            Event::CauseChanged { state, cause } => Some((*state, *state, cause.reason)),
+            _ => None,
+        });
+        let first = changes.next();
+        assert_eq!(changes.next(), None);
+        first
+    };
+    for (lifecycle, from, to, reason) in [
+        (Lifecycle::Inactive, State::Unconfigured, State::Inactive, Reason::NotActive),
+        (Lifecycle::Active, State::Inactive, State::Idle, Reason::NotEnabled),
+    ] {
+        world.lifecycle = lifecycle;
+        assert_eq!(change(&tick(&mut world)), Some((from, to, reason)));
+        assert_eq!(change(&tick(&mut world)), None);
+    }
+    let waiting = (State::Idle, State::Running, Reason::WaitingForAction);
+    assert_eq!(change(&ask(&mut world, enable())), Some(waiting));
+    let output = world.until(50, |output| change(output).is_some());
+    assert_eq!(change(&output), Some((State::Running, State::Running, Reason::None)));
+    // Causes that follow one another within a state.
+    world.camera_on = false;
+    world.until(50, |output| output.cause.reason == Reason::ImageStale);
+    world.worker_dead = true;
+    let dead = (State::Holding, State::Holding, Reason::InferenceDead);
+    assert_eq!(change(&tick(&mut world)), Some(dead));
 }
 
 #[test]
-fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
+fn no_fault_in_the_step_of_a_disable() {
     for requests in [Requests { enable: Some(false), ..Requests::default() }, estop()] {
         let mut world = moving(live());
         world.ros -= 1_000_000_000;
@@ -1073,7 +1111,7 @@ fn a_fault_in_the_step_in_which_motion_was_disabled_is_no_fault() {
 }
 
 #[test]
-fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
+fn reset_ignores_other_causes() {
     // An e-stop's cause is the button, not the camera that is off as well.
     let mut world = moving(live());
     ask(&mut world, estop());
@@ -1096,13 +1134,16 @@ fn other_trouble_does_not_hold_up_a_reset_whose_cause_is_gone() {
 }
 
 #[test]
-fn what_was_noticed_is_over_when_motion_is_interrupted() {
+fn interruption_clears_detections() {
     let mut world = World::running(live());
     world.until(200, |output| output.cause.reason == Reason::ConstantAction);
     world.ros -= 1_000_000_000;
     let output = tick(&mut world);
     assert!(
-        output.events.iter().any(|event| matches!(event, Event::NoLonger(Reason::ConstantAction)))
+        output
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::DetectionCleared(Reason::ConstantAction)))
     );
     world.until(200, |output| output.state == State::Running);
     // The count begins anew: the same action again is not at once a repetition.
@@ -1113,7 +1154,7 @@ fn what_was_noticed_is_over_when_motion_is_interrupted() {
 }
 
 #[test]
-fn a_latch_outlives_a_change_of_configuration() {
+fn latch_survives_reconfiguration() {
     let mut world = World::new(live());
     world.lifecycle = Lifecycle::Unconfigured;
     assert_eq!(ask(&mut world, estop()).state, State::Estopped);
@@ -1135,10 +1176,14 @@ fn a_latch_outlives_a_change_of_configuration() {
     let output = step(Instant::from_nanoseconds(1), &mut fresh, &Inputs::default());
     assert_eq!(output.state, State::Unconfigured);
     assert_eq!(fresh.interventions(), old.state.interventions());
-    assert!(output.events.is_empty());
+    // The history of states continues across the change.
+    assert!(matches!(
+        output.events.iter().collect::<Vec<_>>()[..],
+        [Event::StateChanged { from: State::Idle, to: State::Unconfigured, .. }]
+    ));
 }
 
-/// Control without a world: one fresh image per step, and whatever else the test says.
+/// Control without a world: one fresh image per step; the test sets the other inputs.
 struct Bare {
     state: ControlState,
     now: u64,
@@ -1188,7 +1233,7 @@ impl Bare {
 }
 
 #[test]
-fn an_idle_worker_shows_by_any_result_that_it_lives() {
+fn any_result_resets_the_idle_timeout() {
     // 0.5 s for the inference and 0.5 s for the next image. With a result every 51 steps the step
     // before it comes after exactly 1 s: just in time.
     for (every, kind, reason) in [
@@ -1217,8 +1262,8 @@ fn an_idle_worker_shows_by_any_result_that_it_lives() {
 }
 
 #[test]
-fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
-    let told = |output: &Output| {
+fn late_steps_are_reported() {
+    let interval = |output: &Output| {
         output.events.iter().find_map(|event| match event {
             Event::Overrun { interval_s } => Some(*interval_s),
             _ => None,
@@ -1231,12 +1276,12 @@ fn a_late_step_is_told_with_its_interval_and_one_in_time_is_not() {
         (100 * MS + 1, Some(0.100_000_001)),
         (700 * MS, Some(0.7)),
     ] {
-        assert_eq!(told(&bare.step(dt, |_| {})), expected, "{dt}");
+        assert_eq!(interval(&bare.step(dt, |_| {})), expected, "{dt}");
     }
 }
 
 #[test]
-fn watchdogs_allow_exactly_what_they_say() {
+fn watchdog_limits_are_inclusive() {
     let run = |raw: RawControlConfig, change: &dyn Fn(&mut Inputs<'_>)| {
         let mut bare = Bare::running(raw);
         let output = bare.step(20 * MS, |inputs| change(inputs));
@@ -1273,7 +1318,7 @@ fn watchdogs_allow_exactly_what_they_say() {
     };
     assert_eq!(run(raw, &back_to(ns)).0, State::Running);
     assert_eq!(run(raw, &back_to(ns + 1)).1.reason, Reason::ClockJumpedBack);
-    // Nobody need hear a command that is not published.
+    // A command that is not published needs no subscriber.
     for (dry_run, state) in [(true, State::Running), (false, State::Holding)] {
         let mut bare = Bare::running(RawControlConfig { dry_run, ..live() });
         let mut output = bare.step(20 * MS, |inputs| inputs.subscribed = false);
@@ -1285,18 +1330,18 @@ fn watchdogs_allow_exactly_what_they_say() {
 }
 
 #[test]
-fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
+fn interventions_of_one_group_are_reported() {
     for axis in [0, 4] {
         let mut world = World::new(guarded());
-        let mut wish = [0.0; 7];
-        wish[axis] = 0.02;
-        world.policy.steps = vec![ChunkStep::from_array(wish)];
+        let mut step = [0.0; 7];
+        step[axis] = 0.02;
+        world.policy.steps = vec![ChunkStep::from_array(step)];
         world.pose = pose(&world, [0.0; 3]);
         ask(&mut world, enable());
         let mut seen = Vec::new();
         for _ in 0..60 {
             world.pose = pose(&world, [0.0; 3]);
-            seen.extend(tick(&mut world).verdict.interventions.iter());
+            seen.extend(tick(&mut world).motion.interventions.iter());
         }
         for (which, expected) in [
             (Intervention::Acceleration, true),
@@ -1312,7 +1357,7 @@ fn interventions_are_told_for_either_group_alone_and_only_when_they_happened() {
 }
 
 #[test]
-fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
+fn time_to_rest_starts_at_the_cause() {
     let mut world = moving(live());
     let mut steps = 0;
     // Disabled, then withdrawn, then stopped while it comes to rest: one stop, counted from the
@@ -1340,7 +1385,7 @@ fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
     let mut world = moving(live());
     ask(&mut world, Requests { enable: Some(false), ..Requests::default() });
     ask(&mut world, enable());
-    world.until(100, |output| 0.099 < norm(output.verdict.limited.linear));
+    world.until(100, |output| 0.099 < norm(output.motion.limited.linear));
     let mut output = ask(&mut world, estop());
     let from = world.now;
     while came_to_rest(&output).is_none() {
@@ -1350,7 +1395,7 @@ fn the_time_to_rest_is_counted_from_the_step_that_saw_the_cause() {
 }
 
 #[test]
-fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
+fn gripper_command_ends_with_the_enabling() {
     let mut world = moving(live());
     assert!(
         world
@@ -1368,7 +1413,7 @@ fn what_the_policy_said_about_the_gripper_holds_for_one_enabled_run() {
 }
 
 #[test]
-fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
+fn enable_with_reset_is_refused() {
     let mut world = moving(live());
     ask(&mut world, estop());
     world.until(200, |output| output.at_rest);
@@ -1378,6 +1423,7 @@ fn an_enable_that_comes_with_a_reset_is_not_meant_for_the_time_after_it() {
     let both = Requests { enable: Some(true), reset: true, ..Requests::default() };
     let output = ask(&mut world, both);
     assert_eq!((output.reset, output.state), (Some(ResetOutcome::Done), State::Idle));
+    assert!(matches!(output.enable, Some(EnableOutcome::Refused(_))));
     assert_eq!(tick(&mut world).state, State::Idle);
     assert_eq!(ask(&mut world, enable()).state, State::Running);
 }

@@ -1,13 +1,14 @@
-//! A small world around `control`: camera, policy, operator, clock; and a judge that checks every
-//! published command.
+//! A simulated environment of `control` (camera, policy, operator, clock), and a judge that checks
+//! every output.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use flight_recorder::Recorder;
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
-    ControlConfig, ControlState, Event, ImageSeen, Inference, Inputs, Lifecycle, MotionLimits,
-    Output, PolicyFailure, PoseSeen, RawControlConfig, Requests, State, Twist, step,
+    Cause, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inference, Inputs,
+    Lifecycle, MotionLimits, Output, PolicyFailure, PoseSeen, RawControlConfig, Reason, Requests,
+    State, Twist, step,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -30,40 +31,6 @@ pub fn cases(in_test: u32) -> u32 {
     match std::env::var("OPENVLA_SOAK_CASES") {
         Ok(text) => text.parse().expect("OPENVLA_SOAK_CASES must be a number of cases"),
         Err(_) => in_test,
-    }
-}
-
-/// A generator that is the same on every machine (xorshift64*, seeded through splitmix).
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Self((z ^ (z >> 31)) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// In `0..n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// In `-1..1`.
-    pub fn signed(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    }
-
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
     }
 }
 
@@ -118,40 +85,57 @@ impl Differences {
     }
 }
 
-/// Checks every output for everything that must always hold.
+/// Checks every output for all invariants.
 #[derive(Debug, Clone)]
 pub struct Judge {
     linear: Differences,
     angular: Differences,
     stop_time_ns: u64,
     period_ns: u64,
+    rearm_window_ns: u64,
+    dry_run: bool,
     last_published: Option<u64>,
     /// When a command was first given outside of `Running`.
     stopping_since: Option<u64>,
-    /// The longest after a cause was noticed that a command was not yet zero.
+    /// The longest time after the detection of a cause at which a command was not yet zero.
     pub longest_stop_ns: u64,
     stop_open: bool,
     latched: bool,
-    state: State,
+    /// State and cause according to the events so far.
+    reported: (State, Reason, Reason),
+    enabled: bool,
+    /// First step of the present interruption, while enabled.
+    held_since: Option<u64>,
     pub commands: u64,
     pub stops: u64,
+    /// Motion that resumed by itself.
+    pub resumed: u64,
+    /// Enablings that were withdrawn.
+    pub withdrawn: u64,
 }
 
 impl Judge {
     pub fn new(config: &ControlConfig) -> Self {
+        let nanoseconds = |span: std::time::Duration| u64::try_from(span.as_nanos()).unwrap();
         Self {
             linear: Differences { limits: *config.linear(), last: None, acceleration: None },
             angular: Differences { limits: *config.angular(), last: None, acceleration: None },
             stop_time_ns: (config.stop_time_s() * 1e9).round() as u64,
-            period_ns: u64::try_from(config.period().as_nanos()).unwrap(),
+            period_ns: nanoseconds(config.period()),
+            rearm_window_ns: nanoseconds(config.rearm_window()),
+            dry_run: config.dry_run(),
             last_published: None,
             stopping_since: None,
             longest_stop_ns: 0,
             stop_open: false,
             latched: false,
-            state: State::Unconfigured,
+            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None),
+            enabled: false,
+            held_since: None,
             commands: 0,
             stops: 0,
+            resumed: 0,
+            withdrawn: 0,
         }
     }
 
@@ -165,23 +149,11 @@ impl Judge {
             return Err(format!("left a latch for {:?} without a reset", output.state));
         }
         self.latched = output.state.is_latched();
-        let told: Vec<(State, State)> = output
-            .events
-            .iter()
-            .filter_map(|event| match event {
-                Event::StateChanged { from, to, .. } => Some((*from, *to)),
-                _ => None,
-            })
-            .collect();
-        let expected =
-            if self.state == output.state { vec![] } else { vec![(self.state, output.state)] };
-        if told != expected {
-            return Err(format!("told {told:?} of {expected:?}"));
-        }
-        self.state = output.state;
+        self.check_events(output)?;
+        self.check_enabling(now, output)?;
         let moving_allowed = output.state == State::Running;
-        if !moving_allowed && !output.verdict.target.is_zero() {
-            return Err(format!("aims at {:?} in {:?}", output.verdict.target, output.state));
+        if !moving_allowed && !output.motion.target.is_zero() {
+            return Err(format!("aims at {:?} in {:?}", output.motion.target, output.state));
         }
         let Some(command) = output.command else {
             return Ok(());
@@ -201,7 +173,88 @@ impl Judge {
         Ok(())
     }
 
-    /// From the publication of the step that notices the cause pass at most v/a + a/j, then every
+    /// The events are the complete history of state and cause; the cause is the first of all.
+    fn check_events(&mut self, output: &Output) -> Result<(), String> {
+        if output.events.lost() != 0 {
+            return Err(format!("{} events lost: {:?}", output.events.lost(), output.events));
+        }
+        if output.cause != output.causes.first().unwrap_or(Cause::NONE) {
+            return Err(format!("{:?} is not the first of {:?}", output.cause, output.causes));
+        }
+        let now = (output.state, output.cause.reason, output.cause.withdrawn_by);
+        let changes: Vec<Event> = output
+            .events
+            .iter()
+            .filter(|e| matches!(e, Event::StateChanged { .. } | Event::CauseChanged { .. }))
+            .copied()
+            .collect();
+        let (from, cause) = (self.reported.0, output.cause);
+        let expected = if from != output.state {
+            vec![Event::StateChanged { from, to: output.state, cause }]
+        } else if self.reported != now {
+            vec![Event::CauseChanged { state: output.state, cause }]
+        } else {
+            vec![]
+        };
+        self.reported = now;
+        if changes == expected {
+            return Ok(());
+        }
+        Err(format!("emitted {changes:?} instead of {expected:?}"))
+    }
+
+    /// Motion begins in the step of an accepted request, or resumes within the window of a hold.
+    fn check_enabling(&mut self, now: u64, output: &Output) -> Result<(), String> {
+        let accepted = output.enable == Some(EnableOutcome::Enabled);
+        let withdrawn = output
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::EnableWithdrawn { .. }))
+            .count() as u64;
+        self.withdrawn += withdrawn;
+        if output.enabled && !self.enabled && !accepted {
+            return Err("enabled without a request".into());
+        }
+        let refused = matches!(output.enable, Some(EnableOutcome::Refused(_)));
+        if output.enabled && (refused || output.enable == Some(EnableOutcome::Disabled)) {
+            return Err(format!("enabled in spite of {:?}", output.enable));
+        }
+        if output.state == State::Running && !output.enabled {
+            return Err("running without being enabled".into());
+        }
+        if (output.resumes_in_s.is_some() && output.enable_withdrawn_in_s.is_some())
+            || (output.resumes_in_s.or(output.enable_withdrawn_in_s).is_some()
+                && (!output.enabled || output.state == State::Running))
+        {
+            return Err(format!("announces too much: {output:?}"));
+        }
+        let newly = accepted && !self.enabled;
+        self.enabled = output.enabled;
+        if self.dry_run {
+            return Ok(());
+        }
+        if newly && output.state != State::Running {
+            return Err(format!("an accepted request leads to {:?}", output.state));
+        }
+        if output.state == State::Running {
+            if let Some(since) = self.held_since.take().filter(|_| !newly) {
+                self.resumed += 1;
+                if self.rearm_window_ns < now - since {
+                    return Err(format!("resumes {} ms after a hold began", (now - since) / MS));
+                }
+            }
+        } else if output.enabled {
+            let since = *self.held_since.get_or_insert(now);
+            if self.rearm_window_ns <= now - since {
+                return Err(format!("still enabled {} ms after a hold began", (now - since) / MS));
+            }
+        } else {
+            self.held_since = None;
+        }
+        Ok(())
+    }
+
+    /// From the publication of the step that detects the cause pass at most v/a + a/j, then every
     /// command is exactly zero.
     fn check_stop(&mut self, now: u64, twist: &Twist, moving_allowed: bool) -> Result<(), String> {
         if moving_allowed {
@@ -235,7 +288,7 @@ impl Judge {
     }
 }
 
-/// What the policy will say next.
+/// Scripted results of the policy.
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub steps: Vec<ChunkStep>,
@@ -259,9 +312,9 @@ pub struct World {
     pub camera_period_ns: u64,
     next_image: u64,
     pub camera_on: bool,
-    /// The stamp stays what it was.
+    /// The stamp stays equal.
     pub camera_frozen: bool,
-    /// The picture stays what it was, whatever its stamp.
+    /// The image bytes stay equal, whatever the stamp.
     pub camera_unchanged: bool,
     pub camera_skew_ns: i64,
     image: Option<ImageSeen>,

@@ -102,10 +102,10 @@ pub fn replay(
             time_s: now as f64 * 1e-9,
             period_s: period as f64 * 1e-9,
             actions,
-            desired: output.verdict.wished,
-            target: output.verdict.target,
-            commanded: output.verdict.limited,
-            interventions: output.verdict.interventions,
+            desired: output.motion.desired,
+            target: output.motion.target,
+            commanded: output.motion.limited,
+            interventions: output.motion.interventions,
             gripper_changes: output
                 .events
                 .iter()
