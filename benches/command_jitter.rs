@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{CameraBytes, NodeClock, Priority, Runtime, Threads};
+use openvla_tt::runtime::{NodeClock, Priority, Runtime, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::Clock;
 use vla_control::{Lifecycle, RawControlConfig, Requests, State};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::{Instruction, Policy};
 
 /// Keeps as many threads busy as there are cores for 150 ms per inference, as a model of some
@@ -54,8 +55,8 @@ fn processor_s() -> f64 {
     fields.iter().sum::<f64>() / 100.0
 }
 
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    sorted[((share * sorted.len() as f64) as usize).min(sorted.len() - 1)]
+fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    vla_inference::stats::percentile(sorted, percent).unwrap_or(f64::NAN)
 }
 
 fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
@@ -95,12 +96,12 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         // No two pictures in a row are equal, as of any camera: the robot is driven, and one that
         // stays the same would stop it.
         noise = noise.wrapping_add(1);
-        let bytes = CameraBytes::Raw {
+        let bytes = EncodedImage::Raw {
             width: 8,
             height: 8,
             encoding: "rgb8".into(),
             step: 24,
-            data: vec![noise; 192],
+            data: vec![noise; 192].into(),
         };
         runtime.offer_image(clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
@@ -133,10 +134,10 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         "{rate_hz:5.0} Hz  {scheduling:13} {:6} commands  load {load:4.2} of {cores} cores   \
         period error [ms]: p50 {:6.3}  p99 {:6.3}  p99.9 {:6.3}  max {:6.3}",
         taken.len(),
-        percentile(&errors, 0.5),
-        percentile(&errors, 0.99),
-        percentile(&errors, 0.999),
-        percentile(&errors, 1.0),
+        percentile(&errors, 50.0),
+        percentile(&errors, 99.0),
+        percentile(&errors, 99.9),
+        percentile(&errors, 100.0),
     );
 }
 

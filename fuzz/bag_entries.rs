@@ -1,7 +1,7 @@
-//! What the bag fuzz targets do with one input. `tests/fuzz_smoke.rs` includes this file and drives
+//! Entry points of the fuzz targets for bags. `tests/fuzz_smoke.rs` includes this file and drives
 //! the same functions with seeded mutations on stable Rust.
 //!
-//! Accepted input must satisfy the promises of the type; a refusal must be one line. Each function
+//! Accepted input must satisfy the invariants of its type; a refusal must be one line. Each function
 //! returns whether it accepted its input, so that a test can require both outcomes.
 
 use rosbag2_reader::fuzz_entry;

@@ -12,7 +12,12 @@ fn real_json() -> serde_json::Value {
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(kit().join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().remove("tiny_timm_overrides");
-    config["text_config"] = serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
+    config["text_config"] = serde_json::json!({
+        "model_type": "llama",
+        "pad_token_id": 32000,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 32064,
+    });
     config
 }
 
@@ -28,7 +33,7 @@ fn command(arguments: &[&str], provider: Option<&str>) -> (Option<i32>, String, 
 }
 
 #[test]
-fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
+fn commands_run_on_a_simulated_mesh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/openvla_tiny");
     let (checkpoint, image) = (root.join("ckpt"), root.join("images/07_480x640_RGB.png"));
     let common = [
@@ -53,7 +58,7 @@ fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
     );
     let (_, out, _) = command(&with(&[]), None);
     assert_eq!(answer(&out)["token_ids"], mesh["token_ids"], "the same action as on the CPU");
-    // Without replaying, with TT-NN's operations instead of our kernels: the same.
+    // Without a trace, with TT-NN's operations instead of our kernels: the same tokens.
     let (_, out, error) = command(
         &with(&["--device", "sim:n300", "--precision", "bf16", "--eager", "--kernels", "ttnn"]),
         None,
@@ -66,8 +71,8 @@ fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
             .concat();
     let (status, out, error) = command(&bench, None);
     assert_eq!(status, Some(0), "{error}");
-    // Three inferences of one image: the second and the third guess what the one before said.
-    assert_eq!(answer(&out)["draft"], serde_json::json!({"offered": 12, "accepted": 12}));
+    // Three inferences of one image: the second and the third take the previous tokens as draft.
+    assert_eq!(answer(&out)["draft"], serde_json::json!({"drafted": 12, "accepted": 12}));
     let refused: [(&[&str], Option<&str>, &str); 6] = [
         (
             &["--device", "sim:n300", "--weight-cache", "/proc/nowhere"],
@@ -92,7 +97,7 @@ fn the_commands_run_on_a_mesh_and_name_what_is_missing() {
 }
 
 #[test]
-fn the_command_prints_and_refuses() {
+fn plan_prints_and_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     std::fs::write(&path, real_json().to_string()).unwrap();

@@ -28,7 +28,7 @@ impl Random {
     }
 }
 
-/// What breaks parsers: extremes of numbers, other types, hostile text.
+/// Values that break parsers: extreme numbers, other types, hostile text.
 const TOKENS: [&str; 24] = [
     "0",
     "-1",
@@ -105,7 +105,7 @@ fn drive(entry: fn(&[u8]) -> bool, seeds: &[Vec<u8>], rounds: usize) {
 }
 
 fn kit_file(name: &str) -> Vec<u8> {
-    // Without white space a mutation hits something that matters.
+    // Without white space every mutation changes the meaning.
     let value: serde_json::Value =
         serde_json::from_slice(&std::fs::read(kit().join(name)).unwrap()).unwrap();
     serde_json::to_vec(&value).unwrap()
@@ -117,12 +117,15 @@ fn safetensors_header() {
         file_of(&[("a", &[2, 3]), ("b", &[4]), ("c", &[])]),
         raw_file("{\"__metadata__\":{\"format\":\"pt\"}}  ", 0),
         raw_file(
-            r#"{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"y":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}"#,
+            concat!(
+                r#"{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"#,
+                r#""y":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}}"#
+            ),
             8,
         ),
     ];
     drive(checkpoint_entries::fuzz_safetensors_header, &seeds, 6000);
-    // The same with the length field kept true, so that mutations get past it to the JSON and the
+    // The same with a correct length field, so that mutations get past it to the JSON and the
     // offsets.
     let mut random = Random(7);
     for seed in &seeds {
@@ -141,7 +144,8 @@ fn safetensors_header() {
 
 #[test]
 fn index_json() {
-    let small = br#"{"metadata":{"total_size":8},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
+    let small = br#"{"metadata":{"total_size":8},
+        "weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
     drive(checkpoint_entries::fuzz_index_json, &[small.to_vec()], 8000);
     drive(checkpoint_entries::fuzz_index_json, &[kit_file("model.safetensors.index.json")], 500);
 }
@@ -151,7 +155,9 @@ fn config_json() {
     let whole = kit_file("config.json");
     let mut value: serde_json::Value = serde_json::from_slice(&whole).unwrap();
     // Without statistics nearly every mutation hits a field of the model.
-    value["norm_stats"] = serde_json::json!({"one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}}});
+    value["norm_stats"] = serde_json::json!({
+        "one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}},
+    });
     drive(checkpoint_entries::fuzz_config_json, &[serde_json::to_vec(&value).unwrap()], 10_000);
     drive(checkpoint_entries::fuzz_config_json, &[whole], 1000);
 }
@@ -205,7 +211,7 @@ fn bag_mcap() {
         "mcap_message_zstd/mcap_message_zstd.mcap",
     ];
     drive(bag_entries::fuzz_bag_mcap, &seeds.map(bag), 400);
-    // An error may lie in any byte of the first records, which the mutations above seldom hit.
+    // An error may be in any byte of the first records, which the mutations above seldom hit.
     let (seed, mut random) = (bag("unchunked.mcap"), Random(11));
     for at in 0..seed.len().min(1500) {
         let mut bytes = seed.clone();

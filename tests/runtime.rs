@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{CameraBytes, NodeClock, Report, Runtime, Snapshot, Threads};
+use openvla_tt::runtime::{NodeClock, Report, Runtime, Snapshot, Threads};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::{Clock, Instant};
@@ -16,6 +16,7 @@ use vla_control::{
     Command, ControlConfig, Intervention, Lifecycle, RawControlConfig, Reason, Requests,
     ResetOutcome, State,
 };
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::{Instruction, Policy};
 
 struct Rig {
@@ -52,10 +53,10 @@ fn config() -> ControlConfig {
 }
 
 /// A picture that differs from others in its last byte, as the noise of a camera makes it.
-fn pixels(last: u8) -> CameraBytes {
+fn pixels(last: u8) -> EncodedImage {
     let mut data = vec![7; 8 * 24];
     data[8 * 24 - 1] = last;
-    CameraBytes::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data }
+    EncodedImage::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: data.into() }
 }
 
 impl Rig {
@@ -153,7 +154,7 @@ impl Rig {
         self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
             Camera::Broken => {
-                CameraBytes::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures])
+                EncodedImage::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into())
             }
             _ => pixels(self.pictures),
         };
@@ -219,7 +220,13 @@ fn a_flood_of_images_is_dropped_not_queued() {
         data[640 * 480 * 3 - 1] = (i % 251) as u8;
         rig.runtime.offer_image(
             rig.clock.ros(),
-            CameraBytes::Raw { width: 640, height: 480, encoding: "rgb8".into(), step: 1920, data },
+            EncodedImage::Raw {
+                width: 640,
+                height: 480,
+                encoding: "rgb8".into(),
+                step: 1920,
+                data: data.into(),
+            },
         );
     }
     // The newest one is looked at, soon.

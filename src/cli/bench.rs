@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
-use super::{CliError, print};
+use super::{CliError, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::Instruction;
+use vla_inference::policy::{Decision, DraftCounts, Instruction};
+use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
 #[derive(Args)]
@@ -21,26 +22,85 @@ pub(super) struct Bench {
     /// JPEG or PNG
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
-    /// What the robot should do
+    /// Task of the robot
     #[arg(long, default_value = "pick up the block", value_name = "TEXT")]
     instruction: String,
     #[command(flatten)]
     decode: DecodeArgs,
+    /// Inferences measured
+    #[arg(
+        long,
+        default_value_t = 5,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    repeats: u32,
+    /// Inferences before the measured ones
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(0..=1_000)
+    )]
+    warm_up: u32,
     /// Print one JSON object on stdout and nothing else there
     #[arg(long)]
     json: bool,
-    /// Inferences that are measured
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    repeats: u32,
-    /// Inferences before that
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    warm_up: u32,
 }
 
-/// The value below which `part` of the sorted values lie (nearest rank).
-fn percentile(sorted: &[f64], part: f64) -> f64 {
-    let rank = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+/// Percentiles of a stage, milliseconds.
+#[derive(Clone, Copy, Serialize)]
+struct Times {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+}
+
+/// Draft tokens of speculative decoding.
+#[derive(Serialize)]
+struct Drafts {
+    drafted: u64,
+    accepted: u64,
+}
+
+/// The JSON object.
+#[derive(Serialize)]
+struct Measured<'a> {
+    device: &'a str,
+    repeats: u32,
+    token_ids: Vec<u32>,
+    milliseconds: BTreeMap<&'static str, Times>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft: Option<Drafts>,
+}
+
+/// Milliseconds by stage, in the order of the first occurrence.
+#[derive(Default)]
+struct Stages(Vec<(&'static str, Vec<f64>)>);
+
+impl Stages {
+    fn add(&mut self, decision: &Decision) {
+        let stages = decision.stages.iter().map(|stage| (stage.name, stage.milliseconds));
+        for (name, ms) in stages.chain([("total", decision.total_ms())]) {
+            match self.0.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, values)) => values.push(ms),
+                None => self.0.push((name, vec![ms])),
+            }
+        }
+    }
+
+    fn times(mut self) -> Vec<(&'static str, Times)> {
+        self.0.iter_mut().for_each(|(_, values)| values.sort_by(f64::total_cmp));
+        let of = |values: &[f64], percent| percentile(values, percent).unwrap_or(f64::NAN);
+        let times = |values: &[f64]| Times {
+            p50: of(values, 50.0),
+            p90: of(values, 90.0),
+            p99: of(values, 99.0),
+            max: of(values, 100.0),
+        };
+        self.0.iter().map(|(name, values)| (*name, times(values))).collect()
+    }
 }
 
 impl Bench {
@@ -49,66 +109,37 @@ impl Bench {
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
         let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
-        let mut tokens = Vec::new();
-        let mut order = Vec::new();
-        let mut times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+        let mut token_ids = Vec::new();
+        let mut stages = Stages::default();
         for run in 0..self.warm_up + self.repeats {
             let decision = policy.act(&image, &instruction)?;
-            tokens.clone_from(&decision.token_ids);
-            if run < self.warm_up {
-                continue;
+            if run >= self.warm_up {
+                stages.add(&decision);
             }
-            let total = ("total", decision.total_ms());
-            for (name, ms) in
-                decision.stages.iter().map(|stage| (stage.name, stage.milliseconds)).chain([total])
-            {
-                times
-                    .entry(name)
-                    .or_insert_with(|| {
-                        order.push(name);
-                        Vec::new()
-                    })
-                    .push(ms);
-            }
+            token_ids = decision.token_ids;
         }
-        let counts = policy.draft_counts();
-        times.values_mut().for_each(|values| values.sort_by(f64::total_cmp));
+        let DraftCounts { drafted, accepted } = policy.draft_counts();
+        let measured = stages.times();
+        let device = &policy.info().device;
         if self.json {
-            let stages: serde_json::Map<_, _> = order
-                .iter()
-                .map(|&name| {
-                    let sorted = &times[name];
-                    let of = |part| percentile(sorted, part);
-                    (
-                        name.into(),
-                        json!({"p50": of(0.5), "p90": of(0.9), "p99": of(0.99), "max": of(1.0)}),
-                    )
-                })
-                .collect();
-            let info = policy.info();
-            let mut result = json!({"device": info.device, "repeats": self.repeats, "token_ids": tokens, "milliseconds": stages});
-            if drafts {
-                result["draft"] = json!({"offered": counts.offered, "accepted": counts.accepted});
-            }
-            return print(&result.to_string());
+            return print_json(&Measured {
+                device,
+                repeats: self.repeats,
+                token_ids,
+                milliseconds: measured.into_iter().collect(),
+                draft: drafts.then_some(Drafts { drafted, accepted }),
+            });
         }
-        print(&format!("{}, {} inferences", policy.info().device, self.repeats))?;
+        print(&format!("{device}, {} inferences", self.repeats))?;
         print(&format!(
             "{:<12} {:>10} {:>10} {:>10} {:>10}  ms",
             "stage", "p50", "p90", "p99", "max"
         ))?;
-        for name in order {
-            let of = |part| percentile(&times[name], part);
-            print(&format!(
-                "{name:<12} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
-                of(0.5),
-                of(0.9),
-                of(0.99),
-                of(1.0)
-            ))?;
+        for (name, Times { p50, p90, p99, max }) in measured {
+            print(&format!("{name:<12} {p50:>10.2} {p90:>10.2} {p99:>10.2} {max:>10.2}"))?;
         }
         if drafts {
-            print(&format!("drafted tokens: {} of {} accepted", counts.accepted, counts.offered))?;
+            print(&format!("draft tokens: {accepted} of {drafted} accepted"))?;
         }
         Ok(())
     }

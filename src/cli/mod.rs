@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use vla_inference::text::unwrapped;
+
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
 #[derive(Parser)]
 #[command(name = "openvla", version, about, long_about = None)]
@@ -28,24 +30,23 @@ struct Cli {
 enum Command {
     /// One action from one image and one instruction
     Predict(predict::Predict),
-    /// What a checkpoint folder holds, and whether it is complete
+    /// Contents of a checkpoint folder, and whether it is complete
     Inspect(inspect::Inspect),
-    /// Run a golden kit and compare every stage with the official code's numbers
+    /// Run a golden kit and compare every stage with the official code's values
     Selfcheck(selfcheck::Selfcheck),
     /// Time every stage of an inference
     Bench(bench::Bench),
-    /// What a model would need of a mesh and how fast it would be, from its config.json alone
+    /// Predict a model's memory and speed on a mesh, from its config.json alone
     Plan(plan::Plan),
-    /// Whether answers depend on the image and on the instruction, on every device and in every
-    /// precision
+    /// Measure how much actions depend on the image and on the instruction, by device and precision
     Sensitivity(sensitivity::Sensitivity),
-    /// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data
+    /// Publish a bag's observations on ROS 2, to run the node on recorded data
     Replay(replay::Replay),
     /// Evaluate a checkpoint, or a robot file's limits, on recordings
     Eval(eval::Eval),
 }
 
-/// What can go wrong in a command.
+/// Error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -69,8 +70,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Check(#[from] vla_inference::golden::CheckError),
     #[error(
-        "answers depend less on image or instruction than the float32 reference's: {0}; use a \
-        finer precision"
+        "actions depend less on image or instruction than those of the float32 reference: {0}; \
+        use a more precise format"
     )]
     Insensitive(String),
     #[error("selfcheck: {0}")]
@@ -111,24 +112,15 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // A reader that closed the pipe has what it wanted.
+        // The reader of a pipe may close it early, as `head` does.
         Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("openvla: {}", one_line(&error.to_string()));
+            eprintln!("openvla: {}", unwrapped(&error.to_string()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Errors of libraries may span lines; users get one.
-fn one_line(text: &str) -> String {
-    text.split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.
@@ -137,4 +129,9 @@ fn print(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(())
+}
+
+/// Prints `value` as one line of JSON to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    print(&serde_json::to_string(value).map_err(std::io::Error::from)?)
 }

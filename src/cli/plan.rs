@@ -1,11 +1,12 @@
 //! `openvla plan`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
-use super::{CliError, print};
+use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::checkpoint::OpenVlaConfig;
 use vla_inference::plan::{ACTION_ROWS, Assumptions, GIB, Plan as Planned};
@@ -14,7 +15,7 @@ use vla_inference::policy::{DecodeMode, Device, DeviceError, Mesh};
 /// Largest config.json read, bytes; the published one has 170 kB.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// What a model would need of a mesh and how fast it would be, from its config.json alone.
+/// Predict a model's memory and speed on a mesh, from its config.json alone.
 #[derive(Args)]
 pub(super) struct Plan {
     /// The checkpoint's config.json; no weight is read
@@ -26,10 +27,10 @@ pub(super) struct Plan {
     /// bf16, mixed, bfp8 or a YAML file
     #[arg(long, default_value = "mixed")]
     precision: String,
-    /// Positions of the prompt with its image; default the image's patches and 20
+    /// Positions of the prompt with its image; default the image's patches plus 20
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
     positions: Option<u32>,
-    /// Over which tokens the choice is made: full computes the whole head
+    /// Tokens of the argmax: full computes the whole language model head
     #[arg(long, default_value = "actions")]
     decode: DecodeMode,
     /// Print one JSON object on stdout and nothing else there
@@ -130,31 +131,61 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     Ok(())
 }
 
+/// The JSON object.
+#[derive(Serialize)]
+struct Summary<'a> {
+    mesh: String,
+    chips: usize,
+    precision: &'a str,
+    memory_bytes: BTreeMap<&'a str, u64>,
+    memory_total_bytes: u64,
+    memory_capacity_bytes: u64,
+    shortfall_gib: Option<f64>,
+    stages: Vec<StageSummary<'a>>,
+    total_ms: f64,
+    hz: f64,
+    assumptions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct StageSummary<'a> {
+    name: &'a str,
+    count: usize,
+    flop: f64,
+    bytes: f64,
+    sent: f64,
+    flop_ms: f64,
+    memory_ms: f64,
+    collective_ms: f64,
+    ms: f64,
+}
+
 fn show_json(plan: &Planned) -> Result<(), CliError> {
-    let memory: serde_json::Map<_, _> =
-        plan.memory.items.iter().map(|(what, bytes)| (what.clone(), json!(bytes))).collect();
-    let stages: Vec<_> = plan
-        .stages
-        .iter()
-        .map(|stage| {
-            json!({"name": stage.name, "count": stage.count, "flop": stage.flop, "bytes": stage.bytes, "sent": stage.sent,
-                "flop_ms": stage.flop_ms, "memory_ms": stage.memory_ms, "collective_ms": stage.collective_ms, "ms": stage.ms()})
-        })
-        .collect();
-    print(
-        &json!({
-            "mesh": name(plan.mesh),
-            "chips": plan.mesh.chips(),
-            "precision": plan.policy.name,
-            "memory_bytes": memory,
-            "memory_total_bytes": plan.memory.total(),
-            "memory_capacity_bytes": plan.memory.capacity,
-            "shortfall_gib": plan.memory.shortfall().map(|bytes| bytes as f64 / GIB),
-            "stages": stages,
-            "total_ms": plan.total_ms(),
-            "hz": plan.hz(),
-            "assumptions": plan.assumptions.lines(&plan.policy, plan.mesh.chips()),
-        })
-        .to_string(),
-    )
+    print_json(&Summary {
+        mesh: name(plan.mesh),
+        chips: plan.mesh.chips(),
+        precision: &plan.policy.name,
+        memory_bytes: plan.memory.items.iter().map(|(what, n)| (what.as_str(), *n)).collect(),
+        memory_total_bytes: plan.memory.total(),
+        memory_capacity_bytes: plan.memory.capacity,
+        shortfall_gib: plan.memory.shortfall().map(|bytes| bytes as f64 / GIB),
+        stages: plan
+            .stages
+            .iter()
+            .map(|stage| StageSummary {
+                name: stage.name,
+                count: stage.count,
+                flop: stage.flop,
+                bytes: stage.bytes,
+                sent: stage.sent,
+                flop_ms: stage.flop_ms,
+                memory_ms: stage.memory_ms,
+                collective_ms: stage.collective_ms,
+                ms: stage.ms(),
+            })
+            .collect(),
+        total_ms: plan.total_ms(),
+        hz: plan.hz(),
+        assumptions: plan.assumptions.lines(&plan.policy, plan.mesh.chips()),
+    })
 }

@@ -1,14 +1,15 @@
 //! `openvla predict`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
-use super::{CliError, print};
+use super::{CliError, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::Instruction;
+use vla_inference::policy::{Decision, Instruction, PolicyInfo};
 
 /// One action from one image and one instruction.
 #[derive(Args)]
@@ -20,7 +21,7 @@ pub(super) struct Predict {
     /// JPEG or PNG
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
-    /// What the robot should do
+    /// Task of the robot
     #[arg(long, value_name = "TEXT")]
     instruction: String,
     #[command(flatten)]
@@ -30,67 +31,70 @@ pub(super) struct Predict {
     json: bool,
 }
 
+/// The JSON object.
+#[derive(Serialize)]
+struct Prediction<'a> {
+    prompt: &'a str,
+    input_ids: &'a [u32],
+    token_ids: &'a [u32],
+    normalized_action: &'a [f64],
+    action: &'a [f64],
+    unnorm_key: &'a str,
+    logit_margins: &'a [f32],
+    timings_ms: BTreeMap<&'a str, f64>,
+    device: String,
+    precision: &'a str,
+}
+
 impl Predict {
     pub(super) fn run(self) -> Result<(), CliError> {
-        // What the user typed is checked before a checkpoint is loaded.
+        // Arguments are checked before the checkpoint is loaded, which takes minutes.
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
         let decision = policy.act(&image, &instruction)?;
-        let info = policy.info();
-        if self.json {
-            let mut timings: serde_json::Map<_, _> = decision
-                .stages
-                .iter()
-                .map(|stage| (stage.name.into(), json!(stage.milliseconds)))
-                .collect();
-            timings.insert("total".into(), json!(decision.total_ms()));
-            return print(
-                &json!({
-                    "prompt": decision.prompt,
-                    "input_ids": decision.input_ids,
-                    "token_ids": decision.token_ids,
-                    "normalized_action": decision.normalized,
-                    "action": decision.action,
-                    "unnorm_key": info.unnorm_key,
-                    "margins": decision.margins,
-                    "timings_ms": timings,
-                    "device": self.device.device.to_string(),
-                    "precision": info.precision,
-                })
-                .to_string(),
-            );
+        if !self.json {
+            return show(&instruction, &decision, policy.info());
         }
-        let names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
-        print(&format!(
-            "{} on {}, unnorm_key {}",
-            instruction.text(),
-            info.device,
-            info.unnorm_key
-        ))?;
-        print("dimension   token   normalized      action   margin")?;
-        for (index, action) in decision.action.iter().enumerate() {
-            // Only the usual seven have names; what others mean is up to the data set.
-            let name = if info.action_dim == names.len() {
-                names[index].to_owned()
-            } else {
-                index.to_string()
-            };
-            print(&format!(
-                "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
-                decision.token_ids[index],
-                decision.normalized[index],
-                decision
-                    .margins
-                    .get(index)
-                    .map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
-            ))?;
-        }
-        let stages: Vec<String> = decision
-            .stages
-            .iter()
-            .map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds))
-            .collect();
-        print(&format!("ms: {}, total {:.1}", stages.join(", "), decision.total_ms()))
+        let stages = decision.stages.iter().map(|stage| (stage.name, stage.milliseconds));
+        print_json(&Prediction {
+            prompt: &decision.prompt,
+            input_ids: &decision.input_ids,
+            token_ids: &decision.token_ids,
+            normalized_action: &decision.normalized,
+            action: &decision.action,
+            unnorm_key: &policy.info().unnorm_key,
+            logit_margins: &decision.logit_margins,
+            timings_ms: stages.chain([("total", decision.total_ms())]).collect(),
+            device: self.device.device.to_string(),
+            precision: &policy.info().precision,
+        })
     }
+}
+
+fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {
+    let names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
+    print(&format!("{} on {}, unnorm_key {}", instruction.text(), info.device, info.unnorm_key))?;
+    print("dimension   token   normalized      action   margin")?;
+    for (index, action) in decision.action.iter().enumerate() {
+        // Dimensions of other numbers have no common names; they depend on the data set.
+        let name = if info.action_dim == names.len() {
+            names[index].to_owned()
+        } else {
+            index.to_string()
+        };
+        let margin = decision.logit_margins.get(index);
+        print(&format!(
+            "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
+            decision.token_ids[index],
+            decision.normalized[index],
+            margin.map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
+        ))?;
+    }
+    let stages: Vec<String> = decision
+        .stages
+        .iter()
+        .map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds))
+        .collect();
+    print(&format!("ms: {}, total {:.1}", stages.join(", "), decision.total_ms()))
 }

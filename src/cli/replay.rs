@@ -6,14 +6,14 @@ use clap::Args;
 
 use super::CliError;
 
-/// Publish a bag's observations on ROS 2 again, for a live run of the node on recorded data.
+/// Publish a bag's observations on ROS 2, to run the node on recorded data.
 #[derive(Args, Debug)]
-#[cfg_attr(not(feature = "ros"), allow(dead_code))] // parsed and explained without ROS, too
+#[cfg_attr(not(feature = "ros"), allow(dead_code))] // parsed and in --help without ROS, too
 pub(super) struct Replay {
     /// rosbag2 folder, or a .mcap or .db3 file (.zstd allowed)
     #[arg(long, value_name = "DIR|FILE")]
     bag: PathBuf,
-    /// Seconds of the recording per second
+    /// Playback rate: seconds of the recording per second
     #[arg(long, default_value = "1", value_name = "R", value_parser = positive)]
     rate: f64,
     /// Recorded topics to publish; default: images and other sensor data, texts and poses. A
@@ -31,12 +31,18 @@ pub(super) struct Replay {
     remap: Vec<(String, String)>,
     /// Publish recorded time on /clock, HZ times a second of the machine; for nodes with
     /// use_sim_time
-    #[arg(long, num_args = 0..=1, default_missing_value = "50", value_name = "HZ", value_parser = clock_rate)]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        default_missing_value = "50",
+        value_name = "HZ",
+        value_parser = clock_rate
+    )]
     clock: Option<f64>,
     /// Begin again at the end, until Ctrl-C; recorded time then jumps back
     #[arg(long = "loop")]
     repeat: bool,
-    /// Longest wait for subscribers of images and texts before the first message
+    /// Longest wait for subscribers of images and texts before the first message, seconds
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = patience)]
     wait: f64,
 }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::options::{CheckpointArgs, DeviceArgs};
-use super::{CliError, print};
+use super::{CliError, print, print_json};
 use vla_inference::backend::Backend;
-use vla_inference::golden::{Bounds, CheckError, Kit, Report, check};
+use vla_inference::golden::{Bounds, CaseResult, CheckError, Kit, Report, check};
 use vla_inference::policy::{
     OpenVlaPolicy, PolicyLoadError, PolicyOptions, WithBackend, with_backend,
 };
 
-/// Run a golden kit and compare every stage with the official code's numbers.
+/// Run a golden kit and compare every stage with the official code's values.
 #[derive(Args)]
 pub(super) struct Selfcheck {
     #[command(flatten)]
@@ -30,6 +30,7 @@ pub(super) struct Selfcheck {
 }
 
 /// One line of the table: a stage over all cases.
+#[derive(Serialize)]
 struct Row {
     stage: String,
     cases: usize,
@@ -37,7 +38,7 @@ struct Row {
     max_abs: f64,
 }
 
-/// The check on whichever backend.
+/// The check, generic over the backend.
 struct Check<'a> {
     kit: &'a Kit,
     folder: &'a Path,
@@ -51,7 +52,7 @@ impl WithBackend for Check<'_> {
         backend: B,
         precision: &str,
     ) -> Result<Self::Output, PolicyLoadError> {
-        // Every set of statistics is compared; loading needs one of them.
+        // The check compares every set of statistics; loading needs one of them.
         let unnorm_key =
             self.kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
         let options =
@@ -73,7 +74,13 @@ impl Selfcheck {
             &self.device.mesh(),
             work,
         )??;
-        self.show(&kit, &report)?;
+        let stages = rows(&report);
+        let summary = summary(&report, &stages);
+        if self.json {
+            print_json(&summary)?;
+        } else {
+            show(&kit, &report, &summary)?;
+        }
         match report.missed.len() {
             0 => Ok(()),
             n => {
@@ -81,63 +88,81 @@ impl Selfcheck {
             }
         }
     }
+}
 
-    fn show(&self, kit: &Kit, report: &Report) -> Result<(), CliError> {
-        let rows = rows(report);
-        let equal = report.cases.iter().filter(|case| case.tokens == case.expected).count();
-        let pixels = report.cases.iter().filter(|case| case.pixels_equal).count();
-        let mean = report.cases.iter().map(|case| case.bin_distance).sum::<f64>()
-            / report.cases.len().max(1) as f64;
-        let worst = report.cases.iter().map(|case| case.physical_error).fold(0.0, f64::max);
-        if self.json {
-            let stages: Vec<_> = rows
-                .iter()
-                .map(|row| json!({"stage": row.stage, "cases": row.cases, "pcc": row.pcc, "max_abs": row.max_abs}))
-                .collect();
-            let cases: Vec<_> = report
-                .cases
-                .iter()
-                .map(|case| {
-                    json!({"case": case.case, "pixels_equal": case.pixels_equal, "tokens": case.tokens,
-                    "expected": case.expected, "bin_distance": case.bin_distance, "physical_error": case.physical_error})
-                })
-                .collect();
-            return print(
-                &json!({"stages": stages, "cases": cases, "tokens_equal": equal, "pixels_equal": pixels,
-                    "mean_bin_distance": mean, "physical_error": worst, "missed": report.missed})
-                .to_string(),
-            );
-        }
-        print(&format!("golden kit: {}", kit.about))?;
-        print(&format!("{:<28} cases  lowest PCC   largest error", "stage"))?;
-        for row in &rows {
-            print(&format!(
-                "{:<28} {:>5}  {:.8}   {:.3e}",
-                row.stage, row.cases, row.pcc, row.max_abs
-            ))?;
-        }
-        let total = report.cases.len();
-        print(&format!("resized pixels exact         {pixels} of {total}"))?;
-        print(&format!(
-            "tokens equal                 {equal} of {total}, mean bin distance {mean:.3}"
-        ))?;
-        print(&format!("physical action              largest error {worst:.3e}"))?;
-        let failed = report.special.len();
-        print(&format!(
-            "special cases                {} texts, {} token ids, {} early ends, 1 trailing \
-            space: {failed} wrong",
-            report.texts,
-            kit.decode_cases.len(),
-            kit.eos_cases.len()
-        ))?;
-        for missed in &report.missed {
-            print(&format!("MISSED {missed}"))?;
-        }
-        if report.missed.is_empty() { print("all bounds met") } else { Ok(()) }
+/// The JSON object.
+#[derive(Serialize)]
+struct Summary<'a> {
+    stages: &'a [Row],
+    cases: Vec<CaseSummary<'a>>,
+    tokens_equal: usize,
+    pixels_equal: usize,
+    mean_bin_distance: f64,
+    physical_error: f64,
+    missed: &'a [String],
+}
+
+#[derive(Serialize)]
+struct CaseSummary<'a> {
+    case: usize,
+    pixels_equal: bool,
+    tokens: &'a [u32],
+    expected: &'a [u32],
+    bin_distance: f64,
+    physical_error: f64,
+}
+
+fn summary<'a>(report: &'a Report, stages: &'a [Row]) -> Summary<'a> {
+    let cases = &report.cases;
+    let case = |case: &'a CaseResult| CaseSummary {
+        case: case.case,
+        pixels_equal: case.pixels_equal,
+        tokens: &case.tokens,
+        expected: &case.expected,
+        bin_distance: case.bin_distance,
+        physical_error: case.physical_error,
+    };
+    let distances = cases.iter().map(|case| case.bin_distance).sum::<f64>();
+    Summary {
+        stages,
+        cases: cases.iter().map(case).collect(),
+        tokens_equal: cases.iter().filter(|case| case.tokens == case.expected).count(),
+        pixels_equal: cases.iter().filter(|case| case.pixels_equal).count(),
+        mean_bin_distance: distances / cases.len().max(1) as f64,
+        physical_error: cases.iter().map(|case| case.physical_error).fold(0.0, f64::max),
+        missed: &report.missed,
     }
 }
 
-/// Stages over all cases, worst values, in the order of computation.
+fn show(kit: &Kit, report: &Report, summary: &Summary<'_>) -> Result<(), CliError> {
+    print(&format!("golden kit: {}", kit.about))?;
+    print(&format!("{:<28} cases  lowest PCC   largest error", "stage"))?;
+    for Row { stage, cases, pcc, max_abs } in summary.stages {
+        print(&format!("{stage:<28} {cases:>5}  {pcc:.8}   {max_abs:.3e}"))?;
+    }
+    let Summary { tokens_equal, pixels_equal, mean_bin_distance, physical_error, .. } = summary;
+    let total = summary.cases.len();
+    print(&format!("resized pixels exact         {pixels_equal} of {total}"))?;
+    print(&format!(
+        "tokens equal                 {tokens_equal} of {total}, mean bin distance \
+        {mean_bin_distance:.3}"
+    ))?;
+    print(&format!("physical action              largest error {physical_error:.3e}"))?;
+    print(&format!(
+        "special cases                {} texts, {} token ids, {} end tokens, 1 trailing space: {} \
+        wrong",
+        report.texts,
+        kit.decode_cases.len(),
+        kit.eos_cases.len(),
+        report.special.len()
+    ))?;
+    for missed in &report.missed {
+        print(&format!("MISSED {missed}"))?;
+    }
+    if report.missed.is_empty() { print("all bounds met") } else { Ok(()) }
+}
+
+/// Worst values of each stage over all cases, in the order of computation.
 fn rows(report: &Report) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     let mut index = BTreeMap::new();

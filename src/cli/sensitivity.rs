@@ -3,26 +3,25 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
-use super::{CliError, print};
+use super::options::CheckpointArgs;
+use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
 use vla_inference::policy::{
     Device, Mesh, MeshChoices, PolicyOptions, PolicySource, Precision, load_policy,
 };
 
-/// Whether answers depend on the image and on the instruction, on every device and in every
-/// precision.
+/// Measure how much actions depend on the image and on the instruction, by device and precision.
 #[derive(Args)]
 pub(super) struct Sensitivity {
     /// Folder of a golden kit, for its images and instructions; its checkpoint is used unless
     /// --checkpoint is given
     #[arg(long, value_name = "DIR")]
     golden: PathBuf,
-    /// Checkpoint folder
-    #[arg(long, env = "OPENVLA_WEIGHTS", value_name = "DIR")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
     /// Devices; default sim:n150, sim:n300 and sim:t3k. The float32 reference always runs on the
     /// CPU
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
@@ -30,8 +29,13 @@ pub(super) struct Sensitivity {
     /// Precisions; default bf16, mixed and bfp8
     #[arg(long, value_delimiter = ',', value_name = "P")]
     precision: Vec<String>,
-    /// Images and instructions of the kit that are tried
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
+    /// Images and instructions of the kit to use
+    #[arg(
+        long,
+        default_value_t = 4,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=100)
+    )]
     inputs: u32,
     /// Worker threads of the CPU backend; 0 means one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -50,7 +54,7 @@ struct Row {
 impl Sensitivity {
     pub(super) fn run(self) -> Result<(), CliError> {
         let kit = Kit::open(&self.golden)?;
-        let folder = self.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+        let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let measure = |device: Device, precision: &Precision| -> Result<Row, CliError> {
             let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
             let mut policy = load_policy(PolicySource {
@@ -79,7 +83,7 @@ impl Sensitivity {
                 rows.push(measure(device, &Precision::Mesh(precision.clone()))?);
             }
         }
-        let dull: Vec<String> = rows
+        let insensitive: Vec<String> = rows
             .iter()
             .filter(|row| !row.measured.like(reference.measured))
             .map(|row| format!("{} {}", row.device, row.precision))
@@ -89,7 +93,11 @@ impl Sensitivity {
         } else {
             show(&reference, &rows)?
         }
-        if dull.is_empty() { Ok(()) } else { Err(CliError::Insensitive(dull.join(", "))) }
+        if insensitive.is_empty() {
+            Ok(())
+        } else {
+            Err(CliError::Insensitive(insensitive.join(", ")))
+        }
     }
 }
 
@@ -112,19 +120,41 @@ fn show(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
         ))?;
     }
     print(
-        "distinct: different answers among the inputs; distance: mean over pairs of answers, in \
+        "distinct: different actions among the inputs; distance: mean over pairs of actions, in \
         bins per dimension",
     )
 }
 
+/// The JSON object.
+#[derive(Serialize)]
+struct Summary<'a> {
+    reference: RowSummary<'a>,
+    rows: Vec<RowSummary<'a>>,
+}
+
+#[derive(Serialize)]
+struct RowSummary<'a> {
+    device: &'a str,
+    precision: &'a str,
+    images: Spread,
+    instructions: Spread,
+    like_reference: bool,
+}
+
+impl<'a> RowSummary<'a> {
+    fn of(row: &'a Row, reference: &Row) -> Self {
+        let Measured { images, instructions } = row.measured;
+        Self {
+            device: &row.device,
+            precision: &row.precision,
+            images,
+            instructions,
+            like_reference: row.measured.like(reference.measured),
+        }
+    }
+}
+
 fn show_json(reference: &Row, rows: &[Row]) -> Result<(), CliError> {
-    let spread = |spread: Spread| json!({"inputs": spread.inputs, "distinct": spread.distinct, "distance": spread.distance});
-    let row = |row: &Row| {
-        json!({"device": row.device, "precision": row.precision, "images": spread(row.measured.images),
-            "instructions": spread(row.measured.instructions), "like_reference": row.measured.like(reference.measured)})
-    };
-    print(
-        &json!({"reference": row(reference), "rows": rows.iter().map(row).collect::<Vec<_>>()})
-            .to_string(),
-    )
+    let summary = |row| RowSummary::of(row, reference);
+    print_json(&Summary { reference: summary(reference), rows: rows.iter().map(summary).collect() })
 }

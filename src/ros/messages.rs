@@ -9,7 +9,9 @@ use r2r::{
     std_msgs::msg::{Float64, Header},
 };
 
-use crate::runtime::{CameraBytes, CommandSink, DecisionReport, STEP_WIDTH};
+use vla_inference::observation::EncodedImage;
+
+use crate::runtime::{CommandSink, DecisionReport, STEP_WIDTH};
 use vla_control::time::Stamp;
 use vla_control::{Command, Reason};
 
@@ -36,15 +38,15 @@ pub fn text(words: &str) -> String {
 
 /// A camera image and its stamp.
 #[must_use]
-pub fn camera_image(message: Image) -> (Stamp, CameraBytes) {
+pub fn camera_image(message: Image) -> (Stamp, EncodedImage) {
     let Image { header, width, height, encoding, step, data, .. } = message;
-    (stamp(&header.stamp), CameraBytes::Raw { width, height, encoding, step, data })
+    (stamp(&header.stamp), EncodedImage::Raw { width, height, encoding, step, data: data.into() })
 }
 
 /// A compressed camera image and its stamp.
 #[must_use]
-pub fn compressed_image(message: CompressedImage) -> (Stamp, CameraBytes) {
-    (stamp(&message.header.stamp), CameraBytes::Compressed(message.data))
+pub fn compressed_image(message: CompressedImage) -> (Stamp, EncodedImage) {
+    (stamp(&message.header.stamp), EncodedImage::Compressed(message.data.into()))
 }
 
 /// Publishes commands. Lives on the control thread; r2r's publishers may be used from any thread.
@@ -88,7 +90,7 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
         horizon: (decision.action.len() / STEP_WIDTH) as u32,
         dimension: STEP_WIDTH as u32,
         token_ids: decision.token_ids.clone(),
-        margins: decision.margins.clone(),
+        margins: decision.logit_margins.clone(),
         normalized: decision.normalized.clone(),
         action: decision.action.clone(),
         policy_hz: report.policy_hz,

@@ -357,7 +357,7 @@ impl VlaNode {
                     ("image to action p99 [ms]", milliseconds(&facts.latencies, 0.99)),
                     (
                         "drafted tokens accepted",
-                        format!("{} of {}", facts.draft.accepted, facts.draft.offered),
+                        format!("{} of {}", facts.draft.accepted, facts.draft.drafted),
                     ),
                     (
                         "device",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vla_control::ImageSeen;
 use vla_control::time::Instant;
-use vla_inference::observation::{ImageError, RawImage, RgbImage, decode};
+use vla_inference::observation::EncodedImage;
 
 /// An image as it came, with what must be remembered about its arrival.
 #[derive(Debug, Clone)]
@@ -15,49 +15,7 @@ pub struct CameraImage {
     pub steps_begun: u64,
     /// The image itself; nothing of it has been believed yet. Shared with [`Repetition`], which
     /// compares the next one with it.
-    pub bytes: Arc<CameraBytes>,
-}
-
-/// The body of an image message. Two are equal when all of their bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CameraBytes {
-    /// `sensor_msgs/Image`.
-    Raw {
-        /// Pixels from left to right.
-        width: u32,
-        /// Pixels from top to bottom.
-        height: u32,
-        /// Encoding by name, as sent.
-        encoding: String,
-        /// Bytes from row to row.
-        step: u32,
-        /// Rows.
-        data: Vec<u8>,
-    },
-    /// The data of `sensor_msgs/CompressedImage`: JPEG or PNG, recognised by its first bytes (the
-    /// `format` field is often wrong).
-    Compressed(Vec<u8>),
-}
-
-impl CameraBytes {
-    /// The image as RGB. Takes milliseconds for a large or compressed image: neither for the
-    /// spinning nor for the control thread.
-    ///
-    /// # Errors
-    /// When the message contradicts itself, or does not decode.
-    pub fn decode(&self) -> Result<RgbImage, ImageError> {
-        match self {
-            Self::Raw { width, height, encoding, step, data } => RawImage {
-                width: *width as usize,
-                height: *height as usize,
-                encoding,
-                step: *step as usize,
-                data,
-            }
-            .to_rgb(),
-            Self::Compressed(data) => decode(data),
-        }
-    }
+    pub bytes: Arc<EncodedImage>,
 }
 
 /// Notices a picture that is sent again: the image before, and since when it has been the same.
@@ -66,12 +24,12 @@ impl CameraBytes {
 /// both.
 #[derive(Debug, Default)]
 pub(super) struct Repetition {
-    before: Option<(Arc<CameraBytes>, Instant)>,
+    before: Option<(Arc<EncodedImage>, Instant)>,
 }
 
 impl Repetition {
     /// Since when the picture has been the same that was received now.
-    pub fn since(&mut self, received: Instant, bytes: &Arc<CameraBytes>) -> Instant {
+    pub fn since(&mut self, received: Instant, bytes: &Arc<EncodedImage>) -> Instant {
         let since = match &self.before {
             Some((before, since)) if before == bytes => *since,
             _ => received,
@@ -85,8 +43,9 @@ impl Repetition {
 mod tests {
     use super::*;
 
-    fn raw(width: u32, height: u32, encoding: &str, step: u32, data: &[u8]) -> CameraBytes {
-        CameraBytes::Raw { width, height, encoding: encoding.into(), step, data: data.to_vec() }
+    fn raw(width: u32, height: u32, encoding: &str, step: u32, data: &[u8]) -> EncodedImage {
+        let data = data.to_vec().into();
+        EncodedImage::Raw { width, height, encoding: encoding.into(), step, data }
     }
 
     #[test]
@@ -100,11 +59,11 @@ mod tests {
             raw(2, 1, "mono8", 3, &[7, 8]),
             raw(2, 1, "mono8", 2, &[7, 9]),
             raw(2, 1, "mono8", 2, &[7, 8, 8]),
-            CameraBytes::Compressed(vec![7, 8]),
-            CameraBytes::Compressed(vec![7]),
+            EncodedImage::Compressed(vec![7, 8].into()),
+            EncodedImage::Compressed(vec![7].into()),
         ];
         let mut now = 0;
-        let mut see = |bytes: CameraBytes| {
+        let mut see = |bytes: EncodedImage| {
             now += 1;
             (now, repetition.since(Instant::from_nanoseconds(now), &Arc::new(bytes)).nanoseconds())
         };

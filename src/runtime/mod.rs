@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-pub use camera::{CameraBytes, CameraImage};
+pub use camera::CameraImage;
 pub use control_loop::{CommandSink, Happened, Punctuality, Snapshot, StepObserver};
 pub use flight::{FlightDesk, flight_recorder};
 pub use inference_rate::longest_pause;
@@ -44,6 +44,7 @@ use worker::{Order, Worker};
 
 use vla_control::time::{Clock, Stamp};
 use vla_control::{ControlConfig, ControlState, ImageSeen, Lifecycle, PoseSeen, Requests};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
 /// Reports that wait for the spinning side; more are dropped.
@@ -159,7 +160,7 @@ impl Runtime {
 
     /// Hands over an image that has just arrived. Only the newest is ever looked at; that it equals
     /// the one before it is noticed here.
-    pub fn offer_image(&mut self, stamp: Stamp, bytes: CameraBytes) {
+    pub fn offer_image(&mut self, stamp: Stamp, bytes: EncodedImage) {
         let (received, ros_received) = (self.clock.steady(), self.clock.ros());
         let bytes = Arc::new(bytes);
         let unchanged_since = self.repetition.since(received, &bytes);

@@ -55,7 +55,7 @@ impl Policy for Scripted {
             token_ids,
             normalized: action.clone(),
             action,
-            margins: Vec::new(),
+            logit_margins: Vec::new(),
             stages: Vec::new(),
         })
     }

@@ -11,7 +11,7 @@ pub struct Board {
     pub id: u32,
     /// Chips in a row.
     pub columns: u32,
-    /// Whether the last is wired to the first.
+    /// Whether the last chip is connected to the first.
     pub ring: bool,
 }
 

@@ -1,8 +1,8 @@
-//! What the simulated mesh refuses, as a status and one line.
+//! Errors of the simulated mesh: a status and one line of text.
 
 use tt_metal_sys as abi;
 
-/// A refusal.
+/// An error.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// `TTP_*`.
@@ -11,7 +11,7 @@ pub struct Refusal {
     pub text: String,
 }
 
-/// Result of everything here.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Refusal>;
 
 /// A refusal with a status.

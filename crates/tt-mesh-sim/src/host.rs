@@ -1,4 +1,4 @@
-//! Host arrays: bounded, then believed; split over the chips; rounded as the host rounds.
+//! Host arrays: bounds checks, distribution over the chips, rounding as on the host.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::format::{Format, Layout, Spec, Values};
 use crate::op::Shards;
 use tt_metal_sys as abi;
 
-/// How an array lies over the chips.
+/// Distribution of an array over the chips.
 #[derive(Debug, Clone, Copy)]
 pub enum Split {
-    /// Whole on each chip.
+    /// The whole array on each chip.
     Replicate,
     /// Equal parts along a dimension.
     Shard(usize),
@@ -207,7 +207,7 @@ pub fn pack(array: &HostArray<'_>, split: Split, chips: usize, format: Format) -
         .collect())
 }
 
-/// Length of what [`pack`] gives.
+/// Length of the result of [`pack`].
 pub fn packed_bytes(
     array: &HostArray<'_>,
     split: Split,

@@ -1,10 +1,10 @@
-//! Wormhole meshes in software: a provider of the `tt-metal-sys` ABI without silicon.
+//! Simulated Wormhole meshes: a provider of the `tt-metal-sys` ABI without silicon.
 //!
-//! It keeps what decides whether a program is right on the device: number formats and where they
-//! round, operands cut by fidelity, a bf16 or float32 destination, tiles and faces, DRAM that runs
-//! out, collectives that round at every hop, traces that keep addresses. It refuses what TT-NN
-//! refuses and what silicon would punish later: freed or foreign tensors, data that nothing wrote,
-//! ids and positions outside their tables. It has no notion of time.
+//! Modelled: number formats and their rounding, truncation of operands by fidelity, a bf16 or
+//! float32 destination, tiles and faces, DRAM capacity, rounding of collectives at every hop,
+//! traces over fixed addresses. Refused: the uses that TT-NN refuses, and those that are undefined
+//! on silicon (freed or foreign tensors, reads of unwritten data, ids and positions outside their
+//! tables). Time is not modelled.
 //!
 //! What is exact and what is a model within a tolerance is listed in the README.
 

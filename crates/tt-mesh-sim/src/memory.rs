@@ -1,5 +1,5 @@
 //! DRAM of a chip: 12 banks that are filled in step, first fit, as TT-NN's allocator does. All
-//! chips of a mesh hold a tensor at the same address, so one account serves them all.
+//! chips of a mesh hold a tensor at the same address, so one allocator serves them all.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub const BANKS: u64 = 12;
 pub const BANK_BYTES: u64 = 1_073_741_792;
 /// Pages start at multiples of this.
 const ALIGNMENT: u64 = 32;
-/// Where the first tensor lies: what is below belongs to firmware.
+/// Address of the first tensor; firmware uses the memory below.
 const BASE: u64 = (1 << 30) - BANK_BYTES;
 
 /// A block of every bank.
@@ -48,7 +48,7 @@ pub struct Allocator {
     peak: u64,
 }
 
-/// Bytes a spec takes in each bank.
+/// Bytes of a spec in each bank.
 fn bytes_per_bank(spec: &Spec) -> u64 {
     let (pages, page_bytes) = spec.pages();
     (pages as u64).div_ceil(BANKS) * (page_bytes as u64).next_multiple_of(ALIGNMENT)
@@ -64,7 +64,7 @@ impl Allocator {
         Self { capacity, free, allocated: 0, peak: 0 }
     }
 
-    /// A block for a tensor, or the numbers that say why not.
+    /// Allocates a block for a tensor; the error has the sizes.
     pub fn allocate(&mut self, spec: &Spec) -> Result<Block> {
         let bytes = bytes_per_bank(spec);
         let Some((start, length)) = self
@@ -97,7 +97,7 @@ impl Allocator {
         Ok(Block { start, bytes })
     }
 
-    /// Gives a block back and joins it with its free neighbours.
+    /// Frees a block and merges it with its free neighbours.
     pub fn release(&mut self, block: Block) {
         self.allocated -= block.bytes;
         let (mut start, mut bytes) = (block.start, block.bytes);
@@ -113,7 +113,7 @@ impl Allocator {
         self.free.insert(start, bytes);
     }
 
-    /// The account of one chip.
+    /// Memory statistics of one chip.
     pub fn stats(&self) -> abi::MemoryStats {
         abi::MemoryStats {
             total: self.capacity * BANKS,
@@ -160,7 +160,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_never_overlap_and_all_comes_back(steps in prop::collection::vec((any::<bool>(), 1usize..200), 1..80)) {
+        fn blocks_never_overlap_and_are_freed(
+            steps in prop::collection::vec((any::<bool>(), 1usize..200), 1..80),
+        ) {
             let mut memory = Allocator::new(Some(12 * 2048 * 64), 0);
             let mut live: Vec<Block> = Vec::new();
             for (give_back, size) in steps {

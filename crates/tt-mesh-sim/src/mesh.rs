@@ -1,4 +1,4 @@
-//! A mesh: its tensors, its memory, and the programs it has compiled.
+//! A mesh: tensors, memory and compiled programs.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::op::{Need, Op, Shards, replicated};
 use crate::program::OwnedProgram;
 use crate::trace::{Capture, Command, Trace};
 
-/// What of a tensor has been written.
+/// Written part of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Written {
     /// Nothing.
@@ -24,20 +24,20 @@ pub enum Written {
     Rows(Vec<bool>),
     /// Everything.
     All,
-    /// It was, until a trace ran that writes the same addresses.
+    /// Overwritten by a trace that writes the same addresses.
     Overwritten(u64),
 }
 
-/// A tensor and where it lies.
+/// A tensor and its memory.
 #[derive(Debug)]
 pub struct Tensor {
-    /// What it is on one chip.
+    /// Spec of one chip's part.
     pub spec: Spec,
-    /// Where it lies on every chip; `None` once given back.
+    /// Its block on every chip; `None` once freed.
     pub block: Option<Block>,
     /// Its elements, chip by chip.
     pub chips: Shards,
-    /// What of it may be read.
+    /// Written part.
     pub written: Written,
 }
 
@@ -51,14 +51,14 @@ pub struct Mesh {
     pub(crate) traces: HashMap<u64, Trace>,
     pub(crate) capture: Option<Capture>,
     programs: HashSet<(Op, Vec<Spec>)>,
-    /// Programs of own kernels, by number.
+    /// Programs of custom kernels, by number.
     kernels: Vec<Arc<OwnedProgram>>,
-    /// Where tensors lay when they were recorded in a trace.
-    recorded: HashMap<u64, u64>,
+    /// Blocks of tensors at the time of their capture in a trace.
+    captured: HashMap<u64, u64>,
     next: u64,
 }
 
-/// Handles carry their mesh in the upper bits, so a foreign one is known at sight.
+/// The upper bits of a handle are its mesh, which identifies handles of another mesh.
 const MESH_SHIFT: u32 = 40;
 
 /// The mesh part of a handle.
@@ -103,7 +103,7 @@ impl Mesh {
             capture: None,
             programs: HashSet::new(),
             kernels: Vec::new(),
-            recorded: HashMap::new(),
+            captured: HashMap::new(),
             next: 0,
         })
     }
@@ -113,7 +113,7 @@ impl Mesh {
         self.board.columns as usize
     }
 
-    /// What was opened.
+    /// Properties of the mesh.
     pub fn info(&self) -> abi::MeshInfo {
         abi::MeshInfo {
             struct_size: size_of::<abi::MeshInfo>() as u32,
@@ -152,7 +152,7 @@ impl Mesh {
         self.id + self.next
     }
 
-    /// A live tensor, or why the handle is none.
+    /// A live tensor; the error says why the handle is invalid.
     pub(crate) fn tensor(&self, handle: u64) -> Result<&Tensor> {
         match self.tensors.get(&handle) {
             Some(tensor) if tensor.block.is_some() => Ok(tensor),
@@ -174,7 +174,7 @@ impl Mesh {
         refusal(abi::TTP_BAD_HANDLE, format!("{kind} handle {handle:#x}: {why}"))
     }
 
-    /// Refuses what touches the host or the allocator while operations are recorded.
+    /// Refuses host access and allocation during a capture.
     pub(crate) fn not_while_capturing(&self, what: &str) -> Result<()> {
         match self.capture {
             Some(_) => Err(refusal(
@@ -207,8 +207,7 @@ impl Mesh {
     /// A tensor of zeros, or one that must be written before it is read.
     pub fn create(&mut self, spec: Spec, zeroed: bool) -> Result<u64> {
         self.not_while_capturing("creating a tensor")?;
-        // The account comes first: what does not fit is refused before the host's own memory is
-        // asked.
+        // Allocated first, so that a tensor that does not fit takes no host memory.
         let handle =
             self.add(spec, Vec::new(), if zeroed { Written::All } else { Written::Nothing })?;
         let chips = self.fresh(&spec);
@@ -283,8 +282,8 @@ impl Mesh {
         self.kernels.get(id).cloned()
     }
 
-    /// What stands for the compiled form of an operation: of programs that differ in their runtime
-    /// arguments only, the first.
+    /// Key of an operation's compiled program: programs that differ in runtime arguments only share
+    /// the first one's.
     fn compiled(&self, op: Op) -> Op {
         let Op::Program { id } = op else { return op };
         let same = |known: &Arc<OwnedProgram>| {
@@ -293,38 +292,37 @@ impl Mesh {
         Op::Program { id: self.kernels.iter().position(same).unwrap_or(id) }
     }
 
-    /// Where a tensor lies, or lay when a trace recorded it.
-    pub(crate) fn recorded_address(&self, handle: u64) -> Option<u64> {
+    /// Block of a tensor, or its block at the time of capture.
+    pub(crate) fn captured_address(&self, handle: u64) -> Option<u64> {
         let now =
             self.tensors.get(&handle).and_then(|tensor| tensor.block).map(|block| block.start);
-        now.or_else(|| self.recorded.get(&handle).copied())
+        now.or_else(|| self.captured.get(&handle).copied())
     }
 
     pub(crate) fn forget_address(&mut self, handle: u64) {
-        self.recorded.remove(&handle);
+        self.captured.remove(&handle);
     }
 
-    /// Gives memory back. What a trace has recorded keeps its elements, not its memory.
+    /// Frees memory. A tensor captured in a trace keeps its elements, not its memory.
     pub fn free(&mut self, handle: u64) -> Result<()> {
         self.tensor(handle)?;
-        let recorded = self.capture.as_ref().is_some_and(|capture| capture.owned.contains(&handle))
+        let captured = self.capture.as_ref().is_some_and(|capture| capture.owned.contains(&handle))
             || self.traces.values().any(|trace| trace.owned.contains(&handle));
-        let block = if recorded {
+        let block = if captured {
             self.tensors.get_mut(&handle).and_then(|tensor| tensor.block.take())
         } else {
             self.tensors.remove(&handle).and_then(|tensor| tensor.block)
         };
         if let Some(block) = block {
-            if recorded {
-                self.recorded.insert(handle, block.start);
+            if captured {
+                self.captured.insert(handle, block.start);
             }
             self.memory.release(block);
         }
         Ok(())
     }
 
-    /// Runs an operation, or records it while a trace is captured. Gives out the handles of its
-    /// outputs.
+    /// Runs an operation, or captures it. Returns the handles of its outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
         let specs: Vec<Spec> = inputs
             .iter()
@@ -388,8 +386,7 @@ impl Mesh {
         Ok(handles)
     }
 
-    /// Runs an operation on tensors that exist, whether or not their memory was given back (a trace
-    /// replays so).
+    /// Runs an operation on existing tensors, freed or not (as a trace does).
     pub(crate) fn execute(
         &mut self,
         op: Op,
@@ -434,8 +431,7 @@ impl Mesh {
             let values = Values::zeros(target.spec.format, target.spec.elements());
             target.chips = replicated(values, self.board.columns as usize);
         }
-        // Chips with the very same data are changed once; a lone reference is changed without a
-        // copy.
+        // Chips with identical data are changed once; an unshared buffer is changed without a copy.
         let same = (1..target.chips.len()).all(|chip| {
             Arc::ptr_eq(&target.chips[chip], &target.chips[0])
                 && others.iter().all(|other| Arc::ptr_eq(&other[chip], &other[0]))
@@ -506,8 +502,8 @@ fn unwritten(handle: u64, who: &str, what: &str) -> Refusal {
     )
 }
 
-/// The rows of dimension 2 that an operation reads; a tensor that was never written row by row is
-/// asked as a whole.
+/// The rows of dimension 2 that an operation reads; all rows for a tensor that was not written row
+/// by row.
 fn require_rows(tensor: &Tensor, handle: u64, who: &str, range: Range<usize>) -> Result<()> {
     let Written::Rows(rows) = &tensor.written else { return require_all(tensor, handle, who) };
     match rows.iter().take(range.end).skip(range.start).position(|written| !written) {

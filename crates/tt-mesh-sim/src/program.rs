@@ -1,4 +1,4 @@
-//! Own kernels: a program is handed to the emulated cores of each chip, with the tensors as DRAM
+//! Custom kernels: runs a program on the emulated cores of each chip, with the tensors as DRAM
 //! pages.
 
 use std::ffi::{CStr, CString, c_char};
@@ -14,7 +14,7 @@ use crate::format::{FACE, Format, Spec, TILE, Values};
 use crate::mesh::{Mesh, Written};
 use crate::op::{Compute, Op, multiply_into};
 
-/// A kernel with everything it points to.
+/// A kernel that owns its texts and arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct OwnedKernel {
     name: CString,
@@ -52,8 +52,26 @@ fn range([x0, y0, x1, y1]: [u32; 4]) -> abi::CoreRange {
 }
 
 impl OwnedKernel {
-    /// Whether one compiled kernel serves both: what is given to it at each launch, addresses among
-    /// it, may differ.
+    /// The ABI's structure; its pointers are valid while `self` is borrowed.
+    fn to_abi(&self) -> abi::Kernel {
+        let [fidelity, fp32_dest, approx] = self.compute;
+        abi::Kernel {
+            name: self.name.as_ptr(),
+            source: self.source.as_ptr(),
+            compile_args: self.compile_args.as_ptr(),
+            accessors: std::ptr::null(),
+            runtime_args: self.runtime_args.as_ptr(),
+            compile_arg_count: self.compile_args.len() as u32,
+            accessor_count: self.accessors,
+            runtime_arg_count: self.runtime_arg_count,
+            role: self.role,
+            cores: range(self.cores),
+            compute: abi::Compute { fidelity, fp32_dest, approx },
+            reserved: 0,
+        }
+    }
+
+    /// Whether both compile to the same kernel: runtime arguments, such as addresses, may differ.
     fn compiles_as(&self, other: &Self) -> bool {
         let Self {
             name,
@@ -78,7 +96,7 @@ impl OwnedKernel {
 }
 
 impl OwnedProgram {
-    /// Whether one compiled program serves both.
+    /// Whether both compile to the same program.
     pub(crate) fn compiles_as(&self, other: &Self) -> bool {
         self.buffers == other.buffers
             && self.kernels.len() == other.kernels.len()
@@ -168,30 +186,9 @@ impl OwnedProgram {
         Ok(Self { kernels, buffers })
     }
 
-    /// Runs it on one chip.
+    /// Runs it on the tensors of one chip.
     fn run(&self, memory: &mut [Dram]) -> Result<()> {
-        let kernels: Vec<abi::Kernel> = self
-            .kernels
-            .iter()
-            .map(|kernel| abi::Kernel {
-                name: kernel.name.as_ptr(),
-                source: kernel.source.as_ptr(),
-                compile_args: kernel.compile_args.as_ptr(),
-                accessors: std::ptr::null(),
-                runtime_args: kernel.runtime_args.as_ptr(),
-                compile_arg_count: kernel.compile_args.len() as u32,
-                accessor_count: kernel.accessors,
-                runtime_arg_count: kernel.runtime_arg_count,
-                role: kernel.role,
-                cores: range(kernel.cores),
-                compute: abi::Compute {
-                    fidelity: kernel.compute[0],
-                    fp32_dest: kernel.compute[1],
-                    approx: kernel.compute[2],
-                },
-                reserved: 0,
-            })
-            .collect();
+        let kernels: Vec<abi::Kernel> = self.kernels.iter().map(OwnedKernel::to_abi).collect();
         let buffers: Vec<abi::CircularBuffer> = self
             .buffers
             .iter()
@@ -212,16 +209,7 @@ impl OwnedProgram {
             semaphore_count: 0,
             reserved: 0,
         };
-        let raw: Vec<RawDram> = memory
-            .iter_mut()
-            .map(|dram| RawDram {
-                base: dram.base,
-                page_bytes: dram.page_bytes,
-                pages: dram.pages,
-                data: dram.data.as_mut_ptr(),
-                written: dram.written.as_mut_ptr(),
-            })
-            .collect();
+        let raw: Vec<RawDram> = memory.iter_mut().map(Dram::raw).collect();
         let mut text = [0u8; 1024];
         // SAFETY: all pointers lead into vectors that outlive the call, with their lengths; `text`
         // has room for its length and comes back zero-terminated.
@@ -252,8 +240,20 @@ struct Dram {
     pages: u32,
     data: Vec<u8>,
     written: Vec<u8>,
-    /// What it held, when it held anything.
+    /// Previous content, if any.
     before: Option<Vec<u8>>,
+}
+
+impl Dram {
+    fn raw(&mut self) -> RawDram {
+        RawDram {
+            base: self.base,
+            page_bytes: self.page_bytes,
+            pages: self.pages,
+            data: self.data.as_mut_ptr(),
+            written: self.written.as_mut_ptr(),
+        }
+    }
 }
 
 #[repr(C)]
@@ -354,7 +354,7 @@ extern "C" fn matmul(
 }
 
 impl Mesh {
-    /// Runs a program, or records it while a trace is captured.
+    /// Runs a program, or captures it.
     pub fn run_program(&mut self, tensors: &[u64], program: OwnedProgram) -> Result<()> {
         ensure!(!tensors.is_empty(), "a program without tensors has no output");
         let id = self.program_number(program);
@@ -365,7 +365,7 @@ impl Mesh {
         let program = self.program(id).ok_or_else(|| invalid("the program is unknown"))?;
         let mut done: Vec<(usize, Vec<Dram>)> = Vec::new();
         for chip in 0..self.chips() {
-            // Chips that hold the very same data do the very same work.
+            // Chips with identical data compute identical results.
             if chip > 0 && self.same_on_all_chips(handles) {
                 break;
             }
@@ -379,7 +379,7 @@ impl Mesh {
         let chips = self.chips();
         for (index, handle) in handles.iter().enumerate() {
             let spec = self.stored(*handle)?.spec;
-            // What the kernels only read stays as it is, and keeps its sharing between chips.
+            // Tensors that are only read stay shared between chips.
             if done
                 .iter()
                 .all(|(_, memory)| memory[index].before.as_ref() == Some(&memory[index].data))
@@ -422,7 +422,7 @@ impl Mesh {
         };
         let before = (filled == 1).then(|| data.clone());
         let base = self
-            .recorded_address(handle)
+            .captured_address(handle)
             .and_then(|address| u32::try_from(address).ok())
             .ok_or_else(|| invalid("a tensor without address"))?;
         Ok(Dram {

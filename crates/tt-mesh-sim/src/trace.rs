@@ -1,5 +1,5 @@
-//! Recorded work. A trace keeps addresses, not tensors: what it reads must still be there, and what
-//! was allocated later where it writes is lost when it runs.
+//! Traces. A trace keeps addresses, not tensors: its inputs must still exist when it is executed,
+//! and a tensor allocated later at an address that it writes is lost.
 
 use std::collections::HashSet;
 
@@ -11,14 +11,14 @@ use crate::memory::Block;
 use crate::mesh::{Mesh, Written};
 use crate::op::Op;
 
-/// One recorded operation.
+/// One captured operation.
 #[derive(Debug, Clone)]
 pub struct Command {
-    /// What.
+    /// The operation.
     pub op: Op,
     /// Tensors it reads (and changes, for operations in place).
     pub inputs: Vec<u64>,
-    /// Tensors it makes.
+    /// Tensors it creates.
     pub outputs: Vec<u64>,
     /// Specs of the inputs.
     pub specs: Vec<Spec>,
@@ -26,28 +26,28 @@ pub struct Command {
     pub output_specs: Vec<Spec>,
 }
 
-/// A recording under way.
+/// A capture in progress.
 #[derive(Debug, Default)]
 pub struct Capture {
     /// The operations so far.
     pub commands: Vec<Command>,
-    /// Tensors made inside.
+    /// Tensors created by the trace.
     pub owned: HashSet<u64>,
     blocks: Vec<Block>,
 }
 
-/// A finished recording.
+/// A captured trace.
 #[derive(Debug)]
 pub struct Trace {
     commands: Vec<Command>,
-    /// Tensors made inside.
+    /// Tensors created by the trace.
     pub owned: HashSet<u64>,
     /// Addresses it writes.
     blocks: Vec<Block>,
 }
 
 impl Mesh {
-    /// Starts recording.
+    /// Begins a capture.
     pub fn trace_begin(&mut self) -> Result<()> {
         self.not_while_capturing("capturing another trace")?;
         if self.trace_region() == 0 {
@@ -60,7 +60,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// Notes where the tensors of a capture lie, while they lie there.
+    /// Stores the blocks of the captured tensors while they exist.
     pub(crate) fn note_blocks(&mut self) {
         let Some(capture) = &mut self.capture else { return };
         let Some(command) = capture.commands.last() else { return };
@@ -72,7 +72,7 @@ impl Mesh {
         );
     }
 
-    /// Ends recording.
+    /// Ends a capture.
     pub fn trace_end(&mut self) -> Result<u64> {
         let Some(capture) = self.capture.take() else {
             return Err(refusal(
@@ -88,18 +88,18 @@ impl Mesh {
         Ok(handle)
     }
 
-    /// Runs a recording.
+    /// Executes a trace.
     pub fn trace_run(&mut self, handle: u64) -> Result<()> {
         self.not_while_capturing("running a trace")?;
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
-        let result = self.replay(handle, &trace);
+        let result = self.execute_operations(handle, &trace);
         self.traces.insert(handle, trace);
         result
     }
 
-    fn replay(&mut self, handle: u64, trace: &Trace) -> Result<()> {
+    fn execute_operations(&mut self, handle: u64, trace: &Trace) -> Result<()> {
         for command in &trace.commands {
             for input in &command.inputs {
                 if !trace.owned.contains(input) && self.tensor(*input).is_err() {
@@ -135,7 +135,7 @@ impl Mesh {
         })
     }
 
-    /// Forgets a recording and what only it kept.
+    /// Releases a trace and the tensors that only it kept.
     pub fn trace_free(&mut self, handle: u64) -> Result<()> {
         self.not_while_capturing("freeing a trace")?;
         let Some(trace) = self.traces.remove(&handle) else {

@@ -164,10 +164,10 @@ fn the_narrow_matmul_equals_the_linear_operation_bit_for_bit() {
     }
 }
 
-/// Its tensors lie elsewhere in the recording than in the run before it: addresses are runtime
+/// The trace has other addresses than the run before its capture: addresses are runtime
 /// arguments, and compile nothing.
 #[test]
-fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
+fn trace_uses_its_own_addresses() {
     let mesh = mesh(Board::N300);
     let w = random(&mesh, [1, 1, 128, 256], Format::Bf16, 6);
     let multiply = |x: &Tensor, out: &Tensor| narrow_matmul(&mesh, x, &w, out, Compute::default());
@@ -180,10 +180,10 @@ fn a_program_is_recorded_at_other_addresses_than_it_ran_at() {
             && out.address().unwrap() != other_out.address().unwrap()
     );
     let (trace, ()) = mesh.capture(|| multiply(&other_x, &other_out)).unwrap();
-    trace.run(true).unwrap();
-    let recorded = same_everywhere(&other_out);
+    trace.execute(true).unwrap();
+    let captured = same_everywhere(&other_out);
     multiply(&other_x, &out).unwrap();
-    assert_eq!(recorded, same_everywhere(&out));
+    assert_eq!(captured, same_everywhere(&out));
     // What is compiled in still counts: another depth is another program.
     let (short, narrow) = (
         random(&mesh, [1, 1, 1, 64], Format::Bf16, 5),
@@ -291,7 +291,7 @@ fn an_action_is_picked_with_its_bin_and_embedding() {
 }
 
 #[test]
-fn kernels_replay_in_a_trace() {
+fn kernels_execute_in_a_trace() {
     let mesh = mesh(Board::N300);
     let head = Head::new(&mesh, &gaussian(256, 30), 31);
     pick_action(&mesh, head.pick()).unwrap();
@@ -301,7 +301,7 @@ fn kernels_replay_in_a_trace() {
         head.logits
             .write(HostArray::f32(&logits, [1, 1, 1, 256]), Distribution::Replicate)
             .unwrap();
-        trace.run(true).unwrap();
+        trace.execute(true).unwrap();
         head.check(&logits);
     }
 }

@@ -1,4 +1,4 @@
-//! Traces: they replay what was recorded, and every rule of theirs is enforced.
+//! Traces: execution repeats the capture, and every rule of traces is enforced.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks)] // the ABI is called as a careless C program would
 
@@ -44,11 +44,11 @@ fn a_trace_gives_what_eager_gives_with_renewed_inputs() {
         let eager = network.run().unwrap().read_f32(0).unwrap();
         let (trace, output) = mesh.capture(|| network.run()).unwrap();
         refused(output.read_f32(0), Kind::Unwritten, "nothing has written");
-        trace.run(true).unwrap();
+        trace.execute(true).unwrap();
         assert_eq!(same_everywhere(&output), eager);
         let other = gaussian(32 * 64, 9);
         network.x.write(HostArray::f32(&other, [1, 1, 32, 64]), Distribution::Replicate).unwrap();
-        trace.run(false).unwrap();
+        trace.execute(false).unwrap();
         let second = output.read_f32(0).unwrap();
         assert_ne!(second, eager);
         assert_eq!(network.run().unwrap().read_f32(0).unwrap(), second);
@@ -77,7 +77,7 @@ fn state_advances_from_run_to_run() {
     let (trace, ()) = mesh.capture(step).unwrap();
     assert_eq!(position.read_u32(0).unwrap(), [0]);
     for run in 1..=5 {
-        trace.run(true).unwrap();
+        trace.execute(true).unwrap();
         assert_eq!(position.read_u32(1).unwrap(), [run]);
     }
     let traced = row.read_f32(1).unwrap();
@@ -148,7 +148,7 @@ fn memory_of_a_trace_is_written_again() {
     // A tensor allocated now lies where an intermediate lay: the next run destroys it.
     let later = random(&mesh, [1, 1, 32, 64], Format::Bf16, 5);
     later.read_f32(0).unwrap();
-    trace.run(true).unwrap();
+    trace.execute(true).unwrap();
     refused(later.read_f32(0), Kind::Unwritten, "writes the same addresses");
     output.read_f32(0).unwrap();
     // Written anew it is good again, until the next run.
@@ -166,7 +166,7 @@ fn a_stale_trace_is_refused_and_the_floor_prevents_it() {
     let used = mesh.memory(0).unwrap().allocated;
     drop(network);
     assert_eq!(mesh.memory(0).unwrap().allocated, used);
-    trace.run(true).unwrap();
+    trace.execute(true).unwrap();
     assert_eq!(output.read_f32(0).unwrap(), eager);
     drop((trace, output));
     assert_eq!(mesh.memory(0).unwrap().allocated, 0);

@@ -297,13 +297,13 @@ ttp_status ttp_run_program(const ttp_tensor* tensors, uint32_t count, const ttp_
 
 /* ---- trace -------------------------------------------------------------------------------------- */
 
-/* From here to ttp_trace_end operations on the mesh are recorded, not run. Each must have run before with the same shapes
+/* From here to ttp_trace_end operations on the mesh are captured, not run. Each must have run before with the same shapes
  * and parameters (its program must be cached). Forbidden inside: upload, write, read, create, synchronize. Outputs made
  * inside hold data only after the trace has run. */
 ttp_status ttp_trace_begin(ttp_mesh mesh);
 ttp_status ttp_trace_end(ttp_mesh mesh, ttp_trace* out);
-/* Runs it with the addresses of its recording. Tensors it reads and did not make must be alive. A tensor allocated after
- * the recording at an address that the trace writes is overwritten; simulators answer a later read with TTP_UNWRITTEN. */
+/* Runs it with the addresses of its capture. Tensors it reads and did not make must be alive. A tensor allocated after
+ * the capture at an address that the trace writes is overwritten; simulators answer a later read with TTP_UNWRITTEN. */
 ttp_status ttp_trace_run(ttp_trace trace, uint32_t blocking);
 ttp_status ttp_trace_free(ttp_trace trace);
 

@@ -1,7 +1,7 @@
 //! The C ABI of a Tenstorrent provider: raw declarations of `include/tt_provider.h` and a loader.
 //!
-//! Handles are plain numbers and every pointer is borrowed for one call; what a function does is
-//! written once, in the header. The safe floor above is the crate `tt-metal`.
+//! Handles are plain numbers and every pointer is borrowed for one call; functions are
+//! documented in the header. The crate `tt-metal` is the safe interface.
 
 mod api;
 mod loader;
@@ -11,5 +11,5 @@ pub use api::{Api, Signature, signatures};
 pub use loader::{LoadError, Provider};
 pub use types::*;
 
-/// The header, as the shim's build and the drift test see it.
+/// Text of the header, for the drift test.
 pub const HEADER: &str = include_str!("../include/tt_provider.h");

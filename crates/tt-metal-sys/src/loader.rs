@@ -1,4 +1,4 @@
-//! Finding a provider and believing it only when it is whole and of our version.
+//! Loads a provider and checks that it is complete and has this crate's ABI version.
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Api, TTP_ABI_VERSION};
 
-/// How to get a provider; part of every loading error.
+/// Remedy in every loading error.
 const REMEDY: &str = "build tt-mesh-sim (`cargo build -p tt-mesh-sim`) for a simulated mesh, or \
     crates/tt-metal-sys/shim against the named tt-metal for silicon";
 
-/// Why a provider was refused. Each prints as one line.
+/// Error of loading a provider; one line each.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// There is no such file.
     #[error("no Tenstorrent provider at {path}: the file does not exist; {REMEDY}")]
     Missing {
-        /// Where it was looked for.
+        /// Path.
         path: PathBuf,
     },
     /// The dynamic linker refused the file: truncated, of another machine, or its own libraries are
@@ -27,10 +27,10 @@ pub enum LoadError {
         path: PathBuf,
         /// Its length.
         bytes: u64,
-        /// The linker's words.
+        /// The linker's message.
         reason: String,
     },
-    /// A library, but without (all of) our functions.
+    /// A library that lacks functions of the ABI.
     #[error(
         "{path} is not a complete Tenstorrent provider: {count} of {total} functions are missing, \
         the first is {first}; rebuild it from this source tree's tt_provider.h"
@@ -38,9 +38,9 @@ pub enum LoadError {
     Incomplete {
         /// Which file.
         path: PathBuf,
-        /// How many functions it lacks.
+        /// Number of missing functions.
         count: usize,
-        /// How many there should be.
+        /// Number of functions of the ABI.
         total: usize,
         /// One of them.
         first: &'static str,
@@ -55,12 +55,12 @@ pub enum LoadError {
         path: PathBuf,
         /// Its version.
         found: u32,
-        /// Ours.
+        /// This crate's version.
         expected: u32,
     },
 }
 
-/// A provider that was checked: its function table, kept alive with its library.
+/// A loaded provider: its function table, and the library that it belongs to.
 #[derive(Clone)]
 pub struct Provider {
     api: Api,
@@ -118,7 +118,7 @@ impl Provider {
         Ok(Self { api, name: provider_name(&api), _library: Some(library) })
     }
 
-    /// Takes a provider that is linked into this program. Its version is that of this source tree.
+    /// A provider that is linked into this program, built from the same sources.
     pub fn linked(api: Api) -> Self {
         Self { name: provider_name(&api), api, _library: None }
     }
@@ -128,7 +128,7 @@ impl Provider {
         &self.api
     }
 
-    /// What the provider calls itself.
+    /// Name of the provider.
     pub fn name(&self) -> &str {
         &self.name
     }

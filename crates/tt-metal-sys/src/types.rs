@@ -1,6 +1,6 @@
 //! Constants and structures of the header, each with its C name beside it.
 
-/// How a structure lies in memory: its C name, size, alignment and fields. For the drift test.
+/// Memory layout of a structure: C name, size, alignment and fields. For the drift test.
 #[derive(Debug, Clone)]
 pub struct StructLayout {
     /// Name in the header.
@@ -14,7 +14,9 @@ pub struct StructLayout {
 }
 
 macro_rules! abi_structs {
-    ($( $(#[$doc:meta])* $name:ident = $c:literal { $( $(#[$fdoc:meta])* $field:ident : $ty:ty ),* $(,)? } )*) => {
+    ($( $(#[$doc:meta])* $name:ident = $c:literal {
+        $( $(#[$fdoc:meta])* $field:ident : $ty:ty ),* $(,)?
+    } )*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
@@ -27,7 +29,11 @@ macro_rules! abi_structs {
                 c_name: $c,
                 size: size_of::<$name>(),
                 align: align_of::<$name>(),
-                fields: vec![$( (stringify!($field), std::mem::offset_of!($name, $field), stringify!($ty)) ),*],
+                fields: vec![$( (
+                    stringify!($field),
+                    std::mem::offset_of!($name, $field),
+                    stringify!($ty),
+                ) ),*],
             } ),*]
         }
         /// Rust name and C name of every structure.
@@ -59,7 +65,7 @@ abi_constants! {
     TTP_OK: Status = 0;
     /// A value, shape, format or layout that the operation refuses.
     TTP_INVALID_ARGUMENT: Status = 1;
-    /// Legal, but not done by this provider.
+    /// Valid, but not supported by this provider.
     TTP_UNSUPPORTED: Status = 2;
     /// Device memory is exhausted.
     TTP_OUT_OF_MEMORY: Status = 3;
@@ -140,22 +146,22 @@ abi_constants! {
 }
 
 abi_structs! {
-    /// What to open.
+    /// Options of opening a mesh.
     MeshConfig = "ttp_mesh_config" {
         /// `size_of::<MeshConfig>()`.
         struct_size: u32,
         /// `TTP_BOARD_*`.
         board: u32,
-        /// Bytes of every DRAM bank kept for traces.
+        /// Bytes of every DRAM bank reserved for traces.
         trace_region_bytes: u64,
-        /// Pretended DRAM per chip, 0 for all of it.
+        /// DRAM per chip, 0 for all of it.
         dram_limit_bytes: u64,
         /// 1 or 2.
         command_queues: u32,
         /// 0.
         reserved: u32,
     }
-    /// What was opened.
+    /// Properties of an open mesh.
     MeshInfo = "ttp_mesh_info" {
         /// `size_of::<MeshInfo>()`.
         struct_size: u32,
@@ -165,7 +171,7 @@ abi_structs! {
         rows: u32,
         /// Columns of chips.
         columns: u32,
-        /// 1 when the last chip is wired to the first.
+        /// 1 when the last chip is connected to the first.
         ring: u32,
         /// Cores per row of a chip.
         grid_x: u32,
@@ -173,26 +179,26 @@ abi_structs! {
         grid_y: u32,
         /// DRAM banks of a chip.
         dram_banks: u32,
-        /// DRAM of a chip that tensors can use, in bytes.
+        /// DRAM of a chip available to tensors, in bytes.
         dram_bytes: u64,
         /// L1 of a core, in bytes.
         l1_bytes: u64,
-        /// 1 when there is no silicon behind it.
+        /// 1 for a simulated mesh.
         simulated: u32,
         /// 0.
         reserved: u32,
     }
     /// DRAM of one chip, in bytes.
     MemoryStats = "ttp_memory" {
-        /// Usable by tensors.
+        /// Available to tensors.
         total: u64,
-        /// In use.
+        /// Allocated.
         allocated: u64,
-        /// Not in use.
+        /// Not allocated.
         free: u64,
         /// Largest tensor that would fit.
         largest_free: u64,
-        /// Highest use so far.
+        /// Highest allocation so far.
         peak: u64,
     }
     /// A tensor on one chip.
@@ -217,14 +223,14 @@ abi_structs! {
         /// `TTP_LAYOUT_*`; tiled means packed by `ttp_pack`.
         layout: u32,
     }
-    /// How a host array lies over the chips.
+    /// Distribution of a host array over the chips.
     Distribution = "ttp_distribution" {
         /// `TTP_REPLICATE` or `TTP_SHARD`.
         kind: u32,
-        /// Dimension to cut.
+        /// Sharded dimension.
         dim: u32,
     }
-    /// How to compute.
+    /// Arithmetic of an operation.
     Compute = "ttp_compute" {
         /// `TTP_LOFI` to `TTP_HIFI4`.
         fidelity: u32,
@@ -248,7 +254,7 @@ abi_structs! {
     Kernel = "ttp_kernel" {
         /// File name under `kernels/`.
         name: *const c_char,
-        /// Its text.
+        /// C++ source.
         source: *const c_char,
         /// Compile-time arguments.
         compile_args: *const u32,
@@ -264,7 +270,7 @@ abi_structs! {
         runtime_arg_count: u32,
         /// `TTP_ROLE_*`.
         role: u32,
-        /// Where it runs.
+        /// Cores it runs on.
         cores: CoreRange,
         /// For compute kernels.
         compute: Compute,
@@ -281,7 +287,7 @@ abi_structs! {
         page_bytes: u32,
         /// Pages in the ring.
         pages: u32,
-        /// Where it exists.
+        /// Cores that have one.
         cores: CoreRange,
     }
     /// A semaphore in L1.
@@ -290,7 +296,7 @@ abi_structs! {
         id: u32,
         /// Value at the start.
         initial: u32,
-        /// Where it exists.
+        /// Cores that have one.
         cores: CoreRange,
     }
     /// Kernels, buffers and semaphores that run together.

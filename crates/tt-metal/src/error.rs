@@ -1,22 +1,22 @@
-//! What can go wrong, as one line each.
+//! Errors, one line each.
 
 use tt_metal_sys as abi;
 
-/// Result of everything here.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What sort of refusal it is.
+/// Kind of a provider's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A value, shape, format or layout that the operation refuses.
     InvalidArgument,
-    /// Legal, but this provider does not do it.
+    /// Valid, but not supported by this provider.
     Unsupported,
     /// Device memory is exhausted.
     OutOfMemory,
     /// A tensor that was freed with its mesh, or belongs to another mesh.
     BadHandle,
-    /// Data that nothing has written would be read.
+    /// Read of data that was never written.
     Unwritten,
     /// Forbidden while a trace is captured, or a stale trace.
     TraceRule,
@@ -53,17 +53,17 @@ pub enum Error {
     /// The provider refused a call.
     #[error("{text} ({call})")]
     Provider {
-        /// What sort of refusal.
+        /// Kind of error.
         kind: Kind,
         /// The ABI's function.
         call: &'static str,
-        /// The provider's own line.
+        /// The provider's error text.
         text: String,
     },
-    /// A device name that is none.
+    /// An invalid device name.
     #[error("device \"{text}\" is none of sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300, tt:t3k")]
     Target {
-        /// What was given.
+        /// The given name.
         text: String,
     },
     /// No provider library was found.
@@ -78,18 +78,18 @@ pub enum Error {
         file: &'static str,
         /// Folders that were searched.
         places: String,
-        /// How to get it.
+        /// Remedy.
         remedy: &'static str,
-        /// The variable that names it.
+        /// Environment variable with its path.
         variable: &'static str,
     },
-    /// The host's arguments do not fit together.
+    /// Inconsistent arguments, found on the host.
     #[error("{0}")]
     Host(String),
 }
 
 impl Error {
-    /// The sort of refusal, for those of the provider.
+    /// The kind, for an error of the provider.
     pub fn kind(&self) -> Option<Kind> {
         match self {
             Self::Provider { kind, .. } => Some(*kind),
@@ -97,7 +97,7 @@ impl Error {
         }
     }
 
-    /// The refusal that this thread's last call met.
+    /// The error of this thread's last call.
     pub(crate) fn provider(api: &abi::Api, call: &'static str, status: abi::Status) -> Self {
         // SAFETY: takes no arguments; the header promises zero-terminated text valid until this
         // thread's next call.

@@ -1,12 +1,11 @@
-//! Our own kernels (`kernels/`) as operations: which cores they run on, their circular buffers and
-//! arguments.
+//! The custom kernels (`kernels/`) as operations: cores, circular buffers and arguments.
 
 use crate::{
     CircularBuffer, Compute, CoreRange, Error, Format, Kernel, Layout, Mesh, Program, Result, Role,
     Tensor,
 };
 
-/// Name and text of every kernel, as they stand under `kernels/`.
+/// File name under `kernels/` and source of every kernel.
 const FILES: [(&str, &str); 5] = [
     ("dataflow/image_patches.cpp", include_str!("../../../kernels/dataflow/image_patches.cpp")),
     ("dataflow/write_tiles.cpp", include_str!("../../../kernels/dataflow/write_tiles.cpp")),
@@ -15,8 +14,8 @@ const FILES: [(&str, &str); 5] = [
     ("dataflow/pick_action.cpp", include_str!("../../../kernels/dataflow/pick_action.cpp")),
 ];
 
-/// Name and text of every kernel with our own header in its place: TT-NN compiles the text where no
-/// folder of ours is.
+/// File name and source of every kernel, with `include/l1.hpp` inlined: TT-NN compiles the source
+/// outside this repository's folders.
 pub fn sources() -> Vec<(&'static str, String)> {
     let header = include_str!("../../../kernels/include/l1.hpp").replace("#pragma once\n", "");
     FILES
@@ -69,7 +68,7 @@ pub fn image_patches(mesh: &Mesh, image: &Tensor, out: &Tensor, patch: usize) ->
     mesh.run_program(&[image, out], &image_patches_program(mesh, image, out, patch)?)
 }
 
-/// The program behind [`image_patches`].
+/// The program of [`image_patches`].
 pub fn image_patches_program(
     mesh: &Mesh,
     image: &Tensor,
@@ -180,7 +179,7 @@ pub fn narrow_matmul(
     mesh.run_program(&[x, w, out], &narrow_matmul_program(mesh, x, w, out, compute)?)
 }
 
-/// The program behind [`narrow_matmul`].
+/// The program of [`narrow_matmul`].
 pub fn narrow_matmul_program(
     mesh: &Mesh,
     x: &Tensor,
@@ -267,7 +266,7 @@ pub fn narrow_matmul_program(
     })
 }
 
-/// What [`pick_action`] reads and writes.
+/// Inputs and outputs of [`pick_action`].
 #[derive(Debug, Clone, Copy)]
 pub struct PickAction<'a> {
     /// F32 tiles `[1, 1, 1, N]`: logits of the action ids, lowest id first.
@@ -276,26 +275,26 @@ pub struct PickAction<'a> {
     pub centres: &'a Tensor,
     /// BF16 `[1, 1, vocabulary, width]` row-major: token embeddings.
     pub table: &'a Tensor,
-    /// BF16 tiles `[1, 1, 1, width]`: receives the chosen token's embedding.
+    /// BF16 tiles `[1, 1, 1, width]`: the selected token's embedding (output).
     pub row: &'a Tensor,
-    /// U32 `[1, 1, 1, 8]` row-major: receives index, token id, bin, centre, largest and second
-    /// largest logit (float32 bits), number of NaN logits, zero.
+    /// U32 `[1, 1, 1, 8]` row-major: index, token id, bin, centre, largest and second
+    /// largest logit (float32 bits), number of NaN logits, zero (output).
     pub result: &'a Tensor,
     /// Token id of the first logit: 31744.
     pub first_id: u32,
     /// One past the last token id of the original vocabulary: 32000. The id below it is bin 0; ids
-    /// from it on mean nothing.
+    /// from it on stand for no action.
     pub end_id: u32,
 }
 
-/// Chooses the largest action logit, its bin and the next embedding row, on every chip. A result
-/// with NaN logits must be refused by who reads it.
+/// Argmax of the action logits, its bin and the next embedding row, on every chip. The host must
+/// refuse a result whose NaN count is not zero.
 pub fn pick_action(mesh: &Mesh, pick: PickAction<'_>) -> Result<()> {
     let tensors = [pick.logits, pick.centres, pick.table, pick.row, pick.result];
     mesh.run_program(&tensors, &pick_action_program(pick)?)
 }
 
-/// The program behind [`pick_action`].
+/// The program of [`pick_action`].
 pub fn pick_action_program(pick: PickAction<'_>) -> Result<Program> {
     let PickAction { logits, centres, table, row, result, first_id, end_id } = pick;
     let ([a, b, c, count], [.., bins]) = (logits.dims(), centres.dims());

@@ -1,14 +1,20 @@
-//! The safe floor over a Tenstorrent provider: meshes, tensors, operations, traces, own kernels.
+//! Safe interface to a Tenstorrent provider: meshes, tensors, operations, traces, custom kernels.
 //!
 //! ```no_run
-//! use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions, Mesh, MeshOptions, Target, find_provider};
+//! use tt_metal::{
+//!     Distribution, Format, HostArray, Layout, LinearOptions, Mesh, MeshOptions, Target,
+//!     find_provider,
+//! };
 //! # fn main() -> Result<(), tt_metal::Error> {
 //! let target: Target = "sim:n300".parse()?;
 //! let mesh = Mesh::open(&find_provider(target.provider)?, target.board, MeshOptions::default())?;
-//! let x = mesh.upload(HostArray::f32(&[1.0; 32 * 64], [1, 1, 32, 64]), Distribution::Replicate, Format::Bf16, Layout::Tile)?;
+//! let x = HostArray::f32(&[1.0; 32 * 64], [1, 1, 32, 64]);
+//! let x = mesh.upload(x, Distribution::Replicate, Format::Bf16, Layout::Tile)?;
 //! // Column-parallel: each of the two chips gets half of the columns.
-//! let w = mesh.upload(HostArray::f32(&[0.5; 64 * 128], [1, 1, 64, 128]), Distribution::Shard(3), Format::Bfp8B, Layout::Tile)?;
-//! let y = x.linear(&w, None, LinearOptions { format: Format::Bf16, ..LinearOptions::default() })?;
+//! let w = HostArray::f32(&[0.5; 64 * 128], [1, 1, 64, 128]);
+//! let w = mesh.upload(w, Distribution::Shard(3), Format::Bfp8B, Layout::Tile)?;
+//! let options = LinearOptions { format: Format::Bf16, ..LinearOptions::default() };
+//! let y = x.linear(&w, None, options)?;
 //! assert_eq!(y.dims(), [1, 1, 32, 64]);
 //! # Ok(())
 //! # }
@@ -25,7 +31,10 @@ mod trace;
 mod types;
 
 pub use error::{Error, Kind, Result};
-pub use mesh::{Memory, Mesh, MeshInfo, MeshOptions, Traffic};
+pub use mesh::{
+    DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS, Memory, Mesh, MeshInfo, MeshOptions,
+    Traffic,
+};
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
 pub use target::{ProviderKind, Target, find_provider};

@@ -10,12 +10,20 @@ use tt_metal_sys::{Api, Provider, Status};
 use crate::tensor::{Distribution, HostArray, Spec, Tensor};
 use crate::{Board, Error, Format, Layout, Result};
 
-/// How to open a mesh.
+/// DRAM banks of a Wormhole chip.
+pub const DRAM_BANKS: u64 = 12;
+/// Bytes of a bank that a memory plan may use; TT-NN's allocator in mock mode (tt-metal 191d0eed)
+/// reports 1 073 741 792.
+pub const DRAM_BANK_BYTES: u64 = 1_071_821_792;
+/// Bytes of every bank that [`MeshOptions::default`] reserves for traces: those of a 7B model.
+pub const DEFAULT_TRACE_REGION_BYTES: u64 = 48 << 20;
+
+/// Options of opening a mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshOptions {
-    /// Bytes of every DRAM bank kept for traces; 0 forbids them.
+    /// Bytes of every DRAM bank reserved for traces; 0 forbids traces.
     pub trace_region_bytes: u64,
-    /// Pretend that a chip has only this much DRAM. Simulated meshes only.
+    /// DRAM per chip, bytes, if less than the board has. Simulated meshes only.
     pub dram_limit_bytes: Option<u64>,
     /// 1, or 2 to write inputs while operations run.
     pub command_queues: u32,
@@ -24,18 +32,22 @@ pub struct MeshOptions {
 impl Default for MeshOptions {
     /// Room for the traces of a 7B model, all of the DRAM, one queue.
     fn default() -> Self {
-        Self { trace_region_bytes: 48 << 20, dram_limit_bytes: None, command_queues: 1 }
+        Self {
+            trace_region_bytes: DEFAULT_TRACE_REGION_BYTES,
+            dram_limit_bytes: None,
+            command_queues: 1,
+        }
     }
 }
 
-/// What was opened.
+/// Properties of an open mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeshInfo {
     /// The board.
     pub board: Board,
     /// Number of chips, in one row.
     pub chips: usize,
-    /// Whether the last chip is wired to the first.
+    /// Whether the last chip is connected to the first.
     pub ring: bool,
     /// Compute cores per chip: columns, rows.
     pub grid: (u32, u32),
@@ -45,22 +57,22 @@ pub struct MeshInfo {
     pub dram_bytes: u64,
     /// L1 per core, bytes.
     pub l1_bytes: u64,
-    /// Whether there is no silicon behind it.
+    /// Whether the mesh is simulated.
     pub simulated: bool,
 }
 
 /// DRAM of one chip, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Usable by tensors.
+    /// Available to tensors.
     pub total: u64,
-    /// In use.
+    /// Allocated.
     pub allocated: u64,
-    /// Not in use.
+    /// Not allocated.
     pub free: u64,
-    /// The largest tensor that would fit.
+    /// Largest contiguous allocation that would fit.
     pub largest_free: u64,
-    /// Highest use since the mesh was opened.
+    /// Highest allocation since the mesh was opened.
     pub peak: u64,
 }
 
@@ -87,16 +99,16 @@ pub(crate) struct Inner {
     traffic: [AtomicU64; 4],
 }
 
-/// What has gone between host and mesh: every read and write waits for the other side.
+/// Transfers between host and mesh; each of them synchronises the two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Shards read.
     pub reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
-    /// Host arrays brought to the mesh.
+    /// Host arrays written.
     pub writes: u64,
-    /// Bytes of these arrays, each counted once however many chips it goes to.
+    /// Bytes of these arrays, each counted once for all chips.
     pub written_bytes: u64,
 }
 
@@ -104,7 +116,7 @@ pub struct Traffic {
 static CLOSING: Mutex<Option<Error>> = Mutex::new(None);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is never left half changed.
+    // No holder of these locks panics between two dependent changes, so a poisoned lock is usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,15 +125,15 @@ impl Inner {
         self.provider.api()
     }
 
-    /// The error that something dropped has left behind, before new work begins.
-    pub fn settle(&self) -> Result<()> {
+    /// Returns an error that a destructor left behind; called before new work.
+    pub fn take_deferred_error(&self) -> Result<()> {
         match lock(&self.deferred).take() {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
 
-    /// Keeps an error that cannot be returned; the first one counts.
+    /// Keeps an error that cannot be returned; later ones are dropped.
     pub fn defer(&self, error: Error) {
         lock(&self.deferred).get_or_insert(error);
     }
@@ -131,7 +143,7 @@ impl Inner {
         if status == abi::TTP_OK { Ok(()) } else { Err(Error::provider(self.api(), call, status)) }
     }
 
-    /// Whether handles of this mesh mean nothing any more.
+    /// Adds a transfer to the counters from index `first` on.
     fn count(&self, first: usize, bytes: usize) {
         self.traffic[first].fetch_add(1, Ordering::Relaxed);
         self.traffic[first + 1].fetch_add(bytes as u64, Ordering::Relaxed);
@@ -145,6 +157,7 @@ impl Inner {
         self.count(2, bytes);
     }
 
+    /// Whether the mesh was closed; its handles are invalid.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -245,14 +258,13 @@ impl Mesh {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Closes it now. Tensors and traces that are left are dead; using them is an error, dropping
-    /// them is not.
+    /// Closes the mesh. Using a remaining tensor or trace is an error; dropping it is not.
     pub fn close(self) -> Result<()> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         self.0.close()
     }
 
-    /// What was opened.
+    /// Properties of the mesh.
     pub fn info(&self) -> MeshInfo {
         self.0.info
     }
@@ -262,17 +274,17 @@ impl Mesh {
         self.0.info.chips
     }
 
-    /// What the provider calls itself.
+    /// Name of the provider.
     pub fn provider_name(&self) -> &str {
         self.0.provider.name()
     }
 
-    /// Whoever stands behind it.
+    /// The provider.
     pub fn provider(&self) -> &Provider {
         &self.0.provider
     }
 
-    /// What has gone between host and mesh since it was opened.
+    /// Transfers since the mesh was opened.
     pub fn traffic(&self) -> Traffic {
         let [reads, read_bytes, writes, written_bytes] =
             [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
@@ -281,7 +293,7 @@ impl Mesh {
 
     /// DRAM of one chip.
     pub fn memory(&self, chip: usize) -> Result<Memory> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let mut raw =
             abi::MemoryStats { total: 0, allocated: 0, free: 0, largest_free: 0, peak: 0 };
         let chip =
@@ -300,7 +312,7 @@ impl Mesh {
 
     /// Waits until all work is done.
     pub fn synchronize(&self) -> Result<()> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         // SAFETY: a plain call with a number.
         let status = unsafe { (self.0.api().ttp_mesh_synchronize)(self.0.handle) };
         self.0.checked("ttp_mesh_synchronize", status)
@@ -311,13 +323,13 @@ impl Mesh {
         self.create(Spec { dims, format, layout }, true)
     }
 
-    /// A tensor that must be written before it is read: caches and outputs of own kernels.
+    /// A tensor that must be written before it is read: caches and outputs of custom kernels.
     pub fn empty(&self, dims: [usize; 4], format: Format, layout: Layout) -> Result<Tensor> {
         self.create(Spec { dims, format, layout }, false)
     }
 
     fn create(&self, spec: Spec, zeroed: bool) -> Result<Tensor> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let raw = spec.to_abi()?;
         let mut handle = 0;
         // SAFETY: both pointers are valid for the call.
@@ -333,8 +345,8 @@ impl Mesh {
         Tensor::adopt(self.0.clone(), handle)
     }
 
-    /// Copies a host array to the chips, with the host's rounding into `format`. A packed array
-    /// keeps its bits.
+    /// Copies a host array to the chips, rounded to `format` on the host. A packed array is copied
+    /// as it is.
     pub fn upload(
         &self,
         array: HostArray<'_>,
@@ -342,7 +354,7 @@ impl Mesh {
         format: Format,
         layout: Layout,
     ) -> Result<Tensor> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         let mut handle = 0;
         // SAFETY: all pointers are valid for the call; `host` borrows `array`, which outlives it.

@@ -1,5 +1,5 @@
-//! Operations. Each gives out a new tensor and leaves its inputs alone, unless it says that it
-//! works in place. Shapes are those of one chip; what they must be is written in `tt_provider.h`.
+//! Operations. Each returns a new tensor and does not change its inputs, except those documented
+//! as in place. Shapes are those of one chip; their constraints are in `tt_provider.h`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::mesh::Inner;
 use crate::tensor::words;
 use crate::{Activation, Combine, Compute, Error, Format, Layout, Result, RopeOrder, Tensor};
 
-/// How a linear layer computes.
+/// Options of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LinearOptions {
     /// Applied to the sum.
@@ -27,11 +27,11 @@ impl Default for LinearOptions {
     }
 }
 
-/// A call with one output: settles what was deferred, calls, adopts the handle.
+/// A call with one output: returns a deferred error, calls, adopts the handle.
 macro_rules! call {
     ($mesh:expr, $function:ident ( $($argument:expr),* )) => {{
         let mesh: &Arc<Inner> = $mesh;
-        mesh.settle()?;
+        mesh.take_deferred_error()?;
         let mut handle: abi::TensorHandle = 0;
         // SAFETY: handles are numbers that the provider checks; every pointer is valid for the
         // call.
@@ -45,7 +45,7 @@ macro_rules! call {
 macro_rules! change {
     ($mesh:expr, $function:ident ( $($argument:expr),* )) => {{
         let mesh: &Arc<Inner> = $mesh;
-        mesh.settle()?;
+        mesh.take_deferred_error()?;
         // SAFETY: handles are numbers that the provider checks.
         let status = unsafe { (mesh.api().$function)($($argument),*) };
         mesh.checked(stringify!($function), status)
@@ -128,7 +128,7 @@ impl Tensor {
     /// multiple of 32.
     pub fn split_heads(&self, q_heads: usize, kv_heads: usize) -> Result<[Tensor; 3]> {
         let mesh = self.inner();
-        mesh.settle()?;
+        mesh.take_deferred_error()?;
         let (q_heads, kv_heads) = (word(q_heads, "query heads")?, word(kv_heads, "key heads")?);
         let [mut q, mut k, mut v] = [0; 3];
         // SAFETY: the handle is a number that the provider checks; the pointers are valid for the
@@ -296,7 +296,7 @@ impl Tensor {
         call!(self.inner(), ttp_convert(self.input(), format.to_abi(), layout.to_abi()))
     }
 
-    /// Copies into `target`, which keeps its address: how a trace hands data to its next run.
+    /// Copies into `target`, which keeps its address; a trace passes data to its next execution so.
     pub fn copy_to(&self, target: &Tensor) -> Result<()> {
         change!(self.inner(), ttp_copy(self.input(), target.input()))
     }

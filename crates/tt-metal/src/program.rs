@@ -1,4 +1,4 @@
-//! Own kernels: a program is what runs on the cores, with its circular buffers and semaphores.
+//! Programs: kernels for the Tensix cores, with their circular buffers and semaphores.
 
 use std::ffi::CString;
 
@@ -27,7 +27,7 @@ impl CoreRange {
     }
 }
 
-/// Which processor of a core a kernel runs on.
+/// Processor of a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Fills circular buffers.
@@ -43,11 +43,11 @@ pub enum Role {
 pub struct Kernel {
     /// File name under `kernels/`.
     pub name: String,
-    /// Its text.
+    /// Its C++ source.
     pub source: String,
-    /// Processor.
+    /// Processor it runs on.
     pub role: Role,
-    /// Where it runs.
+    /// Cores it runs on.
     pub cores: CoreRange,
     /// Compile-time arguments.
     pub compile_args: Vec<u32>,
@@ -70,7 +70,7 @@ pub struct CircularBuffer {
     pub page_bytes: u32,
     /// Pages in the ring.
     pub pages: u32,
-    /// Where it exists.
+    /// Cores that have one.
     pub cores: CoreRange,
 }
 
@@ -81,11 +81,11 @@ pub struct Semaphore {
     pub id: u32,
     /// Value at the start.
     pub initial: u32,
-    /// Where it exists.
+    /// Cores that have one.
     pub cores: CoreRange,
 }
 
-/// What runs together.
+/// Kernels that run together.
 #[derive(Debug, Clone, Default)]
 pub struct Program {
     /// Kernels.
@@ -96,81 +96,98 @@ pub struct Program {
     pub semaphores: Vec<Semaphore>,
 }
 
+/// A kernel's texts and arguments in the form that the ABI's pointers refer to.
+struct KernelData<'a> {
+    kernel: &'a Kernel,
+    name: CString,
+    source: CString,
+    runtime_args: Vec<u32>,
+    /// Runtime arguments per core.
+    count: u32,
+}
+
+impl<'a> KernelData<'a> {
+    fn new(kernel: &'a Kernel) -> Result<Self> {
+        let count = kernel.runtime_args.first().map_or(0, Vec::len);
+        if kernel.runtime_args.len() != kernel.cores.count()
+            || kernel.runtime_args.iter().any(|args| args.len() != count)
+        {
+            return Err(Error::Host(format!(
+                "kernel {} runs on {} cores but has runtime arguments for {} (all must have \
+                equally many)",
+                kernel.name,
+                kernel.cores.count(),
+                kernel.runtime_args.len()
+            )));
+        }
+        let text = |text: &str| {
+            CString::new(text)
+                .map_err(|_| Error::Host(format!("kernel {} contains a zero byte", kernel.name)))
+        };
+        Ok(Self {
+            kernel,
+            name: text(&kernel.name)?,
+            source: text(&kernel.source)?,
+            runtime_args: kernel.runtime_args.concat(),
+            count: count as u32,
+        })
+    }
+
+    /// The ABI's structure; its pointers are valid while `self` is borrowed.
+    fn to_abi(&self) -> abi::Kernel {
+        let Self { kernel, name, source, runtime_args, count } = self;
+        abi::Kernel {
+            name: name.as_ptr(),
+            source: source.as_ptr(),
+            compile_args: kernel.compile_args.as_ptr(),
+            accessors: kernel.accessors.as_ptr(),
+            runtime_args: runtime_args.as_ptr(),
+            compile_arg_count: kernel.compile_args.len() as u32,
+            accessor_count: kernel.accessors.len() as u32,
+            runtime_arg_count: *count,
+            role: match kernel.role {
+                Role::Reader => abi::TTP_ROLE_READER,
+                Role::Writer => abi::TTP_ROLE_WRITER,
+                Role::Compute => abi::TTP_ROLE_COMPUTE,
+            },
+            cores: kernel.cores.to_abi(),
+            compute: kernel.compute.to_abi(),
+            reserved: 0,
+        }
+    }
+}
+
+impl CircularBuffer {
+    fn to_abi(self) -> abi::CircularBuffer {
+        abi::CircularBuffer {
+            index: self.index,
+            format: self.format.to_abi(),
+            page_bytes: self.page_bytes,
+            pages: self.pages,
+            cores: self.cores.to_abi(),
+        }
+    }
+}
+
+impl Semaphore {
+    fn to_abi(self) -> abi::Semaphore {
+        abi::Semaphore { id: self.id, initial: self.initial, cores: self.cores.to_abi() }
+    }
+}
+
 impl Mesh {
     /// Runs a program on every chip. The last tensor is its output.
     pub fn run_program(&self, tensors: &[&Tensor], program: &Program) -> Result<()> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         let handles: Vec<abi::TensorHandle> = tensors.iter().map(|tensor| tensor.input()).collect();
-        // Everything the raw structures point to lives in these until the call is over.
-        let mut texts = Vec::with_capacity(program.kernels.len());
-        for kernel in &program.kernels {
-            let count = kernel.runtime_args.first().map_or(0, Vec::len);
-            if kernel.runtime_args.len() != kernel.cores.count()
-                || kernel.runtime_args.iter().any(|args| args.len() != count)
-            {
-                return Err(Error::Host(format!(
-                    "kernel {} runs on {} cores but has runtime arguments for {} (all must have \
-                    equally many)",
-                    kernel.name,
-                    kernel.cores.count(),
-                    kernel.runtime_args.len()
-                )));
-            }
-            let text = |text: &str| {
-                CString::new(text).map_err(|_| {
-                    Error::Host(format!("kernel {} contains a zero byte", kernel.name))
-                })
-            };
-            texts.push((
-                text(&kernel.name)?,
-                text(&kernel.source)?,
-                kernel.runtime_args.concat(),
-                count as u32,
-            ));
-        }
-        let kernels: Vec<abi::Kernel> = program
-            .kernels
-            .iter()
-            .zip(&texts)
-            .map(|(kernel, (name, source, runtime_args, count))| abi::Kernel {
-                name: name.as_ptr(),
-                source: source.as_ptr(),
-                compile_args: kernel.compile_args.as_ptr(),
-                accessors: kernel.accessors.as_ptr(),
-                runtime_args: runtime_args.as_ptr(),
-                compile_arg_count: kernel.compile_args.len() as u32,
-                accessor_count: kernel.accessors.len() as u32,
-                runtime_arg_count: *count,
-                role: match kernel.role {
-                    Role::Reader => abi::TTP_ROLE_READER,
-                    Role::Writer => abi::TTP_ROLE_WRITER,
-                    Role::Compute => abi::TTP_ROLE_COMPUTE,
-                },
-                cores: kernel.cores.to_abi(),
-                compute: kernel.compute.to_abi(),
-                reserved: 0,
-            })
-            .collect();
-        let buffers: Vec<abi::CircularBuffer> = program
-            .buffers
-            .iter()
-            .map(|buffer| abi::CircularBuffer {
-                index: buffer.index,
-                format: buffer.format.to_abi(),
-                page_bytes: buffer.page_bytes,
-                pages: buffer.pages,
-                cores: buffer.cores.to_abi(),
-            })
-            .collect();
-        let semaphores: Vec<abi::Semaphore> = program
-            .semaphores
-            .iter()
-            .map(|semaphore| abi::Semaphore {
-                id: semaphore.id,
-                initial: semaphore.initial,
-                cores: semaphore.cores.to_abi(),
-            })
-            .collect();
+        // The raw structures point into these, which live until the call returns.
+        let data: Vec<KernelData<'_>> =
+            program.kernels.iter().map(KernelData::new).collect::<Result<_>>()?;
+        let kernels: Vec<abi::Kernel> = data.iter().map(KernelData::to_abi).collect();
+        let buffers: Vec<abi::CircularBuffer> =
+            program.buffers.iter().map(|buffer| buffer.to_abi()).collect();
+        let semaphores: Vec<abi::Semaphore> =
+            program.semaphores.iter().map(|semaphore| semaphore.to_abi()).collect();
         let raw = abi::Program {
             kernels: kernels.as_ptr(),
             buffers: buffers.as_ptr(),

@@ -1,4 +1,4 @@
-//! Device names, and where the library behind one is found.
+//! Device names and the search for the provider library of a device.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,21 +7,21 @@ use tt_metal_sys::Provider;
 
 use crate::{Board, Error, Result};
 
-/// Who runs the tensors.
+/// Kind of provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProviderKind {
-    /// Wormhole in software.
+    /// Simulated Wormhole chips.
     Simulated,
     /// TT-NN on silicon.
     Silicon,
 }
 
-/// `sim:n300`, `tt:t3k`: a provider and a board.
+/// A device name such as `sim:n300` or `tt:t3k`: kind of provider and board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// Who.
+    /// Kind of provider.
     pub provider: ProviderKind,
-    /// What.
+    /// Board.
     pub board: Board,
 }
 

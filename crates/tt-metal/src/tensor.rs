@@ -38,10 +38,10 @@ impl Spec {
     }
 }
 
-/// How a host array lies over the chips.
+/// Distribution of a host array over the chips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Distribution {
-    /// Whole on each chip.
+    /// The whole array on each chip.
     Replicate,
     /// Equal parts along a dimension, in chip order.
     Shard(usize),
@@ -92,7 +92,7 @@ impl<'a> HostArray<'a> {
         Self::new(data, dims, Format::F32, Layout::RowMajor)
     }
 
-    /// bfloat16 elements as they lie in a checkpoint: little-endian, row-major.
+    /// bfloat16 elements as stored in a checkpoint: little-endian, row-major.
     pub fn bf16_bytes(data: &'a [u8], dims: [usize; 4]) -> Self {
         Self::new(data, dims, Format::Bf16, Layout::RowMajor)
     }
@@ -117,7 +117,7 @@ impl<'a> HostArray<'a> {
         Self::new(data, dims, Format::U8, Layout::RowMajor)
     }
 
-    /// What [`pack`] gave for the same dims, format and distribution.
+    /// Result of [`pack`] for the same dims, format and distribution.
     pub fn packed(data: &'a [u8], dims: [usize; 4], format: Format) -> Self {
         Self::new(data, dims, format, Layout::Tile)
     }
@@ -137,8 +137,7 @@ impl<'a> HostArray<'a> {
     }
 }
 
-/// Packs a row-major array into tiles of `format`, shard after shard, as a cache on disk keeps
-/// them.
+/// Packs a row-major array into tiles of `format`, shard after shard, for a cache on disk.
 pub fn pack(
     provider: &Provider,
     array: HostArray<'_>,
@@ -209,7 +208,7 @@ impl std::fmt::Debug for Tensor {
 }
 
 impl Tensor {
-    /// Takes over a handle that a call gave out.
+    /// Takes ownership of a handle returned by a call.
     pub(crate) fn adopt(mesh: Arc<Inner>, handle: abi::TensorHandle) -> Result<Self> {
         let mut raw = abi::Spec { dims: [0; 4], format: 0, layout: 0 };
         // SAFETY: the pointer is valid for the call.
@@ -240,8 +239,7 @@ impl Tensor {
         &self.0.mesh
     }
 
-    /// The handle as an input of a call; while a trace is captured, what it reads is kept alive for
-    /// it.
+    /// The handle as an input of a call; during a capture the trace keeps its inputs alive.
     pub(crate) fn input(&self) -> abi::TensorHandle {
         if let Some(capturing) = self.0.mesh.capturing().as_mut()
             && !capturing.made.contains(&self.0.handle)
@@ -251,12 +249,12 @@ impl Tensor {
         self.0.handle
     }
 
-    /// The mesh it lies on.
+    /// The mesh.
     pub fn mesh(&self) -> Mesh {
         Mesh(self.0.mesh.clone())
     }
 
-    /// What it is on one chip.
+    /// Spec of one chip's part.
     pub fn spec(&self) -> Spec {
         self.0.spec
     }
@@ -271,9 +269,9 @@ impl Tensor {
         self.0.spec.format
     }
 
-    /// Device address, for runtime arguments of own kernels.
+    /// Device address, for runtime arguments of custom kernels.
     pub fn address(&self) -> Result<u32> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let mut address = 0;
         // SAFETY: the pointer is valid for the call.
         let status =
@@ -282,9 +280,9 @@ impl Tensor {
         Ok(address)
     }
 
-    /// New contents for an existing tensor, in place: how the inputs of a trace are renewed.
+    /// Overwrites the tensor in place, for example the input of a trace.
     pub fn write(&self, array: HostArray<'_>, distribution: Distribution) -> Result<()> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let (host, distribution) = (array.to_abi()?, distribution.to_abi());
         // SAFETY: both pointers are valid for the call; `host` borrows `array`.
         let status = unsafe {
@@ -300,7 +298,7 @@ impl Tensor {
     }
 
     fn read_into<T>(&self, chip: usize, format: Format, out: &mut [T]) -> Result<()> {
-        self.0.mesh.settle()?;
+        self.0.mesh.take_deferred_error()?;
         let chip = u32::try_from(chip).unwrap_or(u32::MAX);
         // SAFETY: `out` is plain numbers and has room for the bytes named.
         let status = unsafe {
@@ -336,13 +334,6 @@ impl Tensor {
             if self.format() == Format::I32 { Format::I32 } else { Format::U32 },
             &mut out,
         )?;
-        Ok(out)
-    }
-
-    /// One chip's part of a U8 tensor.
-    pub fn read_u8(&self, chip: usize) -> Result<Vec<u8>> {
-        let mut out = vec![0u8; self.elements()];
-        self.read_into(chip, Format::U8, &mut out)?;
         Ok(out)
     }
 

@@ -1,4 +1,4 @@
-//! Traces: work recorded once and run many times without the host.
+//! Traces: device work captured once and executed many times without the host.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use tt_metal_sys as abi;
 use crate::mesh::{Capturing, Inner};
 use crate::{Mesh, Result, Tensor};
 
-/// A recording. It keeps alive every tensor that it reads and did not make; dropping it frees the
-/// recording.
+/// Captured device work. Keeps alive every tensor that it reads and did not create; dropping it
+/// releases the trace.
 pub struct Trace {
     mesh: Arc<Inner>,
     handle: abi::TraceHandle,
@@ -29,17 +29,17 @@ impl Drop for Trace {
 }
 
 impl Trace {
-    /// Runs it. Renew its inputs before with [`Tensor::write`]; its outputs are the tensors its
-    /// capture gave out.
-    pub fn run(&self, blocking: bool) -> Result<()> {
-        self.mesh.settle()?;
+    /// Executes the trace. Its inputs are overwritten before with [`Tensor::write`]; its outputs
+    /// are the tensors that the capture returned.
+    pub fn execute(&self, blocking: bool) -> Result<()> {
+        self.mesh.take_deferred_error()?;
         // SAFETY: a plain call with numbers.
         let status = unsafe { (self.mesh.api().ttp_trace_run)(self.handle, u32::from(blocking)) };
         self.mesh.checked("ttp_trace_run", status)
     }
 }
 
-/// Ends a capture on every way out of it.
+/// Ends a capture on return, error and panic.
 struct Ending(Option<Arc<Inner>>);
 
 impl Ending {
@@ -65,12 +65,12 @@ impl Drop for Ending {
 }
 
 impl Mesh {
-    /// Records the operations that `work` does on this mesh; nothing runs until [`Trace::run`]. The
-    /// same sequence must have run once before, so that its programs are compiled. Inside, nothing
-    /// can be uploaded, read or created. What `work` returns are usually the trace's output
-    /// tensors: keep them alive as long as the trace.
+    /// Captures the operations of `work` on this mesh; they run with [`Trace::execute`]. The same
+    /// sequence must have run once before, so that its programs are compiled. `work` must not
+    /// upload, read or create tensors. Its result usually holds the trace's output tensors, which
+    /// must live as long as the trace.
     pub fn capture<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(Trace, T)> {
-        self.0.settle()?;
+        self.0.take_deferred_error()?;
         // SAFETY: a plain call with a number.
         let status = unsafe { (self.0.api().ttp_trace_begin)(self.0.handle) };
         self.0.checked("ttp_trace_begin", status)?;

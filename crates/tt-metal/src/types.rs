@@ -1,9 +1,11 @@
-//! The ABI's numbers as types.
+//! The ABI's constants as enums.
 
 use tt_metal_sys as abi;
 
 macro_rules! numbers {
-    ($( $(#[$doc:meta])* $name:ident { $( $(#[$vdoc:meta])* $variant:ident = $value:path, $text:literal; )* } )*) => {$(
+    ($( $(#[$doc:meta])* $name:ident {
+        $( $(#[$vdoc:meta])* $variant:ident = $value:path, $text:literal; )*
+    } )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $( $(#[$vdoc])* $variant ),* }
@@ -29,7 +31,7 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// A board, by the mesh its chips form.
+    /// A board.
     Board {
         /// One chip.
         N150 = abi::TTP_BOARD_N150, "n150";
@@ -63,13 +65,14 @@ numbers! {
         /// 32x32 tiles of four 16x16 faces.
         Tile = abi::TTP_LAYOUT_TILE, "tile";
     }
-    /// Passes of a matmul: how many mantissa bits of weights and activations take part.
+    /// Math fidelity: passes of a matmul, and thereby mantissa bits of weights and activations
+    /// used.
     Fidelity {
         /// 5 bits of the weights, 7 of the activations.
         LoFi = abi::TTP_LOFI, "LoFi";
         /// All of the weights, 7 bits of the activations.
         HiFi2 = abi::TTP_HIFI2, "HiFi2";
-        /// Nearly everything.
+        /// All but the lowest bits of both.
         HiFi3 = abi::TTP_HIFI3, "HiFi3";
         /// Exact products of bf16.
         HiFi4 = abi::TTP_HIFI4, "HiFi4";
@@ -96,7 +99,7 @@ numbers! {
         /// a b.
         Mul = abi::TTP_MUL, "mul";
     }
-    /// Which elements of a head a rotary embedding turns together.
+    /// Pairs of a head's elements that a rotary embedding rotates.
     RopeOrder {
         /// i and i + d/2: Hugging Face checkpoints as they are. On the device d must be a multiple
         /// of 64.
@@ -140,7 +143,7 @@ impl Format {
     }
 }
 
-/// How to compute: never left to a default of TT-NN, which are LoFi and a bf16 destination.
+/// Arithmetic of an operation. Always explicit: TT-NN defaults to LoFi and a bf16 destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Compute {
     /// Passes of a matmul.

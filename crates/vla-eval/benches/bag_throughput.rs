@@ -38,7 +38,7 @@ impl Policy for ResizeOnly {
             token_ids: vec![31_872; 7],
             normalized: vec![0.0; 7],
             action: vec![0.0; 7],
-            margins: vec![1.0; 7],
+            logit_margins: vec![1.0; 7],
             stages: vec![],
         })
     }

@@ -9,7 +9,7 @@ use super::recorded::{ActionKind, ActionSpace, Track};
 use super::settings::Settings;
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic};
-use vla_inference::observation::{self, ImageError, RawImage, RgbImage};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
 /// Types of an image topic.
@@ -27,27 +27,6 @@ pub struct Frame {
     pub image: EncodedImage,
     /// The instruction in force.
     pub instruction: Instruction,
-}
-
-/// The bytes of an image message and what is needed to decode them.
-pub struct EncodedImage {
-    data: Bytes,
-    /// Width, height, step and encoding of an uncompressed image.
-    raw: Option<(usize, usize, usize, String)>,
-}
-
-impl EncodedImage {
-    /// Decodes with the node's code.
-    pub fn decode(&self) -> Result<RgbImage, ImageError> {
-        let data = &self.data;
-        match &self.raw {
-            None => observation::decode(data),
-            Some((width, height, step, encoding)) => {
-                RawImage { width: *width, height: *height, step: *step, encoding, data }
-                    .to_rgb_within(data)
-            }
-        }
-    }
 }
 
 /// A bag whose topics have been checked.
@@ -262,14 +241,15 @@ pub fn encoded_image(
             Some(at) if !part.is_empty() => at..at + part.len(),
             _ => 0..0,
         };
-    let (stamp, range, raw) = if topic.type_name == messages::COMPRESSED_IMAGE {
+    if topic.type_name == messages::COMPRESSED_IMAGE {
         let image: CompressedImage = messages::decode(&message, topic)?;
-        (image.header.stamp.nanoseconds(), range_of(image.data), None)
-    } else {
-        let image: Image = messages::decode(&message, topic)?;
-        let raw =
-            (image.width as usize, image.height as usize, image.step as usize, image.encoding);
-        (image.header.stamp.nanoseconds(), range_of(image.data), Some(raw))
-    };
-    Ok((stamp, EncodedImage { data: Bytes::from(message.payload).slice(range), raw }))
+        let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));
+        let data = Bytes::from(message.payload).slice(range);
+        return Ok((stamp, EncodedImage::Compressed(data)));
+    }
+    let image: Image = messages::decode(&message, topic)?;
+    let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));
+    let Image { width, height, encoding, step, .. } = image;
+    let data = Bytes::from(message.payload).slice(range);
+    Ok((stamp, EncodedImage::Raw { width, height, encoding, step, data }))
 }

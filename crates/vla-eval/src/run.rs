@@ -208,7 +208,7 @@ impl Run<'_> {
                 token_ids: decision.token_ids,
                 normalized: decision.normalized,
                 action: decision.action,
-                logit_margins: decision.margins,
+                logit_margins: decision.logit_margins,
                 stages: decision
                     .stages
                     .iter()

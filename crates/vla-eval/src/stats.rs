@@ -1,6 +1,7 @@
 //! Statistics, as defined by numpy.
 
 use serde::{Deserialize, Serialize};
+use vla_inference::stats::percentile;
 
 /// Distribution of a quantity, in the unit of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -37,15 +38,6 @@ impl Percentiles {
             max: *sorted.last()?,
         })
     }
-}
-
-/// `np.percentile` with linear interpolation; `sorted` is ascending.
-pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    let place = percent / 100.0 * last as f64;
-    let below = place.floor() as usize;
-    let (low, high) = (sorted[below], sorted[(below + 1).min(last)]);
-    Some(low + (high - low) * (place - below as f64))
 }
 
 /// Arithmetic mean; `None` without values.

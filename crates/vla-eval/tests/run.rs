@@ -353,7 +353,7 @@ impl vla_inference::policy::Policy for Constant {
             token_ids: vec![31_872; 7],
             normalized: vec![0.0; 7],
             action: vec![0.0; 7],
-            margins: vec![1.0; 7],
+            logit_margins: vec![1.0; 7],
             stages: vec![],
         })
     }

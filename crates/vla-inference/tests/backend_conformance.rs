@@ -3,7 +3,7 @@
 
 mod conformance;
 
-use conformance::{Tolerance, suite};
+use conformance::{Tolerance, suite, trace_suite};
 use vla_inference::backend::cpu::CpuBackend;
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::backend::tt::{Kernels, MeshKind, Provider, TtBackend, open};
@@ -15,7 +15,7 @@ fn cpu_computes_in_float32() {
 }
 
 #[test]
-fn one_thread_gives_the_same_as_many() {
+fn cpu_computes_in_float32_on_one_thread() {
     suite(&CpuBackend::new(1).unwrap(), Tolerance(2e-5));
 }
 
@@ -26,35 +26,35 @@ fn mesh(kind: MeshKind, precision: &str) -> TtBackend {
 /// bf16 keeps 8 significant bits; a chain of roundings (weights folded with a scale, products,
 /// sums) adds up.
 const BF16: Tolerance = Tolerance(3e-2);
-/// BFP8 shares an exponent among 16 neighbours: weights are off by up to 2^-8 of the largest of
-/// them.
+/// BFP8 shares an exponent among 16 neighbours: the error of a weight is up to 2^-8 of the largest
+/// of them.
 const BFP8: Tolerance = Tolerance(8e-2);
 
 #[test]
 fn n150_computes_in_bf16() {
-    suite(&mesh(MeshKind::N150, "bf16"), BF16);
+    trace_suite(&mesh(MeshKind::N150, "bf16"), BF16);
 }
 
 #[test]
 fn n300_computes_in_bf16() {
-    suite(&mesh(MeshKind::N300, "bf16"), BF16);
+    trace_suite(&mesh(MeshKind::N300, "bf16"), BF16);
 }
 
 #[test]
 fn t3k_computes_in_bf16() {
-    suite(&mesh(MeshKind::T3k, "bf16"), BF16);
+    trace_suite(&mesh(MeshKind::T3k, "bf16"), BF16);
 }
 
 #[test]
-fn ttnn_operations_do_what_our_kernels_do() {
-    suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
+fn n300_computes_with_ttnn_operations() {
+    trace_suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
 }
 
 #[test]
 fn every_mesh_computes_in_mixed_and_bfp8() {
     for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {
         for precision in ["mixed", "bfp8"] {
-            suite(&mesh(kind, precision), BFP8);
+            trace_suite(&mesh(kind, precision), BFP8);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Whatever is wrong with config.json, the statistics, the preprocessor or the tokenizer is one
-//! line with file, field, value and remedy.
+//! Every error of config.json, the statistics, the preprocessor or the tokenizer is one line with
+//! file, field, value and remedy.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod checkpoint_support;
@@ -116,7 +116,7 @@ fn another_model() {
 }
 
 #[test]
-fn arithmetic_that_is_not_implemented_is_refused() {
+fn unimplemented_arithmetic_is_refused() {
     config(
         "/text_config/rope_scaling",
         json!({"type": "linear", "factor": 2.0}),
@@ -250,7 +250,7 @@ fn fields_that_are_present_win() {
     let parameters = json!({"rope_type": "default", "rope_theta": 20000.0});
     assert_eq!(read("/text_config/rope_parameters", parameters).llama.rope_theta, 2e4);
     assert_eq!(read("/text_config/num_key_value_heads", json!(2)).llama.kv_size(), 64);
-    assert_eq!(read("/text_config/num_key_value_heads", Value::Null).llama.kv_heads, 4);
+    assert_eq!(read("/text_config/num_key_value_heads", Value::Null).llama.num_key_value_heads, 4);
     assert_eq!(
         read("/llm_backbone_id", json!("vicuna-v15-7b")).prompt,
         vla_inference::checkpoint::PromptStyle::Vicuna
@@ -328,7 +328,7 @@ fn statistics_of_the_wrong_width_or_value() {
     stats("/bridge_orig", json!(3), key, &["bridge_orig.action is missing"]);
 }
 
-/// One broken data set does not stop those who use another.
+/// One broken data set does not affect the others.
 #[test]
 fn a_broken_data_set_stops_only_its_users() {
     let bytes = edited("dataset_statistics.json", |stats| {
@@ -359,7 +359,9 @@ fn statistics_absent_empty_or_not_finite() {
         NormStats::from_statistics_json(Path::new("s.json"), huge).unwrap_err(),
         &["s.json", "out of range"],
     );
-    let twice = br#"{"a": {"action": {"q01": [0], "q99": [1]}}, "a": {"action": {"q01": [0], "q99": [2]}}}"#;
+    let twice = br#"{
+        "a": {"action": {"q01": [0], "q99": [1]}}, "a": {"action": {"q01": [0], "q99": [2]}}
+    }"#;
     one_line_with(
         NormStats::from_statistics_json(Path::new("s.json"), twice).unwrap_err(),
         &["\"a\" is listed twice"],
@@ -367,7 +369,7 @@ fn statistics_absent_empty_or_not_finite() {
 }
 
 #[test]
-fn the_fine_tuned_statistics_replace_those_of_the_configuration() {
+fn fine_tuned_statistics_take_precedence() {
     let folder = kit_with(&[], &["dataset_statistics.json"]);
     let base = NormStats::open(folder.path()).unwrap();
     assert!(base.path().ends_with("config.json"));
@@ -445,7 +447,7 @@ fn preprocessing_that_is_not_implemented() {
     pixels(
         "/tvf_resize_params/1/size",
         json!([256, 256]),
-        &["tvf_resize_params[1].size is [256, 256]", "input_sizes says 224"],
+        &["tvf_resize_params[1].size is [256, 256]", "input_sizes is 224"],
     );
     pixels(
         "/tvf_crop_params/0/output_size",
@@ -456,7 +458,7 @@ fn preprocessing_that_is_not_implemented() {
     pixels(
         "/tvf_normalize_params/0/mean",
         json!([0.5, 0.5, 0.5]),
-        &["tvf_normalize_params[0].mean", "means[0] says [0.485"],
+        &["tvf_normalize_params[0].mean", "means[0] is [0.485"],
     );
     pixels(
         "/input_sizes/0",

@@ -1,4 +1,4 @@
-//! The generator of random checkpoints writes what the reader reads.
+//! Checkpoints of the random generator open.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../examples/make_checkpoint/generate.rs"]
@@ -21,7 +21,7 @@ fn request(out: &Path, seed: u64, shard_bytes: u64) -> Request {
 }
 
 #[test]
-fn a_sharded_checkpoint_opens_and_its_numbers_are_sane() {
+fn sharded_checkpoint_opens_with_sane_weights() {
     let folder = tempfile::tempdir().unwrap();
     let report = generate(&request(&folder.path().join("new"), 1, 3_000_000)).unwrap();
     assert!(report.files > 2);
@@ -78,7 +78,7 @@ fn a_sharded_checkpoint_opens_and_its_numbers_are_sane() {
 }
 
 #[test]
-fn the_seed_and_not_the_sharding_decides() {
+fn weights_depend_on_the_seed_not_the_shards() {
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str, seed, shard_bytes| {
         let out = folder.path().join(name);
@@ -95,7 +95,7 @@ fn the_seed_and_not_the_sharding_decides() {
 }
 
 #[test]
-fn a_folder_in_use_and_an_impossible_size_are_refused() {
+fn used_folders_and_wrong_sizes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x"), "x").unwrap();
     let error = generate(&request(folder.path(), 1, 1)).map(|_| ()).unwrap_err();

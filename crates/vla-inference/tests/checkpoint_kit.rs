@@ -1,4 +1,4 @@
-//! The golden kit's checkpoint opens, and everything in it is what the kit says.
+//! The golden kit's checkpoint opens, and its contents equal the recorded ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn weights_are_mapped_in_place() {
     assert_eq!(weights.total_bytes(), 18_940_616); // metadata.total_size of the index
     let tensor = weights.expect("projector.fc1.weight", &[544, 136]).unwrap();
     drop(weights); // the tensor keeps the map
-    assert_eq!(tensor.dtype(), StoredType::Bf16);
+    assert_eq!(tensor.dtype(), StoredType::BF16);
     let place = tensor.as_bf16().unwrap();
     assert_eq!(place.len(), 544 * 136);
     assert_eq!(place.as_ptr().cast::<u8>(), tensor.bytes().as_ptr(), "no copy");
@@ -44,11 +44,25 @@ fn configuration_has_defaults_and_overrides() {
     assert_eq!((config.patches(), config.image_size(), config.pixel_channels()), (256, 224, 6));
     let [dino, siglip] = config.towers.as_slice() else { panic!("two towers") };
     assert_eq!(
-        (dino.family, dino.width, dino.depth, dino.heads, dino.mlp, dino.prefix_tokens),
+        (
+            dino.family,
+            dino.embed_dim,
+            dino.depth,
+            dino.num_heads,
+            dino.mlp_hidden,
+            dino.prefix_tokens
+        ),
         (TowerFamily::Dinov2, 64, 3, 4, 256, 5)
     );
     assert_eq!(
-        (siglip.family, siglip.width, siglip.depth, siglip.heads, siglip.mlp, siglip.prefix_tokens),
+        (
+            siglip.family,
+            siglip.embed_dim,
+            siglip.depth,
+            siglip.num_heads,
+            siglip.mlp_hidden,
+            siglip.prefix_tokens
+        ),
         (TowerFamily::Siglip, 72, 3, 4, 269, 0)
     );
     assert_eq!(config.projector.layers, [544, 128, 128]);
@@ -57,14 +71,17 @@ fn configuration_has_defaults_and_overrides() {
         (
             llama.hidden_size,
             llama.intermediate_size,
-            llama.layers,
-            llama.heads,
-            llama.kv_heads,
+            llama.num_hidden_layers,
+            llama.num_attention_heads,
+            llama.num_key_value_heads,
             llama.head_dim
         ),
         (128, 344, 3, 4, 4, 32)
     );
-    assert_eq!((llama.rms_norm_eps, llama.rope_theta, llama.max_positions), (1e-6, 10_000.0, 2048));
+    assert_eq!(
+        (llama.rms_norm_eps, llama.rope_theta, llama.max_position_embeddings),
+        (1e-6, 10_000.0, 2048)
+    );
 }
 
 #[test]

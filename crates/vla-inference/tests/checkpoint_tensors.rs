@@ -1,4 +1,4 @@
-//! The tensors that a configuration calls for are those of the published checkpoint, name by name.
+//! The tensors expected for a configuration equal those of the published checkpoint, name by name.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod checkpoint_support;
@@ -30,14 +30,19 @@ fn listed() -> [Vec<ExpectedTensor>; 2] {
     })
 }
 
-/// What the published config.json says, as far as it determines tensors: its `text_config` has no
-/// widths at all.
+/// The published config.json, as far as it determines tensors; its `text_config` has no widths.
 const PUBLISHED: &str = r#"{
-    "model_type": "openvla", "llm_backbone_id": "llama2-7b-pure", "arch_specifier": "no-align+fused-gelu-mlp",
-    "image_resize_strategy": "resize-naive", "image_sizes": [224, 224], "n_action_bins": 256, "pad_to_multiple_of": 64,
-    "pad_token_id": 32000, "timm_override_act_layers": [null, null], "use_fused_vision_backbone": true,
+    "model_type": "openvla", "llm_backbone_id": "llama2-7b-pure",
+    "arch_specifier": "no-align+fused-gelu-mlp",
+    "image_resize_strategy": "resize-naive", "image_sizes": [224, 224],
+    "n_action_bins": 256, "pad_to_multiple_of": 64,
+    "pad_token_id": 32000, "timm_override_act_layers": [null, null],
+    "use_fused_vision_backbone": true,
     "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
-    "text_config": {"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064}
+    "text_config": {
+        "model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16",
+        "vocab_size": 32064
+    }
 }"#;
 
 #[test]
@@ -54,15 +59,18 @@ fn the_published_checkpoint() {
     let unused: Vec<&ExpectedTensor> = expected.iter().filter(|tensor| !tensor.used).collect();
     assert_eq!(unused.len(), 43);
     assert_eq!(unused.iter().map(|tensor| tensor.parameters()).sum::<u64>(), 43_080_480);
-    assert_eq!((config.llama.heads, config.llama.kv_heads, config.llama.head_dim), (32, 32, 128));
     assert_eq!(
-        config.towers.iter().map(|tower| (tower.heads, tower.head_dim())).collect::<Vec<_>>(),
+        (config.llama.num_attention_heads, config.llama.num_key_value_heads, config.llama.head_dim),
+        (32, 32, 128)
+    );
+    assert_eq!(
+        config.towers.iter().map(|tower| (tower.num_heads, tower.head_dim())).collect::<Vec<_>>(),
         [(16, 64), (16, 72)]
     );
 }
 
 #[test]
-fn a_configuration_without_timm_names_uses_the_backbone_name() {
+fn backbone_name_replaces_missing_timm_names() {
     let mut json: serde_json::Value = serde_json::from_str(PUBLISHED).unwrap();
     let full =
         OpenVlaConfig::from_json(Path::new("config.json"), json.to_string().as_bytes()).unwrap();
@@ -79,7 +87,7 @@ fn a_configuration_without_timm_names_uses_the_backbone_name() {
 }
 
 #[test]
-fn the_kit_holds_what_its_configuration_calls_for() {
+fn kit_holds_the_expected_tensors() {
     let checkpoint = Checkpoint::open(&data().join("openvla_tiny/ckpt")).unwrap();
     let [_, tiny] = listed();
     let expected = checkpoint.config.expected_tensors();
@@ -99,7 +107,7 @@ fn the_kit_holds_what_its_configuration_calls_for() {
             && inventory.unexpected.is_empty()
     );
     assert_eq!(inventory.unused.len(), 43);
-    assert_eq!(inventory.dtypes.into_iter().collect::<Vec<_>>(), [("BF16", tiny.len())]);
+    assert_eq!(inventory.dtypes.into_iter().collect::<Vec<_>>(), [("BF16".to_owned(), tiny.len())]);
     let groups: Vec<&str> = inventory.groups.iter().map(|group| group.name.as_str()).collect();
     assert_eq!(
         groups,
@@ -120,7 +128,7 @@ fn the_kit_holds_what_its_configuration_calls_for() {
 }
 
 #[test]
-fn the_kit_says_how_pixels_are_made() {
+fn kit_preprocessing_is_read() {
     let checkpoint = Checkpoint::open(&data().join("openvla_tiny/ckpt")).unwrap();
     let [dino, siglip] = checkpoint.preprocessor.towers.as_slice() else { panic!("two towers") };
     assert_eq!(
@@ -133,7 +141,7 @@ fn the_kit_says_how_pixels_are_made() {
 /// The published checkpoint's three shards in full size, as sparse files: opening and checking it
 /// reads headers only.
 #[test]
-fn fifteen_gigabytes_open_without_being_read() {
+fn large_weights_open_without_reading() {
     let config = edited("config.json", |config| *config = serde_json::from_str(PUBLISHED).unwrap());
     let expected =
         OpenVlaConfig::from_json(Path::new("config.json"), &config).unwrap().expected_tensors();
@@ -153,7 +161,9 @@ fn fifteen_gigabytes_open_without_being_read() {
         for tensor in shard {
             let begin = end;
             end += 2 * tensor.parameters();
-            let entry = serde_json::json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]});
+            let entry = serde_json::json!({
+                "dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end],
+            });
             header.insert(tensor.name.clone(), entry);
             places.insert(tensor.name.clone(), name.clone().into());
         }

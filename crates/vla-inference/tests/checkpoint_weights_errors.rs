@@ -1,4 +1,4 @@
-//! Whatever is wrong with the weight files is one line with file, tensor, value and remedy.
+//! Every error of the weight files is one line with file, tensor, value and remedy.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod checkpoint_support;
@@ -40,7 +40,7 @@ fn no_folder_no_files() {
 }
 
 #[test]
-fn a_folder_or_a_fifo_in_place_of_a_file() {
+fn folders_and_fifos_are_refused() {
     let folder = folder(&[]);
     std::fs::create_dir(folder.path().join("model.safetensors")).unwrap();
     one_line_with(
@@ -86,7 +86,7 @@ fn a_truncated_shard_of_the_kit() {
 }
 
 #[test]
-fn a_header_that_is_not_one() {
+fn headers_that_are_not_json() {
     single(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0".to_vec(),
         &["header claims", "at most 100000000"],
@@ -111,32 +111,32 @@ fn a_header_that_is_not_one() {
 }
 
 #[test]
-fn a_header_that_lies() {
-    let lie = |entries: &str, data: usize, parts: &[&str]| {
+fn contradictory_headers() {
+    let refused = |entries: &str, data: usize, parts: &[&str]| {
         single(raw_file(&format!("{{{entries}}}"), data), parts)
     };
     let one = |dtype, shape, begin, end| format!(r#""w":{}"#, entry(dtype, shape, begin, end));
-    lie(&one("Q4_K", "[2]", 0, 4), 4, &["tensor \"w\"", "unknown dtype \"Q4_K\""]);
-    lie(&one("BF16", "[1,1,1,1,1,1,1,1,2]", 0, 4), 4, &["tensor \"w\"", "9 dimensions"]);
-    lie(&one("BF16", "[2]", 4, 0), 4, &["tensor \"w\"", "[4, 0]", "before the begin"]);
-    lie(&one("BF16", "[2]", 0, 400), 4, &["tensor \"w\"", "byte 400", "holds only 4"]);
-    lie(&one("BF16", "[3]", 0, 4), 4, &["tensor \"w\"", "[3]", "needs 6 bytes", "hold 4"]);
-    lie(
+    refused(&one("Q4_K", "[2]", 0, 4), 4, &["tensor \"w\"", "unknown dtype \"Q4_K\""]);
+    refused(&one("BF16", "[1,1,1,1,1,1,1,1,2]", 0, 4), 4, &["tensor \"w\"", "9 dimensions"]);
+    refused(&one("BF16", "[2]", 4, 0), 4, &["tensor \"w\"", "[4, 0]", "before the begin"]);
+    refused(&one("BF16", "[2]", 0, 400), 4, &["tensor \"w\"", "byte 400", "holds only 4"]);
+    refused(&one("BF16", "[3]", 0, 4), 4, &["tensor \"w\"", "[3]", "needs 6 bytes", "hold 4"]);
+    refused(
         &one("BF16", "[4294967296,4294967296]", 0, 4),
         4,
         &["tensor \"w\"", "[4294967296, 4294967296]", "counted"],
     );
-    lie(&one("BF16", "[18446744073709551615]", 0, 4), 4, &["tensor \"w\"", "counted"]);
-    lie(&one("BF16", "[1]", 2, 4), 4, &["tensor \"w\"", "begins at byte 2", "from 0 on"]);
+    refused(&one("BF16", "[18446744073709551615]", 0, 4), 4, &["tensor \"w\"", "counted"]);
+    refused(&one("BF16", "[1]", 2, 4), 4, &["tensor \"w\"", "begins at byte 2", "from 0 on"]);
     let two = |begin, end| {
         format!("{},\"v\":{}", one("BF16", "[2]", 0, 4), entry("BF16", "[2]", begin, end))
     };
-    lie(&two(2, 6), 6, &["tensor \"v\"", "begins at byte 2", "tensor \"w\"", "byte 4"]);
-    lie(&two(0, 4), 4, &["begins at byte 0", "where tensor"]);
-    lie(&two(6, 10), 10, &["tensor \"v\"", "begins at byte 6", "from 4 on"]);
-    lie(&two(4, 8), 9, &["end at byte 8", "holds 9"]);
+    refused(&two(2, 6), 6, &["tensor \"v\"", "begins at byte 2", "tensor \"w\"", "byte 4"]);
+    refused(&two(0, 4), 4, &["begins at byte 0", "where tensor"]);
+    refused(&two(6, 10), 10, &["tensor \"v\"", "begins at byte 6", "from 4 on"]);
+    refused(&two(4, 8), 9, &["end at byte 8", "holds 9"]);
     let twice = format!("{},{}", one("BF16", "[1]", 0, 2), one("BF16", "[1]", 2, 4));
-    lie(&twice, 4, &["tensor \"w\" is listed twice"]);
+    refused(&twice, 4, &["tensor \"w\" is listed twice"]);
 }
 
 /// Offsets that add up to the file's size only when the sum wraps round at 2^64.
@@ -196,7 +196,7 @@ fn index_and_shards_disagree() {
     );
     sharded(
         with("b", "two.safetensors"),
-        &["tensor \"b\"", "\"one.safetensors\"", "says \"two.safetensors\"", "download both"],
+        &["tensor \"b\"", "\"one.safetensors\"", "lists \"two.safetensors\"", "download both"],
     );
     sharded(
         with("d", "two.safetensors"),
@@ -253,12 +253,12 @@ fn a_tensor_in_two_places() {
     ]);
     one_line_with(
         WeightFiles::open(both.path()).unwrap_err(),
-        &[index, "tensor \"a\" lies in shard \"two.safetensors\""],
+        &[index, "tensor \"a\" is in shard \"two.safetensors\""],
     );
 }
 
 #[test]
-fn an_index_beside_a_whole_file_is_ambiguous() {
+fn index_beside_a_whole_file_is_ambiguous() {
     let map = json!({"weight_map": {"a": "one.safetensors"}}).to_string().into_bytes();
     let file = file_of(&[("a", &[2])]);
     let folder = folder(&[
@@ -293,12 +293,12 @@ fn wrong_shape_dtype_or_name() {
         &["model.safetensors", "tensor \"n\"", "dtype I64", "BF16, F16 or F32", "unquantised"],
     );
     let w = weights.expect("w", &[2, 3]).unwrap();
-    assert_eq!(w.to_f32_vec().unwrap(), [0.0; 6], "a copy works wherever the tensor lies");
+    assert_eq!(w.to_f32_vec().unwrap(), [0.0; 6], "a copy works at any alignment");
     one_line_with(w.as_f32().unwrap_err(), &["dtype BF16", "expected F32"]);
 }
 
 #[test]
-fn an_odd_place_is_refused_in_place_and_read_by_copy() {
+fn unaligned_tensors_are_copied_not_cast() {
     let pad = |n: usize| {
         let header = format!(
             r#"{{"p":{},"w":{}}}"#,
@@ -347,7 +347,7 @@ fn a_tensor_that_the_configuration_needs() {
 }
 
 #[test]
-fn a_rewritten_file_is_noticed_and_a_renamed_one_is_not_held_against_it() {
+fn rewritten_files_are_errors_renamed_ones_are_not() {
     let folder = folder(&[("model.safetensors", file_of(&[("a", &[2])]))]);
     let path = folder.path().join("model.safetensors");
     let weights = WeightFiles::open(folder.path()).unwrap();

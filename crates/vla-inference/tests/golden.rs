@@ -7,27 +7,36 @@ use std::path::Path;
 
 use vla_inference::backend::cpu::CpuBackend;
 use vla_inference::backend::{Backend, Normalisation, Pixels};
-use vla_inference::golden::{Bounds, Kit, check};
+use vla_inference::checkpoint::Checkpoint;
+use vla_inference::golden::{Bounds, EosCase, Kit, check};
+use vla_inference::models::NoProbe;
 use vla_inference::models::TensorSource;
 use vla_inference::models::openvla::OpenVla;
-use vla_inference::models::probe::Blind;
 use vla_inference::policy::{
     DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions,
 };
 use vla_inference::tensor::{DType, HostTensor, agreement};
 
-fn kit() -> Kit {
-    Kit::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/openvla_tiny")).unwrap()
+fn kit_folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/openvla_tiny"))
 }
 
-fn policy(kit: &Kit, decode: DecodeMode) -> OpenVlaPolicy<CpuBackend> {
-    let options = PolicyOptions {
+fn kit() -> Kit {
+    Kit::open(kit_folder()).unwrap()
+}
+
+fn options(decode: DecodeMode) -> PolicyOptions {
+    PolicyOptions {
         unnorm_key: Some("bridge_orig".into()),
         decode,
         precision: "f32".into(),
         ..Default::default()
-    };
-    OpenVlaPolicy::open(CpuBackend::new(2).unwrap(), &kit.checkpoint(), &options).unwrap()
+    }
+}
+
+fn policy(kit: &Kit, decode: DecodeMode) -> OpenVlaPolicy<CpuBackend> {
+    let backend = CpuBackend::new(2).unwrap();
+    OpenVlaPolicy::open(backend, &kit.checkpoint(), &options(decode)).unwrap()
 }
 
 #[test]
@@ -58,11 +67,58 @@ fn every_stage_and_token_agrees() {
 #[test]
 fn the_check_notices_a_wrong_number() {
     let kit = kit();
-    // Bounds that nothing reaches: if they were met, the check would be blind.
+    // Bounds that cannot be met.
     let bounds = Bounds { pcc: 1.0 + 1e-9, logits: Some(0.0), margin: 0.0 };
     let report = check(&kit, &mut policy(&kit, DecodeMode::Full), bounds).unwrap();
     assert!(report.missed.iter().any(|line| line.contains("projector.out")));
     assert!(report.missed.iter().any(|line| line.contains("logits.first")));
+}
+
+/// A kit whose only case is `case`, so that special cases run on little else.
+fn kit_of_case(case: usize) -> Kit {
+    let mut kit = kit();
+    kit.cases.retain(|kept| kept.id == case);
+    kit.eos_cases.clear();
+    kit
+}
+
+fn special(kit: &Kit) -> Vec<String> {
+    check(kit, &mut policy(kit, DecodeMode::Full), Bounds::F32).unwrap().special
+}
+
+#[test]
+fn trailing_space_may_have_its_own_instruction() {
+    // Another instruction in front of the same image: only the recorded values belong to it.
+    let mut kit = kit_of_case(0);
+    let other = self::kit().cases[1].clone();
+    let image = kit.image(&kit.trailing_space_case.image).unwrap();
+    let instruction = Instruction::new(&other.instruction).unwrap();
+    let answer = policy(&kit, DecodeMode::Full).act(&image, &instruction).unwrap();
+    assert_ne!(answer.token_ids, kit.cases[0].generated_ids);
+    kit.trailing_space_case.prompt = format!("{} ", other.prompt);
+    kit.trailing_space_case.input_ids = other.input_ids_fed;
+    kit.trailing_space_case.action = answer.action;
+    assert_eq!(special(&kit), Vec::<String>::new());
+
+    kit.trailing_space_case.action[3] += 0.01;
+    assert!(special(&kit)[0].contains("from dimension 3 on"), "{:?}", special(&kit));
+    kit.trailing_space_case.input_ids.pop();
+    assert!(special(&kit)[0].contains("prompt ids"), "{:?}", special(&kit));
+}
+
+#[test]
+fn end_token_in_last_place_completes_the_action() {
+    let mut kit = kit_of_case(0);
+    let case = kit.cases[0].clone();
+    let (id, action) = (*case.generated_ids.last().unwrap(), &case.actions["bridge_orig"]);
+    assert_eq!(case.generated_ids.iter().position(|&token| token == id), Some(6));
+    kit.eos_cases = vec![EosCase { case: 0, eos_token_id: id, action: action.clone() }];
+    assert_eq!(special(&kit), Vec::<String>::new());
+
+    kit.eos_cases[0].action[6] += 0.01;
+    assert!(special(&kit)[0].contains("from dimension 6 on"), "{:?}", special(&kit));
+    kit.eos_cases[0].eos_token_id = 31_744;
+    assert!(special(&kit)[0].contains("lack it"), "{:?}", special(&kit));
 }
 
 #[test]
@@ -81,7 +137,7 @@ fn action_tokens_alone_give_the_same_action() {
     }
 }
 
-/// Adds a wish to the logits of one token by changing its row of the head.
+/// The checkpoint's tensors, one row of the head filled with a value.
 struct Bent<'a>(&'a vla_inference::checkpoint::WeightFiles, usize, f32);
 
 impl TensorSource for Bent<'_> {
@@ -104,14 +160,23 @@ impl TensorSource for Bent<'_> {
     }
 }
 
+/// The kit's policy with row `token` of the head filled with `value`.
+fn bent(kit: &Kit, token: usize, value: f32) -> OpenVlaPolicy<CpuBackend> {
+    let checkpoint = Checkpoint::open(&kit.checkpoint()).unwrap();
+    let weights = checkpoint.weights.clone();
+    let backend = CpuBackend::new(2).unwrap();
+    let weights = Bent(&weights, token, value);
+    OpenVlaPolicy::from_checkpoint(backend, checkpoint, &weights, &options(DecodeMode::Full))
+        .unwrap()
+}
+
 #[test]
-fn a_token_that_is_no_action_is_an_error_that_names_it() {
+fn token_outside_the_actions_is_named() {
     let kit = kit();
-    let mut policy = policy(&kit, DecodeMode::Full);
     let case = &kit.cases[0];
-    // Token 278 is "▁the"; its row is bent until it wins in one direction or the other.
-    let refused = [100.0, -100.0].into_iter().filter_map(|wish| {
-        policy.reload(|weights| Box::new(Bent(weights, 278, wish)), DecodeMode::Full).unwrap();
+    // Token 278 is "▁the"; with one of the two values it has the largest logit.
+    let refused = [100.0, -100.0].into_iter().filter_map(|value| {
+        let mut policy = bent(&kit, 278, value);
         policy
             .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
             .err()
@@ -124,10 +189,9 @@ fn a_token_that_is_no_action_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_number_that_is_not_finite_is_an_error() {
+fn non_finite_logit_is_an_error() {
     let kit = kit();
-    let mut policy = policy(&kit, DecodeMode::Full);
-    policy.reload(|weights| Box::new(Bent(weights, 31_800, f32::NAN)), DecodeMode::Full).unwrap();
+    let mut policy = bent(&kit, 31_800, f32::NAN);
     let case = &kit.cases[0];
     let error = policy
         .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
@@ -152,10 +216,10 @@ fn keys_after_rope_and_values_agree() {
     let case = &kit.cases[0];
     let golden = kit.tensors(case.id).unwrap().unwrap();
     let rgb = policy.resize(&kit.image(&case.image).unwrap());
-    let features = model.features(&backend, &rgb, &mut Blind).unwrap();
-    let image = model.project(&backend, &features, &mut Blind).unwrap();
+    let features = model.features(&backend, &rgb, &mut NoProbe).unwrap();
+    let image = model.project(&backend, &features, &mut NoProbe).unwrap();
     let (sequence, _) =
-        model.prefill(&backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+        model.prefill(&backend, &image, &case.input_ids_fed, 6, &mut NoProbe).unwrap();
     let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
     for (ours, name) in [(keys, "llm.layer0.k_cache"), (values, "llm.layer0.v_cache")] {
         assert_eq!(ours.shape(), golden[name].shape(), "{name}");
@@ -178,7 +242,7 @@ fn normalised_pixels_are_exact() {
         let rgb = policy.resize(&kit.image(&kit.cases[id].image).unwrap());
         let golden = golden.to_f32();
         for (tower, pixels) in towers.iter().enumerate() {
-            let image = backend.image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();
+            let image = backend.upload_image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();
             let patches = backend.cut_patches(&image).unwrap();
             let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
             let ours =

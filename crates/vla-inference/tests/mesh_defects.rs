@@ -9,9 +9,8 @@ use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
 use vla_inference::backend::{Backend, BackendError};
 use vla_inference::golden::{Kit, Sensitivity, sensitivity};
-use vla_inference::models::Probe;
 use vla_inference::models::openvla::OpenVla;
-use vla_inference::models::probe::Blind;
+use vla_inference::models::{NoProbe, Probe};
 use vla_inference::policy::{
     Device, MeshChoices, OpenVlaPolicy, PolicyOptions, PolicySource, load_policy,
 };
@@ -42,6 +41,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: PrecisionPolicy) -> OpenVlaPolic
         &options(),
     )
     .unwrap()
+    .with_traces()
 }
 
 /// Logits of the first token of each case, ids 31744..32000.
@@ -49,7 +49,7 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: PrecisionPolicy) -> OpenVlaPolic
 struct Logits(Vec<Vec<f32>>);
 
 impl<B: Backend> Probe<B> for LogitsOf<'_, B> {
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
         if name == "logits" {
             let values = self.backend.download(tensor)?.to_f32();
             self.logits.0.push(values[31_744..32_000].to_vec());
@@ -57,8 +57,8 @@ impl<B: Backend> Probe<B> for LogitsOf<'_, B> {
         Ok(())
     }
 
-    fn wants(&self) -> bool {
-        // Layers run as they do in earnest; only what `prefill` shows anyway is looked at.
+    fn every_layer(&self) -> bool {
+        // The last layer computes the needed rows only, as without a probe.
         false
     }
 }
@@ -109,7 +109,7 @@ fn bfp8_does_not_collapse_to_repeated_tokens() {
     let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
     for case in &kit.cases {
         let rgb = policy.resize(&kit.image(&case.image).unwrap());
-        let tokens = policy.generate(&rgb, &case.input_ids_fed, &mut Blind).unwrap().token_ids;
+        let tokens = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap().token_ids;
         let distinct = |tokens: &[u32]| tokens.iter().collect::<BTreeSet<_>>().len();
         assert!(
             distinct(&tokens) + 2 >= distinct(&case.generated_ids),
@@ -204,11 +204,11 @@ fn positions_are_not_off_by_one() {
             31_744..32_000,
         )
         .unwrap();
-        let features = model.features(backend, &rgb, &mut Blind).unwrap();
-        let image = model.project(backend, &features, &mut Blind).unwrap();
+        let features = model.features(backend, &rgb, &mut NoProbe).unwrap();
+        let image = model.project(backend, &features, &mut NoProbe).unwrap();
         let case = &kit.cases[0];
         let (mut sequence, _) =
-            model.prefill(backend, &image, &case.input_ids_fed, 6, &mut Blind).unwrap();
+            model.prefill(backend, &image, &case.input_ids_fed, 6, &mut NoProbe).unwrap();
         let golden = kit.tensors(case.id).unwrap().unwrap();
         let (keys, values) = backend.read_cache(sequence.cache(), 0).unwrap();
         let wanted = &golden["llm.layer0.k_cache"];
@@ -222,7 +222,7 @@ fn positions_are_not_off_by_one() {
         let shifted = near(&ours[width..], &theirs[..theirs.len() - width]);
         assert!(shifted < 0.99, "{mesh:?}: keys one position on still agree ({shifted})");
         // The next token's key stands right after the prompt's.
-        model.step(backend, &mut sequence, case.generated_ids[0], &mut Blind).unwrap();
+        model.step(backend, &mut sequence, case.generated_ids[0], &mut NoProbe).unwrap();
         let (keys, _) = backend.read_cache(sequence.cache(), 0).unwrap();
         assert_eq!(keys.shape()[1], wanted.shape()[1] + 1);
         assert_eq!(sequence.positions(), wanted.shape()[1] + 1);
@@ -288,7 +288,7 @@ fn a_drafted_answer_is_the_greedy_one() {
 
 /// The answer with right, half-right, wrong, short and impossible guesses.
 fn drafts<B: Backend>(policy: &mut OpenVlaPolicy<B>, rgb: &[u8], ids: &[u32]) {
-    let greedy = policy.generate(rgb, ids, &mut Blind).unwrap();
+    let greedy = policy.generate(rgb, ids, &mut NoProbe).unwrap();
     assert_eq!(greedy.accepted, 0);
     let answer = greedy.token_ids.clone();
     let mut half = answer.clone();
@@ -303,7 +303,7 @@ fn drafts<B: Backend>(policy: &mut OpenVlaPolicy<B>, rgb: &[u8], ids: &[u32]) {
         (vec![29_871; 7], 0),
         ([answer.clone(), answer.clone()].concat(), 6),
     ] {
-        let drafted = policy.generate_drafted(rgb, ids, &draft, &mut Blind).unwrap();
+        let drafted = policy.generate_speculative(rgb, ids, &draft, &mut NoProbe).unwrap();
         assert_eq!(drafted.token_ids, answer, "draft {draft:?}");
         assert_eq!(drafted.accepted, accepted, "draft {draft:?}");
     }

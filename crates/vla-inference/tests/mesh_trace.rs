@@ -1,5 +1,5 @@
-//! Actions that a mesh does without the host: recorded, replayed, with our own kernels and with
-//! TT-NN's operations.
+//! Traced actions on a mesh: capture and execution, with the custom kernels and with TT-NN's
+//! operations; speculative decoding; the weight cache.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -11,8 +11,8 @@ use vla_inference::backend::tt::{
     CacheCounts, Kernels, MeshKind, Provider, TtBackend, WeightCache, open,
 };
 use vla_inference::golden::Kit;
+use vla_inference::models::NoProbe;
 use vla_inference::models::TensorSource;
-use vla_inference::models::probe::Blind;
 use vla_inference::policy::{
     DecodeMode, DraftCounts, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions,
 };
@@ -34,18 +34,20 @@ fn backend(mesh: MeshKind, precision: &str, kernels: Kernels) -> TtBackend {
         .with_kernels(kernels)
 }
 
+fn options(decode: DecodeMode) -> PolicyOptions {
+    PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, ..Default::default() }
+}
+
 fn policy(kit: &Kit, backend: TtBackend, decode: DecodeMode) -> OpenVlaPolicy<TtBackend> {
-    let options =
-        PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, ..Default::default() };
-    OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap()
+    OpenVlaPolicy::open(backend, &kit.checkpoint(), &options(decode)).unwrap().with_traces()
 }
 
 fn stages(decision: &vla_inference::policy::Decision) -> Vec<&'static str> {
     decision.stages.iter().map(|stage| stage.name).collect()
 }
 
-/// Some actions through `act`, next to the same operation by operation: the first `count` of six.
-fn replays_equal_eager(
+/// The first `count` of six actions through `act`, compared with the eager ones.
+fn traces_equal_eager(
     count: usize,
     mesh: MeshKind,
     precision: &str,
@@ -61,15 +63,15 @@ fn replays_equal_eager(
     let instruction = Instruction::new(&first.instruction).unwrap();
     assert_eq!(first.instruction, second.instruction);
     let other = Instruction::new("lift up the block").unwrap();
-    let record = ["preprocess", "record"];
-    let replay = ["preprocess", "replay"];
+    let capture = ["preprocess", "capture"];
+    let execute = ["preprocess", "execute"];
     let steps = [
-        (&images[0], &instruction, record),
-        (&images[1], &instruction, replay),
-        (&images[2], &other, replay),
-        (&images[2], &longer, record),
-        (&images[0], &longer, replay),
-        (&images[0], &instruction, record),
+        (&images[0], &instruction, capture),
+        (&images[1], &instruction, execute),
+        (&images[2], &other, execute),
+        (&images[2], &longer, capture),
+        (&images[0], &longer, execute),
+        (&images[0], &instruction, capture),
     ];
     let mut distinct = std::collections::BTreeSet::new();
     let mut memory = None;
@@ -82,7 +84,7 @@ fn replays_equal_eager(
         };
         let after = policy.backend().traffic();
         assert_eq!(stages(&decision), wanted, "{what}");
-        if wanted == replay {
+        if wanted == execute {
             let words = if kernels == Kernels::Custom { 8 } else { 1 };
             assert_eq!(
                 (after.reads - before.reads, after.read_bytes - before.read_bytes),
@@ -105,18 +107,17 @@ fn replays_equal_eager(
             memory = Some(policy.backend().allocated_memory().unwrap());
         }
         let rgb = policy.resize(image);
-        let eager = policy.generate(&rgb, &decision.input_ids, &mut Blind).unwrap();
+        let eager = policy.generate(&rgb, &decision.input_ids, &mut NoProbe).unwrap();
         assert_eq!(decision.token_ids, eager.token_ids, "{what}");
         if kernels == Kernels::Custom {
-            assert_eq!(decision.margins, eager.margins, "{what}");
+            assert_eq!(decision.logit_margins, eager.logit_margins, "{what}");
         } else {
-            assert!(decision.margins.is_empty(), "{what}");
+            assert!(decision.logit_margins.is_empty(), "{what}");
         }
         distinct.insert(decision.token_ids);
     }
     assert!(distinct.len() + 2 >= count, "{distinct:?}");
-    // Nothing is left behind by recordings that were given back; prompts of one length take what
-    // they took before.
+    // Released traces leave no memory allocated.
     if count == steps.len() {
         assert_eq!(
             Some(policy.backend().allocated_memory().unwrap()),
@@ -124,29 +125,31 @@ fn replays_equal_eager(
             "{mesh:?} {precision}"
         );
     }
-    assert_eq!(policy.backend().detours(), 0);
+    assert_eq!(policy.backend().resharding_count(), 0);
 }
 
 #[test]
-fn replays_give_the_tokens_of_the_eager_path_on_every_mesh_in_every_precision() {
+fn traced_tokens_equal_eager_tokens() {
     use DecodeMode::{Actions, Full};
     use Kernels::{Custom, Ttnn};
     for mesh in MESHES {
         for precision in ["bf16", "mixed", "bfp8"] {
-            replays_equal_eager(3, mesh, precision, Custom, Actions);
+            traces_equal_eager(3, mesh, precision, Custom, Actions);
         }
     }
-    replays_equal_eager(6, MeshKind::N300, "bf16", Custom, Full);
-    replays_equal_eager(3, MeshKind::T3k, "mixed", Ttnn, Full);
-    replays_equal_eager(3, MeshKind::N150, "bf16", Ttnn, Actions);
+    traces_equal_eager(6, MeshKind::N300, "bf16", Custom, Full);
+    traces_equal_eager(3, MeshKind::T3k, "mixed", Ttnn, Full);
+    traces_equal_eager(3, MeshKind::N150, "bf16", Ttnn, Actions);
 }
 
-/// Actions with the last answer as a draft are those without.
-fn drafts_change_nothing<B: Backend>(kit: &Kit, offered: u64, make: impl Fn() -> B) {
+/// Speculative decoding gives the same actions.
+fn drafts_change_nothing<B: Backend>(
+    kit: &Kit,
+    drafted: u64,
+    open: impl Fn(&PolicyOptions) -> OpenVlaPolicy<B>,
+) {
     let open = |draft: bool| {
-        let options =
-            PolicyOptions { unnorm_key: Some("bridge_orig".into()), draft, ..Default::default() };
-        OpenVlaPolicy::open(make(), &kit.checkpoint(), &options).unwrap()
+        open(&PolicyOptions { unnorm_key: Some("bridge_orig".into()), draft, ..Default::default() })
     };
     let (mut plain, mut drafting) = (open(false), open(true));
     let mut inputs: Vec<_> = [0, 0, 4, 1, 1]
@@ -165,31 +168,37 @@ fn drafts_change_nothing<B: Backend>(kit: &Kit, offered: u64, make: impl Fn() ->
         "{}: {} of {} drafted tokens accepted",
         drafting.info().device,
         counts.accepted,
-        counts.offered
+        counts.drafted
     );
-    // The first has nothing to guess from; two images come twice, and then every token is right.
-    assert_eq!(counts.offered, offered);
-    assert!((12..=offered).contains(&counts.accepted), "{counts:?}");
+    // The first has no draft; two images come twice, and then every draft token is accepted.
+    assert_eq!(counts.drafted, drafted);
+    assert!((12..=drafted).contains(&counts.accepted), "{counts:?}");
     assert_eq!(plain.draft_counts(), DraftCounts::default());
 }
 
 #[test]
-fn drafting_changes_no_action_on_the_cpu_and_on_meshes() {
+fn drafts_change_no_action() {
     let kit = kit();
-    drafts_change_nothing(&kit, 5 * 6, || CpuBackend::new(2).unwrap());
-    // The first action of each length is being recorded and guesses nothing.
+    drafts_change_nothing(&kit, 5 * 6, |options| {
+        OpenVlaPolicy::open(CpuBackend::new(2).unwrap(), &kit.checkpoint(), options).unwrap()
+    });
+    // The first action of each length runs eagerly before its capture and has no draft.
     for mesh in [MeshKind::N300, MeshKind::T3k] {
-        drafts_change_nothing(&kit, 3 * 6, || backend(mesh, "bf16", Kernels::Custom));
+        drafts_change_nothing(&kit, 3 * 6, |options| {
+            let backend = backend(mesh, "bf16", Kernels::Custom);
+            OpenVlaPolicy::open(backend, &kit.checkpoint(), options).unwrap().with_traces()
+        });
     }
 }
 
 #[test]
-fn a_right_draft_is_one_read() {
+fn accepted_draft_takes_one_read() {
     let kit = kit();
     let options =
         PolicyOptions { unnorm_key: Some("bridge_orig".into()), draft: true, ..Default::default() };
     let backend = backend(MeshKind::N300, "mixed", Kernels::Custom);
-    let mut policy = OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap();
+    let mut policy =
+        OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap().with_traces();
     let instruction = Instruction::new(&kit.cases[0].instruction).unwrap();
     let images = [0, 0, 4].map(|case| kit.image(&kit.cases[case].image).unwrap());
     let mut reads = Vec::new();
@@ -203,13 +212,13 @@ fn a_right_draft_is_one_read() {
             decision.token_ids,
         ));
     }
-    // The same image: all six were right. Another: the wrong ones are decoded after a second look.
+    // The same image: all six accepted. Another image: the others are decoded and read again.
     assert_eq!((reads[1].0, reads[1].1), (1, 6), "{reads:?}");
     assert!(reads[2].1 < 6 && reads[2].0 == 2, "{reads:?}");
 }
 
 #[test]
-fn our_kernels_give_the_very_logits_of_the_plain_way() {
+fn custom_kernels_equal_ttnn_bit_for_bit() {
     let kit = kit();
     let case = &kit.cases[7];
     let instruction = Instruction::new(&case.instruction).unwrap();
@@ -219,10 +228,14 @@ fn our_kernels_give_the_very_logits_of_the_plain_way() {
                 policy(&kit, backend(MeshKind::N300, precision, kernels), DecodeMode::Actions);
             let image = kit.image(&case.image).unwrap();
             let rgb = policy.resize(&image);
-            // Op by op: the patches come from the kernel or from the host, and the margins show the
-            // logits' bits.
-            let eager = policy.generate(&rgb, &case.input_ids_fed, &mut Blind).unwrap();
-            (eager.token_ids, eager.margins, policy.act(&image, &instruction).unwrap().token_ids)
+            // Eager: patches from the kernel or from the host; logit margins compare the logits'
+            // bits.
+            let eager = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap();
+            (
+                eager.token_ids,
+                eager.logit_margins,
+                policy.act(&image, &instruction).unwrap().token_ids,
+            )
         });
         let [(tokens, margins, acted), plain] = decisions;
         assert_eq!((&tokens, &margins, &acted), (&plain.0, &plain.1, &plain.2), "{precision}");
@@ -230,7 +243,7 @@ fn our_kernels_give_the_very_logits_of_the_plain_way() {
     }
 }
 
-/// The checkpoint's tensors, one row of the head not a number.
+/// The checkpoint's tensors with a NaN in one row of the head.
 struct Broken<'a>(&'a (dyn TensorSource + Send + Sync));
 
 impl TensorSource for Broken<'_> {
@@ -255,7 +268,7 @@ impl TensorSource for Broken<'_> {
 }
 
 #[test]
-fn what_is_not_a_number_or_ends_early_is_an_error_in_a_replay_too() {
+fn traced_nan_and_early_end_are_errors() {
     let kit = kit();
     let case = &kit.cases[0];
     let (image, instruction) =
@@ -275,7 +288,18 @@ fn what_is_not_a_number_or_ends_early_is_an_error_in_a_replay_too() {
     }
     policy.set_end_of_sequence(end);
     assert_eq!(policy.act(&image, &instruction).unwrap().token_ids, tokens);
-    policy.reload(|weights| Box::new(Broken(weights)), DecodeMode::Actions).unwrap();
+    let (checkpoint, backend) =
+        (policy.checkpoint().clone(), backend(MeshKind::N300, "bf16", Kernels::Custom));
+    drop(policy);
+    let weights = checkpoint.weights.clone();
+    let mut policy = OpenVlaPolicy::from_checkpoint(
+        backend,
+        checkpoint,
+        &Broken(&weights),
+        &options(DecodeMode::Actions),
+    )
+    .unwrap()
+    .with_traces();
     for _ in 0..2 {
         let error = policy.act(&image, &instruction).unwrap_err();
         assert!(error.is_not_finite(), "{error}");
@@ -283,7 +307,7 @@ fn what_is_not_a_number_or_ends_early_is_an_error_in_a_replay_too() {
 }
 
 #[test]
-fn packed_weights_are_taken_from_their_folder_the_second_time() {
+fn weight_cache_serves_the_second_load() {
     let kit = kit();
     let case = &kit.cases[0];
     let folder = tempfile::tempdir().unwrap();
@@ -296,8 +320,8 @@ fn packed_weights_are_taken_from_their_folder_the_second_time() {
         };
         let mut policy = policy(&kit, backend, DecodeMode::Actions);
         let rgb = policy.resize(&kit.image(&case.image).unwrap());
-        let generation = policy.generate(&rgb, &case.input_ids_fed, &mut Blind).unwrap();
-        (policy.backend().weight_cache_counts(), generation.token_ids, generation.margins)
+        let generation = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap();
+        (policy.backend().weight_cache_counts(), generation.token_ids, generation.logit_margins)
     };
     for mesh in [MeshKind::N150, MeshKind::T3k] {
         for precision in ["mixed", "bfp8"] {
@@ -307,11 +331,11 @@ fn packed_weights_are_taken_from_their_folder_the_second_time() {
             let (second, cached_tokens, cached_margins) = run(mesh, precision, true);
             println!("{mesh:?} {precision}: {first:?}, then {second:?}");
             assert_eq!((second.packed, second.found), (0, first.packed + first.found));
-            // The margins show the bits of the logits.
+            // Logit margins compare the logits' bits.
             assert_eq!((cached_tokens, cached_margins), (tokens, margins), "{mesh:?} {precision}");
         }
     }
-    // A folder full of damage gives the same tensors, packed anew.
+    // Damaged files are repacked and give the same tensors.
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();

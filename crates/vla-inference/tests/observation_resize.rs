@@ -27,8 +27,8 @@ fn every_size_is_pillows_to_the_byte() {
     for case in cases {
         let number = |name: &str| case[name].as_u64().unwrap() as usize;
         let (width, height, side) = (number("width"), number("height"), number("side"));
-        // One resizer for all images of a side, so that nothing of the image before may shine
-        // through.
+        // One resizer for all images of a side, so that remains of an earlier image in its
+        // buffers would show.
         let resizer = resizers.entry(side).or_insert_with(|| Resizer::new(side).unwrap());
         let resized = resizer.resize(&picture(width, height, case["seed"].as_u64().unwrap()));
         let hash: String =

@@ -21,7 +21,9 @@ fn real_json() -> serde_json::Value {
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(kit().join("config.json")).unwrap()).unwrap();
     config.as_object_mut().unwrap().remove("tiny_timm_overrides");
-    config["text_config"] = serde_json::json!({"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064});
+    config["text_config"] = serde_json::json!({
+        "model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064
+    });
     config
 }
 

@@ -1,5 +1,5 @@
-//! The C functions. Each turns its pointers into borrowed values, takes the mesh, and turns a
-//! refusal into a status and this thread's error text. No panic leaves.
+//! The C functions. Each converts its pointers to borrowed values, locks the mesh, and returns an
+//! error or panic as a status and this thread's error text.
 
 mod ops;
 mod tensors;
@@ -80,7 +80,7 @@ pub fn api() -> Api {
     }
 }
 
-/// Runs `body`; a refusal or a panic becomes a status and the thread's error text.
+/// Runs `body`; an error or a panic becomes a status and the thread's error text.
 fn guard(body: impl FnOnce() -> Result<()>) -> Status {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
         let text = panic
@@ -144,7 +144,7 @@ pub(crate) unsafe fn array<'a, T>(pointer: *const T, count: usize, what: &str) -
     Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
 }
 
-/// Gives a value out.
+/// Writes a result to an output pointer.
 ///
 /// # Safety
 /// A pointer that is not NULL points to room for a `T`.

@@ -1,4 +1,4 @@
-//! Number formats and layouts of Wormhole: what a value becomes in memory, and where it lies.
+//! Number formats and memory layouts of Wormhole.
 
 pub mod pack;
 pub mod round;

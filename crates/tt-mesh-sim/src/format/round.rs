@@ -181,9 +181,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rounding_is_close_and_stable(values in prop::collection::vec(-1e3f32..1e3, 1..70), host in any::<bool>()) {
+        fn rounding_is_close_and_stable(
+            values in prop::collection::vec(-1e3f32..1e3, 1..70),
+            host in any::<bool>(),
+        ) {
             let by = if host { By::Host } else { By::Device };
-            for (format, step) in [(Format::Bf16, 0.0), (Format::Bfp8B, 64.0), (Format::Bfp4B, 4.0)] {
+            let formats = [(Format::Bf16, 0.0), (Format::Bfp8B, 64.0), (Format::Bfp4B, 4.0)];
+            for (format, step) in formats {
                 let mut once = values.clone();
                 round_rows(&mut once, values.len(), format, by);
                 let mut twice = once.clone();

@@ -1,4 +1,4 @@
-//! The operations: what each refuses, what it gives out, and its arithmetic on one chip or between
+//! Operations: checks, output specs, and arithmetic on one chip or between
 //! chips.
 
 mod attention;
@@ -22,7 +22,7 @@ use crate::format::{Format, Layout, Spec, Values};
 pub use eltwise::Activation;
 pub use matmul::multiply_into;
 
-/// How many mantissa bits of the operands take part in a product.
+/// Mantissa bits of the operands used in a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the names of the ABI
 pub enum Fidelity {
@@ -64,7 +64,7 @@ impl Compute {
     }
 }
 
-/// An operation with its parameters: what, together with the shapes, a compiled program stands for.
+/// An operation with its parameters; together with the shapes it identifies a compiled program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the parameters of the ABI's functions
 pub enum Op {
@@ -154,7 +154,7 @@ pub enum Op {
     },
 }
 
-/// What an operation asks of an input beyond its spec.
+/// Requirement of an operation on an input beyond its spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Every element has been written.
@@ -214,7 +214,7 @@ impl Op {
         matches!(self, Self::CacheFill | Self::CacheUpdate | Self::Increment { .. } | Self::Copy)
     }
 
-    /// What is asked of input `index`.
+    /// Requirement on input `index`.
     pub fn need(&self, index: usize) -> Need {
         match (self, index) {
             (Self::CacheFill | Self::CacheUpdate | Self::Copy, 0) => Need::Nothing,

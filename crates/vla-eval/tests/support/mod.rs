@@ -136,7 +136,7 @@ impl Policy for Scripted {
             token_ids,
             normalized,
             action,
-            margins,
+            logit_margins: margins,
             stages,
         })
     }

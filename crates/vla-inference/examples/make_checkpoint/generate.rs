@@ -1,4 +1,4 @@
-//! Random checkpoints, streamed to disk: memory stays at a few megabytes whatever their size.
+//! Random checkpoints, streamed to disk in a few megabytes of memory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -191,8 +191,8 @@ fn write_tensor(
     let (mean, deviation) = distribution(tensor, config);
     let mut random = Random::new(seed, &tensor.name);
     let mut remaining = usize::try_from(tensor.parameters()).map_err(io::Error::other)?;
-    // The head's rows for actions are four times as long, so that greedy decoding meets action
-    // tokens like a trained model.
+    // The head's rows for actions are four times as long, so that greedy decoding chooses action
+    // tokens, as with a trained model.
     let head = tensor.name.ends_with("lm_head.weight");
     let end = config.action_token_end * config.llama.hidden_size;
     let actions = end - config.action_bins * config.llama.hidden_size..end;
@@ -240,7 +240,7 @@ fn distribution(tensor: &ExpectedTensor, config: &OpenVlaConfig) -> (f32, f32) {
     {
         (0.0, 0.5)
     } else if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
-        (0.0, deviation / (2.0 * config.llama.layers as f32).sqrt())
+        (0.0, deviation / (2.0 * config.llama.num_hidden_layers as f32).sqrt())
     } else {
         (0.0, deviation)
     }

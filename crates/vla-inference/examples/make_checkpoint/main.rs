@@ -1,10 +1,13 @@
 //! Writes an OpenVLA checkpoint with random weights in the exact Hugging Face layout, of any size:
-//! for benchmarks and memory tests where the real one cannot be downloaded. The robot that this
-//! drives moves at random.
+//! for benchmarks and memory tests where the real one cannot be downloaded. Its actions are
+//! random: not for a robot.
 //!
-//! `cargo run --release --example make_checkpoint -- --out /tmp/cut` real towers, Llama 2048 x 8
-//! (about 2.5 GB) `cargo run --release --example make_checkpoint -- --out /tmp/full --preset 7b` as
-//! large as openvla-7b (15 GB)
+//! ```text
+//! # real towers, Llama 2048 x 8 (about 2.5 GB)
+//! cargo run --release -p vla-inference --example make_checkpoint -- --out /tmp/cut
+//! # as large as openvla-7b (15 GB)
+//! cargo run --release -p vla-inference --example make_checkpoint -- --out /tmp/full --preset 7b
+//! ```
 
 mod generate;
 

@@ -1,7 +1,7 @@
-//! Number formats as policy: a format and a fidelity per weight role, and formats of what flows
-//! between the layers.
+//! Precision policies: a number format and a math fidelity per weight role, and the formats of
+//! activations, KV cache and collectives.
 //!
-//! A policy is a YAML file (`config/precision/`); three ship with the program under their names.
+//! A policy is a YAML file (`config/precision/`); three are built in under their names.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ const MAX_BYTES: u64 = 64 << 10;
 /// A number format of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NumberFormat {
-    /// IEEE single.
+    /// IEEE single precision.
     F32,
-    /// The upper half of a single.
+    /// bfloat16: the upper half of a float32.
     Bf16,
-    /// 16 neighbours of a row share an exponent; sign and 7 magnitude bits.
+    /// Block float: 16 neighbours of a row share an exponent; sign and 7 magnitude bits each.
     Bfp8B,
-    /// The same with 3 magnitude bits.
+    /// Block float like [`NumberFormat::Bfp8B`], with 3 magnitude bits.
     Bfp4B,
 }
 
@@ -49,14 +49,14 @@ impl NumberFormat {
     }
 }
 
-/// Passes of a matmul: how many mantissa bits of weights and activations take part.
+/// Math fidelity: the passes of a matmul, and thereby the mantissa bits of its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MathFidelity {
     /// One pass: 5 bits of the weights, 7 of the activations.
     LoFi,
     /// Two: all of the weights, 7 bits of the activations.
     HiFi2,
-    /// Three: nearly everything.
+    /// Three: all but the lowest bits of both.
     HiFi3,
     /// Four: exact products of bf16.
     HiFi4,
@@ -86,12 +86,12 @@ impl MathFidelity {
     }
 }
 
-/// How the weights of one role are kept and multiplied.
+/// Precision of the weights of one role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightPrecision {
     /// Format in device memory.
     pub format: NumberFormat,
-    /// Passes of its products.
+    /// Math fidelity of its matmuls.
     pub fidelity: MathFidelity,
 }
 
@@ -118,15 +118,15 @@ pub struct PrecisionPolicy {
     pub attention_math: MathFidelity,
     /// Keys and values.
     pub cache: NumberFormat,
-    /// Partial sums that travel between chips.
+    /// Partial sums of an all-reduce.
     pub collectives: NumberFormat,
-    /// Sum in float32; otherwise the running sum is rounded to bf16 every 16 products.
+    /// Accumulate in float32; otherwise the running sum is rounded to bf16 every 16 products.
     pub fp32_accumulation: bool,
-    /// Cut towers and projector over the chips instead of computing them on each.
+    /// Shard towers and projector over the chips instead of replicating them.
     pub split_vision: bool,
 }
 
-/// A policy that cannot be used. One line.
+/// An invalid policy; one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrecisionError {
     /// Neither a shipped name nor a file.
@@ -140,8 +140,11 @@ pub enum PrecisionError {
         /// Why.
         reason: String,
     },
-    /// Everything that is wrong with it.
-    #[error("precision '{name}': {}; see config/precision/mixed.yaml for a complete one", problems.join("; "))]
+    /// All problems of the file.
+    #[error(
+        "precision '{name}': {}; see config/precision/mixed.yaml for a complete one",
+        problems.join("; ")
+    )]
     Invalid {
         /// Name or file.
         name: String,
@@ -150,7 +153,7 @@ pub enum PrecisionError {
     },
 }
 
-/// The policies that ship, by name.
+/// Built-in policies by name.
 const SHIPPED: [(&str, &str); 3] = [
     ("bf16", include_str!("../../../../config/precision/bf16.yaml")),
     ("mixed", include_str!("../../../../config/precision/mixed.yaml")),
@@ -158,16 +161,16 @@ const SHIPPED: [(&str, &str); 3] = [
 ];
 
 impl PrecisionPolicy {
-    /// Names of the policies that ship.
+    /// Names of the built-in policies.
     #[must_use]
     pub fn shipped() -> [&'static str; 3] {
         SHIPPED.map(|(name, _)| name)
     }
 
-    /// A shipped policy by its name, or one from a YAML file.
+    /// A built-in policy by its name, or one from a YAML file.
     ///
     /// # Errors
-    /// When there is no such policy, or with every problem of its text.
+    /// When there is no such policy; lists every problem of its text.
     pub fn load(name_or_file: &str) -> Result<Self, PrecisionError> {
         if let Some((name, text)) = SHIPPED.iter().find(|(name, _)| *name == name_or_file) {
             return Self::parse(name, text);
@@ -187,10 +190,10 @@ impl PrecisionPolicy {
         Self::parse(name_or_file, &text)
     }
 
-    /// Reads a policy's text.
+    /// Parses a policy's YAML text.
     ///
     /// # Errors
-    /// With every problem of it.
+    /// Lists every problem of the text.
     pub fn parse(name: &str, text: &str) -> Result<Self, PrecisionError> {
         let invalid = |problems| PrecisionError::Invalid { name: name.to_owned(), problems };
         let value: Value = serde_yaml::from_str(text)
@@ -203,7 +206,7 @@ impl PrecisionPolicy {
         if reader.problems.is_empty() { Ok(policy) } else { Err(invalid(reader.problems)) }
     }
 
-    /// How weights of a role are kept.
+    /// Precision of a role's weights.
     #[must_use]
     pub fn weight(&self, role: WeightRole) -> WeightPrecision {
         match role {
@@ -211,7 +214,7 @@ impl PrecisionPolicy {
             WeightRole::Projector => self.projector,
             WeightRole::Attention => self.attention,
             WeightRole::Mlp => self.mlp,
-            // The device's embedding reads bf16 rows and nothing else.
+            // TT-NN's embedding reads bf16 rows only.
             WeightRole::Embedding => {
                 WeightPrecision { format: NumberFormat::Bf16, fidelity: MathFidelity::HiFi4 }
             }
@@ -220,7 +223,7 @@ impl PrecisionPolicy {
     }
 }
 
-/// Reads a mapping and notes every problem.
+/// Reads a mapping and collects every problem.
 struct Reader {
     problems: Vec<String>,
 }
@@ -313,7 +316,7 @@ impl Reader {
         let text = match mapping.get(key) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => format!("{other:?}"),
-            // An entry that is missing as a whole was named already.
+            // A missing parent entry was already reported.
             None if mapping.is_empty() && !place.is_empty() => return 0,
             None => {
                 self.problems.push(format!("{place}{key} is missing"));
@@ -364,7 +367,7 @@ impl Reader {
     }
 }
 
-/// What a user wrote, short enough for one line.
+/// A text of the user, shortened to fit one line.
 fn shortened(text: &str) -> String {
     text.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -375,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shipped_ones_are_whole_and_say_what_they_say() {
+    fn built_in_policies_are_complete() {
         let [bf16, mixed, bfp8] =
             PrecisionPolicy::shipped().map(|name| PrecisionPolicy::load(name).unwrap());
         for role in [WeightRole::Vision, WeightRole::Attention, WeightRole::Mlp, WeightRole::Head] {
@@ -423,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_in_one_line() {
+    fn invalid_text_is_refused_in_one_line() {
         for text in ["", "[]", "weights: 3", "weights: {mlp: {format: [1]}}", "\u{0}", "a: &a [*a]"]
         {
             let error = PrecisionPolicy::parse("x", text).unwrap_err().to_string();

@@ -4,16 +4,17 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
 use super::fields::{Fields, shown};
 use super::llama_config::LlamaConfig;
 use super::read::{parse_json, read_bounded};
 use super::tower_config::{TowerConfig, read_towers};
+use crate::text::one_line;
 
 /// Largest config.json read, bytes. The published one, with statistics of 27 data sets, has 170 kB.
 pub(super) const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// How an instruction is dressed before it is tokenized; the words are `policy`'s.
+/// Template of the prompt around an instruction; the texts are in `policy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptStyle {
     /// `In: What action should the robot take to {}?\nOut:` (openvla-7b and its fine-tunes).
@@ -28,7 +29,7 @@ pub struct ProjectorConfig {
     /// Width of the concatenated patch features (2176).
     pub vision_size: usize,
     /// Output width of each linear layer, in order: `[8704, 4096, 4096]` for two towers, `[4096,
-    /// 4096]` for one. GELU stands between them, not after the last.
+    /// 4096]` for one. GELU is applied between them, not after the last.
     pub layers: Vec<usize>,
 }
 
@@ -44,7 +45,7 @@ pub struct OpenVlaConfig {
     pub llama: LlamaConfig,
     /// Edges of the action bins (256); there is one bin fewer (255).
     pub action_bins: usize,
-    /// One past the highest token id that stands for an action (32000): `vocab_size -
+    /// One past the highest action token id (32000): `vocab_size -
     /// pad_to_multiple_of`.
     pub action_token_end: usize,
     /// Id that pads prompts (32000); inference never feeds it.
@@ -57,7 +58,7 @@ impl OpenVlaConfig {
     /// Reads `config.json` of the folder.
     ///
     /// # Errors
-    /// When the file is missing or asks for what is not implemented or not consistent.
+    /// When the file is missing or needs what is not implemented or is inconsistent.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join("config.json");
         Self::from_json(&path, &read_config(&path)?)
@@ -129,13 +130,17 @@ impl OpenVlaConfig {
             projector,
             llama,
         };
-        if config.llama.max_positions <= config.patches() {
+        if config.llama.max_position_embeddings <= config.patches() {
             let remedy = format!(
                 "must be more than the image's {} patches; restore the file from the original \
                 checkpoint",
                 config.patches()
             );
-            return Err(text.error("max_position_embeddings", config.llama.max_positions, remedy));
+            return Err(text.error(
+                "max_position_embeddings",
+                config.llama.max_position_embeddings,
+                remedy,
+            ));
         }
         Ok(config)
     }
@@ -152,7 +157,7 @@ impl OpenVlaConfig {
 
     /// Side of the square input image, pixels; the towers agree on it.
     pub fn image_size(&self) -> usize {
-        self.towers.first().map_or(0, |tower| tower.image_size)
+        self.towers.first().map_or(0, |tower| tower.img_size)
     }
 }
 
@@ -171,8 +176,8 @@ fn projector(
     llama: &LlamaConfig,
 ) -> Result<ProjectorConfig, CheckpointError> {
     let fused = towers.len() > 1;
-    // The class that runs the checkpoint decides by the number of towers alone; a name that says
-    // otherwise is a warning sign.
+    // The class that runs the checkpoint decides by the number of towers alone; another name
+    // indicates another checkpoint.
     if let Some(name) = fields.text("arch_specifier")? {
         let expected = if fused { "fused-gelu-mlp" } else { "gelu-mlp" };
         let kind = name.strip_prefix("no-align+").unwrap_or(name);
@@ -185,7 +190,7 @@ fn projector(
             return Err(fields.error("arch_specifier", shown(&json!(name)), remedy));
         }
     }
-    let vision_size = towers.iter().map(|tower| tower.width).sum();
+    let vision_size = towers.iter().map(|tower| tower.embed_dim).sum();
     let hidden = llama.hidden_size;
     let layers = if fused { vec![4 * vision_size, hidden, hidden] } else { vec![hidden, hidden] };
     Ok(ProjectorConfig { vision_size, layers })

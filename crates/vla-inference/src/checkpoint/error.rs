@@ -1,15 +1,16 @@
-//! What can be wrong with a checkpoint folder, each in one line: the file, the value, the remedy.
+//! Errors of a checkpoint folder, one line each: the file, the value, the remedy.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::header::HeaderProblem;
+use super::header::{HeaderProblem, StoredType};
+use crate::text::one_line;
 
 /// A checkpoint folder that cannot be used as it is.
 ///
 /// `Display` is always one line. It names the file, the offending value and what to do about it;
-/// text that comes from the files themselves is escaped and shortened first, so a hostile file
-/// cannot forge or flood a log.
+/// text from the files is escaped and shortened first, so a hostile file can neither forge nor
+/// flood a log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -40,13 +41,13 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What was tried.
         action: &'static str,
-        /// The system's words.
+        /// The operating system's message.
         detail: String,
     },
-    /// A file larger than anything its kind can honestly be.
+    /// A file larger than the bound of its kind.
     #[error(
         "{}: {bytes} bytes, more than the {limit} bytes allowed for this file: download it again, \
-        it is not what its name says",
+        it is not the file that its name promises",
         show(path)
     )]
     TooLarge {
@@ -62,10 +63,10 @@ pub enum CheckpointError {
     Json {
         /// The file.
         path: PathBuf,
-        /// The parser's words, with line and column.
+        /// The parser's message, with line and column.
         detail: String,
     },
-    /// A safetensors file whose header cannot be believed.
+    /// A safetensors file with an invalid header.
     #[error("{}: {problem}: the file is truncated or damaged, download it again", show(path))]
     Header {
         /// The file.
@@ -73,7 +74,7 @@ pub enum CheckpointError {
         /// What is wrong.
         problem: HeaderProblem,
     },
-    /// `model.safetensors.index.json` and the shards disagree, or the index cannot be believed.
+    /// `model.safetensors.index.json` and the shards disagree, or the index is invalid.
     #[error("{}: {detail}: {remedy}", show(path))]
     Index {
         /// The index file.
@@ -123,9 +124,9 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
         /// Format in the file.
-        found: &'static str,
+        found: StoredType,
         /// Formats that would do.
-        expected: &'static str,
+        expected: String,
     },
     /// A tensor whose first byte is not where its number format needs it.
     #[error(
@@ -156,7 +157,7 @@ pub enum CheckpointError {
         /// What differs.
         detail: String,
     },
-    /// A field of a JSON file has a value that is out of range, contradicts another, or asks for
+    /// A field of a JSON file has a value that is out of range, contradicts another, or needs
     /// what is not implemented.
     #[error("{}: {field} is {value}: {remedy}", show(path))]
     Field {
@@ -179,7 +180,7 @@ pub enum CheckpointError {
     UnknownUnnormKey {
         /// The file that was searched.
         path: PathBuf,
-        /// The key asked for.
+        /// The key requested.
         key: String,
         /// The keys that exist.
         available: Vec<String>,
@@ -187,7 +188,12 @@ pub enum CheckpointError {
         hint: &'static str,
     },
     /// No `unnorm_key` was given and there is more than one.
-    #[error("{}: unnorm_key is not set and there are {} sets of statistics: choose one of {}", show(path), available.len(), list(available))]
+    #[error(
+        "{}: unnorm_key is not set and there are {} sets of statistics: choose one of {}",
+        show(path),
+        available.len(),
+        list(available)
+    )]
     AmbiguousUnnormKey {
         /// The file that was searched.
         path: PathBuf,
@@ -249,27 +255,6 @@ impl CheckpointError {
             remedy: one_line(&remedy.to_string()),
         }
     }
-}
-
-/// Longest excerpt of foreign text in an error, characters.
-const EXCERPT: usize = 400;
-
-/// Foreign text on one line: control characters escaped, long text cut with `…`.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == EXCERPT {
-            line.push('…');
-            break;
-        }
-        // U+2028/2029 end a line for many viewers although they are not control characters.
-        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
 }
 
 /// Foreign text on one line, in double quotes.

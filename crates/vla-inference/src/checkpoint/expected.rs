@@ -12,8 +12,8 @@ pub struct ExpectedTensor {
     pub name: String,
     /// Shape that the configuration implies.
     pub shape: Vec<usize>,
-    /// Whether inference reads it. Training leaves behind what it does not: each tower's last block
-    /// and final norm, and SigLIP's attention pool.
+    /// Whether inference reads it. It does not read each tower's last block and final norm, and
+    /// SigLIP's attention pool.
     pub used: bool,
 }
 
@@ -70,7 +70,7 @@ impl List {
     }
 
     fn tower(&mut self, tower: &TowerConfig) {
-        let (prefix, width) = (tower.prefix, tower.width);
+        let (prefix, width) = (tower.prefix, tower.embed_dim);
         if tower.prefix_tokens > 0 {
             self.add(format!("{prefix}.cls_token"), &[1, 1, width]);
             self.add(format!("{prefix}.reg_token"), &[1, tower.prefix_tokens - 1, width]);
@@ -78,7 +78,7 @@ impl List {
         self.add(format!("{prefix}.pos_embed"), &[1, tower.patches(), width]);
         self.add(
             format!("{prefix}.patch_embed.proj.weight"),
-            &[width, 3, tower.patch, tower.patch],
+            &[width, 3, tower.patch_size, tower.patch_size],
         );
         self.add(format!("{prefix}.patch_embed.proj.bias"), &[width]);
         for i in 0..tower.depth {
@@ -94,13 +94,13 @@ impl List {
             self.linear(&format!("{pool}.kv"), 2 * width, width);
             self.linear(&format!("{pool}.proj"), width, width);
             self.norm(&format!("{pool}.norm"), width);
-            self.mlp(&format!("{pool}.mlp"), width, tower.mlp);
+            self.mlp(&format!("{pool}.mlp"), width, tower.mlp_hidden);
         }
         self.unused = false;
     }
 
     fn block(&mut self, name: &str, tower: &TowerConfig) {
-        let width = tower.width;
+        let width = tower.embed_dim;
         self.norm(&format!("{name}.norm1"), width);
         self.linear(&format!("{name}.attn.qkv"), 3 * width, width);
         self.linear(&format!("{name}.attn.proj"), width, width);
@@ -108,7 +108,7 @@ impl List {
             self.add(format!("{name}.ls1.scale_factor"), &[width]);
         }
         self.norm(&format!("{name}.norm2"), width);
-        self.mlp(&format!("{name}.mlp"), width, tower.mlp);
+        self.mlp(&format!("{name}.mlp"), width, tower.mlp_hidden);
         if tower.layer_scale() {
             self.add(format!("{name}.ls2.scale_factor"), &[width]);
         }
@@ -117,7 +117,7 @@ impl List {
     fn llama(&mut self, prefix: &str, llama: &LlamaConfig) {
         let (hidden, kv, inner) = (llama.hidden_size, llama.kv_size(), llama.intermediate_size);
         self.add(format!("{prefix}.model.embed_tokens.weight"), &[llama.vocab_size, hidden]);
-        for i in 0..llama.layers {
+        for i in 0..llama.num_hidden_layers {
             let layer = format!("{prefix}.model.layers.{i}");
             self.add(format!("{layer}.self_attn.q_proj.weight"), &[hidden, hidden]);
             self.add(format!("{layer}.self_attn.k_proj.weight"), &[kv, hidden]);

@@ -1,13 +1,14 @@
-//! Reading configuration fields: present ones win, absent ones get the official default, and each
-//! is held to a range.
+//! Typed reading of configuration fields: absent ones get the official default, and each value is
+//! checked against a range.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
+use crate::text::one_line;
 
-/// The fields of one JSON object and where it stands, for errors that name the place.
+/// The fields of one JSON object and its path, for errors that name the field.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     pub path: &'a Path,
@@ -132,7 +133,7 @@ impl<'a> Fields<'a> {
 /// A JSON value as text for an error, shortened.
 pub(super) fn shown(value: &Value) -> String {
     match value {
-        // Not printed whole: a large object would be walked for a line that is cut anyway.
+        // Not printed whole: a large object would be formatted for a line that is cut anyway.
         Value::Array(values) => shown_list(values),
         Value::Object(map) => format!("an object with {} fields", map.len()),
         other => one_line(&other.to_string()),

@@ -10,8 +10,8 @@ use super::preprocessor::PreprocessorConfig;
 use super::tokenizer::Tokenizer;
 use super::weights::WeightFiles;
 
-/// Everything in an OpenVLA checkpoint folder. Every needed tensor is there with the right shape,
-/// and the files fit together.
+/// Everything in an OpenVLA checkpoint folder. Every needed tensor is present with the right shape,
+/// and the files are consistent.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The folder.
@@ -33,7 +33,7 @@ impl Checkpoint {
     /// shards' headers, no weights.
     ///
     /// # Errors
-    /// The first thing found missing, broken or contradictory.
+    /// The first missing, broken or inconsistent part.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let checkpoint = Self::open_unchecked(folder)?;
         checkpoint.weights.check(&checkpoint.config.expected_tensors())?;
@@ -44,7 +44,7 @@ impl Checkpoint {
     /// `inspect` can list all that is missing.
     ///
     /// # Errors
-    /// The first file found missing, broken or contradictory.
+    /// The first missing, broken or inconsistent file.
     pub fn open_unchecked(folder: &Path) -> Result<Self, CheckpointError> {
         if !folder.is_dir() {
             return Err(CheckpointError::NotAFolder { path: folder.to_owned() });

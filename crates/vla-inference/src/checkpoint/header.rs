@@ -1,101 +1,48 @@
 //! The header of a safetensors file: eight bytes of length, that many bytes of JSON, then the
 //! tensors without gaps.
 //!
-//! Parsed here and not by the `safetensors` crate for three reasons. Its errors do not name the
-//! tensor (`invalid shape, data type, or offset for tensor`), it lets a tensor listed twice pass
-//! (the last one wins), and it adds the last offset to the header's length unchecked, so a header
-//! whose offsets end near 2^64 wraps round to the true file size. Tests compare the two parsers:
-//! what is accepted here, the crate accepts with the same result.
+//! The `safetensors` crate reads it ([`SafeTensors::read_metadata`]); dtypes, shapes and offsets
+//! are the crate's. Before the crate sees a header, [`parse_header`] makes the checks that version 0.8
+//! lacks:
+//!
+//! * A name that occurs twice: the crate deserializes into a `HashMap`, so the last entry wins.
+//! * Offsets within the file: the crate adds the last offset to the header's length unchecked,
+//!   which wraps around in release builds and panics in debug builds.
+//! * Numbers of tensors and dimensions, lengths of names: the crate's `#[serde(flatten)]` buffers
+//!   the whole header first, about 32 bytes for two bytes of JSON.
+//! * Unknown keys of an entry, which the crate ignores.
+//!
+//! After the crate has refused a header, [`explain`] names the tensor and the values: the crate's
+//! errors do so for one kind of error only (`InvalidOffset`, without the values).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
+use safetensors::SafeTensors;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::value::Error as NameError;
+use serde::de::{Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-use super::error::{one_line, quoted};
+use super::error::quoted;
+use crate::text::one_line;
+
+/// Number format of a stored tensor, spelled as in the header.
+pub use safetensors::Dtype as StoredType;
 
 /// Longest header that the format allows, bytes.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Most tensors believed in one file; a 70-billion-parameter model has fewer than two thousand.
+/// Most tensors accepted in one file; a 70-billion-parameter model has fewer than two thousand.
 pub const MAX_TENSORS: usize = 65_536;
-/// Most dimensions believed of one tensor.
+/// Most dimensions accepted of one tensor.
 pub const MAX_RANK: usize = 8;
-/// Longest tensor name believed, bytes.
+/// Longest tensor name accepted, bytes.
 pub const MAX_NAME_BYTES: usize = 1024;
 
 /// Bytes of the length field in front of the header.
-const LENGTH_BYTES: u64 = 8;
+const LENGTH_BYTES: usize = 8;
 
-/// A number format that safetensors can store, in its own spelling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // the names are the format's
-pub enum StoredType {
-    F64,
-    F32,
-    F16,
-    Bf16,
-    F8E4m3,
-    F8E5m2,
-    I64,
-    I32,
-    I16,
-    I8,
-    U64,
-    U32,
-    U16,
-    U8,
-    Bool,
-}
-
-impl StoredType {
-    const ALL: [(Self, &'static str, usize); 15] = [
-        (Self::F64, "F64", 8),
-        (Self::F32, "F32", 4),
-        (Self::F16, "F16", 2),
-        (Self::Bf16, "BF16", 2),
-        (Self::F8E4m3, "F8_E4M3", 1),
-        (Self::F8E5m2, "F8_E5M2", 1),
-        (Self::I64, "I64", 8),
-        (Self::I32, "I32", 4),
-        (Self::I16, "I16", 2),
-        (Self::I8, "I8", 1),
-        (Self::U64, "U64", 8),
-        (Self::U32, "U32", 4),
-        (Self::U16, "U16", 2),
-        (Self::U8, "U8", 1),
-        (Self::Bool, "BOOL", 1),
-    ];
-
-    /// The format with this spelling in a header.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|entry| entry.1 == name).map(|entry| entry.0)
-    }
-
-    fn row(self) -> (Self, &'static str, usize) {
-        // Every variant is in ALL; the fallback only spares a panic path.
-        Self::ALL.iter().copied().find(|entry| entry.0 == self).unwrap_or((self, "?", 1))
-    }
-
-    /// The spelling in a header: `BF16`.
-    pub fn name(self) -> &'static str {
-        self.row().1
-    }
-
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        self.row().2
-    }
-}
-
-impl fmt::Display for StoredType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// One tensor of a header, checked: `range` lies inside the file and holds exactly the shape's
+/// One tensor of a header, checked: `range` is inside the file and holds exactly the shape's
 /// elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
@@ -109,9 +56,9 @@ pub struct TensorEntry {
     pub range: Range<usize>,
 }
 
-/// Why a header cannot be believed. One line, with the tensor and the value.
+/// Why a header is refused. One line, with the tensor and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // the texts say what the fields are
+#[allow(missing_docs)] // the messages describe the fields
 pub enum HeaderProblem {
     #[error("{file} bytes long, a safetensors file has at least 10")]
     TooShort { file: u64 },
@@ -119,7 +66,7 @@ pub enum HeaderProblem {
     HeaderTooLong { length: u64 },
     #[error("the header claims {length} bytes, the whole file has only {file}")]
     HeaderBeyondFile { length: u64, file: u64 },
-    #[error("the header is not the JSON that the format asks for: {detail}")]
+    #[error("the header is not the JSON of the safetensors format: {detail}")]
     Json { detail: String },
     #[error("tensor {} has the unknown dtype {}", quoted(tensor), quoted(dtype))]
     UnknownDtype { tensor: String, dtype: String },
@@ -131,7 +78,7 @@ pub enum HeaderProblem {
     )]
     Overflow { tensor: String, shape: Vec<u64>, dtype: StoredType },
     #[error(
-        "tensor {} has data_offsets [{begin}, {end}], the end lies before the begin",
+        "tensor {} has data_offsets [{begin}, {end}], the end is before the begin",
         quoted(tensor)
     )]
     Backwards { tensor: String, begin: u64, end: u64 },
@@ -148,7 +95,7 @@ pub enum HeaderProblem {
         end: u64,
     },
     #[error(
-        "tensor {} begins at byte {begin} of the data, where tensor {} (up to byte {end}) lies",
+        "tensor {} begins at byte {begin} of the data, where tensor {} (up to byte {end}) is",
         quoted(tensor),
         quoted(other)
     )]
@@ -161,174 +108,205 @@ pub enum HeaderProblem {
     Hole { tensor: String, begin: u64, expected: u64 },
     #[error("the tensors end at byte {end} of the data, the file holds {data}")]
     Trailing { end: u64, data: u64 },
+    #[error("the safetensors library refuses the header: {detail}")]
+    Refused { detail: String },
 }
 
-/// Length of the JSON header, bytes, from the first eight bytes of a file of `file_bytes` bytes.
+/// Length of the JSON header of a safetensors file, bytes.
 ///
 /// # Errors
 /// When the file is too short to be a safetensors file or the length is more than the format or the
 /// file allows.
-pub fn header_length(bytes: &[u8], file_bytes: u64) -> Result<usize, HeaderProblem> {
-    let Some(prefix) = bytes.first_chunk::<8>().filter(|_| file_bytes >= LENGTH_BYTES + 2) else {
+pub fn header_length(file: &[u8]) -> Result<usize, HeaderProblem> {
+    let file_bytes = file.len() as u64;
+    let Some(prefix) = file.first_chunk().filter(|_| file.len() >= LENGTH_BYTES + 2) else {
         return Err(HeaderProblem::TooShort { file: file_bytes });
     };
     let length = u64::from_le_bytes(*prefix);
     if length > MAX_HEADER_BYTES {
         return Err(HeaderProblem::HeaderTooLong { length });
     }
-    if length > file_bytes - LENGTH_BYTES {
+    if length > file_bytes - LENGTH_BYTES as u64 {
         return Err(HeaderProblem::HeaderBeyondFile { length, file: file_bytes });
     }
     usize::try_from(length).map_err(|_| HeaderProblem::HeaderTooLong { length })
 }
 
-/// Parses and checks the header of a file of `file_bytes` bytes, of which `bytes` are the beginning
-/// (at least the length field and the header). Entries come back in the order of their data.
+/// Reads and checks the header of `file`, a whole safetensors file. Entries are in the order of
+/// their data.
 ///
-/// After `Ok`, every range lies inside the file, has exactly `shape product * element size` bytes,
+/// After `Ok`, every range is inside the file, has exactly `shape product * element size` bytes,
 /// and the ranges cover the data without overlap or hole.
 ///
 /// # Errors
-/// The first thing found wrong.
-pub fn parse_header(bytes: &[u8], file_bytes: u64) -> Result<Vec<TensorEntry>, HeaderProblem> {
-    let length = header_length(bytes, file_bytes)?;
-    let start = LENGTH_BYTES as usize + length;
-    let Some(json) = bytes.get(LENGTH_BYTES as usize..start) else {
-        return Err(HeaderProblem::HeaderBeyondFile {
-            length: length as u64,
-            file: bytes.len() as u64,
-        });
-    };
-    let raw: RawHeader = serde_json::from_slice(json)
+/// The first problem found.
+pub fn parse_header(file: &[u8]) -> Result<Vec<TensorEntry>, HeaderProblem> {
+    let length = header_length(file)?;
+    let (header, data) = file[LENGTH_BYTES..].split_at(length);
+    let data = data.len() as u64;
+    let listed: Listed = serde_json::from_slice(header)
         .map_err(|error| HeaderProblem::Json { detail: one_line(&error.to_string()) })?;
-    let data = file_bytes - start as u64;
-
-    let mut entries = Vec::with_capacity(raw.0.len());
-    for (name, tensor) in raw.0 {
-        entries.push(check_entry(name, tensor, data)?);
+    let mut claims = Vec::with_capacity(listed.0.len());
+    for (name, tensor) in listed.0 {
+        claims.push(check_bounds(name, tensor, data)?);
     }
-    entries.sort_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
-    check_cover(&entries, data)?;
-
-    let place = |offset: u64| {
-        usize::try_from(offset + start as u64)
-            .map_err(|_| HeaderProblem::TooShort { file: file_bytes })
+    let (_, metadata) =
+        SafeTensors::read_metadata(file).map_err(|error| explain(claims, data, &error))?;
+    let start = LENGTH_BYTES + length;
+    let entry = |name: String| {
+        let tensor = metadata.info(&name)?;
+        let (begin, end) = tensor.data_offsets;
+        let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+        Some(TensorEntry { name, dtype, shape, range: start + begin..start + end })
     };
-    entries
-        .into_iter()
-        .map(|entry| {
-            Ok(TensorEntry {
-                range: place(entry.begin)?..place(entry.end)?,
-                name: entry.name,
-                dtype: entry.dtype,
-                shape: entry.shape,
-            })
-        })
-        .collect()
+    Ok(metadata.offset_keys().into_iter().filter_map(entry).collect())
 }
 
-struct CheckedEntry {
+/// What a header states about one tensor, within this module's bounds but not yet consistent.
+struct Claim {
     name: String,
     dtype: StoredType,
-    shape: Vec<usize>,
+    shape: Vec<u64>,
     begin: u64,
     end: u64,
 }
 
-fn check_entry(name: String, raw: RawTensor, data: u64) -> Result<CheckedEntry, HeaderProblem> {
-    let Some(dtype) = StoredType::from_name(&raw.dtype) else {
-        return Err(HeaderProblem::UnknownDtype { tensor: name, dtype: raw.dtype });
+fn check_bounds(name: String, listed: ListedTensor, data: u64) -> Result<Claim, HeaderProblem> {
+    let dtype: Result<StoredType, NameError> =
+        StoredType::deserialize(listed.dtype.as_str().into_deserializer());
+    let Ok(dtype) = dtype else {
+        return Err(HeaderProblem::UnknownDtype { tensor: name, dtype: listed.dtype });
     };
-    if raw.shape.len() > MAX_RANK {
-        return Err(HeaderProblem::Rank { tensor: name, rank: raw.shape.len() });
+    let Shape { dimensions: shape, rank } = listed.shape;
+    if rank > MAX_RANK {
+        return Err(HeaderProblem::Rank { tensor: name, rank });
     }
-    let (begin, end) = raw.data_offsets;
+    let (begin, end) = listed.data_offsets;
     if end < begin {
         return Err(HeaderProblem::Backwards { tensor: name, begin, end });
     }
     if end > data {
         return Err(HeaderProblem::BeyondFile { tensor: name, end, data });
     }
-    let needed = raw
-        .shape
-        .iter()
-        .try_fold(dtype.bytes() as u64, |product, &dimension| product.checked_mul(dimension));
-    let shape: Result<Vec<usize>, _> =
-        raw.shape.iter().map(|&dimension| usize::try_from(dimension)).collect();
-    let (Some(needed), Ok(shape)) = (needed, shape) else {
-        return Err(HeaderProblem::Overflow { tensor: name, shape: raw.shape, dtype });
-    };
-    if needed != end - begin {
-        return Err(HeaderProblem::SizeMismatch {
-            tensor: name,
-            shape: raw.shape,
-            dtype,
-            needed,
-            begin,
-            end,
-        });
-    }
-    Ok(CheckedEntry { name, dtype, shape, begin, end })
+    Ok(Claim { name, dtype, shape, begin, end })
 }
 
-/// The entries, sorted by place, must follow each other from byte 0 to byte `data`.
-fn check_cover(entries: &[CheckedEntry], data: u64) -> Result<(), HeaderProblem> {
+/// Finds the tensor for which the crate refused the header with `error`.
+fn explain(
+    mut claims: Vec<Claim>,
+    data: u64,
+    error: &safetensors::SafeTensorError,
+) -> HeaderProblem {
+    if let Some(problem) = claims.iter().find_map(size_problem) {
+        return problem;
+    }
+    claims.sort_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
+    cover_problem(&claims, data)
+        .unwrap_or_else(|| HeaderProblem::Refused { detail: one_line(&error.to_string()) })
+}
+
+/// Whether the shape needs another number of bytes than the offsets hold.
+fn size_problem(claim: &Claim) -> Option<HeaderProblem> {
+    let Claim { name, dtype, shape, begin, end } = claim;
+    let (tensor, dtype, shape) = (name.clone(), *dtype, shape.clone());
+    let bits = shape
+        .iter()
+        .try_fold(dtype.bitsize() as u64, |product, &dimension| product.checked_mul(dimension));
+    let Some(needed) = bits.map(|bits| bits.div_ceil(8)) else {
+        return Some(HeaderProblem::Overflow { tensor, shape, dtype });
+    };
+    let (begin, end) = (*begin, *end);
+    (needed != end - begin).then_some(HeaderProblem::SizeMismatch {
+        tensor,
+        shape,
+        dtype,
+        needed,
+        begin,
+        end,
+    })
+}
+
+/// Whether the claims, sorted by place, do not follow each other from byte 0 to byte `data`.
+fn cover_problem(claims: &[Claim], data: u64) -> Option<HeaderProblem> {
     let mut expected = 0;
     let mut previous = "";
-    for entry in entries {
-        if entry.begin < expected {
-            return Err(HeaderProblem::Overlap {
-                tensor: entry.name.clone(),
-                begin: entry.begin,
-                other: previous.to_owned(),
-                end: expected,
-            });
+    for Claim { name, begin, end, .. } in claims {
+        let (tensor, begin) = (name.clone(), *begin);
+        if begin < expected {
+            let other = previous.to_owned();
+            return Some(HeaderProblem::Overlap { tensor, begin, other, end: expected });
         }
-        if entry.begin > expected {
-            return Err(HeaderProblem::Hole {
-                tensor: entry.name.clone(),
-                begin: entry.begin,
-                expected,
-            });
+        if begin > expected {
+            return Some(HeaderProblem::Hole { tensor, begin, expected });
         }
-        expected = entry.end;
-        previous = &entry.name;
+        expected = *end;
+        previous = name;
     }
-    if expected != data {
-        return Err(HeaderProblem::Trailing { end: expected, data });
-    }
-    Ok(())
+    (expected != data).then_some(HeaderProblem::Trailing { end: expected, data })
 }
 
+/// An entry of the header as listed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawTensor {
+struct ListedTensor {
     dtype: String,
-    shape: Vec<u64>,
+    shape: Shape,
     data_offsets: (u64, u64),
 }
 
-/// The JSON object in file order. Read with our own visitor because a map type would swallow a name
-/// listed twice.
-struct RawHeader(Vec<(String, RawTensor)>);
+/// A shape; dimensions after the first [`MAX_RANK`] are counted but not stored.
+struct Shape {
+    dimensions: Vec<u64>,
+    rank: usize,
+}
 
-impl<'de> Deserialize<'de> for RawHeader {
+impl<'de> Deserialize<'de> for Shape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
+        deserializer.deserialize_seq(ShapeVisitor)
     }
 }
 
-struct HeaderVisitor;
+struct ShapeVisitor;
 
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = RawHeader;
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of dimensions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut shape = Shape { dimensions: Vec::new(), rank: 0 };
+        while let Some(dimension) = seq.next_element()? {
+            shape.rank += 1;
+            if shape.rank <= MAX_RANK {
+                shape.dimensions.push(dimension);
+            }
+        }
+        Ok(shape)
+    }
+}
+
+/// The entries in file order. A map type would drop the first of two entries with one name.
+struct Listed(Vec<(String, ListedTensor)>);
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ListedVisitor)
+    }
+}
+
+struct ListedVisitor;
+
+impl<'de> Visitor<'de> for ListedVisitor {
+    type Value = Listed;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with one entry per tensor")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-        let mut tensors: Vec<(String, RawTensor)> = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listed, A::Error> {
+        let mut tensors: Vec<(String, ListedTensor)> = Vec::new();
         let mut seen = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > MAX_NAME_BYTES {
@@ -341,7 +319,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 return Err(A::Error::custom(format!("tensor {} is listed twice", quoted(&name))));
             }
             if name == "__metadata__" {
-                map.next_value::<std::collections::BTreeMap<String, String>>()?;
+                map.next_value::<BTreeMap<String, String>>()?;
                 continue;
             }
             if tensors.len() == MAX_TENSORS {
@@ -352,6 +330,6 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 .map_err(|error| A::Error::custom(format!("tensor {}: {error}", quoted(&name))))?;
             tensors.push((name, tensor));
         }
-        Ok(RawHeader(tensors))
+        Ok(Listed(tensors))
     }
 }

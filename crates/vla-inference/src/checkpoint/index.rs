@@ -5,11 +5,12 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::error::{CheckpointError, one_line, quoted};
+use super::error::{CheckpointError, quoted};
 use super::header::MAX_TENSORS;
 use super::read::{UniqueMap, parse_json};
+use crate::text::one_line;
 
-/// Most shards believed of one checkpoint.
+/// Most shards accepted of one checkpoint.
 const MAX_SHARDS: usize = 4096;
 
 /// The parsed index: tensor name to shard file name, every file name checked to be a plain name in
@@ -22,8 +23,8 @@ pub struct WeightIndex {
 
 #[derive(Deserialize)]
 struct RawIndex {
-    // `metadata.total_size` is not read: files that merge or prune tensors leave stale totals, and
-    // the shards tell the truth.
+    // `metadata.total_size` is not read: tools that merge or prune tensors leave stale totals; the
+    // shards have the true sizes.
     weight_map: UniqueMap<String>,
 }
 
@@ -50,7 +51,7 @@ impl WeightIndex {
         for (tensor, file) in &index.shards {
             if !is_plain_name(file) {
                 let detail = format!(
-                    "tensor {} is said to lie in {}, outside the checkpoint folder",
+                    "tensor {} is listed in {}, outside the checkpoint folder",
                     quoted(tensor),
                     quoted(file)
                 );
@@ -80,7 +81,7 @@ impl WeightIndex {
         self.shards.iter().map(|(tensor, file)| (tensor.as_str(), file.as_str()))
     }
 
-    /// The shard said to hold `tensor`.
+    /// The shard listed for `tensor`.
     pub fn file_of(&self, tensor: &str) -> Option<&str> {
         self.shards.get(tensor).map(String::as_str)
     }
@@ -93,7 +94,8 @@ impl WeightIndex {
 /// One normal path component and nothing else, under Unix's rules and Windows's.
 fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name)
+    let (first, second) = (components.next(), components.next());
+    matches!((first, second), (Some(Component::Normal(part)), None) if part == name)
         && name.len() <= 255
         && !name.contains(['/', '\\', ':', '\0'])
 }

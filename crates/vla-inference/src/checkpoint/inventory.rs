@@ -1,4 +1,4 @@
-//! What a checkpoint holds, held against what its configuration calls for: the figures of `openvla
+//! Contents of a checkpoint compared with what its configuration needs: the figures of `openvla
 //! inspect`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use super::expected::ExpectedTensor;
 use super::weights::WeightFiles;
 
 /// Tensors and parameters of one part of the model.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Group {
     /// First two parts of the names: `vision_backbone.featurizer`.
     pub name: String,
@@ -44,7 +44,7 @@ pub struct Inventory {
     /// The same by part of the model.
     pub groups: Vec<Group>,
     /// Number of tensors by number format.
-    pub dtypes: BTreeMap<&'static str, usize>,
+    pub dtypes: BTreeMap<String, usize>,
     /// Needed by inference and in no file.
     pub missing: Vec<String>,
     /// In the files with a shape that the configuration contradicts.
@@ -53,7 +53,7 @@ pub struct Inventory {
     pub unused: Vec<String>,
     /// Elements of `unused` together.
     pub unused_parameters: u64,
-    /// In the files and not known at all.
+    /// In the files and unknown.
     pub unexpected: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ impl Inventory {
             group.parameters += parameters;
             group.bytes += tensor.bytes().len() as u64;
             inventory.parameters += parameters;
-            *inventory.dtypes.entry(tensor.dtype().name()).or_default() += 1;
+            *inventory.dtypes.entry(tensor.dtype().to_string()).or_default() += 1;
             match known.get(name) {
                 None => inventory.unexpected.push(name.to_owned()),
                 Some(expected) => {

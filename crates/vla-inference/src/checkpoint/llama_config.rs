@@ -7,7 +7,7 @@ use super::error::CheckpointError;
 use super::fields::{Fields, shown};
 
 /// Shape and constants of a Llama decoder.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LlamaConfig {
     /// Rows of the embedding and of the LM head, padding included (32064 in OpenVLA).
     pub vocab_size: usize,
@@ -16,19 +16,19 @@ pub struct LlamaConfig {
     /// Width inside the gated MLP (11008).
     pub intermediate_size: usize,
     /// Decoder layers (32).
-    pub layers: usize,
+    pub num_hidden_layers: usize,
     /// Query heads (32).
-    pub heads: usize,
-    /// Key and value heads; divides `heads` (32).
-    pub kv_heads: usize,
-    /// Width of one head, `hidden_size / heads`, even (128).
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides `num_attention_heads` (32).
+    pub num_key_value_heads: usize,
+    /// Width of one head, `hidden_size / num_attention_heads`, even (128).
     pub head_dim: usize,
     /// Epsilon inside the root of RMSNorm (1e-6).
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies (10000).
     pub rope_theta: f64,
     /// Longest sequence, positions (2048).
-    pub max_positions: usize,
+    pub max_position_embeddings: usize,
 }
 
 const REFUSED: &str =
@@ -46,13 +46,13 @@ impl LlamaConfig {
             vocab_size: fields.size("vocab_size", 32_000, 2, 1 << 20)?,
             hidden_size,
             intermediate_size: fields.size("intermediate_size", 11_008, 8, 1 << 19)?,
-            layers: fields.size("num_hidden_layers", 32, 1, 512)?,
-            heads,
-            kv_heads,
+            num_hidden_layers: fields.size("num_hidden_layers", 32, 1, 512)?,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
             head_dim: hidden_size / heads,
             rms_norm_eps: fields.number("rms_norm_eps", 1e-6, 1e-12, 1e-2)?,
             rope_theta: rope_theta(fields)?,
-            max_positions: fields.size("max_position_embeddings", 2048, 1, 1 << 20)?,
+            max_position_embeddings: fields.size("max_position_embeddings", 2048, 1, 1 << 20)?,
         };
         if !hidden_size.is_multiple_of(heads) {
             return Err(fields.error(
@@ -90,7 +90,7 @@ impl LlamaConfig {
 
     /// Width of all key (or value) heads together.
     pub fn kv_size(&self) -> usize {
-        self.kv_heads * self.head_dim
+        self.num_key_value_heads * self.head_dim
     }
 }
 

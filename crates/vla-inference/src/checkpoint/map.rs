@@ -12,14 +12,14 @@ use super::error::CheckpointError;
 /// Weights larger than this are no checkpoint that this program can run, bytes (4 TiB).
 const MAX_WEIGHT_BYTES: u64 = 1 << 42;
 
-/// A read-only map of a whole regular file, with what the file looked like when it was mapped.
+/// A read-only map of a whole regular file, with its length and modification time at mapping.
 ///
 /// # Files that change under the map
 /// A file that is *shortened* while mapped ends the process with SIGBUS at the next access past its
-/// end; no check of ours can prevent that. A file *rewritten* in place changes the weights under
+/// end; no check can prevent that. A file *rewritten* in place changes the weights under
 /// the running model. Neither happens when a checkpoint is replaced by renaming (as
 /// `huggingface_hub` does): the map keeps the old file alive. [`MappedFile::verify_unchanged`]
-/// finds out afterwards, so that a long-running node can report it.
+/// detects it afterwards, so that a long-running node can report it.
 #[derive(Debug)]
 pub(super) struct MappedFile {
     path: PathBuf,
@@ -29,9 +29,9 @@ pub(super) struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps the regular file at `path`; `remedy` is said when there is none.
+    /// Maps the regular file at `path`; `remedy` is part of the error when there is none.
     pub(super) fn open(path: &Path, remedy: &'static str) -> Result<Self, CheckpointError> {
-        // Asked before opening: opening a FIFO would wait for a writer for ever.
+        // Checked before opening: opening a FIFO waits for a writer without limit.
         let metadata = std::fs::metadata(path)
             .map_err(|error| CheckpointError::io(path, "open", &error, remedy))?;
         if !metadata.is_file() {
@@ -50,10 +50,10 @@ impl MappedFile {
                 limit: MAX_WEIGHT_BYTES,
             });
         }
-        // SAFETY: the map is read-only and its bytes are only ever seen as integers and floats, for
-        // which every bit pattern is valid, so a file that somebody rewrites changes values but
+        // SAFETY: the map is read-only and its bytes are only read as integers and floats, for
+        // which every bit pattern is valid, so a file that is rewritten meanwhile changes values but
         // breaks no invariant. Shortening it raises SIGBUS, which ends the process; see the type's
-        // documentation for what we do about it.
+        // documentation.
         let map = unsafe { Mmap::map(&file) }
             .map_err(|error| CheckpointError::io(path, "map", &error, remedy))?;
         Ok(Self {
@@ -72,7 +72,7 @@ impl MappedFile {
         &self.map
     }
 
-    /// Asks the system to read `range` ahead. Advice only: a refusal costs time, not correctness.
+    /// Requests read-ahead of `range`. Advice only: a refusal costs time, not correctness.
     pub(super) fn prefetch(&self, range: Range<usize>) {
         let _ = self.map.advise_range(Advice::WillNeed, range.start, range.len());
     }
@@ -81,7 +81,7 @@ impl MappedFile {
     pub(super) fn verify_unchanged(&self) -> Result<(), CheckpointError> {
         let changed = |detail: String| CheckpointError::Changed { path: self.path.clone(), detail };
         let Ok(metadata) = std::fs::metadata(&self.path) else {
-            return Ok(()); // unlinked: the map holds the old file, which nobody can reach to change
+            return Ok(()); // unlinked: the map holds the old file, which no path leads to
         };
         if inode(&metadata) != self.inode {
             return Ok(()); // replaced by renaming: likewise

@@ -1,18 +1,19 @@
-//! Everything read from a checkpoint folder, as Hugging Face stores it. Bytes from outside are
-//! bounded and checked here, once; behind this module they are believed.
+//! Everything read from a checkpoint folder, as Hugging Face stores it. All input is
+//! bounded and validated here, once; users of this module rely on it.
 //!
 //! | item | what it is |
 //! |---|---|
 //! | [`Checkpoint`] | a whole OpenVLA folder, opened and cross-checked |
-//! | [`WeightFiles`] | the mapped weights: `open(dir)`, `.tensor(name)`, `.expect(name, shape)`, `.names()`, `.total_bytes()` |
-//! | [`MappedTensor`] | one tensor in place: `.shape()`, `.dtype()`, `.bytes()`, `.as_bf16()`, `.to_f32_vec()`; cloneable, `'static`, `Send + Sync` |
+//! | [`WeightFiles`] | the mapped weights: `open(dir)`, `.tensor(name)`, `.expect(name, shape)` |
+//! | [`MappedTensor`] | one tensor in place: `.shape()`, `.dtype()`, `.bytes()`, `.to_f32_vec()` |
 //! | [`SafetensorsFile`] | one such file alone (golden tensors): `open(path)`, `.tensor(name)` |
-//! | [`OpenVlaConfig`], [`LlamaConfig`], [`TowerConfig`], [`ProjectorConfig`], [`PromptStyle`] | config.json |
+//! | [`OpenVlaConfig`] | config.json, with [`LlamaConfig`], [`TowerConfig`], [`ProjectorConfig`] |
 //! | [`NormStats`], [`ActionStats`] | un-normalisation statistics: `.select(unnorm_key)` |
-//! | [`PreprocessorConfig`], [`TowerPixels`] | preprocessor_config.json: size, mean and std per tower |
-//! | [`ExpectedTensor`], [`Inventory`] | `config.expected_tensors()`, and the weights held against it |
+//! | [`PreprocessorConfig`] | preprocessor_config.json: size, mean and std per tower |
+//! | [`ExpectedTensor`] | a tensor that the configuration needs: `config.expected_tensors()` |
+//! | [`Inventory`] | summary of the weights, compared with the expected tensors |
 //! | [`Tokenizer`] | tokenizer.json: `.encode(text)` |
-//! | [`CheckpointError`] | every way in which this fails, one line each |
+//! | [`CheckpointError`] | every error of this module, one line each |
 
 mod config;
 mod error;

@@ -1,12 +1,12 @@
-//! Action statistics: what turns a normalised action into metres and radians.
+//! Action statistics, for un-normalization of actions to physical units.
 //!
-//! # Which file wins
-//! A checkpoint may bring statistics twice: `norm_stats` in config.json and
+//! # Precedence of the two files
+//! A checkpoint may hold statistics twice: `norm_stats` in config.json and
 //! `dataset_statistics.json`. The official evaluation code loads the model (with config.json's) and
-//! then, if `dataset_statistics.json` exists, **replaces** them by it whole; its own fine-tuning
-//! script writes that file and leaves config.json as the base model had it. So the file wins here
-//! too, and nothing is merged: a data set that only config.json names is one that the fine-tuned
-//! weights no longer know.
+//! then, if `dataset_statistics.json` exists, **replaces** them as a whole; its own fine-tuning
+//! script writes that file and leaves config.json as the base model had it. So the file takes
+//! precedence here too, and nothing is merged: a data set only in config.json is one that the
+//! fine-tuned weights were not trained for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::read::{UniqueMap, is_listed, parse_json, read_bounded};
 
 /// The fine-tuned checkpoint's statistics.
 const STATISTICS: &str = "dataset_statistics.json";
-/// Most action dimensions believed; a two-armed humanoid with hands has about sixty.
+/// Most action dimensions accepted; a two-armed humanoid with hands has about sixty.
 pub const MAX_ACTION_DIM: usize = 256;
 
 /// Statistics of one data set's actions. All vectors have the same length, the action dimension;
@@ -29,9 +29,9 @@ pub const MAX_ACTION_DIM: usize = 256;
 /// and gripper opening per step).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActionStats {
-    /// 1st percentile of each dimension: what -1 becomes.
+    /// 1st percentile of each dimension: the physical value of -1.
     pub q01: Vec<f64>,
-    /// 99th percentile: what +1 becomes.
+    /// 99th percentile: the physical value of +1.
     pub q99: Vec<f64>,
     /// Whether the dimension is un-normalised; where false (grippers) the value passes through. All
     /// true when the file has none.
@@ -49,7 +49,7 @@ impl ActionStats {
 #[derive(Debug, Clone)]
 pub struct NormStats {
     path: PathBuf,
-    /// A data set whose entry is broken keeps its error here: it stops those who ask for it, not
+    /// A data set whose entry is broken keeps its error here: it fails whoever selects it, not
     /// the other data sets.
     sets: BTreeMap<String, Result<ActionStats, CheckpointError>>,
     /// Keys in config.json that `dataset_statistics.json` replaced.
@@ -61,7 +61,7 @@ impl NormStats {
     /// `norm_stats` of config.json.
     ///
     /// # Errors
-    /// When neither exists, or the winning one cannot be read. A broken entry is an error only when
+    /// When neither exists, or the one in use cannot be read. A broken entry is an error only when
     /// it is selected.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join("config.json");
@@ -81,8 +81,8 @@ impl NormStats {
         let bytes =
             read_bounded(&statistics, MAX_CONFIG_BYTES, "copy it from the original checkpoint")?;
         let mut stats = Self::from_statistics_json(&statistics, &bytes)?;
-        // Only for a hint in an error; whatever is wrong with config.json's own statistics does not
-        // matter here.
+        // Only for a hint in an error; errors in config.json's own statistics do not matter
+        // here.
         stats.replaced = Self::from_config_json(path, config)
             .map(|old| old.sets.into_keys().collect())
             .unwrap_or_default();
@@ -146,7 +146,7 @@ impl NormStats {
         self.sets.keys().map(String::as_str)
     }
 
-    /// Every data set with its statistics, or with what is wrong with them.
+    /// Every data set with its statistics, or with the error in them.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Result<&ActionStats, &CheckpointError>)> {
         self.sets.iter().map(|(key, stats)| (key.as_str(), stats.as_ref()))
     }

@@ -1,6 +1,6 @@
-//! preprocessor_config.json: what is done to a picture before the towers see it.
+//! preprocessor_config.json: preparation of an image for the vision towers.
 //!
-//! The file lists the same facts several times (`input_sizes`, `tvf_resize_params`,
+//! The file holds the same values several times (`input_sizes`, `tvf_resize_params`,
 //! `tvf_crop_params`; `means`, `tvf_normalize_params`). The official processor computes the `tvf_*`
 //! fields from the others; here they must agree.
 
@@ -18,8 +18,8 @@ const MAX_BYTES: u64 = 1 << 20;
 
 const RESTORE: &str = "restore the file from the original checkpoint";
 
-/// How the picture for one tower is made: resized to a square by Pillow's antialiased bicubic
-/// without keeping the aspect, then `(u8 / 255 - mean) / std` per channel in float32.
+/// Preparation of the image for one tower: resized to a square by Pillow's antialiased bicubic
+/// filter, aspect ignored, then `(u8 / 255 - mean) / std` per channel in float32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TowerPixels {
     /// Side of the square, pixels.
@@ -41,7 +41,7 @@ impl PreprocessorConfig {
     /// Reads `preprocessor_config.json` of the folder and checks that it fits `config`'s towers.
     ///
     /// # Errors
-    /// When the file is missing, asks for what is not implemented, or contradicts itself or
+    /// When the file is missing, needs what is not implemented, or contradicts itself or
     /// `config`.
     pub fn open(folder: &Path, config: &OpenVlaConfig) -> Result<Self, CheckpointError> {
         let path = folder.join("preprocessor_config.json");
@@ -52,7 +52,7 @@ impl PreprocessorConfig {
         )?;
         let preprocessor = Self::from_json(&path, &bytes)?;
         let sizes: Vec<usize> = preprocessor.towers.iter().map(|tower| tower.size).collect();
-        let expected: Vec<usize> = config.towers.iter().map(|tower| tower.image_size).collect();
+        let expected: Vec<usize> = config.towers.iter().map(|tower| tower.img_size).collect();
         if sizes != expected {
             let remedy = format!(
                 "config.json has towers for images of {expected:?}; use both files of one \
@@ -66,7 +66,7 @@ impl PreprocessorConfig {
     /// Parses the bytes of a preprocessor_config.json; `path` is only named in errors.
     ///
     /// # Errors
-    /// When it asks for what is not implemented, or contradicts itself.
+    /// When it needs what is not implemented, or contradicts itself.
     pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
         let map: Map<String, Value> = parse_json(path, bytes)?;
         let fields = Fields::new(path, "", &map);
@@ -189,7 +189,7 @@ fn triple(
     ))
 }
 
-/// The `tvf_*` fields of tower `i`, where they are present, must say what the plain fields say.
+/// The `tvf_*` fields of tower `i`, where they are present, must equal the plain fields.
 fn check_derived(
     fields: &Fields<'_>,
     i: usize,
@@ -227,7 +227,7 @@ fn check_derived(
                 return Err(normalize.error(
                     name,
                     shown(value),
-                    format!("{plain}[{i}] says {expected:?}; {RESTORE}"),
+                    format!("{plain}[{i}] is {expected:?}; {RESTORE}"),
                 ));
             }
         }
@@ -243,7 +243,7 @@ fn same_size(fields: &Fields<'_>, name: &str, size: usize) -> Result<(), Checkpo
             name,
             shown(value),
             format!(
-                "input_sizes says {size}; resizing and cropping apart is not implemented, {RESTORE}"
+                "input_sizes is {size}; resizing and cropping apart is not implemented, {RESTORE}"
             ),
         ));
     }

@@ -25,7 +25,7 @@ pub(super) fn read_bounded(
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| fail("open", &error))?;
-    // One byte more than allowed tells a file that is too large, even when it grows while it is
+    // One byte above the limit detects a file that is too large, even when it grows during the
     // read.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| fail("read", &error))?;
     if bytes.len() as u64 > limit {
@@ -41,7 +41,8 @@ pub(super) fn read_bounded(
 /// Whether the folder has an entry of this name. A link that leads nowhere counts: reading it must
 /// fail rather than fall back to another file (the Hugging Face cache is made of links).
 pub(super) fn is_listed(path: &Path) -> bool {
-    !matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+    let metadata = std::fs::symlink_metadata(path);
+    !metadata.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Parses JSON; errors name `path`.

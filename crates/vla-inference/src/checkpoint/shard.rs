@@ -1,6 +1,7 @@
 //! One safetensors file and the tensors in it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,10 +38,10 @@ impl SafetensorsFile {
     /// Maps the file and checks its header. Reads only the header's pages.
     ///
     /// # Errors
-    /// When the file is missing, not a regular file, or its header cannot be believed.
+    /// When the file is missing, not a regular file, or its header is invalid.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = MappedFile::open(path, MISSING_FILE)?;
-        let entries = parse_header(file.bytes(), file.bytes().len() as u64)
+        let entries = parse_header(file.bytes())
             .map_err(|problem| CheckpointError::Header { path: path.to_owned(), problem })?;
         let tensors = entries
             .into_iter()
@@ -51,7 +52,7 @@ impl SafetensorsFile {
         Ok(Self { file: Arc::new(file), tensors })
     }
 
-    /// Where the file lies.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -83,7 +84,7 @@ impl SafetensorsFile {
         })
     }
 
-    /// Asks the system to read the whole file ahead.
+    /// Requests read-ahead of the whole file.
     pub fn prefetch(&self) {
         self.file.prefetch(0..self.file.bytes().len());
     }
@@ -98,7 +99,7 @@ impl SafetensorsFile {
 /// [`SafetensorsFile`] and
 /// [`WeightFiles`](super::WeightFiles) and travel between threads.
 ///
-/// Invariant, from [`parse_header`]: `range` lies inside the map and holds exactly `shape product *
+/// Invariant, from [`parse_header`]: `range` is inside the map and holds exactly `shape product *
 /// element size` bytes.
 #[derive(Debug, Clone)]
 pub struct MappedTensor {
@@ -132,7 +133,7 @@ impl MappedTensor {
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.range.len() / self.dtype.bytes()
+        self.shape.iter().product()
     }
 
     /// The raw little-endian bytes, in place.
@@ -140,7 +141,7 @@ impl MappedTensor {
         self.file.bytes().get(self.range.clone()).unwrap_or_default()
     }
 
-    /// Asks the system to read this tensor ahead.
+    /// Requests read-ahead of this tensor.
     pub fn prefetch(&self) {
         self.file.prefetch(self.range.clone());
     }
@@ -150,7 +151,7 @@ impl MappedTensor {
     /// # Errors
     /// When the tensor has another format, or begins at an odd byte.
     pub fn as_bf16(&self) -> Result<&[bf16], CheckpointError> {
-        self.cast(StoredType::Bf16)
+        self.cast(StoredType::BF16)
     }
 
     /// The elements in place, when they are float32.
@@ -169,14 +170,14 @@ impl MappedTensor {
         self.cast(StoredType::I64)
     }
 
-    /// A float32 copy of a tensor in any of BF16, F16, F32, F64; works whatever the alignment.
+    /// A float32 copy of a tensor in any of BF16, F16, F32, F64; works for any alignment.
     ///
     /// # Errors
     /// When the tensor holds no floating-point numbers that are read.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>, CheckpointError> {
         let bytes = self.bytes();
         Ok(match self.dtype {
-            StoredType::Bf16 => {
+            StoredType::BF16 => {
                 bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
             }
             StoredType::F16 => {
@@ -198,7 +199,7 @@ impl MappedTensor {
     pub fn to_bf16_vec(&self) -> Result<Vec<bf16>, CheckpointError> {
         let bytes = self.bytes();
         Ok(match self.dtype {
-            StoredType::Bf16 => {
+            StoredType::BF16 => {
                 bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b)).collect()
             }
             StoredType::F16 => bytes
@@ -214,7 +215,7 @@ impl MappedTensor {
         })
     }
 
-    /// Itself, when it has this shape.
+    /// `self`, when it has this shape.
     ///
     /// # Errors
     /// When the shape differs.
@@ -230,29 +231,29 @@ impl MappedTensor {
         })
     }
 
-    /// Itself, when it is a weight: BF16, F16 or F32.
+    /// `self`, when it is a weight: BF16, F16 or F32.
     ///
     /// # Errors
     /// When it has another format, as quantised checkpoints do.
     pub fn with_weight_dtype(self) -> Result<Self, CheckpointError> {
         match self.dtype {
-            StoredType::Bf16 | StoredType::F16 | StoredType::F32 => Ok(self),
+            StoredType::BF16 | StoredType::F16 | StoredType::F32 => Ok(self),
             _ => Err(self.wrong_dtype("BF16, F16 or F32")),
         }
     }
 
-    fn wrong_dtype(&self, expected: &'static str) -> CheckpointError {
+    fn wrong_dtype(&self, expected: impl fmt::Display) -> CheckpointError {
         CheckpointError::WrongDtype {
             path: self.path().to_owned(),
             tensor: self.name().to_owned(),
-            found: self.dtype.name(),
-            expected,
+            found: self.dtype,
+            expected: expected.to_string(),
         }
     }
 
     fn cast<T: bytemuck::AnyBitPattern>(&self, dtype: StoredType) -> Result<&[T], CheckpointError> {
         if self.dtype != dtype {
-            return Err(self.wrong_dtype(dtype.name()));
+            return Err(self.wrong_dtype(dtype));
         }
         // The length is a multiple of the element by the invariant, so only the alignment can be
         // wrong.

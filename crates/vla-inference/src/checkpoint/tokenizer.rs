@@ -1,4 +1,4 @@
-//! tokenizer.json, read by its own library.
+//! tokenizer.json, read by the `tokenizers` library.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::config::OpenVlaConfig;
-use super::error::{CheckpointError, one_line, quoted};
+use super::error::{CheckpointError, quoted};
 use super::read::{parse_json, read_bounded};
+use crate::text::one_line;
 
 /// Largest tokenizer.json read, bytes. Llama-2's has 1.8 MB, Gemma's 33 MB.
 const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
@@ -15,7 +16,7 @@ const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 /// than any instruction.
 pub const MAX_TEXT_BYTES: usize = 8192;
 
-/// The empty word, after which OpenVLA answers.
+/// The empty word, with which OpenVLA's prompts end.
 const EMPTY_WORD: &str = "▁";
 /// Tokens of Llama-2's vocabulary, whose empty word the official code names by its id.
 const LLAMA_2_WORDS: usize = 32_000;
@@ -100,8 +101,8 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The id of the empty word `▁`, after which OpenVLA answers: 29871 in Llama-2's vocabulary. An
-    /// opened checkpoint has one.
+    /// The id of the empty word `▁`, with which OpenVLA's prompts end: 29871 in Llama-2's vocabulary.
+    /// An opened checkpoint has one.
     pub fn empty_word(&self) -> Option<u32> {
         self.empty_word
     }
@@ -111,18 +112,18 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// One more than the highest token id: what the embedding must have rows for.
+    /// One more than the highest token id: the rows that the embedding must have.
     pub fn id_end(&self) -> usize {
         self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
     }
 
     /// Checks that every id has a row in the embedding, that texts get their BOS, and that there is
     /// the empty word that the prompt must end with; in a vocabulary of Llama-2's size it must have
-    /// Llama-2's id. A tokenizer of another model would otherwise feed the policy plausible
-    /// nonsense.
+    /// Llama-2's id. The ids of another model's tokenizer would be valid but
+    /// wrong.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The first mismatch.
     pub(super) fn check_fits(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
         let fail = |detail: String| CheckpointError::Tokenizer {
             path: self.path.clone(),
@@ -172,8 +173,8 @@ fn undefined_special_token(processor: &Value) -> Option<&str> {
     used.find(|token| defined.and_then(|map| map.get(token)).is_none())
 }
 
-/// Calls into the tokenizer library, which was not written for hostile files: fuzzing found panics
-/// in two places, both now checked for beforehand. A third must not bring the node down. Nothing
+/// Calls the tokenizer library and turns a panic into an error: fuzzing found panics on hostile
+/// files in two places, both now checked for beforehand, and another must not end the node. Nothing
 /// that a panicking call touched is used afterwards.
 fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {

@@ -1,13 +1,14 @@
-//! The vision towers, known by their timm names: head counts and MLP ratios cannot be read from
+//! The vision towers, identified by their timm names: head counts and MLP ratios cannot be read from
 //! tensor shapes.
 
 use serde_json::Value;
 
-use super::error::{CheckpointError, one_line};
+use super::error::CheckpointError;
 use super::fields::{Fields, shown};
+use crate::text::one_line;
 
-/// Which of the two tower architectures, as their tensors and arithmetic differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Tower architecture; the two differ in tensors and arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum TowerFamily {
     /// DINOv2 with class token, four registers and LayerScale.
     Dinov2,
@@ -16,26 +17,26 @@ pub enum TowerFamily {
 }
 
 /// Shape and constants of one vision transformer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct TowerConfig {
-    /// What its tensor names begin with: `vision_backbone.featurizer`.
+    /// Prefix of its tensor names: `vision_backbone.featurizer`.
     pub prefix: &'static str,
     /// The timm model's name, as in `timm_model_ids`.
     pub timm_id: &'static str,
     /// Architecture.
     pub family: TowerFamily,
     /// Width of the residual stream (1024 or 1152).
-    pub width: usize,
+    pub embed_dim: usize,
     /// Blocks in the checkpoint (24 or 27). The model runs all but the last.
     pub depth: usize,
-    /// Attention heads; divides `width` (16).
-    pub heads: usize,
+    /// Attention heads; divides `embed_dim` (16).
+    pub num_heads: usize,
     /// Width inside the MLP (4096 or 4304).
-    pub mlp: usize,
+    pub mlp_hidden: usize,
     /// Side of a patch, pixels (14).
-    pub patch: usize,
+    pub patch_size: usize,
     /// Side of the square input image, pixels (224).
-    pub image_size: usize,
+    pub img_size: usize,
     /// Class and register tokens in front of the patches (5 or 0); they are dropped from the
     /// output.
     pub prefix_tokens: usize,
@@ -46,7 +47,7 @@ pub struct TowerConfig {
 impl TowerConfig {
     /// Patches along one side of the image.
     pub fn grid(&self) -> usize {
-        self.image_size / self.patch
+        self.img_size / self.patch_size
     }
 
     /// Patches of an image; `grid` squared (256).
@@ -56,7 +57,7 @@ impl TowerConfig {
 
     /// Width of one head.
     pub fn head_dim(&self) -> usize {
-        self.width / self.heads
+        self.embed_dim / self.num_heads
     }
 
     /// Blocks that inference runs: the features are the second-to-last block's output.
@@ -73,10 +74,10 @@ impl TowerConfig {
 struct Known {
     timm_id: &'static str,
     family: TowerFamily,
-    width: usize,
+    embed_dim: usize,
     depth: usize,
-    heads: usize,
-    /// `mlp = floor(width * ratio)`, as timm computes it.
+    num_heads: usize,
+    /// `mlp_hidden = floor(embed_dim * mlp_ratio)`, as timm computes it.
     mlp_ratio: f64,
     prefix_tokens: usize,
 }
@@ -85,18 +86,18 @@ const KNOWN: [Known; 2] = [
     Known {
         timm_id: "vit_large_patch14_reg4_dinov2.lvd142m",
         family: TowerFamily::Dinov2,
-        width: 1024,
+        embed_dim: 1024,
         depth: 24,
-        heads: 16,
+        num_heads: 16,
         mlp_ratio: 4.0,
         prefix_tokens: 5,
     },
     Known {
         timm_id: "vit_so400m_patch14_siglip_224",
         family: TowerFamily::Siglip,
-        width: 1152,
+        embed_dim: 1152,
         depth: 27,
-        heads: 16,
+        num_heads: 16,
         mlp_ratio: 3.7362,
         prefix_tokens: 0,
     },
@@ -114,7 +115,7 @@ const BACKBONES: [(&str, &[&str]); 3] = [
 
 /// Side of a patch of every known tower, pixels.
 const PATCH: usize = 14;
-/// Where the towers lie in the checkpoint, in channel order.
+/// Tensor name prefixes of the towers in the checkpoint, in channel order.
 const PREFIXES: [&str; 2] = ["vision_backbone.featurizer", "vision_backbone.fused_featurizer"];
 
 /// Reads the towers in the order of the pixel channels.
@@ -155,19 +156,19 @@ pub(super) fn read_towers(fields: &Fields<'_>) -> Result<Vec<TowerConfig>, Check
         };
         let (width, depth, heads) = match overrides.and_then(|list| list.get(position)) {
             Some(value) => overridden(fields, position, value, known)?,
-            None => (known.width, known.depth, known.heads),
+            None => (known.embed_dim, known.depth, known.num_heads),
         };
         towers.push(TowerConfig {
             prefix,
             timm_id: known.timm_id,
             family: known.family,
-            width,
+            embed_dim: width,
             depth,
-            heads,
+            num_heads: heads,
             // Exact for every width in range: the product is far below 2^53.
-            mlp: (width as f64 * known.mlp_ratio) as usize,
-            patch: PATCH,
-            image_size,
+            mlp_hidden: (width as f64 * known.mlp_ratio) as usize,
+            patch_size: PATCH,
+            img_size: image_size,
             prefix_tokens: known.prefix_tokens,
             norm_eps: 1e-6,
         });
@@ -259,9 +260,9 @@ fn overridden(
             "use embed_dim, depth and num_heads only",
         ));
     }
-    let width = inner.size("embed_dim", known.width, 1, 16_384)?;
+    let width = inner.size("embed_dim", known.embed_dim, 1, 16_384)?;
     let depth = inner.size("depth", known.depth, 2, 256)?;
-    let heads = inner.size("num_heads", known.heads, 1, 256)?;
+    let heads = inner.size("num_heads", known.num_heads, 1, 256)?;
     if !width.is_multiple_of(heads) {
         return Err(inner.error(
             "num_heads",

@@ -31,11 +31,11 @@ pub struct WeightFiles {
 impl WeightFiles {
     /// Opens `model.safetensors.index.json` and its shards, or `model.safetensors`.
     ///
-    /// An index beside a `model.safetensors` that it does not name is an error: nobody can tell
-    /// which of the two is meant.
+    /// An index beside a `model.safetensors` that it does not name is an error, since
+    /// it is unclear which of the two is current.
     ///
     /// # Errors
-    /// When a file is missing or cannot be believed, or the index and the shards disagree.
+    /// When a file is missing or is damaged, or the index and the shards disagree.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         if !folder.is_dir() {
             return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
@@ -85,14 +85,14 @@ impl WeightFiles {
             }
             let file = SafetensorsFile::open(&shard)?;
             for tensor in file.names() {
-                let said = index.file_of(tensor);
-                if said != Some(name) {
-                    let said = said.map_or("does not list it".to_owned(), |other| {
-                        format!("says {}", quoted(other))
+                let listed = index.file_of(tensor);
+                if listed != Some(name) {
+                    let listed = listed.map_or("does not list it".to_owned(), |other| {
+                        format!("lists {}", quoted(other))
                     });
                     return Err(index.problem(
                         format!(
-                            "tensor {} lies in shard {}, the index {said}",
+                            "tensor {} is in shard {}, the index {listed}",
                             quoted(tensor),
                             quoted(name)
                         ),
@@ -108,7 +108,7 @@ impl WeightFiles {
         {
             return Err(index.problem(
                 format!(
-                    "tensor {} is said to lie in shard {}, which does not hold it",
+                    "tensor {} is listed in shard {}, which does not hold it",
                     quoted(tensor),
                     quoted(shard)
                 ),
@@ -188,14 +188,14 @@ impl WeightFiles {
         self.tensor(name)?.with_shape(shape)?.with_weight_dtype()
     }
 
-    /// Asks the system to read all weights ahead, so that the first inference does not wait for the
-    /// disk page by page.
+    /// Requests read-ahead of all weights, so that the first inference does not wait for the disk
+    /// page by page.
     pub fn prefetch(&self) {
         self.files.iter().for_each(SafetensorsFile::prefetch);
     }
 
     /// Whether the mapped files still are what they were when opened; a replacement by renaming
-    /// does no harm and passes.
+    /// passes, since the map keeps the old file.
     ///
     /// # Errors
     /// When a file was rewritten in place: the weights in use may be a mixture.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::kit::{Case, Kit, KitError};
+use super::kit::{Case, EosCase, Kit, KitError};
 use crate::backend::{Backend, BackendError};
+use crate::models::NoProbe;
 use crate::models::Probe;
-use crate::models::probe::Blind;
 use crate::policy::{ActionCodec, OpenVlaPolicy, PolicyError};
 use crate::tensor::{Agreement, HostTensor, agreement};
 
-/// What a device must reach.
+/// Bounds that a device must meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     /// Lowest Pearson correlation of any stage.
@@ -24,14 +24,14 @@ pub struct Bounds {
 impl Bounds {
     /// For float32 arithmetic.
     pub const F32: Self = Self { pcc: 0.9999, logits: Some(2e-3), margin: 0.0 };
-    /// For bf16 tensors with exact products and float32 sums. The margin is what the roundings of
-    /// three layers and of the sums between chips can turn on the kit: four times the root mean
-    /// square error of its logits at the least PCC.
+    /// For bf16 tensors with exact products and float32 sums. The margin bounds what rounding in
+    /// three layers and in the sums between chips can change on the kit: four times the root mean
+    /// square error of its logits at the lowest PCC.
     pub const BF16: Self = Self { pcc: 0.999, logits: None, margin: 0.1 };
-    /// For weights in block floats: tokens are not promised, their mean distance is reported.
+    /// For block-float weights: tokens may differ, their mean distance is reported.
     pub const BLOCK_FLOAT: Self = Self { pcc: 0.99, logits: None, margin: f64::INFINITY };
 
-    /// What a device must reach in a precision, by the precision's name.
+    /// Bounds of a precision, by its name.
     #[must_use]
     pub fn of(precision: &str) -> Self {
         match precision {
@@ -49,7 +49,7 @@ pub struct StageResult {
     pub case: usize,
     /// Name as in the kit.
     pub stage: String,
-    /// How near.
+    /// Agreement with the reference.
     pub agreement: Agreement,
 }
 
@@ -62,9 +62,9 @@ pub struct CaseResult {
     pub pixels_equal: bool,
     /// Whether the prompt's ids equal the kit's.
     pub ids_equal: bool,
-    /// Our tokens.
+    /// Generated tokens.
     pub tokens: Vec<u32>,
-    /// The kit's.
+    /// The kit's tokens.
     pub expected: Vec<u32>,
     /// First differing step whose reference margin is not below the bound.
     pub unexcused: Option<usize>,
@@ -81,11 +81,11 @@ pub struct Report {
     pub stages: Vec<StageResult>,
     /// Cases.
     pub cases: Vec<CaseResult>,
-    /// Special cases and texts that failed, in words.
+    /// One line for each special case or text that failed.
     pub special: Vec<String>,
     /// Tokenizer texts compared.
     pub texts: usize,
-    /// Bounds that were missed, in words.
+    /// One line for each bound that was missed.
     pub missed: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ pub enum CheckError {
     Policy {
         /// Number of the case.
         case: usize,
-        /// What it said.
+        /// Its error.
         source: PolicyError,
     },
 }
@@ -114,7 +114,7 @@ struct Recorder<'a, B: Backend> {
 }
 
 impl<B: Backend> Probe<B> for Recorder<'_, B> {
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError> {
         if name == "logits" {
             self.logits.push(self.backend.download(tensor)?);
         } else if !self.tensors.contains_key(name) {
@@ -151,7 +151,7 @@ pub fn check<B: Backend>(
                 compare_stages(case, &golden, &recorder, &generation.token_ids, &mut report.stages);
                 generation
             }
-            None => policy.generate(&rgb, &ids, &mut Blind).map_err(policy_error)?,
+            None => policy.generate(&rgb, &ids, &mut NoProbe).map_err(policy_error)?,
         };
         report.cases.push(compare_case(
             case,
@@ -162,13 +162,13 @@ pub fn check<B: Backend>(
             bounds,
         )?);
     }
-    special_cases(kit, policy, &mut report)?;
+    special_cases(kit, policy, bounds, &mut report)?;
     report.missed = missed(&report, bounds);
     Ok(report)
 }
 
-/// Puts our rows into the kit's order: prefix tokens stand after the patches here, before them in
-/// timm.
+/// The rows of `ours` in timm's order: prefix tokens before the patches; our models have them after
+/// the patches.
 fn like_timm(ours: &HostTensor, stage: &str) -> Vec<f32> {
     let values = ours.to_f32();
     let [rows, columns] = *ours.shape() else { return values };
@@ -213,7 +213,7 @@ fn compare_stages<B: Backend>(
     }
     if let Some(reference) = golden.get("logits.all_steps.top_rows") {
         let rows = reference.shape().last().copied().unwrap_or(0);
-        // After a token that differs the sequences differ too, and so do the logits that follow.
+        // After a different token the sequences differ, and with them the logits that follow.
         let same = tokens
             .iter()
             .zip(&case.generated_ids)
@@ -257,7 +257,7 @@ fn compare_case<B: Backend>(
     let (ours, theirs) = (bin(&tokens)?, bin(&case.generated_ids)?);
     let bin_distance = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b) as f64).sum::<f64>()
         / theirs.len().max(1) as f64;
-    // After a differing token the prompt differs too, so only the first difference is judged.
+    // After a different token the sequences differ, so only the first difference counts.
     let unexcused =
         tokens.iter().zip(&case.generated_ids).position(|(ours, theirs)| ours != theirs).filter(
             |&step| case.top5_per_step.get(step).is_none_or(|top| top.margin >= bounds.margin),
@@ -290,6 +290,21 @@ fn compare_case<B: Backend>(
 fn special_cases<B: Backend>(
     kit: &Kit,
     policy: &mut OpenVlaPolicy<B>,
+    bounds: Bounds,
+    report: &mut Report,
+) -> Result<(), CheckError> {
+    tokenizer_cases(kit, policy, report)?;
+    decode_cases(kit, policy, report);
+    report.special.extend(trailing_space(kit, policy, bounds, &report.cases)?);
+    for case in &kit.eos_cases {
+        report.special.extend(end_token(kit, case, policy, &report.cases)?);
+    }
+    Ok(())
+}
+
+fn tokenizer_cases<B: Backend>(
+    kit: &Kit,
+    policy: &OpenVlaPolicy<B>,
     report: &mut Report,
 ) -> Result<(), CheckError> {
     for text in &kit.tokenizer_cases {
@@ -302,13 +317,17 @@ fn special_cases<B: Backend>(
                 .push(format!("text {:?} gives {ids:?}, the reference {:?}", text.text, text.ids));
         }
     }
+    Ok(())
+}
+
+fn decode_cases<B: Backend>(kit: &Kit, policy: &OpenVlaPolicy<B>, report: &mut Report) {
     for case in &kit.decode_cases {
         let result = policy.codec().bin(case.id, 0);
         let right = if policy.codec().ids().contains(&case.id) {
             result == Ok(case.bin_index)
                 && policy.codec().normalized(&[case.id]).is_ok_and(|n| n == [case.normalized])
         } else {
-            // The official code clips these to a legal motion; ours must refuse.
+            // The official code clips these to an action; ours must refuse them.
             result.is_err()
         };
         if !right {
@@ -318,58 +337,135 @@ fn special_cases<B: Backend>(
             ));
         }
     }
+}
+
+/// Largest difference of two physical actions that come from the same tokens.
+const SAME_ACTION: f64 = 1e-9;
+
+/// First dimension in which `tokens` give another physical action than `recorded`, under the
+/// closest of the checkpoint's statistics (the kit does not record which ones it used).
+fn first_difference<B: Backend>(
+    policy: &OpenVlaPolicy<B>,
+    tokens: &[u32],
+    recorded: &[f64],
+) -> Option<usize> {
+    let Ok(normalized) = policy.codec().normalized(tokens) else { return Some(0) };
+    if tokens.len() != recorded.len() {
+        return Some(0);
+    }
+    let checkpoint = policy.checkpoint();
+    let sets = checkpoint.norm_stats.entries().filter_map(|(_, stats)| stats.ok());
+    let differences = sets.filter(|stats| stats.dim() == recorded.len()).map(|stats| {
+        let action = ActionCodec::new(&checkpoint.config, stats.clone()).unnormalize(&normalized);
+        action.iter().zip(recorded).position(|(a, b)| (a - b).abs() > SAME_ACTION)
+    });
+    // `None`, no difference, counts as later than any dimension.
+    differences.max_by_key(|first| first.unwrap_or(usize::MAX)).unwrap_or(Some(0))
+}
+
+/// A prompt that already ends with the empty word: its ids and its action must be the recorded
+/// ones.
+fn trailing_space<B: Backend>(
+    kit: &Kit,
+    policy: &mut OpenVlaPolicy<B>,
+    bounds: Bounds,
+    cases: &[CaseResult],
+) -> Result<Option<String>, CheckError> {
     let special = &kit.trailing_space_case;
-    let run = |policy: &mut OpenVlaPolicy<B>, image, prompt: &str| {
-        let rgb = policy.resize(&kit.image(image)?);
-        Ok::<_, KitError>(
-            policy.tokenize(prompt).and_then(|ids| policy.generate(&rgb, &ids, &mut Blind)),
-        )
+    let failed = |source| CheckError::Policy { case: 0, source };
+    let ids = policy.tokenize(&special.prompt).map_err(failed)?;
+    if ids != special.input_ids {
+        return Ok(Some(format!(
+            "trailing space: prompt ids {ids:?}, recorded {:?}",
+            special.input_ids
+        )));
+    }
+    let rgb = policy.resize(&kit.image(&special.image)?);
+    let tokens = policy.generate(&rgb, &ids, &mut NoProbe).map_err(failed)?.token_ids;
+    // A case with the same input, if the kit has one: its answer must be the same, and its recorded
+    // margins apply here too.
+    let twin = kit
+        .cases
+        .iter()
+        .find(|case| case.image == special.image && case.input_ids_fed == special.input_ids);
+    let answer = twin.and_then(|twin| cases.iter().find(|case| case.case == twin.id));
+    if let Some(answer) = answer.filter(|answer| answer.tokens != tokens) {
+        return Ok(Some(format!(
+            "trailing space: tokens {tokens:?}, {:?} in case {}, which has the same input",
+            answer.tokens, answer.case
+        )));
+    }
+    let excused = |step: usize| match twin.and_then(|twin| twin.top5_per_step.get(step)) {
+        Some(top) => top.margin < bounds.margin,
+        None => bounds.margin == f64::INFINITY,
     };
-    // The same ids as without the space, so the very same tokens: ours, which were compared with
-    // the reference above.
-    let tokens =
-        run(policy, &special.image, &special.prompt)?.map(|generation| generation.token_ids);
-    let plain = kit.cases.iter().find(|case| case.image == special.image);
-    let expected = plain
-        .and_then(|plain| report.cases.iter().find(|case| case.case == plain.id))
-        .map(|case| &case.tokens);
-    match (tokens, expected) {
-        (Ok(tokens), Some(expected)) if tokens == *expected => {}
-        (tokens, expected) => {
-            report.special.push(format!("trailing space: {tokens:?}, without it {expected:?}"));
-        }
-    }
+    let difference = first_difference(policy, &tokens, &special.action);
+    Ok(difference.filter(|&step| !excused(step)).map(|step| {
+        format!(
+            "trailing space: tokens {tokens:?} give another action than the recorded {:?} from \
+            dimension {step} on",
+            special.action
+        )
+    }))
+}
+
+/// A case repeated with one of its tokens as the end token. In last place it completes the answer;
+/// before that it is an error, where the official code returns an action made of prompt tokens.
+fn end_token<B: Backend>(
+    kit: &Kit,
+    case: &EosCase,
+    policy: &mut OpenVlaPolicy<B>,
+    cases: &[CaseResult],
+) -> Result<Option<String>, CheckError> {
+    let id = case.eos_token_id;
+    let wrong = |text: String| Some(format!("case {} with end token {id}: {text}", case.case));
+    let base = kit.cases.iter().find(|base| base.id == case.case);
+    let answer = cases.iter().find(|answer| answer.case == case.case);
+    let (Some(base), Some(answer)) = (base, answer) else {
+        return Ok(wrong("the kit has no such case".into()));
+    };
+    let place = answer.tokens.iter().position(|&token| token == id);
+    let as_recorded = answer.tokens == base.generated_ids;
+    let Some(place) = place else {
+        // A device of lower precision may choose other tokens; the case was compared by itself.
+        let missing = || wrong(format!("the recorded tokens {:?} lack it", base.generated_ids));
+        return Ok(if as_recorded { missing() } else { None });
+    };
+    let failed = |source| CheckError::Policy { case: case.case, source };
+    let rgb = policy.resize(&kit.image(&base.image)?);
+    let ids = policy.tokenize(&base.prompt).map_err(failed)?;
     let end = policy.end_of_sequence();
-    for case in &kit.eos_cases {
-        let Some(base) = kit.cases.iter().find(|base| base.id == case.case) else { continue };
-        policy.set_end_of_sequence(Some(case.eos_token_id));
-        let result = run(policy, &base.image, &base.prompt);
-        policy.set_end_of_sequence(end);
-        // The official code reaches back into the prompt and returns a motion; ours must say that
-        // the answer is short.
-        let ours = report
-            .cases
-            .iter()
-            .find(|result| result.case == base.id)
-            .map_or(&base.generated_ids, |own| &own.tokens);
-        let Some(wanted) = ours.iter().position(|&id| id == case.eos_token_id) else { continue };
-        match result? {
-            Err(PolicyError::EndedEarly { got, .. }) if got == wanted => {}
-            other => report.special.push(format!(
-                "case {} with end token {}: {:?} instead of an early end after {wanted} tokens",
-                case.case,
-                case.eos_token_id,
-                other.map(|generation| generation.token_ids).map_err(|error| error.to_string())
-            )),
+    policy.set_end_of_sequence(Some(id));
+    let result = policy.generate(&rgb, &ids, &mut NoProbe);
+    policy.set_end_of_sequence(end);
+    let complete = place + 1 == answer.tokens.len();
+    Ok(match result.map(|generation| generation.token_ids) {
+        Err(PolicyError::EndedEarly { got, .. }) if !complete && got == place => None,
+        Ok(tokens) if complete && tokens == answer.tokens => {
+            let difference = first_difference(policy, &tokens, &case.action);
+            difference.filter(|_| as_recorded).and_then(|dimension| {
+                wrong(format!(
+                    "tokens {tokens:?} give another action than the recorded {:?} from dimension \
+                    {dimension} on",
+                    case.action
+                ))
+            })
         }
-    }
-    Ok(())
+        other => {
+            let wanted = if complete {
+                format!("{:?}", answer.tokens)
+            } else {
+                format!("an early end after {place} tokens")
+            };
+            wrong(format!("{:?} instead of {wanted}", other.map_err(|error| error.to_string())))
+        }
+    })
 }
 
 fn missed(report: &Report, bounds: Bounds) -> Vec<String> {
     let mut missed = report.special.clone();
     for StageResult { case, stage, agreement } in &report.stages {
-        // What is not a number misses every bound.
+        // NaN misses every bound.
         if agreement.pcc.is_nan() || agreement.pcc < bounds.pcc {
             missed.push(format!(
                 "case {case}, {stage}: PCC {:.6} below {}",

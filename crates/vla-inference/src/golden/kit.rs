@@ -56,25 +56,28 @@ pub struct Top {
     pub margin: f64,
 }
 
-/// A case that ends early, because an action token was declared the end token.
+/// A case repeated with one of its action tokens as the end token.
 #[derive(Clone, Debug, Deserialize)]
 pub struct EosCase {
     /// Number of the case it derives from.
     pub case: usize,
     /// The end token.
     pub eos_token_id: u32,
+    /// The official code's physical action. After an early end it is made of the last tokens of
+    /// prompt and answer together.
+    pub action: Vec<f64>,
 }
 
 /// The case whose prompt ends with a space.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrailingSpaceCase {
-    /// Prompt, complete.
+    /// The whole prompt.
     pub prompt: String,
     /// Image, relative to the kit.
     pub image: PathBuf,
     /// Token ids of the prompt, which already end with the empty word.
     pub input_ids: Vec<u32>,
-    /// Physical action under the first statistics.
+    /// Physical action under one of the kit's statistics.
     pub action: Vec<f64>,
 }
 
@@ -107,7 +110,7 @@ pub struct TokenizerCase {
     pub ids: Vec<u32>,
 }
 
-/// A golden kit.
+/// A golden kit, read by [`Kit::open`].
 pub struct Kit {
     folder: PathBuf,
     /// How it was made.
@@ -116,7 +119,7 @@ pub struct Kit {
     pub cases: Vec<Case>,
     /// Token ids and bins.
     pub decode_cases: Vec<DecodeCase>,
-    /// Cases that end early.
+    /// Cases with an action token as the end token.
     pub eos_cases: Vec<EosCase>,
     /// The case whose prompt ends with a space.
     pub trailing_space_case: TrailingSpaceCase,
@@ -128,7 +131,7 @@ impl Kit {
     /// Reads the kit in `folder`.
     ///
     /// # Errors
-    /// When a file is missing or does not have the form of a kit.
+    /// When a file is missing or is not a kit's.
     pub fn open(folder: &Path) -> Result<Self, KitError> {
         let cases: Cases = json(&folder.join("cases.json"))?;
         let tokenizer_cases = json(&folder.join("tokenizer_cases.json"))?;

@@ -1,4 +1,4 @@
-//! Golden kits: cases made by the official code, and how near ours comes to them.
+//! Golden kits: cases recorded with the official code, and their comparison with a policy.
 //!
 //! Layout of a kit: `ckpt/` (a checkpoint), `cases.json`, `images/`, `resized/`,
 //! `tensors/caseNN.safetensors`, `tokenizer_cases.json`; see `tests/data/openvla_tiny/README.md`.
@@ -8,5 +8,5 @@ mod kit;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
-pub use kit::{Case, Kit, KitError, TokenizerCase};
+pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

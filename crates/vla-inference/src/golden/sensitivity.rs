@@ -1,5 +1,5 @@
-//! Whether an answer depends on what it should depend on. A port that ignores the image or the
-//! instruction still gives plausible tokens; only changing one of them shows it.
+//! Sensitivity of actions to the image and to the instruction. A port that ignores one of them
+//! still generates plausible tokens; only changing that input shows it.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use super::check::CheckError;
 use super::kit::Kit;
 use crate::policy::{Instruction, Policy, PolicyError};
 
-/// How far the answers to several inputs lie apart.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Differences among the actions for several inputs.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Spread {
-    /// Inputs.
+    /// Number of inputs.
     pub inputs: usize,
-    /// Different answers among them.
+    /// Different actions among them.
     pub distinct: usize,
-    /// Mean distance between two answers, in tokens' ids per action dimension.
+    /// Mean distance of two actions, in token ids per action dimension.
     pub distance: f64,
 }
 
-/// What the answers depend on.
+/// Spread of actions over images and over instructions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sensitivity {
-    /// Several images under one instruction.
+    /// Several images with one instruction.
     pub images: Spread,
-    /// Several instructions before one image.
+    /// Several instructions with one image.
     pub instructions: Spread,
 }
 
@@ -46,8 +46,8 @@ impl Spread {
         }
     }
 
-    /// Whether the answers differ about as much as the reference's: as many of them, less one, and
-    /// half as far apart.
+    /// Whether the actions differ about as much as the reference's: at most one distinct action
+    /// fewer, and at least half the distance.
     #[must_use]
     pub fn like(self, reference: Self) -> bool {
         self.distinct > 1
@@ -64,8 +64,8 @@ impl Sensitivity {
     }
 }
 
-/// Asks a policy about the first `count` images of a kit under one instruction, and about `count`
-/// instructions before one image.
+/// Runs a policy on the first `count` images of a kit with one instruction, and on `count`
+/// instructions with one image.
 ///
 /// # Errors
 /// When the kit is unfit or the policy fails.
@@ -74,18 +74,18 @@ pub fn sensitivity(
     policy: &mut dyn Policy,
     count: usize,
 ) -> Result<Sensitivity, CheckError> {
-    let mut ask = |image: &super::Case, words: &super::Case| -> Result<Vec<u32>, CheckError> {
+    let mut act = |image: &super::Case, words: &super::Case| -> Result<Vec<u32>, CheckError> {
         let failed = |source: PolicyError| CheckError::Policy { case: image.id, source };
         let instruction =
             Instruction::new(&words.instruction).map_err(|error| failed(error.into()))?;
         Ok(policy.act(&kit.image(&image.image)?, &instruction).map_err(failed)?.token_ids)
     };
-    // Cases differ in both; one of the two is held while the other changes.
+    // Cases differ in both; one of the two is kept while the other varies.
     let (some, first) = (&kit.cases[..count.min(kit.cases.len())], &kit.cases[0]);
-    let images = some.iter().map(|case| ask(case, first)).collect::<Result<Vec<_>, _>>()?;
+    let images = some.iter().map(|case| act(case, first)).collect::<Result<Vec<_>, _>>()?;
     let mut texts = BTreeSet::new();
     let different = kit.cases.iter().filter(|case| texts.insert(&case.instruction)).take(count);
-    let instructions = different.map(|case| ask(first, case)).collect::<Result<Vec<_>, _>>()?;
+    let instructions = different.map(|case| act(first, case)).collect::<Result<Vec<_>, _>>()?;
     Ok(Sensitivity { images: Spread::of(&images), instructions: Spread::of(&instructions) })
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_blind_policy_is_not_like_a_seeing_one() {
+    fn insensitive_policies_are_found() {
         let seeing =
             Spread::of(&[vec![31_800, 31_900], vec![31_900, 31_850], vec![31_750, 31_999]]);
         let blind = Spread::of(&vec![vec![31_872, 31_872]; 3]);

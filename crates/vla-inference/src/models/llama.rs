@@ -2,59 +2,24 @@
 
 use std::ops::Range;
 
-use super::{ModelError, Probe, Weights};
+use super::{ModelError, NoProbe, Probe, Weights};
 use crate::backend::{
-    Activation, AnswerSpec, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Position,
-    Split, WeightRole,
+    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, TensorParallel,
+    TokenBufferSpec, TraceBackend, WeightRole,
 };
+use crate::checkpoint::LlamaConfig;
 
-/// A head of more rows than this may be cut over the chips.
+/// A head with more rows than this is column-parallel; a smaller one is replicated.
 const WIDE_HEAD: usize = 1024;
 
-/// Dimensions of the language model, `text_config` with Llama's defaults filled in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LlamaSpec {
-    /// Columns of the residual stream.
-    pub hidden: usize,
-    /// Columns inside the MLP.
-    pub intermediate: usize,
-    /// Decoder layers.
-    pub layers: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Rows of the embedding table and of the head, padding included.
-    pub vocabulary: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_epsilon: f32,
-    /// Base of the rotary embedding.
-    pub rope_theta: f64,
-}
-
-impl LlamaSpec {
-    fn head_dim(&self) -> usize {
-        self.hidden / self.heads
-    }
-}
-
-/// Which positions a forward pass takes in and gives out.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// Position of the first row.
-    pub position: Position,
-    /// How many of the last rows are wanted.
-    pub keep: usize,
-}
-
-/// The language model. Which rows of the head are loaded is chosen when it is built.
+/// A Llama decoder; its head may hold a range of the vocabulary only.
 pub struct Llama<B: Backend> {
-    spec: LlamaSpec,
+    config: LlamaConfig,
     embed_tokens: B::Table,
     layers: Vec<Layer<B>>,
     norm: B::Norm,
     lm_head: B::Linear,
-    /// Token ids the head's outputs stand for.
+    /// Token ids of the head's outputs.
     head_ids: Range<usize>,
 }
 
@@ -68,144 +33,129 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Loads `language_model.*`; of the head only the rows `head_ids`.
+    /// Loads `language_model.*`, of the head only the rows `head_ids`.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
     pub fn load(
         backend: &B,
         weights: &Weights<'_>,
-        spec: LlamaSpec,
+        config: LlamaConfig,
         head_ids: Range<usize>,
     ) -> Result<Self, ModelError> {
         let model = weights.at("model");
-        let table = model.tensor("embed_tokens.weight", &[spec.vocabulary, spec.hidden])?;
-        let head = weights.tensor("lm_head.weight", &[spec.vocabulary, spec.hidden])?;
+        let table =
+            model.tensor("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let head = weights.tensor("lm_head.weight", &[config.vocab_size, config.hidden_size])?;
         let rows = head.rows(head_ids.clone()).map_err(BackendError::from)?;
         let lm_head = backend.load_linear(LinearSource {
             role: WeightRole::Head,
             weights: vec![rows],
             bias: None,
             output_scale: None,
-            // A head of action tokens is small: every chip holds it, and nothing is gathered.
-            split: if head_ids.len() > WIDE_HEAD { Split::Columns } else { Split::Whole },
+            // The 256 action tokens' rows are replicated, so that no logits are gathered.
+            parallelism: if head_ids.len() > WIDE_HEAD {
+                TensorParallel::Column
+            } else {
+                TensorParallel::Replicated
+            },
         })?;
-        let layers = (0..spec.layers)
-            .map(|index| Layer::load(backend, &model.at("layers").at(index), &spec))
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::load(backend, &model.at("layers").at(index), &config))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             embed_tokens: backend.load_table(table)?,
             layers,
-            norm: model.rms_norm(backend, "norm", spec.hidden, spec.rms_epsilon)?,
+            norm: model.rms_norm(
+                backend,
+                "norm",
+                config.hidden_size,
+                config.rms_norm_eps as f32,
+            )?,
             lm_head,
             head_ids,
-            spec,
+            config,
         })
     }
 
-    /// Dimensions.
+    /// Shape and constants.
     #[must_use]
-    pub fn spec(&self) -> &LlamaSpec {
-        &self.spec
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
     }
 
-    /// Token ids that the outputs of [`Llama::logits`] stand for.
+    /// Token ids of the columns of [`Llama::logits`].
     #[must_use]
     pub fn head_ids(&self) -> Range<usize> {
         self.head_ids.clone()
     }
 
-    /// An empty cache for `capacity` positions.
+    /// An empty KV cache for `capacity` positions.
     ///
     /// # Errors
-    /// When the device has no room.
+    /// When device memory is short.
     pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, BackendError> {
         backend.new_cache(CacheSpec {
-            layers: self.spec.layers,
-            heads: self.spec.heads,
-            kv_heads: self.spec.kv_heads,
-            head_dim: self.spec.head_dim(),
+            layers: self.config.num_hidden_layers,
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
             capacity,
-            rope_theta: self.spec.rope_theta,
+            rope_theta: self.config.rope_theta,
         })
     }
 
     /// Token embeddings `[ids, hidden]`.
     ///
     /// # Errors
-    /// When an id leaves the table.
+    /// When an id is outside the vocabulary.
     pub fn embed(&self, backend: &B, ids: &[u32]) -> Result<B::Tensor, BackendError> {
         backend.embed(&self.embed_tokens, ids)
     }
 
-    /// Like [`Llama::embed`], of ids on the device.
+    /// Runs the new positions `x` = `[positions, hidden]` from `position` on, and returns the
+    /// normalised hidden state of the last `keep` of them, `[keep, hidden]`.
     ///
     /// # Errors
-    /// As [`Llama::embed`].
-    pub fn embed_ids(&self, backend: &B, ids: &B::Ids) -> Result<B::Tensor, BackendError> {
-        backend.embed_ids(&self.embed_tokens, ids)
-    }
-
-    /// Room for tokens chosen on the device.
-    ///
-    /// # Errors
-    /// When the device has none.
-    pub fn new_answer(&self, backend: &B, spec: AnswerSpec) -> Result<B::Answer, BackendError> {
-        backend.new_answer(spec, &self.embed_tokens)
-    }
-
-    /// Chooses the token after the one row of `x`, on the device.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn choose(
-        &self,
-        backend: &B,
-        x: &B::Tensor,
-        answer: &mut B::Answer,
-    ) -> Result<(), BackendError> {
-        backend.choose(x, &self.lm_head, &self.embed_tokens, answer)
-    }
-
-    /// Makes `id` the answer's newest token.
-    ///
-    /// # Errors
-    /// When the id leaves the table or the device fails.
-    pub fn tell(&self, backend: &B, answer: &mut B::Answer, id: u32) -> Result<(), BackendError> {
-        backend.tell(answer, &self.embed_tokens, id)
-    }
-
-    /// Runs `x` `[positions, hidden]` at `position..`, and returns the normalised state of the last
-    /// `keep` positions, `[keep, hidden]`. The last layer's attention output and MLP run for those
-    /// positions only.
-    ///
-    /// # Errors
-    /// When the cache is full or the device fails.
+    /// When the KV cache is full or the device fails.
     pub fn forward(
         &self,
         backend: &B,
         x: B::Tensor,
         cache: &mut B::Cache,
-        Span { position, keep }: Span,
+        (position, keep): (usize, usize),
         probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        self.run(backend, x, keep, probe, |qkv, layer| {
+            backend.causal_attention(qkv, cache, layer, position)
+        })
+    }
+
+    /// All layers with the given attention. The last layer's attention output and MLP run for the
+    /// last `keep` positions only, unless the probe needs every position.
+    fn run(
+        &self,
+        backend: &B,
+        mut x: B::Tensor,
+        keep: usize,
+        probe: &mut impl Probe<B>,
+        mut attend: impl FnMut(&B::Tensor, usize) -> Result<B::Tensor, BackendError>,
     ) -> Result<B::Tensor, BackendError> {
         let [rows, _] = backend.shape(&x);
         let last = rows.saturating_sub(keep)..rows;
-        let mut x = x;
         for (index, layer) in self.layers.iter().enumerate() {
-            // A probe wants to see every position of every layer.
-            let cut = (index + 1 == self.layers.len() && last.start > 0 && !probe.wants())
+            let cut = (index + 1 == self.layers.len() && last.start > 0 && !probe.every_layer())
                 .then(|| last.clone());
-            x = layer.forward(backend, x, cache, (index, position), cut)?;
-            if probe.wants() {
-                probe.see(&format!("llm.layer{index}.out"), &x)?;
+            x = layer.forward(backend, x, cut, |qkv| attend(qkv, index))?;
+            if probe.every_layer() {
+                probe.observe(&format!("llm.layer{index}.out"), &x)?;
             }
         }
-        if probe.wants() && last.start > 0 {
+        if probe.every_layer() && last.start > 0 {
             x = backend.slice_rows(&x, last)?;
         }
         let x = backend.rms_norm(&x, &self.norm)?;
-        probe.see("llm.final_norm.out", &x)?;
+        probe.observe("llm.final_norm.out", &x)?;
         Ok(x)
     }
 
@@ -218,57 +168,130 @@ impl<B: Backend> Llama<B> {
     }
 }
 
+impl<B: TraceBackend> Llama<B> {
+    /// [`Llama::embed`] for ids on the device.
+    ///
+    /// # Errors
+    /// As [`Llama::embed`].
+    pub fn embed_ids(&self, backend: &B, ids: &B::TokenIds) -> Result<B::Tensor, BackendError> {
+        backend.embed_ids(&self.embed_tokens, ids)
+    }
+
+    /// An empty token buffer.
+    ///
+    /// # Errors
+    /// When device memory is short.
+    pub fn new_token_buffer(
+        &self,
+        backend: &B,
+        spec: TokenBufferSpec,
+    ) -> Result<B::TokenBuffer, BackendError> {
+        backend.new_token_buffer(spec, &self.embed_tokens)
+    }
+
+    /// Appends the greedy token after the one row of `x` = `[1, hidden]`, on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn argmax_append(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        buffer: &mut B::TokenBuffer,
+    ) -> Result<(), BackendError> {
+        backend.argmax_append(x, &self.lm_head, &self.embed_tokens, buffer)
+    }
+
+    /// Makes `id` the token that the next decode step continues from.
+    ///
+    /// # Errors
+    /// When the id is outside the vocabulary or the device fails.
+    pub fn set_last_token(
+        &self,
+        backend: &B,
+        buffer: &mut B::TokenBuffer,
+        id: u32,
+    ) -> Result<(), BackendError> {
+        backend.set_last_token(buffer, &self.embed_tokens, id)
+    }
+
+    /// [`Llama::forward`] of one position, `x` = `[1, hidden]`, at the KV cache's position counter.
+    ///
+    /// # Errors
+    /// When no position was set or the device fails.
+    pub fn forward_at_counter(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        cache: &mut B::Cache,
+    ) -> Result<B::Tensor, BackendError> {
+        self.run(backend, x, 1, &mut NoProbe, |qkv, layer| {
+            backend.causal_attention_at_counter(qkv, cache, layer)
+        })
+    }
+}
+
 impl<B: Backend> Layer<B> {
-    fn load(backend: &B, weights: &Weights<'_>, spec: &LlamaSpec) -> Result<Self, ModelError> {
+    fn load(backend: &B, weights: &Weights<'_>, config: &LlamaConfig) -> Result<Self, ModelError> {
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
-        let (queries, keys) = (spec.heads * spec.head_dim(), spec.kv_heads * spec.head_dim());
-        let norm = |name| weights.rms_norm(backend, name, spec.hidden, spec.rms_epsilon);
+        let (queries, keys) = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        );
+        let norm =
+            |name| weights.rms_norm(backend, name, config.hidden_size, config.rms_norm_eps as f32);
         let shape = HeadShape {
-            heads: spec.heads,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim(),
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
             rotary: true,
         };
-        let (heads, after) = (Split::Heads(shape), Split::AfterHeads(shape));
+        let (column, row) = (TensorParallel::ColumnByHead(shape), TensorParallel::RowByHead(shape));
         let qkv = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
-        let gate_up = [("gate_proj", spec.intermediate), ("up_proj", spec.intermediate)];
+        let gate_up =
+            [("gate_proj", config.intermediate_size), ("up_proj", config.intermediate_size)];
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            qkv: attention.stacked(backend, (WeightRole::Attention, heads), &qkv, spec.hidden)?,
+            qkv: attention.stacked(
+                backend,
+                (WeightRole::Attention, column),
+                &qkv,
+                config.hidden_size,
+            )?,
             o_proj: attention.stacked(
                 backend,
-                (WeightRole::Attention, after),
-                &[("o_proj", spec.hidden)],
+                (WeightRole::Attention, row),
+                &[("o_proj", config.hidden_size)],
                 queries,
             )?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             gate_up: mlp.stacked(
                 backend,
-                (WeightRole::Mlp, Split::Columns),
+                (WeightRole::Mlp, TensorParallel::Column),
                 &gate_up,
-                spec.hidden,
+                config.hidden_size,
             )?,
             down_proj: mlp.stacked(
                 backend,
-                (WeightRole::Mlp, Split::Rows),
-                &[("down_proj", spec.hidden)],
-                spec.intermediate,
+                (WeightRole::Mlp, TensorParallel::Row),
+                &[("down_proj", config.hidden_size)],
+                config.intermediate_size,
             )?,
         })
     }
 
-    /// `cut`: the rows to go on with after attention, when not all are needed any more.
+    /// `[rows, hidden]` to the same, or to the rows `cut` where only those are needed after the
+    /// attention.
     fn forward(
         &self,
         backend: &B,
         x: B::Tensor,
-        cache: &mut B::Cache,
-        (index, position): (usize, Position),
         cut: Option<Range<usize>>,
+        mut attend: impl FnMut(&B::Tensor) -> Result<B::Tensor, BackendError>,
     ) -> Result<B::Tensor, BackendError> {
         let normed = backend.rms_norm(&x, &self.input_layernorm)?;
         let qkv = backend.linear(&normed, &self.qkv, Activation::Identity)?;
-        let attended = backend.causal_attention(&qkv, cache, index, position)?;
+        let attended = attend(&qkv)?;
         let (x, attended) = match cut {
             Some(rows) => {
                 (backend.slice_rows(&x, rows.clone())?, backend.slice_rows(&attended, rows)?)

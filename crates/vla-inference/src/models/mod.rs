@@ -1,50 +1,51 @@
-//! Networks, written once and generic over [`Backend`](crate::backend::Backend); fields are named
-//! like the checkpoint.
+//! Networks, generic over [`Backend`](crate::backend::Backend); fields are named like the
+//! checkpoint's tensors, dimensions like `config.json` and timm.
 //!
-//! A model never sees an observation or a robot: bytes of an image and token ids go in, features
-//! and logits come out.
+//! Input of a model: the bytes of a resized image and token ids. Output: features, logits and
+//! token ids.
 
-pub mod action;
+pub mod action_trace;
 pub mod llama;
 pub mod openvla;
 pub mod probe;
 pub mod projector;
+pub mod speculative;
 pub mod vit;
 mod weights;
 
-pub use probe::Probe;
+pub use probe::{NoProbe, Probe};
 pub use weights::{TensorSource, Weights};
 
 use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::tensor::TensorError;
 
-/// Why a model could not be built or run.
+/// Error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The checkpoint lacks something or has it in another shape.
+    /// A tensor is missing or has another shape.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The device refused.
+    /// An operation failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// A tensor of the checkpoint could not be brought to the device.
+    /// A tensor could not be loaded.
     #[error("{name}: {source}")]
     Load {
         /// Name of the tensor or layer in the checkpoint.
         name: String,
-        /// What the device said.
+        /// Error of the device.
         source: BackendError,
     },
-    /// Bytes that do not make the tensor they should.
+    /// Stored bytes that do not match the shape.
     #[error("{name}: {source}")]
     Tensor {
         /// Name of the tensor in the checkpoint.
         name: String,
-        /// What does not fit.
+        /// Cause.
         source: TensorError,
     },
-    /// More positions than the model has room for.
+    /// A prompt beyond the model's maximum positions.
     #[error(
         "the prompt takes {positions} positions but the model has room for {capacity}; shorten \
         the instruction"
@@ -52,7 +53,7 @@ pub enum ModelError {
     TooLong {
         /// Positions needed.
         positions: usize,
-        /// Positions there are.
+        /// Positions available.
         capacity: usize,
     },
 }

@@ -5,60 +5,26 @@
 
 use std::ops::Range;
 
-use super::llama::{Llama, LlamaSpec, Span};
+use super::llama::Llama;
 use super::projector::Projector;
-use super::vit::{VisionTower, VitSpec};
-use super::{ModelError, Probe, TensorSource, Weights};
-use crate::backend::{Backend, BackendError, Normalisation, Pixels, Position, TopTwo};
-use crate::checkpoint::{LlamaConfig, OpenVlaConfig, PreprocessorConfig, TowerConfig, TowerFamily};
+use super::vit::VisionTower;
+use super::{ModelError, Probe, TensorSource, Weights, speculative};
+use crate::backend::{Backend, BackendError, Normalisation, Pixels, TopTwo};
+use crate::checkpoint::{OpenVlaConfig, PreprocessorConfig};
 
 /// The network.
 pub struct OpenVla<B: Backend> {
-    /// Each with the number of its grid.
+    /// Each with the index of its patch grid.
     towers: Vec<(VisionTower<B>, usize)>,
-    /// Sides of images and of their patches, pixels: towers with the same share them.
+    /// Distinct pairs of image side and patch side, pixels; towers with the same pair share the
+    /// patches.
     grids: Vec<(usize, usize)>,
     projector: Projector<B>,
     llama: Llama<B>,
-    max_positions: usize,
-}
-
-impl From<&TowerConfig> for VitSpec {
-    fn from(tower: &TowerConfig) -> Self {
-        Self {
-            name: match tower.family {
-                TowerFamily::Dinov2 => "dino".into(),
-                TowerFamily::Siglip => "siglip".into(),
-            },
-            width: tower.width,
-            depth: tower.depth,
-            heads: tower.heads,
-            mlp: tower.mlp,
-            patch: tower.patch,
-            side: tower.image_size,
-            registers: tower.prefix_tokens.checked_sub(1),
-            layer_scale: tower.layer_scale(),
-        }
-    }
-}
-
-impl From<&LlamaConfig> for LlamaSpec {
-    fn from(llama: &LlamaConfig) -> Self {
-        Self {
-            hidden: llama.hidden_size,
-            intermediate: llama.intermediate_size,
-            layers: llama.layers,
-            heads: llama.heads,
-            kv_heads: llama.kv_heads,
-            vocabulary: llama.vocab_size,
-            rms_epsilon: llama.rms_norm_eps as f32,
-            rope_theta: llama.rope_theta,
-        }
-    }
 }
 
 impl<B: Backend> OpenVla<B> {
-    /// Brings a checkpoint to the device; of the head only the rows `head_ids`.
+    /// Loads a checkpoint, of the head only the rows `head_ids`.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
@@ -73,16 +39,20 @@ impl<B: Backend> OpenVla<B> {
         let (mut towers, mut grids) = (Vec::new(), Vec::new());
         for (tower, pixels) in config.towers.iter().zip(&preprocessor.towers) {
             let normalisation = Normalisation { mean: pixels.mean, std: pixels.std };
-            let loaded =
-                VisionTower::load(backend, &weights.at(tower.prefix), tower.into(), normalisation)?;
-            let grid = (loaded.spec().side, loaded.spec().patch);
+            let loaded = VisionTower::load(
+                backend,
+                &weights.at(tower.prefix),
+                tower.clone(),
+                normalisation,
+            )?;
+            let grid = (tower.img_size, tower.patch_size);
             let number = grids.iter().position(|known| *known == grid).unwrap_or_else(|| {
                 grids.push(grid);
                 grids.len() - 1
             });
             towers.push((loaded, number));
         }
-        let vision = config.towers.iter().map(|tower| tower.width).sum();
+        let vision = config.towers.iter().map(|tower| tower.embed_dim).sum();
         let hidden = config.llama.hidden_size;
         Ok(Self {
             towers,
@@ -91,10 +61,9 @@ impl<B: Backend> OpenVla<B> {
             llama: Llama::load(
                 backend,
                 &weights.at("language_model"),
-                (&config.llama).into(),
+                config.llama.clone(),
                 head_ids,
             )?,
-            max_positions: config.llama.max_positions,
         })
     }
 
@@ -109,19 +78,21 @@ impl<B: Backend> OpenVla<B> {
         rgb: &[u8],
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        self.features_of(backend, &self.images(backend, rgb)?, probe)
+        self.features_of(backend, &self.upload_images(backend, rgb)?, probe)
     }
 
-    /// A resized RGB image on the device, once for each grid of patches that the towers cut it
-    /// into.
+    /// Uploads a resized RGB image, once for each patch grid.
     ///
     /// # Errors
-    /// When it has another size than the towers take.
-    pub fn images(&self, backend: &B, rgb: &[u8]) -> Result<Vec<B::Image>, BackendError> {
-        self.grids.iter().map(|&(side, patch)| backend.image(Pixels { rgb, side, patch })).collect()
+    /// When the image size is not that of the towers.
+    pub fn upload_images(&self, backend: &B, rgb: &[u8]) -> Result<Vec<B::Image>, BackendError> {
+        self.grids
+            .iter()
+            .map(|&(side, patch)| backend.upload_image(Pixels { rgb, side, patch }))
+            .collect()
     }
 
-    /// Like [`OpenVla::features`], of an image on the device.
+    /// [`OpenVla::features`] of an image on the device.
     ///
     /// # Errors
     /// When the device fails.
@@ -148,17 +119,17 @@ impl<B: Backend> OpenVla<B> {
         backend.concat_columns(&features.iter().collect::<Vec<_>>())
     }
 
-    /// Patches of an image: positions that it takes in the sequence.
+    /// Patches of an image, each one position of the sequence.
     #[must_use]
     pub fn patches(&self) -> usize {
-        self.towers.first().map_or(0, |(tower, _)| tower.spec().patches())
+        self.towers.first().map_or(0, |(tower, _)| tower.config().patches())
     }
 
     pub(super) fn llama(&self) -> &Llama<B> {
         &self.llama
     }
 
-    /// Positions that a prompt, its image and `further` tokens take.
+    /// Checks a prompt and returns the positions of the prompt, its image and `further` tokens.
     pub(super) fn check_prompt(
         &self,
         prompt: &[u32],
@@ -166,21 +137,24 @@ impl<B: Backend> OpenVla<B> {
         further: usize,
     ) -> Result<usize, ModelError> {
         let capacity = patches + prompt.len() + further;
-        if capacity > self.max_positions {
-            return Err(ModelError::TooLong { positions: capacity, capacity: self.max_positions });
+        let config = self.llama.config();
+        let available = config.max_position_embeddings;
+        if capacity > available {
+            return Err(ModelError::TooLong { positions: capacity, capacity: available });
         }
         let refuse =
             |detail: String| Err(BackendError::Shape { operation: "prefill", detail }.into());
-        let vocabulary = self.llama.spec().vocabulary;
+        let vocabulary = config.vocab_size;
         match prompt.iter().find(|&&id| id as usize >= vocabulary) {
             _ if prompt.is_empty() => refuse("the prompt is empty".into()),
-            Some(id) => refuse(format!("id {id} leaves a vocabulary of {vocabulary}")),
+            Some(id) => refuse(format!("id {id} is outside a vocabulary of {vocabulary}")),
             None => Ok(capacity),
         }
     }
 
-    /// The language model's input: the image after the first of the text's embeddings.
-    pub(super) fn sequence(
+    /// Input of the language model, `[1 + patches + rest, hidden]`: the image's embeddings after
+    /// the first of the text's.
+    pub(super) fn input_sequence(
         &self,
         backend: &B,
         image: &B::Tensor,
@@ -189,7 +163,7 @@ impl<B: Backend> OpenVla<B> {
         let [ids, _] = backend.shape(text);
         let begin = backend.slice_rows(text, 0..1)?;
         let rest = backend.slice_rows(text, 1..ids)?;
-        backend.sequence(&[&begin, image, &rest])
+        backend.concat_sequence(&[&begin, image, &rest])
     }
 
     /// Patch embeddings `[patches, hidden]`.
@@ -203,7 +177,7 @@ impl<B: Backend> OpenVla<B> {
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
         let projected = self.projector.forward(backend, features)?;
-        probe.see("projector.out", &projected)?;
+        probe.observe("projector.out", &projected)?;
         Ok(projected)
     }
 
@@ -220,17 +194,16 @@ impl<B: Backend> OpenVla<B> {
         new_tokens: usize,
         probe: &mut impl Probe<B>,
     ) -> Result<(Sequence<B>, B::Tensor), ModelError> {
-        self.prefill_drafted(backend, image, (prompt, &[]), new_tokens, probe)
+        self.prefill_with_draft(backend, image, (prompt, &[]), new_tokens, probe)
     }
 
-    /// Like [`OpenVla::prefill`], with a guess of the tokens to come run along with the prompt: row
-    /// i of the logits is that of the token after i drafted ones, and means something as long as
-    /// those are what the rows before it chose.
-    /// [`Sequence::accept`] keeps the ones that were right.
+    /// [`OpenVla::prefill`] with a draft of the following tokens (speculative decoding): row i of
+    /// the logits, `[1 + draft, head_ids]`, is that of the token after i draft tokens.
+    /// [`Sequence::accept`] keeps the verified prefix.
     ///
     /// # Errors
     /// As [`OpenVla::prefill`].
-    pub fn prefill_drafted(
+    pub fn prefill_with_draft(
         &self,
         backend: &B,
         image: &B::Tensor,
@@ -242,18 +215,12 @@ impl<B: Backend> OpenVla<B> {
         let positions = patches + prompt.len();
         let capacity = self.check_prompt(prompt, patches, new_tokens.max(draft.len()))?;
         let text = self.llama.embed(backend, &[prompt, draft].concat())?;
-        let x = self.sequence(backend, image, &text)?;
-        probe.see("llm.inputs_embeds", &x)?;
+        let x = self.input_sequence(backend, image, &text)?;
+        probe.observe("llm.inputs_embeds", &x)?;
         let mut cache = self.llama.new_cache(backend, capacity)?;
-        let last = self.llama.forward(
-            backend,
-            x,
-            &mut cache,
-            Span { position: Position::At(0), keep: 1 + draft.len() },
-            probe,
-        )?;
+        let last = self.llama.forward(backend, x, &mut cache, (0, 1 + draft.len()), probe)?;
         let logits = self.llama.logits(backend, &last)?;
-        probe.see("logits", &logits)?;
+        probe.observe("logits", &logits)?;
         Ok((Sequence { cache, positions }, logits))
     }
 
@@ -269,20 +236,19 @@ impl<B: Backend> OpenVla<B> {
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
         let x = self.llama.embed(backend, &[token])?;
-        let span = Span { position: Position::At(sequence.positions), keep: 1 };
-        let last = self.llama.forward(backend, x, &mut sequence.cache, span, probe)?;
+        let at = (sequence.positions, 1);
+        let last = self.llama.forward(backend, x, &mut sequence.cache, at, probe)?;
         sequence.positions += 1;
         let logits = self.llama.logits(backend, &last)?;
-        probe.see("logits", &logits)?;
+        probe.observe("logits", &logits)?;
         Ok(logits)
     }
 
-    /// The greedy choice from each row of logits: its token id and how far ahead of the second it
-    /// is.
+    /// Greedy token and its logits for each row of logits `[rows, head_ids]`.
     ///
     /// # Errors
     /// When a logit is not finite.
-    pub fn choices(
+    pub fn greedy(
         &self,
         backend: &B,
         logits: &B::Tensor,
@@ -292,39 +258,89 @@ impl<B: Backend> OpenVla<B> {
         Ok(backend.top_two(logits)?.into_iter().map(|top| (id(top), top)).collect())
     }
 
-    /// The greedy choice from the last row of logits.
+    /// Decodes `tokens` tokens greedily after a prefill with `draft`, and calls `check` with each
+    /// id and its index; an error of `check` ends the decoding. Returns ids, logit margins and the
+    /// number of accepted draft tokens; `prefilled` is called once the draft is verified.
     ///
     /// # Errors
-    /// When a logit is not finite.
-    pub fn choose(&self, backend: &B, logits: &B::Tensor) -> Result<(u32, TopTwo), BackendError> {
-        let choice = self.choices(backend, logits)?.pop();
-        choice.ok_or_else(|| BackendError::Shape {
-            operation: "choose",
-            detail: "no row of logits".into(),
-        })
+    /// When a logit is not finite, the device fails, or `check` refuses a token.
+    pub fn decode_greedily<E: From<BackendError>>(
+        &self,
+        backend: &B,
+        (mut sequence, logits): (Sequence<B>, B::Tensor),
+        (draft, tokens): (&[u32], usize),
+        probe: &mut impl Probe<B>,
+        mut check: impl FnMut(u32, usize) -> Result<(), E>,
+        prefilled: impl FnOnce(),
+    ) -> Result<GreedyDecode, E> {
+        let mut greedy = self.greedy(backend, &logits)?;
+        let accepted = speculative::accepted(draft, greedy.iter().map(|(id, _)| *id));
+        sequence.accept(accepted);
+        prefilled();
+        greedy.truncate(accepted + 1);
+        let mut decode = GreedyDecode { accepted, ..GreedyDecode::default() };
+        let mut verified = greedy.into_iter();
+        while decode.ids.len() < tokens {
+            let (id, top) = match (verified.next(), decode.ids.last()) {
+                (Some(token), _) => token,
+                (None, Some(&last)) => self.next(backend, &mut sequence, last, probe)?,
+                (None, None) => return Err(no_row().into()),
+            };
+            decode.ids.push(id);
+            decode.logit_margins.push(top.logit_margin());
+            check(id, decode.ids.len() - 1)?;
+        }
+        Ok(decode)
+    }
+
+    /// One decode step: the greedy token after `token`.
+    fn next(
+        &self,
+        backend: &B,
+        sequence: &mut Sequence<B>,
+        token: u32,
+        probe: &mut impl Probe<B>,
+    ) -> Result<(u32, TopTwo), BackendError> {
+        let logits = self.step(backend, sequence, token, probe)?;
+        self.greedy(backend, &logits)?.pop().ok_or_else(no_row)
     }
 }
 
-/// A prompt that was run, and the tokens after it.
+fn no_row() -> BackendError {
+    BackendError::Shape { operation: "decode", detail: "no row of logits".into() }
+}
+
+/// Tokens of a greedy decode.
+#[derive(Clone, Debug, Default)]
+pub struct GreedyDecode {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Largest minus second largest logit of each token.
+    pub logit_margins: Vec<f32>,
+    /// Accepted draft tokens.
+    pub accepted: usize,
+}
+
+/// The KV cache of a prompt and the tokens after it.
 pub struct Sequence<B: Backend> {
     cache: B::Cache,
     positions: usize,
 }
 
 impl<B: Backend> Sequence<B> {
-    /// Keys and values, for tests.
+    /// The KV cache.
     #[must_use]
     pub fn cache(&self) -> &B::Cache {
         &self.cache
     }
 
-    /// Keeps this many drafted tokens; what was run after them is forgotten when the next token is
-    /// written over it.
+    /// Keeps the first `drafted` draft tokens; the KV cache of the others is overwritten by the
+    /// next tokens.
     pub fn accept(&mut self, drafted: usize) {
         self.positions += drafted;
     }
 
-    /// Positions run so far, drafted ones only where they were accepted.
+    /// Positions so far, accepted draft tokens included.
     #[must_use]
     pub fn positions(&self) -> usize {
         self.positions

@@ -1,31 +1,32 @@
-//! Looking at a network's intermediate tensors: for `selfcheck`, and for finding the first tensor
-//! that differs.
+//! Access to a network's intermediate tensors: for `selfcheck`, and to find the first tensor that
+//! differs from a reference.
 
 use crate::backend::{Backend, BackendError};
 
-/// Sees named intermediate tensors as a model computes them.
+/// Receives named intermediate tensors as a model computes them.
 pub trait Probe<B: Backend> {
     /// Called with each tensor; names follow the golden kit (`siglip.block0.out`,
     /// `llm.layer0.out`).
     ///
     /// # Errors
-    /// When the tensor cannot be read back.
-    fn see(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError>;
-    /// Whether anybody looks; names are not even formatted when not.
-    fn wants(&self) -> bool {
+    /// When the tensor cannot be downloaded.
+    fn observe(&mut self, name: &str, tensor: &B::Tensor) -> Result<(), BackendError>;
+    /// Whether per-layer tensors are needed. If not, their names are not formatted and the last
+    /// layer computes the needed rows only.
+    fn every_layer(&self) -> bool {
         true
     }
 }
 
-/// Nobody looks.
-pub struct Blind;
+/// A probe that ignores every tensor.
+pub struct NoProbe;
 
-impl<B: Backend> Probe<B> for Blind {
-    fn see(&mut self, _name: &str, _tensor: &B::Tensor) -> Result<(), BackendError> {
+impl<B: Backend> Probe<B> for NoProbe {
+    fn observe(&mut self, _name: &str, _tensor: &B::Tensor) -> Result<(), BackendError> {
         Ok(())
     }
 
-    fn wants(&self) -> bool {
+    fn every_layer(&self) -> bool {
         false
     }
 }

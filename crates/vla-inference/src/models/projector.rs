@@ -1,7 +1,7 @@
-//! The projector: patch features of both towers to embeddings of the language model.
+//! Projector: an MLP from patch features of all towers to the language model's embeddings.
 
 use super::{ModelError, Weights};
-use crate::backend::{Activation, Backend, BackendError, Split, WeightRole};
+use crate::backend::{Activation, Backend, BackendError, TensorParallel, WeightRole};
 
 /// `fc1` (to four times the input), GELU, `fc2`, GELU, `fc3`: the "fused-gelu-mlp" of Prismatic.
 pub struct Projector<B: Backend> {
@@ -21,13 +21,13 @@ impl<B: Backend> Projector<B> {
         vision: usize,
         hidden: usize,
     ) -> Result<Self, ModelError> {
-        let linear = |name, shape, split| {
-            weights.linear(backend, (WeightRole::Projector, split), name, shape)
+        let linear = |name, shape, parallelism| {
+            weights.linear(backend, (WeightRole::Projector, parallelism), name, shape)
         };
         Ok(Self {
-            fc1: linear("fc1", [4 * vision, vision], Split::Columns)?,
-            fc2: linear("fc2", [hidden, 4 * vision], Split::Rows)?,
-            fc3: linear("fc3", [hidden, hidden], Split::Columns)?,
+            fc1: linear("fc1", [4 * vision, vision], TensorParallel::Column)?,
+            fc2: linear("fc2", [hidden, 4 * vision], TensorParallel::Row)?,
+            fc3: linear("fc3", [hidden, hidden], TensorParallel::Column)?,
         })
     }
 

@@ -8,50 +8,21 @@
 use super::{ModelError, Probe, Weights};
 use crate::backend::{
     Activation, Backend, BackendError, HeadShape, LinearSource, Normalisation,
-    PatchEmbeddingSource, Split, WeightRole,
+    PatchEmbeddingSource, TensorParallel, WeightRole,
 };
+use crate::checkpoint::{TowerConfig, TowerFamily};
 
-/// timm's `LayerNorm` of both towers.
-const EPSILON: f32 = 1e-6;
-
-/// Dimensions of a tower.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VitSpec {
-    /// Name in the golden kit and in logs: `dino` or `siglip`.
-    pub name: String,
-    /// Columns of the residual stream.
-    pub width: usize,
-    /// Blocks in the checkpoint; one less is run.
-    pub depth: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Columns inside the MLP.
-    pub mlp: usize,
-    /// Width and height of a patch, pixels.
-    pub patch: usize,
-    /// Width and height of the image, pixels.
-    pub side: usize,
-    /// Register tokens after the class token; `None` for a tower without prefix tokens.
-    pub registers: Option<usize>,
-    /// Whether the blocks have LayerScale.
-    pub layer_scale: bool,
-}
-
-impl VitSpec {
-    /// Number of patches.
-    #[must_use]
-    pub fn patches(&self) -> usize {
-        (self.side / self.patch).pow(2)
-    }
-
-    fn prefix_tokens(&self) -> usize {
-        self.registers.map_or(0, |registers| 1 + registers)
+/// Name of a tower in the golden kit and in probes.
+fn name(family: TowerFamily) -> &'static str {
+    match family {
+        TowerFamily::Dinov2 => "dino",
+        TowerFamily::Siglip => "siglip",
     }
 }
 
 /// A tower without its last block.
 pub struct VisionTower<B: Backend> {
-    spec: VitSpec,
+    config: TowerConfig,
     patch_embed: B::PatchEmbedding,
     pos_embed: B::Tensor,
     /// Class token and registers `[1 + registers, width]`.
@@ -71,56 +42,57 @@ struct Block<B: Backend> {
 }
 
 impl<B: Backend> VisionTower<B> {
-    /// Loads a tower from its place in the checkpoint.
+    /// Loads a tower; `weights` is its prefix in the checkpoint.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
     pub fn load(
         backend: &B,
         weights: &Weights<'_>,
-        spec: VitSpec,
+        config: TowerConfig,
         normalisation: Normalisation,
     ) -> Result<Self, ModelError> {
-        let VitSpec { width, patch, .. } = spec;
+        let TowerConfig { embed_dim: width, patch_size: patch, .. } = config;
         let convolution = weights.at("patch_embed.proj");
         let linear = LinearSource {
             role: WeightRole::Vision,
             weights: vec![convolution.matrix("weight", &[width, 3, patch, patch], width)?],
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
-            split: Split::Whole,
+            parallelism: TensorParallel::Replicated,
         };
         let patch_embed =
             backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation })?;
         let rows = |name: &str, rows: usize| -> Result<B::Tensor, ModelError> {
             Ok(backend.upload(&weights.matrix(name, &[1, rows, width], rows)?)?)
         };
-        let prefix = match spec.registers {
+        // The class token, then the registers.
+        let prefix = match config.prefix_tokens.checked_sub(1) {
             None => None,
             Some(0) => Some(rows("cls_token", 1)?),
             Some(registers) => Some(
                 backend.concat_rows(&[&rows("cls_token", 1)?, &rows("reg_token", registers)?])?,
             ),
         };
-        let blocks = (0..spec.depth.saturating_sub(1))
-            .map(|index| Block::load(backend, &weights.at("blocks").at(index), &spec))
+        let blocks = (0..config.used_blocks())
+            .map(|index| Block::load(backend, &weights.at("blocks").at(index), &config))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             patch_embed,
-            pos_embed: rows("pos_embed", spec.patches())?,
+            pos_embed: rows("pos_embed", config.patches())?,
             prefix,
             blocks,
-            spec,
+            config,
         })
     }
 
-    /// Dimensions.
+    /// Shape and constants.
     #[must_use]
-    pub fn spec(&self) -> &VitSpec {
-        &self.spec
+    pub fn config(&self) -> &TowerConfig {
+        &self.config
     }
 
-    /// Patch features `[patches, width]` of a resized image's patches.
+    /// Patch features `[patches, embed_dim]` from [`Backend::cut_patches`] of a resized image.
     ///
     /// # Errors
     /// When the device fails.
@@ -130,57 +102,65 @@ impl<B: Backend> VisionTower<B> {
         patches: &B::Tensor,
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let name = &self.spec.name;
+        let name = name(self.config.family);
         let x = backend.embed_patches(patches, &self.patch_embed)?;
-        probe.see(&format!("{name}.patch_embed"), &x)?;
+        probe.observe(&format!("{name}.patch_embed"), &x)?;
         // The position embedding belongs to the patches only; prefix tokens have none.
         let x = backend.add(x, &self.pos_embed)?;
-        // They stand after the patches here, before them in timm: attention does not know the
-        // order, and the patches stay aligned to tiles on a device that has tiles.
+        // Appended here, prepended in timm: bidirectional attention is invariant to the order, and
+        // the patches stay aligned to tiles.
         let mut x = match &self.prefix {
             Some(prefix) => backend.concat_rows(&[&x, prefix])?,
             None => x,
         };
-        probe.see(&format!("{name}.embedded"), &x)?;
+        probe.observe(&format!("{name}.embedded"), &x)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(backend, x, self.spec.heads)?;
-            if probe.wants() {
-                probe.see(&format!("{name}.block{index}.out"), &x)?;
+            x = block.forward(backend, x, self.config.num_heads)?;
+            if probe.every_layer() {
+                probe.observe(&format!("{name}.block{index}.out"), &x)?;
             }
         }
-        let features = match self.spec.prefix_tokens() {
+        let features = match self.config.prefix_tokens {
             0 => x,
-            _ => backend.slice_rows(&x, 0..self.spec.patches())?,
+            _ => backend.slice_rows(&x, 0..self.config.patches())?,
         };
-        probe.see(&format!("patch_features.{name}"), &features)?;
+        probe.observe(&format!("patch_features.{name}"), &features)?;
         Ok(features)
     }
 }
 
 impl<B: Backend> Block<B> {
-    fn load(backend: &B, weights: &Weights<'_>, spec: &VitSpec) -> Result<Self, ModelError> {
-        let &VitSpec { width, mlp, layer_scale, .. } = spec;
+    fn load(backend: &B, weights: &Weights<'_>, config: &TowerConfig) -> Result<Self, ModelError> {
+        let &TowerConfig { embed_dim: width, mlp_hidden, .. } = config;
+        let epsilon = config.norm_eps as f32;
         let scale = |name: &str| {
-            layer_scale.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose()
+            let scaled = config.layer_scale();
+            scaled.then(|| weights.at(name).tensor("scale_factor", &[width])).transpose()
         };
         let heads = HeadShape {
-            heads: spec.heads,
-            kv_heads: spec.heads,
-            head_dim: width / spec.heads,
+            heads: config.num_heads,
+            kv_heads: config.num_heads,
+            head_dim: config.head_dim(),
             rotary: false,
         };
-        let linear =
-            |name, split, shape| weights.linear(backend, (WeightRole::Vision, split), name, shape);
-        let scaled = |name, split, shape, scale| {
-            weights.scaled_linear(backend, (WeightRole::Vision, split), name, shape, scale)
+        let linear = |name, parallelism, shape| {
+            weights.linear(backend, (WeightRole::Vision, parallelism), name, shape)
+        };
+        let scaled = |name, parallelism, shape, scale| {
+            weights.scaled_linear(backend, (WeightRole::Vision, parallelism), name, shape, scale)
         };
         Ok(Self {
-            norm1: weights.layer_norm(backend, "norm1", width, EPSILON)?,
-            qkv: linear("attn.qkv", Split::Heads(heads), [3 * width, width])?,
-            proj: scaled("attn.proj", Split::AfterHeads(heads), [width, width], scale("ls1")?)?,
-            norm2: weights.layer_norm(backend, "norm2", width, EPSILON)?,
-            fc1: linear("mlp.fc1", Split::Columns, [mlp, width])?,
-            fc2: scaled("mlp.fc2", Split::Rows, [width, mlp], scale("ls2")?)?,
+            norm1: weights.layer_norm(backend, "norm1", width, epsilon)?,
+            qkv: linear("attn.qkv", TensorParallel::ColumnByHead(heads), [3 * width, width])?,
+            proj: scaled(
+                "attn.proj",
+                TensorParallel::RowByHead(heads),
+                [width, width],
+                scale("ls1")?,
+            )?,
+            norm2: weights.layer_norm(backend, "norm2", width, epsilon)?,
+            fc1: linear("mlp.fc1", TensorParallel::Column, [mlp_hidden, width])?,
+            fc2: scaled("mlp.fc2", TensorParallel::Row, [width, mlp_hidden], scale("ls2")?)?,
         })
     }
 

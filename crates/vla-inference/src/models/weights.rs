@@ -1,13 +1,13 @@
-//! Walking a checkpoint by the names of its tensors.
+//! Checkpoint tensors by name, and layers built from them.
 
 use bytes::Bytes;
 
 use super::ModelError;
-use crate::backend::{Backend, LinearSource, NormSource, Split, WeightRole};
+use crate::backend::{Backend, LinearSource, NormSource, TensorParallel, WeightRole};
 use crate::checkpoint::{MappedTensor, StoredType, WeightFiles};
 use crate::tensor::{DType, HostTensor};
 
-/// Where named tensors come from: a checkpoint, or a test.
+/// A source of named tensors: a checkpoint, or a test.
 pub trait TensorSource {
     /// The tensor `name`, which must have exactly `shape`.
     ///
@@ -22,7 +22,7 @@ impl TensorSource for WeightFiles {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
         let mapped = self.expect(name, shape)?;
         let dtype = match mapped.dtype() {
-            StoredType::Bf16 => Some(DType::Bf16),
+            StoredType::BF16 => Some(DType::Bf16),
             StoredType::F32 => Some(DType::F32),
             _ => None,
         };
@@ -40,7 +40,7 @@ impl TensorSource for WeightFiles {
     }
 }
 
-/// Keeps the map alive for as long as a weight points into it.
+/// Keeps the file mapped while a weight refers to it.
 struct Mapped(MappedTensor);
 
 impl AsRef<[u8]> for Mapped {
@@ -49,7 +49,7 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
-/// A place in a checkpoint: tensors below a common prefix.
+/// The tensors of a checkpoint below a common name prefix.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: &'a dyn TensorSource,
@@ -63,7 +63,7 @@ impl<'a> Weights<'a> {
         Self { source, prefix: String::new() }
     }
 
-    /// The place `name` below this one.
+    /// The prefix extended by `name`.
     #[must_use]
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         Self { source: self.source, prefix: self.path(name) }
@@ -73,7 +73,7 @@ impl<'a> Weights<'a> {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
 
-    /// The tensor `name` below this place, of exactly `shape`.
+    /// The tensor `name` below the prefix, of exactly `shape`.
     ///
     /// # Errors
     /// As [`TensorSource::tensor`].
@@ -81,7 +81,7 @@ impl<'a> Weights<'a> {
         self.source.tensor(&self.path(name), shape)
     }
 
-    /// Like [`Weights::tensor`], viewed as a matrix of `rows` rows.
+    /// [`Weights::tensor`] reshaped to `rows` rows.
     ///
     /// # Errors
     /// As [`TensorSource::tensor`].
@@ -98,28 +98,28 @@ impl<'a> Weights<'a> {
             .map_err(|error| ModelError::Tensor { name: self.path(name), source: error })
     }
 
-    /// The layer `name` with a bias.
+    /// The linear layer `name` with a bias.
     ///
     /// # Errors
     /// As [`TensorSource::tensor`], and when the device refuses.
     pub fn linear<B: Backend>(
         &self,
         backend: &B,
-        (role, split): (WeightRole, Split),
+        (role, parallelism): (WeightRole, TensorParallel),
         name: &str,
         [outputs, inputs]: [usize; 2],
     ) -> Result<B::Linear, ModelError> {
-        self.scaled_linear(backend, (role, split), name, [outputs, inputs], None)
+        self.scaled_linear(backend, (role, parallelism), name, [outputs, inputs], None)
     }
 
-    /// Like [`Weights::linear`] with a factor per output, such as a LayerScale.
+    /// [`Weights::linear`] with a factor per output, such as a LayerScale.
     ///
     /// # Errors
     /// As [`Weights::linear`].
     pub fn scaled_linear<B: Backend>(
         &self,
         backend: &B,
-        (role, split): (WeightRole, Split),
+        (role, parallelism): (WeightRole, TensorParallel),
         name: &str,
         [outputs, inputs]: [usize; 2],
         output_scale: Option<HostTensor>,
@@ -130,21 +130,21 @@ impl<'a> Weights<'a> {
             weights: vec![layer.tensor("weight", &[outputs, inputs])?],
             bias: Some(layer.tensor("bias", &[outputs])?),
             output_scale,
-            split,
+            parallelism,
         };
         backend
             .load_linear(source)
             .map_err(|source| ModelError::Load { name: layer.prefix, source })
     }
 
-    /// Layers without bias, stacked along their outputs.
+    /// One linear layer from several without bias, `(name, outputs)`, stacked along the outputs.
     ///
     /// # Errors
     /// As [`Weights::linear`].
     pub fn stacked<B: Backend>(
         &self,
         backend: &B,
-        (role, split): (WeightRole, Split),
+        (role, parallelism): (WeightRole, TensorParallel),
         parts: &[(&str, usize)],
         inputs: usize,
     ) -> Result<B::Linear, ModelError> {
@@ -152,7 +152,7 @@ impl<'a> Weights<'a> {
             .iter()
             .map(|(name, outputs)| self.at(name).tensor("weight", &[*outputs, inputs]))
             .collect::<Result<_, _>>()?;
-        let source = LinearSource { role, weights, bias: None, output_scale: None, split };
+        let source = LinearSource { role, weights, bias: None, output_scale: None, parallelism };
         backend
             .load_linear(source)
             .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })

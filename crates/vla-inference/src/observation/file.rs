@@ -6,6 +6,7 @@ use std::path::Path;
 use image::{ImageFormat, ImageReader, Limits};
 
 use super::{ImageError, MAX_SIDE, RgbImage};
+use crate::text::unwrapped;
 
 /// Largest compressed image that is accepted, bytes.
 pub const MAX_COMPRESSED_BYTES: usize = 64 << 20;
@@ -34,8 +35,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
     limits.max_image_height = Some(MAX_SIDE as u32);
     reader.limits(limits);
     let decoded = reader.decode().map_err(|error| {
-        // One line for the user, whatever the decoder says.
-        let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = unwrapped(&error.to_string());
         ImageError::Compressed { format: name, bytes: bytes.len(), reason }
     })?;
     let rgb = decoded.into_rgb8();
@@ -43,8 +43,8 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageError> {
 }
 
 /// Whether a JPEG ends with its end marker (after which some cameras pad with zeros). The decoder
-/// fills what is missing of a JPEG that was cut off with grey and says nothing; half a picture is
-/// no observation.
+/// fills the rest of a truncated JPEG with grey and reports no error; half an image is no
+/// observation.
 fn ends_as_jpeg(bytes: &[u8]) -> bool {
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     bytes[..end].ends_with(&[0xff, 0xd9])
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_jpeg_that_was_cut_off_anywhere_is_no_image() {
+    fn truncated_large_jpegs_are_refused() {
         let pixels: Vec<u8> =
             (0..640 * 480 * 3_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let mut bytes = Cursor::new(Vec::new());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_decodes_and_a_truncated_one_says_so() {
+    fn jpegs_decode_and_truncated_ones_are_errors() {
         let bytes = jpeg();
         assert_eq!((decode(&bytes).unwrap().width(), decode(&bytes).unwrap().height()), (32, 24));
         for keep in [2, 20, 200, bytes.len() / 2] {

@@ -1,19 +1,19 @@
-//! From a camera's bytes to what a policy sees: an RGB image, then a square one resized exactly as
-//! Pillow does it.
+//! Image preparation: decodes image messages and files to RGB and resizes them to a square, byte for
+//! byte as Pillow does.
 
 mod camera;
 mod file;
 mod resize;
 
 use bytes::Bytes;
-pub use camera::{Encoding, RawImage};
+pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
 pub use resize::Resizer;
 
 /// Largest width or height that is accepted, pixels.
 pub const MAX_SIDE: usize = 8192;
 
-/// Why bytes are not an image we can use.
+/// Why an image is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// An encoding of `sensor_msgs/image_encodings.hpp` that is not handled.
@@ -67,7 +67,7 @@ pub enum ImageError {
         format: &'static str,
         /// Bytes given.
         bytes: usize,
-        /// The decoder's words.
+        /// The decoder's message.
         reason: String,
     },
     /// A compressed image that is neither JPEG nor PNG.
@@ -81,7 +81,7 @@ pub enum ImageError {
     File {
         /// Path as given.
         path: String,
-        /// The operating system's words.
+        /// The operating system's message.
         reason: String,
     },
 }

@@ -4,11 +4,11 @@
 //! horizontal pass first, and values rounded and clipped to u8 between the passes. (Pillow 13 runs
 //! the vertical pass first where the height shrinks much more than the width; checkpoints were
 //! trained before that.) Source of the arithmetic: Pillow 10.3, `src/libImaging/Resample.c`; the
-//! golden kit holds twelve images as witnesses.
+//! golden kit compares twelve images.
 //!
 //! Both passes are one loop over groups of [`LANES`] neighbouring bytes, which the compiler turns
-//! into vector instructions. In an image the bytes that the horizontal pass weighs alike are not
-//! neighbours; so rows are first put side by side, ten at a time.
+//! into vector instructions. In an image the bytes with equal horizontal weights are not neighbours;
+//! so rows are first put side by side, ten at a time.
 
 use super::{ImageError, RgbImage, check_side};
 
@@ -17,12 +17,12 @@ const PRECISION_BITS: u32 = 22;
 /// Half the width of the bicubic kernel at scale 1.
 const SUPPORT: f64 = 2.0;
 
-/// Bytes that are summed together: two or four vector registers of sums, and what else fits is left
-/// to the addressing.
+/// Bytes that are summed together: two or four vector registers of sums; the other registers are
+/// left for addressing.
 const LANES: usize = 32;
 /// A group of bytes that have the same weights.
 type Group = [u8; LANES];
-/// Rows of an image that stand side by side in a [`Group`], three bytes of each; two lanes are left
+/// Rows of an image that are side by side in a [`Group`], three bytes of each; two lanes are left
 /// over.
 const ROWS: usize = 10;
 /// Bytes of a pixel between the passes; the fourth has no meaning.
@@ -44,7 +44,7 @@ struct Buffers {
     columns: Vec<Group>,
     /// The same after the horizontal pass.
     narrow: Vec<Group>,
-    /// All rows after the horizontal pass, pixels of [`WIDE`] bytes, each row filled up to whole
+    /// All rows after the horizontal pass, pixels of [`WIDE`] bytes, each row padded to whole
     /// groups.
     between: Vec<Group>,
     /// The result in the same form.
@@ -194,8 +194,8 @@ fn put_side_by_side(columns: &mut [Group], pixels: &[u8], width: usize) {
         }
         return;
     }
-    // Four bytes move as one, three do not: the fourth is what the next row overwrites. After the
-    // last of these rows there is one.
+    // Four bytes are copied at once, which is faster than three; the next row overwrites the fourth.
+    // Another row follows the last of these.
     let rows: [&[u8]; ROWS] =
         std::array::from_fn(|place| &pixels[place * row_bytes..=(place + 1) * row_bytes]);
     for (x, column) in columns.iter_mut().enumerate() {
@@ -205,7 +205,7 @@ fn put_side_by_side(columns: &mut [Group], pixels: &[u8], width: usize) {
     }
 }
 
-/// The row at `place` of those that stand side by side, as pixels of four bytes.
+/// The row at `place` of those side by side, as pixels of four bytes.
 fn take_apart(row: &mut [u8], columns: &[Group], place: usize) {
     for (pixel, column) in row.as_chunks_mut::<WIDE>().0.iter_mut().zip(columns) {
         pixel.copy_from_slice(&column[place * 3..place * 3 + 4]);
@@ -294,7 +294,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_size_follows_the_definition(
-            sizes in proptest::collection::vec((1usize..70, 1usize..70), 1..4), side in 1usize..40, seed in any::<u32>(),
+            sizes in proptest::collection::vec((1usize..70, 1usize..70), 1..4),
+            side in 1usize..40,
+            seed in any::<u32>(),
         ) {
             let mut resizer = Resizer::new(side).unwrap();
             let mut state = u64::from(seed);
@@ -304,7 +306,8 @@ mod tests {
                     ((state >> 55) as u8).wrapping_mul(5)
                 });
                 let image = RgbImage::new(width, height, pixels.collect()).unwrap();
-                prop_assert_eq!(resizer.resize(&image), plain(&image, side), "{} x {} to {}", width, height, side);
+                let (ours, pillow) = (resizer.resize(&image), plain(&image, side));
+                prop_assert_eq!(ours, pillow, "{} x {} to {}", width, height, side);
             }
         }
     }

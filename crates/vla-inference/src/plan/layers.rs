@@ -1,12 +1,12 @@
-//! Every linear layer of OpenVLA by its shape, and what it takes of a chip.
+//! Every linear layer of OpenVLA by its shape, and its memory on a chip.
 
 use super::{Assumptions, allocated};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::Placement;
-use crate::backend::{HeadShape, Split, WeightRole};
+use crate::backend::{HeadShape, TensorParallel, WeightRole};
 use crate::checkpoint::OpenVlaConfig;
 
-/// What a layer belongs to.
+/// Part of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// The towers.
@@ -19,26 +19,26 @@ pub enum Group {
     Head,
 }
 
-/// A linear layer, `count` times.
+/// A linear layer that occurs `count` times.
 #[derive(Clone, Debug)]
 pub struct PlannedLayer {
-    /// What it belongs to.
+    /// Part of the network.
     pub group: Group,
-    /// What it is for.
+    /// Role, which selects its number format.
     pub role: WeightRole,
-    /// How it is cut.
-    pub split: Split,
-    /// Stacked weights.
+    /// Role under tensor parallelism.
+    pub parallelism: TensorParallel,
+    /// Number of stacked weights.
     pub parts: usize,
-    /// All outputs.
+    /// Outputs of all stacked weights.
     pub outputs: usize,
     /// Inputs.
     pub inputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
-    /// How often.
+    /// Number of such layers.
     pub count: usize,
-    /// Rows that go through it in a prefill, padded to tiles.
+    /// Rows of its input in a prefill, padded to tiles.
     pub rows: usize,
 }
 
@@ -49,16 +49,22 @@ impl PlannedLayer {
         chips: usize,
         assumptions: &Assumptions,
     ) -> Placement {
-        let spread = match self.role {
+        let num_shards = match self.role {
             WeightRole::Vision | WeightRole::Projector if !policy.split_vision => 1,
             _ => chips,
         };
-        let even =
+        let multiple =
             if self.role == WeightRole::Mlp { assumptions.mlp_multiple } else { super::TILE_SIDE };
-        Placement::of(self.split, self.parts, [self.outputs, self.inputs], spread, even)
+        Placement::of(
+            self.parallelism,
+            self.parts,
+            [self.outputs, self.inputs],
+            num_shards,
+            multiple,
+        )
     }
 
-    /// Bytes of all of them on one chip, as allocated.
+    /// Allocated bytes of all `count` layers on one chip.
     #[must_use]
     pub fn bytes(&self, policy: &PrecisionPolicy, chips: usize, assumptions: &Assumptions) -> u64 {
         let Placement { rows, columns, parts } = self.placement(policy, chips, assumptions);
@@ -67,7 +73,7 @@ impl PlannedLayer {
         (self.count * parts) as u64 * (weight + bias)
     }
 
-    /// Weights of one of them on one chip, padding included.
+    /// Weight elements of one layer on one chip, padding included.
     #[must_use]
     pub fn elements(
         &self,
@@ -80,12 +86,12 @@ impl PlannedLayer {
         parts as f64 * tiles(rows) * tiles(columns)
     }
 
-    /// Whether its result is a sum over chips.
+    /// Whether its partial sums are all-reduced.
     #[must_use]
-    pub fn sums(&self, policy: &PrecisionPolicy, chips: usize) -> bool {
-        let cut =
+    pub fn all_reduces(&self, policy: &PrecisionPolicy, chips: usize) -> bool {
+        let sharded =
             chips > 1 && (policy.split_vision || matches!(self.group, Group::Llama | Group::Head));
-        cut && matches!(self.split, Split::Rows | Split::AfterHeads(_))
+        sharded && matches!(self.parallelism, TensorParallel::Row | TensorParallel::RowByHead(_))
     }
 }
 
@@ -93,41 +99,56 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     let mut layers = Vec::new();
     let mut push = |group,
                     role,
-                    split,
+                    parallelism,
                     parts,
                     [outputs, inputs]: [usize; 2],
                     bias,
                     count,
                     rows: usize| {
         let rows = rows.next_multiple_of(super::TILE_SIDE);
-        layers.push(PlannedLayer { group, role, split, parts, outputs, inputs, bias, count, rows });
+        layers.push(PlannedLayer {
+            group,
+            role,
+            parallelism,
+            parts,
+            outputs,
+            inputs,
+            bias,
+            count,
+            rows,
+        });
     };
     for tower in &config.towers {
-        let (width, blocks) = (tower.width, tower.used_blocks());
+        let (width, blocks) = (tower.embed_dim, tower.used_blocks());
         let heads = HeadShape {
-            heads: tower.heads,
-            kv_heads: tower.heads,
+            heads: tower.num_heads,
+            kv_heads: tower.num_heads,
             head_dim: tower.head_dim(),
             rotary: false,
         };
         let rows = tower.patches() + tower.prefix_tokens;
-        let mut vision = |split, shape, count, rows| {
-            push(Group::Vision, WeightRole::Vision, split, 1, shape, true, count, rows);
+        let mut vision = |parallelism, shape, count, rows| {
+            push(Group::Vision, WeightRole::Vision, parallelism, 1, shape, true, count, rows);
         };
-        vision(Split::Whole, [width, 3 * tower.patch * tower.patch], 1, tower.patches());
-        vision(Split::Heads(heads), [3 * width, width], blocks, rows);
-        vision(Split::AfterHeads(heads), [width, width], blocks, rows);
-        vision(Split::Columns, [tower.mlp, width], blocks, rows);
-        vision(Split::Rows, [width, tower.mlp], blocks, rows);
+        vision(
+            TensorParallel::Replicated,
+            [width, 3 * tower.patch_size * tower.patch_size],
+            1,
+            tower.patches(),
+        );
+        vision(TensorParallel::ColumnByHead(heads), [3 * width, width], blocks, rows);
+        vision(TensorParallel::RowByHead(heads), [width, width], blocks, rows);
+        vision(TensorParallel::Column, [tower.mlp_hidden, width], blocks, rows);
+        vision(TensorParallel::Row, [width, tower.mlp_hidden], blocks, rows);
     }
     let patches = config.towers.first().map_or(0, |tower| tower.patches());
     let mut inputs = config.projector.vision_size;
     for (index, &outputs) in config.projector.layers.iter().enumerate() {
-        let split = if index % 2 == 0 { Split::Columns } else { Split::Rows };
+        let parallelism = if index % 2 == 0 { TensorParallel::Column } else { TensorParallel::Row };
         push(
             Group::Projector,
             WeightRole::Projector,
-            split,
+            parallelism,
             1,
             [outputs, inputs],
             true,
@@ -139,26 +160,45 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     let llama = &config.llama;
     let (hidden, inside) = (llama.hidden_size, llama.intermediate_size);
     let heads = HeadShape {
-        heads: llama.heads,
-        kv_heads: llama.kv_heads,
+        heads: llama.num_attention_heads,
+        kv_heads: llama.num_key_value_heads,
         head_dim: llama.head_dim,
         rotary: true,
     };
-    let (queries, keys) = (llama.heads * llama.head_dim, llama.kv_heads * llama.head_dim);
+    let (queries, keys) =
+        (llama.num_attention_heads * llama.head_dim, llama.num_key_value_heads * llama.head_dim);
     let rows = crate::backend::tt::bucket(assumptions.positions);
-    let mut language = |role, split, parts, shape| {
-        push(Group::Llama, role, split, parts, shape, false, llama.layers, rows)
+    let mut language = |role, parallelism, parts, shape| {
+        push(Group::Llama, role, parallelism, parts, shape, false, llama.num_hidden_layers, rows)
     };
-    language(WeightRole::Attention, Split::Heads(heads), 3, [queries + 2 * keys, hidden]);
-    language(WeightRole::Attention, Split::AfterHeads(heads), 1, [hidden, queries]);
-    language(WeightRole::Mlp, Split::Columns, 2, [2 * inside, hidden]);
-    language(WeightRole::Mlp, Split::Rows, 1, [hidden, inside]);
-    let split = if assumptions.head_rows > 1024 { Split::Columns } else { Split::Whole };
-    push(Group::Head, WeightRole::Head, split, 1, [assumptions.head_rows, hidden], false, 1, 1);
+    language(
+        WeightRole::Attention,
+        TensorParallel::ColumnByHead(heads),
+        3,
+        [queries + 2 * keys, hidden],
+    );
+    language(WeightRole::Attention, TensorParallel::RowByHead(heads), 1, [hidden, queries]);
+    language(WeightRole::Mlp, TensorParallel::Column, 2, [2 * inside, hidden]);
+    language(WeightRole::Mlp, TensorParallel::Row, 1, [hidden, inside]);
+    let parallelism = if assumptions.head_rows > 1024 {
+        TensorParallel::Column
+    } else {
+        TensorParallel::Replicated
+    };
+    push(
+        Group::Head,
+        WeightRole::Head,
+        parallelism,
+        1,
+        [assumptions.head_rows, hidden],
+        false,
+        1,
+        1,
+    );
     layers
 }
 
-/// Norms, position embeddings and prefix tokens, on every chip.
+/// Allocated bytes of norms, position embeddings and prefix tokens on one chip; replicated.
 pub(super) fn small_tensors(config: &OpenVlaConfig, policy: &PrecisionPolicy) -> u64 {
     let vector = |width| allocated(1, width, NumberFormat::Bf16, true);
     let towers: u64 = config
@@ -168,12 +208,12 @@ pub(super) fn small_tensors(config: &OpenVlaConfig, policy: &PrecisionPolicy) ->
             let prefix = if tower.prefix_tokens == 0 {
                 0
             } else {
-                allocated(tower.prefix_tokens, tower.width, policy.stream, true)
+                allocated(tower.prefix_tokens, tower.embed_dim, policy.stream, true)
             };
-            4 * tower.used_blocks() as u64 * vector(tower.width)
-                + allocated(tower.patches(), tower.width, policy.stream, true)
+            4 * tower.used_blocks() as u64 * vector(tower.embed_dim)
+                + allocated(tower.patches(), tower.embed_dim, policy.stream, true)
                 + prefix
         })
         .sum();
-    towers + (2 * config.llama.layers as u64 + 1) * vector(config.llama.hidden_size)
+    towers + (2 * config.llama.num_hidden_layers as u64 + 1) * vector(config.llama.hidden_size)
 }

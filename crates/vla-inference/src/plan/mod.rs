@@ -1,58 +1,58 @@
-//! What a model would need of a mesh and how fast it would be, from its config.json alone: before
-//! any weight is read.
+//! Memory and time of a model on a mesh, predicted from its config.json alone.
 //!
-//! A roofline: every stage takes the longer of its arithmetic and its memory traffic, and the
-//! collectives after it. What is assumed stands in [`Assumptions`] and is printed with every plan.
-//! Nothing here was measured on silicon.
+//! A roofline model: a stage takes the longer of its arithmetic and its memory traffic, plus its
+//! collectives. All assumptions are in [`Assumptions`] and are printed with every plan. Nothing
+//! here was measured on silicon.
 
 mod layers;
 mod stages;
 
+use tt_metal::{DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS};
+
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{MeshKind, TILE_SIDE, bucket, cache_rows};
+use crate::backend::tt::{MLP_COLUMN_MULTIPLE, MeshKind, TILE_SIDE, bucket, cache_dims};
 use crate::checkpoint::OpenVlaConfig;
 pub use layers::{Group, PlannedLayer};
 pub use stages::StagePlan;
 
 /// One GiB in bytes.
 pub const GIB: f64 = (1u64 << 30) as f64;
-/// Memory banks of a chip, and what firmware leaves of each.
-const BANKS: u64 = 12;
-const BANK_BYTES: u64 = 1_071_821_792;
-/// Head rows that stand for actions.
+/// Rows of the output head for action tokens.
 pub const ACTION_ROWS: usize = 256;
 
-/// What a plan takes for granted. Rates are per chip.
+/// Assumptions of a plan. Rates are per chip.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assumptions {
     /// Positions of the prompt with its image, before padding to a bucket.
     pub positions: usize,
-    /// Action tokens; the first comes with the prefill.
+    /// Action tokens; the prefill gives the first.
     pub tokens: usize,
     /// Rows of the output head that are computed.
     pub head_rows: usize,
-    /// Products and sums per second of one matmul pass, all cores.
+    /// FLOP per second of one matmul pass, all cores.
     pub flop_per_second: f64,
-    /// DRAM bytes per second that matmuls reach.
+    /// DRAM bytes per second reached by matmuls.
     pub dram_bytes_per_second: f64,
     /// Bytes per second of one Ethernet link, each way.
     pub link_bytes_per_second: f64,
     /// Seconds per hop between chips.
     pub hop_seconds: f64,
-    /// Collectives wait for arithmetic and arithmetic for collectives; otherwise they cost nothing.
+    /// Whether collectives and arithmetic run one after the other; otherwise collectives take no
+    /// time.
     pub serial_collectives: bool,
-    /// Rows that a collective of a decode step carries: one of a tile's 32, or all of them.
+    /// Rows sent by a collective of a decode step: 1, or all 32 of a tile.
     pub decode_rows: usize,
-    /// Format of the partial sums in prefill and in decode; `None` is the policy's.
+    /// Format of the partial sums in prefill and in decode; `None` for the policy's.
     pub payload: Option<[NumberFormat; 2]>,
     /// MLP columns per chip are padded to a multiple of this.
     pub mlp_multiple: usize,
-    /// Host work per inference that nothing hides, seconds: resize, upload, read-back.
+    /// Host time per inference that does not overlap with the device, seconds: resize, upload,
+    /// read-back.
     pub host_seconds: f64,
 }
 
 impl Assumptions {
-    /// For the model as this program runs it: what published tt-metal measurements reach.
+    /// For the model as implemented here, with rates from published tt-metal measurements.
     #[must_use]
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
@@ -65,19 +65,19 @@ impl Assumptions {
             link_bytes_per_second: 12.5e9,
             hop_seconds: 1e-6,
             serial_collectives: true,
-            // The backend folds a single row into whole tiles where it fills them.
+            // The backend reshapes a single row to whole tiles if it fills them.
             decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) {
                 1
             } else {
                 TILE_SIDE
             },
             payload: None,
-            mlp_multiple: 16 * TILE_SIDE,
+            mlp_multiple: MLP_COLUMN_MULTIPLE,
             host_seconds: 0.0,
         }
     }
 
-    /// In words, one per line.
+    /// One line of text per assumption.
     #[must_use]
     pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
         let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
@@ -104,12 +104,12 @@ impl Assumptions {
                 self.link_bytes_per_second / 1e9,
                 self.hop_seconds * 1e6,
                 if self.serial_collectives {
-                    "nothing overlaps"
+                    "no overlap with arithmetic"
                 } else {
                     "hidden behind arithmetic"
                 },
                 if self.decode_rows == 1 {
-                    "one row, folded into whole tiles,".to_owned()
+                    "one row, reshaped to whole tiles,".to_owned()
                 } else {
                     format!("{} rows", self.decode_rows)
                 }
@@ -117,9 +117,9 @@ impl Assumptions {
             format!(
                 "vision and projector: {}",
                 if policy.split_vision && chips > 1 {
-                    "cut over the chips, collectives hidden"
+                    "sharded over the chips, collectives hidden"
                 } else {
-                    "computed on every chip"
+                    "replicated on every chip"
                 }
             ),
             format!("MLP columns per chip padded to a multiple of {}", self.mlp_multiple),
@@ -127,8 +127,8 @@ impl Assumptions {
                 "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
                 self.host_seconds * 1e3
             ),
-            "no launch overhead between operations: prompt and decode step are recordings that \
-            the device replays (not so with --eager)"
+            "no launch overhead between operations: prefill and decode step are executed as \
+            captured traces (not with --eager)"
                 .into(),
         ]
     }
@@ -138,12 +138,12 @@ impl Assumptions {
     }
 }
 
-/// Memory of one chip by what it is for, bytes.
+/// Memory of one chip by purpose, bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// What, and how many bytes.
+    /// Purpose and bytes.
     pub items: Vec<(String, u64)>,
-    /// What tensors may use.
+    /// Bytes available to tensors.
     pub capacity: u64,
 }
 
@@ -154,21 +154,21 @@ impl MemoryPlan {
         self.items.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes that are missing, if any.
+    /// Bytes missing, if any.
     #[must_use]
     pub fn shortfall(&self) -> Option<u64> {
         self.total().checked_sub(self.capacity).filter(|&bytes| bytes > 0)
     }
 }
 
-/// A plan.
+/// Predicted memory and time of a model on a mesh.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The mesh.
     pub mesh: MeshKind,
     /// The precision policy.
     pub policy: PrecisionPolicy,
-    /// What it takes for granted.
+    /// Assumptions.
     pub assumptions: Assumptions,
     /// Memory of one chip.
     pub memory: MemoryPlan,
@@ -205,8 +205,8 @@ impl Plan {
     }
 }
 
-/// Bytes that a tensor takes of a chip: tiles or rows go round the banks, so each bank holds as
-/// many as the fullest.
+/// Bytes allocated for a tensor on a chip: pages (tiles or rows) are interleaved over the banks,
+/// and every bank reserves as many pages as the fullest.
 #[must_use]
 pub fn allocated(rows: usize, columns: usize, format: NumberFormat, tiled: bool) -> u64 {
     let (pages, page) = if tiled {
@@ -214,7 +214,7 @@ pub fn allocated(rows: usize, columns: usize, format: NumberFormat, tiled: bool)
     } else {
         (rows, (columns as f64 * format.bytes()) as u64)
     };
-    (pages as u64).div_ceil(BANKS) * page.next_multiple_of(32) * BANKS
+    (pages as u64).div_ceil(DRAM_BANKS) * page.next_multiple_of(32) * DRAM_BANKS
 }
 
 fn memory(
@@ -233,18 +233,19 @@ fn memory(
             .sum()
     };
     let llama = &config.llama;
-    let [groups, width, rows] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, {
-        assumptions.positions + assumptions.tokens - 1
-    });
+    let [groups, width, rows] =
+        cache_dims(llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim, chips, {
+            assumptions.positions + assumptions.tokens - 1
+        });
     let side = allocated(groups * rows, width, policy.cache, true);
-    // Cosine and sine, in tiles for the prompt and row by row for looking up a decoded token's.
+    // Cosine and sine, in tiles for the prefill and row-major for the lookup of a decode step.
     let tables = [true, false]
         .map(|tiled| 2 * allocated(rows, width, NumberFormat::Bf16, tiled))
         .iter()
         .sum::<u64>();
-    // The widest moment of a pass: residual, its norm, the projections and both halves of the MLP.
+    // Peak of a layer: residual stream, its norm, the projections and both halves of the MLP.
     let widest = llama.hidden_size * 4
-        + (llama.heads + 2 * llama.kv_heads) * llama.head_dim
+        + (llama.num_attention_heads + 2 * llama.num_key_value_heads) * llama.head_dim
         + 3 * llama.intermediate_size;
     let work = allocated(bucket(assumptions.positions), widest, policy.stream, true);
     let items = vec![
@@ -257,12 +258,12 @@ fn memory(
             allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
         ),
         ("norms and embeddings".into(), layers::small_tensors(config, policy)),
-        (format!("keys and values of {rows} positions"), 2 * llama.layers as u64 * side + tables),
+        (
+            format!("keys and values of {rows} positions"),
+            2 * llama.num_hidden_layers as u64 * side + tables,
+        ),
         ("activations".into(), work),
-        ("trace region".into(), BANKS * TRACE_REGION),
+        ("trace region".into(), DRAM_BANKS * DEFAULT_TRACE_REGION_BYTES),
     ];
-    MemoryPlan { items, capacity: BANKS * (BANK_BYTES / 32 * 32) }
+    MemoryPlan { items, capacity: DRAM_BANKS * (DRAM_BANK_BYTES / 32 * 32) }
 }
-
-/// Kept of every bank for traces, as the backend opens a mesh.
-const TRACE_REGION: u64 = 48 << 20;

@@ -1,29 +1,29 @@
-//! The roofline of each stage.
+//! Roofline estimate of each stage.
 
 use super::layers::{Group, PlannedLayer};
 use super::{Assumptions, MeshKind, TILE_SIDE, bucket};
 use crate::backend::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
-use crate::backend::tt::cache_rows;
+use crate::backend::tt::cache_dims;
 use crate::checkpoint::OpenVlaConfig;
 
-/// A stage on one chip.
+/// One stage of an inference, on one chip.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StagePlan {
     /// `vision`, `prefill` or `decode step`.
     pub name: &'static str,
-    /// How often per inference.
+    /// Passes per inference.
     pub count: usize,
-    /// Products and sums on one chip.
+    /// FLOP on one chip.
     pub flop: f64,
-    /// Bytes that one chip reads from DRAM.
+    /// Bytes read from DRAM by one chip.
     pub bytes: f64,
-    /// Bytes that one chip sends over each of its links.
+    /// Bytes sent by one chip over each of its links.
     pub sent: f64,
     /// Milliseconds of arithmetic.
     pub flop_ms: f64,
     /// Milliseconds of memory traffic.
     pub memory_ms: f64,
-    /// Milliseconds of collectives that nothing hides.
+    /// Milliseconds of collectives that do not overlap with arithmetic.
     pub collective_ms: f64,
 }
 
@@ -35,7 +35,7 @@ impl StagePlan {
     }
 }
 
-/// Work that adds up.
+/// Accumulated work of a stage.
 #[derive(Default)]
 struct Work {
     flop: f64,
@@ -70,7 +70,7 @@ impl Work {
     }
 }
 
-/// Bytes per link and seconds of one all-reduce of `bytes`: a ring in both directions where there
+/// Bytes per link and seconds of one all-reduce of `bytes`, in both directions of a ring if there
 /// is one.
 fn all_reduce(bytes: f64, mesh: MeshKind, assumptions: &Assumptions) -> (f64, f64) {
     let chips = mesh.chips() as f64;
@@ -79,8 +79,17 @@ fn all_reduce(bytes: f64, mesh: MeshKind, assumptions: &Assumptions) -> (f64, f6
     }
     let directions = if mesh.ring() { 2.0 } else { 1.0 };
     let sent = 2.0 * (chips - 1.0) / chips * bytes / directions;
-    // Reduce-scatter and all-gather each go half way round.
+    // Reduce-scatter and all-gather take half of the ring each.
     (sent, sent / assumptions.link_bytes_per_second + chips * assumptions.hop_seconds)
+}
+
+/// Everything a stage's estimate depends on.
+struct Model<'a> {
+    config: &'a OpenVlaConfig,
+    mesh: MeshKind,
+    policy: &'a PrecisionPolicy,
+    assumptions: &'a Assumptions,
+    layers: &'a [PlannedLayer],
 }
 
 pub(super) fn stages(
@@ -90,80 +99,108 @@ pub(super) fn stages(
     assumptions: &Assumptions,
     layers: &[PlannedLayer],
 ) -> Vec<StagePlan> {
-    let chips = mesh.chips();
-    let llama = &config.llama;
-    let add = |work: &mut Work, layer: &PlannedLayer, rows: usize| {
-        let precision = policy.weight(layer.role);
-        let elements = layer.count as f64 * layer.elements(policy, chips, assumptions);
-        work.add(
-            2.0 * rows as f64 * elements,
-            precision.fidelity,
-            elements * precision.format.bytes(),
-            assumptions,
-        );
-    };
-    let sums = |format: NumberFormat, rows: usize| {
-        let per =
-            all_reduce(rows as f64 * llama.hidden_size as f64 * format.bytes(), mesh, assumptions);
-        let count: usize = layers
-            .iter()
-            .filter(|layer| layer.group == Group::Llama && layer.sums(policy, chips))
+    let model = Model { config, mesh, policy, assumptions, layers };
+    let [first, later] = assumptions.payloads(policy);
+    let further = assumptions.tokens.saturating_sub(1);
+    let (prefill, decode) = (
+        model.all_reduces(first, bucket(assumptions.positions)),
+        model.all_reduces(later, assumptions.decode_rows),
+    );
+    vec![
+        model.vision().stage("vision", 1, (0.0, 0.0), assumptions),
+        model.prefill().stage("prefill", 1, prefill, assumptions),
+        model.decode_step().stage("decode step", further, decode, assumptions),
+    ]
+}
+
+impl Model<'_> {
+    /// Layers of some groups.
+    fn layers(&self, groups: &[Group]) -> impl Iterator<Item = &PlannedLayer> {
+        self.layers.iter().filter(move |layer| groups.contains(&layer.group))
+    }
+
+    /// Adds a layer's products for `rows` rows.
+    fn add(&self, work: &mut Work, layer: &PlannedLayer, rows: usize) {
+        let precision = self.policy.weight(layer.role);
+        let elements =
+            layer.count as f64 * layer.elements(self.policy, self.mesh.chips(), self.assumptions);
+        let flop = 2.0 * rows as f64 * elements;
+        let bytes = elements * precision.format.bytes();
+        work.add(flop, precision.fidelity, bytes, self.assumptions);
+    }
+
+    /// Bytes per link and seconds of all all-reduces of the language model for `rows` rows.
+    fn all_reduces(&self, format: NumberFormat, rows: usize) -> (f64, f64) {
+        let bytes = rows as f64 * self.config.llama.hidden_size as f64 * format.bytes();
+        let (sent, seconds) = all_reduce(bytes, self.mesh, self.assumptions);
+        let count: usize = self
+            .layers(&[Group::Llama])
+            .filter(|layer| layer.all_reduces(self.policy, self.mesh.chips()))
             .map(|layer| layer.count)
             .sum();
-        (per.0 * count as f64, per.1 * count as f64)
-    };
-
-    let mut vision = Work::default();
-    for layer in
-        layers.iter().filter(|layer| matches!(layer.group, Group::Vision | Group::Projector))
-    {
-        add(&mut vision, layer, layer.rows);
-    }
-    for tower in &config.towers {
-        let rows = (tower.patches() + tower.prefix_tokens).next_multiple_of(TILE_SIDE) as f64;
-        let width = (tower.heads * tower.head_dim().next_multiple_of(TILE_SIDE)) as f64;
-        let cut = if policy.split_vision && tower.heads.is_multiple_of(chips) {
-            chips as f64
-        } else {
-            1.0
-        };
-        let flop = 4.0 * rows * rows * width * tower.used_blocks() as f64 / cut;
-        vision.add(flop, policy.attention_math, 0.0, assumptions);
+        (sent * count as f64, seconds * count as f64)
     }
 
-    let rows = bucket(assumptions.positions);
-    let mut prefill = Work::default();
-    for layer in layers.iter().filter(|layer| layer.group == Group::Llama) {
-        add(&mut prefill, layer, rows);
+    /// Towers and projector.
+    fn vision(&self) -> Work {
+        let chips = self.mesh.chips();
+        let mut work = Work::default();
+        for layer in self.layers(&[Group::Vision, Group::Projector]) {
+            self.add(&mut work, layer, layer.rows);
+        }
+        for tower in &self.config.towers {
+            let rows = (tower.patches() + tower.prefix_tokens).next_multiple_of(TILE_SIDE) as f64;
+            let width = (tower.num_heads * tower.head_dim().next_multiple_of(TILE_SIDE)) as f64;
+            let sharded = self.policy.split_vision && tower.num_heads.is_multiple_of(chips);
+            let shards = if sharded { chips as f64 } else { 1.0 };
+            let flop = 4.0 * rows * rows * width * tower.used_blocks() as f64 / shards;
+            work.add(flop, self.policy.attention_math, 0.0, self.assumptions);
+        }
+        work
     }
-    for layer in layers.iter().filter(|layer| layer.group == Group::Head) {
-        // The last position only.
-        add(&mut prefill, layer, TILE_SIDE);
-    }
-    let [groups, width, _] = cache_rows(llama.heads, llama.kv_heads, llama.head_dim, chips, rows);
-    let queries = (groups * (llama.heads / llama.kv_heads)) as f64;
-    // Causal: half of the square.
-    let square = (rows * rows) as f64 * 2.0 * queries * width as f64 * llama.layers as f64;
-    prefill.add(square, policy.attention_math, 0.0, assumptions);
 
-    let mut decode = Work::default();
-    for layer in layers.iter().filter(|layer| matches!(layer.group, Group::Llama | Group::Head)) {
-        // A tile has 32 rows, of which one is used.
-        add(&mut decode, layer, TILE_SIDE);
+    /// The language model over the prompt.
+    fn prefill(&self) -> Work {
+        let (llama, rows) = (&self.config.llama, bucket(self.assumptions.positions));
+        let mut work = Work::default();
+        for layer in self.layers(&[Group::Llama]) {
+            self.add(&mut work, layer, rows);
+        }
+        for layer in self.layers(&[Group::Head]) {
+            // The last position only.
+            self.add(&mut work, layer, TILE_SIDE);
+        }
+        let [groups, width] = self.local_cache();
+        let queries = (groups * (llama.num_attention_heads / llama.num_key_value_heads)) as f64;
+        // Causal: half of the square.
+        let square =
+            (rows * rows) as f64 * 2.0 * queries * width as f64 * llama.num_hidden_layers as f64;
+        work.add(square, self.policy.attention_math, 0.0, self.assumptions);
+        work
     }
-    let seen = (assumptions.positions + assumptions.tokens + 1) as f64;
-    let read = 2.0 * seen * (groups * width) as f64 * llama.layers as f64 * policy.cache.bytes();
-    decode.bytes += read;
 
-    let [first, later] = assumptions.payloads(policy);
-    vec![
-        vision.stage("vision", 1, (0.0, 0.0), assumptions),
-        prefill.stage("prefill", 1, sums(first, rows), assumptions),
-        decode.stage(
-            "decode step",
-            assumptions.tokens.saturating_sub(1),
-            sums(later, assumptions.decode_rows),
-            assumptions,
-        ),
-    ]
+    /// The language model over one token.
+    fn decode_step(&self) -> Work {
+        let mut work = Work::default();
+        for layer in self.layers(&[Group::Llama, Group::Head]) {
+            // A tile has 32 rows, of which one is used.
+            self.add(&mut work, layer, TILE_SIDE);
+        }
+        let [groups, width] = self.local_cache();
+        let seen = (self.assumptions.positions + self.assumptions.tokens + 1) as f64;
+        work.bytes += 2.0
+            * seen
+            * (groups * width) as f64
+            * self.config.llama.num_hidden_layers as f64
+            * self.policy.cache.bytes();
+        work
+    }
+
+    /// Key/value heads and columns of a head on one chip.
+    fn local_cache(&self) -> [usize; 2] {
+        let llama = &self.config.llama;
+        let (heads, kv_heads) = (llama.num_attention_heads, llama.num_key_value_heads);
+        let [groups, width, _] = cache_dims(heads, kv_heads, llama.head_dim, self.mesh.chips(), 1);
+        [groups, width]
+    }
 }

@@ -1,8 +1,9 @@
-//! Action tokens to numbers: bins of [-1, 1], then the data set's percentiles.
+//! Action tokens to physical values: bins of [-1, 1], then un-normalisation by the data set's
+//! percentiles.
 //!
-//! `prismatic/vla/action_tokenizer.py` and `modeling_prismatic.py` of the official repository, with
-//! one difference: they clip any token id to a bin, so that a wrong token becomes a legal motion;
-//! here a token that stands for no bin is an error.
+//! After `prismatic/vla/action_tokenizer.py` and `modeling_prismatic.py` of the official
+//! repository. They clip any token id to a bin, so that a wrong token becomes a valid motion; here
+//! an id outside the action tokens is an error.
 
 use std::ops::Range;
 
@@ -13,14 +14,16 @@ use crate::checkpoint::{ActionStats, OpenVlaConfig};
 #[error(
     "token {id}{} at action dimension {dimension} is no action token (ids {}..={}); nothing is \
     published for it",
-    text.as_ref().map(|text| format!(" ({text:?})")).unwrap_or_default(), range.start, range.end.saturating_sub(1)
+    text.as_ref().map(|text| format!(" ({text:?})")).unwrap_or_default(),
+    range.start,
+    range.end.saturating_sub(1)
 )]
 pub struct CodecError {
     /// The token.
     pub id: u32,
-    /// Its text, where the tokenizer knows it.
+    /// Its text, if the tokenizer has one.
     pub text: Option<String>,
-    /// Which action dimension it was generated for.
+    /// Action dimension, from 0.
     pub dimension: usize,
     /// Ids that stand for actions.
     pub range: Range<u32>,
@@ -32,7 +35,7 @@ pub fn bin_edge(i: usize, edges: usize) -> f64 {
     if i + 1 >= edges { 1.0 } else { -1.0 + i as f64 * (2.0 / (edges - 1) as f64) }
 }
 
-/// Maps token ids to normalized actions and these to physical ones.
+/// Maps token ids to normalized actions, and normalized to physical ones.
 #[derive(Clone, Debug)]
 pub struct ActionCodec {
     ids: Range<u32>,
@@ -41,7 +44,7 @@ pub struct ActionCodec {
 }
 
 impl ActionCodec {
-    /// The codec of a checkpoint with one set of statistics.
+    /// The codec of a checkpoint for one set of normalisation statistics.
     #[must_use]
     pub fn new(config: &OpenVlaConfig, stats: ActionStats) -> Self {
         let bins = config.action_bins;
@@ -68,7 +71,7 @@ impl ActionCodec {
         self.ids.clone()
     }
 
-    /// Bin centres, -1..1, that of the highest id first.
+    /// Bin centres, -1..1, bin 0 (highest id) first.
     #[must_use]
     pub fn centres(&self) -> &[f64] {
         &self.centres

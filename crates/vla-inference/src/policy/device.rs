@@ -1,55 +1,56 @@
-//! Which device a policy runs on and in which number formats, by the names users give.
+//! Device and precision of a policy, by their names on the command line, and loading of a policy
+//! on them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
-use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
 use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open};
+use crate::backend::{Backend, TraceBackend};
 
-/// The policy of a mesh when none is named.
+/// Default precision policy of a mesh.
 const MESH_DEFAULT: &str = "mixed";
 
-/// Where a model runs.
+/// Device of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The host's cores.
+    /// The host's CPU cores.
     Cpu,
-    /// A mesh in software.
+    /// A simulated mesh.
     Simulated(Mesh),
     /// A mesh of real chips.
     Tenstorrent(Mesh),
 }
 
-/// Which number formats are used.
+/// Number formats of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// float32 arithmetic over the checkpoint's own weights; CPU only.
+    /// float32 arithmetic on the stored weights; CPU only.
     F32,
-    /// One of the shipped policies, or a file.
+    /// Name of a shipped precision policy, or a YAML file; mesh only.
     Mesh(String),
 }
 
-/// A device or precision that cannot be had.
+/// An unknown device, or a precision that the device does not support.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// No such device.
+    /// Unknown device.
     #[error(
         "device '{0}' is not known; use cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or \
         tt:t3k"
     )]
     Unknown(String),
-    /// A precision that a mesh does not compute in.
+    /// float32 on a mesh.
     #[error(
         "precision f32 is the CPU's; device {0} computes in bf16, mixed, bfp8 or what a YAML file \
         says"
     )]
     HostPrecision(Device),
-    /// A precision that the CPU does not compute in.
+    /// A mesh precision on the CPU.
     #[error(
         "precision {0} is for a mesh; the CPU computes in f32 over the stored bf16 weights, use \
         --precision f32"
@@ -113,52 +114,62 @@ impl FromStr for Precision {
     }
 }
 
-/// Choices of a mesh; the CPU has none of them.
+/// Options of a mesh; ignored on the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MeshChoices {
-    /// Whose kernels cut patches and choose tokens.
+    /// Implementation of patch extraction and argmax.
     pub kernels: Kernels,
-    /// Folder in which packed weights are kept for the next start; `None` keeps none.
+    /// Folder of the packed-weight cache; `None` for no cache.
     pub weight_cache: Option<PathBuf>,
 }
 
-/// Where and how to load a policy.
+/// Parameters of [`load_policy`].
 #[derive(Clone, Debug)]
 pub struct PolicySource<'a> {
     /// Checkpoint folder.
     pub checkpoint: &'a Path,
-    /// Where to run it.
+    /// Device.
     pub device: Device,
-    /// Number formats; `None` means the device's default.
+    /// Number formats; `None` for the device's default.
     pub precision: Option<&'a Precision>,
-    /// Workers of the CPU backend; 0 means one per core.
+    /// Threads of the CPU backend; 0 for one per core.
     pub threads: usize,
-    /// Choices of a mesh.
+    /// Options of a mesh.
     pub mesh: MeshChoices,
-    /// Choices of the policy.
+    /// Options of the policy.
     pub options: PolicyOptions,
 }
 
-/// What is done with the backend of a device, whichever it is: the one place where devices part
-/// ways.
-pub trait WithBackend {
-    /// What comes out.
+/// Work on the backend of a device chosen at run time.
+pub trait WithBackend: Sized {
+    /// Result of the work.
     type Output;
-    /// Does it. `precision` is the name of the number formats in force, for reports.
+    /// Runs the work. `precision` is the name of the number formats in force, for reports.
     ///
     /// # Errors
-    /// Its own.
+    /// Those of the work.
     fn run<B: Backend + 'static>(
         self,
         backend: B,
         precision: &str,
     ) -> Result<Self::Output, PolicyLoadError>;
+    /// [`WithBackend::run`] on a device that executes traces.
+    ///
+    /// # Errors
+    /// Those of the work.
+    fn run_traced<B: TraceBackend + 'static>(
+        self,
+        backend: B,
+        precision: &str,
+    ) -> Result<Self::Output, PolicyLoadError> {
+        self.run(backend, precision)
+    }
 }
 
-/// Opens a device in a precision and hands its backend to `work`.
+/// Opens a device with a precision and runs `work` on its backend.
 ///
 /// # Errors
-/// When the device or the precision cannot be had, and those of `work`.
+/// When the device or the precision is not available, and those of `work`.
 pub fn with_backend<W: WithBackend>(
     device: Device,
     precision: Option<&Precision>,
@@ -183,7 +194,7 @@ pub fn with_backend<W: WithBackend>(
         Some(Precision::Mesh(name)) => name,
         Some(Precision::F32) => return Err(DeviceError::HostPrecision(device).into()),
     };
-    // A policy is cheap to read and a mesh is not opened for a wrong one.
+    // Read first: no mesh is opened for an invalid precision policy.
     let policy = PrecisionPolicy::load(name)?;
     let name = policy.name.clone();
     let cache = choices.weight_cache.as_ref().map(|folder| {
@@ -194,38 +205,39 @@ pub fn with_backend<W: WithBackend>(
         Some(cache) => open(provider, mesh, policy)?.with_weight_cache(cache),
         None => open(provider, mesh, policy)?,
     };
-    work.run(backend.with_kernels(choices.kernels), &name)
+    work.run_traced(backend.with_kernels(choices.kernels), &name)
 }
 
-/// Why a policy could not be loaded.
+/// Error of loading a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyLoadError {
-    /// The device or precision cannot be had.
+    /// Unknown device or unsupported precision.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The number formats are unfit.
+    /// Invalid precision policy.
     #[error(transparent)]
     Precision(#[from] PrecisionError),
-    /// The mesh cannot be opened.
+    /// The mesh could not be opened.
     #[error(transparent)]
     Mesh(#[from] OpenError),
-    /// A folder for packed weights that cannot be made.
+    /// The weight cache's folder could not be created.
     #[error("weight cache {}: {reason}; name a folder that can be written", path.display())]
     WeightCache {
         /// The folder.
         path: PathBuf,
-        /// What the operating system says.
+        /// Error of the operating system.
         reason: std::io::Error,
     },
-    /// The checkpoint is unfit.
+    /// Invalid checkpoint, or the model could not be loaded.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
 
-/// Loads a policy on whichever device is asked for.
+/// Loads a policy: eager on the CPU, traced on a mesh unless
+/// [`PolicyOptions::eager`] is set.
 ///
 /// # Errors
-/// When the device cannot be had or the checkpoint is unfit.
+/// When the device is not available or the checkpoint is invalid.
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
@@ -237,6 +249,18 @@ pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLo
         ) -> Result<Self::Output, PolicyLoadError> {
             let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
             Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?))
+        }
+
+        fn run_traced<B: TraceBackend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            if self.1.eager {
+                return self.run(backend, precision);
+            }
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?.with_traces()))
         }
     }
     let work = Load(source.checkpoint, source.options);

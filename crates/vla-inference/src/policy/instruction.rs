@@ -1,14 +1,14 @@
-//! Instructions and the prompts around them.
+//! Instructions and their prompts.
 
 use crate::checkpoint::PromptStyle;
 
 /// Longest instruction that is accepted, bytes. Training instructions are shorter than 200.
 pub const MAX_INSTRUCTION_BYTES: usize = 1000;
 
-/// Why a text is not an instruction.
+/// A text that is not a valid instruction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InstructionError {
-    /// Nothing but white space.
+    /// White space only.
     #[error("the instruction is empty; publish what the robot should do")]
     Empty,
     /// Too long.
@@ -19,8 +19,8 @@ pub enum InstructionError {
     Control(char),
 }
 
-/// A checked instruction, lowercased as in training. Leading and trailing spaces are kept: the
-/// tokenizer sees them, and so did the official code.
+/// A valid instruction, lowercased as in training. Leading and trailing spaces are kept, as in the
+/// official code: they change the token ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instruction(String);
 
@@ -54,7 +54,7 @@ const VICUNA_SYSTEM: &str = "A chat between a curious user and an artificial int
     assistant. \
     The assistant gives helpful, detailed, and polite answers to the user's questions.";
 
-/// The prompt of a checkpoint's style around an instruction (`vla-scripts/deploy.py` of the
+/// The prompt for an instruction in a checkpoint's style (`vla-scripts/deploy.py` of the
 /// official repository).
 #[must_use]
 pub fn prompt(style: &PromptStyle, instruction: &Instruction) -> String {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_those_of_training() {
+    fn prompts_match_training() {
         let instruction = Instruction::new("Pick up the Block").unwrap();
         assert_eq!(
             prompt(&PromptStyle::Pure, &instruction),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn unfit_texts_are_named() {
+    fn invalid_texts_are_refused() {
         assert_eq!(Instruction::new("  "), Err(InstructionError::Empty));
         assert_eq!(Instruction::new(&"x".repeat(10_000)), Err(InstructionError::TooLong(10_000)));
         assert_eq!(Instruction::new("go\nOut: left"), Err(InstructionError::Control('\n')));

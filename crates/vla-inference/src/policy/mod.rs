@@ -1,4 +1,4 @@
-//! From an observation and an instruction to a physical action.
+//! Policies: an image and an instruction to a physical action.
 
 mod action_codec;
 mod device;
@@ -13,17 +13,19 @@ pub use device::{
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 
+use std::ops::Range;
+
 use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::models::ModelError;
 use crate::observation::{ImageError, RgbImage};
 
-/// What a policy decided, and how it came to it.
+/// One action of a policy, with its intermediate results.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// The prompt as tokenized.
     pub prompt: String,
-    /// Token ids as fed to the model, the image's place excluded.
+    /// Token ids as fed to the model, without the image.
     pub input_ids: Vec<u32>,
     /// Generated token ids, one per action dimension.
     pub token_ids: Vec<u32>,
@@ -32,18 +34,18 @@ pub struct Decision {
     /// Physical action in the data set's units (Bridge: metres, radians, gripper 1 = open), per
     /// policy period.
     pub action: Vec<f64>,
-    /// Top-1 minus top-2 logit of each token; empty when the device chooses tokens and does not
-    /// say.
-    pub margins: Vec<f32>,
-    /// Where the time went.
+    /// Largest minus second largest logit of each token; empty when the device does not compute
+    /// it.
+    pub logit_margins: Vec<f32>,
+    /// Duration of each stage.
     pub stages: Vec<Stage>,
 }
 
-/// A named part of an inference and how long it took.
+/// A part of an inference and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode`; where a device works
-    /// without the host, `record` at first and `replay` afterwards.
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture`
+    /// (first action of a prompt length) or `execute` (traced).
     pub name: &'static str,
     /// Wall-clock milliseconds.
     pub milliseconds: f64,
@@ -57,41 +59,41 @@ impl Decision {
     }
 }
 
-/// What a policy is, for logs, messages and reports.
+/// Properties of a policy, for logs, messages and reports.
 #[derive(Clone, Debug)]
 pub struct PolicyInfo {
-    /// Statistics in use.
+    /// Key of the normalisation statistics.
     pub unnorm_key: String,
     /// Numbers per action.
     pub action_dim: usize,
-    /// What the backend says of itself.
+    /// Device and number formats, [`Backend::name`](crate::backend::Backend::name).
     pub device: String,
     /// Name of the precision policy.
     pub precision: String,
     /// 1st and 99th percentile of each action dimension in the training data; `None` where the
     /// value passes through.
     pub envelope: Vec<Option<(f64, f64)>>,
-    /// Token ids that encode actions; `None` for a policy without action tokens.
-    pub action_tokens: Option<std::ops::Range<u32>>,
+    /// Token ids that stand for actions; `None` for a policy without action tokens.
+    pub action_tokens: Option<Range<u32>>,
 }
 
-/// Anything that turns an image and an instruction into an action.
+/// A vision-language-action policy.
 pub trait Policy: Send {
-    /// One decision. May take 30 ms or 30 s.
+    /// One action; takes from 30 ms to 30 s.
     ///
     /// # Errors
-    /// When no action can be had; nothing that is not an action is ever returned.
+    /// When there is no valid action.
     fn act(&mut self, image: &RgbImage, instruction: &Instruction)
     -> Result<Decision, PolicyError>;
-    /// What this policy is.
+    /// Properties of this policy.
     fn info(&self) -> &PolicyInfo;
-    /// What drafting has saved so far; nothing for a policy that does not draft.
+    /// Counters of speculative decoding; zero for a policy without it.
     fn draft_counts(&self) -> DraftCounts {
         DraftCounts::default()
     }
 }
 
-/// Why there is no action.
+/// Error of a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The checkpoint folder is unfit.
@@ -129,8 +131,7 @@ impl From<BackendError> for PolicyError {
 }
 
 impl PolicyError {
-    /// Whether a value was not finite: the one failure after which nothing the model says may be
-    /// believed.
+    /// Whether a logit was not finite: after it, no output of the model is valid.
     #[must_use]
     pub fn is_not_finite(&self) -> bool {
         matches!(self, Self::Model(ModelError::Backend(BackendError::NotFinite { .. })))

@@ -1,24 +1,26 @@
-//! OpenVLA as a policy: preprocessing, prompt, greedy decoding, action codec.
+//! OpenVLA as a policy: preprocessing, prompt, greedy decoding (eager or traced, optionally
+//! speculative), action codec.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Instant;
 
 use super::{
     ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt,
 };
-use crate::backend::{Backend, Choice};
-use crate::checkpoint::{Checkpoint, WeightFiles};
-use crate::models::action::{Acted, ActionShape, RecordedAction};
+use crate::backend::{Backend, TraceBackend};
+use crate::checkpoint::Checkpoint;
+use crate::models::action_trace::{
+    ActionInput, ActionTraceSpec, TracedDecode, TracedDecoder, TracedTokens,
+};
 use crate::models::openvla::OpenVla;
-use crate::models::probe::Blind;
-use crate::models::{Probe, TensorSource};
+use crate::models::{NoProbe, Probe, TensorSource, speculative};
 use crate::observation::{Resizer, RgbImage};
 
-/// Over which tokens the greedy choice is made.
+/// Tokens among which the argmax selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum DecodeMode {
-    /// The whole vocabulary, as the official code. A token that stands for no action is an error.
+    /// The whole vocabulary, as in the official code. A token that stands for no action is an
+    /// error.
     #[default]
     Full,
     /// Action tokens only: the head has 256 rows instead of 32 064.
@@ -37,43 +39,45 @@ impl std::str::FromStr for DecodeMode {
     }
 }
 
-/// Choices at loading.
+/// Options of loading a policy.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyOptions {
-    /// Which statistics; needed unless the checkpoint has exactly one set.
+    /// Key of the normalisation statistics; required unless the checkpoint has exactly one set.
     pub unnorm_key: Option<String>,
-    /// Over which tokens the choice is made.
+    /// Tokens among which the argmax selects.
     pub decode: DecodeMode,
     /// Name of the precision policy, for reports.
     pub precision: String,
-    /// Run the last action's tokens along with the next prompt and keep those that are right: the
-    /// same tokens in fewer steps, as most actions resemble the one before.
+    /// Speculative decoding: the previous action's tokens are the draft of the next. Same tokens
+    /// in fewer decode steps.
     pub draft: bool,
-    /// Do every operation from the host, also where a device could replay a recording.
+    /// Launch every operation from the host, also on a device that can execute traces. Read by
+    /// [`load_policy`](super::load_policy).
     pub eager: bool,
 }
 
-/// What drafting has saved.
+/// Counters of speculative decoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DraftCounts {
-    /// Tokens that were guessed.
-    pub offered: u64,
-    /// Tokens that were right, each of which saved a decode step.
+    /// Draft tokens verified.
+    pub drafted: u64,
+    /// Draft tokens accepted, each of which saved a decode step.
     pub accepted: u64,
 }
 
-/// Generated tokens and how they came about.
+/// Generated tokens of one action.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// One id per action dimension.
+    /// Token ids, one per action dimension.
     pub token_ids: Vec<u32>,
-    /// Top-1 minus top-2 logit of each; empty when the device does not say.
-    pub margins: Vec<f32>,
-    /// Tokens that were guessed.
-    pub offered: usize,
-    /// Tokens taken from the draft.
+    /// Largest minus second largest logit of each token; empty when the device does not compute
+    /// it.
+    pub logit_margins: Vec<f32>,
+    /// Draft tokens verified.
+    pub drafted: usize,
+    /// Draft tokens accepted.
     pub accepted: usize,
-    /// Where the time went.
+    /// Duration of each stage.
     pub stages: Vec<Stage>,
 }
 
@@ -85,34 +89,15 @@ pub struct OpenVlaPolicy<B: Backend> {
     codec: ActionCodec,
     resizer: Resizer,
     info: PolicyInfo,
-    /// The last instruction with its prompt and ids: it rarely changes between images.
+    /// The last instruction with its prompt and token ids: it rarely changes between images.
     prompted: Option<(Instruction, String, Vec<u32>)>,
-    /// Generation ends at this token.
     end_of_sequence: Option<u32>,
-    /// Whether the last answer is tried as the next.
+    /// Whether the previous action's tokens are the draft of the next.
     draft: bool,
-    last: Vec<u32>,
+    previous_tokens: Vec<u32>,
     counts: DraftCounts,
-    /// Whether actions are recorded and replayed.
-    replays: bool,
-    /// Where they are, for prompts of one length.
-    place: Option<RecordedAction<B>>,
-}
-
-/// The network of a checkpoint, with the rows of the head that decoding chooses among.
-fn load_model<B: Backend>(
-    backend: &B,
-    checkpoint: &Checkpoint,
-    codec: &ActionCodec,
-    source: &(dyn TensorSource + Send + Sync),
-    decode: DecodeMode,
-) -> Result<OpenVla<B>, PolicyError> {
-    let Checkpoint { config, preprocessor, .. } = checkpoint;
-    let head_ids = match decode {
-        DecodeMode::Full => 0..config.llama.vocab_size,
-        DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
-    };
-    Ok(backend.scope(|| OpenVla::load(backend, source, config, preprocessor, head_ids))?)
+    /// Traced decoding, see [`OpenVlaPolicy::with_traces`].
+    traced: Option<Box<dyn TracedDecode<B>>>,
 }
 
 /// Measures consecutive stages.
@@ -135,15 +120,36 @@ impl Stopwatch {
 }
 
 impl<B: Backend> OpenVlaPolicy<B> {
-    /// Loads a checkpoint folder onto a backend.
+    /// Loads a checkpoint folder onto a backend, with eager decoding.
     ///
     /// # Errors
     /// When the folder is unfit, in one line that names the file, the value and the remedy.
     pub fn open(backend: B, folder: &Path, options: &PolicyOptions) -> Result<Self, PolicyError> {
         let checkpoint = Checkpoint::open(folder)?;
+        let weights = checkpoint.weights.clone();
+        Self::from_checkpoint(backend, checkpoint, &weights, options)
+    }
+
+    /// Like [`OpenVlaPolicy::open`], with the weights of another source than the checkpoint's
+    /// files.
+    ///
+    /// # Errors
+    /// As [`OpenVlaPolicy::open`].
+    pub fn from_checkpoint(
+        backend: B,
+        checkpoint: Checkpoint,
+        weights: &(dyn TensorSource + Send + Sync),
+        options: &PolicyOptions,
+    ) -> Result<Self, PolicyError> {
+        let Checkpoint { config, preprocessor, .. } = &checkpoint;
         let (key, stats) = checkpoint.norm_stats.select(options.unnorm_key.as_deref())?;
-        let (key, codec) = (key.to_owned(), ActionCodec::new(&checkpoint.config, stats.clone()));
-        let model = load_model(&backend, &checkpoint, &codec, &checkpoint.weights, options.decode)?;
+        let (key, codec) = (key.to_owned(), ActionCodec::new(config, stats.clone()));
+        let head_ids = match options.decode {
+            DecodeMode::Full => 0..config.llama.vocab_size,
+            DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
+        };
+        let load = || OpenVla::load(&backend, weights, config, preprocessor, head_ids);
+        let model = backend.scope(load)?;
         let stats = codec.stats();
         let envelope = stats
             .mask
@@ -162,8 +168,6 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let resizer = Resizer::new(checkpoint.config.image_size())?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self {
-            replays: backend.records() && !options.eager,
-            place: None,
             backend,
             model,
             checkpoint,
@@ -173,25 +177,10 @@ impl<B: Backend> OpenVlaPolicy<B> {
             prompted: None,
             end_of_sequence,
             draft: options.draft,
-            last: Vec::new(),
+            previous_tokens: Vec::new(),
             counts: DraftCounts::default(),
+            traced: None,
         })
-    }
-
-    /// Loads the network again, from tensors made of the checkpoint's: for tests of what broken
-    /// weights lead to.
-    ///
-    /// # Errors
-    /// As [`OpenVlaPolicy::open`].
-    pub fn reload<'a>(
-        &'a mut self,
-        tensors: impl FnOnce(&'a WeightFiles) -> Box<dyn TensorSource + Send + Sync + 'a>,
-        decode: DecodeMode,
-    ) -> Result<(), PolicyError> {
-        self.place = None;
-        let source = tensors(&self.checkpoint.weights);
-        self.model = load_model(&self.backend, &self.checkpoint, &self.codec, &*source, decode)?;
-        Ok(())
     }
 
     /// The checkpoint.
@@ -212,18 +201,18 @@ impl<B: Backend> OpenVlaPolicy<B> {
         &self.codec
     }
 
-    /// The token at which generation ends.
+    /// Token id at which generation ends.
     #[must_use]
     pub fn end_of_sequence(&self) -> Option<u32> {
         self.end_of_sequence
     }
 
-    /// Generation ends at this token from now on; for tests of early ends.
+    /// Replaces the token id at which generation ends, to reproduce early ends.
     pub fn set_end_of_sequence(&mut self, id: Option<u32>) {
         self.end_of_sequence = id;
     }
 
-    /// The image as the model sees it, `side * side * 3` bytes.
+    /// The image at the model's input size, RGB, `side * side * 3` bytes.
     pub fn resize(&mut self, image: &RgbImage) -> Vec<u8> {
         self.resizer.resize(image)
     }
@@ -234,8 +223,8 @@ impl<B: Backend> OpenVlaPolicy<B> {
     /// When the text is too long for the tokenizer.
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
         let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
-        // The official code appends the empty word when the prompt does not end with it: it stood
-        // there in training.
+        // The official code appends the empty word (id 29871) if the prompt does not end with it,
+        // as in training.
         let empty_word = self.checkpoint.tokenizer.empty_word();
         if ids.last().copied() != empty_word {
             ids.extend(empty_word);
@@ -253,78 +242,27 @@ impl<B: Backend> OpenVlaPolicy<B> {
         input_ids: &[u32],
         probe: &mut (impl Probe<B> + Send),
     ) -> Result<Generation, PolicyError> {
-        self.generate_drafted(rgb, input_ids, &[], probe)
+        self.generate_speculative(rgb, input_ids, &[], probe)
     }
 
-    /// Like [`OpenVlaPolicy::generate`], with a guess of the answer: all but its last token are run
-    /// with the prompt, and the longest part that greedy decoding would have chosen is kept. The
-    /// answer is the greedy one whatever the guess.
+    /// [`OpenVlaPolicy::generate`] with speculative decoding: `draft` runs along with the prompt,
+    /// and its longest prefix that equals the greedy tokens is accepted. The generated tokens do
+    /// not depend on the draft.
     ///
     /// # Errors
     /// As [`OpenVlaPolicy::generate`].
-    pub fn generate_drafted(
+    pub fn generate_speculative(
         &self,
         rgb: &[u8],
         input_ids: &[u32],
         draft: &[u32],
         probe: &mut (impl Probe<B> + Send),
     ) -> Result<Generation, PolicyError> {
-        // The last token is chosen but never fed, so there is nothing to guess after it.
-        let draft = &draft[..draft.len().min(self.codec.action_dim() - 1)];
-        self.backend.scope(|| self.generate_in_scope(rgb, (input_ids, draft), probe))
+        let draft = speculative::usable(draft, self.codec.action_dim());
+        self.backend.scope(|| self.generate_eager(rgb, (input_ids, draft), probe))
     }
 
-    /// Generates an action's tokens without the host in between, on a device that records; with a
-    /// guess of the answer when the policy drafts. The first action of a prompt's length is done
-    /// operation by operation and recorded afterwards.
-    ///
-    /// # Errors
-    /// As [`OpenVlaPolicy::generate`].
-    pub fn generate_recorded(
-        &mut self,
-        rgb: &[u8],
-        input_ids: &[u32],
-        guess: &[u32],
-    ) -> Result<Generation, PolicyError> {
-        let mut watch = Stopwatch::start();
-        let Self { backend, model, codec, place, draft, .. } = &mut *self;
-        // An action that fails takes its recordings with it.
-        let mut here = match place.take().filter(|place| place.takes(input_ids.len())) {
-            Some(here) => here,
-            // Only after the last recording was given back: what is allocated while one lives may
-            // lie where it writes.
-            None => {
-                let shape = ActionShape {
-                    prompt: input_ids.len(),
-                    tokens: codec.action_dim(),
-                    drafts: *draft,
-                    end_id: codec.ids().end,
-                    centres: codec.centres().iter().map(|&centre| centre as f32).collect(),
-                };
-                backend.scope(|| model.place_for_action(backend, (rgb, input_ids), shape))?
-            }
-        };
-        let stage = if here.is_recorded() { "replay" } else { "record" };
-        let acted = backend.scope(|| model.act(backend, (rgb, input_ids, guess), &mut here))?;
-        let Acted { choices, offered, accepted } = acted;
-        self.place = Some(here);
-        watch.lap(stage);
-        let token_ids: Vec<u32> = choices.iter().map(|choice| choice.id).collect();
-        for (index, &id) in token_ids.iter().enumerate() {
-            self.accept(id, index)?;
-        }
-        let margins: Option<Vec<f32>> =
-            choices.iter().map(|&Choice { margin, .. }| margin).collect();
-        Ok(Generation {
-            token_ids,
-            margins: margins.unwrap_or_default(),
-            offered,
-            accepted,
-            stages: watch.stages,
-        })
-    }
-
-    fn generate_in_scope(
+    fn generate_eager(
         &self,
         rgb: &[u8],
         (input_ids, draft): (&[u32], &[u32]),
@@ -336,46 +274,58 @@ impl<B: Backend> OpenVlaPolicy<B> {
         watch.lap("vision");
         let image = model.project(backend, &features, probe)?;
         watch.lap("projector");
-        // The last token is chosen but never fed, so it needs no place.
-        let (mut sequence, logits) =
-            model.prefill_drafted(backend, &image, (input_ids, draft), dimensions - 1, probe)?;
-        let (mut token_ids, mut margins) =
-            (Vec::with_capacity(dimensions), Vec::with_capacity(dimensions));
-        // Row i of the first logits is valid while the i drafted tokens before it were chosen.
-        let choices = model.choices(backend, &logits)?;
-        let right =
-            choices.iter().zip(draft).take_while(|((id, _), drafted)| id == *drafted).count();
-        sequence.accept(right);
-        watch.lap("prefill");
-        let mut ready: VecDeque<_> = choices.into_iter().take(right + 1).collect();
-        loop {
-            let (id, top) = match (ready.pop_front(), token_ids.last()) {
-                (Some(choice), _) => choice,
-                (None, Some(&last)) => {
-                    let logits = model.step(backend, &mut sequence, last, probe)?;
-                    model.choose(backend, &logits)?
-                }
-                (None, None) => return Err(PolicyError::EndedEarly { got: 0, wanted: dimensions }),
-            };
-            token_ids.push(id);
-            margins.push(top.margin());
-            self.accept(id, token_ids.len() - 1)?;
-            if token_ids.len() == dimensions {
-                break;
-            }
-        }
+        // The last token is selected but never fed, so it needs no position.
+        let prefill =
+            model.prefill_with_draft(backend, &image, (input_ids, draft), dimensions - 1, probe)?;
+        let decode = model.decode_greedily(
+            backend,
+            prefill,
+            (draft, dimensions),
+            probe,
+            |id, dimension| self.check_token(id, dimension),
+            || watch.lap("prefill"),
+        )?;
         watch.lap("decode");
         Ok(Generation {
-            token_ids,
-            margins,
-            offered: draft.len(),
-            accepted: right,
+            token_ids: decode.ids,
+            logit_margins: decode.logit_margins,
+            drafted: draft.len(),
+            accepted: decode.accepted,
             stages: watch.stages,
         })
     }
 
+    /// One action with traces, `None` without [`OpenVlaPolicy::with_traces`]. The first action of a
+    /// prompt length runs eagerly and is captured afterwards.
+    fn generate_traced(
+        &mut self,
+        input: ActionInput<'_>,
+    ) -> Option<Result<Generation, PolicyError>> {
+        let mut watch = Stopwatch::start();
+        let Self { backend, model, traced, .. } = &mut *self;
+        let traced = traced.as_mut()?;
+        let decoded = backend.scope(|| traced.decode(backend, model, input));
+        Some(decoded.map_err(PolicyError::from).and_then(|decoded| {
+            let TracedTokens { tokens, drafted, accepted, executed } = decoded;
+            watch.lap(if executed { "execute" } else { "capture" });
+            let token_ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+            for (index, &id) in token_ids.iter().enumerate() {
+                self.check_token(id, index)?;
+            }
+            let logit_margins: Option<Vec<f32>> =
+                tokens.iter().map(|token| token.logit_margin).collect();
+            Ok(Generation {
+                token_ids,
+                logit_margins: logit_margins.unwrap_or_default(),
+                drafted,
+                accepted,
+                stages: watch.stages,
+            })
+        }))
+    }
+
     /// Refuses an early end, and a token that stands for no action, with its text.
-    fn accept(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
+    fn check_token(&self, id: u32, dimension: usize) -> Result<(), PolicyError> {
         let wanted = self.codec.action_dim();
         if self.end_of_sequence == Some(id) && dimension + 1 < wanted {
             return Err(PolicyError::EndedEarly { got: dimension, wanted });
@@ -383,6 +333,20 @@ impl<B: Backend> OpenVlaPolicy<B> {
         self.codec.bin(id, dimension).map(drop).map_err(|error| {
             PolicyError::Codec(CodecError { text: self.checkpoint.tokenizer.token(id), ..error })
         })
+    }
+}
+
+impl<B: TraceBackend + 'static> OpenVlaPolicy<B> {
+    /// Decodes with captured traces instead of eagerly.
+    #[must_use]
+    pub fn with_traces(self) -> Self {
+        let spec = ActionTraceSpec {
+            tokens: self.codec.action_dim(),
+            speculative: self.draft,
+            end_id: self.codec.ids().end,
+            centres: self.codec.centres().iter().map(|&centre| centre as f32).collect(),
+        };
+        Self { traced: Some(Box::new(TracedDecoder::new(spec))), ..self }
     }
 }
 
@@ -405,16 +369,16 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
         };
         let preprocess =
             Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
-        let guess = if self.draft { std::mem::take(&mut self.last) } else { Vec::new() };
-        let generation = if self.replays {
-            self.generate_recorded(&rgb, &input_ids, &guess)?
-        } else {
-            self.generate_drafted(&rgb, &input_ids, &guess, &mut Blind)?
+        let draft = std::mem::take(&mut self.previous_tokens);
+        let input = ActionInput { rgb: &rgb, prompt: &input_ids, draft: &draft };
+        let generation = match self.generate_traced(input) {
+            Some(generation) => generation?,
+            None => self.generate_speculative(&rgb, &input_ids, &draft, &mut NoProbe)?,
         };
-        self.counts.offered += generation.offered as u64;
+        self.counts.drafted += generation.drafted as u64;
         self.counts.accepted += generation.accepted as u64;
         if self.draft {
-            self.last.clone_from(&generation.token_ids);
+            self.previous_tokens.clone_from(&generation.token_ids);
         }
         let normalized = self.codec.normalized(&generation.token_ids)?;
         let action = self.codec.unnormalize(&normalized);
@@ -424,7 +388,7 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             token_ids: generation.token_ids,
             normalized,
             action,
-            margins: generation.margins,
+            logit_margins: generation.logit_margins,
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
         })
     }

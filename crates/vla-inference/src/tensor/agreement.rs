@@ -1,4 +1,4 @@
-//! How near a computed tensor is to a reference.
+//! Agreement of a computed tensor with a reference.
 
 /// Agreement of two tensors of equal length.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,5 +1,5 @@
-//! Host tensors: element types, shapes, bytes that may live in a mapped file, and how near two
-//! tensors are.
+//! Host tensors: element types, shapes, bytes that may be part of a mapped file, and the agreement of
+//! two tensors.
 
 mod agreement;
 
@@ -45,9 +45,9 @@ pub enum TensorError {
     Size {
         /// Bytes given.
         bytes: usize,
-        /// Shape asked for.
+        /// Requested shape.
         shape: Vec<usize>,
-        /// Element type asked for.
+        /// Requested element type.
         dtype: DType,
         /// Bytes needed.
         expected: usize,
@@ -60,7 +60,7 @@ pub enum TensorError {
     View {
         /// Shape of the tensor.
         from: Vec<usize>,
-        /// Shape asked for.
+        /// Requested shape.
         to: Vec<usize>,
     },
 }
@@ -89,7 +89,7 @@ fn elements(shape: &[usize]) -> Result<usize, TensorError> {
 }
 
 impl HostTensor {
-    /// A tensor over bytes that somebody else may own (a mapped file, for example).
+    /// A tensor over shared bytes, of a mapped file for example.
     ///
     /// # Errors
     /// When the bytes do not fill the shape exactly.

@@ -4,8 +4,9 @@
 //! number formats.
 
 use vla_inference::backend::{
-    Activation, AnswerSpec, Backend, CacheSpec, Choice, HeadShape, LinearSource, NormSource,
-    Normalisation, PatchEmbeddingSource, Pixels, Position, Split, WeightRole,
+    Activation, Backend, CacheSpec, GreedyToken, HeadShape, LinearSource, NormSource,
+    Normalisation, PatchEmbeddingSource, Pixels, TensorParallel, TokenBufferSpec, TraceBackend,
+    WeightRole,
 };
 use vla_inference::tensor::{DType, HostTensor};
 
@@ -124,8 +125,6 @@ pub fn suite<B: Backend>(backend: &B, tolerance: Tolerance) {
         bidirectional_attention(backend, &mut numbers, tolerance);
         causal_attention(backend, &mut numbers, tolerance);
         patches(backend, &mut numbers, tolerance);
-        counted_positions(backend, &mut numbers);
-        answers(backend, &mut numbers);
         moving(backend, &mut numbers, tolerance);
         parallel_mlp(backend, &mut numbers, tolerance);
         parallel_attention(backend, &mut numbers, tolerance);
@@ -180,7 +179,7 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
                         weights: weights.iter().map(|w| bf16(w, &[w.rows, w.columns])).collect(),
                         bias: full.then(|| bf16(&bias, &[outputs])),
                         output_scale: full.then(|| bf16(&scale, &[outputs])),
-                        split: Split::Whole,
+                        parallelism: TensorParallel::Replicated,
                     })
                     .unwrap();
                 let want = Matrix::from_fn(rows, outputs, |row, column| {
@@ -265,7 +264,8 @@ fn elementwise<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolera
             values.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             assert_eq!(top.index, values[0].1, "top_two");
             assert!(
-                (top.margin() - (values[0].0 - values[1].0)).abs() as f64 <= tolerance.0 * 4.0,
+                (top.logit_margin() - (values[0].0 - values[1].0)).abs() as f64
+                    <= tolerance.0 * 4.0,
                 "top_two margin"
             );
         }
@@ -364,8 +364,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
                     .to_vec(),
             };
             let device = backend.upload(&host(&piece)).unwrap();
-            let got =
-                backend.causal_attention(&device, &mut cache, 1, Position::At(position)).unwrap();
+            let got = backend.causal_attention(&device, &mut cache, 1, position).unwrap();
             let expected = Matrix {
                 rows,
                 columns: want.columns,
@@ -396,7 +395,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             columns: qkv.columns,
             values: qkv.values[..qkv.columns].to_vec(),
         }));
-        backend.causal_attention(&device.unwrap(), &mut cache, 1, Position::At(10)).unwrap();
+        backend.causal_attention(&device.unwrap(), &mut cache, 1, 10).unwrap();
         assert_eq!(backend.read_cache(&cache, 1).unwrap().0.shape(), [kv_heads, 11, dim]);
     }
 }
@@ -404,9 +403,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
 fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     let (side, patch) = (224, 14);
     let rgb: Vec<u8> = (0..side * side * 3).map(|_| numbers.next() as u8).collect();
-    let black = vec![0; rgb.len()];
-    let mut image = backend.image(Pixels { rgb: &black, side, patch }).unwrap();
-    backend.renew_image(&mut image, &rgb).unwrap();
+    let image = backend.upload_image(Pixels { rgb: &rgb, side, patch }).unwrap();
     let want = Matrix::from_fn(256, 588, |index, column| {
         let (channel, y, x) = (
             column / 196,
@@ -425,7 +422,7 @@ fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance)
             weights: vec![bf16(&weight, &[96, 588])],
             bias: Some(bf16(&bias, &[96])),
             output_scale: None,
-            split: Split::Whole,
+            parallelism: TensorParallel::Replicated,
         };
         let normalisation = Normalisation { mean, std };
         let layer =
@@ -448,45 +445,44 @@ fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance)
     }
 }
 
-/// A position that the device counts gives the very same as one that the host says.
-fn counted_positions<B: Backend>(backend: &B, numbers: &mut Numbers) {
+/// Attention at the position counter equals attention at a position given by the host.
+fn position_counter<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
     let spec =
         CacheSpec { layers: 2, heads: 8, kv_heads: 8, head_dim: 32, capacity: 40, rope_theta: 1e4 };
     let width = 3 * 8 * 32;
     let prompt = backend.upload(&host(&numbers.matrix(33, width))).unwrap();
     let rows: Vec<B::Tensor> =
         (0..4).map(|_| backend.upload(&host(&numbers.matrix(1, width))).unwrap()).collect();
-    let [mut said, mut counted] = [0, 1].map(|_| backend.new_cache(spec).unwrap());
-    for cache in [&mut said, &mut counted] {
+    let [mut given, mut counted] = [0, 1].map(|_| backend.new_cache(spec).unwrap());
+    for cache in [&mut given, &mut counted] {
         for layer in 0..2 {
-            backend.causal_attention(&prompt, cache, layer, Position::At(0)).unwrap();
+            backend.causal_attention(&prompt, cache, layer, 0).unwrap();
         }
     }
-    backend.seek(&mut counted, 33).unwrap();
+    backend.set_position(&mut counted, 33).unwrap();
     for round in 0..2 {
-        // The second round goes back to where the first began.
-        backend.rewind(&mut counted).unwrap();
+        // The second round starts from the same position.
+        backend.reset_position(&mut counted).unwrap();
         for (at, row) in rows.iter().enumerate() {
             for layer in 0..2 {
-                let a =
-                    backend.causal_attention(row, &mut said, layer, Position::At(33 + at)).unwrap();
-                let b =
-                    backend.causal_attention(row, &mut counted, layer, Position::Counted).unwrap();
+                let a = backend.causal_attention(row, &mut given, layer, 33 + at).unwrap();
+                let b = backend.causal_attention_at_counter(row, &mut counted, layer).unwrap();
                 let [a, b] = [a, b].map(|x| backend.download(&x).unwrap().to_f32());
                 assert_eq!(a, b, "round {round}, row {at}, layer {layer}");
             }
-            backend.advance(&mut counted).unwrap();
+            backend.advance_position(&mut counted).unwrap();
         }
     }
 }
 
-/// Tokens chosen on the device are those that the host would choose, and so is the embedding that
-/// follows.
-fn answers<B: Backend>(backend: &B, numbers: &mut Numbers) {
-    // Few outputs whole on each chip, and many that may be cut.
-    for (outputs, split, first) in
-        [(64, Split::Whole, 100), (1088, Split::Columns, 0), (96, Split::Whole, 200)]
-    {
+/// Tokens and embeddings of the token buffer equal those selected on the host.
+fn token_buffer<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
+    // Few outputs, replicated, and many, column-parallel.
+    for (outputs, parallelism, first) in [
+        (64, TensorParallel::Replicated, 100),
+        (1088, TensorParallel::Column, 0),
+        (96, TensorParallel::Replicated, 200),
+    ] {
         let (vocabulary, width) = (1100, 64);
         let table = backend
             .load_table(bf16(&numbers.matrix(vocabulary, width), &[vocabulary, width]))
@@ -497,42 +493,49 @@ fn answers<B: Backend>(backend: &B, numbers: &mut Numbers) {
                 weights: vec![bf16(&numbers.matrix(outputs, width), &[outputs, width])],
                 bias: None,
                 output_scale: None,
-                split,
+                parallelism,
             })
             .unwrap();
         let end_id = first + outputs as u32;
         let centres: Vec<f32> = (0..outputs - 1).map(|bin| bin as f32).collect();
-        let spec = AnswerSpec { tokens: 3, ids: first..end_id, end_id, centres };
-        let mut answer = backend.new_answer(spec, &table).unwrap();
+        let spec = TokenBufferSpec { tokens: 3, ids: first..end_id, end_id, centres };
+        let mut buffer = backend.new_token_buffer(spec, &table).unwrap();
         let mut all = Vec::new();
         for _ in 0..5 {
             let x = backend.upload(&host(&numbers.matrix(1, width))).unwrap();
             let top = backend
                 .top_two(&backend.linear(&x, &head, Activation::Identity).unwrap())
                 .unwrap()[0];
-            backend.choose(&x, &head, &table, &mut answer).unwrap();
+            backend.argmax_append(&x, &head, &table, &mut buffer).unwrap();
             let id = first + top.index as u32;
             let bin = (end_id - id - 1).min(outputs as u32 - 2);
-            all.push((Choice { id, centre: Some(bin as f32), margin: Some(top.margin()) }, x));
-            let row = backend.download(&backend.chosen_row(&answer).unwrap()).unwrap().to_f32();
+            all.push(GreedyToken {
+                id,
+                centre: Some(bin as f32),
+                logit_margin: Some(top.logit_margin()),
+            });
+            let row = backend.download(&backend.last_embedding(&buffer).unwrap()).unwrap().to_f32();
             let want = backend.download(&backend.embed(&table, &[id]).unwrap()).unwrap().to_f32();
             assert_eq!(row, want, "the embedding of {id}");
         }
-        let chosen = backend.read_answer(&answer).unwrap();
+        let chosen = backend.read_tokens(&buffer).unwrap();
         assert_eq!(chosen.len(), 3);
-        for (got, (want, _)) in chosen.iter().zip(&all[2..]) {
+        for (got, want) in chosen.iter().zip(&all[2..]) {
             assert_eq!(got.id, want.id);
-            // A device need not say more, but what it says is right.
+            // Optional, but right if present.
             assert!(got.centre.is_none() || got.centre == want.centre, "{got:?} {want:?}");
-            assert!(got.margin.is_none() || got.margin == want.margin, "{got:?} {want:?}");
+            assert!(
+                got.logit_margin.is_none() || got.logit_margin == want.logit_margin,
+                "{got:?} {want:?}"
+            );
         }
-        // What is not a number is not believed, whoever notices.
+        // A NaN is refused by one of the two calls.
         let mut broken = vec![0.5; width];
         broken[3] = f32::NAN;
         let x = backend.upload(&HostTensor::from_f32(&[1, width], broken).unwrap()).unwrap();
         let refused = backend
-            .choose(&x, &head, &table, &mut answer)
-            .and_then(|()| backend.read_answer(&answer).map(drop));
+            .argmax_append(&x, &head, &table, &mut buffer)
+            .and_then(|()| backend.read_tokens(&buffer).map(drop));
         assert!(refused.is_err());
     }
 }
@@ -573,7 +576,7 @@ fn weights(numbers: &mut Numbers, outputs: usize, inputs: usize) -> Matrix {
 
 fn loaded<B: Backend>(
     backend: &B,
-    split: Split,
+    parallelism: TensorParallel,
     parts: &[&Matrix],
     bias: Option<&Matrix>,
 ) -> B::Linear {
@@ -582,12 +585,12 @@ fn loaded<B: Backend>(
         weights: parts.iter().map(|w| bf16(w, &[w.rows, w.columns])).collect(),
         bias: bias.map(|b| bf16(b, &[b.columns])),
         output_scale: None,
-        split,
+        parallelism,
     };
     backend.load_linear(source).unwrap()
 }
 
-/// The pairs of layers that a mesh cuts over its chips, against the same layers in one piece.
+/// Pairs of column- and row-parallel layers, against the unsharded layers.
 fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     // Widths that chips and tiles divide, and widths that they do not.
     // A row of 1024 fills whole tiles when it is summed.
@@ -605,23 +608,23 @@ fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Toler
         let want = Matrix::from_fn(rows, width, |r, c| sum.at(r, c) + bias.at(0, c));
         let device = backend.upload(&host(&x)).unwrap();
         let (first, second) = (
-            loaded(backend, Split::Columns, &[&gate, &up], None),
-            loaded(backend, Split::Rows, &[&down], Some(&bias)),
+            loaded(backend, TensorParallel::Column, &[&gate, &up], None),
+            loaded(backend, TensorParallel::Row, &[&down], Some(&bias)),
         );
         let inner = backend.linear(&device, &first, Activation::Identity).unwrap();
         let inner = backend.silu_mul(&inner).unwrap();
-        near(backend, "cut gate and up", &inner, &hidden, Tolerance(2.0 * tolerance.0));
+        near(backend, "column-parallel gate and up", &inner, &hidden, Tolerance(2.0 * tolerance.0));
         let got = backend.linear(&inner, &second, Activation::Identity).unwrap();
-        near(backend, "cut down", &got, &want, Tolerance(2.0 * tolerance.0));
+        near(backend, "row-parallel down", &got, &want, Tolerance(2.0 * tolerance.0));
         // One weight, an activation on its columns and one on the sum.
-        let first = loaded(backend, Split::Columns, &[&gate], None);
+        let first = loaded(backend, TensorParallel::Column, &[&gate], None);
         let hidden = x.times_transposed(&gate);
         let hidden = Matrix::from_fn(rows, inside, |r, c| gelu(hidden.at(r, c)));
         let sum = hidden.times_transposed(&down);
         let want = Matrix::from_fn(rows, width, |r, c| gelu(sum.at(r, c) + bias.at(0, c)));
         let inner = backend.linear(&device, &first, Activation::Gelu).unwrap();
         let got = backend.linear(&inner, &second, Activation::Gelu).unwrap();
-        near(backend, "cut gelu", &got, &want, Tolerance(2.0 * tolerance.0));
+        near(backend, "column- and row-parallel gelu", &got, &want, Tolerance(2.0 * tolerance.0));
     }
 }
 
@@ -636,8 +639,8 @@ fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance:
             [heads, kv_heads, kv_heads].map(|count| weights(numbers, count * head_dim, width));
         let out = weights(numbers, width, heads * head_dim);
         let device = backend.upload(&host(&x)).unwrap();
-        let qkv = loaded(backend, Split::Heads(shape), &[&q, &k, &v], None);
-        let after = loaded(backend, Split::AfterHeads(shape), &[&out], None);
+        let qkv = loaded(backend, TensorParallel::ColumnByHead(shape), &[&q, &k, &v], None);
+        let after = loaded(backend, TensorParallel::RowByHead(shape), &[&out], None);
         let projected = [&q, &k, &v].map(|weight| x.times_transposed(weight));
         let head = |which: usize, index: usize| {
             let part = projected[which].columns(index * head_dim..(index + 1) * head_dim);
@@ -663,7 +666,7 @@ fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance:
                 rope_theta: 10_000.0,
             };
             let mut cache = backend.new_cache(spec).unwrap();
-            let attended = backend.causal_attention(&laid, &mut cache, 0, Position::At(0)).unwrap();
+            let attended = backend.causal_attention(&laid, &mut cache, 0, 0).unwrap();
             let (keys, values) = backend.read_cache(&cache, 0).unwrap();
             for (which, stored) in [(1, keys), (2, values)] {
                 assert_eq!(stored.shape(), [kv_heads, rows, head_dim]);
@@ -682,12 +685,12 @@ fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance:
             backend.attention(&laid, heads).unwrap()
         };
         let got = backend.linear(&attended, &after, Activation::Identity).unwrap();
-        let what = format!("cut attention of {heads}/{kv_heads} heads of {head_dim}");
+        let what = format!("head-parallel attention of {heads}/{kv_heads} heads of {head_dim}");
         near(backend, &what, &got, &want, Tolerance(4.0 * tolerance.0));
     }
 }
 
-/// What does not fit is refused, never computed.
+/// Inputs that do not fit together are errors.
 fn refusals<B: Backend>(backend: &B) {
     let mut numbers = Numbers::new(99);
     let up = |m: &Matrix| backend.upload(&host(m)).unwrap();
@@ -702,7 +705,7 @@ fn refusals<B: Backend>(backend: &B) {
         weights,
         bias,
         output_scale: None,
-        split: Split::Whole,
+        parallelism: TensorParallel::Replicated,
     };
     let layer = backend.load_linear(source(vec![weight.clone()], None)).unwrap();
     assert!(backend.linear(&up(&wide), &layer, Activation::Identity).is_err());
@@ -718,31 +721,62 @@ fn refusals<B: Backend>(backend: &B) {
         CacheSpec { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, capacity: 4, rope_theta: 1e4 };
     let mut cache = backend.new_cache(spec).unwrap();
     let qkv = up(&numbers.matrix(3, 96));
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, Position::At(1)).is_err(), "a gap");
-    backend.causal_attention(&qkv, &mut cache, 0, Position::At(0)).unwrap();
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, Position::At(3)).is_err(), "full");
+    assert!(backend.causal_attention(&qkv, &mut cache, 0, 1).is_err(), "a gap");
+    backend.causal_attention(&qkv, &mut cache, 0, 0).unwrap();
+    assert!(backend.causal_attention(&qkv, &mut cache, 0, 3).is_err(), "full");
     assert!(backend.new_cache(CacheSpec { heads: 3, kv_heads: 2, ..spec }).is_err());
     let rgb = [0; 12];
-    assert!(backend.image(Pixels { rgb: &rgb, side: 3, patch: 3 }).is_err());
-    let mut image = backend.image(Pixels { rgb: &[0; 27], side: 3, patch: 3 }).unwrap();
-    assert!(backend.renew_image(&mut image, &rgb).is_err());
-    let mut ids = backend.ids(&[1, 2]).unwrap();
-    assert!(backend.renew_ids(&mut ids, &[1]).is_err());
-    assert!(backend.embed_ids(&table, &backend.ids(&[32, 0]).unwrap()).is_err());
-    let mut cache = backend.new_cache(spec).unwrap();
-    assert!(
-        backend.rewind(&mut cache).is_err() && backend.advance(&mut cache).is_err(),
-        "nothing sought"
-    );
-    assert!(
-        backend
-            .causal_attention(&up(&numbers.matrix(1, 96)), &mut cache, 0, Position::Counted)
-            .is_err()
-    );
-    assert!(backend.seek(&mut cache, 5).is_err(), "beyond the cache");
-    let answer = |ids| AnswerSpec { tokens: 2, ids, end_id: 32, centres: vec![0.0] };
-    assert!(backend.new_answer(answer(0..33), &table).is_err());
-    assert!(backend.new_answer(answer(4..4), &table).is_err());
+    assert!(backend.upload_image(Pixels { rgb: &rgb, side: 3, patch: 3 }).is_err());
     let broken = HostTensor::from_f32(&[1, 64], [vec![1.0; 63], vec![f32::NAN]].concat()).unwrap();
     assert!(backend.top_two(&backend.upload(&broken).unwrap()).is_err());
+}
+
+/// Invalid uses of traced decoding's state are errors.
+fn trace_refusals<B: TraceBackend>(backend: &B) {
+    let mut numbers = Numbers::new(99);
+    let table = backend.load_table(bf16(&numbers.matrix(32, 64), &[32, 64])).unwrap();
+    let mut image = backend.upload_image(Pixels { rgb: &[0; 27], side: 3, patch: 3 }).unwrap();
+    assert!(backend.write_image(&mut image, &[0; 12]).is_err());
+    let mut ids = backend.upload_ids(&[1, 2]).unwrap();
+    assert!(backend.write_ids(&mut ids, &[1]).is_err());
+    assert!(backend.embed_ids(&table, &backend.upload_ids(&[32, 0]).unwrap()).is_err());
+    let spec =
+        CacheSpec { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, capacity: 4, rope_theta: 1e4 };
+    let mut cache = backend.new_cache(spec).unwrap();
+    assert!(
+        backend.reset_position(&mut cache).is_err()
+            && backend.advance_position(&mut cache).is_err(),
+        "no position was set"
+    );
+    let row = backend.upload(&host(&numbers.matrix(1, 96))).unwrap();
+    assert!(backend.causal_attention_at_counter(&row, &mut cache, 0).is_err());
+    assert!(backend.set_position(&mut cache, 5).is_err(), "outside the cache");
+    let buffer = |ids| TokenBufferSpec { tokens: 2, ids, end_id: 32, centres: vec![0.0] };
+    assert!(backend.new_token_buffer(buffer(0..33), &table).is_err());
+    assert!(backend.new_token_buffer(buffer(4..4), &table).is_err());
+}
+
+/// An image that was overwritten gives the patches of the new one.
+fn written_image<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
+    let (side, patch) = (224, 14);
+    let rgb: Vec<u8> = (0..side * side * 3).map(|_| numbers.next() as u8).collect();
+    let black = vec![0; rgb.len()];
+    let mut image = backend.upload_image(Pixels { rgb: &black, side, patch }).unwrap();
+    backend.write_image(&mut image, &rgb).unwrap();
+    let direct = backend.upload_image(Pixels { rgb: &rgb, side, patch }).unwrap();
+    let [written, direct] = [&image, &direct]
+        .map(|image| backend.download(&backend.cut_patches(image).unwrap()).unwrap().to_f32());
+    assert_eq!(written, direct);
+}
+
+/// The suite of a backend with traces: [`suite`], and everything of [`TraceBackend`].
+pub fn trace_suite<B: TraceBackend>(backend: &B, tolerance: Tolerance) {
+    suite(backend, tolerance);
+    for seed in 0..3 {
+        let mut numbers = Numbers::new(seed + 100);
+        written_image(backend, &mut numbers);
+        position_counter(backend, &mut numbers);
+        token_buffer(backend, &mut numbers);
+    }
+    trace_refusals(backend);
 }

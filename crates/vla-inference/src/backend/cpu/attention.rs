@@ -106,8 +106,6 @@ pub struct CpuCache {
     /// Cosine and sine of `position * theta^(-2i / head_dim)`, `[capacity, head_dim / 2]` each.
     cos: Vec<f32>,
     sin: Vec<f32>,
-    /// Where counting began, and how far it is.
-    count: Option<(usize, usize)>,
 }
 
 /// One layer, `[kv_heads, capacity, head_dim]` each.
@@ -142,36 +140,7 @@ impl CpuCache {
             layers: (0..layers).map(layer).collect(),
             cos: angles.iter().map(|angle| angle.cos()).collect(),
             sin: angles.iter().map(|angle| angle.sin()).collect(),
-            count: None,
         })
-    }
-
-    pub(super) fn seek(&mut self, position: usize) -> Result<(), BackendError> {
-        let capacity = self.spec.capacity;
-        if position > capacity {
-            return Err(BackendError::Capacity { operation: "seek", position, capacity });
-        }
-        self.count = Some((position, position));
-        Ok(())
-    }
-
-    /// Where the next counted row stands.
-    pub(super) fn counted(&self) -> Result<usize, BackendError> {
-        self.count
-            .map(|(_, at)| at)
-            .ok_or_else(|| shape_error("counted position", "no position was sought".into()))
-    }
-
-    pub(super) fn rewind(&mut self) -> Result<(), BackendError> {
-        self.counted()?;
-        self.count = self.count.map(|(begin, _)| (begin, begin));
-        Ok(())
-    }
-
-    pub(super) fn advance(&mut self) -> Result<(), BackendError> {
-        self.counted()?;
-        self.count = self.count.map(|(begin, at)| (begin, at + 1));
-        Ok(())
     }
 
     pub(super) fn read(&self, layer: usize) -> Result<(HostTensor, HostTensor), BackendError> {

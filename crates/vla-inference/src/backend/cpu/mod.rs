@@ -1,8 +1,8 @@
-//! The CPU backend: the oracle of all tests and the embedded default.
+//! CPU backend: the reference of all tests and the default device.
 //!
-//! float32 arithmetic; weights stay in bf16 as stored (a mapped file is never copied) and are
-//! widened on the way into the GEMM's cache-sized blocks. Our own loops are compiled for AVX2,
-//! AVX-512 and NEON and chosen at run time.
+//! float32 arithmetic; weights stay in bf16 as stored (a mapped file is not copied) and are
+//! widened block by block in the GEMM. The loops in `loops.rs` are compiled for AVX2, AVX-512 and
+//! NEON and selected at run time.
 
 mod attention;
 mod linear;
@@ -17,8 +17,8 @@ use rayon::prelude::*;
 
 use super::patches::{centred_patches, check_pixels, normalisation_tables};
 use super::{
-    Activation, AnswerSpec, Backend, BackendError, CacheSpec, Choice, LinearSource, NormSource,
-    Normalisation, PatchEmbeddingSource, Pixels, Position, TopTwo,
+    Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, Normalisation,
+    PatchEmbeddingSource, Pixels, TopTwo,
 };
 use crate::tensor::HostTensor;
 pub use attention::CpuCache;
@@ -54,33 +54,25 @@ impl CpuTensor {
     }
 }
 
-/// An embedding table, kept as stored.
+/// An embedding table in its stored format.
 pub struct CpuTable {
     table: HostTensor,
     columns: usize,
 }
 
-/// A patch embedding, and what every byte of a channel becomes before it.
+/// A patch embedding, with the normalised value of every byte per channel.
 pub struct CpuPatchEmbedding {
     linear: CpuLinear,
     tables: [[f32; 256]; 3],
 }
 
-/// Pixels of an image.
+/// An RGB image.
 pub struct CpuImage {
     rgb: Vec<u8>,
     side: usize,
     patch: usize,
 }
 
-/// Tokens that were chosen, oldest first.
-pub struct CpuAnswer {
-    spec: AnswerSpec,
-    chosen: Vec<TopTwo>,
-    row: Option<CpuTensor>,
-}
-
-/// `what` does not fit, in words.
 fn shape_error(operation: &'static str, detail: String) -> BackendError {
     BackendError::Shape { operation, detail }
 }
@@ -108,11 +100,11 @@ impl CpuBackend {
         self.pool.current_num_threads()
     }
 
-    /// Normalised pixels of patches that [`Backend::cut_patches`] gave: what a patch embedding
-    /// sees.
+    /// Normalises the result of [`Backend::cut_patches`]: the input of the patch embedding's
+    /// matmul, `[patches, 3 * patch * patch]`.
     ///
     /// # Errors
-    /// When the columns are not three channels.
+    /// When the columns do not divide into three channels.
     pub fn normalise(
         &self,
         patches: &CpuTensor,
@@ -145,10 +137,6 @@ impl Backend for CpuBackend {
     type Cache = CpuCache;
     type PatchEmbedding = CpuPatchEmbedding;
     type Image = CpuImage;
-    type Ids = Vec<u32>;
-    type Answer = CpuAnswer;
-    /// Nothing is recorded: a host does not wait for itself.
-    type Recording = std::convert::Infallible;
 
     fn name(&self) -> String {
         format!("cpu ({} threads, f32 arithmetic)", self.threads())
@@ -211,15 +199,9 @@ impl Backend for CpuBackend {
         Ok(CpuPatchEmbedding { linear: CpuLinear::new(source.linear)?, tables })
     }
 
-    fn image(&self, pixels: Pixels<'_>) -> Result<CpuImage, BackendError> {
-        check_pixels("image", pixels)?;
+    fn upload_image(&self, pixels: Pixels<'_>) -> Result<CpuImage, BackendError> {
+        check_pixels("upload_image", pixels)?;
         Ok(CpuImage { rgb: pixels.rgb.to_vec(), side: pixels.side, patch: pixels.patch })
-    }
-
-    fn renew_image(&self, image: &mut CpuImage, rgb: &[u8]) -> Result<(), BackendError> {
-        check_pixels("renew_image", Pixels { rgb, side: image.side, patch: image.patch })?;
-        image.rgb.copy_from_slice(rgb);
-        Ok(())
     }
 
     fn cut_patches(&self, image: &CpuImage) -> Result<CpuTensor, BackendError> {
@@ -294,46 +276,12 @@ impl Backend for CpuBackend {
         qkv: &CpuTensor,
         cache: &mut CpuCache,
         layer: usize,
-        position: Position,
+        position: usize,
     ) -> Result<CpuTensor, BackendError> {
-        let position = match position {
-            Position::At(position) => position,
-            Position::Counted if qkv.rows == 1 => cache.counted()?,
-            Position::Counted => {
-                return Err(shape_error("causal_attention", format!("{} counted rows", qkv.rows)));
-            }
-        };
         self.scope(|| cache.attend(qkv, layer, position))
     }
 
-    fn seek(&self, cache: &mut CpuCache, position: usize) -> Result<(), BackendError> {
-        cache.seek(position)
-    }
-
-    fn rewind(&self, cache: &mut CpuCache) -> Result<(), BackendError> {
-        cache.rewind()
-    }
-
-    fn advance(&self, cache: &mut CpuCache) -> Result<(), BackendError> {
-        cache.advance()
-    }
-
-    fn ids(&self, ids: &[u32]) -> Result<Vec<u32>, BackendError> {
-        Ok(ids.to_vec())
-    }
-
-    fn renew_ids(&self, place: &mut Vec<u32>, ids: &[u32]) -> Result<(), BackendError> {
-        if place.len() != ids.len() {
-            return Err(shape_error(
-                "renew_ids",
-                format!("{} ids where {} were", ids.len(), place.len()),
-            ));
-        }
-        place.copy_from_slice(ids);
-        Ok(())
-    }
-
-    fn embed_ids(&self, table: &CpuTable, ids: &Vec<u32>) -> Result<CpuTensor, BackendError> {
+    fn embed(&self, table: &CpuTable, ids: &[u32]) -> Result<CpuTensor, BackendError> {
         let mut values = Vec::with_capacity(ids.len() * table.columns);
         for &id in ids {
             let row = id as usize;
@@ -385,61 +333,5 @@ impl Backend for CpuBackend {
             ));
         }
         (0..x.rows).map(|row| super::top_two_of(x.row(row))).collect()
-    }
-
-    fn new_answer(&self, spec: AnswerSpec, table: &CpuTable) -> Result<CpuAnswer, BackendError> {
-        let vocabulary = table.table.shape().first().copied().unwrap_or(0);
-        if spec.tokens == 0 || spec.ids.is_empty() || spec.ids.end as usize > vocabulary {
-            let detail = format!("{} tokens among ids {:?} of {vocabulary}", spec.tokens, spec.ids);
-            return Err(shape_error("new_answer", detail));
-        }
-        Ok(CpuAnswer { spec, chosen: Vec::new(), row: None })
-    }
-
-    fn choose(
-        &self,
-        x: &CpuTensor,
-        head: &CpuLinear,
-        table: &CpuTable,
-        answer: &mut CpuAnswer,
-    ) -> Result<(), BackendError> {
-        let logits = self.linear(x, head, Activation::Identity)?;
-        let tops = self.top_two(&logits)?;
-        let ([top], true) = (tops.as_slice(), logits.columns == answer.spec.ids.len()) else {
-            let detail =
-                format!("[{}, {}] for ids {:?}", logits.rows, logits.columns, answer.spec.ids);
-            return Err(shape_error("choose", detail));
-        };
-        // The head's columns are ids of a vocabulary far below u32::MAX.
-        let id = answer.spec.ids.start + top.index as u32;
-        answer.row = Some(self.embed(table, &[id])?);
-        if answer.chosen.len() == answer.spec.tokens {
-            answer.chosen.remove(0);
-        }
-        answer.chosen.push(*top);
-        Ok(())
-    }
-
-    fn tell(&self, answer: &mut CpuAnswer, table: &CpuTable, id: u32) -> Result<(), BackendError> {
-        answer.row = Some(self.embed(table, &[id])?);
-        Ok(())
-    }
-
-    fn chosen_row(&self, answer: &CpuAnswer) -> Result<CpuTensor, BackendError> {
-        answer.row.clone().ok_or_else(|| shape_error("chosen_row", "nothing was chosen".into()))
-    }
-
-    fn read_answer(&self, answer: &CpuAnswer) -> Result<Vec<Choice>, BackendError> {
-        let AnswerSpec { ids, end_id, centres, .. } = &answer.spec;
-        let choice = |top: &TopTwo| {
-            let id = ids.start + top.index as u32;
-            let bin = (end_id.saturating_sub(id + 1) as usize).min(centres.len().saturating_sub(1));
-            Choice { id, centre: centres.get(bin).copied(), margin: Some(top.margin()) }
-        };
-        Ok(answer.chosen.iter().map(choice).collect())
-    }
-
-    fn replay(&self, recording: &Self::Recording) -> Result<(), BackendError> {
-        match *recording {}
     }
 }

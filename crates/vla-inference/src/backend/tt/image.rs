@@ -1,36 +1,36 @@
-//! Camera bytes to the patch matrix that all towers share, and the patch embeddings that take it.
+//! Image bytes to the patch matrix shared by all towers, and the patch embedding's weights for it.
 //!
-//! The matrix holds bytes minus 128, which bf16 holds exactly; mean and deviation, in which alone
-//! the towers differ, are folded into the weights that follow. So the towers share one matrix, and
-//! the pixels are not rounded at all.
+//! The matrix holds bytes minus 128, which bf16 represents exactly. Mean and standard deviation, in
+//! which the towers differ, are folded into the patch embedding's weights. All towers therefore
+//! share one matrix, and pixels are not rounded.
 
 use tt_metal::{Distribution, Format, HostArray, Layout, Tensor};
 
 use super::{BackendError, TtBackend, TtTensor, device, shape_error};
 use crate::backend::patches::{centred_patches, check_pixels};
-use crate::backend::tt::sharding::Form;
+use crate::backend::tt::sharding::Sharding;
 use crate::backend::{LinearSource, PatchEmbeddingSource, Pixels};
 use crate::tensor::HostTensor;
 
-/// Pixels on the mesh, with room for their patches.
+/// An RGB image on the mesh, and its patch matrix.
 pub struct TtImage {
     side: usize,
     patch: usize,
     /// BF16 tiles `[1, 1, patches, 3 * patch^2]`.
     matrix: Tensor,
-    /// U8 `[1, 1, side, 3 * side]`, from which the kernel makes the matrix; without it the host
-    /// cuts the patches.
+    /// U8 `[1, 1, side, 3 * side]`, input of the kernel that fills the matrix; `None` when the host
+    /// extracts the patches.
     bytes: Option<Tensor>,
 }
 
 impl TtImage {
     pub(super) fn new(backend: &TtBackend, pixels: Pixels<'_>) -> Result<Self, BackendError> {
-        const OPERATION: &str = "image";
+        const OPERATION: &str = "upload_image";
         let Pixels { rgb, side, patch } = pixels;
         check_pixels(OPERATION, pixels)?;
         let mesh = &backend.mesh;
         let (count, columns) = ((side / patch).pow(2), 3 * patch * patch);
-        if backend.own_kernels() {
+        if backend.custom_kernels() {
             let array = HostArray::u8(rgb, [1, 1, side, 3 * side]);
             let bytes = mesh.upload(array, Distribution::Replicate, Format::U8, Layout::RowMajor);
             let matrix = mesh
@@ -49,8 +49,8 @@ impl TtImage {
         Ok(Self { side, patch, matrix: matrix.map_err(device(OPERATION))?, bytes: None })
     }
 
-    pub(super) fn renew(&self, rgb: &[u8]) -> Result<(), BackendError> {
-        const OPERATION: &str = "renew_image";
+    pub(super) fn write(&self, rgb: &[u8]) -> Result<(), BackendError> {
+        const OPERATION: &str = "write_image";
         let pixels = Pixels { rgb, side: self.side, patch: self.patch };
         check_pixels(OPERATION, pixels)?;
         let written = match &self.bytes {
@@ -70,12 +70,17 @@ impl TtImage {
                 .map_err(device("cut_patches"))?;
         }
         let [_, _, rows, columns] = self.matrix.dims();
-        Ok(TtTensor { parts: vec![self.matrix.clone()], form: Form::Whole, rows, columns })
+        Ok(TtTensor {
+            parts: vec![self.matrix.clone()],
+            sharding: Sharding::Replicated,
+            rows,
+            columns,
+        })
     }
 }
 
-/// The same layer over bytes minus 128: `W' = W / (255 std)`, `b' = b + sum W (128/255 - mean) /
-/// std`.
+/// The patch embedding as a layer over bytes minus 128: `W' = W / (255 std)`, `b' = b + sum W
+/// (128/255 - mean) / std`.
 pub(super) fn folded(source: PatchEmbeddingSource) -> Result<LinearSource, BackendError> {
     const OPERATION: &str = "load_patch_embedding";
     let PatchEmbeddingSource { linear, normalisation } = source;
@@ -109,15 +114,15 @@ pub(super) fn folded(source: PatchEmbeddingSource) -> Result<LinearSource, Backe
         None => vec![0.0; outputs],
     };
     for (row, bias) in values.chunks_exact_mut(inputs).zip(&mut bias) {
-        let mut moved = f64::from(*bias);
+        let mut offset = f64::from(*bias);
         for (at, value) in row.iter_mut().enumerate() {
             let channel = at / (inputs / 3);
             let (mean, std) =
                 (f64::from(normalisation.mean[channel]), f64::from(normalisation.std[channel]));
-            moved += f64::from(*value) * (128.0 / 255.0 - mean) / std;
+            offset += f64::from(*value) * (128.0 / 255.0 - mean) / std;
             *value = (f64::from(*value) / (255.0 * std)) as f32;
         }
-        *bias = moved as f32;
+        *bias = offset as f32;
     }
     Ok(LinearSource {
         weights: vec![HostTensor::from_f32(&[outputs, inputs], values)?],

@@ -1,16 +1,15 @@
-//! Linear layers over the chips: column-parallel, row-parallel with a sum between chips, or whole
-//! on each.
+//! Linear layers on the mesh: column-parallel, row-parallel with an all-reduce, or replicated.
 
 use std::sync::OnceLock;
 
 use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions, Mesh, Tensor};
 
-use super::cache::Key;
-use super::sharding::{Form, PADDING, TILE, multiple_of};
+use super::sharding::{PADDING, Sharding, TILE, column_multiple};
+use super::weight_cache::Key;
 use super::{Activation, BackendError, LinearSource, TtBackend, TtTensor, device, shape_error};
-use crate::backend::{NormSource, Split, WeightRole};
+use crate::backend::{NormSource, TensorParallel, WeightRole};
 
-/// Outputs of a layer that one row of cores does: a column of tiles each.
+/// Outputs that one row of 8 cores computes, a column of tiles each.
 const NARROW: usize = 8 * TILE;
 
 /// A linear layer on the mesh.
@@ -19,22 +18,22 @@ pub struct TtLinear {
     weights: Vec<(Tensor, Option<Tensor>)>,
     inputs: usize,
     outputs: usize,
-    /// How the input must lie.
-    takes: Form,
-    /// How the output lies.
-    gives: Form,
+    /// Required sharding of the input.
+    input_sharding: Sharding,
+    /// Sharding of the output.
+    output_sharding: Sharding,
     compute: Compute,
-    /// Format of the product, before a sum between chips.
+    /// Format of the product, before an all-reduce.
     product: Format,
     /// Format of the output.
     format: Format,
-    /// Scale and source, where a scale was folded in: folding is wrong under an activation, for
-    /// which this is kept.
+    /// Scale and source, where a scale was folded into the weights: under an activation the fold is
+    /// wrong, and the layer is loaded again without it.
     scaled: Option<(Vec<f32>, LinearSource)>,
     unfolded: OnceLock<Box<TtLinear>>,
 }
 
-/// A norm on the mesh.
+/// A layer norm or RMS norm on the mesh.
 pub struct TtNorm {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -42,15 +41,15 @@ pub struct TtNorm {
     epsilon: f32,
 }
 
-/// The whole weight as the checkpoint has it.
-struct Stacked {
+/// Dimensions of the stacked weights.
+struct StackedShape {
     inputs: usize,
     outputs: usize,
     /// Outputs of each of the stacked weights.
     each: Vec<usize>,
 }
 
-fn measure(source: &LinearSource) -> Result<Stacked, BackendError> {
+fn measure(source: &LinearSource) -> Result<StackedShape, BackendError> {
     let refuse = |detail| Err(shape_error("load_linear", detail));
     let (mut inputs, mut each) = (None, Vec::new());
     for weight in &source.weights {
@@ -72,54 +71,63 @@ fn measure(source: &LinearSource) -> Result<Stacked, BackendError> {
             return refuse(format!("{name} of {} for {outputs} outputs", vector.len()));
         }
     }
-    if source.split == Split::Columns && each.iter().any(|&outputs| Some(&outputs) != each.first())
+    if source.parallelism == TensorParallel::Column
+        && each.iter().any(|&outputs| Some(&outputs) != each.first())
     {
-        return refuse(format!("stacked weights of {each:?} outputs cannot be cut alike"));
+        return refuse(format!("stacked weights of {each:?} outputs cannot be sharded alike"));
     }
-    let head_columns = match source.split {
-        Split::Heads(shape) => Some((outputs, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)),
-        Split::AfterHeads(shape) => Some((inputs, shape.heads * shape.head_dim)),
+    let head_columns = match source.parallelism {
+        TensorParallel::ColumnByHead(shape) => {
+            Some((outputs, (shape.heads + 2 * shape.kv_heads) * shape.head_dim))
+        }
+        TensorParallel::RowByHead(shape) => Some((inputs, shape.heads * shape.head_dim)),
         _ => None,
     };
     match head_columns {
         Some((have, wanted)) if have != wanted => {
             refuse(format!("{have} columns for heads of {wanted}"))
         }
-        _ => Ok(Stacked { inputs, outputs, each }),
+        _ => Ok(StackedShape { inputs, outputs, each }),
     }
 }
 
 impl TtLinear {
     pub(super) fn new(backend: &TtBackend, source: LinearSource) -> Result<Self, BackendError> {
         let stacked = measure(&source)?;
-        let Stacked { inputs, outputs, each } = &stacked;
-        let chips = (backend.spread(source.role), multiple_of(source.role));
+        let StackedShape { inputs, outputs, each } = &stacked;
+        let chips = (backend.num_shards(source.role), column_multiple(source.role));
         let parts = each.len();
-        let gives = Form::of_outputs(source.split, parts, outputs / parts.max(1), chips);
-        let takes = Form::of_inputs(source.split, *inputs, chips);
+        let output_sharding =
+            Sharding::of_outputs(source.parallelism, parts, outputs / parts.max(1), chips);
+        let input_sharding = Sharding::of_inputs(source.parallelism, *inputs, chips);
         let precision = backend.policy.weight(source.role);
         let activations = &backend.formats;
-        let format = match (source.role, source.split) {
-            // Logits decide: nothing is rounded any more.
+        let format = match (source.role, source.parallelism) {
+            // Logits are compared: they are not rounded.
             (WeightRole::Head, _) => Format::F32,
-            // The rotary embedding and the caches read bf16.
-            (_, Split::Heads(_)) => Format::Bf16,
-            (_, Split::Columns) => activations.hidden,
+            // Input format of the rotary embedding and of the KV cache.
+            (_, TensorParallel::ColumnByHead(_)) => Format::Bf16,
+            (_, TensorParallel::Column) => activations.hidden,
             _ => activations.stream,
         };
         let scale = source.output_scale.as_ref().map(|scale| scale.to_f32());
-        let host =
-            Host { source: &source, stacked: &stacked, scale: scale.as_deref(), takes, gives };
-        let weights = (0..gives.parts())
-            .map(|part| host.upload(backend, part, super::format(precision.format)));
+        let upload = WeightUpload {
+            source: &source,
+            stacked: &stacked,
+            scale: scale.as_deref(),
+            input_sharding,
+            output_sharding,
+        };
+        let weights = (0..output_sharding.parts())
+            .map(|part| upload.part(backend, part, super::format(precision.format)));
         Ok(Self {
             weights: weights.collect::<Result<_, _>>()?,
             inputs: *inputs,
             outputs: *outputs,
-            takes,
-            gives,
+            input_sharding,
+            output_sharding,
             compute: backend.compute(precision.fidelity),
-            product: if takes.spread() > 1 { activations.collectives } else { format },
+            product: if input_sharding.num_shards() > 1 { activations.collectives } else { format },
             format,
             scaled: scale.map(|scale| (scale, source)),
             unfolded: OnceLock::new(),
@@ -136,25 +144,26 @@ impl TtLinear {
             let plain = Self::new(backend, LinearSource { output_scale: None, ..source.clone() })?;
             let _ = self.unfolded.set(Box::new(plain));
         }
-        self.unfolded
-            .get()
-            .map(AsRef::as_ref)
-            .ok_or_else(|| shape_error("linear", "the layer was not kept".into()))
+        self.unfolded.get().map(AsRef::as_ref).ok_or_else(|| {
+            shape_error("linear", "the layer without its scale was not stored".into())
+        })
     }
 
     pub(super) fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Weight and arithmetic of a layer that a row of cores can do at once: one weight, whole on
-    /// every chip, few outputs.
-    pub(super) fn narrow(&self) -> Option<(&Tensor, Compute)> {
-        let whole = self.takes == Form::Whole && self.gives == Form::Whole && self.scaled.is_none();
+    /// Weight and arithmetic of a layer for [`tt_metal::kernels::narrow_matmul`]: one replicated
+    /// weight without bias, at most [`NARROW`] outputs. `None` for any other layer.
+    pub(super) fn narrow_weight(&self) -> Option<(&Tensor, Compute)> {
+        let replicated = self.input_sharding == Sharding::Replicated
+            && self.output_sharding == Sharding::Replicated
+            && self.scaled.is_none();
         let fits = self.outputs.is_multiple_of(TILE)
             && self.inputs.is_multiple_of(TILE)
             && self.outputs <= NARROW;
         match self.weights.as_slice() {
-            [(weight, None)] if whole && fits && self.format == Format::F32 => {
+            [(weight, None)] if replicated && fits && self.format == Format::F32 => {
                 Some((weight, self.compute))
             }
             _ => None,
@@ -177,40 +186,40 @@ impl TtLinear {
             let plain = self.without_scale(backend, source)?.apply(backend, x, activation)?;
             return backend.times_columns(&plain, scale);
         }
-        let x = backend.in_form(x, self.takes)?;
+        let x = backend.reshard(x, self.input_sharding)?;
         let input = x.one("linear")?;
-        let alone = self.takes.spread() == 1;
-        let wanted = match activation {
+        let row_parallel = self.input_sharding.num_shards() > 1;
+        let activation = match activation {
             Activation::Identity => tt_metal::Activation::None,
             Activation::Gelu => tt_metal::Activation::Gelu,
         };
         let options = LinearOptions {
-            // Parts of a sum are not activated, the sum is.
-            activation: if alone { wanted } else { tt_metal::Activation::None },
+            // Applied after the all-reduce, not to partial sums.
+            activation: if row_parallel { tt_metal::Activation::None } else { activation },
             compute: self.compute,
             format: self.product,
         };
         let mut parts = Vec::with_capacity(self.weights.len());
         for (weight, bias) in &self.weights {
             let mut y = input.linear(weight, bias.as_ref(), options).map_err(device("linear"))?;
-            if !alone {
-                y = sum_over_chips(&y).map_err(device("linear"))?;
+            if row_parallel {
+                y = all_reduce(&y).map_err(device("linear"))?;
                 if self.product != self.format {
                     y = y.convert(self.format, Layout::Tile).map_err(device("linear"))?;
                 }
-                if wanted != tt_metal::Activation::None {
-                    y = y.activate(wanted).map_err(device("linear"))?;
+                if activation != tt_metal::Activation::None {
+                    y = y.activate(activation).map_err(device("linear"))?;
                 }
             }
             parts.push(y);
         }
-        Ok(TtTensor { parts, form: self.gives, rows: x.rows, columns: self.outputs })
+        Ok(TtTensor { parts, sharding: self.output_sharding, rows: x.rows, columns: self.outputs })
     }
 }
 
-/// Sums over the chips. A single row fills one of a tile's 32: under another shape the same numbers
-/// fill whole tiles, and a 32nd of the bytes goes over the links.
-fn sum_over_chips(y: &Tensor) -> tt_metal::Result<Tensor> {
+/// All-reduce (sum) over the chips. A single row occupies one of a tile's 32 rows; reshaped, the
+/// same numbers fill whole tiles, and 1/32 of the bytes are sent over the links.
+fn all_reduce(y: &Tensor) -> tt_metal::Result<Tensor> {
     let dims = y.dims();
     match dims {
         [1, 1, 1, columns] if columns.is_multiple_of(TILE * TILE) => {
@@ -220,33 +229,35 @@ fn sum_over_chips(y: &Tensor) -> tt_metal::Result<Tensor> {
     }
 }
 
-/// A weight on its way to the device.
-struct Host<'a> {
+/// Upload of one linear layer's weights.
+struct WeightUpload<'a> {
     source: &'a LinearSource,
-    stacked: &'a Stacked,
+    stacked: &'a StackedShape,
     scale: Option<&'a [f32]>,
-    takes: Form,
-    gives: Form,
+    input_sharding: Sharding,
+    output_sharding: Sharding,
 }
 
-impl Host<'_> {
-    /// The weight `[inputs, outputs]` and bias of one physical output tensor, in chip order.
-    fn upload(
+impl WeightUpload<'_> {
+    /// The weight `[inputs, outputs]` and bias of one physical output tensor, shards side by side
+    /// in chip order.
+    fn part(
         &self,
         backend: &TtBackend,
         part: usize,
         format: Format,
     ) -> Result<(Tensor, Option<Tensor>), BackendError> {
         let mesh = &backend.mesh;
-        let Stacked { inputs, outputs, .. } = self.stacked;
-        let rows = self.takes.maps(*inputs).swap_remove(0);
-        let columns = self.gives.maps(*outputs).swap_remove(part);
+        let StackedShape { inputs, outputs, .. } = self.stacked;
+        let rows = self.input_sharding.column_maps(*inputs).swap_remove(0);
+        let columns = self.output_sharding.column_maps(*outputs).swap_remove(part);
         let (height, width) = (rows.len(), columns.len());
-        let distribution = match (self.takes.spread(), self.gives.spread()) {
-            (1, 1) => Distribution::Replicate,
-            (1, _) => Distribution::Shard(3),
-            _ => Distribution::Shard(2),
-        };
+        let distribution =
+            match (self.input_sharding.num_shards(), self.output_sharding.num_shards()) {
+                (1, 1) => Distribution::Replicate,
+                (1, _) => Distribution::Shard(3),
+                _ => Distribution::Shard(2),
+            };
         let (operation, dims) = ("load_linear", [1, 1, height, width]);
         let weight = match &backend.weight_cache {
             None => mesh.upload(
@@ -284,8 +295,20 @@ impl Host<'_> {
             }
         };
         let weight = weight.map_err(device(operation))?;
+        let bias = self.bias(backend, &columns, distribution)?;
+        Ok((weight, bias))
+    }
+
+    /// The bias of one physical output tensor, if the layer has one.
+    fn bias(
+        &self,
+        backend: &TtBackend,
+        columns: &[u32],
+        distribution: Distribution,
+    ) -> Result<Option<Tensor>, BackendError> {
+        let width = columns.len();
         let Some(bias) = self.source.bias.as_ref().map(|bias| bias.to_f32()) else {
-            return Ok((weight, None));
+            return Ok(None);
         };
         let mut line: Vec<f32> = columns
             .iter()
@@ -296,21 +319,25 @@ impl Host<'_> {
                 }
             })
             .collect();
-        let (dims, distribution) = if self.takes.spread() > 1 {
-            // Each chip adds its bias to its part of the sum: only the first has one.
-            let chips = self.takes.spread();
+        let (dims, distribution) = if self.input_sharding.num_shards() > 1 {
+            // Every chip adds its bias to its partial sum: only the first chip's is not zero.
+            let chips = self.input_sharding.num_shards();
             line.resize(chips * width, 0.0);
             ([1, chips, 1, width], Distribution::Shard(1))
         } else {
             ([1, 1, 1, width], distribution)
         };
-        // As precise as the destination register: a bias is a few bytes.
-        let bias =
-            mesh.upload(HostArray::f32(&line, dims), distribution, Format::Bf16, Layout::Tile);
-        Ok((weight, Some(bias.map_err(device(operation))?)))
+        // bf16 whatever the weight's format: a bias is a few bytes.
+        let bias = backend.mesh.upload(
+            HostArray::f32(&line, dims),
+            distribution,
+            Format::Bf16,
+            Layout::Tile,
+        );
+        Ok(Some(bias.map_err(device("load_linear"))?))
     }
 
-    /// Everything that decides the packed bytes.
+    /// Cache key: everything that determines the packed bytes.
     fn key(
         &self,
         mesh: &Mesh,
@@ -329,12 +356,12 @@ impl Host<'_> {
         key
     }
 
-    /// The weight `[inputs, outputs]`, rows and columns as they lie on the chips.
+    /// The weight `[inputs, outputs]` with physical rows and columns.
     fn values(&self, rows: &[u32], columns: &[u32]) -> Vec<f32> {
-        let Stacked { inputs, each, .. } = self.stacked;
+        let StackedShape { inputs, each, .. } = self.stacked;
         let (height, width) = (rows.len(), columns.len());
         let mut values = vec![0.0f32; height * width];
-        // Logical output of each column, looked up weight by weight so that each is widened once.
+        // Weight by weight, so that each is converted to float32 once.
         let mut first = 0;
         for (weight, &count) in self.source.weights.iter().zip(each) {
             let stored = weight.to_f32();
@@ -357,7 +384,7 @@ impl Host<'_> {
     }
 }
 
-/// Bytes of what the provider packs: whole tiles, shard after shard.
+/// Bytes of the packed weight: whole tiles, shard after shard.
 fn packed_bytes(
     dims: [usize; 4],
     distribution: Distribution,
@@ -403,7 +430,7 @@ impl TtNorm {
         &self,
         operation: &'static str,
         x: &TtTensor,
-        layer: bool,
+        layer_norm: bool,
         compute: Compute,
     ) -> Result<TtTensor, BackendError> {
         if x.columns != self.columns {
@@ -413,7 +440,7 @@ impl TtNorm {
             ));
         }
         let input = x.one(operation)?;
-        let y = match (layer, &self.bias) {
+        let y = match (layer_norm, &self.bias) {
             (true, Some(bias)) => input.layer_norm(&self.weight, Some(bias), self.epsilon, compute),
             (true, None) => {
                 return Err(shape_error(operation, "the norm was loaded without a bias".into()));

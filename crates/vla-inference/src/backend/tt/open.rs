@@ -1,4 +1,4 @@
-//! Opening a mesh: which provider stands behind it, and what is missing when none does.
+//! Opens a mesh: board names, provider library, errors.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,10 @@ use tt_metal::{Board, Mesh, MeshOptions, ProviderKind, Target, find_provider};
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;
 
-/// Names a provider's library, for both kinds of mesh.
+/// Environment variable with the path of a provider library, for simulated meshes and silicon.
 const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
 
-/// Boards by their usual names.
+/// Supported boards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeshKind {
     /// One Wormhole chip.
@@ -28,7 +28,7 @@ impl MeshKind {
         self.board().chips()
     }
 
-    /// Whether the last chip is wired to the first.
+    /// Whether the last chip is connected to the first.
     #[must_use]
     pub fn ring(self) -> bool {
         self == Self::T3k
@@ -43,30 +43,30 @@ impl MeshKind {
     }
 }
 
-/// Who runs the tensors.
+/// Kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
-    /// Wormhole in software.
+    /// Simulated Wormhole chips.
     Simulated,
     /// TT-NN on silicon.
     Silicon,
 }
 
-/// Why a mesh could not be opened. One line.
+/// A mesh that could not be opened; one line.
 #[derive(Debug, thiserror::Error)]
 #[error("device {target}: {source}")]
 pub struct OpenError {
-    /// The device as users name it.
+    /// Device name as given by the user.
     target: String,
-    /// What is missing and how to get it.
+    /// Cause and remedy.
     source: tt_metal::Error,
 }
 
-/// Opens a mesh for a model under a precision policy. The provider is the library that
-/// `OPENVLA_TT_PROVIDER` names, or the one beside this program.
+/// Opens a mesh with a precision policy. The provider library is the one named by
+/// `OPENVLA_TT_PROVIDER`, or the one beside this program.
 ///
 /// # Errors
-/// When there is no provider, no such device, or the provider is of another version.
+/// When there is no provider or no such device, or the provider has another ABI version.
 pub fn open(
     provider: Provider,
     mesh: MeshKind,

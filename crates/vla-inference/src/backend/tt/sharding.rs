@@ -1,36 +1,39 @@
-//! How a matrix lies on the chips, and which physical column stands for which logical one.
+//! Sharding of a matrix's columns over the mesh, and the map from physical to logical columns.
+//!
+//! A physical tensor may have more columns than the logical matrix: shards are padded to whole
+//! tiles, heads to whole tiles or tile pairs. Padding columns hold zeros.
 
-use super::super::{HeadShape, Split, WeightRole};
+use super::super::{HeadShape, TensorParallel, WeightRole};
 
-/// A physical column that stands for nothing; it holds zeros.
+/// Marks a physical column without a logical column.
 pub(super) const PADDING: u32 = u32::MAX;
 /// Rows and columns of a tile.
 pub const TILE: usize = 32;
-/// The language model's MLP columns per chip are padded to a multiple of this, so that 16 cores
-/// share them evenly: 11008 / 2 = 172 tiles would leave most cores of TT-NN's matmul idle.
-const EVEN: usize = 16 * TILE;
+/// Multiple to which the language model's MLP columns per chip are padded, so that 16 cores share
+/// them evenly: 11008 / 2 = 172 tiles would leave most cores of TT-NN's matmul idle.
+pub const MLP_COLUMN_MULTIPLE: usize = 16 * TILE;
 
-/// What the columns per chip of a layer are padded to.
-pub(super) fn multiple_of(role: WeightRole) -> usize {
-    if role == WeightRole::Mlp { EVEN } else { TILE }
+/// Multiple to which a layer's columns per chip are padded.
+pub(super) fn column_multiple(role: WeightRole) -> usize {
+    if role == WeightRole::Mlp { MLP_COLUMN_MULTIPLE } else { TILE }
 }
 
-/// Columns of a matrix over the chips. All forms but `Whole` exist only between the layers that
-/// make and take them.
+/// Distribution of a matrix's columns over the chips. All but `Replicated` exist only between a
+/// column-parallel layer and the row-parallel layer that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As they are, the same on every chip.
-    Whole,
-    /// `parts` matrices of `each` columns. Of each, chip i holds columns `i * run .. (i + 1) *
-    /// run`, the last ones padded.
-    Columns { parts: usize, each: usize, spread: usize, run: usize },
-    /// `q | k | v` of some heads per chip.
-    Heads { shape: HeadShape, spread: usize },
-    /// What attention makes of them.
-    AfterHeads { shape: HeadShape, spread: usize },
+pub(super) enum Sharding {
+    /// The whole matrix on every chip, without padding.
+    Replicated,
+    /// `parts` physical tensors of `part_width` logical columns each. Of each, chip i holds columns
+    /// `i * shard_width .. (i + 1) * shard_width`; the last ones are padding.
+    Columns { parts: usize, part_width: usize, num_shards: usize, shard_width: usize },
+    /// `q | k | v` of the chip's own heads.
+    QkvHeads { shape: HeadShape, num_shards: usize },
+    /// The attention output of the chip's own heads.
+    OutputHeads { shape: HeadShape, num_shards: usize },
 }
 
-/// Heads of one chip, each padded.
+/// Heads of one chip, each padded to `width` columns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalHeads {
     /// Query heads.
@@ -41,25 +44,25 @@ pub(super) struct LocalHeads {
     pub width: usize,
 }
 
-/// Over how many chips heads can be cut: all where key/value heads divide, or where every query has
-/// its own and heads of zeros can fill up; otherwise every chip does all of them.
-pub(super) fn head_spread(shape: HeadShape, chips: usize) -> usize {
+/// Number of chips over which heads are sharded: all if they divide the key/value heads, or if each
+/// query has its own key (heads of zeros fill up); otherwise 1, and every chip computes all heads.
+pub(super) fn head_shards(shape: HeadShape, chips: usize) -> usize {
     if shape.kv_heads.is_multiple_of(chips) || shape.heads == shape.kv_heads { chips } else { 1 }
 }
 
-/// What one of `spread` chips holds.
-pub(super) fn local_heads(shape: HeadShape, spread: usize) -> LocalHeads {
+/// Heads of one of `num_shards` chips.
+pub(super) fn local_heads(shape: HeadShape, num_shards: usize) -> LocalHeads {
     // The device's rotary embedding exchanges halves of whole tiles.
     let multiple = if shape.rotary { 2 * TILE } else { TILE };
     LocalHeads {
-        queries: shape.heads.div_ceil(spread),
-        groups: shape.kv_heads.div_ceil(spread),
+        queries: shape.heads.div_ceil(num_shards),
+        groups: shape.kv_heads.div_ceil(num_shards),
         width: shape.head_dim.next_multiple_of(multiple),
     }
 }
 
-/// Logical column of a head's physical column: the halves that a rotary embedding exchanges stay
-/// half a width apart.
+/// Logical column of a head's physical column; `None` for padding. Each half of a rotary head is
+/// padded separately, so that the halves stay `width / 2` apart.
 pub(super) fn column_of_head(shape: HeadShape, width: usize, physical: usize) -> Option<usize> {
     if !shape.rotary {
         return (physical < shape.head_dim).then_some(physical);
@@ -69,50 +72,62 @@ pub(super) fn column_of_head(shape: HeadShape, width: usize, physical: usize) ->
     (within < half).then_some(physical / padded * half + within)
 }
 
-impl Form {
-    /// The form of what a layer gives out: `parts` stacked weights of `each` outputs over `chips`.
+impl Sharding {
+    /// Sharding of a layer's output: `parts` stacked weights of `part_width` outputs over `chips`,
+    /// shards padded to `multiple`.
     pub fn of_outputs(
-        split: Split,
+        parallelism: TensorParallel,
         parts: usize,
-        each: usize,
+        part_width: usize,
         (chips, multiple): (usize, usize),
     ) -> Self {
-        match split {
-            Split::Columns => Self::columns(parts, each, chips, multiple),
-            Split::Heads(shape) => Self::Heads { shape, spread: head_spread(shape, chips) },
-            Split::Whole | Split::Rows | Split::AfterHeads(_) => Self::Whole,
-        }
-    }
-
-    /// The form of what a layer takes in.
-    pub fn of_inputs(split: Split, inputs: usize, (chips, multiple): (usize, usize)) -> Self {
-        match split {
-            Split::Rows => Self::columns(1, inputs, chips, multiple),
-            Split::AfterHeads(shape) => {
-                Self::AfterHeads { shape, spread: head_spread(shape, chips) }
+        match parallelism {
+            TensorParallel::Column => Self::columns(parts, part_width, chips, multiple),
+            TensorParallel::ColumnByHead(shape) => {
+                Self::QkvHeads { shape, num_shards: head_shards(shape, chips) }
             }
-            Split::Whole | Split::Columns | Split::Heads(_) => Self::Whole,
+            TensorParallel::Replicated | TensorParallel::Row | TensorParallel::RowByHead(_) => {
+                Self::Replicated
+            }
         }
     }
 
-    fn columns(parts: usize, each: usize, spread: usize, multiple: usize) -> Self {
-        let run = each.div_ceil(spread);
-        // A part smaller than the multiple (test models) fills tiles only.
-        let run = run.next_multiple_of(if run >= multiple { multiple } else { TILE });
-        if spread == 1 && parts == 1 && run == each {
-            Self::Whole
+    /// Sharding of a layer's input.
+    pub fn of_inputs(
+        parallelism: TensorParallel,
+        inputs: usize,
+        (chips, multiple): (usize, usize),
+    ) -> Self {
+        match parallelism {
+            TensorParallel::Row => Self::columns(1, inputs, chips, multiple),
+            TensorParallel::RowByHead(shape) => {
+                Self::OutputHeads { shape, num_shards: head_shards(shape, chips) }
+            }
+            TensorParallel::Replicated
+            | TensorParallel::Column
+            | TensorParallel::ColumnByHead(_) => Self::Replicated,
+        }
+    }
+
+    fn columns(parts: usize, part_width: usize, num_shards: usize, multiple: usize) -> Self {
+        let shard_width = part_width.div_ceil(num_shards);
+        // A shard smaller than the multiple (test models) is padded to whole tiles only.
+        let shard_width =
+            shard_width.next_multiple_of(if shard_width >= multiple { multiple } else { TILE });
+        if num_shards == 1 && parts == 1 && shard_width == part_width {
+            Self::Replicated
         } else {
-            Self::Columns { parts, each, spread, run }
+            Self::Columns { parts, part_width, num_shards, shard_width }
         }
     }
 
-    /// Number of different chips' parts; 1 when all hold the same.
-    pub fn spread(self) -> usize {
+    /// Number of different shards; 1 when every chip holds the same columns.
+    pub fn num_shards(self) -> usize {
         match self {
-            Self::Whole => 1,
-            Self::Columns { spread, .. }
-            | Self::Heads { spread, .. }
-            | Self::AfterHeads { spread, .. } => spread,
+            Self::Replicated => 1,
+            Self::Columns { num_shards, .. }
+            | Self::QkvHeads { num_shards, .. }
+            | Self::OutputHeads { num_shards, .. } => num_shards,
         }
     }
 
@@ -121,95 +136,114 @@ impl Form {
         if let Self::Columns { parts, .. } = self { parts } else { 1 }
     }
 
-    /// Columns of one physical tensor on one chip.
-    pub fn width(self, columns: usize) -> usize {
+    /// Columns of one physical tensor on one chip, padding included, for a matrix of `columns`.
+    pub fn shard_width(self, columns: usize) -> usize {
         match self {
-            Self::Whole => columns,
-            Self::Columns { run, .. } => run,
-            Self::Heads { shape, spread } => {
-                let local = local_heads(shape, spread);
+            Self::Replicated => columns,
+            Self::Columns { shard_width, .. } => shard_width,
+            Self::QkvHeads { shape, num_shards } => {
+                let local = local_heads(shape, num_shards);
                 (local.queries + 2 * local.groups) * local.width
             }
-            Self::AfterHeads { shape, spread } => {
-                let local = local_heads(shape, spread);
+            Self::OutputHeads { shape, num_shards } => {
+                let local = local_heads(shape, num_shards);
                 local.queries * local.width
             }
         }
     }
 
-    /// For each physical tensor: which logical column each column stands for, chip after chip.
-    pub fn maps(self, columns: usize) -> Vec<Vec<u32>> {
+    /// For each physical tensor the logical column of each physical column, chip after chip;
+    /// [`PADDING`] for a column without one.
+    pub fn column_maps(self, columns: usize) -> Vec<Vec<u32>> {
         match self {
-            Self::Whole => vec![(0..columns as u32).collect()],
-            Self::Columns { parts, each, spread, run } => (0..parts)
+            Self::Replicated => vec![(0..columns as u32).collect()],
+            Self::Columns { parts, part_width, num_shards, shard_width } => (0..parts)
                 .map(|part| {
-                    let logical =
-                        |at: usize| if at < each { (part * each + at) as u32 } else { PADDING };
-                    (0..spread * run).map(logical).collect()
+                    let logical = |at: usize| {
+                        if at < part_width { (part * part_width + at) as u32 } else { PADDING }
+                    };
+                    (0..num_shards * shard_width).map(logical).collect()
                 })
                 .collect(),
-            Self::Heads { shape, spread } => {
-                let local = local_heads(shape, spread);
+            Self::QkvHeads { shape, num_shards } => {
+                let local = local_heads(shape, num_shards);
                 let mut map = Vec::new();
-                for chip in 0..spread {
+                for chip in 0..num_shards {
                     let sections = [
                         (0, shape.heads, local.queries),
                         (shape.heads, shape.kv_heads, local.groups),
                         (shape.heads + shape.kv_heads, shape.kv_heads, local.groups),
                     ];
                     for (first, count, here) in sections {
-                        heads(
-                            &mut map,
-                            shape,
-                            local.width,
-                            first,
-                            chip * here..(chip + 1) * here,
-                            count,
-                        );
+                        let heads = chip * here..(chip + 1) * here;
+                        push_heads(&mut map, (shape, local.width), first, heads, count);
                     }
                 }
                 vec![map]
             }
-            Self::AfterHeads { shape, spread } => {
-                let local = local_heads(shape, spread);
+            Self::OutputHeads { shape, num_shards } => {
+                let local = local_heads(shape, num_shards);
                 let mut map = Vec::new();
-                heads(&mut map, shape, local.width, 0, 0..spread * local.queries, shape.heads);
+                let heads = 0..num_shards * local.queries;
+                push_heads(&mut map, (shape, local.width), 0, heads, shape.heads);
                 vec![map]
             }
         }
     }
 }
 
-/// What a linear layer takes of one chip: `parts` weights of `[rows, columns]`.
+/// Appends the column map of `heads`; those from `count` on are padding. `first` is the position of
+/// head 0 among the matrix's heads.
+fn push_heads(
+    map: &mut Vec<u32>,
+    (shape, width): (HeadShape, usize),
+    first: usize,
+    heads: std::ops::Range<usize>,
+    count: usize,
+) {
+    for head in heads {
+        map.extend((0..width).map(|physical| match column_of_head(shape, width, physical) {
+            Some(column) if head < count => ((first + head) * shape.head_dim + column) as u32,
+            _ => PADDING,
+        }));
+    }
+}
+
+/// Size of a linear layer on one chip: `parts` weights of `[rows, columns]`, padding included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Inputs on the chip, padding included.
+    /// Inputs on the chip.
     pub rows: usize,
-    /// Outputs on the chip, padding included.
+    /// Outputs on the chip.
     pub columns: usize,
     /// Weights.
     pub parts: usize,
 }
 
 impl Placement {
-    /// Of a layer over `chips` whose columns per chip are padded to a multiple.
+    /// Placement of a layer over `chips`, columns per chip padded to `multiple`.
     #[must_use]
     pub fn of(
-        split: Split,
+        parallelism: TensorParallel,
         parts: usize,
         [outputs, inputs]: [usize; 2],
         chips: usize,
         multiple: usize,
     ) -> Self {
-        let gives = Form::of_outputs(split, parts, outputs / parts.max(1), (chips, multiple));
-        let takes = Form::of_inputs(split, inputs, (chips, multiple));
-        Self { rows: takes.width(inputs), columns: gives.width(outputs), parts: gives.parts() }
+        let part_width = outputs / parts.max(1);
+        let output = Sharding::of_outputs(parallelism, parts, part_width, (chips, multiple));
+        let input = Sharding::of_inputs(parallelism, inputs, (chips, multiple));
+        Self {
+            rows: input.shard_width(inputs),
+            columns: output.shard_width(outputs),
+            parts: output.parts(),
+        }
     }
 }
 
-/// Key/value heads, columns of a head and rows of one layer's cache on one chip.
+/// Key/value heads, columns of a head and rows of one layer's KV cache on one chip.
 #[must_use]
-pub fn cache_rows(
+pub fn cache_dims(
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -217,25 +251,8 @@ pub fn cache_rows(
     capacity: usize,
 ) -> [usize; 3] {
     let shape = HeadShape { heads, kv_heads, head_dim, rotary: true };
-    let local = local_heads(shape, head_spread(shape, chips));
+    let local = local_heads(shape, head_shards(shape, chips));
     [local.groups, local.width, super::bucket(capacity.max(1))]
-}
-
-/// Appends physical columns of some of `count` heads, whose first is the matrix's head `first`.
-fn heads(
-    map: &mut Vec<u32>,
-    shape: HeadShape,
-    width: usize,
-    first: usize,
-    some: std::ops::Range<usize>,
-    count: usize,
-) {
-    for head in some {
-        map.extend((0..width).map(|physical| match column_of_head(shape, width, physical) {
-            Some(column) if head < count => ((first + head) * shape.head_dim + column) as u32,
-            _ => PADDING,
-        }));
-    }
 }
 
 #[cfg(test)]
@@ -249,52 +266,65 @@ mod tests {
     }
 
     #[test]
-    fn every_column_stands_exactly_once() {
+    fn every_logical_column_occurs_once() {
         for chips in [1, 2, 8] {
             let cases = [
-                (Split::Columns, 2, 344, 688),
-                (Split::Columns, 1, 11_008, 11_008),
-                (Split::Heads(shape(4, 4, 32, true)), 3, 128, 384),
-                (Split::Heads(shape(4, 2, 16, true)), 3, 64, 128),
-                (Split::Heads(shape(16, 16, 72, false)), 1, 3456, 3456),
+                (TensorParallel::Column, 2, 344, 688),
+                (TensorParallel::Column, 1, 11_008, 11_008),
+                (TensorParallel::ColumnByHead(shape(4, 4, 32, true)), 3, 128, 384),
+                (TensorParallel::ColumnByHead(shape(4, 2, 16, true)), 3, 64, 128),
+                (TensorParallel::ColumnByHead(shape(16, 16, 72, false)), 1, 3456, 3456),
             ];
-            for (split, parts, each, columns) in cases {
-                let form = Form::of_outputs(split, parts, each, (chips, EVEN));
-                let all: Vec<u32> = form.maps(columns).concat();
+            for (parallelism, parts, part_width, columns) in cases {
+                let sharding = Sharding::of_outputs(
+                    parallelism,
+                    parts,
+                    part_width,
+                    (chips, MLP_COLUMN_MULTIPLE),
+                );
+                let all: Vec<u32> = sharding.column_maps(columns).concat();
                 let real: Vec<u32> =
                     all.iter().copied().filter(|&column| column != PADDING).collect();
-                assert_eq!(real.len(), columns, "{form:?}");
-                assert_eq!(real.into_iter().collect::<BTreeSet<_>>().len(), columns, "{form:?}");
-                for map in form.maps(columns) {
-                    assert_eq!(map.len(), form.spread() * form.width(columns), "{form:?}");
+                assert_eq!(real.len(), columns, "{sharding:?}");
+                assert_eq!(
+                    real.into_iter().collect::<BTreeSet<_>>().len(),
+                    columns,
+                    "{sharding:?}"
+                );
+                for map in sharding.column_maps(columns) {
+                    assert_eq!(
+                        map.len(),
+                        sharding.num_shards() * sharding.shard_width(columns),
+                        "{sharding:?}"
+                    );
                 }
             }
         }
     }
 
     #[test]
-    fn the_real_model_divides_over_every_mesh() {
+    fn openvla_7b_divides_over_every_mesh() {
         let llama = shape(32, 32, 128, true);
         for chips in [1, 2, 8] {
-            let local = local_heads(llama, head_spread(llama, chips));
+            let local = local_heads(llama, head_shards(llama, chips));
             assert_eq!((local.queries, local.groups, local.width), (32 / chips, 32 / chips, 128));
-            // Columns of a head of 128 stay where the checkpoint has them.
+            // A head of 128 columns needs no padding.
             assert!((0..128).all(|column| column_of_head(llama, 128, column) == Some(column)));
         }
-        let run = |chips| match Form::of_outputs(
-            Split::Columns,
+        let shard_width = |chips| match Sharding::of_outputs(
+            TensorParallel::Column,
             2,
             11_008,
-            (chips, multiple_of(WeightRole::Mlp)),
+            (chips, column_multiple(WeightRole::Mlp)),
         ) {
-            Form::Columns { run, .. } => run,
+            Sharding::Columns { shard_width, .. } => shard_width,
             _ => 0,
         };
-        assert_eq!([1, 2, 8].map(run), [11_264, 5632, 1536]);
+        assert_eq!([1, 2, 8].map(shard_width), [11_264, 5632, 1536]);
     }
 
     #[test]
-    fn halves_stay_half_a_width_apart() {
+    fn rope_halves_stay_half_a_width_apart() {
         let shape = shape(1, 1, 32, true);
         let columns: Vec<_> = (0..64).map(|physical| column_of_head(shape, 64, physical)).collect();
         assert_eq!((columns[0], columns[15], columns[16]), (Some(0), Some(15), None));
@@ -302,10 +332,10 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_cannot_be_cut_are_on_every_chip() {
-        assert_eq!(head_spread(shape(4, 2, 16, true), 8), 1);
-        assert_eq!(head_spread(shape(4, 2, 16, true), 2), 2);
+    fn indivisible_heads_are_replicated() {
+        assert_eq!(head_shards(shape(4, 2, 16, true), 8), 1);
+        assert_eq!(head_shards(shape(4, 2, 16, true), 2), 2);
         // Each query with its own key: filled up with heads of zeros.
-        assert_eq!(head_spread(shape(4, 4, 32, true), 8), 8);
+        assert_eq!(head_shards(shape(4, 4, 32, true), 8), 8);
     }
 }

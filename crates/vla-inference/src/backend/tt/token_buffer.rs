@@ -1,171 +1,173 @@
-//! Tokens that are chosen on the mesh: the next one's embedding is there before the host knows
-//! which it was.
+//! Token buffer on the mesh: argmax over the head's logits, and the embedding of the selected token
+//! as input of the next decode step, without the host.
 
 use tt_metal::kernels::{PickAction, narrow_matmul, pick_action};
 use tt_metal::{Distribution, Format, HostArray, Layout, Tensor};
 
-use super::sharding::{Form, TILE};
+use super::sharding::{Sharding, TILE};
 use super::{BackendError, TtBackend, TtLinear, TtTable, TtTensor, device, shape_error};
-use crate::backend::{Activation, AnswerSpec, Choice};
+use crate::backend::{Activation, GreedyToken, TokenBufferSpec};
 
-/// Words that the kernel says about each choice.
+/// U32 words that `pick_action.cpp` writes per token.
 const WORDS: usize = 8;
 
-/// Tokens chosen on the mesh, the oldest first; each choice pushes the first out.
-pub struct TtAnswer {
-    spec: AnswerSpec,
+/// Tokens selected on the mesh, oldest first: a shift register.
+pub struct TtTokenBuffer {
+    spec: TokenBufferSpec,
     /// Embedding of the newest token, BF16 tiles `[1, 1, 1, width]`.
-    row: Tensor,
+    embedding: Tensor,
     /// U32 `[1, 1, tokens, words]` row-major.
-    chosen: Tensor,
-    way: Way,
+    tokens: Tensor,
+    argmax: Argmax,
 }
 
-/// How a token is chosen.
-enum Way {
-    /// By our kernels, with its bin, its margin and a count of what is no number.
+/// Implementation of the argmax.
+enum Argmax {
+    /// Kernels `column_matmul.cpp` and `pick_action.cpp`: id, bin centre, both largest logits and a
+    /// count of NaN.
     Kernels {
-        /// F32 tiles `[1, 1, 1, ids]`: the product's place.
+        /// F32 tiles `[1, 1, 1, ids]`, output of the head.
         logits: Tensor,
         /// F32 `[1, 1, 1, bins]`.
         centres: Tensor,
         /// U32 `[1, 1, 1, WORDS]`.
         result: Tensor,
     },
-    /// By TT-NN's argmax: an index, and nothing else.
-    Argmax {
-        /// The table's rows of the ids that are chosen among.
+    /// TT-NN's argmax: the index only.
+    Ttnn {
+        /// Embeddings of the ids of the head's outputs.
         rows: Tensor,
     },
 }
 
-impl TtAnswer {
+impl TtTokenBuffer {
     pub(super) fn new(
         backend: &TtBackend,
-        spec: AnswerSpec,
+        spec: TokenBufferSpec,
         table: &TtTable,
     ) -> Result<Self, BackendError> {
-        const OPERATION: &str = "new_answer";
-        let AnswerSpec { tokens, ids, centres, .. } = &spec;
+        const OPERATION: &str = "new_token_buffer";
+        let TokenBufferSpec { tokens, ids, .. } = &spec;
         let (first, end) = (ids.start as usize, ids.end as usize);
         if *tokens == 0 || first >= end || end > table.vocabulary {
             let detail = format!("{tokens} tokens among ids {ids:?} of {}", table.vocabulary);
             return Err(shape_error(OPERATION, detail));
         }
-        let mesh = &backend.mesh;
         let failed = device(OPERATION);
-        let row =
+        let mesh = &backend.mesh;
+        let embedding =
             mesh.empty([1, 1, 1, table.columns], Format::Bf16, Layout::Tile).map_err(failed)?;
-        let (way, words) =
-            if backend.own_kernels() && (end - first).is_multiple_of(TILE) && !centres.is_empty() {
-                let array = HostArray::f32(centres, [1, 1, 1, centres.len()]);
-                let centres =
-                    mesh.upload(array, Distribution::Replicate, Format::F32, Layout::RowMajor);
-                let way = Way::Kernels {
-                    logits: mesh
-                        .empty([1, 1, 1, end - first], Format::F32, Layout::Tile)
-                        .map_err(failed)?,
-                    centres: centres.map_err(failed)?,
-                    result: mesh
-                        .empty([1, 1, 1, WORDS], Format::U32, Layout::RowMajor)
-                        .map_err(failed)?,
-                };
-                (way, WORDS)
-            } else {
-                let rows = match (first, end) {
-                    (0, end) if end == table.vocabulary => table.table.clone(),
-                    _ => table
-                        .table
-                        .slice([0, 0, first, 0], [1, 1, end, table.columns])
-                        .map_err(failed)?,
-                };
-                (Way::Argmax { rows }, 1)
+        let kernels = backend.custom_kernels()
+            && (end - first).is_multiple_of(TILE)
+            && !spec.centres.is_empty();
+        let (argmax, words) = if kernels {
+            (Argmax::kernels(backend, &spec).map_err(failed)?, WORDS)
+        } else {
+            let rows = match (first, end) {
+                (0, end) if end == table.vocabulary => table.table.clone(),
+                _ => table
+                    .table
+                    .slice([0, 0, first, 0], [1, 1, end, table.columns])
+                    .map_err(failed)?,
             };
-        let chosen =
+            (Argmax::Ttnn { rows }, 1)
+        };
+        let tokens =
             mesh.zeros([1, 1, *tokens, words], Format::U32, Layout::RowMajor).map_err(failed)?;
-        Ok(Self { spec, row, chosen, way })
+        Ok(Self { spec, embedding, tokens, argmax })
     }
 
-    pub(super) fn choose(
+    pub(super) fn argmax_append(
         &self,
         backend: &TtBackend,
         x: &TtTensor,
         head: &TtLinear,
         table: &TtTable,
     ) -> Result<(), BackendError> {
-        const OPERATION: &str = "choose";
+        const OPERATION: &str = "argmax_append";
         let failed = device(OPERATION);
         if x.rows != 1 {
-            return Err(shape_error(OPERATION, format!("{} rows; one is chosen from", x.rows)));
+            return Err(shape_error(OPERATION, format!("{} rows; one is needed", x.rows)));
         }
         if head.outputs() != self.spec.ids.len() {
             let detail =
                 format!("a head of {} outputs for ids {:?}", head.outputs(), self.spec.ids);
             return Err(shape_error(OPERATION, detail));
         }
-        let newest = match &self.way {
-            Way::Kernels { logits, centres, result } => {
-                let x = backend.shown(x)?;
-                let computed;
-                let logits = match head.narrow() {
-                    // One core for each 32 ids, without a launch of its own for the bias that a
-                    // head does not have.
-                    Some((weight, compute)) => {
-                        let x = backend.in_form(&x, Form::Whole)?;
-                        narrow_matmul(&backend.mesh, x.one(OPERATION)?, weight, logits, compute)
-                            .map_err(failed)?;
-                        logits
-                    }
-                    None => {
-                        computed = backend.in_form(
-                            &head.apply(backend, &x, Activation::Identity)?,
-                            Form::Whole,
-                        )?;
-                        computed.one(OPERATION)?
-                    }
-                };
-                let pick = PickAction {
-                    logits,
-                    centres,
-                    table: &table.table,
-                    row: &self.row,
-                    result,
-                    first_id: self.spec.ids.start,
-                    end_id: self.spec.end_id,
-                };
-                pick_action(&backend.mesh, pick).map_err(failed)?;
-                result.clone()
-            }
-            Way::Argmax { rows } => {
-                let logits = head.apply(backend, &backend.shown(x)?, Activation::Identity)?;
-                let logits = backend.in_form(&logits, Form::Whole)?;
+        let x = backend.without_padding_rows(x)?;
+        let newest = match &self.argmax {
+            Argmax::Kernels { .. } => self.pick_action(backend, &x, head, table)?,
+            Argmax::Ttnn { rows } => {
+                let logits = head.apply(backend, &x, Activation::Identity)?;
+                let logits = backend.reshard(&logits, Sharding::Replicated)?;
                 let index = logits.one(OPERATION)?.argmax(0..head.outputs()).map_err(failed)?;
                 let row = rows.embedding(&index, Layout::Tile).map_err(failed)?;
-                row.copy_to(&self.row).map_err(failed)?;
+                row.copy_to(&self.embedding).map_err(failed)?;
                 index
             }
         };
-        // A shift register: every choice goes to the same place, which is what a recording needs.
-        let [_, _, tokens, words] = self.chosen.dims();
+        // Shifted by one, so that every token is written to the same address: a trace needs that.
+        let [_, _, tokens, words] = self.tokens.dims();
         if tokens == 1 {
-            return newest.copy_to(&self.chosen).map_err(failed);
+            return newest.copy_to(&self.tokens).map_err(failed);
         }
-        let kept = self.chosen.slice([0, 0, 1, 0], [1, 1, tokens, words]).map_err(failed)?;
+        let kept = self.tokens.slice([0, 0, 1, 0], [1, 1, tokens, words]).map_err(failed)?;
         let joined = Tensor::concat(&[&kept, &newest], 2).map_err(failed)?;
-        joined.copy_to(&self.chosen).map_err(failed)
+        joined.copy_to(&self.tokens).map_err(failed)
     }
 
-    pub(super) fn tell(
+    /// Logits and argmax by the custom kernels; returns the words of the token.
+    fn pick_action(
+        &self,
+        backend: &TtBackend,
+        x: &TtTensor,
+        head: &TtLinear,
+        table: &TtTable,
+    ) -> Result<Tensor, BackendError> {
+        const OPERATION: &str = "argmax_append";
+        let failed = device(OPERATION);
+        let Argmax::Kernels { logits, centres, result } = &self.argmax else {
+            return Err(shape_error(OPERATION, "the buffer was made for TT-NN's argmax".into()));
+        };
+        let computed;
+        let logits = match head.narrow_weight() {
+            // One core for each 32 ids, without a separate launch for a bias that the head lacks.
+            Some((weight, compute)) => {
+                let x = backend.reshard(x, Sharding::Replicated)?;
+                narrow_matmul(&backend.mesh, x.one(OPERATION)?, weight, logits, compute)
+                    .map_err(failed)?;
+                logits
+            }
+            None => {
+                let y = head.apply(backend, x, Activation::Identity)?;
+                computed = backend.reshard(&y, Sharding::Replicated)?;
+                computed.one(OPERATION)?
+            }
+        };
+        let pick = PickAction {
+            logits,
+            centres,
+            table: &table.table,
+            row: &self.embedding,
+            result,
+            first_id: self.spec.ids.start,
+            end_id: self.spec.end_id,
+        };
+        pick_action(&backend.mesh, pick).map_err(failed)?;
+        Ok(result.clone())
+    }
+
+    pub(super) fn set_last_token(
         &self,
         backend: &TtBackend,
         table: &TtTable,
         id: u32,
     ) -> Result<(), BackendError> {
-        const OPERATION: &str = "tell";
+        const OPERATION: &str = "set_last_token";
         if id as usize >= table.vocabulary {
             return Err(shape_error(
                 OPERATION,
-                format!("id {id} leaves a table of {} rows", table.vocabulary),
+                format!("id {id} is outside a table of {} rows", table.vocabulary),
             ));
         }
         let ids = [id];
@@ -174,38 +176,52 @@ impl TtAnswer {
             .mesh
             .upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor)
             .and_then(|id| table.table.embedding(&id, Layout::Tile))
-            .and_then(|row| row.copy_to(&self.row))
+            .and_then(|row| row.copy_to(&self.embedding))
             .map_err(device(OPERATION))
     }
 
-    pub(super) fn row(&self, backend: &TtBackend) -> Result<TtTensor, BackendError> {
-        let part = backend.in_stream(&self.row)?;
+    pub(super) fn last_embedding(&self, backend: &TtBackend) -> Result<TtTensor, BackendError> {
+        let part = backend.to_stream_format(&self.embedding)?;
         let [_, _, rows, columns] = part.dims();
-        Ok(TtTensor { parts: vec![part], form: Form::Whole, rows, columns })
+        Ok(TtTensor { parts: vec![part], sharding: Sharding::Replicated, rows, columns })
     }
 
-    pub(super) fn read(&self) -> Result<Vec<Choice>, BackendError> {
-        const OPERATION: &str = "read_answer";
-        // Every chip chose for itself, from the same logits.
-        let words = self.chosen.read_u32(0).map_err(device(OPERATION))?;
-        if let Way::Argmax { .. } = self.way {
-            let choice = |index: &u32| Choice {
+    pub(super) fn read(&self) -> Result<Vec<GreedyToken>, BackendError> {
+        const OPERATION: &str = "read_tokens";
+        // Every chip computes the argmax of the same logits.
+        let words = self.tokens.read_u32(0).map_err(device(OPERATION))?;
+        if let Argmax::Ttnn { .. } = self.argmax {
+            let token = |index: &u32| GreedyToken {
                 id: self.spec.ids.start + index,
                 centre: None,
-                margin: None,
+                logit_margin: None,
             };
-            return Ok(words.iter().map(choice).collect());
+            return Ok(words.iter().map(token).collect());
         }
-        let choice = |said: &[u32]| match *said {
+        let token = |words: &[u32]| match *words {
+            // The seventh word counts logits that are NaN.
             [_, id, _, centre, largest, second, 0, _] => {
                 let [centre, largest, second] = [centre, largest, second].map(f32::from_bits);
                 if !largest.is_finite() {
                     return Err(BackendError::NotFinite { operation: OPERATION });
                 }
-                Ok(Choice { id, centre: Some(centre), margin: Some(largest - second) })
+                Ok(GreedyToken { id, centre: Some(centre), logit_margin: Some(largest - second) })
             }
             _ => Err(BackendError::NotFinite { operation: OPERATION }),
         };
-        words.chunks_exact(WORDS).map(choice).collect()
+        words.chunks_exact(WORDS).map(token).collect()
+    }
+}
+
+impl Argmax {
+    fn kernels(backend: &TtBackend, spec: &TokenBufferSpec) -> tt_metal::Result<Self> {
+        let (mesh, centres) = (&backend.mesh, &spec.centres);
+        let array = HostArray::f32(centres, [1, 1, 1, centres.len()]);
+        let centres = mesh.upload(array, Distribution::Replicate, Format::F32, Layout::RowMajor)?;
+        Ok(Self::Kernels {
+            logits: mesh.empty([1, 1, 1, spec.ids.len()], Format::F32, Layout::Tile)?,
+            centres,
+            result: mesh.empty([1, 1, 1, WORDS], Format::U32, Layout::RowMajor)?,
+        })
     }
 }

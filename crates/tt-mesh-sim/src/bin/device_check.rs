@@ -1,11 +1,11 @@
-//! Runs every operation once on a device and beside it on the simulated mesh, and prints how far
-//! apart they are.
+//! Compares a device with the simulated mesh: runs every operation once on both and prints the
+//! distance of the results.
 //!
-//!     cargo run -p tt-metal --example probe -- tt:n300
+//!     cargo run -p tt-mesh-sim --features device-check --bin device-check -- tt:n300
 //!
-//! The first thing to run on new hardware or a new tt-metal. Where there is no silicon behind the
-//! device (a mock cluster reads zeros) values are not compared: then it shows what TT-NN accepts.
-//! Exit status 1 when an operation is refused or differs.
+//! To be run first on new hardware or a new tt-metal. On a mock cluster, which reads zeros, values
+//! are not compared: the output shows what TT-NN accepts. Exit status 1 when an operation is
+//! refused or differs.
 
 use tt_metal::kernels::{PickAction, image_patches, narrow_matmul, pick_action};
 use tt_metal::{
@@ -13,7 +13,7 @@ use tt_metal::{
     Mesh, MeshOptions, Provider, Result, RopeOrder, Target, Tensor, find_provider,
 };
 
-/// Relative root-mean-square distance that two devices may have: a few roundings of bf16.
+/// Largest relative root-mean-square distance of two devices: a few roundings of bf16.
 const BOUND: f64 = 0.02;
 
 fn noise(count: usize, seed: u32) -> Vec<f32> {
@@ -327,7 +327,7 @@ const CHECKS: &[Check] = &[
         )?;
         Ok(row)
     }),
-    // What recorded actions need, see the model's backend.
+    // Operations of traced actions, see the model's backend.
     ("words: shift register", |m| {
         let chosen = m.zeros([1, 1, 7, 8], Format::U32, Layout::RowMajor)?;
         let newest = words(m, &[1, 2, 3, 4, 5, 6, 7, 8])?;
@@ -379,17 +379,17 @@ const CHECKS: &[Check] = &[
         let x = random(m, [1, 1, 32, 64], Format::Bf16, 40)?;
         x.add(&x)?;
         let (trace, out) = m.capture(|| x.add(&x))?;
-        // A mock cluster has nothing to run it on.
+        // A mock cluster cannot execute a trace.
         if m.info().simulated && !m.provider_name().contains("tt-mesh-sim") {
             drop((trace, out));
             return x.add(&x);
         }
-        trace.run(true)?;
+        trace.execute(true)?;
         Ok(out)
     }),
 ];
 
-/// What both must refuse.
+/// Uses that both must refuse.
 const REFUSALS: &[Check] = &[
     ("linear of unequal depths", |m| {
         random(m, [1, 1, 32, 64], Format::Bf16, 1)?.linear(
@@ -521,7 +521,7 @@ fn compare(
     Ok((distance <= BOUND, format!("distance {distance:.1e}")))
 }
 
-fn probe(name: &str) -> Result<bool> {
+fn check(name: &str) -> Result<bool> {
     let target: Target = name.parse()?;
     let options = MeshOptions { trace_region_bytes: 8 << 20, ..MeshOptions::default() };
     let provider = find_provider(target.provider)?;
@@ -556,7 +556,7 @@ fn probe(name: &str) -> Result<bool> {
             if different == 0 { "ok  " } else { "FAIL" }
         );
     }
-    // More than a chip has, asked for on every board.
+    // More memory than any board has.
     let huge = device.empty([1, 1, 1 << 17, 1 << 17], Format::Bf16, Layout::Tile);
     let ran_out = matches!(&huge, Err(error) if error.kind() == Some(tt_metal::Kind::OutOfMemory));
     println!(
@@ -571,10 +571,10 @@ fn probe(name: &str) -> Result<bool> {
 
 fn main() -> std::process::ExitCode {
     let Some(name) = std::env::args().nth(1) else {
-        eprintln!("usage: probe sim:n150|sim:n300|sim:t3k|tt:n150|tt:n300|tt:t3k");
+        eprintln!("usage: device-check sim:n150|sim:n300|sim:t3k|tt:n150|tt:n300|tt:t3k");
         return 2.into();
     };
-    match probe(&name) {
+    match check(&name) {
         Ok(true) => 0.into(),
         Ok(false) => 1.into(),
         Err(error @ Error::Target { .. }) => {

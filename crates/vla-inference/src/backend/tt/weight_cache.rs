@@ -1,9 +1,9 @@
-//! Packed weights on disk: a second start of the same model does not convert and pack again.
+//! Packed weights on disk, so that the next start of the same model neither converts nor packs.
 //!
-//! A file is named by everything that decides its bytes: the stored weights themselves, the factors
-//! folded in, which column stands where on which chip, the number format and the provider. So
-//! neither another checkpoint of the same names nor another layout can be taken for it. A file that
-//! is not what its name says is made anew, with a warning.
+//! A file's name is the SHA-256 of everything that determines its bytes: stored weights, folded
+//! factors, column order per chip, number format and provider. Another checkpoint or layout
+//! therefore has another name. A file whose content does not match its name, length or checksum is
+//! replaced, with a warning.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
-/// Changes with the layout of a file, and with how weights are prepared before they are packed.
+/// Version of the file layout and of the weights' preparation before packing.
 const MAGIC: [u8; 16] = *b"openvla_tt pk 1\0";
 /// Magic, name, checksum of the payload.
 const HEADER: usize = 16 + 32 + 32;
@@ -23,20 +23,20 @@ pub struct WeightCache {
     packed: AtomicU64,
 }
 
-/// What a cache has saved.
+/// Hits and misses of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheCounts {
-    /// Weights taken from the cache.
+    /// Weights read from the cache.
     pub found: u64,
-    /// Weights packed and put there.
+    /// Weights packed and written.
     pub packed: u64,
 }
 
-/// Gathers what decides the bytes of a packed weight.
+/// Hash of everything that determines the bytes of a packed weight.
 pub struct Key(Sha256);
 
 impl Key {
-    /// A key of what is common to a mesh: its provider and chips.
+    /// Starts a key with the mesh's provider and number of chips.
     #[must_use]
     pub fn new(provider: &str, chips: usize) -> Self {
         let mut key = Self(Sha256::new());
@@ -46,7 +46,7 @@ impl Key {
         key
     }
 
-    /// Adds a part; parts cannot run into each other.
+    /// Adds a length-prefixed part.
     pub fn add(&mut self, part: &[u8]) {
         self.0.update((part.len() as u64).to_le_bytes());
         self.0.update(part);
@@ -58,16 +58,16 @@ impl Key {
 }
 
 impl WeightCache {
-    /// A cache in a folder, which is made if need be.
+    /// Opens a folder as a cache, creating it if missing.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the folder cannot be created.
     pub fn open(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         Ok(Self { folder: folder.to_owned(), found: AtomicU64::new(0), packed: AtomicU64::new(0) })
     }
 
-    /// What it has saved so far.
+    /// Hits and misses so far.
     #[must_use]
     pub fn counts(&self) -> CacheCounts {
         CacheCounts {
@@ -111,14 +111,14 @@ impl WeightCache {
     }
 }
 
-/// What a file holds; `None` when there is none.
+/// Content of a cache file; `None` when it does not exist.
 fn read(path: &Path, key: &[u8; 32], length: usize) -> Result<Option<Vec<u8>>, String> {
     let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    // The length is known beforehand: no file can make us read more.
+    // The length is known beforehand, which bounds the read.
     let wanted = (HEADER + length) as u64;
     let there = file.metadata().map_err(|error| error.to_string())?.len();
     if there != wanted {
@@ -132,7 +132,7 @@ fn read(path: &Path, key: &[u8; 32], length: usize) -> Result<Option<Vec<u8>>, S
     let (magic, rest) = header.split_at(MAGIC.len());
     let (name, checksum) = rest.split_at(key.len());
     if magic != MAGIC || name != key {
-        return Err("it is not what its name says".into());
+        return Err("its header does not match its name".into());
     }
     if checksum != Sha256::digest(&bytes).as_slice() {
         return Err("its checksum is wrong: it is damaged".into());
@@ -140,7 +140,7 @@ fn read(path: &Path, key: &[u8; 32], length: usize) -> Result<Option<Vec<u8>>, S
     Ok(Some(bytes))
 }
 
-/// Writes beside the name first, so that no reader ever sees half a file.
+/// Writes to a temporary file and renames it, so that readers never get a partial file.
 fn write(folder: &Path, path: &Path, key: &[u8; 32], bytes: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(&MAGIC)?;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_found_and_damage_is_not_believed() {
+    fn damaged_files_are_repacked() {
         let folder = tempfile::tempdir().unwrap();
         let cache = WeightCache::open(&folder.path().join("made")).unwrap();
         let bytes: Vec<u8> = (0..200).collect();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_key_do_not_run_into_each_other() {
+    fn key_parts_are_delimited() {
         let name = |parts: &[&[u8]]| {
             let mut key = Key::new("p", 1);
             parts.iter().for_each(|part| key.add(part));

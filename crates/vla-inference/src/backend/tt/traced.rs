@@ -1,0 +1,135 @@
+//! Traced decoding on the mesh: inputs at fixed addresses, position counter, token buffer, traces.
+
+use tt_metal::{Distribution, Format, HostArray, Layout, Trace};
+
+use super::sharding::{Sharding, TILE};
+use super::{
+    TtBackend, TtCache, TtImage, TtLinear, TtTable, TtTensor, TtTokenBuffer, TtTokenIds, device,
+    shape_error,
+};
+use crate::backend::{BackendError, GreedyToken, TokenBufferSpec, TraceBackend};
+
+/// The ids followed by zeros up to a multiple of a tile's side; a single id is not padded.
+fn padded(ids: &[u32]) -> Vec<u32> {
+    let mut padded = ids.to_vec();
+    if ids.len() != 1 {
+        padded.resize(ids.len().max(1).next_multiple_of(TILE), 0);
+    }
+    padded
+}
+
+impl TraceBackend for TtBackend {
+    type TokenIds = TtTokenIds;
+    type TokenBuffer = TtTokenBuffer;
+    type Trace = Trace;
+
+    fn write_image(&self, image: &mut TtImage, rgb: &[u8]) -> Result<(), BackendError> {
+        image.write(rgb)
+    }
+
+    fn upload_ids(&self, ids: &[u32]) -> Result<TtTokenIds, BackendError> {
+        let padded = padded(ids);
+        let array = HostArray::u32(&padded, [1, 1, 1, padded.len()]);
+        let tensor =
+            self.mesh.upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor);
+        let largest = ids.iter().copied().max().unwrap_or(0);
+        Ok(TtTokenIds { ids: tensor.map_err(device("upload_ids"))?, count: ids.len(), largest })
+    }
+
+    fn write_ids(&self, place: &mut TtTokenIds, ids: &[u32]) -> Result<(), BackendError> {
+        const OPERATION: &str = "write_ids";
+        if ids.len() != place.count {
+            let detail = format!("{} ids into a tensor of {}", ids.len(), place.count);
+            return Err(shape_error(OPERATION, detail));
+        }
+        let padded = padded(ids);
+        let array = HostArray::u32(&padded, place.ids.dims());
+        place.ids.write(array, Distribution::Replicate).map_err(device(OPERATION))?;
+        place.largest = ids.iter().copied().max().unwrap_or(0);
+        Ok(())
+    }
+
+    fn embed_ids(&self, table: &TtTable, ids: &TtTokenIds) -> Result<TtTensor, BackendError> {
+        const OPERATION: &str = "embed";
+        if ids.largest as usize >= table.vocabulary {
+            let detail =
+                format!("id {} is outside a table of {} rows", ids.largest, table.vocabulary);
+            return Err(shape_error(OPERATION, detail));
+        }
+        let rows = table.table.embedding(&ids.ids, Layout::Tile).map_err(device(OPERATION))?;
+        Ok(TtTensor {
+            parts: vec![self.to_stream_format(&rows)?],
+            sharding: Sharding::Replicated,
+            rows: ids.count,
+            columns: table.columns,
+        })
+    }
+
+    fn set_position(&self, cache: &mut TtCache, position: usize) -> Result<(), BackendError> {
+        cache.set_position(self, position)
+    }
+
+    fn reset_position(&self, cache: &mut TtCache) -> Result<(), BackendError> {
+        cache.reset_position()
+    }
+
+    fn advance_position(&self, cache: &mut TtCache) -> Result<(), BackendError> {
+        cache.advance_position()
+    }
+
+    fn causal_attention_at_counter(
+        &self,
+        qkv: &TtTensor,
+        cache: &mut TtCache,
+        layer: usize,
+    ) -> Result<TtTensor, BackendError> {
+        cache.attend_at_counter(self, qkv, layer)
+    }
+
+    fn new_token_buffer(
+        &self,
+        spec: TokenBufferSpec,
+        table: &TtTable,
+    ) -> Result<TtTokenBuffer, BackendError> {
+        TtTokenBuffer::new(self, spec, table)
+    }
+
+    fn argmax_append(
+        &self,
+        x: &TtTensor,
+        head: &TtLinear,
+        table: &TtTable,
+        buffer: &mut TtTokenBuffer,
+    ) -> Result<(), BackendError> {
+        buffer.argmax_append(self, x, head, table)
+    }
+
+    fn set_last_token(
+        &self,
+        buffer: &mut TtTokenBuffer,
+        table: &TtTable,
+        id: u32,
+    ) -> Result<(), BackendError> {
+        buffer.set_last_token(self, table, id)
+    }
+
+    fn last_embedding(&self, buffer: &TtTokenBuffer) -> Result<TtTensor, BackendError> {
+        buffer.last_embedding(self)
+    }
+
+    fn read_tokens(&self, buffer: &TtTokenBuffer) -> Result<Vec<GreedyToken>, BackendError> {
+        buffer.read()
+    }
+
+    fn capture_trace(
+        &self,
+        work: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<Trace, BackendError> {
+        let (trace, done) = self.mesh.capture(|| Ok(work())).map_err(device("capture_trace"))?;
+        done.map(|()| trace)
+    }
+
+    fn execute_trace(&self, trace: &Trace) -> Result<(), BackendError> {
+        trace.execute(false).map_err(device("execute_trace"))
+    }
+}
