@@ -1,5 +1,5 @@
-//! The checkpoint of the golden kit on a bag of the kit's images: every token is the recorded one,
-//! live code included.
+//! `openvla eval` with the golden kit's checkpoint on a bag of the kit's images: every token equals
+//! the recorded one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../crates/vla-eval/tests/support/mod.rs"]
@@ -79,7 +79,7 @@ fn golden_bag(path: &std::path::Path) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn token_accuracy_on_the_golden_kit_is_exactly_one() {
+fn golden_kit_token_accuracy_is_one() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("golden.mcap");
     let tokens = golden_bag(&bag);
@@ -87,6 +87,7 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
     for (topic, name) in [("/camera/compressed", "compressed"), ("/raw", "raw")] {
         let out = folder.path().join(name);
         let arguments = [
+            "run",
             "--bag",
             bag.to_str().unwrap(),
             "--image-topic",
@@ -116,6 +117,8 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
             "{topic}"
         );
         assert_eq!(report.overall.bin_distance, Some(0.0));
+        let ids = report.action_tokens.unwrap();
+        assert_eq!((ids.start, ids.end), (31_744, 32_000));
         for dimension in &report.overall.dimensions {
             assert!(
                 dimension.max.unwrap() < 1e-12,
@@ -148,27 +151,26 @@ fn token_accuracy_on_the_golden_kit_is_exactly_one() {
 
 #[test]
 fn wrong_command_lines_are_refused() {
+    let good = ["run", "--bag", "x", "--image-topic", "/i", "--out", "o"];
+    let run = |more: &[&'static str]| [&good[..], more].concat();
+    let old = ["--bag", "x", "--image-topic", "/i", "--out", "o"];
+    let old_limits = ["--expert", "--bag", "x", "--out", "o"];
     for (arguments, part) in [
-        (vec!["--bag", "x"], "--image-topic"),
-        (
-            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--shard", "4/4"],
-            "shard is '4/4'",
-        ),
-        (vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--every", "0"], "--every"),
-        (
-            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--match", "soon"],
-            "'soon' is not a way to match",
-        ),
-        (
-            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--policy-hz=-1"],
-            "not a positive number",
-        ),
-        (
-            vec!["--bag", "x", "--image-topic", "/i", "--out", "o", "--checkpoint", "no/such"],
-            "no/such",
-        ),
+        (vec!["run", "--bag", "x"], "--image-topic"),
+        (run(&["--shard", "4/4"]), "shard is '4/4'"),
+        (run(&["--every", "0"]), "--every"),
+        (run(&["--match", "soon"]), "'soon' is not one of exact, next"),
+        (run(&["--policy-hz=-1"]), "not a positive number"),
+        (run(&["--checkpoint", "no/such"]), "no/such"),
+        (run(&["--robot-file", "r.yaml"]), "--robot-file"),
+        (vec!["limits", "--bag", "x", "--out", "o"], "--robot-file"),
+        (vec!["limits", "--device", "cpu"], "--device"),
         (vec!["merge"], "required"),
         (vec!["compare", "a"], "required"),
+        (vec![], "subcommand"),
+        (old.to_vec(), "use `openvla eval run`"),
+        (old_limits.to_vec(), "`openvla eval limits`"),
+        (vec!["rum"], "`openvla eval run`"),
     ] {
         let error = eval(&arguments).unwrap_err();
         assert!(error.contains(part), "{arguments:?}: {error}");

@@ -42,8 +42,8 @@ enum Command {
     Sensitivity(sensitivity::Sensitivity),
     /// Publish a bag's observations on ROS 2, to run the node on recorded data
     Replay(replay::Replay),
-    /// Evaluate a checkpoint on recordings: metrics, plots and a report
-    Eval(Box<eval::Eval>),
+    /// Evaluate a checkpoint, or a robot file's limits, on recordings
+    Eval(eval::Eval),
 }
 
 /// Error of a command.

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/data/bags: small rosbag2 recordings by two writers that share no code with our reader.
+"""Writes tests/data/bags: small rosbag2 recordings of two writers that share no code with
+crates/rosbag2-reader.
 
     pip install -r tools/bags/requirements.txt
     python3 tools/bags/make_fixtures.py
 
-The content is the same in each bag; `expected.json` says what a reader must find. Running the script again makes the
-same content (seeded); file bytes may differ with the writers' versions.
+The content is the same in each bag; `expected.json` contains it. It is seeded: running the script
+again gives the same content; file bytes may differ with the writers' versions.
 """
 
 import hashlib
@@ -277,7 +278,7 @@ def foxglove(name, messages, compression, chunk_size=20_000, indexed=True, chunk
 
 
 def split(name, messages, storage, suffix):
-    """Two recordings of two halves in one folder, as `ros2 bag record --max-bag-size` leaves them."""
+    """Two halves of a recording in one folder, as `ros2 bag record --max-bag-size` writes them."""
     half = len(messages) // 2
     parts = [
         rosbag(f"{name}_{i}", part, storage)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Writes a rosbag2 folder of the golden kit's images, instructions and actions, repeated to any length.
+"""Writes a rosbag2 folder of the golden kit's images, instructions and actions, repeated as needed.
 
-    python3 tools/bags/make_golden_bag.py OUT [--frames N] [--storage mcap|sqlite3] [--compression none|zstd] [--raw WIDTHxHEIGHT]
+    python3 tools/bags/make_golden_bag.py OUT [--frames N] [--storage mcap|sqlite3]
+        [--compression none|zstd] [--raw WIDTHxHEIGHT]
 
-`openvla eval` on it with the kit's checkpoint has a token accuracy of exactly 1 (without --raw, which resizes the images).
+`openvla eval run` on it with the kit's checkpoint has a token accuracy of exactly 1, except with
+--raw, which resizes the images.
 """
 
 import argparse
@@ -89,7 +91,7 @@ with writer:
         )
     for i in range(arguments.frames):
         at, payload = START + i * PERIOD, payloads[i % len(payloads)]
-        # The stamp stands behind the four bytes of the CDR header: seconds and nanoseconds.
+        # The stamp follows the CDR header of four bytes: seconds and nanoseconds.
         payload["/camera/image"][4:12] = np.array([at // 10**9, at % 10**9], "<u4").tobytes()
         writer.write(topics["/instruction"], at - 1_000_000, payload["/instruction"])
         writer.write(topics["/camera/image"], at, payload["/camera/image"])

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes tests/data/eval: frames with predicted and recorded actions, and every metric of them computed with numpy.
+"""Writes tests/data/eval: frames with predicted and recorded actions, and all metrics of them,
+computed with numpy.
 
     python3 tools/eval/make_expected.py      (needs numpy)
 
-Nothing of it is taken from our code: `digitize`, `linspace`, `percentile` and `corrcoef` are numpy's, the action
-tokenizer is written down as OpenVLA's training code defines it.
+Independent of the Rust code: `digitize`, `linspace`, `percentile` and `corrcoef` are numpy's, the
+action tokenizer follows OpenVLA's training code.
 """
 
 import json
@@ -83,7 +84,7 @@ def main():
                     "token_ids": ids.tolist(),
                     "normalized": normalized.tolist(),
                     "action": action.tolist(),
-                    "margins": np.float32(rng.uniform(0, 5, 7)).tolist(),
+                    "logit_margins": np.float32(rng.uniform(0, 5, 7)).tolist(),
                     "stages": [
                         [name, float(t)]
                         for name, t in zip(("preprocess", "vision", "decode"), times)
@@ -175,7 +176,7 @@ def main():
         }
         for name, x in latency.items()
     }
-    # Edges, neighbours of edges and outsiders, for the tokenizer alone.
+    # Bin edges, the floats next to them, and values outside -1..1, for the tokenizer alone.
     probes = np.concatenate(
         [
             BINS,

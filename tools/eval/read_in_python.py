@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What a plain Python reader does before a model: rosbags reads, Pillow decodes and resizes. Prints frames/s,
-milliseconds of processor time per frame, and the sum of all pixels.
+"""Reference for benches/bag_throughput.rs: rosbags reads a bag, Pillow decodes and resizes. Prints
+frames/s, milliseconds of processor time per frame, and the sum of all pixels.
 
     read_in_python.py BAG TOPIC      (needs rosbags, numpy, Pillow)
 """

@@ -1,25 +1,22 @@
-//! Which instruction and which recorded action belong to an image. Times are nanoseconds since the
-//! epoch.
+//! Matching of recorded instructions and actions to images. Times are nanoseconds since the epoch.
 //!
-//! The policy, in full:
+//! The rules:
 //! - **Clock.** Header stamps are compared when both messages carry one; otherwise the log times of
-//!   both. One stream's stamp is never compared with the other's log time.
-//! - **Instruction.** The newest one whose log time is not after the image's log time: what the
-//!   node would have held. Images before the first instruction have none and are not evaluated.
-//! - **Action.** [`ActionMatch`]; within a tolerance, and each image by itself, so that one action
-//!   may serve two images.
-//! - Ties go to the message that was recorded first.
+//!   both. A stamp is never compared with a log time.
+//! - **Instruction.** The newest one whose log time is not after the image's log time, as in the
+//!   node. Images before the first instruction have none.
+//! - **Action.** By [`ActionMatch`], within a tolerance. One action may match several images.
+//! - Of equal distances, the message recorded first is chosen.
 
 use serde::{Deserialize, Serialize};
 
-/// How the recorded action of an image is chosen.
+/// How the recorded action of an image is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionMatch {
-    /// The one with exactly the image's stamp: our `Action` messages carry the stamp of their
-    /// source image.
+    /// The one with exactly the image's stamp, for actions that carry the stamp of their image.
     Exact,
-    /// The first one at or after the image: a teleoperator's answer to what was seen.
+    /// The first one at or after the image, as a teleoperator reacts to an image.
     Next,
     /// The one nearest in time.
     Nearest,
@@ -27,8 +24,8 @@ pub enum ActionMatch {
     Latest,
 }
 
-/// The place in `actions` (ascending) of the action for an image at `image`, not further away than
-/// `tolerance`.
+/// Index in `actions` (ascending) of the action for an image at time `image`, at most `tolerance`
+/// away.
 pub fn match_action(
     actions: &[i64],
     image: i64,

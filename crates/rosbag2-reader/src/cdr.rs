@@ -1,13 +1,13 @@
-//! The four bytes before a CDR payload, and the way into the decoder.
+//! Decodes CDR payloads with their encapsulation header of four bytes.
 
 use byteorder::{BigEndian, LittleEndian};
 use serde::Deserialize;
 
-/// A payload that does not decode.
+/// Why a payload does not decode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CdrError {
-    /// Shorter than its header.
-    #[error("{0} bytes, a CDR payload has at least its header of 4")]
+    /// Shorter than the header.
+    #[error("{0} bytes; a CDR payload has a header of 4 bytes")]
     Short(usize),
     /// An encapsulation that ROS 2 does not write.
     #[error("encapsulation 0x{0:04x} is not plain CDR (0x0000 big endian, 0x0001 little endian)")]
@@ -26,7 +26,7 @@ const PADDING: usize = 7;
 /// Decodes a serialized ROS 2 message. Strings are copied, byte sequences are borrowed from
 /// `payload`.
 ///
-/// No length in the payload makes this reserve memory beyond the payload's own size.
+/// Lengths in the payload never cause an allocation larger than the payload.
 pub fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, CdrError> {
     let (header, body) = payload.split_first_chunk::<4>().ok_or(CdrError::Short(payload.len()))?;
     let kind = u16::from_be_bytes([header[0], header[1]]);

@@ -1,4 +1,4 @@
-//! What a bag consists of: its files, its topics and their types.
+//! Opens a bag: finds its files, topics and types.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use super::messages::canonical_type;
 use super::metadata::Metadata;
 use super::{BagError, BagWarning, Limits, Messages, Selection, sqlite_file, unpack};
 
-/// How many topics an error message lists.
+/// Number of topics that an error message lists.
 const LISTED: usize = 40;
 
 /// A topic of a bag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// Its place in [`Bag::topics`].
+    /// Index in [`Bag::topics`].
     pub index: usize,
-    /// Its name, as recorded.
+    /// Name, as recorded.
     pub name: String,
-    /// Its type as `package/msg/Name`.
+    /// Type as `package/msg/Name`.
     pub type_name: String,
-    /// How its messages are serialized; `cdr` is what can be read.
+    /// Serialization of its messages; only `cdr` can be decoded.
     pub encoding: String,
-    /// How many messages it has, where the bag says so.
+    /// Number of messages, if the bag states it.
     pub messages: Option<u64>,
 }
 
-/// The two storages.
+/// Storage formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Mcap,
@@ -40,7 +40,7 @@ pub(super) enum Kind {
 pub(super) struct BagFile {
     pub path: PathBuf,
     pub kind: Kind,
-    /// Where a compressed sqlite file was unpacked to.
+    /// The decompressed copy of a compressed sqlite file.
     pub unpacked: Option<Arc<tempfile::TempPath>>,
 }
 
@@ -60,20 +60,20 @@ impl BagFile {
         self.path.extension().is_some_and(|extension| extension == "zstd")
     }
 
-    /// Where the storage's own bytes are.
+    /// Path of the decompressed storage file.
     pub fn readable(&self) -> &Path {
         self.unpacked.as_ref().map_or(self.path.as_path(), |temporary| temporary)
     }
 }
 
-/// What tells a file that was written again from the one before.
+/// Identity of a file version: name, size and modification time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
-    /// Its name without the folder.
+    /// File name without the folder.
     pub name: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// When it was last written, nanoseconds since the epoch, where the file system knows.
+    /// Modification time, nanoseconds since the epoch, if the file system has it.
     pub modified_ns: Option<u64>,
 }
 
@@ -85,7 +85,7 @@ pub struct Bag {
     topics: Vec<Topic>,
     warnings: Vec<BagWarning>,
     pub(super) limits: Limits,
-    /// Messages according to `metadata.yaml`.
+    /// Number of messages stated by `metadata.yaml`.
     pub(super) stated: Option<u64>,
 }
 
@@ -95,7 +95,7 @@ impl Bag {
         Bag::open_with(path, Limits::default())
     }
 
-    /// [`Bag::open`] with bounds of the caller's choice.
+    /// [`Bag::open`] with other limits.
     pub fn open_with(path: impl AsRef<Path>, limits: Limits) -> Result<Bag, BagError> {
         let path = path.as_ref();
         let kind = std::fs::metadata(path).map_err(BagError::io("open", path))?;
@@ -133,12 +133,12 @@ impl Bag {
         &self.topics
     }
 
-    /// What was noticed on opening. Reading may add to it: [`Messages::warnings`].
+    /// Warnings from opening. [`Messages::warnings`] has those from reading as well.
     pub fn warnings(&self) -> &[BagWarning] {
         &self.warnings
     }
 
-    /// Bytes of all files, as they lie on the disk.
+    /// Total size of all files on disk, bytes.
     pub fn bytes(&self) -> u64 {
         self.files
             .iter()
@@ -147,7 +147,7 @@ impl Bag {
             .sum()
     }
 
-    /// The files as they are on the disk now: whether a bag is still the one that was read before.
+    /// Current identity of all files, to detect that a bag was modified.
     pub fn file_states(&self) -> Result<Vec<FileState>, BagError> {
         let state = |file: &BagFile| {
             let found = std::fs::metadata(&file.path).map_err(BagError::io("open", &file.path))?;
@@ -164,7 +164,7 @@ impl Bag {
         self.files.iter().map(state).collect()
     }
 
-    /// The topic called `name`; the error lists what exists.
+    /// The topic called `name`; the error lists the topics of the bag.
     pub fn topic(&self, name: &str) -> Result<&Topic, BagError> {
         self.topics.iter().find(|topic| topic.name == name).ok_or_else(|| BagError::NoTopic {
             topic: name.to_owned(),
@@ -198,7 +198,7 @@ impl Bag {
         Ok(topic)
     }
 
-    /// Whether a window of time is found without reading everything before it.
+    /// Whether a time range can be read without reading everything before it.
     pub fn can_seek(&self) -> bool {
         self.files.iter().all(|file| match file.kind {
             Kind::Sqlite => true,
@@ -229,11 +229,11 @@ impl Bag {
             }
             let file = self.files[at].clone();
             let found = match file.kind {
-                // Counting walks the table; the metadata has counted already.
+                // Counting scans the table; the metadata has the counts already.
                 Kind::Sqlite => {
                     sqlite_file::topics(file.readable(), &file.path, &limits, listed.is_none())?.0
                 }
-                // Its end cannot be reached without unpacking all of it.
+                // The summary at its end cannot be read without decompressing the whole file.
                 Kind::Mcap if file.is_packed() && listed.is_some() => Found::new(),
                 Kind::Mcap if file.is_packed() => self.scan(&file, warnings)?,
                 Kind::Mcap => match mcap_file::summary(&file.path, &limits)? {
@@ -248,13 +248,12 @@ impl Bag {
             self.add(found)?;
         }
         if let Some(metadata) = listed {
-            self.believe(metadata)?;
+            self.add_metadata(metadata)?;
         }
         if !self.topics.is_empty() {
             return Ok(());
         }
-        // A recording that broke off this early looks as if nothing had been recorded; it is not
-        // the same.
+        // A file that ends before its first topic is damaged, not empty.
         let cut = warnings.iter().find_map(|warning| match warning {
             BagWarning::Truncated { path, what, .. } => Some((path.clone(), *what)),
             _ => None,
@@ -271,7 +270,7 @@ impl Bag {
 
     fn scan(&self, file: &BagFile, warnings: &mut Vec<BagWarning>) -> Result<Found, BagError> {
         let (found, warning) = mcap_file::scan(&file.path, &self.limits)?;
-        // The truncation itself is reported by the reading that follows.
+        // A truncation after the first topic is reported again when the messages are read.
         if found.is_empty()
             && let Some(warning) = warning
         {
@@ -280,7 +279,7 @@ impl Bag {
         Ok(found)
     }
 
-    /// Joins the topics of one file to those of the others.
+    /// Adds the topics of one file.
     fn add(&mut self, found: Found) -> Result<(), BagError> {
         for (channel, messages) in found {
             let type_name = canonical_type(&channel.type_name).into_owned();
@@ -309,8 +308,8 @@ impl Bag {
         Ok(())
     }
 
-    /// Adds what only the metadata knows, and its counts where the files gave none.
-    fn believe(&mut self, metadata: &Metadata) -> Result<(), BagError> {
+    /// Adds topics that only the metadata lists, and its counts where the files have none.
+    fn add_metadata(&mut self, metadata: &Metadata) -> Result<(), BagError> {
         for listed in &metadata.topics {
             let type_name = canonical_type(&listed.type_name).into_owned();
             match self.topics.iter_mut().find(|topic| topic.name == listed.name) {
@@ -376,7 +375,7 @@ fn folder(path: &Path, limits: &Limits) -> Result<Opened, BagError> {
     let mut files = Vec::new();
     for name in &metadata.files {
         let mut listed = path.join(name);
-        // Recorders list the plain name in some versions although the file was compressed.
+        // Some recorder versions list the name without .zstd although the file is compressed.
         if !listed.is_file() {
             listed = path.join(format!("{name}.zstd"));
         }
@@ -401,8 +400,7 @@ fn folder(path: &Path, limits: &Limits) -> Result<Opened, BagError> {
     Ok((files, Some(metadata), Vec::new()))
 }
 
-/// The bag files of a folder without metadata, in the order of the number that rosbag2 puts at the
-/// end of their names.
+/// The bag files of a folder without metadata, ordered by the number at the end of their names.
 fn files_in(path: &Path, limits: &Limits) -> Result<Vec<BagFile>, BagError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(BagError::io("list", path))? {
@@ -424,7 +422,7 @@ fn files_in(path: &Path, limits: &Limits) -> Result<Vec<BagFile>, BagError> {
     Ok(files)
 }
 
-/// `x_10.mcap` comes after `x_9.mcap`.
+/// Sort key by which `x_10.mcap` follows `x_9.mcap`.
 fn natural_key(path: &Path) -> (String, u64, String) {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = name.split('.').next().unwrap_or_default();

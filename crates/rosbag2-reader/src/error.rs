@@ -1,8 +1,8 @@
-//! What can be wrong with a bag, one line each: what, where, and what to do.
+//! Errors and warnings, each one line: what, where, and the remedy.
 
 use std::path::{Path, PathBuf};
 
-/// A bag that cannot be read, or not any further.
+/// Why a bag cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BagError {
     /// The operating system refused.
@@ -12,7 +12,7 @@ pub enum BagError {
         act: &'static str,
         /// On which file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -55,19 +55,19 @@ pub enum BagError {
         /// The listed file's name.
         missing: String,
     },
-    /// Something exceeds a bound of [`super::Limits`].
+    /// A value exceeds one of [`super::Limits`].
     #[error("{path}: {what} is {value}, above the limit of {limit}")]
     TooLarge {
         /// Where.
         path: PathBuf,
         /// Which quantity.
         what: &'static str,
-        /// Its stated value.
+        /// The stated value.
         value: u64,
-        /// The bound.
+        /// The limit.
         limit: u64,
     },
-    /// Storage, message encoding or compression that this reader does not know.
+    /// Unsupported storage, message encoding or compression.
     #[error("{path}: {what} `{value}` is not supported; supported: {supported}")]
     Unsupported {
         /// Where.
@@ -76,34 +76,34 @@ pub enum BagError {
         what: &'static str,
         /// Its value.
         value: String,
-        /// The values that are known.
+        /// The supported values.
         supported: &'static str,
     },
     /// The topic is not in the bag.
     #[error("no topic `{topic}` in {path}; it has: {available}")]
     NoTopic {
-        /// The topic that was asked for.
+        /// The requested topic.
         topic: String,
         /// The bag.
         path: PathBuf,
         /// The topics that it has, with their types.
         available: String,
     },
-    /// The topic has a type that cannot serve here.
+    /// The topic has a type that is not accepted.
     #[error("topic `{topic}` is {found}, expected {expected}; topics that fit: {candidates}")]
     WrongType {
         /// The topic.
         topic: String,
         /// Its type.
         found: String,
-        /// The types that would do.
+        /// The accepted types.
         expected: String,
         /// The topics of this bag with such a type.
         candidates: String,
     },
     /// Two files of one bag give one topic two types.
     #[error(
-        "{path}: topic `{topic}` is {first} in one place and {second} in another; evaluate the \
+        "{path}: topic `{topic}` is {first} in one place and {second} in another; read the \
         files one by one"
     )]
     ConflictingTypes {
@@ -116,7 +116,7 @@ pub enum BagError {
         /// The other.
         second: String,
     },
-    /// Bytes that no recorder writes.
+    /// Content that no recorder writes.
     #[error(
         "{path} is damaged after {messages} messages: {what}; what came before was read, `mcap \
         recover` or sqlite's `.recover` may save more"
@@ -126,7 +126,7 @@ pub enum BagError {
         path: PathBuf,
         /// Messages delivered from this file before.
         messages: u64,
-        /// What does not hold.
+        /// What is wrong.
         what: String,
     },
     /// A payload that is not a message of its topic's type.
@@ -138,7 +138,7 @@ pub enum BagError {
         type_name: String,
         /// Log time of the message, nanoseconds since the epoch.
         log_time: i64,
-        /// What does not fit.
+        /// Why it does not decode.
         #[source]
         source: super::cdr::CdrError,
     },
@@ -152,7 +152,7 @@ impl BagError {
     }
 }
 
-/// Something about a bag that its reader should know, although reading goes on.
+/// A problem that does not prevent reading.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BagWarning {
     /// The folder has no `metadata.yaml`.
@@ -163,7 +163,7 @@ pub enum BagWarning {
         /// How many files were found.
         files: usize,
     },
-    /// The recorder died before it finished the file.
+    /// The recorder was interrupted before it finished the file.
     #[error(
         "{path} ends in the middle ({what}): its recorder did not finish; {messages} messages \
         were recovered"
@@ -188,10 +188,10 @@ pub enum BagWarning {
         /// What is wrong with it.
         what: String,
     },
-    /// Messages whose log time lies further back than the order window.
+    /// Messages that are out of order by more than the sorting window.
     #[error(
         "{path}: {count} messages are out of order by up to {worst_ms} ms, the first at \
-        {first_ns} ns; they are used where they stand"
+        {first_ns} ns; they are delivered in file order"
     )]
     Unsorted {
         /// The bag.
@@ -205,8 +205,8 @@ pub enum BagWarning {
     },
     /// `metadata.yaml` and the files disagree.
     #[error(
-        "{path}: metadata.yaml says {stated} messages, the files hold {found}; the files are \
-        believed"
+        "{path}: metadata.yaml states {stated} messages, the files contain {found}; the count of \
+        the files is used"
     )]
     CountDiffers {
         /// The bag.

@@ -1,4 +1,4 @@
-//! What the fuzz targets call: each function takes any bytes and must return.
+//! Entry points of the fuzz targets: each function must return for any bytes.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::mcap_file::{McapFile, Step};
 use super::metadata::Metadata;
 use super::{Limits, cdr, messages, unpack};
 
-/// Bounds small enough that a fuzzer sees their effect.
+/// Limits small enough for a fuzzer to reach.
 fn limits() -> Limits {
     Limits { message_bytes: 1 << 20, ..Limits::default() }
 }
 
-/// An MCAP file, with every payload decoded as every message. Returns how many messages it held,
-/// and why it ended early.
+/// An MCAP file, with every payload decoded as every message. Returns the number of messages, and
+/// why it ended early.
 pub fn mcap(bytes: &[u8]) -> (u64, Option<String>) {
     let mut file = McapFile::new(
         Path::new("fuzz.mcap"),
@@ -33,7 +33,7 @@ pub fn mcap(bytes: &[u8]) -> (u64, Option<String>) {
     }
 }
 
-/// A payload, decoded as every message. Returns how many types it fits.
+/// A payload, decoded as every message. Returns the number of types that it decodes as.
 pub fn cdr_messages(payload: &[u8]) -> usize {
     let unpacked;
     let payload = if unpack::is_zstd(payload) {
@@ -59,7 +59,7 @@ pub fn cdr_messages(payload: &[u8]) -> usize {
     .count()
 }
 
-/// A `metadata.yaml`. Returns how many files it lists, or what is wrong with it.
+/// A `metadata.yaml`. Returns the number of files that it lists, or the error.
 pub fn metadata(bytes: &[u8]) -> Result<usize, String> {
     let parsed = Metadata::parse(bytes, Path::new("metadata.yaml"), &limits());
     parsed.map(|metadata| metadata.files.len()).map_err(|error| error.to_string())

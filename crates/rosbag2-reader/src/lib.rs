@@ -1,13 +1,12 @@
-//! Reading rosbag2 recordings without ROS: MCAP and sqlite3, plain and compressed.
+//! Reads rosbag2 recordings without ROS: MCAP and sqlite3, plain and compressed.
 //!
-//! The way of a message: a storage file ([`mcap_file`], [`sqlite_file`]) yields raw payloads,
-//! [`reader`] puts the files of a split bag in a row and the messages of a short window in log
-//! order, [`cdr`] and [`messages`] turn a payload into a ROS message, and [`align`] says which
-//! recorded action belongs to which image.
+//! A storage file (`mcap_file`, `sqlite_file`) yields serialized messages; [`Messages`] concatenates
+//! the files of a split bag and sorts messages by log time within a short window; [`messages`]
+//! decodes a payload as a ROS message ([`cdr`]); [`align`] matches recorded actions to images.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), crate::BagError> {
-//! use crate::{Bag, Selection, messages};
+//! # fn main() -> Result<(), rosbag2_reader::BagError> {
+//! use rosbag2_reader::{Bag, Selection, messages};
 //!
 //! let bag = Bag::open("episode_0")?;
 //! let topic = bag.topic_of_type("/camera/image", &[messages::IMAGE])?;
@@ -24,16 +23,15 @@
 //! # }
 //! ```
 //!
-//! # Bounds
-//! Every length that a file states is compared with [`Limits`] before memory is reserved for it. A
-//! bag of any size is read in the memory of one storage chunk's record, one reorder window and one
-//! message.
+//! # Limits
+//! Every length in a file is checked against [`Limits`] before memory is allocated for it. Memory
+//! use does not depend on the size of the bag: one MCAP record, the messages of the sorting window,
+//! and one message.
 //!
-//! # Damage
-//! What a recorder leaves behind when it dies (a missing footer, a half chunk) is read as far as it
-//! goes and named in a
-//! [`BagWarning`]. What no recorder writes (a checksum that does not hold, a length that does not fit) is a
-//! [`BagError`]; the messages before it have been delivered.
+//! # Damaged bags
+//! A file whose recorder was interrupted (no footer, part of a chunk) is read as far as possible and
+//! reported as a [`BagWarning`]. Anything that no recorder writes (a wrong checksum, an impossible
+//! length) is a [`BagError`]; the messages before it are delivered.
 
 pub mod align;
 pub mod cdr;

@@ -1,7 +1,7 @@
-//! What a bag may ask of this machine.
+//! Limits on resources.
 
-/// Bounds on what a bag states about itself. A length above its bound is an error before memory is
-/// reserved for it.
+/// Limits on the sizes stated in a bag. A larger size is an error before memory is allocated for
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one storage record or message, before and after decompression. An uncompressed 4K
@@ -13,11 +13,11 @@ pub struct Limits {
     pub files: usize,
     /// Topics of a bag.
     pub topics: usize,
-    /// Bytes of the temporary file that a zstd-compressed sqlite file is unpacked to.
+    /// Bytes of the temporary file for the content of a zstd-compressed sqlite file.
     pub temporary_bytes: u64,
-    /// Nanoseconds of log time within which messages are put in order.
+    /// Sorting window, nanoseconds of log time.
     pub order_window_ns: i64,
-    /// Bytes of messages that may wait to be put in order.
+    /// Bytes of messages in the sorting window.
     pub order_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! One MCAP file, read from front to back in bounded memory.
+//! Reads one MCAP file sequentially in bounded memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ use mcap::sans_io::summary_reader::{SummaryReadEvent, SummaryReader, SummaryRead
 
 use super::{BagError, BagWarning, Limits, unpack};
 
-/// Bytes asked of the file at once; the parser itself asks for as little as nine.
+/// Bytes read at once; the parser requests as few as nine.
 const READ_AHEAD: usize = 1 << 20;
 
 /// A channel of the file: one publisher's stream on a topic.
@@ -24,15 +24,15 @@ pub(super) struct Channel {
     pub encoding: String,
 }
 
-/// What one step of reading brought.
+/// Result of one reading step.
 pub(super) enum Step {
-    /// A channel was introduced.
+    /// A channel record.
     Channel(u16),
-    /// A message was handed to the visitor.
+    /// A message; the visitor has been called.
     Message,
-    /// Something else, or only more bytes.
+    /// Another record, or more bytes were read.
     Other,
-    /// The file is at its end.
+    /// The end of the file.
     End,
 }
 
@@ -42,11 +42,11 @@ pub(super) struct McapFile {
     input: Box<dyn Read + Send>,
     reader: LinearReader,
     schemas: HashMap<u16, String>,
-    /// Channels met so far.
+    /// Channels read so far.
     pub channels: HashMap<u16, Channel>,
     messages: u64,
     records: u64,
-    /// Why the file ended before its end mark.
+    /// Why the file ended before its end magic.
     pub warning: Option<BagWarning>,
     limits: Limits,
 }
@@ -57,7 +57,7 @@ impl McapFile {
     }
 
     /// Reads only the chunks of a plain file that overlap `from..=until`, by the index at its end.
-    /// `None` when the file has no such index; then all of it must be read.
+    /// `None` when the file has no such index; then the whole file must be read.
     pub fn open_window(
         path: &Path,
         limits: &Limits,
@@ -106,11 +106,11 @@ impl McapFile {
         }
     }
 
-    /// Reads on by one record. `visit` gets channel, log time (nanoseconds) and payload of a
+    /// Reads the next record. `visit` gets channel, log time (nanoseconds) and payload of a
     /// message.
     pub fn step(&mut self, visit: &mut dyn FnMut(u16, i64, &[u8])) -> Result<Step, BagError> {
-        // A hostile length makes the parser subtract below zero, which panics where overflow is
-        // checked. It is not asked again after that.
+        // A malicious length makes the parser underflow, which panics where overflow is checked. The
+        // parser is not used after that.
         let reader = AssertUnwindSafe(&mut self.reader);
         let event = std::panic::catch_unwind(move || {
             let AssertUnwindSafe(reader) = { reader };
@@ -151,7 +151,7 @@ impl McapFile {
                                 Ok(Step::Message)
                             }
                             Ok(_) => Err(self.damaged(format!(
-                                "a message names channel {}, which was not introduced",
+                                "a message refers to channel {}, which is not defined",
                                 header.channel_id
                             ))),
                             Err(_) => Err(self.damaged(format!(
@@ -163,7 +163,7 @@ impl McapFile {
                     Ok(record) => record.into_owned(),
                     Err(error) => return Err(self.damaged(describe(&error))),
                 };
-                self.introduce(record)
+                self.define(record)
             }
             Err(McapError::UnexpectedEof) => Ok(self.truncated(if self.records == 0 {
                 "its first record"
@@ -175,14 +175,14 @@ impl McapFile {
         }
     }
 
-    fn introduce(&mut self, record: Record<'_>) -> Result<Step, BagError> {
+    fn define(&mut self, record: Record<'_>) -> Result<Step, BagError> {
         match record {
             Record::Schema { header, .. } => {
                 self.schemas.insert(header.id, header.name);
                 Ok(Step::Other)
             }
             Record::Channel(channel) => {
-                // Schema 0 means none, which only non-ROS channels have.
+                // Schema 0 means no schema; ROS channels have one.
                 let type_name = self.schemas.get(&channel.schema_id).cloned().unwrap_or_default();
                 let found =
                     Channel { topic: channel.topic, type_name, encoding: channel.message_encoding };
@@ -190,7 +190,7 @@ impl McapFile {
                     Some(known) if *known == found => return Ok(Step::Other),
                     Some(known) => {
                         let what = format!(
-                            "channel {} is `{}` and again `{}`",
+                            "channel {} is defined twice, as `{}` and `{}`",
                             channel.id, known.topic, found.topic
                         );
                         return Err(self.damaged(what));
@@ -265,7 +265,7 @@ impl Channel {
     }
 }
 
-/// `read` that does not take a signal for the end of the file.
+/// `read` that is retried when a signal interrupts it.
 fn read_some(input: &mut dyn Read, room: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match input.read(room) {
@@ -275,27 +275,26 @@ fn read_some(input: &mut dyn Read, room: &mut [u8]) -> std::io::Result<usize> {
     }
 }
 
-/// The library's error with its cause, which its own text leaves out.
+/// The library's error with its cause, which its own text omits.
 fn describe(error: &McapError) -> String {
     match error {
         McapError::BadMagic => "it does not begin as an MCAP file".to_owned(),
         McapError::Parse(cause) => {
-            // binrw draws a backtrace over several lines; the first one that says something is
-            // enough.
+            // binrw prints a backtrace of several lines; the first line with text is used.
             let text = cause.to_string();
             let line =
                 text.lines().map(str::trim).find(|line| line.chars().any(char::is_alphabetic));
             format!("a record does not parse ({})", line.unwrap_or("unknown cause"))
         }
-        McapError::Io(cause) => format!("a chunk does not unpack ({cause})"),
+        McapError::Io(cause) => format!("a chunk does not decompress ({cause})"),
         other => other.to_string(),
     }
 }
 
-/// A topic with the number of its messages, where the file says so.
+/// Topics with their number of messages, if the file states it.
 pub(super) type Found = Vec<(Channel, Option<u64>)>;
 
-/// The summary at the end of a plain file, or why it is of no use.
+/// The summary at the end of an uncompressed file, or why it is unusable.
 fn read_summary(path: &Path, limits: &Limits) -> Result<Result<mcap::Summary, String>, BagError> {
     let mut file = File::open(path).map_err(BagError::io("open", path))?;
     let size = file.metadata().map_err(BagError::io("read", path))?.len();
@@ -319,8 +318,8 @@ fn read_summary(path: &Path, limits: &Limits) -> Result<Result<mcap::Summary, St
     Ok(reader.finish().ok_or_else(|| "the file has none".to_owned()))
 }
 
-/// Topics from the summary at the end of a plain file. The inner error: it must be read in full to
-/// know.
+/// Topics from the summary at the end of an uncompressed file. The inner error: why the file must
+/// be read in full instead.
 pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, String>, BagError> {
     let summary = match read_summary(path, limits)? {
         Ok(summary) => summary,
@@ -328,11 +327,10 @@ pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, Stri
     };
     let Some(statistics) = summary.stats else { return Ok(Err("it has no statistics".to_owned())) };
     if summary.channels.is_empty() && statistics.message_count > 0 {
-        return Ok(Err("it names no channels".to_owned()));
+        return Ok(Err("it has no channels".to_owned()));
     }
     let mut found = Found::new();
-    // The map has no order of its own; a topic's place must not change from one opening to the
-    // next.
+    // Sorted: the map's order is random, but a topic's index must be the same at every opening.
     let mut channels: Vec<_> = summary.channels.iter().collect();
     channels.sort_by_key(|(id, _)| **id);
     for (id, channel) in channels {
@@ -344,8 +342,7 @@ pub(super) fn summary(path: &Path, limits: &Limits) -> Result<Result<Found, Stri
     Ok(Ok(found))
 }
 
-/// Topics by reading the whole file, for one that its recorder did not finish or that is compressed
-/// as a whole.
+/// Topics by reading the whole file, for files that are unfinished or compressed as a whole.
 pub(super) fn scan(path: &Path, limits: &Limits) -> Result<(Found, Option<BagWarning>), BagError> {
     let mut file = McapFile::open(path, limits)?;
     let mut counts: HashMap<u16, u64> = HashMap::new();
@@ -353,7 +350,7 @@ pub(super) fn scan(path: &Path, limits: &Limits) -> Result<(Found, Option<BagWar
         match file.step(&mut |channel, _, _| *counts.entry(channel).or_default() += 1) {
             Ok(Step::End) => break,
             Ok(_) => {}
-            // What is damaged further on is reported when it is read; its topics so far are known.
+            // Damage after the first channel is reported when the messages are read.
             Err(BagError::Damaged { .. }) if !file.channels.is_empty() => break,
             Err(error) => return Err(error),
         }

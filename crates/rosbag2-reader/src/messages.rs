@@ -1,4 +1,4 @@
-//! The ROS messages that evaluation reads, field for field as in their `.msg` files.
+//! ROS message types, field for field as in their `.msg` files.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,7 @@ pub const ACTION: &str = "openvla_tt_msgs/msg/Action";
 /// `openvla_tt_msgs/msg/Status`
 pub const STATUS: &str = "openvla_tt_msgs/msg/Status";
 
-/// Decodes `message` of `topic` as `T`. The caller has made sure of the topic's type
+/// Decodes `message` of `topic` as `T`. The caller has checked the topic's type
 /// ([`super::Bag::topic_of_type`]).
 pub fn decode<'a, T: Deserialize<'a>>(message: &'a Message, topic: &Topic) -> Result<T, BagError> {
     cdr::decode(&message.payload).map_err(|source| BagError::Payload {
@@ -43,7 +43,7 @@ pub fn decode<'a, T: Deserialize<'a>>(message: &'a Message, topic: &Topic) -> Re
 pub struct Time {
     /// Seconds since the epoch.
     pub sec: i32,
-    /// Nanoseconds, below 1 000 000 000 where the sender is right.
+    /// Nanoseconds, below 1 000 000 000 in a valid message.
     pub nanosec: u32,
 }
 
@@ -67,7 +67,7 @@ pub struct Header {
     pub frame_id: String,
 }
 
-/// `sensor_msgs/msg/Image`; the pixels stay where they are in the payload.
+/// `sensor_msgs/msg/Image`; the pixels are borrowed from the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Image<'a> {
     /// Acquisition time and optical frame.
@@ -87,7 +87,7 @@ pub struct Image<'a> {
     pub data: &'a [u8],
 }
 
-/// `sensor_msgs/msg/CompressedImage`; the file's bytes stay where they are in the payload.
+/// `sensor_msgs/msg/CompressedImage`; the data are borrowed from the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct CompressedImage<'a> {
     /// Acquisition time and optical frame.
@@ -116,7 +116,7 @@ pub struct Float64 {
 /// `std_msgs/msg/Float64MultiArray`
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Float64MultiArray {
-    /// What the numbers mean, where the sender says so.
+    /// Layout of the numbers.
     pub layout: MultiArrayLayout,
     /// The numbers.
     pub data: Vec<f64>,
@@ -127,7 +127,7 @@ pub struct Float64MultiArray {
 pub struct MultiArrayLayout {
     /// Outermost first.
     pub dim: Vec<MultiArrayDimension>,
-    /// Elements before the first one that counts.
+    /// Offset of the first valid element.
     pub data_offset: u32,
 }
 
@@ -217,8 +217,8 @@ pub struct JointState {
     pub effort: Vec<f64>,
 }
 
-/// Parts of a type name as they are found in old recordings: `sensor_msgs/Image`,
-/// `sensor_msgs::msg::dds_::Image_`. Returns the form `package/msg/Name`.
+/// A type name in the form `package/msg/Name`; old recordings have `sensor_msgs/Image` or
+/// `sensor_msgs::msg::dds_::Image_`.
 pub fn canonical_type(name: &str) -> Cow<'_, str> {
     if let Some((package, rest)) = name.split_once("::msg::dds_::") {
         return format!("{package}/msg/{}", rest.trim_end_matches('_')).into();
@@ -232,13 +232,13 @@ pub fn canonical_type(name: &str) -> Cow<'_, str> {
 /// `openvla_tt_msgs/msg/Action`: one inference of a policy.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Action {
-    /// Stamp of the image that the decision was taken from; frame of `action`.
+    /// Stamp of the image; frame of `action`.
     pub header: Header,
-    /// Counts the inferences of one node.
+    /// Number of the inference.
     pub generation: u64,
-    /// The instruction as it went into the prompt.
+    /// The instruction in the prompt.
     pub instruction: String,
-    /// The entry of the dataset statistics that made `action` of `normalized`.
+    /// Dataset statistics by which `normalized` was un-normalized.
     pub unnorm_key: String,
     /// Steps of the chunk.
     pub horizon: u32,
@@ -247,16 +247,16 @@ pub struct Action {
     /// Tokens in decoding order; empty for policies without action tokens.
     pub token_ids: Vec<u32>,
     /// Logit of the chosen token minus that of the runner-up.
-    pub margins: Vec<f32>,
+    pub logit_margins: Vec<f32>,
     /// `horizon * dimension` numbers, -1 to 1 between the statistics' q01 and q99.
     pub normalized: Vec<f64>,
     /// `horizon * dimension` numbers in physical units per policy period.
     pub action: Vec<f64>,
     /// Rate of the steps, hertz.
     pub policy_hz: f64,
-    /// Where it was computed.
+    /// Device.
     pub device: String,
-    /// In which number formats.
+    /// Name of the precision policy.
     pub precision: String,
     /// Seconds from the image's stamp to the end of the inference.
     pub latency_s: f64,
@@ -266,7 +266,7 @@ pub struct Action {
     pub stage_ms: Vec<f32>,
 }
 
-/// `openvla_tt_msgs/msg/Status`: what the node does and why.
+/// `openvla_tt_msgs/msg/Status`: state of the node and its cause.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Status {
     /// Stamp of publication.
@@ -275,13 +275,13 @@ pub struct Status {
     pub state: u8,
     /// Reason, by the constants of the message.
     pub reason: u16,
-    /// The reason in words.
+    /// Description of the reason.
     pub detail: String,
-    /// Only a reset leads out.
+    /// Whether only a reset clears it.
     pub latched: bool,
-    /// The enabling gate.
+    /// Whether motion is enabled.
     pub enabled: bool,
-    /// Commands are silent.
+    /// Whether commands are not published.
     pub dry_run: bool,
     /// The instruction in force.
     pub instruction: String,
@@ -291,17 +291,17 @@ pub struct Status {
     pub inference_ms: f64,
     /// Hertz.
     pub command_hz: f64,
-    /// Newest decision in control.
+    /// Newest inference in use by control.
     pub generation: u64,
-    /// Images that arrived.
+    /// Images received.
     pub images_received: u64,
-    /// Images never looked at.
+    /// Images replaced by newer ones before inference.
     pub images_dropped: u64,
-    /// Images refused.
+    /// Invalid images.
     pub images_rejected: u64,
     /// Finished inferences.
     pub inferences: u64,
-    /// Results that came too late.
+    /// Results that arrived too late.
     pub late_results: u64,
     /// Faults of any kind.
     pub faults: u64,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{BagError, Limits};
 
-/// What this reader takes from `metadata.yaml`; the rest of the file is left alone.
+/// The parts of `metadata.yaml` that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
     /// `sqlite3` or `mcap`.
@@ -128,8 +128,9 @@ impl Metadata {
             // Only the last component is used: old bags list `bag/bag_0.db3`, hostile ones
             // `../../etc/passwd`.
             let name = Path::new(&listed).file_name().and_then(|name| name.to_str());
-            files
-                .push(name.ok_or_else(|| wrong(format!("`{listed}` is no file name")))?.to_owned());
+            files.push(
+                name.ok_or_else(|| wrong(format!("`{listed}` is not a file name")))?.to_owned(),
+            );
         }
         let topics = information
             .topics_with_message_count

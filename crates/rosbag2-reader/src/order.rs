@@ -1,8 +1,8 @@
-//! Puts the messages of a short window of log time in order.
+//! Sorts messages by log time within a short window.
 //!
-//! Recorders write in the order of arrival, which is nearly, but not always, the order of log time;
-//! `ros2 bag play` sorts. A window keeps the memory bounded; what lies further back is delivered
-//! where it stands and counted.
+//! Recorders write in the order of arrival, which differs slightly from the order of log time, by
+//! which `ros2 bag play` sorts. A window bounds the memory; messages that are out of order by more
+//! are delivered in file order and counted.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -38,7 +38,7 @@ impl Ord for Waiting {
     }
 }
 
-/// What could not be put in order.
+/// Messages that could not be sorted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Disorder {
     pub count: u64,
@@ -72,7 +72,7 @@ impl Order {
         }
     }
 
-    /// Takes a message as it comes from storage.
+    /// Adds a message in file order.
     pub fn push(&mut self, message: Message) {
         self.bytes += message.payload.len();
         self.newest = self.newest.max(message.log_time);
@@ -90,7 +90,7 @@ impl Order {
         None
     }
 
-    /// The next message, whatever the window; for the end of the bag.
+    /// The next message regardless of the window, for the end of the bag.
     pub fn pop(&mut self) -> Option<Message> {
         let message = self.waiting.pop()?.0.message;
         self.bytes -= message.payload.len();
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_within_the_window_and_counts_what_lies_beyond() {
+    fn sorts_within_the_window() {
         let limits = Limits { order_window_ns: 10, ..Limits::default() };
         let (out, disorder) = run(&[5, 3, 8, 1, 30, 2, 31], &limits);
         assert_eq!(out, [1, 3, 5, 8, 2, 30, 31]);
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn equal_times_keep_their_order_of_arrival_and_bytes_bound_the_window() {
+    fn bytes_bound_the_window() {
         let mut order = Order::new(&Limits { order_bytes: 25, ..Limits::default() });
         for topic in 0..3 {
             order.push(Message { topic, log_time: 7, payload: vec![0; 10] });
         }
-        // 30 bytes wait, 25 may: the first goes out although no time has passed.
+        // 30 bytes of at most 25: the first message is delivered although no time has passed.
         assert_eq!(order.pop_ready().map(|message| message.topic), Some(0));
         assert_eq!(order.pop_ready(), None);
         assert_eq!(order.pop().map(|message| message.topic), Some(1));

@@ -1,4 +1,4 @@
-//! The messages of a bag as one stream.
+//! Iterates over the messages of a bag.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{BagError, BagWarning, Limits, unpack};
 /// Which messages to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Places in [`Bag::topics`].
+    /// Indices in [`Bag::topics`].
     pub topics: Vec<usize>,
     /// Earliest log time, nanoseconds since the epoch.
     pub from: i64,
@@ -21,7 +21,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// All messages of the topics with these places in [`Bag::topics`].
+    /// All messages of the topics with these indices in [`Bag::topics`].
     pub fn topics(topics: impl IntoIterator<Item = usize>) -> Selection {
         Selection { topics: topics.into_iter().collect(), from: i64::MIN, until: i64::MAX }
     }
@@ -36,11 +36,11 @@ impl Selection {
 /// A serialized message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The topic's place in [`Bag::topics`].
+    /// Index of the topic in [`Bag::topics`].
     pub topic: usize,
     /// When the recorder received it, nanoseconds since the epoch.
     pub log_time: i64,
-    /// CDR with its header of four bytes; compression is undone.
+    /// CDR with its header of four bytes, decompressed.
     pub payload: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ pub struct Messages {
 
 impl Messages {
     pub(super) fn new(bag: &Bag, selection: &Selection) -> Result<Messages, BagError> {
-        // The count of a bag read in full can be compared with what its metadata says.
+        // Only the count of a bag read in full can be compared with the metadata.
         let all = selection.from == i64::MIN
             && selection.until == i64::MAX
             && selection.topics.len() == bag.topics().len();
@@ -96,12 +96,12 @@ impl Messages {
         })
     }
 
-    /// What has been noticed so far; complete once the iterator has ended.
+    /// Warnings so far; complete once the iterator has ended.
     pub fn warnings(&self) -> &[BagWarning] {
         &self.warnings
     }
 
-    /// Reads one message from storage into the order window. `false` at the end.
+    /// Reads one message from storage into the sorting window. `false` at the end.
     fn fill(&mut self) -> Result<bool, BagError> {
         loop {
             let Some(open) = self.open.as_mut() else {
@@ -153,7 +153,7 @@ impl Messages {
                 },
             };
             if let Some(message) = message {
-                let message = self.unpacked(message)?;
+                let message = self.decompressed(message)?;
                 self.read += 1;
                 self.order.push(message);
                 return Ok(true);
@@ -201,9 +201,8 @@ impl Messages {
         }
     }
 
-    /// Undoes message compression, which is recognised by the frame itself: metadata may be
-    /// missing.
-    fn unpacked(&self, mut message: Message) -> Result<Message, BagError> {
+    /// Decompresses a message. The zstd frame itself is recognised, as metadata may be missing.
+    fn decompressed(&self, mut message: Message) -> Result<Message, BagError> {
         if unpack::is_zstd(&message.payload) {
             message.payload =
                 unpack::message(&message.payload, self.limits.message_bytes).map_err(|what| {
@@ -213,7 +212,7 @@ impl Messages {
         Ok(message)
     }
 
-    /// Notes what only the end shows. The second call finds nothing left to note.
+    /// Adds the warnings that need the whole bag; a second call adds nothing.
     fn finish(&mut self) {
         let disorder = std::mem::take(&mut self.order.disorder);
         if disorder.count > 0 {

@@ -1,4 +1,4 @@
-//! One sqlite3 file of rosbag2.
+//! Reads one sqlite3 file of rosbag2.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, params_from_iter};
 use super::mcap_file::{Channel, Found};
 use super::{BagError, Limits};
 
-/// Messages that the reading thread may be ahead.
+/// Messages that the reading thread reads ahead.
 const AHEAD: usize = 4;
 
 /// A message of the file.
@@ -21,7 +21,7 @@ pub(super) struct Row {
     pub payload: Vec<u8>,
 }
 
-/// Topics of the file; `count` also counts their messages, which walks the whole table.
+/// Topics of the file; `count` also counts their messages, which scans the whole table.
 pub(super) fn topics(
     path: &Path,
     shown: &Path,
@@ -32,10 +32,10 @@ pub(super) fn topics(
     database.topics(count)
 }
 
-/// A connection with its bounds set.
+/// A restricted connection.
 struct Database {
     connection: Connection,
-    /// The file as the user knows it, where `path` is a temporary one.
+    /// Path for error messages, where the database is a temporary file.
     shown: PathBuf,
     limits: Limits,
 }
@@ -50,8 +50,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        // `immutable` reads bags on read-only media; a recorder's write-ahead log must be honoured,
-        // though.
+        // `immutable` allows read-only media, but would ignore a write-ahead log.
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         let has_log = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
@@ -69,7 +68,7 @@ impl Database {
         Ok(database)
     }
 
-    /// A database is a program: nothing of it may run or write, and no value may exceed the bound.
+    /// Forbids writing and functions of the schema, and limits the size of values.
     fn restrict(&self) -> rusqlite::Result<()> {
         let bytes = i32::try_from(self.limits.message_bytes).unwrap_or(i32::MAX);
         self.connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes)?;
@@ -92,7 +91,7 @@ impl Database {
                 return Err(BagError::Damaged {
                     path: self.shown.clone(),
                     messages: 0,
-                    what: format!("it has no table `{table}`; it is no rosbag2 file"),
+                    what: format!("it has no table `{table}`; it is not a rosbag2 file"),
                 });
             }
         }
@@ -126,8 +125,7 @@ impl Database {
             ids.push(row.get(0)?);
             found.push((channel, None));
         }
-        // A broken page in the messages leaves the topics known and the messages before it
-        // readable.
+        // With a broken page among the messages, the topics and earlier messages are readable.
         if count && let Ok(counts) = self.count() {
             for (topic, id) in found.iter_mut().zip(&ids) {
                 topic.1 = Some(counts.get(id).copied().unwrap_or(0));
@@ -155,9 +153,8 @@ impl Database {
         send: &mut dyn FnMut(Row) -> bool,
     ) -> rusqlite::Result<()> {
         let marks = vec!["?"; topics.len()].join(",");
-        // rosbag2 indexes the time. Without that index a sort would carry every image through a
-        // temporary file; the order of writing is nearly the same, and the order window does the
-        // rest.
+        // rosbag2 indexes the time. Without an index, sqlite would sort all images in a temporary
+        // file; the order of writing is nearly sorted, and the sorting window does the rest.
         let indexed: i64 = self.connection.query_row(
             "SELECT count(*) FROM pragma_index_list('messages') AS l, pragma_index_info(l.name) \
             AS i WHERE i.seqno = 0 AND i.name = 'timestamp'",
@@ -196,14 +193,14 @@ impl Database {
     }
 }
 
-/// Refuses a file that ends inside a page. sqlite notices missing pages by itself, but takes the
-/// missing part of the last one for zeros: half an image would turn black without a word.
+/// Refuses a file that ends inside a page. sqlite detects missing pages, but reads the
+/// missing part of the last page as zeros: part of an image would silently become black.
 fn check_pages(path: &Path, shown: &Path, size: u64) -> Result<(), BagError> {
     use std::io::Read;
     let mut header = [0; 18];
     let mut file = std::fs::File::open(path).map_err(BagError::io("open", shown))?;
     if file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3") {
-        // Not a database at all: sqlite's own answer says so.
+        // Not a database: sqlite reports it.
         return Ok(());
     }
     let page = match u16::from_be_bytes([header[16], header[17]]) {
@@ -215,7 +212,7 @@ fn check_pages(path: &Path, shown: &Path, size: u64) -> Result<(), BagError> {
         rest => Err(BagError::Damaged {
             path: shown.to_owned(),
             messages: 0,
-            what: format!("it was cut {rest} bytes into a page of {page}"),
+            what: format!("it ends {rest} bytes into a page of {page}"),
         }),
     }
 }
@@ -247,17 +244,16 @@ fn uri(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// A file being read, on a thread of its own: a statement borrows its connection, so the two cannot
-/// be handed out together, and reading overlaps with decoding this way. The channel bounds how far
-/// it runs ahead.
+/// Reads a file on a thread of its own: a statement borrows its connection, so the two cannot be
+/// returned together, and reading overlaps with decoding. The channel limits the read-ahead.
 pub(super) struct SqliteFile {
     rows: Option<Receiver<Result<Row, BagError>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SqliteFile {
-    /// Reads the topics with the identifiers `topics` in `from..=until`. `shown` is the file as the
-    /// user knows it.
+    /// Reads the topics with the identifiers `topics` in `from..=until`. `shown` is the path
+    /// for error messages.
     pub fn open(
         path: &Path,
         shown: &Path,
@@ -276,8 +272,7 @@ impl SqliteFile {
                     sender.send(Ok(row)).is_ok()
                 });
                 if let Err(error) = read {
-                    // A send fails when nobody listens any more; then nobody wants the error
-                    // either.
+                    // Sending fails when the receiver was dropped; the error is not needed then.
                     let _ = sender.send(Err(database.damaged(sent, &error)));
                 }
             })
@@ -293,7 +288,7 @@ impl SqliteFile {
 
 impl Drop for SqliteFile {
     fn drop(&mut self) {
-        // The receiver goes first: it ends the thread at its next message.
+        // Dropping the receiver first ends the thread at its next message.
         self.rows = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

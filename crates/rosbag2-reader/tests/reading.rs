@@ -1,5 +1,5 @@
-//! Bags by independent writers are read to the last bit: `tools/bags/make_fixtures.py` says what is
-//! in them.
+//! Bags of independent writers are read exactly; `tools/bags/make_fixtures.py` makes them and their
+//! expected content.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ fn check(name: &str) -> Vec<BagWarning> {
             (ours.stage_names, ours.stage_ms),
             (vec!["preprocess".to_owned(), "vision".to_owned()], vec![1.5, 2.25])
         );
-        assert_eq!((ours.policy_hz, ours.latency_s, ours.margins[6]), (5.0, 0.25, 1.5));
+        assert_eq!((ours.policy_hz, ours.latency_s, ours.logit_margins[6]), (5.0, 0.25, 1.5));
     }
 
     let (topic, found) = of(&bag, &all, "/instruction", messages::STRING);
@@ -152,7 +152,7 @@ fn check(name: &str) -> Vec<BagWarning> {
 }
 
 #[test]
-fn every_storage_and_compression_yields_the_same_messages() {
+fn all_storages_yield_the_same_messages() {
     for name in [
         "mcap_plain",
         "mcap_chunk_zstd",
@@ -179,13 +179,13 @@ fn every_storage_and_compression_yields_the_same_messages() {
 }
 
 #[test]
-fn a_file_without_summary_is_read_once_more_to_learn_its_topics() {
+fn file_without_summary_is_scanned() {
     let warnings = check("no_summary.mcap");
     assert!(matches!(&warnings[..], [BagWarning::BadSummary { .. }]), "{warnings:?}");
 }
 
 #[test]
-fn neighbours_in_the_wrong_order_are_put_right_and_late_messages_are_counted() {
+fn messages_are_sorted_within_the_window() {
     let bag = Bag::open(fixture("unsorted.mcap")).unwrap();
     let (all, warnings) = everything(&bag);
     let late = expected()["unsorted_late"].as_i64().unwrap();
@@ -201,7 +201,7 @@ fn neighbours_in_the_wrong_order_are_put_right_and_late_messages_are_counted() {
 }
 
 #[test]
-fn a_window_of_time_and_a_choice_of_topics_are_kept() {
+fn time_range_and_topics_are_selected() {
     let start = expected()["start"].as_i64().unwrap();
     for (name, seeks) in [
         ("mcap_plain", true),
@@ -228,7 +228,7 @@ fn a_window_of_time_and_a_choice_of_topics_are_kept() {
 }
 
 #[test]
-fn dropping_a_stream_half_way_leaves_no_thread_behind() {
+fn dropping_a_stream_ends_its_thread() {
     let bag = Bag::open(fixture("sqlite_plain")).unwrap();
     let mut stream = bag.messages(&Selection::topics(0..bag.topics().len())).unwrap();
     assert!(stream.next().is_some());
@@ -237,7 +237,7 @@ fn dropping_a_stream_half_way_leaves_no_thread_behind() {
 }
 
 #[test]
-fn old_type_names_are_understood() {
+fn old_type_names_are_accepted() {
     assert_eq!(messages::canonical_type("sensor_msgs/Image"), "sensor_msgs/msg/Image");
     assert_eq!(messages::canonical_type("sensor_msgs::msg::dds_::Image_"), "sensor_msgs/msg/Image");
     assert_eq!(messages::canonical_type("sensor_msgs/msg/Image"), "sensor_msgs/msg/Image");

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use maud::{Markup, html};
 use serde::{Deserialize, Serialize};
 
-use super::html::{data, frame, number};
-use super::report::{Report, write_whole};
+use super::compare_page::page;
+use super::files::{write_file, write_json};
+use super::report::Report;
 use super::settings::PolicySettings;
 use super::stats::{deviation, mean};
-use super::step::{Paired, dimension_names};
+use super::step::{Paired, Prediction, dimension_names};
 use super::{EvalError, gallery, table};
 
 /// Two evaluations, frame by frame.
@@ -27,7 +27,7 @@ pub struct Comparison {
     /// Frames for which both have an action.
     pub frames: usize,
     /// Frames for which only one has an action: first, second.
-    pub alone: (usize, usize),
+    pub only_in: (usize, usize),
     /// Share of tokens that are the same in both.
     pub token_agreement: Option<f64>,
     /// Share of frames in which all tokens are the same.
@@ -59,7 +59,7 @@ pub struct DimensionComparison {
     pub error: Option<Difference>,
 }
 
-/// A quantity of the same frames in both, lower being better.
+/// Paired difference of a quantity in both, over the same frames; lower is better.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// Frames.
@@ -70,11 +70,11 @@ pub struct Difference {
     pub mean_b: f64,
     /// Mean of second minus first.
     pub mean: f64,
-    /// Its standard error, frames taken as independent; neighbouring frames are not quite.
+    /// Its standard error, with frames taken as independent; neighbouring frames are correlated.
     pub standard_error: Option<f64>,
     /// 95 % interval of the mean, by the normal distribution.
     pub interval: Option<(f64, f64)>,
-    /// Frames in which the first is better, the second is better, neither is.
+    /// Frames in which the first is better, the second is better, both are equal.
     pub better: (usize, usize, usize),
 }
 
@@ -99,7 +99,7 @@ impl Difference {
     }
 }
 
-/// A frame's identity across machines: name of the bag, log time, number.
+/// Identity of a frame on any machine: name of the bag, log time, number.
 type Key = (String, i64, u64);
 
 /// Compares the evaluations in the folders `a` and `b` and writes `compare.json` and `compare.html`
@@ -130,18 +130,15 @@ pub fn compare(a: &Path, b: &Path, out: &Path) -> Result<Comparison, EvalError> 
     }
     let comparison = sum_up((a, &report_a), (b, &report_b), &both, dimensions);
     std::fs::create_dir_all(out).map_err(EvalError::io("create", out))?;
-    let path = out.join("compare.json");
-    let mut text = serde_json::to_string_pretty(&comparison).map_err(EvalError::result(&path))?;
-    text.push('\n');
-    write_whole(&path, text.as_bytes())?;
+    write_json(&out.join("compare.json"), &comparison)?;
     let page = page(&comparison, &report_a, &both);
-    write_whole(&out.join("compare.html"), page.into_string().as_bytes())?;
+    write_file(&out.join("compare.html"), page.as_bytes())?;
     Ok(comparison)
 }
 
 fn key(report: &Report, pair: &Paired) -> Key {
     let bag = report.settings.bags.get(pair.step.bag);
-    // The folder's name: the same bag may lie elsewhere on another machine.
+    // Only the folder's name: the same bag may have another path on another machine.
     let name = bag.and_then(|bag| bag.file_name()).map(|name| name.to_string_lossy().into_owned());
     (name.unwrap_or_default(), pair.step.log_time, pair.step.frame)
 }
@@ -152,11 +149,11 @@ fn sum_up(
     both: &[(&Paired, &Paired)],
     dimensions: usize,
 ) -> Comparison {
-    let tokens = a.1.tokens.or(b.1.tokens);
-    let acted: Vec<_> =
+    let tokens = a.1.action_tokens.or(b.1.action_tokens);
+    let acted: Vec<Acted<'_>> =
         both.iter().filter_map(|(x, y)| Some((*x, x.prediction()?, *y, y.prediction()?))).collect();
-    let alone =
-        |this: fn(&(&Paired, &Paired)) -> bool| both.iter().filter(|pair| this(pair)).count();
+    let count =
+        |test: fn(&(&Paired, &Paired)) -> bool| both.iter().filter(|pair| test(pair)).count();
     let (mut same, mut whole, mut bins) = (Vec::new(), Vec::new(), Vec::new());
     let mut furthest = Vec::new();
     for (pair, x, _, y) in &acted {
@@ -182,134 +179,55 @@ fn sum_up(
         |stages: &[(String, f64)]| stages.iter().map(|(_, milliseconds)| milliseconds).sum::<f64>();
     let times: Vec<(f64, f64)> =
         acted.iter().map(|(_, x, _, y)| (time(&x.stages), time(&y.stages))).collect();
-    let dimension = |(i, name): (usize, String)| {
-        let values: Vec<(f64, f64)> = acted
-            .iter()
-            .filter_map(|(_, x, _, y)| x.action.get(i).copied().zip(y.action.get(i).copied()))
-            .collect();
-        let differences: Vec<f64> = values.iter().map(|(x, y)| (x - y).abs()).collect();
-        let hits: Vec<f64> = acted
-            .iter()
-            .filter_map(|(_, x, _, y)| Some(f64::from(x.token_ids.get(i)? == y.token_ids.get(i)?)))
-            .collect();
-        let errors: Vec<(f64, f64)> = acted
-            .iter()
-            .filter_map(|(pair, x, _, y)| {
-                let recorded = pair.recorded.as_ref()?.action.get(i).copied().flatten()?;
-                Some(((x.action.get(i)? - recorded).abs(), (y.action.get(i)? - recorded).abs()))
-            })
-            .collect();
-        DimensionComparison {
-            name,
-            token_agreement: mean(&hits),
-            difference: mean(&differences),
-            difference_max: differences.iter().copied().reduce(f64::max),
-            error: Difference::of(&errors),
-        }
-    };
     Comparison {
         a: a.0.to_owned(),
         b: b.0.to_owned(),
         policy_a: a.1.settings.policy.clone(),
         policy_b: b.1.settings.policy.clone(),
         frames: acted.len(),
-        alone: (
-            alone(|(x, y)| x.prediction().is_some() && y.prediction().is_none()),
-            alone(|(x, y)| x.prediction().is_none() && y.prediction().is_some()),
+        only_in: (
+            count(|(x, y)| x.prediction().is_some() && y.prediction().is_none()),
+            count(|(x, y)| x.prediction().is_none() && y.prediction().is_some()),
         ),
         token_agreement: mean(&same),
         action_agreement: mean(&whole),
         bin_distance: mean(&bins),
-        dimensions: dimension_names(dimensions).into_iter().enumerate().map(dimension).collect(),
+        dimensions: dimension_names(dimensions)
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| dimension(i, name, &acted))
+            .collect(),
         error: Difference::of(&errors),
         latency_ms: Difference::of(&times),
         furthest,
     }
 }
 
-fn page(comparison: &Comparison, report: &Report, both: &[(&Paired, &Paired)]) -> Markup {
-    let percent = |value: Option<f64>| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{:.2} %", value * 100.0))
-    };
-    let policy = |name: &str, path: &Path, policy: &PolicySettings| {
-        html! { tr { td { (name) } td { (path.display()) } td { (policy.checkpoint.display()) } td { (policy.device) } td { (policy.precision) } td { (policy.decode) } } }
-    };
-    frame(
-        "OpenVLA comparison",
-        html! {
-            h1 { "Comparison on " (comparison.frames) " frames" }
-            table {
-                tr { th { "" } th { "evaluation" } th { "checkpoint" } th { "device" } th { "precision" } th { "decode" } }
-                (policy("A", &comparison.a, &comparison.policy_a)) (policy("B", &comparison.b, &comparison.policy_b))
-            }
-            div.tiles {
-                @for (name, value) in [
-                    ("same tokens", percent(comparison.token_agreement)), ("same actions", percent(comparison.action_agreement)),
-                    ("bins apart, mean", number(comparison.bin_distance)),
-                    ("action only in A / B", format!("{} / {}", comparison.alone.0, comparison.alone.1)),
-                ] { div.tile { b { (value) } span { (name) } } }
-            }
-            h2 { "Paired differences, B minus A; lower is better" }
-            div.wide { table {
-                tr { th { "" } th { "n" } th { "A" } th { "B" } th { "difference" } th { "95 % interval" } th { "A better" } th { "B better" } th { "equal" } }
-                (difference("normalized error", comparison.error.as_ref())) (difference("ms per inference", comparison.latency_ms.as_ref()))
-                @for d in &comparison.dimensions { (difference(&format!("|error| of {}", d.name), d.error.as_ref())) }
-            } }
-            p.muted { "The interval takes frames as independent, which neighbouring frames of an \
-                episode are not quite." }
-            h2 { "A against B" }
-            table {
-                tr { th { "dimension" } th { "same tokens" } th { "mean difference" } th { "largest difference" } }
-                @for d in &comparison.dimensions { tr { td { (d.name) } td { (percent(d.token_agreement)) } td { (number(d.difference)) } td { (number(d.difference_max)) } } }
-            }
-            h2 { "Frames that differ most" }
-            @for (bag, number, difference) in &comparison.furthest {
-                @if let Some((x, y)) = both.iter().find(|(x, _)| x.step.bag == *bag && x.step.frame == *number) { (furthest(comparison, report, x, y, *difference)) }
-            }
-        },
-    )
-}
+/// A frame for which both have an action: the first, its prediction, the second, its prediction.
+type Acted<'a> = (&'a Paired, &'a Prediction, &'a Paired, &'a Prediction);
 
-fn difference(name: &str, difference: Option<&Difference>) -> Markup {
-    html! { @if let Some(d) = difference {
-        tr { td { (name) } td { (d.n) } td { (number(Some(d.mean_a))) } td { (number(Some(d.mean_b))) } td { (number(Some(d.mean))) }
-            td { @if let Some((low, high)) = d.interval { (number(Some(low))) " to " (number(Some(high))) } @else { "-" } }
-            td { (d.better.0) } td { (d.better.1) } td { (d.better.2) } }
-    } }
-}
-
-fn furthest(
-    comparison: &Comparison,
-    report: &Report,
-    x: &Paired,
-    y: &Paired,
-    apart: f64,
-) -> Markup {
-    let name = gallery::file(x.step.bag, x.step.frame);
-    let picture = std::fs::read(comparison.a.join(gallery::FOLDER).join(name)).ok();
-    let bag = report
-        .settings
-        .bags
-        .get(x.step.bag)
-        .map(|bag| bag.display().to_string())
-        .unwrap_or_default();
-    html! {
-        div.step {
-            div { @if let Some(jpeg) = picture { img src=(data("image/jpeg", &jpeg)) alt=(format!("frame {}", x.step.frame)); } }
-            div {
-                p { b { "frame " (x.step.frame) } " of " (bag) ", " (number(Some(apart))) " apart (normalized)" }
-                p { "\u{201c}" (x.step.instruction) "\u{201d}" }
-                @if let (Some(p), Some(q)) = (x.prediction(), y.prediction()) {
-                    table {
-                        tr { th { "" } th { "A" } th { "B" } th { "recorded" } th { "token A" } th { "token B" } }
-                        @for (i, name) in dimension_names(p.action.len()).iter().enumerate() {
-                            tr { td { (name) } td { (number(p.action.get(i).copied())) } td { (number(q.action.get(i).copied())) }
-                                td { (number(x.recorded.as_ref().and_then(|recorded| recorded.action.get(i).copied().flatten()))) }
-                                td { @if let Some(id) = p.token_ids.get(i) { (id) } } td.wrong[p.token_ids.get(i) != q.token_ids.get(i)] { @if let Some(id) = q.token_ids.get(i) { (id) } } }
-                        }
-                    }
-                }
-            }
-        }
+fn dimension(i: usize, name: String, acted: &[Acted<'_>]) -> DimensionComparison {
+    let values: Vec<(f64, f64)> = acted
+        .iter()
+        .filter_map(|(_, x, _, y)| x.action.get(i).copied().zip(y.action.get(i).copied()))
+        .collect();
+    let differences: Vec<f64> = values.iter().map(|(x, y)| (x - y).abs()).collect();
+    let hits: Vec<f64> = acted
+        .iter()
+        .filter_map(|(_, x, _, y)| Some(f64::from(x.token_ids.get(i)? == y.token_ids.get(i)?)))
+        .collect();
+    let errors: Vec<(f64, f64)> = acted
+        .iter()
+        .filter_map(|(pair, x, _, y)| {
+            let recorded = pair.recorded.as_ref()?.action.get(i).copied().flatten()?;
+            Some(((x.action.get(i)? - recorded).abs(), (y.action.get(i)? - recorded).abs()))
+        })
+        .collect();
+    DimensionComparison {
+        name,
+        token_agreement: mean(&hits),
+        difference: mean(&differences),
+        difference_max: differences.iter().copied().reduce(f64::max),
+        error: Difference::of(&errors),
     }
 }

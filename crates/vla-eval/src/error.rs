@@ -1,17 +1,17 @@
-//! What can go wrong in an evaluation.
+//! Errors of an evaluation.
 
 use std::path::{Path, PathBuf};
 
 use rosbag2_reader::BagError;
 use vla_inference::policy::{InstructionError, PolicyError, PolicyLoadError};
 
-/// An evaluation that cannot start, or not go on. What was done before it is on the disk.
+/// Why an evaluation cannot start or go on. Finished frames are in the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// The recording.
     #[error(transparent)]
     Bag(#[from] BagError),
-    /// The policy failed for a reason that the next image will not cure.
+    /// The policy failed for a reason that concerns every image.
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// The policy cannot be loaded.
@@ -33,11 +33,11 @@ pub enum EvalError {
         act: &'static str,
         /// On which file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A bag is not what it was when the evaluation began.
+    /// A bag was modified after the evaluation began.
     #[error(
         "{bag} has changed since the evaluation in {out} began: {what}; choose another --out, or \
         --overwrite it"
@@ -58,10 +58,10 @@ pub enum EvalError {
         /// What is wrong with it.
         what: String,
     },
-    /// The output folder holds an evaluation of something else.
+    /// The output folder contains an evaluation with other settings.
     #[error(
-        "{path} holds an evaluation with another {differing}; choose another --out, or \
-        --overwrite it"
+        "{path} contains an evaluation with other settings: {differing}; choose another --out, \
+        or --overwrite it"
     )]
     OtherRun {
         /// The output folder.
@@ -69,7 +69,7 @@ pub enum EvalError {
         /// The settings that differ, with both values.
         differing: String,
     },
-    /// Two evaluations that cannot be put side by side or together.
+    /// Two evaluations that cannot be compared or merged.
     #[error("{first} and {second} do not belong together: {what}")]
     Mismatch {
         /// One folder.
@@ -87,7 +87,7 @@ pub enum EvalError {
     Nothing {
         /// The image topic.
         topic: String,
-        /// Where the frames went.
+        /// Why no frame was evaluated.
         why: String,
     },
     /// A plot could not be drawn.
@@ -95,13 +95,13 @@ pub enum EvalError {
     Plot {
         /// Which one.
         plot: String,
-        /// The drawing library's words.
+        /// The drawing library's error.
         what: String,
     },
     /// Ctrl-C.
     #[error(
-        "interrupted after {done} frames; the same command goes on where it stopped, the report \
-        in {out} covers what was done"
+        "interrupted after {done} frames; the same command resumes the evaluation, the report in \
+        {out} covers these frames"
     )]
     Interrupted {
         /// Frames evaluated, earlier runs included.

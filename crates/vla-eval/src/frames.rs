@@ -1,4 +1,4 @@
-//! The frames of a bag, read ahead of the policy on a thread of their own.
+//! Reading the frames of a bag: images with the instruction in force, and the recorded actions.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,24 +12,24 @@ use rosbag2_reader::{Bag, BagError, Message, Selection, Topic};
 use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
-/// Types that a topic of images may have.
-const IMAGES: [&str; 2] = [messages::IMAGE, messages::COMPRESSED_IMAGE];
+/// Types of an image topic.
+const IMAGE_TYPES: [&str; 2] = [messages::IMAGE, messages::COMPRESSED_IMAGE];
 
-/// A frame as it was recorded.
+/// One image of a bag.
 pub struct Frame {
-    /// Which image of the topic, counted from 0.
+    /// Number of the image on its topic, from 0.
     pub number: u64,
     /// Log time, nanoseconds since the epoch.
     pub log_time: i64,
     /// Header stamp, nanoseconds since the epoch.
     pub stamp: Option<i64>,
-    /// The image, not decoded yet.
+    /// The image, not yet decoded.
     pub image: EncodedImage,
-    /// The instruction that was in force.
+    /// The instruction in force.
     pub instruction: Instruction,
 }
 
-/// An episode: a bag with its topics checked.
+/// A bag whose topics have been checked.
 pub struct Episode {
     /// The bag.
     pub bag: Bag,
@@ -37,26 +37,27 @@ pub struct Episode {
     instruction: Option<Topic>,
     action: Option<Topic>,
     gripper: Option<Topic>,
-    fixed: Option<Instruction>,
+    /// The instruction of the settings, which replaces the recorded one.
+    fixed_instruction: Option<Instruction>,
 }
 
-/// What reading an episode to its end has brought, besides frames.
-pub struct Ending {
+/// Result of reading an episode, besides its frames.
+pub struct ReadResult {
     /// Images on the topic.
     pub images: u64,
-    /// Images of this run's share that were not evaluated, by reason: how many, and the first with
-    /// its details.
+    /// Images of this run's shard that were not evaluated, by reason: their number, and details of
+    /// the first.
     pub skipped: BTreeMap<&'static str, (u64, String)>,
     /// The recorded actions.
     pub track: Option<Track>,
-    /// What should be known.
+    /// Warnings about the bag.
     pub warnings: Vec<String>,
-    /// Why the bag ended early.
+    /// Why reading ended early.
     pub failure: Option<BagError>,
 }
 
-impl Ending {
-    /// Counts an image that is not evaluated, and keeps the first of its kind.
+impl ReadResult {
+    /// Counts an image that is not evaluated, and keeps the details of the first per reason.
     pub fn skip(&mut self, number: u64, reason: &'static str, detail: &str) {
         let entry =
             self.skipped.entry(reason).or_insert_with(|| (0, format!("frame {number}: {detail}")));
@@ -65,31 +66,32 @@ impl Ending {
 }
 
 impl Episode {
-    /// Opens a bag and checks that it has what the settings ask for.
+    /// Opens a bag and checks that it has the topics of the settings with accepted types.
     pub fn open(path: &std::path::Path, settings: &Settings) -> Result<Episode, EvalError> {
         let bag = Bag::open(path)?;
         let find = |name: &Option<String>, types: &[&str]| -> Result<Option<Topic>, BagError> {
             name.as_ref().map(|name| bag.topic_of_type(name, types).cloned()).transpose()
         };
-        let image = bag.topic_of_type(&settings.image_topic, &IMAGES)?.clone();
+        let image = bag.topic_of_type(&settings.image_topic, &IMAGE_TYPES)?.clone();
         let instruction = find(&settings.instruction_topic, &[messages::STRING])?;
         let action = find(&settings.action_topic, &ActionKind::TYPES)?;
         let gripper = find(&settings.gripper_topic, &[messages::FLOAT64])?;
-        let fixed = settings.instruction.as_deref().map(Instruction::new).transpose()?;
-        if fixed.is_none() && instruction.is_none() {
+        let fixed_instruction =
+            settings.instruction.as_deref().map(Instruction::new).transpose()?;
+        if fixed_instruction.is_none() && instruction.is_none() {
             return Err(EvalError::Usage(
                 "no instruction: pass --instruction TEXT or --instruction-topic T".to_owned(),
             ));
         }
-        Ok(Episode { bag, image, instruction, action, gripper, fixed })
+        Ok(Episode { bag, image, instruction, action, gripper, fixed_instruction })
     }
 
-    /// Images on the topic, where the bag says so.
+    /// Number of images on the topic, if the bag states it.
     pub fn images(&self) -> Option<u64> {
         self.image.messages
     }
 
-    /// How the recorded actions are written down.
+    /// Type of the recorded actions.
     pub fn action_kind(&self) -> Option<ActionKind> {
         self.action.as_ref().and_then(ActionKind::of)
     }
@@ -108,15 +110,15 @@ impl Episode {
         track: Option<Track>,
         done: &HashSet<u64>,
         send: &mut dyn FnMut(Frame) -> bool,
-    ) -> Ending {
-        let mut ending = Ending {
+    ) -> ReadResult {
+        let mut result = ReadResult {
             images: 0,
             skipped: BTreeMap::new(),
             track,
             warnings: Vec::new(),
             failure: None,
         };
-        let mut reader = Reader { episode: self, index, settings, done, held: None };
+        let mut reader = Reader { episode: self, index, settings, done, current_instruction: None };
         let topics = [
             Some(&self.image),
             self.instruction.as_ref(),
@@ -129,34 +131,34 @@ impl Episode {
         {
             Ok(stream) => stream,
             Err(error) => {
-                ending.failure = Some(error);
-                return ending;
+                result.failure = Some(error);
+                return result;
             }
         };
         for message in stream.by_ref() {
-            let taken = message.and_then(|message| reader.take(message, &mut ending, send));
+            let taken = message.and_then(|message| reader.take(message, &mut result, send));
             match taken {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    ending.failure = Some(error);
+                    result.failure = Some(error);
                     break;
                 }
             }
         }
-        ending.warnings = stream.warnings().iter().map(ToString::to_string).collect();
+        result.warnings = stream.warnings().iter().map(ToString::to_string).collect();
         if let Some((count, values)) =
-            ending.track.as_ref().map(|track| track.misfits).filter(|(count, _)| *count > 0)
+            result.track.as_ref().map(|track| track.wrong_size).filter(|(count, _)| *count > 0)
         {
             let (path, topic) =
                 (self.bag.path().display(), settings.action_topic.as_deref().unwrap_or_default());
             let wanted = settings.policy.action_dim;
-            ending.warnings.push(format!(
+            result.warnings.push(format!(
                 "{path}: {count} messages on {topic} do not have \
                 {wanted} values (the first has {values}); they are left out"
             ));
         }
-        ending
+        result
     }
 }
 
@@ -165,31 +167,34 @@ struct Reader<'a> {
     index: usize,
     settings: &'a Settings,
     done: &'a HashSet<u64>,
-    /// The newest recorded instruction, or why it is none.
-    held: Option<Result<Instruction, String>>,
+    /// The newest recorded instruction, or why it is not valid.
+    current_instruction: Option<Result<Instruction, String>>,
 }
 
 impl Reader<'_> {
     fn take(
         &mut self,
         message: Message,
-        ending: &mut Ending,
+        result: &mut ReadResult,
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Result<bool, BagError> {
-        let is = |topic: &Option<Topic>| {
+        let selected = |topic: &Option<Topic>| {
             topic.as_ref().filter(|topic| topic.index == message.topic).cloned()
         };
         if message.topic == self.episode.image.index {
-            return self.image(message, ending, send);
+            return self.image(message, result, send);
         }
-        if let Some(topic) = is(&self.episode.instruction) {
+        if let Some(topic) = selected(&self.episode.instruction) {
             let text: Text = messages::decode(&message, &topic)?;
-            self.held = Some(Instruction::new(&text.data).map_err(|error| error.to_string()));
+            self.current_instruction =
+                Some(Instruction::new(&text.data).map_err(|error| error.to_string()));
         }
-        if let (Some(topic), Some(track)) = (is(&self.episode.action), ending.track.as_mut()) {
+        if let (Some(topic), Some(track)) = (selected(&self.episode.action), result.track.as_mut())
+        {
             track.push(&self.episode.bag, &message, &topic)?;
         }
-        if let (Some(topic), Some(track)) = (is(&self.episode.gripper), ending.track.as_mut()) {
+        if let (Some(topic), Some(track)) = (selected(&self.episode.gripper), result.track.as_mut())
+        {
             track.push_gripper(&message, &topic)?;
         }
         Ok(true)
@@ -198,20 +203,20 @@ impl Reader<'_> {
     fn image(
         &mut self,
         message: Message,
-        ending: &mut Ending,
+        result: &mut ReadResult,
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> Result<bool, BagError> {
-        let number = ending.images;
-        ending.images += 1;
+        let number = result.images;
+        result.images += 1;
         if !self.settings.takes(self.index, number) || self.done.contains(&number) {
             return Ok(true);
         }
-        let mut skip = |reason, detail: String| ending.skip(number, reason, &detail);
-        let instruction = match (&self.episode.fixed, &self.held) {
+        let mut skip = |reason, detail: String| result.skip(number, reason, &detail);
+        let instruction = match (&self.episode.fixed_instruction, &self.current_instruction) {
             (Some(fixed), _) => fixed.clone(),
-            (None, Some(Ok(held))) => held.clone(),
+            (None, Some(Ok(current))) => current.clone(),
             (None, Some(Err(error))) => {
-                skip("unfit instruction", error.clone());
+                skip("invalid instruction", error.clone());
                 return Ok(true);
             }
             (None, None) => {
@@ -225,26 +230,25 @@ impl Reader<'_> {
     }
 }
 
-/// An image message: its stamp, and its bytes without a copy.
+/// Stamp and image of an image message; the image's bytes are not copied.
 pub fn encoded_image(
     message: Message,
     topic: &Topic,
 ) -> Result<(Option<i64>, EncodedImage), BagError> {
-    // The decoder borrows the image's bytes from the payload. Their offset in it is kept, so that
-    // the bytes are not copied.
-    let place =
+    // The decoder borrows the image's bytes from the payload; their range in it is kept.
+    let range_of =
         |part: &[u8]| match part.as_ptr().addr().checked_sub(message.payload.as_ptr().addr()) {
             Some(at) if !part.is_empty() => at..at + part.len(),
             _ => 0..0,
         };
     if topic.type_name == messages::COMPRESSED_IMAGE {
         let image: CompressedImage = messages::decode(&message, topic)?;
-        let (stamp, range) = (image.header.stamp.nanoseconds(), place(image.data));
+        let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));
         let data = Bytes::from(message.payload).slice(range);
         return Ok((stamp, EncodedImage::Compressed(data)));
     }
     let image: Image = messages::decode(&message, topic)?;
-    let (stamp, range) = (image.header.stamp.nanoseconds(), place(image.data));
+    let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));
     let Image { width, height, encoding, step, .. } = image;
     let data = Bytes::from(message.payload).slice(range);
     Ok((stamp, EncodedImage::Raw { width, height, encoding, step, data }))

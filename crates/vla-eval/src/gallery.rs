@@ -1,4 +1,9 @@
-//! The images of the frames that a report shows: the worst ones.
+//! The images of the worst frames, which a report shows.
+//!
+//! They are read from the bags after the evaluation, in a second pass that reads only those frames
+//! where the bag has an index. The first pass cannot select them: a frame's error is known when its
+//! recorded action has been read, which may follow at any distance, and an evaluation that was
+//! resumed has not read the earlier frames.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -21,14 +26,14 @@ pub const SHOWN: usize = 24;
 const SIDE: u32 = 320;
 const QUALITY: u8 = 85;
 
-/// Places of the frames worth looking at, the worst first: failures, then the largest errors, then
-/// the smallest margins.
+/// Indices of the `count` worst frames, the worst first: failures, then the largest errors, then
+/// the smallest logit margins.
 pub fn worst(pairs: &[Paired], count: usize) -> Vec<usize> {
     let rank = |pair: &Paired| match (pair.prediction(), pair.error()) {
         (None, _) => (0, 0.0),
         (Some(_), Some(error)) => (1, -error),
         (Some(prediction), None) => {
-            (2, f64::from(prediction.margins.iter().copied().fold(f32::INFINITY, f32::min)))
+            (2, f64::from(prediction.logit_margins.iter().copied().fold(f32::INFINITY, f32::min)))
         }
     };
     let mut places: Vec<usize> = (0..pairs.len()).collect();
@@ -40,13 +45,13 @@ pub fn worst(pairs: &[Paired], count: usize) -> Vec<usize> {
     places
 }
 
-/// Removes the images of an earlier evaluation: frames of the same number may be others now.
+/// Removes the images of an earlier evaluation, whose frame numbers may mean other frames.
 pub fn clear(out: &Path) -> Result<(), EvalError> {
     let folder = out.join(FOLDER);
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // Only what `file` names: the folder is the user's.
+        // Only files named by `file`: the folder may hold others.
         if name.starts_with("bag") && name.contains("_frame") && name.ends_with(".jpg") {
             std::fs::remove_file(&path).map_err(EvalError::io("remove", &path))?;
         }
@@ -59,8 +64,8 @@ pub fn file(bag: usize, frame: u64) -> String {
     format!("bag{bag}_frame{frame}.jpg")
 }
 
-/// Takes the images of the frames at `places` from their bags into the output folder. A bag that is
-/// gone, or a frame that is not found again, costs the picture and not the report.
+/// Extracts the images of the frames at `places` from their bags into the output folder. A missing
+/// bag or frame leaves out the image; it is not an error.
 pub fn collect(
     out: &Path,
     settings: &Settings,
@@ -81,8 +86,7 @@ pub fn collect(
         let (Some(&from), Some(&until)) = (frames.values().min(), frames.values().max()) else {
             continue;
         };
-        // By log time, which a window of time keeps while the number of an image depends on where
-        // reading began.
+        // By log time: the number of an image depends on where reading began.
         let mut left: BTreeMap<i64, u64> =
             frames.iter().map(|(frame, time)| (*time, *frame)).collect();
         let windows = if bag_file.can_seek() {
@@ -99,7 +103,7 @@ pub fn collect(
             for message in stream.filter_map(Result::ok) {
                 let Some(frame) = left.remove(&message.log_time) else { continue };
                 if let Ok(Ok(image)) =
-                    encoded_image(message, topic).map(|(_, image)| image.decode())
+                    encoded_image(message, topic).map(|(_, encoded)| encoded.decode())
                 {
                     let path = folder.join(file(bag, frame));
                     std::fs::write(&path, jpeg(&image)).map_err(EvalError::io("write", &path))?;

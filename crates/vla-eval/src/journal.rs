@@ -1,5 +1,5 @@
 //! The journal of an evaluation: one line per frame, written when the frame is done, so that an
-//! interrupted run can go on.
+//! interrupted run can be resumed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::{EvalError, Settings, Step, gallery};
 use rosbag2_reader::FileState;
 
-/// Its name in the output folder.
+/// File name in the output folder.
 pub const FILE: &str = "journal.jsonl";
-/// Longest line that is believed, bytes.
-const LINE: u64 = 1 << 20;
+/// Longest accepted line, bytes.
+const MAX_LINE: u64 = 1 << 20;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
@@ -32,8 +32,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `out`, or begins one. A journal of other settings, or of bags that were
-    /// written again since (`files`: theirs as they are now), is an error.
+    /// Opens the journal in `out`, or creates one. Other settings than the journal's, or bags that
+    /// were modified since (`files`: their current state), are an error.
     pub fn open(
         out: &Path,
         settings: &Settings,
@@ -67,8 +67,8 @@ impl Journal {
         }
         let file =
             OpenOptions::new().append(true).open(&path).map_err(EvalError::io("open", &path))?;
-        // The line that the interruption cut goes; its frame is evaluated again.
-        file.set_len(bytes).map_err(EvalError::io("shorten", &path))?;
+        // Removes an incomplete last line; its frame is evaluated again.
+        file.set_len(bytes).map_err(EvalError::io("truncate", &path))?;
         Ok(Journal { path, file, steps })
     }
 
@@ -78,31 +78,30 @@ impl Journal {
     }
 }
 
-/// What differs between the files of a bag before and now.
+/// The difference between the files of a bag when the evaluation began and now.
 fn change(before: &[FileState], now: &[FileState]) -> Option<String> {
     if before.len() != now.len() {
-        return Some(format!("it had {} files and has {}", before.len(), now.len()));
+        return Some(format!("it had {} files and now has {}", before.len(), now.len()));
     }
     let (old, new) = before.iter().zip(now).find(|(old, new)| old != new)?;
-    let say = |state: &FileState| {
+    let describe = |state: &FileState| {
         let seconds = state
             .modified_ns
             .map_or_else(|| "?".to_owned(), |ns| format!("{:.3}", ns as f64 * 1e-9));
-        format!("{} of {} bytes written at {seconds}", state.name, state.bytes)
+        format!("{} of {} bytes written at {seconds} s", state.name, state.bytes)
     };
-    Some(format!("it held {} and holds {}", say(old), say(new)))
+    Some(format!("{} is now {}", describe(old), describe(new)))
 }
 
 fn write_line(file: &mut File, path: &Path, value: &impl Serialize) -> Result<(), EvalError> {
     let mut line = serde_json::to_vec(value).map_err(EvalError::result(path))?;
     line.push(b'\n');
-    // One write per line: a line is there as a whole, or is the last one and recognised by its
-    // missing end.
+    // One write per line: only the last line can be incomplete, and then it has no line end.
     file.write_all(&line).map_err(EvalError::io("write", path))
 }
 
-/// Settings, frames and how many bytes of the file are whole lines; `None` when not even the first
-/// line is.
+/// First line, frames, and the number of bytes in complete lines; `None` when the first line is
+/// incomplete.
 fn read(path: &Path) -> Result<Option<(Head, Vec<Step>, u64)>, EvalError> {
     use std::io::Read;
     let mut reader = BufReader::new(File::open(path).map_err(EvalError::io("open", path))?);
@@ -112,13 +111,13 @@ fn read(path: &Path) -> Result<Option<(Head, Vec<Step>, u64)>, EvalError> {
         line.clear();
         let read = reader
             .by_ref()
-            .take(LINE)
+            .take(MAX_LINE)
             .read_until(b'\n', &mut line)
             .map_err(EvalError::io("read", path))?;
         if line.last() != Some(&b'\n') {
-            if read as u64 == LINE {
+            if read as u64 == MAX_LINE {
                 return Err(EvalError::result(path)(format!(
-                    "line {} is longer than {LINE} bytes",
+                    "line {} is longer than {MAX_LINE} bytes",
                     steps.len() + 2
                 )));
             }
@@ -148,7 +147,7 @@ mod tests {
             token_ids: vec![31_999],
             normalized: vec![0.1 + 0.2],
             action: vec![1.0 / 3.0],
-            margins: vec![0.1],
+            logit_margins: vec![0.1],
             stages: vec![("vision".into(), 1e-3 / 3.0)],
         };
         Step {
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_is_dropped_and_numbers_come_back_to_the_last_bit() {
+    fn incomplete_line_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
         (0..3).for_each(|frame| journal.push(&step(frame)).unwrap());
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn another_evaluation_is_not_continued() {
+    fn other_settings_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         Journal::open(folder.path(), &settings(), &[], false).unwrap();
         let other = Settings { every: 9, ..settings() };

@@ -1,19 +1,26 @@
-//! Judging a policy on recordings: replay, metrics, reports.
+//! Evaluation of policies on recordings: replay, metrics, reports.
 //!
-//! An [`Episode`](frames::Episode) reads a bag and decodes its images with the node's observation
-//! code, on a thread of its own; [`evaluate`] gives them to the policy and writes each answer to
-//! the [`journal`]; at the end of the bag the
-//! [`recorded`] actions are matched to the frames, [`metrics`] compares, and [`report`], [`table`], [`plots`] and [`html`]
-//! say it. [`limits`] replays recorded actions through the control core instead of a policy.
-//! Nothing here can reach a publisher.
+//! - `frames`, `pipeline`: read a bag and decode its images with the node's observation code, on
+//!   threads of their own.
+//! - [`evaluate`]: runs the policy on each image and appends the result to the `journal`.
+//! - `recorded`, `tokens`: match the recorded actions to the frames at the end of a bag, and encode
+//!   them as in training.
+//! - [`Metrics`]: errors of predicted against recorded actions.
+//! - [`write_all`]: `report.json`, `actions.csv`, plots and `report.html`.
+//! - [`limits`]: replays recorded actions through the control core, without a policy.
+//!
+//! No part of this crate can publish to a robot.
 
 mod compare;
+mod compare_page;
 mod error;
+mod files;
 mod frames;
 mod gallery;
 mod html;
 mod journal;
 pub mod limits;
+mod markup;
 mod merge;
 mod metrics;
 mod pipeline;

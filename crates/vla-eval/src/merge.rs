@@ -1,4 +1,4 @@
-//! `openvla eval merge`: the shards of one evaluation become its report.
+//! `openvla eval merge`: joins the shards of one evaluation.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use super::settings::Shard;
 use super::step::Paired;
 use super::{EvalError, Settings, gallery, table, write_all};
 
-/// Merges the shards in `parts` into `out`. They must be all shards of one evaluation; unless
-/// `partial`, missing and incomplete ones are errors.
+/// Merges the shards in `parts` into `out`. They must belong to one evaluation; missing and
+/// incomplete shards are errors unless `partial`.
 pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, EvalError> {
     let Some(first_path) = parts.first() else {
         return Err(EvalError::Usage("merge needs the folders of the shards".to_owned()));
@@ -31,18 +31,18 @@ pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, Eva
                 first.settings.shard, report.settings.shard
             ));
         }
-        if report.tokens.is_some() && first.tokens.is_some() && report.tokens != first.tokens {
-            differing.push("action tokens".to_owned());
+        if report.action_tokens != first.action_tokens {
+            differing.push("action_tokens".to_owned());
         }
         if !differing.is_empty() {
             return Err(mismatch(format!("other {}", differing.join(", "))));
         }
         let slot = seen.get_mut(report.settings.shard.index as usize);
-        if let Some(twin) = slot.and_then(|slot| slot.replace(path)) {
+        if let Some(other) = slot.and_then(|slot| slot.replace(path)) {
             return Err(mismatch(format!(
-                "both are shard {}, the other one is {}",
+                "both are shard {}, as is {}",
                 report.settings.shard,
-                twin.display()
+                other.display()
             )));
         }
     }
@@ -72,17 +72,17 @@ pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, Eva
     pairs.sort_by_key(|pair| (pair.step.bag, pair.step.frame));
     copy_images(parts, out, &pairs)?;
     let settings = Settings { shard: Shard::default(), ..first.settings.clone() };
-    let tokens = reports.iter().find_map(|report| report.tokens);
     let mut warnings: Vec<String> =
         reports.iter().flat_map(|report| report.warnings.clone()).collect();
     warnings.sort();
     warnings.dedup();
-    let report = Report::of(settings, tokens, notes(&reports), &pairs, incomplete, warnings);
+    let report =
+        Report::of(settings, first.action_tokens, notes(&reports), &pairs, incomplete, warnings);
     write_all(out, &report, &pairs)?;
     Ok(report)
 }
 
-/// Every shard has seen all images, and each has skipped its own.
+/// Every shard reads all images of a bag and counts the skipped frames of its own part.
 fn notes(reports: &[Report]) -> Vec<EpisodeNotes> {
     let bags = reports.first().map_or(0, |report| report.settings.bags.len());
     let mut notes = vec![EpisodeNotes::default(); bags];
@@ -97,7 +97,7 @@ fn notes(reports: &[Report]) -> Vec<EpisodeNotes> {
     notes
 }
 
-/// The images of the worst frames lie with the shards; the bags may be on another machine.
+/// Copies the images of the worst frames from the shards; the bags may be on another machine.
 fn copy_images(parts: &[PathBuf], out: &Path, pairs: &[Paired]) -> Result<(), EvalError> {
     gallery::clear(out)?;
     let folder = out.join(gallery::FOLDER);

@@ -1,5 +1,5 @@
-//! How far predicted actions are from recorded ones. `docs/evaluation.md` defines every number;
-//! `tools/eval` computes the same with numpy.
+//! Errors of predicted against recorded actions. `docs/evaluation.md` defines every number;
+//! `tools/eval/make_expected.py` computes the same with numpy.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub struct Metrics {
     pub dimensions: Vec<DimensionMetrics>,
     /// Mean absolute error over all normalized values.
     pub normalized_mae: Option<f64>,
-    /// Share of tokens that are exactly the recorded ones: the accuracy that training logs.
+    /// Share of tokens equal to the recorded ones: `action_accuracy` in the training's log.
     pub token_accuracy: Option<f64>,
     /// Share of frames in which every recorded token was predicted.
     pub action_accuracy: Option<f64>,
@@ -45,7 +45,7 @@ pub struct DimensionMetrics {
     pub normalized_mae: Option<f64>,
     /// Pearson's correlation of predicted and recorded.
     pub correlation: Option<f64>,
-    /// Share of tokens that are exactly the recorded ones.
+    /// Share of tokens equal to the recorded ones.
     pub token_accuracy: Option<f64>,
     /// Mean distance in bins.
     pub bin_distance: Option<f64>,
@@ -53,10 +53,10 @@ pub struct DimensionMetrics {
     pub bin_distance_max: Option<u32>,
 }
 
-/// The gripper's decision; open is the positive class.
+/// The gripper as a binary classification; open is the positive class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GripperMetrics {
-    /// Above it the gripper counts as open.
+    /// The gripper is open above this value.
     pub threshold: f64,
     /// Open, and predicted open.
     pub true_open: usize,
@@ -72,20 +72,20 @@ pub struct GripperMetrics {
     pub recall: Option<f64>,
     /// Harmonic mean of the two; `None` while nothing is open on either side.
     pub f1: Option<f64>,
-    /// Share of right decisions.
+    /// Share of correct decisions.
     pub accuracy: Option<f64>,
 }
 
-/// What metrics are computed with.
+/// Parameters of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MetricOptions {
-    /// The policy's tokens, if it has any.
-    pub tokens: Option<ActionTokens>,
-    /// Above it a gripper counts as open.
+    /// The policy's action tokens, if it has any.
+    pub action_tokens: Option<ActionTokens>,
+    /// The gripper is open above this value.
     pub gripper_threshold: f64,
 }
 
-/// A predicted and a recorded value.
+/// Predicted and recorded values of one dimension.
 #[derive(Default)]
 struct Column {
     physical: Vec<(f64, f64)>,
@@ -94,7 +94,7 @@ struct Column {
 }
 
 impl Metrics {
-    /// Over the frames of `pairs` that have both sides. `dimensions`: numbers per action.
+    /// Over the frames of `pairs` that have both a prediction and a recorded action. `dimensions`: numbers per action.
     pub fn of<'a>(
         pairs: impl IntoIterator<Item = &'a Paired>,
         dimensions: usize,
@@ -104,7 +104,7 @@ impl Metrics {
         let (mut frames, mut whole) = (0, Vec::new());
         for (predicted, recorded) in pairs.into_iter().filter_map(Paired::both) {
             frames += 1;
-            let mut right = None;
+            let mut all_equal = None;
             for (i, column) in columns.iter_mut().enumerate() {
                 let at = |values: &[Option<f64>]| values.get(i).copied().flatten();
                 column.physical.extend(predicted.action.get(i).copied().zip(at(&recorded.action)));
@@ -117,13 +117,13 @@ impl Metrics {
                     .copied()
                     .zip(recorded.token_ids.get(i).copied().flatten());
                 if let Some(ids) = ids {
-                    right = Some(right.unwrap_or(true) && ids.0 == ids.1);
+                    all_equal = Some(all_equal.unwrap_or(true) && ids.0 == ids.1);
                     column.tokens.push(ids);
                 }
             }
-            whole.extend(right.map(f64::from));
+            whole.extend(all_equal.map(f64::from));
         }
-        let tokens = options.tokens;
+        let tokens = options.action_tokens;
         let names = dimension_names(dimensions);
         let all = |f: &dyn Fn(&Column) -> Vec<f64>| {
             mean(&columns.iter().flat_map(f).collect::<Vec<f64>>())

@@ -1,5 +1,5 @@
-//! An episode's frames: read by one thread, decoded by several, handed over in the order in which
-//! they were recorded.
+//! The frames of an episode: read by one thread, decoded by several, delivered in the recorded
+//! order.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -7,44 +7,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope};
 
-use super::frames::{Ending, Episode, Frame};
+use super::frames::{Episode, Frame, ReadResult};
 use super::recorded::Track;
 use super::{EvalError, Settings};
 use vla_inference::observation::{ImageError, RgbImage};
 
-/// Most threads that decode. A policy is slower than two of them; more would only hold more images
-/// in memory.
+/// Most decoder threads. Two are faster than any policy; more only hold more images in memory.
 const DECODERS: usize = 8;
 
-/// A frame with its image, or why there is none.
+/// A frame with its decoded image, or the error.
 pub struct Decoded {
     pub frame: Frame,
     pub image: Result<RgbImage, ImageError>,
 }
 
-/// What is read, and how far.
+/// What to read.
 pub struct Source<'a> {
     pub episode: &'a Episode,
-    /// The bag's place in the settings.
+    /// Index of the bag in the settings.
     pub bag: usize,
     pub settings: &'a Settings,
     pub track: Option<Track>,
-    /// Numbers of the frames that are not wanted again.
+    /// Numbers of the frames that earlier runs have evaluated.
     pub done: &'a HashSet<u64>,
     /// Ends the reading.
     pub stop: &'a AtomicBool,
 }
 
-/// A frame on its way, and where its image goes.
+/// A frame to decode, and the channel for the result.
 type Job = (Frame, SyncSender<Decoded>);
 
-/// Reads the episode to its end, or until `take` returns false or fails. Each frame is decoded
-/// before `take` asks for it, so that decoding and inference overlap; at most two images per
-/// decoder wait.
+/// Reads the episode to its end, or until `take` returns false or fails. Decoding overlaps with
+/// `take`; at most two decoded images per decoder are queued.
 pub fn run(
     source: Source<'_>,
     take: &mut dyn FnMut(Decoded) -> Result<bool, EvalError>,
-) -> Result<Ending, EvalError> {
+) -> Result<ReadResult, EvalError> {
     let Source { episode, bag, settings, track, done, stop } = source;
     let decoders = std::thread::available_parallelism().map_or(1, usize::from).min(DECODERS);
     let (jobs, waiting) = sync_channel::<Job>(decoders);
@@ -66,10 +64,10 @@ pub fn run(
         let reading =
             reading.map_err(EvalError::io("start a thread to read", episode.bag.path()))?;
         let mut result = Ok(());
-        // Leaving the loop drops the receiver, which ends the reader at its next frame, and that
-        // the decoders.
+        // Leaving the loop drops the receiver, which ends the reader at its next frame; the
+        // decoders end with the reader.
         for place in ordered {
-            // A decoder that is gone has panicked; the scope passes that on.
+            // A closed channel means that the decoder panicked; the scope propagates that.
             let Ok(decoded) = place.recv() else { break };
             match take(decoded) {
                 Ok(true) => {}
@@ -80,8 +78,8 @@ pub fn run(
                 }
             }
         }
-        let ending = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        result.map(|()| ending)
+        let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.map(|()| read)
     })
 }
 
@@ -91,12 +89,12 @@ fn decoder<'scope>(
 ) -> std::io::Result<()> {
     Builder::new().name("eval-decode".to_owned()).spawn_scoped(scope, move || {
         loop {
-            // One decoder waits for the next frame, the others for the lock: whose turn it is does
-            // not matter.
+            // One decoder waits for the next frame while it holds the lock, the others wait for
+            // the lock.
             let next = waiting.lock().map(|jobs| jobs.recv());
             let Ok(Ok((frame, result))) = next else { return };
             let image = frame.image.decode();
-            // Nobody listens any more when the evaluation was stopped.
+            // The receiver is gone when the evaluation was stopped.
             let _ = result.send(Decoded { frame, image });
         }
     })?;

@@ -1,4 +1,4 @@
-//! Plots as PNG, drawn with an embedded font: the machines that evaluate often have none.
+//! Plots as PNG, drawn with an embedded font: servers often have none installed.
 
 use std::io::Cursor;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use super::report::Report;
 use super::step::{Paired, dimension_names};
 use super::{EvalError, Metrics};
 
-/// Colours that colour-blind readers tell apart (Okabe and Ito).
+/// A palette for colour-blind readers (Okabe and Ito).
 const RECORDED: RGBColor = RGBColor(0, 114, 178);
 const PREDICTED: RGBColor = RGBColor(213, 94, 0);
 const ACCENT: RGBColor = RGBColor(0, 158, 115);
@@ -26,7 +26,7 @@ const WIDTH: u32 = 1000;
 const CURVE: u32 = 130;
 /// Most points of a curve; there are fewer pixels.
 const POINTS: usize = 2000;
-/// Upper ends of the histogram of bin distances.
+/// Upper bounds of the histogram of bin distances.
 const DISTANCES: [u32; 9] = [0, 1, 2, 4, 8, 16, 32, 64, 254];
 
 /// A drawn plot.
@@ -40,10 +40,11 @@ pub struct Plot {
     pub png: Vec<u8>,
 }
 
-type Drawn = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type DrawError = Box<dyn std::error::Error + Send + Sync>;
+type Drawn = Result<(), DrawError>;
 type Area<'a> = DrawingArea<BitMapBackend<'a>, plotters::coord::Shift>;
 
-/// Draws onto a white canvas and encodes it. The plotting library's own encoder would bring a
+/// Draws onto a white canvas and encodes it as PNG. The plotting library's own encoder would add a
 /// second image library.
 fn draw(
     file: &str,
@@ -74,7 +75,7 @@ fn draw(
     Ok(Plot { file: file.to_owned(), caption: caption.to_owned(), png: png.into_inner() })
 }
 
-/// All plots of a report: sums first, then one of curves per episode, at most `episodes` of these.
+/// All plots of a report: overall plots first, then the curves of at most `episodes` episodes.
 pub fn all(report: &Report, pairs: &[Paired], episodes: usize) -> Result<Vec<Plot>, EvalError> {
     let mut plots = Vec::new();
     if report.overall.frames > 0 {
@@ -121,7 +122,7 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
 
 type Panel<'a, 'b> = ChartBuilder<'a, 'b, BitMapBackend<'b>>;
 
-/// A panel among others on the same axis, which only the last one names.
+/// A panel that shares its x axis with others; only the last one has labels.
 fn panel_chart<'a, 'b>(panel: &'a Area<'b>, last: bool) -> Panel<'a, 'b> {
     let mut chart = ChartBuilder::on(panel);
     chart
@@ -145,7 +146,18 @@ fn draw_mesh(
     Ok(())
 }
 
-/// One panel per dimension.
+/// The legend of two curves; returns the area below it.
+fn legend<'a>(area: &Area<'a>, names: [&str; 2]) -> Result<Area<'a>, DrawError> {
+    let (legend, panels) = area.split_vertically(24);
+    for (x, colour, name) in [(70, RECORDED, names[0]), (190, PREDICTED, names[1])] {
+        legend.draw(&Rectangle::new([(x, 10), (x + 24, 14)], colour.filled()))?;
+        let style = ("sans-serif", 16).into_font().color(&INK);
+        legend.draw(&Text::new(name.to_owned(), (x + 30, 3), style))?;
+    }
+    Ok(panels)
+}
+
+/// Predicted and recorded values by frame, one panel per dimension.
 fn curves(
     file: &str,
     caption: &str,
@@ -156,28 +168,23 @@ fn curves(
     let own: Vec<&Paired> = own.iter().copied().step_by(stride).collect();
     let (first, last) = span(own.iter().map(|pair| pair.step.frame as f64));
     draw(file, caption, CURVE * dimensions as u32 + 40, |area| {
-        let (legend, panels) = area.split_vertically(24);
-        for (x, colour, name) in [(70, RECORDED, "recorded"), (190, PREDICTED, "predicted")] {
-            legend.draw(&Rectangle::new([(x, 10), (x + 24, 14)], colour.filled()))?;
-            legend.draw(&Text::new(
-                name,
-                (x + 30, 3),
-                ("sans-serif", 16).into_font().color(&INK),
-            ))?;
-        }
+        let panels = legend(area, ["recorded", "predicted"])?;
         for (i, (panel, name)) in
             panels.split_evenly((dimensions, 1)).iter().zip(dimension_names(dimensions)).enumerate()
         {
-            let predicted = own.iter().filter_map(|pair| {
-                Some((pair.step.frame as f64, *pair.prediction()?.action.get(i)?))
-            });
-            let recorded = own.iter().filter_map(|pair| {
-                Some((
-                    pair.step.frame as f64,
-                    pair.recorded.as_ref()?.action.get(i).copied().flatten()?,
-                ))
-            });
-            let (predicted, recorded): (Vec<_>, Vec<_>) = (predicted.collect(), recorded.collect());
+            let predicted: Vec<_> = own
+                .iter()
+                .filter_map(|pair| {
+                    Some((pair.step.frame as f64, *pair.prediction()?.action.get(i)?))
+                })
+                .collect();
+            let recorded: Vec<_> = own
+                .iter()
+                .filter_map(|pair| {
+                    let value = pair.recorded.as_ref()?.action.get(i).copied().flatten()?;
+                    Some((pair.step.frame as f64, value))
+                })
+                .collect();
             let (low, high) = span(predicted.iter().chain(&recorded).map(|(_, value)| *value));
             let mut chart = panel_chart(panel, i + 1 == dimensions)
                 .build_cartesian_2d(first..last, low..high)?;
@@ -202,41 +209,39 @@ fn curves(
     })
 }
 
-/// Velocities asked for and commanded, one panel per dimension: seconds, six asked, six commanded.
-pub fn motion(
-    file: &str,
-    caption: &str,
-    points: &[(f64, [f64; 6], [f64; 6])],
-) -> Result<Plot, EvalError> {
-    let (first, last) = span(points.iter().map(|(time, _, _)| *time));
+/// Velocities at one time: vx, vy, vz in m/s, then the angular rates in rad/s.
+pub struct MotionPoint {
+    /// Seconds since the beginning.
+    pub time_s: f64,
+    /// Velocities of the recorded action.
+    pub desired: [f64; 6],
+    /// Velocities of the command.
+    pub commanded: [f64; 6],
+}
+
+/// Desired and commanded velocities over time, one panel per dimension.
+pub fn motion(file: &str, caption: &str, points: &[MotionPoint]) -> Result<Plot, EvalError> {
+    let (first, last) = span(points.iter().map(|point| point.time_s));
     draw(file, caption, CURVE * 6 + 40, |area| {
-        let (legend, panels) = area.split_vertically(24);
-        for (x, colour, name) in [(70, RECORDED, "asked"), (190, PREDICTED, "commanded")] {
-            legend.draw(&Rectangle::new([(x, 10), (x + 24, 14)], colour.filled()))?;
-            legend.draw(&Text::new(
-                name,
-                (x + 30, 3),
-                ("sans-serif", 16).into_font().color(&INK),
-            ))?;
-        }
+        let panels = legend(area, ["desired", "commanded"])?;
         for (i, (panel, name)) in
             panels.split_evenly((6, 1)).iter().zip(dimension_names(7)).enumerate()
         {
             let (low, high) =
-                span(points.iter().flat_map(|(_, asked, commanded)| [asked[i], commanded[i]]));
+                span(points.iter().flat_map(|point| [point.desired[i], point.commanded[i]]));
             let mut chart =
                 panel_chart(panel, i + 1 == 6).build_cartesian_2d(first..last, low..high)?;
             draw_mesh(chart.configure_mesh(), &name, i + 1 == 6)?;
-            let asked = points.iter().map(|(time, asked, _)| (*time, asked[i]));
-            let commanded = points.iter().map(|(time, _, commanded)| (*time, commanded[i]));
-            chart.draw_series(LineSeries::new(asked, RECORDED.stroke_width(2)))?;
+            let desired = points.iter().map(|point| (point.time_s, point.desired[i]));
+            let commanded = points.iter().map(|point| (point.time_s, point.commanded[i]));
+            chart.draw_series(LineSeries::new(desired, RECORDED.stroke_width(2)))?;
             chart.draw_series(LineSeries::new(commanded, PREDICTED.stroke_width(1)))?;
         }
         Ok(())
     })
 }
 
-/// A bar with its label and value, at a place counted from the top.
+/// A bar with label and value, in row `place` from the top.
 fn bar(
     area: &Area<'_>,
     place: i32,
@@ -274,7 +279,7 @@ fn errors(metrics: &Metrics) -> Result<Plot, EvalError> {
     let caption =
         "Mean absolute error by dimension, normalized to the training data's q01..q99 (-1..1)";
     draw("errors.png", caption, 44 + 26 * metrics.dimensions.len() as u32, |area| {
-        title(area, "normalized mean absolute error, and share of exact tokens")?;
+        title(area, "normalized mean absolute error, and token accuracy")?;
         let worst = metrics
             .dimensions
             .iter()
@@ -293,12 +298,12 @@ fn errors(metrics: &Metrics) -> Result<Plot, EvalError> {
     })
 }
 
-/// How many tokens lie how many bins off.
+/// Histogram of the distances between predicted and recorded tokens, in bins.
 fn distances(report: &Report, pairs: &[Paired]) -> Result<Plot, EvalError> {
     let mut counts = [0_u64; DISTANCES.len()];
     for (predicted, recorded) in pairs.iter().filter_map(Paired::both) {
         for (&a, b) in predicted.token_ids.iter().zip(&recorded.token_ids) {
-            if let (Some(tokens), Some(b)) = (report.tokens, *b) {
+            if let (Some(tokens), Some(b)) = (report.action_tokens, *b) {
                 let distance = tokens.bin(a).abs_diff(tokens.bin(b));
                 let place = DISTANCES
                     .iter()

@@ -1,21 +1,24 @@
-//! How far an evaluation is, for a person at a terminal and for a batch job's log.
+//! Progress of an evaluation, for terminals and for the logs of batch jobs.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a log gets a line.
+/// Interval between lines in a log.
 const PERIOD: Duration = Duration::from_secs(15);
 
-/// Shows progress on stderr: a bar with the time left on a terminal, else a line now and then.
+/// Shows progress on stderr: a bar with the remaining time on a terminal, else one line per
+/// [`PERIOD`].
 pub struct Progress {
     bar: Option<ProgressBar>,
     total: Option<u64>,
+    /// Frames done by earlier runs.
     before: u64,
     done: u64,
     started: Instant,
-    told: Instant,
+    /// Time of the newest line.
+    printed: Instant,
 }
 
 impl Progress {
@@ -24,8 +27,8 @@ impl Progress {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| bar(total, before));
         let now = Instant::now();
         // A quiet run's next line is never due.
-        let told = if quiet { now + Duration::from_secs(u64::from(u32::MAX)) } else { now };
-        Progress { bar, total, before, done: before, started: now, told }
+        let printed = if quiet { now + Duration::from_secs(u64::from(u32::MAX)) } else { now };
+        Progress { bar, total, before, done: before, started: now, printed }
     }
 
     /// A frame is done.
@@ -34,13 +37,13 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_message(instruction.chars().take(40).collect::<String>());
             bar.inc(1);
-        } else if Instant::now().saturating_duration_since(self.told) >= PERIOD {
-            self.told = Instant::now();
+        } else if Instant::now().saturating_duration_since(self.printed) >= PERIOD {
+            self.printed = Instant::now();
             eprintln!("openvla eval: {}", self.line());
         }
     }
 
-    /// The end: the bar goes.
+    /// Removes the bar.
     pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -74,7 +77,7 @@ fn bar(total: Option<u64>, before: u64) -> ProgressBar {
         bar.set_style(style);
     }
     bar.set_position(before);
-    // The rate is this run's, not that of the frames which were there already.
+    // The rate counts only the frames of this run.
     bar.reset_eta();
     bar
 }
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_counts_earlier_runs_but_not_their_speed() {
+    fn line_counts_frames_of_earlier_runs() {
         let mut progress = Progress::new(Some(10), 4, true);
         progress.step("go");
         let line = progress.line();

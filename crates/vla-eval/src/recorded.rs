@@ -1,10 +1,10 @@
-//! The recorded actions of a bag: read as they come, matched to frames when the bag is at its end.
+//! The recorded actions of a bag: collected while it is read, matched to frames at its end.
 //!
-//! | topic | becomes |
-//! |---|---|
-//! | `openvla_tt_msgs/Action` | the first step of the chunk as it is, with its tokens |
-//! | `std_msgs/Float64MultiArray` | the numbers as they are: physical units per policy period |
-//! | `geometry_msgs/TwistStamped` | velocities divided by the policy rate; the gripper from a `std_msgs/Float64` topic: the value nearest to the twist within the tolerance, else the last one before it |
+//! - `openvla_tt_msgs/Action`: the first step of the chunk, with its tokens.
+//! - `std_msgs/Float64MultiArray`: the numbers, in physical units per policy period.
+//! - `geometry_msgs/TwistStamped`: velocities divided by the policy rate; the gripper from a
+//!   `std_msgs/Float64` topic: the value nearest to the twist within the tolerance, else the last
+//!   one before it.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +14,10 @@ use rosbag2_reader::align::{ActionMatch, match_action};
 use rosbag2_reader::messages::{self, Action, Float64, Float64MultiArray, TwistStamped};
 use rosbag2_reader::{Bag, BagError, Message, Topic};
 
-/// Most recorded actions of a bag that are held: a day at 100 Hz.
-const MOST: usize = 10_000_000;
+/// Most recorded actions kept per bag: a day at 100 Hz.
+const MAX_ACTIONS: usize = 10_000_000;
 
-/// How recorded actions are written down.
+/// Message type of the recorded actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionKind {
@@ -30,7 +30,7 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
-    /// The types that a topic of recorded actions may have.
+    /// Types of an action topic.
     pub const TYPES: [&'static str; 3] =
         [messages::ACTION, messages::FLOAT64_MULTI_ARRAY, messages::TWIST_STAMPED];
 
@@ -44,7 +44,7 @@ impl ActionKind {
         }
     }
 
-    /// How such actions belong to images, unless the user says otherwise.
+    /// Default of `--match` for this type.
     pub fn default_match(self) -> ActionMatch {
         match self {
             ActionKind::Action => ActionMatch::Exact,
@@ -53,7 +53,7 @@ impl ActionKind {
     }
 }
 
-/// How recorded numbers become actions of the policy.
+/// The policy's action space.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActionSpace {
     /// Numbers per action.
@@ -64,16 +64,16 @@ pub struct ActionSpace {
     pub policy_hz: f64,
 }
 
-/// A number per time, or several.
+/// Values over time, `width` per message.
 #[derive(Debug, Default)]
 struct Series {
     log_times: Vec<i64>,
-    /// As long as `log_times` while every message was stamped.
+    /// Header stamps; as long as `log_times` if every message has one.
     stamps: Vec<i64>,
-    /// Row after row.
+    /// `width` values per message.
     values: Vec<f64>,
     width: usize,
-    /// Row after row, for recordings of a policy.
+    /// Token ids, for `Action` messages.
     tokens: Vec<u32>,
 }
 
@@ -85,7 +85,8 @@ impl Series {
         self.width = values.len();
     }
 
-    /// Row of the action for an image, with its time on the clock that both share.
+    /// Index of the action for an image, and its time: the header stamp if both have one, else the
+    /// log time.
     fn find(
         &self,
         order: &Clocks,
@@ -102,7 +103,7 @@ impl Series {
     }
 }
 
-/// Times in ascending order, with the row that each belongs to.
+/// Times in ascending order, each with the index of its message.
 struct Clock {
     times: Vec<i64>,
     rows: Vec<usize>,
@@ -116,7 +117,7 @@ struct Clocks {
 impl Clock {
     fn new(times: &[i64]) -> Clock {
         let mut rows: Vec<usize> = (0..times.len()).collect();
-        // Stable: of two equal times the one recorded first comes first.
+        // Stable: of equal times, the message recorded first comes first.
         rows.sort_by_key(|&row| times[row]);
         Clock { times: rows.iter().map(|&row| times[row]).collect(), rows }
     }
@@ -142,8 +143,8 @@ pub struct Track {
     space: ActionSpace,
     actions: Series,
     gripper: Series,
-    /// Messages with the wrong number of values, and how many the first one had.
-    pub misfits: (u64, usize),
+    /// Number of messages with the wrong number of values, and the size of the first of them.
+    pub wrong_size: (u64, usize),
 }
 
 impl Track {
@@ -161,36 +162,36 @@ impl Track {
             space,
             actions: Series::default(),
             gripper: Series::default(),
-            misfits: (0, 0),
+            wrong_size: (0, 0),
         })
     }
 
-    /// How many actions it holds.
+    /// Number of actions.
     pub fn len(&self) -> usize {
         self.actions.log_times.len()
     }
 
-    /// Takes a message of the action topic.
+    /// Adds a message of the action topic.
     pub fn push(&mut self, bag: &Bag, message: &Message, topic: &Topic) -> Result<(), BagError> {
-        if self.len() >= MOST {
+        if self.len() >= MAX_ACTIONS {
             return Err(BagError::TooLarge {
                 path: bag.path().to_owned(),
                 what: "the number of recorded actions",
-                value: MOST as u64 + 1,
-                limit: MOST as u64,
+                value: MAX_ACTIONS as u64 + 1,
+                limit: MAX_ACTIONS as u64,
             });
         }
         let dimensions = self.space.dimensions;
         match self.kind {
             ActionKind::Action => {
                 let action: Action = messages::decode(message, topic)?;
-                // The later steps of a chunk answer images that were not taken yet.
+                // Only the first step belongs to this image.
                 let Some(first) = action
                     .action
                     .get(..dimensions)
                     .filter(|_| action.dimension as usize == dimensions)
                 else {
-                    self.misfit(action.dimension as usize);
+                    self.count_wrong_size(action.dimension as usize);
                     return Ok(());
                 };
                 self.actions.push(message.log_time, action.header.stamp.nanoseconds(), first);
@@ -203,7 +204,7 @@ impl Track {
                 let start = array.layout.data_offset as usize;
                 match array.data.get(start..).filter(|values| values.len() == dimensions) {
                     Some(values) => self.actions.push(message.log_time, None, values),
-                    None => self.misfit(array.data.len().saturating_sub(start)),
+                    None => self.count_wrong_size(array.data.len().saturating_sub(start)),
                 }
             }
             ActionKind::Twist => {
@@ -217,35 +218,36 @@ impl Track {
         Ok(())
     }
 
-    /// Takes a message of the gripper topic.
+    /// Adds a message of the gripper topic.
     pub fn push_gripper(&mut self, message: &Message, topic: &Topic) -> Result<(), BagError> {
         let value: Float64 = messages::decode(message, topic)?;
-        if self.gripper.log_times.len() < MOST {
+        if self.gripper.log_times.len() < MAX_ACTIONS {
             self.gripper.push(message.log_time, None, &[value.data]);
         }
         Ok(())
     }
 
-    fn misfit(&mut self, values: usize) {
-        if self.misfits.0 == 0 {
-            self.misfits.1 = values;
+    fn count_wrong_size(&mut self, values: usize) {
+        if self.wrong_size.0 == 0 {
+            self.wrong_size.1 = values;
         }
-        self.misfits.0 += 1;
+        self.wrong_size.0 += 1;
     }
 
-    /// All actions in the order of their time: the header's stamp where `stamped` and every action
-    /// carries one, else the log time. Of two with the same time the one recorded first.
+    /// All actions in ascending order of time: the header stamp if `stamped` and every action has
+    /// one, else the log time. Of two with the same time, the one recorded first.
     pub fn in_order(&self, stamped: bool) -> InOrder {
         let by_stamp = stamped && self.len() > 0 && self.actions.stamps.len() == self.len();
         let mut times =
             if by_stamp { self.actions.stamps.clone() } else { self.actions.log_times.clone() };
         times.sort_unstable();
         times.dedup();
-        let asked: Vec<(i64, Option<i64>)> =
+        let queries: Vec<(i64, Option<i64>)> =
             times.iter().map(|&time| (time, by_stamp.then_some(time))).collect();
-        // The tolerance is for the gripper beside a twist, as in an evaluation.
+        // The tolerance concerns the gripper of a twist, as in an evaluation.
         let tolerance = (1e9 / self.space.policy_hz) as i64;
-        let found = self.matched(&asked, ActionMatch::Exact, tolerance, None).into_iter().flatten();
+        let found =
+            self.matched(&queries, ActionMatch::Exact, tolerance, None).into_iter().flatten();
         InOrder {
             by_stamp,
             actions: found.map(|recorded| (recorded.time, recorded.action)).collect(),
@@ -267,8 +269,7 @@ impl Track {
             let mut action: Vec<Option<f64>> =
                 self.actions.values[row * width..][..width].iter().map(|&v| Some(v)).collect();
             if self.kind == ActionKind::Twist {
-                // The command given together with the twist; a gripper that is told once holds
-                // until it is told again.
+                // The command given with the twist; a gripper command holds until the next one.
                 let at = (self.actions.log_times[row], None);
                 let near = self.gripper.find(&gripper_clocks, at, ActionMatch::Nearest, tolerance);
                 let held = || self.gripper.find(&gripper_clocks, at, ActionMatch::Latest, i64::MAX);
@@ -286,7 +287,7 @@ impl Track {
         action: Vec<Option<f64>>,
         tokens: Option<ActionTokens>,
     ) -> Recorded {
-        // A recording may hold NaN; it is as good as no value.
+        // A recorded NaN counts as not recorded.
         let action: Vec<Option<f64>> =
             action.into_iter().map(|value| value.filter(|value| value.is_finite())).collect();
         let pairs = action.iter().zip(&self.space.ranges);

@@ -1,20 +1,21 @@
-//! What an evaluation found: `report.json`.
+//! The result of an evaluation: `report.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::{read_report, write_json};
 use super::metrics::{MetricOptions, Metrics};
 use super::stats::Percentiles;
 use super::step::{Outcome, Paired};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
 
-/// Its name in the output folder.
+/// File name in the output folder.
 pub const FILE: &str = "report.json";
-/// What `format` says; a change of meaning changes the number.
-pub const FORMAT: &str = "openvla_tt evaluation 1";
+/// Value of `format`; an incompatible change increments the number.
+pub const FORMAT: &str = "openvla_tt evaluation 2";
 
 /// An evaluation's result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,35 +27,35 @@ pub struct Report {
     /// What was evaluated.
     pub settings: Settings,
     /// The policy's action tokens, if it has any.
-    pub tokens: Option<ActionTokens>,
-    /// Why something is missing; empty when all of it was evaluated.
+    pub action_tokens: Option<ActionTokens>,
+    /// What is missing and why; empty when everything was evaluated.
     pub incomplete: Vec<String>,
-    /// What became of the frames.
+    /// Counts of frames by result.
     pub frames: FrameCounts,
-    /// Over all frames.
+    /// Errors over all frames.
     pub overall: Metrics,
     /// Bag by bag.
     pub episodes: Vec<EpisodeReport>,
     /// Milliseconds of each stage, and of their sum under `total`.
     pub latency_ms: BTreeMap<String, Percentiles>,
-    /// Answers that were no action, by reason.
+    /// Frames without an action, by reason.
     pub failures: BTreeMap<String, u64>,
-    /// What should be known.
+    /// Warnings about bags and settings.
     pub warnings: Vec<String>,
 }
 
-/// What became of the frames.
+/// Counts of frames by result.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FrameCounts {
     /// Images on the topic.
     pub images: u64,
-    /// Frames that were given to the policy.
+    /// Frames that the policy was run on.
     pub evaluated: u64,
-    /// Of these, frames for which it had no action.
+    /// Evaluated frames without an action.
     pub failed: u64,
-    /// Of the actions, those with a recorded one beside them.
+    /// Evaluated frames with both a predicted and a recorded action.
     pub matched: u64,
-    /// Frames of this run's share that were not given to the policy, by reason.
+    /// Frames of this run's shard that were not evaluated, by reason.
     pub skipped: BTreeMap<String, u64>,
 }
 
@@ -63,32 +64,33 @@ pub struct FrameCounts {
 pub struct EpisodeReport {
     /// The bag.
     pub bag: std::path::PathBuf,
-    /// What became of its frames.
+    /// Counts of its frames.
     pub frames: FrameCounts,
-    /// Over its frames.
+    /// Errors over its frames.
     pub metrics: Metrics,
 }
 
-/// What reading a bag brought, besides frames.
+/// Counts from reading a bag.
 #[derive(Debug, Clone, Default)]
 pub struct EpisodeNotes {
     /// Images on the topic.
     pub images: u64,
-    /// Frames that were not given to the policy.
+    /// Frames that were not evaluated, by reason.
     pub skipped: BTreeMap<String, u64>,
 }
 
 impl Report {
-    /// Sums up frames. `episodes`: one per bag of the settings.
+    /// Computes the report. `episodes`: one per bag of the settings.
     pub fn of(
         settings: Settings,
-        tokens: Option<ActionTokens>,
+        action_tokens: Option<ActionTokens>,
         episodes: Vec<EpisodeNotes>,
         pairs: &[Paired],
         incomplete: Vec<String>,
         warnings: Vec<String>,
     ) -> Report {
-        let options = MetricOptions { tokens, gripper_threshold: settings.gripper_threshold };
+        let options =
+            MetricOptions { action_tokens, gripper_threshold: settings.gripper_threshold };
         let dimensions = settings.policy.action_dim;
         let mut frames = FrameCounts::default();
         let mut reports = Vec::new();
@@ -108,7 +110,7 @@ impl Report {
         Report {
             format: FORMAT.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            tokens,
+            action_tokens,
             incomplete,
             frames,
             overall: Metrics::of(pairs, dimensions, options),
@@ -121,35 +123,17 @@ impl Report {
     }
 
     /// Reads `report.json` of an output folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has another format.
     pub fn read(out: &Path) -> Result<Report, EvalError> {
-        let path = out.join(FILE);
-        let bytes = std::fs::read(&path).map_err(EvalError::io("read", &path))?;
-        let report: Report = serde_json::from_slice(&bytes).map_err(EvalError::result(&path))?;
-        if report.format != FORMAT {
-            return Err(EvalError::result(&path)(format!(
-                "format is `{}`, expected `{FORMAT}`",
-                report.format
-            )));
-        }
-        Ok(report)
+        read_report(&out.join(FILE), FORMAT)
     }
 
     /// Writes `report.json` into an output folder.
     pub fn write(&self, out: &Path) -> Result<(), EvalError> {
-        let path = out.join(FILE);
-        let mut text = serde_json::to_string_pretty(self).map_err(EvalError::result(&path))?;
-        text.push('\n');
-        write_whole(&path, text.as_bytes())
+        write_json(&out.join(FILE), self)
     }
-}
-
-/// Writes a file so that a reader sees the old one or the new one, never half of it.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), EvalError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    std::fs::write(&part, bytes).map_err(EvalError::io("write", &part))?;
-    std::fs::rename(&part, path).map_err(EvalError::io("write", path))
 }
 
 fn count(own: &[&Paired], notes: EpisodeNotes) -> FrameCounts {

@@ -1,14 +1,14 @@
-//! An evaluation from its settings to its report.
+//! Runs an evaluation.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::frames::{Ending, Episode, Frame};
+use super::frames::{Episode, Frame, ReadResult};
 use super::journal::Journal;
 use super::pipeline::{self, Decoded, Source};
 use super::progress::Progress;
-use super::recorded::ActionSpace;
+use super::recorded::{ActionSpace, Track};
 use super::report::{EpisodeNotes, Report};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
@@ -16,29 +16,29 @@ use super::{EvalError, Settings};
 use vla_inference::observation::RgbImage;
 use vla_inference::policy::{Policy, PolicyError};
 
-/// What a run does besides evaluating.
+/// Options of a run that do not change its result.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// Begin anew although the folder holds an evaluation.
+    /// Start again although the folder contains an evaluation.
     pub overwrite: bool,
     /// Show no progress.
     pub quiet: bool,
 }
 
-/// A report with the frames that it sums up.
+/// A report with its frames.
 #[derive(Debug)]
 pub struct Evaluated {
-    /// The sums.
+    /// The report.
     pub report: Report,
     /// The frames, by bag and number.
     pub pairs: Vec<Paired>,
-    /// Ctrl-C ended it.
+    /// Whether `stop` ended it.
     pub interrupted: bool,
 }
 
-/// Evaluates `policy` on the bags of `settings`, going on where an earlier run in `out` stopped.
-/// `stop` ends it after the frame in progress. What fails on the way stands in the report's
-/// `incomplete`; nothing that was done is lost.
+/// Evaluates `policy` on the bags of `settings`; resumes an earlier run in `out`. `stop` ends it
+/// after the frame in progress. A bag that cannot be read to its end is listed in the report's
+/// `incomplete`.
 pub fn evaluate(
     policy: &mut dyn Policy,
     settings: &Settings,
@@ -46,8 +46,7 @@ pub fn evaluate(
     options: RunOptions,
     stop: &AtomicBool,
 ) -> Result<Evaluated, EvalError> {
-    // Every bag is checked before the first inference: hours later is too late to learn of a
-    // misspelt topic.
+    // Every bag is checked before the first inference, so that a misspelt topic is found at once.
     let episodes = settings
         .bags
         .iter()
@@ -63,6 +62,7 @@ pub fn evaluate(
     }
     let files =
         episodes.iter().map(|episode| episode.bag.file_states()).collect::<Result<Vec<_>, _>>()?;
+    let action_tokens = policy.info().action_tokens.clone();
     let mut journal = Journal::open(out, settings, &files, options.overwrite)?;
     let mut steps = std::mem::take(&mut journal.steps);
     let total = episodes
@@ -74,11 +74,11 @@ pub fn evaluate(
 
     let mut run =
         Run { policy, settings, journal: &mut journal, progress: &mut progress, stop, abort: None };
-    let mut endings = Vec::new();
+    let mut results = Vec::new();
     for (bag, episode) in episodes.iter().enumerate() {
         let done: HashSet<u64> =
             steps.iter().filter(|step| step.bag == bag).map(|step| step.frame).collect();
-        endings.push(run.episode(bag, episode, &space, &done, &mut steps)?);
+        results.push(run.episode(bag, episode, &space, &done, &mut steps)?);
         if run.abort.is_some() || stop.load(Ordering::Relaxed) {
             break;
         }
@@ -87,63 +87,39 @@ pub fn evaluate(
     progress.finish();
     steps.sort_by_key(|step| (step.bag, step.frame));
     let interrupted = stop.load(Ordering::Relaxed);
-    Ok(sum_up(settings, &episodes, endings, steps, abort, interrupted))
+    let action_tokens = action_tokens.as_ref().and_then(ActionTokens::new);
+    Ok(sum_up(settings, &episodes, results, steps, action_tokens, abort, interrupted))
 }
 
-/// Matches frames with recorded actions and counts.
+/// Matches frames with recorded actions and computes the report.
 fn sum_up(
     settings: &Settings,
     episodes: &[Episode],
-    endings: Vec<Ending>,
+    results: Vec<ReadResult>,
     steps: Vec<Step>,
+    action_tokens: Option<ActionTokens>,
     abort: Option<PolicyError>,
     interrupted: bool,
 ) -> Evaluated {
-    let predictions = steps.iter().filter_map(|step| match &step.outcome {
-        Outcome::Action(prediction) => Some(prediction),
-        Outcome::Failure(_) => None,
-    });
-    let tokens = predictions
-        .clone()
-        .find_map(|prediction| ActionTokens::of(&prediction.token_ids, &prediction.normalized));
     let (mut incomplete, mut warnings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut pairs: Vec<Paired> =
         steps.into_iter().map(|step| Paired { step, recorded: None }).collect();
-    let read = endings.len();
-    for (bag, (ending, episode)) in endings.into_iter().zip(episodes).enumerate() {
-        warnings.extend(ending.warnings);
-        for (reason, (count, first)) in &ending.skipped {
-            warnings.push(format!(
-                "{}: {count} frames skipped, {reason} ({first})",
-                settings.bags[bag].display()
-            ));
+    let read = results.len();
+    for (bag, (result, episode)) in results.into_iter().zip(episodes).enumerate() {
+        let own: Vec<&mut Paired> = pairs.iter_mut().filter(|pair| pair.step.bag == bag).collect();
+        let unmatched = match_actions(settings, episode, result.track.as_ref(), action_tokens, own);
+        let name = settings.bags[bag].display();
+        warnings.extend(result.warnings);
+        for (reason, (count, first)) in &result.skipped {
+            warnings.push(format!("{name}: {count} frames skipped, {reason} ({first})"));
         }
-        incomplete.extend(ending.failure.map(|error| error.to_string()));
-        let skipped = ending
-            .skipped
-            .into_iter()
-            .map(|(reason, (count, _))| (reason.to_owned(), count))
-            .collect();
-        notes.push(EpisodeNotes { images: ending.images, skipped });
-        if let (Some(track), Some(kind)) = (ending.track, episode.action_kind()) {
-            let how = settings.action_match.unwrap_or_else(|| kind.default_match());
-            let tolerance_ms = settings.tolerance_ms.unwrap_or(1e3 / settings.policy_hz);
-            let own: Vec<&mut Paired> =
-                pairs.iter_mut().filter(|pair| pair.step.bag == bag).collect();
-            let times: Vec<(i64, Option<i64>)> =
-                own.iter().map(|pair| (pair.step.log_time, pair.step.stamp)).collect();
-            let found = track.matched(&times, how, (tolerance_ms * 1e6) as i64, tokens);
-            let missing = found.iter().filter(|recorded| recorded.is_none()).count();
-            if missing > 0 {
-                let bag = settings.bags[bag].display();
-                warnings.push(format!(
-                    "{bag}: {missing} of {} frames have no recorded action within {tolerance_ms} \
-                    ms",
-                    found.len()
-                ));
-            }
-            own.into_iter().zip(found).for_each(|(pair, recorded)| pair.recorded = recorded);
-        }
+        warnings.extend(unmatched.map(|unmatched| format!("{name}: {unmatched}")));
+        incomplete.extend(result.failure.map(|error| error.to_string()));
+        let skipped = result.skipped.into_iter();
+        notes.push(EpisodeNotes {
+            images: result.images,
+            skipped: skipped.map(|(reason, (count, _))| (reason.to_owned(), count)).collect(),
+        });
     }
     incomplete.extend(abort.map(|error| format!("the policy stopped: {error}")));
     if interrupted {
@@ -153,8 +129,30 @@ fn sum_up(
         settings.bags.iter().skip(read).map(|bag| format!("{} was not reached", bag.display())),
     );
     notes.resize(settings.bags.len(), EpisodeNotes::default());
-    let report = Report::of(settings.clone(), tokens, notes, &pairs, incomplete, warnings);
+    let report = Report::of(settings.clone(), action_tokens, notes, &pairs, incomplete, warnings);
     Evaluated { report, pairs, interrupted }
+}
+
+/// Sets the recorded action of each frame. Returns a warning about frames without one.
+fn match_actions(
+    settings: &Settings,
+    episode: &Episode,
+    track: Option<&Track>,
+    action_tokens: Option<ActionTokens>,
+    pairs: Vec<&mut Paired>,
+) -> Option<String> {
+    let (track, kind) = (track?, episode.action_kind()?);
+    let how = settings.action_match.unwrap_or_else(|| kind.default_match());
+    let tolerance_ms = settings.tolerance_ms.unwrap_or(1e3 / settings.policy_hz);
+    let times: Vec<(i64, Option<i64>)> =
+        pairs.iter().map(|pair| (pair.step.log_time, pair.step.stamp)).collect();
+    let found = track.matched(&times, how, (tolerance_ms * 1e6) as i64, action_tokens);
+    let (frames, missing) =
+        (found.len(), found.iter().filter(|recorded| recorded.is_none()).count());
+    pairs.into_iter().zip(found).for_each(|(pair, recorded)| pair.recorded = recorded);
+    (missing > 0).then(|| {
+        format!("{missing} of {frames} frames have no recorded action within {tolerance_ms} ms")
+    })
 }
 
 struct Run<'a> {
@@ -167,7 +165,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// One bag.
+    /// Evaluates one bag.
     fn episode(
         &mut self,
         bag: usize,
@@ -175,16 +173,16 @@ impl Run<'_> {
         space: &ActionSpace,
         done: &HashSet<u64>,
         steps: &mut Vec<Step>,
-    ) -> Result<Ending, EvalError> {
+    ) -> Result<ReadResult, EvalError> {
         let (settings, stop, track) = (self.settings, self.stop, episode.track(space)?);
-        let mut unfit: Vec<(u64, String)> = Vec::new();
+        let mut invalid: Vec<(u64, String)> = Vec::new();
         let mut sizes = Sizes::default();
         let source = Source { episode, bag, settings, track, done, stop };
-        let mut ending = pipeline::run(source, &mut |Decoded { frame, image }| {
+        let mut result = pipeline::run(source, &mut |Decoded { frame, image }| {
             match image {
-                Err(error) => unfit.push((frame.number, error.to_string())),
+                Err(error) => invalid.push((frame.number, error.to_string())),
                 Ok(image) => {
-                    sizes.see(frame.number, (image.width(), image.height()));
+                    sizes.add(frame.number, (image.width(), image.height()));
                     match self.step(bag, frame, &image)? {
                         Some(step) => steps.push(step),
                         None => return Ok(false),
@@ -193,12 +191,12 @@ impl Run<'_> {
             }
             Ok(!stop.load(Ordering::Relaxed))
         })?;
-        unfit.iter().for_each(|(number, detail)| ending.skip(*number, "unfit image", detail));
-        ending.warnings.extend(sizes.warning(episode.bag.path()));
-        Ok(ending)
+        invalid.iter().for_each(|(number, detail)| result.skip(*number, "invalid image", detail));
+        result.warnings.extend(sizes.warning(episode.bag.path()));
+        Ok(result)
     }
 
-    /// One frame. `None`: the policy cannot go on.
+    /// Evaluates one frame. `None`: the policy cannot go on.
     fn step(
         &mut self,
         bag: usize,
@@ -210,7 +208,7 @@ impl Run<'_> {
                 token_ids: decision.token_ids,
                 normalized: decision.normalized,
                 action: decision.action,
-                margins: decision.logit_margins,
+                logit_margins: decision.logit_margins,
                 stages: decision
                     .stages
                     .iter()
@@ -239,7 +237,7 @@ impl Run<'_> {
     }
 }
 
-/// Notices images of changing size.
+/// Detects images of changing size.
 #[derive(Default)]
 struct Sizes {
     last: Option<(usize, usize)>,
@@ -248,7 +246,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn see(&mut self, frame: u64, size: (usize, usize)) {
+    fn add(&mut self, frame: u64, size: (usize, usize)) {
         if let Some(before) = self.last.replace(size).filter(|before| *before != size) {
             if self.changes == 0 {
                 self.first = format!(
@@ -268,7 +266,7 @@ impl Sizes {
     }
 }
 
-/// Whether the next frame may fare better: a wrong token is a finding, a lost device is not.
+/// Whether an error concerns only one frame: a wrong token is a result, a lost device is not.
 fn concerns_one_frame(error: &PolicyError) -> bool {
     match error {
         PolicyError::Codec(_)

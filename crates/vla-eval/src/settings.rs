@@ -1,4 +1,4 @@
-//! What is evaluated, and how: everything that two runs must share to be one evaluation.
+//! What is evaluated and how: all runs of one evaluation have the same settings.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use rosbag2_reader::align::ActionMatch;
 
-/// An evaluation's settings. They stand in `report.json`, and a run that is taken up again must
-/// have the same.
+/// Settings of an evaluation. `report.json` contains them; a resumed run must have the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Bags, each an episode.
+    /// Bags, one episode each.
     pub bags: Vec<PathBuf>,
     /// Topic of the camera images.
     pub image_topic: String,
-    /// The instruction, where it is not recorded.
+    /// The instruction, if it is not recorded.
     pub instruction: Option<String>,
     /// Topic of the recorded instruction.
     pub instruction_topic: Option<String>,
@@ -24,17 +23,17 @@ pub struct Settings {
     pub gripper_topic: Option<String>,
     /// How actions are matched to images; the default depends on the type of the topic.
     pub action_match: Option<ActionMatch>,
-    /// How far an action may lie from its image, milliseconds; the default is one policy period.
+    /// Largest time between image and action, milliseconds; the default is one policy period.
     pub tolerance_ms: Option<f64>,
     /// Rate of the policy, hertz.
     pub policy_hz: f64,
-    /// Every how many-th image is evaluated.
+    /// Every n-th image is evaluated.
     pub every: u64,
-    /// At most so many images of each bag.
+    /// Largest number of images per bag.
     pub limit: Option<u64>,
-    /// Which part of the images this run evaluates.
+    /// The part of the images that this run evaluates.
     pub shard: Shard,
-    /// Above it a gripper counts as open.
+    /// The gripper is open above this value.
     pub gripper_threshold: f64,
     /// The policy.
     pub policy: PolicySettings,
@@ -45,19 +44,20 @@ pub struct Settings {
 pub struct PolicySettings {
     /// Folder of the checkpoint.
     pub checkpoint: PathBuf,
-    /// Statistics in use.
+    /// Statistics for un-normalization.
     pub unnorm_key: String,
     /// Numbers per action.
     pub action_dim: usize,
-    /// Where it runs.
+    /// Device that it runs on.
     pub device: String,
-    /// In which number formats.
+    /// Name of the precision policy.
     pub precision: String,
-    /// Over which tokens it decodes.
+    /// `full` or `actions`: the tokens over which it decodes.
     pub decode: String,
 }
 
-/// Part `index` of `count`; the parts are alike, not in a row, so that all take the same time.
+/// Part `index` of `count`. Consecutive frames belong to different parts, so that all parts take
+/// about the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// 0 to `count - 1`.
@@ -99,12 +99,12 @@ impl Settings {
             return false;
         }
         let turn = frame / self.every;
-        // Bags begin with different shards: many short ones would otherwise all fall to the first.
+        // Offset by the bag: otherwise the first shard would get most of many short bags.
         self.limit.is_none_or(|limit| turn < limit)
             && (turn + bag as u64) % self.shard.count == self.shard.index
     }
 
-    /// How many of the first `frames` images of the `bag`-th bag this run evaluates.
+    /// Number of images, of the first `frames` of the `bag`-th bag, that this run evaluates.
     pub fn share(&self, bag: usize, frames: u64) -> u64 {
         let turns = frames.div_ceil(self.every);
         let turns = self.limit.map_or(turns, |limit| turns.min(limit));
@@ -113,7 +113,8 @@ impl Settings {
         turns.saturating_sub(first).div_ceil(self.shard.count)
     }
 
-    /// The names and values of what differs in `other`, the shard aside when `any_shard`.
+    /// Names and both values of the settings that differ in `other`; `any_shard` excludes the
+    /// shard.
     pub fn differences(&self, other: &Settings, any_shard: bool) -> Vec<String> {
         let (Ok(a), Ok(b)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return vec!["settings".to_owned()];
@@ -145,7 +146,7 @@ pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Settings of no particular evaluation.
+    /// Settings for tests.
     pub fn settings() -> Settings {
         Settings {
             bags: vec!["a".into(), "b".into()],
@@ -173,7 +174,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn shards_cover_every_frame_once_and_count_their_share() {
+    fn shards_cover_every_frame_once() {
         for (every, limit, count) in [(1, None, 1), (3, None, 4), (2, Some(5), 3), (1, Some(2), 7)]
         {
             for bag in 0..3 {

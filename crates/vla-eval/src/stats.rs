@@ -1,29 +1,29 @@
-//! The few statistics that evaluation needs, defined as numpy defines them.
+//! Statistics, as defined by numpy.
 
 use serde::{Deserialize, Serialize};
 use vla_inference::stats::percentile;
 
-/// Where measured times lie, milliseconds.
+/// Distribution of a quantity, in the unit of its values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// How many were measured.
+    /// Number of values.
     pub n: usize,
-    /// Their mean.
+    /// Arithmetic mean.
     pub mean: f64,
-    /// Half are below.
+    /// Median.
     pub p50: f64,
-    /// 90 % are below.
+    /// 90th percentile.
     pub p90: f64,
-    /// 95 % are below.
+    /// 95th percentile.
     pub p95: f64,
-    /// 99 % are below.
+    /// 99th percentile.
     pub p99: f64,
-    /// The longest.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Percentiles {
-    /// Of at least one value.
+    /// `None` without values.
     pub fn of(values: &[f64]) -> Option<Percentiles> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -40,19 +40,19 @@ impl Percentiles {
     }
 }
 
-/// Arithmetic mean of at least one value.
+/// Arithmetic mean; `None` without values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Sample standard deviation (`np.std(ddof=1)`) of at least two values.
+/// Sample standard deviation (`np.std(ddof=1)`); `None` for fewer than two values.
 pub fn deviation(values: &[f64]) -> Option<f64> {
     let centre = mean(values).filter(|_| values.len() > 1)?;
     let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
     Some((squares / (values.len() - 1) as f64).sqrt())
 }
 
-/// Pearson's correlation; `None` where one side is constant.
+/// Pearson's correlation coefficient; `None` if one side is constant.
 pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let (a, b) = (mean(&first)?, mean(&second)?);

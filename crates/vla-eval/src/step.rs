@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the policy made of a frame. A line of the journal.
+/// Result of the policy on one frame; a line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Place of the bag in the list of bags.
@@ -15,19 +15,19 @@ pub struct Step {
     pub stamp: Option<i64>,
     /// Width and height of the camera image, pixels.
     pub size: (u32, u32),
-    /// What the robot was to do.
+    /// The instruction given to the policy.
     pub instruction: String,
-    /// The policy's answer, or why there is none.
+    /// The predicted action, or why there is none.
     pub outcome: Outcome,
 }
 
-/// A policy's answer.
+/// Result of an inference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// An action.
     Action(Prediction),
-    /// No action: a token that stands for none, or an answer that ended early.
+    /// No action: a token outside the action range, or a generation that ended early.
     Failure(String),
 }
 
@@ -41,36 +41,35 @@ pub struct Prediction {
     /// Physical units per policy period, per dimension.
     pub action: Vec<f64>,
     /// Top-1 minus top-2 logit of each token.
-    pub margins: Vec<f32>,
+    pub logit_margins: Vec<f32>,
     /// Milliseconds of each stage.
     pub stages: Vec<(String, f64)>,
 }
 
-/// What was recorded for a frame.
+/// The recorded action of a frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Recorded {
-    /// Time of the recorded action on the clock it was matched by, nanoseconds since the epoch.
+    /// Header stamp or log time that it was matched by, nanoseconds since the epoch.
     pub time: i64,
-    /// Physical units per policy period; `None` where the recording has no such dimension.
+    /// Physical units per policy period; `None` for a dimension that was not recorded.
     pub action: Vec<Option<f64>>,
-    /// -1 to 1, as training would normalize it.
+    /// -1 to 1, normalized as in training.
     pub normalized: Vec<Option<f64>>,
-    /// Tokens: recorded ones, or those training would make; empty for policies without action
-    /// tokens.
+    /// Recorded tokens, or else encoded as in training; empty for policies without action tokens.
     pub token_ids: Vec<Option<u32>>,
 }
 
 /// A frame with its recorded action, if one was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
-    /// What the policy made of it.
+    /// The result of the policy.
     pub step: Step,
-    /// What was recorded.
+    /// The recorded action.
     pub recorded: Option<Recorded>,
 }
 
 impl Paired {
-    /// Prediction and record, where there are both.
+    /// Prediction and recorded action, if there are both.
     pub fn both(&self) -> Option<(&Prediction, &Recorded)> {
         match (&self.step.outcome, &self.recorded) {
             (Outcome::Action(prediction), Some(recorded)) => Some((prediction, recorded)),
@@ -78,7 +77,7 @@ impl Paired {
         }
     }
 
-    /// The prediction, where there is one.
+    /// The prediction, if there is one.
     pub fn prediction(&self) -> Option<&Prediction> {
         match &self.step.outcome {
             Outcome::Action(prediction) => Some(prediction),
@@ -86,8 +85,7 @@ impl Paired {
         }
     }
 
-    /// Mean absolute error over the normalized dimensions that were recorded: what steps are ranked
-    /// by.
+    /// Mean absolute error over the recorded normalized dimensions, by which frames are ranked.
     pub fn error(&self) -> Option<f64> {
         let (prediction, recorded) = self.both()?;
         let errors: Vec<f64> = prediction
@@ -105,7 +103,7 @@ impl Paired {
     }
 }
 
-/// Names of the action's dimensions: Bridge's seven, or numbers.
+/// Names of the action's dimensions: those of Bridge for seven, else `a0`, `a1`, ...
 pub fn dimension_names(dimensions: usize) -> Vec<String> {
     const BRIDGE: [&str; 7] = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
     if dimensions == BRIDGE.len() {

@@ -1,5 +1,5 @@
-//! `actions.csv`: every frame with its predicted and recorded action, without loss. `merge` and
-//! `compare` read it again.
+//! `actions.csv`: every frame with its predicted and recorded action, at full precision. `merge`
+//! and `compare` read it back.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,10 +9,10 @@ use std::str::FromStr;
 use csv::StringRecord;
 
 use super::EvalError;
-use super::report::write_whole;
+use super::files::write_file;
 use super::step::{Outcome, Paired, Prediction, Recorded, Step, dimension_names};
 
-/// Its name in the output folder.
+/// File name in the output folder.
 pub const FILE: &str = "actions.csv";
 
 const FIXED: [&str; 12] = [
@@ -27,7 +27,7 @@ const FIXED: [&str; 12] = [
     "token_ids",
     "recorded_token_ids",
     "recorded_time_ns",
-    "margins",
+    "logit_margins",
 ];
 const COLUMNS: [&str; 4] = ["predicted", "recorded", "predicted_normalized", "recorded_normalized"];
 
@@ -55,7 +55,7 @@ pub fn write(out: &Path, pairs: &[Paired], dimensions: usize) -> Result<(), Eval
     });
     result.map_err(failed)?;
     let bytes = writer.into_inner().map_err(EvalError::result(&path))?;
-    write_whole(&path, &bytes)
+    write_file(&path, &bytes)
 }
 
 fn cell(value: Option<impl Display>) -> String {
@@ -92,18 +92,18 @@ fn row(pair: &Paired, dimensions: usize, stages: &[String]) -> Vec<String> {
         prediction.map_or_else(String::new, |prediction| join(&prediction.token_ids)),
         recorded_ids.join(" "),
         cell(recorded.map(|recorded| recorded.time)),
-        prediction.map_or_else(String::new, |prediction| join(&prediction.margins)),
+        prediction.map_or_else(String::new, |prediction| join(&prediction.logit_margins)),
     ];
     let predicted = |values: fn(&Prediction) -> &Vec<f64>, i| {
         cell(prediction.and_then(|prediction| values(prediction).get(i)))
     };
-    let was = |values: fn(&Recorded) -> &Vec<Option<f64>>, i: usize| {
+    let recorded_value = |values: fn(&Recorded) -> &Vec<Option<f64>>, i: usize| {
         cell(recorded.and_then(|recorded| values(recorded).get(i).copied().flatten()))
     };
     cells.extend((0..dimensions).map(|i| predicted(|prediction| &prediction.action, i)));
-    cells.extend((0..dimensions).map(|i| was(|recorded| &recorded.action, i)));
+    cells.extend((0..dimensions).map(|i| recorded_value(|recorded| &recorded.action, i)));
     cells.extend((0..dimensions).map(|i| predicted(|prediction| &prediction.normalized, i)));
-    cells.extend((0..dimensions).map(|i| was(|recorded| &recorded.normalized, i)));
+    cells.extend((0..dimensions).map(|i| recorded_value(|recorded| &recorded.normalized, i)));
     cells.extend(stages.iter().map(|stage| {
         cell(
             prediction
@@ -153,11 +153,12 @@ impl Columns<'_> {
             return Ok(None);
         }
         let line = record.position().map_or(0, csv::Position::line);
-        let wrong = || EvalError::result(self.path)(format!("line {line}: `{text}` is no {name}"));
+        let wrong =
+            || EvalError::result(self.path)(format!("line {line}: `{text}` is not a valid {name}"));
         text.parse().map(Some).map_err(|_| wrong())
     }
 
-    fn need<T: FromStr>(&self, record: &StringRecord, name: &str) -> Result<T, EvalError> {
+    fn required<T: FromStr>(&self, record: &StringRecord, name: &str) -> Result<T, EvalError> {
         self.value(record, name)?
             .ok_or_else(|| EvalError::result(self.path)(format!("a row has no {name}")))
     }
@@ -167,8 +168,9 @@ impl Columns<'_> {
         record: &StringRecord,
         name: &str,
     ) -> Result<Vec<Option<T>>, EvalError> {
-        let wrong =
-            |part: &str| EvalError::result(self.path)(format!("`{part}` in {name} is no number"));
+        let wrong = |part: &str| {
+            EvalError::result(self.path)(format!("`{part}` in {name} is not a number"))
+        };
         let parts = self.text(record, name)?.split_whitespace();
         parts
             .map(|part| {
@@ -196,7 +198,7 @@ impl Columns<'_> {
                     .flatten()
                     .collect(),
                 action: self.columns(record, "predicted")?.into_iter().flatten().collect(),
-                margins: self.list(record, "margins")?.into_iter().flatten().collect(),
+                logit_margins: self.list(record, "logit_margins")?.into_iter().flatten().collect(),
                 stages: times?.into_iter().flatten().collect(),
             })
         } else {
@@ -212,11 +214,11 @@ impl Columns<'_> {
             }),
         };
         let step = Step {
-            bag: self.need(record, "bag")?,
-            frame: self.need(record, "frame")?,
-            log_time: self.need(record, "log_time_ns")?,
+            bag: self.required(record, "bag")?,
+            frame: self.required(record, "frame")?,
+            log_time: self.required(record, "log_time_ns")?,
             stamp: self.value(record, "stamp_ns")?,
-            size: (self.need(record, "width")?, self.need(record, "height")?),
+            size: (self.required(record, "width")?, self.required(record, "height")?),
             instruction: self.text(record, "instruction")?.to_owned(),
             outcome,
         };

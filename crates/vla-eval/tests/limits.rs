@@ -34,7 +34,7 @@ fn settings(folder: &Path, workspace: bool) -> LimitsSettings {
         action_topic: "/action".into(),
         gripper_topic: None,
         pose_topic: None,
-        robot: robot(folder, workspace),
+        robot_file: robot(folder, workspace),
         policy_file: root("config/policies/openvla_tiny.yaml"),
         checkpoint: None,
         unnorm_key: None,
@@ -63,7 +63,7 @@ fn count(report: &LimitsReport, name: &str) -> (u64, u64) {
 }
 
 #[test]
-fn a_motion_twice_as_fast_as_allowed() {
+fn motion_at_twice_the_velocity_limit() {
     let folder = tempfile::tempdir().unwrap();
     // Ten steps of 4 cm, a fifth of a second each, give or take 20 ms: 0.2 m/s for 2 s.
     let jitter = |i: i64| if i % 2 == 0 { 0 } else { 20_000_000 };
@@ -71,30 +71,33 @@ fn a_motion_twice_as_fast_as_allowed() {
         (0..10).map(|i| (i * PERIOD + jitter(i), [0.04, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])).collect();
     write(folder.path(), &actions);
     let report = replay(&settings(folder.path(), false), &folder.path().join("out")).unwrap();
-    let sums = &report.overall;
-    assert_eq!((sums.actions, sums.unseen, sums.unusable, sums.pauses), (10, 0, 0, 0));
-    let asked = sums.linear.asked_velocity.unwrap();
-    assert_eq!(asked.n, 10);
-    close("asked velocity", asked.p50, 0.2, 1e-12);
+    let summary = &report.overall;
+    assert_eq!(
+        (summary.actions, summary.superseded, summary.not_finite, summary.pauses),
+        (10, 0, 0, 0)
+    );
+    let desired = summary.linear.desired_velocity.unwrap();
+    assert_eq!(desired.n, 10);
+    close("desired velocity", desired.p50, 0.2, 1e-12);
     // From rest to 0.2 m/s within one period of 0.2 s: 1 m/s2, and 5 m/s3 twice: when it begins and
     // when it is over.
     let (acceleration, jerk) =
-        (sums.linear.asked_acceleration.unwrap(), sums.linear.asked_jerk.unwrap());
-    close("asked acceleration", acceleration.max, 1.0, 1e-12);
-    close("asked acceleration, mean", acceleration.mean, 0.1, 1e-12);
-    close("asked jerk", jerk.max, 5.0, 1e-12);
-    close("asked jerk, mean", jerk.mean, 1.0, 1e-12);
+        (summary.linear.desired_acceleration.unwrap(), summary.linear.desired_jerk.unwrap());
+    close("desired acceleration", acceleration.max, 1.0, 1e-12);
+    close("desired acceleration, mean", acceleration.mean, 0.1, 1e-12);
+    close("desired jerk", jerk.max, 5.0, 1e-12);
+    close("desired jerk, mean", jerk.mean, 1.0, 1e-12);
     // Every action is cut to half, in dx only; each plays for ten commands, and then the stop
     // begins.
-    let clipped: Vec<u64> = sums.dimensions.iter().map(|d| d.clipped).collect();
+    let clipped: Vec<u64> = summary.dimensions.iter().map(|d| d.clipped).collect();
     assert_eq!(clipped, [10, 0, 0, 0, 0, 0]);
-    assert_eq!(sums.dimensions[0].clipped_share, 1.0);
+    assert_eq!(summary.dimensions[0].clipped_share, 1.0);
     assert_eq!((count(&report, "velocity"), count(&report, "ramp_down").0), ((100, 10), 1));
     assert_eq!(
         (count(&report, "envelope"), count(&report, "step_cap"), count(&report, "workspace")),
         ((0, 0), (0, 0), (0, 0))
     );
-    let commanded = sums.linear.commanded;
+    let commanded = summary.linear.commanded;
     close("commanded velocity", commanded.velocity, 0.1, 1e-6);
     assert!(
         commanded.velocity <= 0.1
@@ -104,13 +107,23 @@ fn a_motion_twice_as_fast_as_allowed() {
     );
     // Both lead straight ahead, so that they are apart by the difference of their ways; the stop
     // makes up 0.1 m/s * (v/a + a/j) / 2.
-    close("way asked", sums.linear.path_asked, 0.4, 1e-9);
-    assert!((0.18..0.2).contains(&sums.linear.path_commanded), "{:?}", sums.linear);
-    close("apart at the end", sums.linear.offset_end, 0.4 - sums.linear.path_commanded, 1e-9);
-    close("made up while stopping", sums.linear.offset_max - sums.linear.offset_end, 0.01, 0.003);
-    close("seconds", sums.seconds, 2.2, 0.05);
-    assert_eq!((sums.gripper.asked, sums.gripper.commanded), (1, 1));
-    assert_eq!(sums.angular.path_commanded, 0.0);
+    close("desired path", summary.linear.desired_path, 0.4, 1e-9);
+    assert!((0.18..0.2).contains(&summary.linear.commanded_path), "{:?}", summary.linear);
+    close(
+        "apart at the end",
+        summary.linear.deviation_end,
+        0.4 - summary.linear.commanded_path,
+        1e-9,
+    );
+    close(
+        "made up while stopping",
+        summary.linear.deviation_max - summary.linear.deviation_end,
+        0.01,
+        0.003,
+    );
+    close("seconds", summary.seconds, 2.2, 0.05);
+    assert_eq!((summary.gripper.desired, summary.gripper.commanded), (1, 1));
+    assert_eq!(summary.angular.commanded_path, 0.0);
     // The files say the same.
     let out = folder.path().join("out");
     assert_eq!(LimitsReport::read(&out).unwrap(), report);
@@ -131,30 +144,30 @@ fn a_motion_twice_as_fast_as_allowed() {
 }
 
 #[test]
-fn a_motion_within_the_limits_only_lags() {
+fn motion_within_the_limits_lags() {
     let folder = tempfile::tempdir().unwrap();
     let actions: Vec<_> =
         (0..10).map(|i| (i * PERIOD, [0.0, -0.01, 0.0, 0.0, 0.0, 0.0, 0.0])).collect();
     write(folder.path(), &actions);
     let report = replay(&settings(folder.path(), false), &folder.path().join("out")).unwrap();
-    let sums = &report.overall;
-    assert!(sums.dimensions.iter().all(|d| d.clipped == 0), "{:?}", sums.dimensions);
-    let names: Vec<&str> = sums.interventions.iter().map(|count| count.name.as_str()).collect();
+    let summary = &report.overall;
+    assert!(summary.dimensions.iter().all(|d| d.clipped == 0), "{:?}", summary.dimensions);
+    let names: Vec<&str> = summary.interventions.iter().map(|count| count.name.as_str()).collect();
     assert!(
         names.iter().all(|name| ["acceleration", "jerk", "ramp_down"].contains(name)),
         "{names:?}"
     );
     // A ramp to 0.05 m/s takes v/a + a/j = 0.15 s and loses half of it; stopping wins the same
     // back. A command is held for 0.02 s: 1 mm.
-    close("way asked", sums.linear.path_asked, 0.1, 1e-9);
-    close("way commanded", sums.linear.path_commanded, 0.1, 0.0012);
-    close("apart at most", sums.linear.offset_max, 0.05 * 0.075, 0.0012);
-    close("apart at the end", sums.linear.offset_end, 0.0, 0.0012);
-    close("commanded", sums.dimensions[1].commanded_peak, 0.05, 1e-6);
+    close("desired path", summary.linear.desired_path, 0.1, 1e-9);
+    close("commanded path", summary.linear.commanded_path, 0.1, 0.0012);
+    close("apart at most", summary.linear.deviation_max, 0.05 * 0.075, 0.0012);
+    close("apart at the end", summary.linear.deviation_end, 0.0, 0.0012);
+    close("commanded", summary.dimensions[1].commanded_max, 0.05, 1e-6);
 }
 
 #[test]
-fn the_envelope_scales_the_whole_step() {
+fn envelope_scales_the_whole_step() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
     let stats = vla_inference::checkpoint::NormStats::open(&checkpoint).unwrap();
@@ -184,7 +197,7 @@ fn the_envelope_scales_the_whole_step() {
 }
 
 #[test]
-fn the_workspace_stops_what_leads_out_and_lets_the_rest_through() {
+fn workspace_blocks_outward_motion() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = BagWriter::new(&folder.path().join("bag.mcap"));
     for i in 0..10 {
@@ -205,8 +218,8 @@ fn the_workspace_stops_what_leads_out_and_lets_the_rest_through() {
         (report.overall.dimensions[0].clipped, report.overall.dimensions[0].clipped_share),
         (5, 0.5)
     );
-    close("inward", report.overall.dimensions[0].commanded_peak, 0.05, 1e-6);
-    close("way commanded", report.overall.linear.path_commanded, 5.0 * 0.01, 0.002);
+    close("inward", report.overall.dimensions[0].commanded_max, 0.05, 1e-6);
+    close("commanded path", report.overall.linear.commanded_path, 5.0 * 0.01, 0.002);
     let positions = report.overall.positions.unwrap();
     assert_eq!((positions.n, positions.outside, positions.max), (40, 1, [0.51, 0.0, 0.5]));
 
@@ -223,21 +236,21 @@ fn the_workspace_stops_what_leads_out_and_lets_the_rest_through() {
 }
 
 #[test]
-fn a_pause_is_a_stop_and_numbers_that_are_none_are_left_out() {
+fn pauses_stop_and_nan_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let slow = [0.0, 0.0, 0.0, 0.0, 0.0, 0.02, 0.0];
     let mut broken = slow;
     broken[3] = f64::NAN;
     write(folder.path(), &[(0, slow), (PERIOD, broken), (6 * PERIOD, slow), (600 * PERIOD, slow)]);
     let report = replay(&settings(folder.path(), false), &folder.path().join("out")).unwrap();
-    let sums = &report.overall;
-    assert_eq!((sums.actions, sums.unusable, sums.pauses), (3, 1, 2));
+    let summary = &report.overall;
+    assert_eq!((summary.actions, summary.not_finite, summary.pauses), (3, 1, 2));
     // 1.2 s to the second, 5 s in place of two minutes to the third, its 0.2 s, and the stop.
-    close("seconds", sums.seconds, 1.2 + 5.0 + 0.2 + 0.15, 0.1);
+    close("seconds", summary.seconds, 1.2 + 5.0 + 0.2 + 0.15, 0.1);
     assert_eq!(count(&report, "ramp_down").0, 3);
     // Each begins at rest: 0.1 rad/s within 0.2 s.
-    let acceleration = sums.angular.asked_acceleration.unwrap();
-    close("asked acceleration", acceleration.mean, 0.5, 1e-12);
+    let acceleration = summary.angular.desired_acceleration.unwrap();
+    close("desired acceleration", acceleration.mean, 0.5, 1e-12);
     assert!(
         report.warnings.iter().any(|line| line.contains("not finite")),
         "{:?}",
@@ -246,7 +259,7 @@ fn a_pause_is_a_stop_and_numbers_that_are_none_are_left_out() {
 }
 
 #[test]
-fn twists_are_metres_per_second_and_faster_than_commands_they_are_counted() {
+fn superseded_twists_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = BagWriter::new(&folder.path().join("bag.mcap"));
     for i in 0..100 {
@@ -257,17 +270,17 @@ fn twists_are_metres_per_second_and_faster_than_commands_they_are_counted() {
     let settings =
         LimitsSettings { gripper_topic: Some("/gripper".into()), ..settings(folder.path(), false) };
     let report = replay(&settings, &folder.path().join("out")).unwrap();
-    let sums = &report.overall;
+    let summary = &report.overall;
     // 100 per second against 50 commands per second: every second one is seen, the first at once.
-    assert_eq!((sums.actions, sums.unseen, sums.pauses), (100, 49, 0));
-    close("asked", sums.linear.asked_velocity.unwrap().max, 0.05, 1e-12);
-    close("commanded", sums.angular.commanded.velocity, 0.1, 1e-6);
-    assert!(sums.dimensions.iter().all(|d| d.clipped == 0), "{:?}", sums.dimensions);
-    assert_eq!((sums.gripper.asked, sums.gripper.commanded), (2, 2));
+    assert_eq!((summary.actions, summary.superseded, summary.pauses), (100, 49, 0));
+    close("desired", summary.linear.desired_velocity.unwrap().max, 0.05, 1e-12);
+    close("commanded", summary.angular.commanded.velocity, 0.1, 1e-6);
+    assert!(summary.dimensions.iter().all(|d| d.clipped == 0), "{:?}", summary.dimensions);
+    assert_eq!((summary.gripper.desired, summary.gripper.commanded), (2, 2));
 }
 
 #[test]
-fn what_does_not_fit_is_said_before_anything_is_replayed() {
+fn unfit_files_and_topics_are_refused_first() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), &[(0, [0.0; 7])]);
     let good = settings(folder.path(), true);
@@ -280,7 +293,8 @@ fn what_does_not_fit_is_said_before_anything_is_replayed() {
             && error.contains("/action (std_msgs/msg/Float64MultiArray"),
         "{error}"
     );
-    let error = fail(&LimitsSettings { robot: folder.path().join("none.yaml"), ..good.clone() });
+    let error =
+        fail(&LimitsSettings { robot_file: folder.path().join("none.yaml"), ..good.clone() });
     assert!(error.contains("none.yaml") && error.contains("cannot read"), "{error}");
     let error = fail(&LimitsSettings {
         checkpoint: Some(root("tests/data/openvla_tiny/ckpt")),

@@ -12,6 +12,7 @@ use vla_eval::{
 };
 
 const TOLERANCE: f64 = 1e-9;
+const TOKENS: ActionTokens = ActionTokens { start: 31_744, end: 32_000 };
 
 fn data(name: &str) -> Vec<u8> {
     std::fs::read(
@@ -58,8 +59,7 @@ fn agree(path: &str, ours: &Value, theirs: &Value, places: &mut usize) {
 
 #[test]
 fn metrics_equal_numpy() {
-    let options =
-        MetricOptions { tokens: Some(ActionTokens { end: 32_000 }), gripper_threshold: 0.5 };
+    let options = MetricOptions { action_tokens: Some(TOKENS), gripper_threshold: 0.5 };
     let metrics = Metrics::of(&pairs(), 7, options);
     assert!(metrics.frames > 40 && metrics.frames < 60);
     let mut places = 0;
@@ -72,8 +72,7 @@ fn latencies_equal_numpy() {
     let settings =
         Settings { bags: vec!["a".into(), "b".into()], ..support::settings(Path::new("a")) };
     let notes = vec![EpisodeNotes::default(); 2];
-    let report =
-        Report::of(settings, Some(ActionTokens { end: 32_000 }), notes, &pairs(), vec![], vec![]);
+    let report = Report::of(settings, Some(TOKENS), notes, &pairs(), vec![], vec![]);
     let mut places = 0;
     agree(
         "latency_ms",
@@ -90,12 +89,12 @@ fn latencies_equal_numpy() {
 }
 
 #[test]
-fn the_inverse_codec_equals_numpy() {
+fn encoding_equals_numpy() {
     let expected = expected();
     let floats = |value: &Value| -> Vec<f64> {
         value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
     };
-    let tokens = ActionTokens { end: 32_000 };
+    let tokens = TOKENS;
     for (probe, id) in
         floats(&expected["probes"]).into_iter().zip(floats(&expected["probe_tokens"]))
     {
@@ -123,10 +122,10 @@ fn the_inverse_codec_equals_numpy() {
 }
 
 #[test]
-fn nothing_recorded_gives_no_numbers_and_one_sided_grippers_no_score() {
+fn no_metrics_without_recorded_actions() {
     let mut pairs = pairs();
     pairs.iter_mut().for_each(|pair| pair.recorded = None);
-    let options = MetricOptions { tokens: None, gripper_threshold: 0.5 };
+    let options = MetricOptions { action_tokens: None, gripper_threshold: 0.5 };
     let metrics = Metrics::of(&pairs, 7, options);
     assert_eq!(
         (metrics.frames, metrics.token_accuracy, metrics.normalized_mae, metrics.gripper),

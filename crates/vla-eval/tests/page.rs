@@ -1,7 +1,7 @@
-//! The report in a real browser: it renders, and the plots and images are seen. Needs Chromium
-//! (`CHROMIUM`, or one of the usual names on the path; `tools/test/browser` gets one). Without it
-//! the test says `SKIPPED` past the runner's capture, and why; `tools/test/run` repeats that at the
-//! end. A `CHROMIUM` that does not run is a failure.
+//! The report in a browser: plots and images are visible, and no table is cut. Needs Chromium
+//! (`CHROMIUM`, or one of the usual names on the path; `tools/test/browser` installs one). Without
+//! it the test prints a line `SKIPPED` with the reason, which `tools/test/run` repeats at the end.
+//! A `CHROMIUM` that does not run is a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -44,8 +44,8 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Opens a page and takes its picture. Returns what the browser said.
-fn open(browser: &Path, page: &Path, picture: &Path, profile: &Path) -> String {
+/// Runs the browser on a page with a window 1100 px wide. Returns its stdout and stderr.
+fn browse(browser: &Path, page: &Path, profile: &Path, action: &str) -> (String, String) {
     let output = Command::new(browser)
         .args([
             "--headless",
@@ -56,38 +56,75 @@ fn open(browser: &Path, page: &Path, picture: &Path, profile: &Path) -> String {
             "--enable-logging=stderr",
         ])
         .arg(format!("--user-data-dir={}", profile.display()))
-        .arg(format!("--screenshot={}", picture.display()))
+        .arg(action)
         .arg(format!("file://{}", page.display()))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "the browser failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, error) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "the browser failed: {error}");
+    (out, error)
+}
+
+/// Takes a screenshot of a page. Returns the browser's log.
+fn open(browser: &Path, page: &Path, picture: &Path, profile: &Path) -> String {
+    browse(browser, page, profile, &format!("--screenshot={}", picture.display())).1
+}
+
+/// Asserts that nothing of a page is wider than the window, and that no table is cut by the
+/// scrolling element around it. A script in a copy of the page measures.
+fn assert_not_cut(browser: &Path, page: &Path, profile: &Path) {
+    let script = "<script>addEventListener('load', () => {
+        const root = document.documentElement;
+        const cut = [...document.querySelectorAll('table')].filter(table => {
+            const box = table.parentElement.getBoundingClientRect();
+            return table.getBoundingClientRect().right > Math.min(box.right, innerWidth) + 0.5;
+        });
+        const tables = document.querySelectorAll('table').length;
+        document.title = `measured ${root.scrollWidth} ${innerWidth} ${cut.length} ${tables}`;
+    })</script></head>";
+    let measured = page.with_extension("measured.html");
+    let text = std::fs::read_to_string(page).unwrap();
+    std::fs::write(&measured, text.replace("</head>", script)).unwrap();
+    let (dom, _) = browse(browser, &measured, profile, "--dump-dom");
+    let title = dom.split("<title>measured ").nth(1).and_then(|rest| rest.split('<').next());
+    let numbers: Vec<f64> = title
+        .expect("the script did not run")
+        .split(' ')
+        .map(|number| number.parse().unwrap())
+        .collect();
+    let [content, window, cut, tables] = numbers[..] else { panic!("{title:?}") };
+    assert!(content <= window, "{}: {content} px in a window of {window}", page.display());
+    assert!(tables >= 5.0 && cut == 0.0, "{}: {cut} of {tables} tables are cut", page.display());
 }
 
 #[test]
-fn the_report_renders_in_a_browser() {
+fn report_renders_uncut() {
     let Some(browser) = browser() else {
-        say("SKIPPED the_report_renders_in_a_browser: no Chromium (tools/test/browser gets one, \
-            or set CHROMIUM)");
+        say("SKIPPED report_renders_uncut: no Chromium (run tools/test/browser, or set CHROMIUM)");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let settings = settings(&root("tests/data/bags/mcap_plain"));
+    // A path as long as those of real recordings.
+    let bag =
+        folder.path().join("robot_recordings_of_the_second_floor_kitchen_2024_05_17-09_41_23");
+    std::fs::create_dir(&bag).unwrap();
+    for file in ["metadata.yaml", "mcap_plain.mcap"] {
+        let source = root("tests/data/bags/mcap_plain").join(file);
+        std::fs::copy(source, bag.join(file)).unwrap();
+    }
+    let settings = settings(&bag);
     let mut policy = Scripted { shift: 9, fails: 5, ..Scripted::new() };
     let options = RunOptions { overwrite: false, quiet: true };
     let evaluated =
         evaluate(&mut policy, &settings, folder.path(), options, &AtomicBool::new(false)).unwrap();
-    // The recorded actions within a robot's limits stand in the same report.
+    // The report includes the result of `eval limits` on the same bags.
     let limits = LimitsSettings {
         bags: settings.bags.clone(),
         action_topic: "/vla/action".into(),
         gripper_topic: None,
         pose_topic: None,
-        robot: root("config/robots/widowx_250.yaml"),
+        robot_file: root("config/robots/widowx_250.yaml"),
         policy_file: root("config/policies/openvla-7b.yaml"),
         checkpoint: None,
         unnorm_key: None,
@@ -97,7 +134,7 @@ fn the_report_renders_in_a_browser() {
     let text = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
     assert!(text.contains(&format!("within the limits of {}", limited.robot)));
 
-    // Kept, for a person to look at.
+    // Kept for inspection.
     let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.png");
     let said = open(
         &browser,
@@ -119,7 +156,7 @@ fn the_report_renders_in_a_browser() {
             "colour {colour:?} of the plots fills only {pixels} pixels: are they shown?"
         );
     }
-    // The frames are noise, so their pictures are the only places with many different colours.
+    // The frames are noise: only their images have many different colours.
     let colours: std::collections::BTreeSet<[u8; 3]> = seen.pixels().map(|pixel| pixel.0).collect();
     assert!(colours.len() > 1000, "only {} colours: the frames are not shown", colours.len());
     say(&format!("screenshot of the report: {}", picture.display()));
@@ -137,7 +174,11 @@ fn the_report_renders_in_a_browser() {
         );
     }
 
-    // The same page without its pictures must not pass.
+    for page in ["report.html", "limits.html"] {
+        assert_not_cut(&browser, &folder.path().join(page), &folder.path().join("profile"));
+    }
+
+    // Counter-check: without its images the page fails.
     let broken = folder.path().join("broken.html");
     std::fs::write(&broken, text.replace(";base64,", ";base64,AAAA")).unwrap();
     let other = folder.path().join("broken.png");

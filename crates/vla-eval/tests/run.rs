@@ -42,7 +42,7 @@ fn fail(settings: &Settings) -> String {
 }
 
 #[test]
-fn a_policy_that_repeats_the_recording_scores_one() {
+fn repeating_the_recording_scores_one() {
     for name in ["mcap_chunk_zstd", "sqlite_message_zstd", "split_sqlite", "lz4.mcap"] {
         for image_topic in ["/camera/image", "/camera/image/compressed"] {
             let folder = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ fn a_policy_that_repeats_the_recording_scores_one() {
 }
 
 #[test]
-fn the_folder_holds_what_is_promised() {
+fn output_folder_is_complete() {
     let folder = tempfile::tempdir().unwrap();
     let evaluated =
         run(&mut Scripted::new(), &settings(&fixture("mcap_plain")), folder.path()).unwrap();
@@ -102,7 +102,7 @@ fn the_folder_holds_what_is_promised() {
 }
 
 #[test]
-fn arrays_and_twists_are_matched_by_their_policies() {
+fn arrays_and_twists_are_matched() {
     for (topic, gripper, dimensions) in
         [("/action_array", None, 7), ("/twist", None, 6), ("/twist", Some("/gripper"), 7)]
     {
@@ -125,7 +125,7 @@ fn arrays_and_twists_are_matched_by_their_policies() {
 }
 
 #[test]
-fn frames_without_an_action_in_reach_are_said() {
+fn frames_without_an_action_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings {
         action_topic: Some("/action_array".into()),
@@ -142,7 +142,7 @@ fn frames_without_an_action_in_reach_are_said() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one() {
+fn interrupted_run_is_resumed() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let settings = Settings {
         bags: vec![fixture("mcap_plain"), fixture("lz4.mcap")],
@@ -180,7 +180,7 @@ fn an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one() {
 }
 
 #[test]
-fn shards_join_to_the_whole() {
+fn merged_shards_equal_one_run() {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings {
         bags: vec![fixture("mcap_plain"), fixture("sqlite_plain")],
@@ -228,7 +228,7 @@ fn shards_join_to_the_whole() {
 }
 
 #[test]
-fn two_policies_are_compared_frame_by_frame() {
+fn policies_are_compared_by_frame() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b, out) = (folder.path().join("a"), folder.path().join("b"), folder.path().join("c"));
     let first = settings(&fixture("mcap_plain"));
@@ -237,7 +237,7 @@ fn two_policies_are_compared_frame_by_frame() {
     second.policy.device = "sim:n300".into();
     run(&mut Scripted { shift: 1, fails: 4, ..Scripted::new() }, &second, &b).unwrap();
     let comparison = compare(&a, &b, &out).unwrap();
-    assert_eq!((comparison.frames, comparison.alone), (5, (1, 0)));
+    assert_eq!((comparison.frames, comparison.only_in), (5, (1, 0)));
     assert_eq!(comparison.dimensions[0].token_agreement, Some(0.0));
     assert_eq!(comparison.dimensions[1].token_agreement, Some(1.0));
     assert_eq!(
@@ -256,7 +256,7 @@ fn two_policies_are_compared_frame_by_frame() {
 }
 
 #[test]
-fn an_overwritten_evaluation_leaves_no_image_behind() {
+fn overwriting_removes_old_images() {
     let folder = tempfile::tempdir().unwrap();
     run(&mut Scripted::new(), &settings(&fixture("mcap_plain")), folder.path()).unwrap();
     let stale = folder.path().join("frames/bag0_frame5.jpg");
@@ -274,7 +274,7 @@ fn an_overwritten_evaluation_leaves_no_image_behind() {
 }
 
 #[test]
-fn wrong_tokens_are_counted_and_the_run_goes_on() {
+fn wrong_tokens_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let mut policy = Scripted { fails: 2, ..Scripted::new() };
     let Evaluated { report, pairs, .. } =
@@ -286,7 +286,7 @@ fn wrong_tokens_are_counted_and_the_run_goes_on() {
 }
 
 #[test]
-fn topics_that_do_not_fit_are_refused_before_anything_runs() {
+fn unfit_topics_are_refused_first() {
     let good = settings(&fixture("mcap_plain"));
     let error = fail(&Settings { image_topic: "/camera/rgb".into(), ..good.clone() });
     assert!(
@@ -312,7 +312,7 @@ fn topics_that_do_not_fit_are_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_damaged_bag_keeps_its_first_frames_and_the_next_bag_is_evaluated() {
+fn damaged_bag_keeps_its_first_frames() {
     let folder = tempfile::tempdir().unwrap();
     let damaged = folder.path().join("damaged.mcap");
     let mut bytes = std::fs::read(fixture("unsorted.mcap")).unwrap();
@@ -364,7 +364,7 @@ impl vla_inference::policy::Policy for Constant {
 }
 
 #[test]
-fn images_of_changing_size_and_unfit_ones_are_named() {
+fn changing_sizes_and_invalid_images_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("a.mcap");
     let mut writer = BagWriter::new(&bag);
@@ -398,7 +398,7 @@ fn images_of_changing_size_and_unfit_ones_are_named() {
         report.frames.skipped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
     assert_eq!(
         skipped,
-        [("before the first instruction", 1), ("unfit image", 2), ("unfit instruction", 1)]
+        [("before the first instruction", 1), ("invalid image", 2), ("invalid instruction", 1)]
     );
     let said = report.warnings.join("\n");
     for part in [
@@ -417,7 +417,7 @@ fn images_of_changing_size_and_unfit_ones_are_named() {
 }
 
 #[test]
-fn a_bag_that_was_written_again_is_not_taken_up() {
+fn modified_bag_is_not_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("bag.mcap");
     std::fs::copy(fixture("lz4.mcap"), &bag).unwrap();

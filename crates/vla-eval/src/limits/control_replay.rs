@@ -1,4 +1,4 @@
-//! Steps the control core through a plan, as the node's control loop would with a camera and a
+//! Steps the control core through a plan as the node's control loop does, with a camera and a
 //! policy that never fail.
 
 use super::recorded_actions::{Plan, Planned};
@@ -10,40 +10,40 @@ use vla_control::{
     Requests, State, Twist, step,
 };
 
-/// How long the arm may take to come to rest after the last step, nanoseconds. The longest stop
-/// that a configuration may have is 3 s.
+/// Longest time to come to rest after the last step, nanoseconds. Configurations allow stops of at
+/// most 3 s.
 const SETTLE: u64 = 10_000_000_000;
 
 /// One command period.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment<'a> {
+pub struct CommandPeriod<'a> {
     /// Seconds since the beginning of the plan.
     pub time_s: f64,
     /// Seconds to the next command.
     pub period_s: f64,
-    /// The steps that came since the last command; the last of them plays.
-    pub came: &'a [Planned],
-    /// What the step asks for.
+    /// Steps since the last command, the newest one last; it is the one in effect.
+    pub actions: &'a [Planned],
+    /// Velocity of the step.
     pub desired: Twist,
-    /// What was aimed at after envelope, step cap, workspace and velocity.
+    /// After envelope, step cap, workspace and velocity limit.
     pub target: Twist,
-    /// What would have been published.
+    /// After the jerk limiter: what would have been published.
     pub commanded: Twist,
-    /// What was changed.
+    /// Limits that changed this command.
     pub interventions: InterventionSet,
-    /// How often the gripper's command changed.
+    /// Changes of the gripper's command.
     pub gripper_changes: u64,
 }
 
-/// Replays a plan; `see` gets every command period in order.
+/// Replays a plan; `visit` gets every command period in order.
 ///
 /// # Errors
-/// When the control core stops although nothing is wrong, which would make the numbers worthless.
+/// When the control core leaves RUNNING, which would invalidate the numbers.
 pub fn replay(
     plan: &Plan,
     config: &ControlConfig,
     policy_hz: f64,
-    see: &mut dyn FnMut(Moment<'_>),
+    visit: &mut dyn FnMut(CommandPeriod<'_>),
 ) -> Result<(), EvalError> {
     let Some(last) = plan.steps.last() else { return Ok(()) };
     let mut state = ControlState::new(*config);
@@ -55,9 +55,9 @@ pub fn replay(
         while plan.steps.get(next).is_some_and(|planned| planned.at <= now) {
             next += 1;
         }
-        let came = &plan.steps[begin..next];
+        let actions = &plan.steps[begin..next];
         let instant = Instant::from_nanoseconds(now);
-        // The clock's epoch does not matter; zero would be "not stamped".
+        // Any epoch will do; a stamp of zero means "not stamped".
         let stamp =
             Stamp::from_nanoseconds(i64::try_from(now).unwrap_or(i64::MAX).saturating_add(1));
         let origin = ChunkOrigin {
@@ -68,7 +68,7 @@ pub fn replay(
             inference_started: instant,
             steps_begun_at_observation: steps_begun,
         };
-        let chunk = came
+        let chunk = actions
             .last()
             .map(|planned| ActionChunk::new(origin, policy_hz, vec![planned.step]))
             .transpose();
@@ -98,10 +98,10 @@ pub fn replay(
             )));
         }
         steps_begun = output.steps_begun;
-        see(Moment {
+        visit(CommandPeriod {
             time_s: now as f64 * 1e-9,
             period_s: period as f64 * 1e-9,
-            came,
+            actions,
             desired: output.motion.desired,
             target: output.motion.target,
             commanded: output.motion.limited,
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_are_interpolated_and_held_at_the_ends() {
+    fn positions_are_interpolated() {
         let poses = [(100, [0.0, 0.0, 1.0]), (200, [1.0, 0.0, 0.0])];
         assert_eq!(position_at(&poses, 0), Some([0.0, 0.0, 1.0]));
         assert_eq!(position_at(&poses, 150), Some([0.5, 0.0, 0.5]));

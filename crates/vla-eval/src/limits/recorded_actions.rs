@@ -1,9 +1,9 @@
-//! A bag as a plan for the control core: policy steps and poses on one time line that begins at
-//! zero.
+//! Reads a bag into a plan for the control core: policy steps and poses on one time line that
+//! starts at zero.
 
 use std::path::{Path, PathBuf};
 
-use super::LimitsSettings;
+use super::report::LimitsSettings;
 use crate::EvalError;
 use crate::recorded::{ActionKind, ActionSpace, Track};
 use rosbag2_reader::messages::{self, PoseStamped};
@@ -11,14 +11,14 @@ use rosbag2_reader::{Bag, BagError, Selection, Topic};
 use vla_config::PolicyFile;
 use vla_control::action_chunk::ChunkStep;
 
-/// Numbers of an action that control understands.
+/// Values per action of the control core.
 const WIDTH: usize = 7;
-/// The longest pause that is kept, seconds; control is at rest long before its end.
+/// Longest pause that is replayed, seconds; the arm is at rest well before its end.
 const PAUSE: f64 = 5.0;
-/// By how much of a policy period two actions may miss it and still follow each other: recordings
-/// jitter.
+/// Tolerated deviation of the interval between two actions, as a share of the policy period;
+/// within it they follow each other without a pause.
 const JITTER: f64 = 0.25;
-/// Most poses of a bag that are held: a day at 100 Hz.
+/// Most poses kept per bag: a day at 100 Hz.
 const POSES: usize = 10_000_000;
 
 /// A policy step and when it is given to control.
@@ -26,11 +26,11 @@ const POSES: usize = 10_000_000;
 pub struct Planned {
     /// Nanoseconds since the beginning of the plan.
     pub at: u64,
-    /// Whether it follows a pause: the arm had time to stop.
+    /// Whether it follows a pause, in which the arm stopped.
     pub after_pause: bool,
     /// The step, in metres and radians.
     pub step: ChunkStep,
-    /// Whether the recording says something about the gripper here.
+    /// Whether the recording has a gripper value for this step.
     pub has_gripper: bool,
 }
 
@@ -39,21 +39,21 @@ pub struct Planned {
 pub struct Plan {
     /// In ascending order of time.
     pub steps: Vec<Planned>,
-    /// Times as in [`Planned::at`], positions in metres; ascending. Empty when the workspace is not
-    /// looked at.
+    /// Times as in [`Planned::at`], positions in metres; ascending. Empty without a workspace
+    /// limit.
     pub poses: Vec<(u64, [f64; 3])>,
-    /// Actions with a number that is not finite; left out.
-    pub unusable: u64,
+    /// Actions with a number that is not finite; they are left out.
+    pub not_finite: u64,
     /// Nanoseconds from one step to the next at the policy's rate.
     pub period: u64,
 }
 
-/// What reading brought besides the plan.
+/// Result of reading a bag, besides the plan.
 #[derive(Debug, Default)]
-pub struct Ending {
-    /// What should be known.
+pub struct ReadResult {
+    /// Warnings about the bag.
     pub warnings: Vec<String>,
-    /// Why the bag ended early.
+    /// Why reading ended early.
     pub failure: Option<String>,
 }
 
@@ -84,38 +84,42 @@ impl Recording {
         self.bag.path()
     }
 
-    /// Reads the bag to its end. `poses`: whether they are wanted.
-    pub fn read(&self, policy_file: &PolicyFile, poses: bool) -> Result<(Plan, Ending), EvalError> {
+    /// Reads the bag to its end. `poses`: whether to read them.
+    pub fn read(
+        &self,
+        policy_file: &PolicyFile,
+        poses: bool,
+    ) -> Result<(Plan, ReadResult), EvalError> {
         let space = ActionSpace {
             dimensions: WIDTH,
             ranges: vec![None; WIDTH],
             policy_hz: policy_file.policy_hz,
         };
         let mut track = Track::new(self.kind, space)?;
-        let mut positions: Vec<Seen> = Vec::new();
-        let mut ending = Ending::default();
+        let mut positions: Vec<RecordedPose> = Vec::new();
+        let mut result = ReadResult::default();
         let topics =
             [Some(&self.action), self.gripper.as_ref(), self.pose.as_ref().filter(|_| poses)];
         let mut stream = self
             .bag
             .messages(&Selection::topics(topics.into_iter().flatten().map(|topic| topic.index)))?;
         for message in stream.by_ref() {
-            let is = |topic: &Option<Topic>, index: usize| {
+            let selected = |topic: &Option<Topic>, index: usize| {
                 topic.as_ref().filter(|topic| topic.index == index).cloned()
             };
             let taken = message.and_then(|message| {
                 if message.topic == self.action.index {
                     return track.push(&self.bag, &message, &self.action);
                 }
-                if let Some(topic) = is(&self.gripper, message.topic) {
+                if let Some(topic) = selected(&self.gripper, message.topic) {
                     track.push_gripper(&message, &topic)?;
                 }
                 if let Some(topic) =
-                    is(&self.pose, message.topic).filter(|_| positions.len() < POSES)
+                    selected(&self.pose, message.topic).filter(|_| positions.len() < POSES)
                 {
                     let pose: PoseStamped = messages::decode(&message, &topic)?;
                     let position = pose.pose.position;
-                    positions.push(Seen {
+                    positions.push(RecordedPose {
                         log_time: message.log_time,
                         stamp: pose.header.stamp.nanoseconds(),
                         position: [position.x, position.y, position.z],
@@ -124,44 +128,45 @@ impl Recording {
                 Ok(())
             });
             if let Err(error) = taken {
-                ending.failure = Some(error.to_string());
+                result.failure = Some(error.to_string());
                 break;
             }
         }
-        ending.warnings = stream.warnings().iter().map(ToString::to_string).collect();
+        result.warnings = stream.warnings().iter().map(ToString::to_string).collect();
         let path: PathBuf = self.bag.path().to_owned();
-        let (misfits, values) = track.misfits;
-        if misfits > 0 {
-            ending.warnings.push(format!(
-                "{}: {misfits} actions do not have {WIDTH} values (the first has {values}); they \
+        let (count, values) = track.wrong_size;
+        if count > 0 {
+            result.warnings.push(format!(
+                "{}: {count} actions do not have {WIDTH} values (the first has {values}); they \
                 are left out",
                 path.display()
             ));
         }
-        let plan = plan(&track, self.kind, &positions, policy_file, &path, &mut ending.warnings);
-        if plan.steps.is_empty() && ending.failure.is_none() {
-            ending.failure = Some(format!(
+        let plan = plan(&track, self.kind, &positions, policy_file, &path, &mut result.warnings);
+        if plan.steps.is_empty() && result.failure.is_none() {
+            result.failure = Some(format!(
                 "{}: no action on {} can be replayed",
                 path.display(),
                 self.action.name
             ));
         }
-        Ok((plan, ending))
+        Ok((plan, result))
     }
 }
 
 /// A pose as recorded.
-struct Seen {
+struct RecordedPose {
     log_time: i64,
     stamp: Option<i64>,
     position: [f64; 3],
 }
 
-/// Puts actions and poses on one time line. Header stamps where all carry one, otherwise log times.
+/// Merges actions and poses into one time line, by header stamp where all messages have one, else
+/// by log time.
 fn plan(
     track: &Track,
     kind: ActionKind,
-    positions: &[Seen],
+    positions: &[RecordedPose],
     policy_file: &PolicyFile,
     path: &Path,
     warnings: &mut Vec<String>,
@@ -170,11 +175,11 @@ fn plan(
     let recorded = track.in_order(stamped);
     let period = (1e9 / policy_file.policy_hz) as u64;
     let mut plan = Plan { period, ..Plan::default() };
-    // Recorded time of each step that is used, beside its planned one.
+    // Recorded and planned time of each step in use.
     let mut times: Vec<(i64, u64)> = Vec::new();
     for (time, values) in recorded.actions {
         let Some(step) = to_step(&values, kind, policy_file) else {
-            plan.unusable += 1;
+            plan.not_finite += 1;
             continue;
         };
         let (at, after_pause) = match times.last() {
@@ -192,12 +197,12 @@ fn plan(
             has_gripper: values.get(WIDTH - 1).copied().flatten().is_some(),
         });
     }
-    if plan.unusable > 0 {
+    if plan.not_finite > 0 {
         warnings.push(format!(
-            "{}: {} actions hold a number that is not finite; the node would latch a fault, here \
-            they are left out",
+            "{}: {} actions have a number that is not finite; they are left out, where the node \
+            would latch a fault",
             path.display(),
-            plan.unusable
+            plan.not_finite
         ));
     }
     plan.poses = positions
@@ -215,7 +220,7 @@ fn plan(
     plan
 }
 
-/// Nanoseconds to the next step, and whether they are a pause.
+/// Nanoseconds to the next step, and whether the interval is a pause.
 fn interval(recorded: u64, period: u64) -> (u64, bool) {
     let share = recorded as f64 / period as f64;
     if (share - 1.0).abs() <= JITTER {
@@ -234,12 +239,12 @@ fn to_step(
     for (i, slot) in action.iter_mut().enumerate() {
         *slot = match values.get(i).copied().flatten() {
             Some(value) => value,
-            // Between open and closed: control leaves the gripper as it is.
+            // At the threshold: within the hysteresis, so that control leaves the gripper as it is.
             None if i + 1 == WIDTH => policy_file.gripper_threshold.unwrap_or(0.5),
             None => return None,
         };
     }
-    // A recorded twist is in metres and radians already; the others are in the checkpoint's units.
+    // A recorded twist is in metres and radians; the other types are in the checkpoint's units.
     Some(if kind == ActionKind::Twist {
         ChunkStep::from_array(action)
     } else {
@@ -247,8 +252,8 @@ fn to_step(
     })
 }
 
-/// Where a recorded time lies on the plan's line: between two steps in proportion, outside them at
-/// the same pace.
+/// Maps a recorded time to the plan's time line: interpolated between two steps, shifted by a
+/// constant after the last one.
 fn planned_time(times: &[(i64, u64)], time: i64) -> u64 {
     let after = times.partition_point(|(recorded, _)| *recorded <= time);
     match (after.checked_sub(1).and_then(|before| times.get(before)), times.get(after)) {
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn poses_follow_the_steps_they_lie_between() {
+    fn poses_are_interpolated_between_steps() {
         let times = [(1000, 0), (1100, 200), (1200, 1000)];
         for (time, planned) in
             [(0, 0), (1000, 0), (1050, 100), (1100, 200), (1150, 600), (1200, 1000), (1300, 1100)]

@@ -1,74 +1,77 @@
-//! The report in lines for a terminal.
+//! The report as text for a terminal.
 
-use super::{Bounds, LimitsReport, Motion};
+use super::report::{Bounds, LimitsReport};
+use super::summary::Motion;
 use crate::Percentiles;
 
 /// The report as text.
 pub fn lines(report: &LimitsReport) -> Vec<String> {
-    let sums = &report.overall;
+    let summary = &report.overall;
     let mut lines = vec![format!(
         "{} actions at {} Hz of {} bags, {:.1} s, through the limits of {} at {} commands/s",
-        sums.actions,
+        summary.actions,
         report.policy_hz,
         report.episodes.len(),
-        sums.seconds,
+        summary.seconds,
         report.robot,
         report.command_hz
     )];
     lines.push(format!(
-        "{:<28} {:>10} {:>10} {:>10} {:>10}",
-        "", "asked p95", "asked max", "limit", "commanded"
+        "{:<28} {:>11} {:>11} {:>10} {:>10}",
+        "", "desired p95", "desired max", "limit", "commanded"
     ));
     for (name, unit, motion, limit) in [
-        ("linear", "m", &sums.linear, &report.limits.linear),
-        ("angular", "rad", &sums.angular, &report.limits.angular),
+        ("linear", "m", &summary.linear, &report.limits.linear),
+        ("angular", "rad", &summary.angular, &report.limits.angular),
     ] {
-        for (quantity, asked, limit, commanded) in rows(motion, limit) {
+        for (quantity, desired, limit, commanded) in rows(motion, limit) {
             let of = |pick: fn(&Percentiles) -> f64| {
-                asked.map_or_else(|| "-".to_owned(), |asked| format!("{:.4}", pick(asked)))
+                desired.map_or_else(|| "-".to_owned(), |desired| format!("{:.4}", pick(desired)))
             };
             let label = format!("{name} {} {unit}/{}", quantity.0, quantity.1);
             lines.push(format!(
-                "{label:<28} {:>10} {:>10} {limit:>10.4} {commanded:>10.4}",
+                "{label:<28} {:>11} {:>11} {limit:>10.4} {commanded:>10.4}",
                 of(|p| p.p95),
                 of(|p| p.max)
             ));
         }
     }
     lines.push(format!(
-        "{:<22} {:>10} {:>10} {:>10}",
-        "dimension, per second", "asked max", "commanded", "clipped"
+        "{:<22} {:>11} {:>10} {:>10}",
+        "dimension, per second", "desired max", "commanded", "clipped"
     ));
-    for d in &sums.dimensions {
+    for d in &summary.dimensions {
         lines.push(format!(
-            "{:<22} {:>10.4} {:>10.4} {:>8.2} %",
+            "{:<22} {:>11.4} {:>10.4} {:>8.2} %",
             d.name,
-            d.asked_peak,
-            d.commanded_peak,
+            d.desired_max,
+            d.commanded_max,
             d.clipped_share * 100.0
         ));
     }
     lines.push(format!("{:<22} {:>10} {:>10}", "intervention", "commands", "actions"));
-    for count in &sums.interventions {
+    for count in &summary.interventions {
         lines.push(format!("{:<22} {:>10} {:>10}", count.name, count.commands, count.actions));
     }
-    if sums.interventions.is_empty() {
+    if summary.interventions.is_empty() {
         lines.push("none".to_owned());
     }
-    for (name, unit, motion) in [("linear", "m", &sums.linear), ("angular", "rad", &sums.angular)] {
+    for (name, unit, motion) in
+        [("linear", "m", &summary.linear), ("angular", "rad", &summary.angular)]
+    {
         lines.push(format!(
-            "{name} way: asked {:.4} {unit}, commanded {:.4} {unit}; at most {:.4} {unit} apart, \
-            {:.4} {unit} at the end",
-            motion.path_asked, motion.path_commanded, motion.offset_max, motion.offset_end
+            "{name} path: desired {:.4} {unit}, commanded {:.4} {unit}; deviation at most {:.4} \
+            {unit}, {:.4} {unit} at the end",
+            motion.desired_path, motion.commanded_path, motion.deviation_max, motion.deviation_end
         ));
     }
-    if sums.gripper.asked > 0 {
+    if summary.gripper.desired > 0 {
         lines.push(format!(
-            "gripper: {} changes asked, {} commanded",
-            sums.gripper.asked, sums.gripper.commanded
+            "gripper: {} changes desired, {} commanded",
+            summary.gripper.desired, summary.gripper.commanded
         ));
     }
-    if let Some(p) = &sums.positions {
+    if let Some(p) = &summary.positions {
         let corner = |v: [f64; 3]| format!("{:.3} {:.3} {:.3}", v[0], v[1], v[2]);
         lines.push(format!(
             "end effector: {} poses from {} to {} m, {} outside the workspace",
@@ -81,7 +84,7 @@ pub fn lines(report: &LimitsReport) -> Vec<String> {
     lines
 }
 
-/// Quantity with its unit of time, what was asked, the limit, the largest command.
+/// Quantity with its unit of time, desired values, limit, largest command.
 pub(super) type Row<'a> = ((&'static str, &'static str), Option<&'a Percentiles>, f64, f64);
 
 /// Velocity, acceleration and jerk.
@@ -89,16 +92,16 @@ pub(super) fn rows<'a>(motion: &'a Motion, limit: &Bounds) -> [Row<'a>; 3] {
     [
         (
             ("velocity", "s"),
-            motion.asked_velocity.as_ref(),
+            motion.desired_velocity.as_ref(),
             limit.velocity,
             motion.commanded.velocity,
         ),
         (
             ("acceleration", "s2"),
-            motion.asked_acceleration.as_ref(),
+            motion.desired_acceleration.as_ref(),
             limit.acceleration,
             motion.commanded.acceleration,
         ),
-        (("jerk", "s3"), motion.asked_jerk.as_ref(), limit.jerk, motion.commanded.jerk),
+        (("jerk", "s3"), motion.desired_jerk.as_ref(), limit.jerk, motion.commanded.jerk),
     ]
 }

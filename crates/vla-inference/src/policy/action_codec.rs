@@ -29,6 +29,12 @@ pub struct CodecError {
     pub range: Range<u32>,
 }
 
+/// `np.linspace(-1, 1, edges)[i]`
+#[must_use]
+pub fn bin_edge(i: usize, edges: usize) -> f64 {
+    if i + 1 >= edges { 1.0 } else { -1.0 + i as f64 * (2.0 / (edges - 1) as f64) }
+}
+
 /// Maps token ids to normalized actions, and normalized to physical ones.
 #[derive(Clone, Debug)]
 pub struct ActionCodec {
@@ -42,14 +48,13 @@ impl ActionCodec {
     #[must_use]
     pub fn new(config: &OpenVlaConfig, stats: ActionStats) -> Self {
         let bins = config.action_bins;
-        let edge = |i: usize| {
-            if i + 1 == bins { 1.0 } else { -1.0 + i as f64 * (2.0 / (bins - 1) as f64) }
-        };
         let end = config.action_token_end;
         Self {
             // Both are bounded by the vocabulary when config.json is read, far below u32::MAX.
             ids: (end - bins) as u32..end as u32,
-            centres: (0..bins - 1).map(|i| (edge(i) + edge(i + 1)) / 2.0).collect(),
+            centres: (0..bins - 1)
+                .map(|i| (bin_edge(i, bins) + bin_edge(i + 1, bins)) / 2.0)
+                .collect(),
             stats,
         }
     }

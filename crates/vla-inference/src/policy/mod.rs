@@ -5,7 +5,7 @@ mod device;
 mod instruction;
 mod openvla;
 
-pub use action_codec::{ActionCodec, CodecError};
+pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
     load_policy, with_backend,

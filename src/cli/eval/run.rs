@@ -1,0 +1,206 @@
+//! `openvla eval run`: a policy on recorded images.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
+
+use super::{check_complete, print_report};
+use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use rosbag2_reader::align::ActionMatch;
+use vla_eval::{
+    EvalError, PolicySettings, Report, RunOptions, Settings, Shard, evaluate, write_all,
+};
+use vla_inference::policy::{DecodeMode, PolicyInfo};
+
+/// Run a policy on recorded images: metrics, plots and a report.
+#[derive(Args, Debug)]
+pub(super) struct Run {
+    #[command(flatten)]
+    bags: BagArgs,
+    #[command(flatten)]
+    frames: FrameArgs,
+    /// The gripper is open above this value
+    #[arg(long, default_value = "0.5", value_name = "X")]
+    gripper_threshold: f64,
+    /// Folder for report.json, actions.csv, plots and report.html; an interrupted evaluation in it
+    /// is resumed
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Start again although --out contains an evaluation
+    #[arg(long)]
+    overwrite: bool,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+    /// Print report.json on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bags and topics.
+#[derive(Args, Debug)]
+struct BagArgs {
+    /// rosbag2 folder, or a .mcap or .db3 file (.zstd allowed); several are several episodes
+    #[arg(long, required = true, num_args = 1.., value_name = "DIR|FILE")]
+    bag: Vec<PathBuf>,
+    /// Topic of the camera: sensor_msgs/Image or CompressedImage
+    #[arg(long, value_name = "T")]
+    image_topic: String,
+    /// The instruction, if it is not recorded
+    #[arg(long, value_name = "TEXT", conflicts_with = "instruction_topic")]
+    instruction: Option<String>,
+    /// Recorded instruction: std_msgs/String
+    #[arg(long, value_name = "T")]
+    instruction_topic: Option<String>,
+    /// Recorded actions: TwistStamped, openvla_tt_msgs/Action or Float64MultiArray
+    #[arg(long, value_name = "T")]
+    action_topic: Option<String>,
+    /// Recorded gripper command beside TwistStamped: std_msgs/Float64, 0 closed to 1 open
+    #[arg(long, value_name = "T")]
+    gripper_topic: Option<String>,
+}
+
+/// Which frames are evaluated, and which recorded action belongs to a frame.
+#[derive(Args, Debug)]
+struct FrameArgs {
+    /// Which action belongs to an image: exact, next, nearest or latest; default exact for Action,
+    /// else next
+    #[arg(long = "match", value_name = "HOW", value_parser = parse_match)]
+    action_match: Option<ActionMatch>,
+    /// Largest time between image and action; default one policy period
+    #[arg(long, value_name = "MS", value_parser = positive)]
+    tolerance_ms: Option<f64>,
+    /// Rate of the policy; a recorded twist divided by it is a step
+    #[arg(long, default_value = "5", value_name = "HZ", value_parser = positive)]
+    policy_hz: f64,
+    /// Evaluate every N-th image
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    every: u64,
+    /// Evaluate at most N images of each bag
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Evaluate part i of n, i from 0 to n - 1; join the parts with `openvla eval merge`
+    #[arg(long, default_value = "0/1", value_name = "i/n")]
+    shard: Shard,
+}
+
+fn parse_match(text: &str) -> Result<ActionMatch, String> {
+    match text {
+        "exact" => Ok(ActionMatch::Exact),
+        "next" => Ok(ActionMatch::Next),
+        "nearest" => Ok(ActionMatch::Nearest),
+        "latest" => Ok(ActionMatch::Latest),
+        other => Err(format!("'{other}' is not one of exact, next, nearest, latest")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value: Option<f64> =
+        text.parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0);
+    value.ok_or_else(|| format!("'{text}' is not a positive number"))
+}
+
+impl Run {
+    pub(super) fn run(self: Box<Self>) -> Result<(), EvalError> {
+        let folder =
+            self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
+        let mut policy = self.device.load(folder, self.decode.clone())?;
+        let settings = self.settings(folder.to_owned(), policy.info());
+        let stop = stop_on_interrupt();
+        let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
+        let evaluated = evaluate(policy.as_mut(), &settings, &self.out, options, &stop)?;
+        let report = &evaluated.report;
+        if evaluated.pairs.is_empty() && !evaluated.interrupted {
+            return Err(nothing_evaluated(report));
+        }
+        write_all(&self.out, report, &evaluated.pairs)?;
+        print_report(report, &self.out, self.json)?;
+        if evaluated.interrupted {
+            return Err(EvalError::Interrupted { done: evaluated.pairs.len(), out: self.out });
+        }
+        check_complete(&report.incomplete)
+    }
+
+    fn settings(&self, checkpoint: PathBuf, info: &PolicyInfo) -> Settings {
+        let (bags, frames) = (&self.bags, &self.frames);
+        let decode = match self.decode.decode {
+            DecodeMode::Full => "full",
+            DecodeMode::Actions => "actions",
+        };
+        Settings {
+            bags: bags.bag.clone(),
+            image_topic: bags.image_topic.clone(),
+            instruction: bags.instruction.clone(),
+            instruction_topic: bags.instruction_topic.clone(),
+            action_topic: bags.action_topic.clone(),
+            gripper_topic: bags.gripper_topic.clone(),
+            action_match: frames.action_match,
+            tolerance_ms: frames.tolerance_ms,
+            policy_hz: frames.policy_hz,
+            every: frames.every,
+            limit: frames.limit,
+            shard: frames.shard,
+            gripper_threshold: self.gripper_threshold,
+            policy: PolicySettings {
+                checkpoint,
+                unnorm_key: info.unnorm_key.clone(),
+                action_dim: info.action_dim,
+                device: self.device.device.to_string(),
+                precision: info.precision.clone(),
+                decode: decode.to_owned(),
+            },
+        }
+    }
+}
+
+/// A flag that Ctrl-C sets. A second Ctrl-C ends the process at once.
+fn stop_on_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    // Without a handler Ctrl-C ends the process; the journal holds every finished frame.
+    if let Ok(mut signals) = Signals::new([SIGINT]) {
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!(
+                    "openvla eval: stopping after this frame; press Ctrl-C again to stop at once"
+                );
+            }
+        });
+    }
+    stop
+}
+
+/// The error for an evaluation without a frame.
+fn nothing_evaluated(report: &Report) -> EvalError {
+    let skipped: Vec<String> =
+        report.frames.skipped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let why = match (report.incomplete.first(), report.frames.images) {
+        (Some(reason), _) => reason.clone(),
+        (None, 0) => "the topic has no image".to_owned(),
+        (None, images) if skipped.is_empty() => {
+            format!("--every, --limit and --shard leave none of {images} images")
+        }
+        (None, images) => {
+            format!("of {images} images {}; {}", skipped.join(", "), report.warnings.join("; "))
+        }
+    };
+    EvalError::Nothing { topic: report.settings.image_topic.clone(), why }
+}
