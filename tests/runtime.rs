@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{NodeClock, Runtime, Snapshot, Threads, WorkerReport};
+use openvla_tt::runtime::{LoopEvent, NodeClock, Runtime, Snapshot, Threads, WorkerReport};
 use runtime_support::{FORWARD, Recorded, Scripted};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::time::{Clock, Instant};

@@ -260,6 +260,7 @@ mod tests {
     fn loaded(inference_s: f64) -> Loaded {
         let info = PolicyInfo {
             unnorm_key: "test".into(),
+            action_tokens: None,
             action_dim: 7,
             device: "cpu".into(),
             precision: "f32".into(),
