@@ -8,16 +8,19 @@ use std::{
 use super::{NodeError, PolicyFactory, node::VlaNode, signals::StopSignals};
 
 const USAGE: &str = "\
-vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in, safe end-effector commands out.
+vla_node: a vision-language-action policy as a ROS 2 node: camera images and an instruction in,
+safe end-effector commands out.
 
 usage: vla_node [--ros-args -p PARAMETER:=VALUE ... -r FROM:=TO ... --params-file FILE]
 
   vla_node --ros-args -p checkpoint:=DIR -p unnorm_key:=bridge_orig -p autostart:=true
-  infers and reports (~/action, ~/status) but commands nothing, because dry_run is true. Three gates must open before anything moves:
-  dry_run false, the node active (a lifecycle manager, or autostart), and a call of ~/enable.
+  infers and reports (~/action, ~/status) but commands nothing, because dry_run is true. Before
+  anything moves: dry_run false, the node active (a lifecycle manager, or autostart), and a call
+  of ~/enable.
 
 subscribes   image (or image/compressed), instruction, ee_pose (when a workspace is set)
-publishes    ~/command/twist and ~/command/gripper, or the topics of robot_file; ~/action, ~/status, /diagnostics
+publishes    ~/command/twist and ~/command/gripper, or the topics of robot_file; ~/action,
+             ~/status, /diagnostics
 services     ~/enable, ~/estop, ~/reset, and those of a managed (lifecycle) node
 exit status  0 stopped as asked, 1 failed while running, 2 wrong arguments or parameters
 
@@ -139,9 +142,8 @@ mod tests {
         assert_eq!(given(&["--ros-args", "-p", "x:=1", "--help", "--"]), Asked::Run);
         assert_eq!(given(&["--ros-args", "--", "-h"]), Asked::Help);
         assert_eq!(given(&["--version"]), Asked::Version);
-        assert!(
-            matches!(given(&["checkpoint:=x"]), Asked::Wrong(text) if text.contains("'checkpoint:=x'"))
-        );
+        let Asked::Wrong(text) = given(&["checkpoint:=x"]) else { unreachable!("it was refused") };
+        assert!(text.contains("'checkpoint:=x'"), "{text}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-"""The configuration on the graph: topics of each robot file, descriptors, changes, dump and load."""
+"""The configuration on the graph: topics of robot files, descriptors, changes, dump and load."""
 
 import pathlib
 import tempfile

@@ -238,8 +238,8 @@ fn check_frame(
     }
 }
 
-/// The arm stops by itself after the robot file's `timeout_s`: by default no longer interval between
-/// two control steps passes as normal.
+/// The arm stops by itself after the robot file's `timeout_s`: by default an interval between two
+/// control steps that is longer counts as an overrun.
 fn limit_overrun(values: &mut Values, robot: &RobotFile) {
     let timeout_s = robot.command.timeout_s;
     if values.control.overrun_s == 0.0 && timeout_s < 5.0 / values.control.command_rate_hz {

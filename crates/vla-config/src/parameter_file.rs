@@ -274,8 +274,9 @@ mod tests {
     #[test]
     fn sections_are_read_in_order_and_by_dotted_names() {
         let text = "/**:\n  ros__parameters:\n    limits: {linear: {velocity: 0.15}}\n    \
-                    workspace.min: [0.1, 0, -1e-2]\nrobot1:\n  vla:\n    ros__parameters: {device: 'cpu', \
-                    threads: 2}\n/**/vla: {ros__parameters: {draft: yes, empty: []}}\n";
+                    workspace.min: [0.1, 0, -1e-2]\nrobot1:\n  vla:\n    ros__parameters: \
+                    {device: 'cpu', threads: 2}\n/**/vla: {ros__parameters: {draft: yes, \
+                    empty: []}}\n";
         let sections = parse_sections(text).unwrap();
         let names: Vec<&str> = sections.iter().map(|section| section.node.as_str()).collect();
         assert_eq!(names, ["/**", "robot1/vla", "/**/vla"]);
