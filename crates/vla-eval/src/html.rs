@@ -197,7 +197,8 @@ fn frame(pair: &Paired, report: &Report, out: &Path) -> Markup {
             div {
                 @match image.filter(|bytes| !bytes.is_empty()) {
                     Some(jpeg) => {
-                        img src=(data_url("image/jpeg", &jpeg)) alt=(format!("frame {}", step.frame));
+                        img src=(data_url("image/jpeg", &jpeg))
+                            alt=(format!("frame {}", step.frame));
                     },
                     None => p.muted { "no image: the bag could not be read again" },
                 }

@@ -94,7 +94,8 @@ struct Column {
 }
 
 impl Metrics {
-    /// Over the frames of `pairs` that have both a prediction and a recorded action. `dimensions`: numbers per action.
+    /// Over the frames of `pairs` that have both a prediction and a recorded action. `dimensions`:
+    /// numbers per action.
     pub fn of<'a>(
         pairs: impl IntoIterator<Item = &'a Paired>,
         dimensions: usize,

@@ -16,8 +16,10 @@ const PERIOD: i64 = SECOND / 5;
 fn robot(folder: &Path, workspace: bool) -> PathBuf {
     let mut text = "name: round\nframes: {base: base, tool: tool}\n\
         command: {twist_topic: /t, gripper_topic: /g, rate_hz: 50.0, timeout_s: 0.1}\n\
-        limits:\n  linear: {velocity: 0.1, acceleration: 1.0, jerk: 10.0}\n  angular: {velocity: 0.5, acceleration: 2.0, jerk: 20.0}\n\
-        step_cap: {translation: 0.05, rotation: 0.2}\ngripper: {threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5}\n"
+        limits:\n  linear: {velocity: 0.1, acceleration: 1.0, jerk: 10.0}\n  \
+        angular: {velocity: 0.5, acceleration: 2.0, jerk: 20.0}\n\
+        step_cap: {translation: 0.05, rotation: 0.2}\n\
+        gripper: {threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5}\n"
         .to_owned();
     if workspace {
         text += "workspace: \
@@ -223,7 +225,7 @@ fn workspace_blocks_outward_motion() {
     let positions = report.overall.positions.unwrap();
     assert_eq!((positions.n, positions.outside, positions.max), (40, 1, [0.51, 0.0, 0.5]));
 
-    // Without poses the workspace is not looked at, and that is said.
+    // Without poses the workspace limit is not applied, with a warning.
     let blind = LimitsSettings { pose_topic: None, ..settings };
     let report = replay(&blind, &folder.path().join("blind")).unwrap();
     assert_eq!(count(&report, "workspace"), (0, 0));

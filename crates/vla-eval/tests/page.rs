@@ -136,13 +136,13 @@ fn report_renders_uncut() {
 
     // Kept for inspection.
     let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.png");
-    let said = open(
+    let log = open(
         &browser,
         &folder.path().join("report.html"),
         &picture,
         &folder.path().join("profile"),
     );
-    for line in said.lines() {
+    for line in log.lines() {
         assert!(
             !line.contains("CONSOLE") && !line.contains("ERR_FILE_NOT_FOUND"),
             "the page has errors: {line}"
@@ -162,9 +162,9 @@ fn report_renders_uncut() {
     say(&format!("screenshot of the report: {}", picture.display()));
 
     let other = Path::new(env!("CARGO_TARGET_TMPDIR")).join("limits.png");
-    let said =
+    let log =
         open(&browser, &folder.path().join("limits.html"), &other, &folder.path().join("profile"));
-    assert!(!said.contains("CONSOLE"), "the page has errors: {said}");
+    assert!(!log.contains("CONSOLE"), "the page has errors: {log}");
     let seen = image::open(&other).unwrap().into_rgb8();
     for colour in &COLOURS[..2] {
         let pixels = seen.pixels().filter(|pixel| pixel.0 == *colour).count();

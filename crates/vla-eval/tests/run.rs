@@ -1,4 +1,4 @@
-//! Evaluations of a scripted policy, which knows what it should see: replay, resuming, shards,
+//! Evaluations of a scripted policy, which checks its inputs: replay, resuming, shards,
 //! comparison, bad bags.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -89,7 +89,7 @@ fn output_folder_is_complete() {
         "data:image/png;base64,",
         "data:image/jpeg;base64,",
         "droll",
-        "Worst steps",
+        "Worst frames",
     ] {
         assert!(page.contains(part), "{part}");
     }
@@ -400,14 +400,14 @@ fn changing_sizes_and_invalid_images_are_reported() {
         skipped,
         [("before the first instruction", 1), ("invalid image", 2), ("invalid instruction", 1)]
     );
-    let said = report.warnings.join("\n");
+    let warnings = report.warnings.join("\n");
     for part in [
         "image size changes 2 times, first from 4x2 to 2x2 at frame 2",
         "frame 3: image data has 23 bytes",
         "control character",
         "1 messages on /actions do not have 7 values (the first has 6)",
     ] {
-        assert!(said.contains(part), "`{part}` is missing in:\n{said}");
+        assert!(warnings.contains(part), "`{part}` is missing in:\n{warnings}");
     }
     // The recorded NaN is no value; the other six are compared.
     assert_eq!(

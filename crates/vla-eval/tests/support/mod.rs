@@ -51,14 +51,14 @@ pub fn settings(bag: &Path) -> Settings {
     }
 }
 
-/// A policy that knows the fixture's images and answers with what was recorded for them.
+/// A policy that returns the recorded actions of the fixture's images, selected by their hash.
 pub struct Scripted {
     pub answers: BTreeMap<String, (Vec<u32>, Vec<f64>)>,
     pub info: PolicyInfo,
     pub acted: usize,
     /// Raised when `acted` reaches the number.
     pub stop: Option<(usize, Arc<AtomicBool>)>,
-    /// Every so many-th answer is a token that stands for no action.
+    /// Every n-th inference returns a token outside the action range.
     pub fails: usize,
     /// Added to the first token.
     pub shift: u32,
