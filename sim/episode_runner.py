@@ -259,6 +259,18 @@ class EpisodeRunner:
             self.spin_for(0.1)
         raise RunnerError(f"the node cannot be reset: {self.describe_status()}")
 
+    def enable_motion(self, timeout_s=10.0):
+        """Requests motion until the node grants it; whether it did within `timeout_s`.
+
+        The node refuses while a watchdog is active, e.g. until the first image of a new scene.
+        """
+        end = time.monotonic() + timeout_s
+        while not self.call(self.enable_client, SetBool.Request(data=True)).success:
+            if end <= time.monotonic():
+                return False
+            self.spin_for(0.05)
+        return True
+
     def _await_instruction(self, instruction):
         if instruction:
             self.wait_until(
@@ -305,7 +317,10 @@ class EpisodeRunner:
         before, late = self.interventions(), self.status.late_results
         lost, tool = self.state["lost_periods"], self.state["tool"]
         self.actions, self.twists, self.reasons = [], [], []
-        self.call(self.enable_client, SetBool.Request(data=True))
+        # Without an instruction or without images the node refuses motion, which is right.
+        possible = instruction and (camera in ("live", "still") or camera_from_s > 0.0)
+        if not self.enable_motion(10.0 if possible else 0.0) and possible:
+            raise RunnerError(f"the node refuses motion: {self.describe_status()}")
         began = self.state["time_s"]
         moved, moved_later = self._observe(tool, seconds, later_s, success_check)
         state, status, reasons = self.state, self.status, self.reasons[:20]

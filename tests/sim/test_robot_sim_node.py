@@ -21,7 +21,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from episode_runner import ROOT, SceneView, EpisodeRunner, RunnerError, node_executable, seconds_of
 from std_msgs.msg import Float64, String
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import Trigger
 from tabletop import expert
 
 KIT = ROOT / "tests/data/openvla_tiny"
@@ -599,7 +599,7 @@ class Loop(unittest.TestCase):
                 "the node has the instruction",
                 lambda: runner.status.instruction == runner.state["instruction"],
             )
-            runner.call(runner.enable_client, SetBool.Request(data=True))
+            self.assertTrue(runner.enable_motion(60.0), runner.describe_status())
             # The node is killed while the speed still grows.
             runner.wait_until(
                 "the arm is commanded to move",
