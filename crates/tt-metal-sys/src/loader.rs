@@ -88,10 +88,10 @@ impl Provider {
                 reason: one_line(&error.to_string()),
             })?;
         // The version first: another version may lack functions for good reasons.
-        // SAFETY: this one signature is the same in every version of the header.
-        if let Ok(version) =
-            unsafe { library.get::<unsafe extern "C" fn() -> u32>(b"ttp_abi_version\0") }
-        {
+        type Version = unsafe extern "C" fn() -> u32;
+        // SAFETY: this signature is the same in every version of the header.
+        let version = unsafe { library.get::<Version>(b"ttp_abi_version\0") };
+        if let Ok(version) = version {
             // SAFETY: it takes no arguments and never fails.
             let found = unsafe { version() };
             if found != TTP_ABI_VERSION {
@@ -102,8 +102,8 @@ impl Provider {
                 });
             }
         }
-        // SAFETY: a library that answers with our version (or lacks the question, and then fails
-        // here) was built from the header, which fixes the signatures.
+        // SAFETY: a library of this version (or without a version, which fails here) was built from the
+        // header, which fixes the signatures.
         let api =
             unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
                 path: path.into(),
