@@ -41,8 +41,9 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("memmap2", &["vla-inference"]),
 ];
 
-/// What a build of the node must not compile: SQLite, plots, HTML.
-const NOT_IN_THE_NODE: &[&str] = &["rusqlite", "libsqlite3-sys", "plotters", "maud", "vla-eval"];
+/// What a build of the node must not compile: SQLite, plots, HTML, C compression libraries.
+const NOT_IN_THE_NODE: &[&str] =
+    &["rusqlite", "libsqlite3-sys", "plotters", "maud", "vla-eval", "zstd-sys", "lz4-sys"];
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))

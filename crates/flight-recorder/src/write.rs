@@ -104,8 +104,11 @@ impl Recording {
     /// # Errors
     /// Those of the MCAP writer.
     pub fn write<W: Write + Seek>(&self, to: W) -> mcap::McapResult<u64> {
-        let mut writer =
-            mcap::WriteOptions::new().library("openvla_tt flight recorder").create(to)?;
+        let mut writer = mcap::WriteOptions::new()
+            // Not compressed: the node is built without the C libraries for it.
+            .compression(None)
+            .library("openvla_tt flight recorder")
+            .create(to)?;
         let mut channels = [0; TOPICS.len()];
         for (channel, topic) in channels.iter_mut().zip(&TOPICS) {
             let properties = (topic.properties)();
