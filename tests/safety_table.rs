@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-/// What stands in backticks.
+/// The texts in backticks.
 fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
@@ -28,7 +28,7 @@ fn every_file_and_test_in_the_hazard_table_exists() {
             let at = source
                 .find(&format!("fn {name}("))
                 .unwrap_or_else(|| panic!("{file} has no {name}"));
-            // The attribute stands right above; in a proptest! block within the macro.
+            // The attribute is right above; in a proptest! block within the macro.
             let above = source[..at].trim_end();
             assert!(above.ends_with("#[test]"), "{test} is no test");
         }

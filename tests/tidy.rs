@@ -46,3 +46,49 @@ fn no_line_of_code_is_wider_than_100_columns() {
     assert!(read == 0 || read > 300, "only {read} source files were found");
     assert!(wide.is_empty(), "wrap these lines:\n{}", wide.join("\n"));
 }
+
+/// Identifiers and files that were renamed, as whole words: CHANGELOG.md lists their successors.
+const REPLACED: &[&str] = &[
+    "CheckpointContract",
+    "ContractError",
+    "Desk",
+    "Bell",
+    "CameraBytes",
+    "LlamaSpec",
+    "RecordedAction",
+    "chosen_row",
+    "detours",
+    "wished",
+    "config/checkpoints",
+    "cautious_robot",
+    "joint_states_topic",
+    "serde_norway",
+    "sim/peer.py",
+    "sim/session.py",
+    "eval --expert",
+    "spinning side",
+];
+
+#[test]
+fn replaced_names_are_in_the_changelog_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let exempt = ["CHANGELOG.md", "tests/tidy.rs", "LICENSE"];
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for name in tracked().iter().filter(|name| !name.starts_with("tests/data/")) {
+        let Ok(text) = std::fs::read_to_string(root.join(name)) else { continue };
+        if exempt.contains(&name.as_str()) {
+            continue;
+        }
+        for old in REPLACED {
+            let whole = text.match_indices(old).any(|(at, _)| {
+                let before = text[..at].chars().next_back().is_none_or(|c| !is_word(c));
+                before && text[at + old.len()..].chars().next().is_none_or(|c| !is_word(c))
+            });
+            if whole {
+                found.push(format!("{name}: {old}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "use the new names:\n{}", found.join("\n"));
+}

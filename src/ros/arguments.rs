@@ -64,7 +64,7 @@ fn asked(arguments: impl Iterator<Item = std::ffi::OsString>) -> Asked {
     Asked::Run
 }
 
-/// Runs the node until it is told to stop.
+/// Runs the node until a signal ends it.
 #[must_use]
 pub fn run(factory: PolicyFactory) -> ExitCode {
     match asked(std::env::args_os().skip(1)) {

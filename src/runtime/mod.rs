@@ -377,7 +377,7 @@ fn rest_within(config: &ControlConfig) -> Duration {
 }
 
 impl Drop for Runtime {
-    /// Ramps down too, without waiting for the policy: whatever went wrong on the spinning side,
+    /// Ramps down too, without waiting for the policy: also when the executor thread panicked:
     /// the stream io at zero.
     fn drop(&mut self) {
         if self.control.is_some() {

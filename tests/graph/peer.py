@@ -84,11 +84,11 @@ def noisy(array, shot):
 
 def expected_twist(action, policy_hz):
     """The twist of an action that only the velocity limit changes."""
-    wished = numpy.asarray(action[:6]) * policy_hz
+    desired = numpy.asarray(action[:6]) * policy_hz
     for part, limit in ((slice(0, 3), VELOCITY[0]), (slice(3, 6), VELOCITY[1])):
-        length = numpy.linalg.norm(wished[part])
-        wished = wished * min(1.0, limit / length) if length > limit else wished
-    return wished
+        length = numpy.linalg.norm(desired[part])
+        desired = desired * min(1.0, limit / length) if length > limit else desired
+    return desired
 
 
 def image_message(array, encoding, stamp, padding=0, frame="camera"):

@@ -32,7 +32,7 @@ struct Machine {
     std::string failure;
     // The program has failed: kernels that still wait are unwound, so that what their stacks hold is freed.
     bool abandoned = false;
-    // The scheduler's own stack, which AddressSanitizer must be told about at every switch.
+    // The scheduler's own stack, which is announced to AddressSanitizer at every switch.
     const void* stack_bottom = nullptr;
     size_t stack_size = 0;
 };

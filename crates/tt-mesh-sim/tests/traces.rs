@@ -158,7 +158,7 @@ fn memory_of_a_trace_is_written_again() {
 
 #[test]
 fn stale_trace_is_refused() {
-    // Through the safe floor, a trace keeps its inputs alive.
+    // Through the safe wrapper, a trace keeps its inputs alive.
     let mesh = mesh(Board::N150);
     let network = Network::new(&mesh);
     let eager = network.run().unwrap().read_f32(0).unwrap();

@@ -187,7 +187,7 @@ typedef struct ttp_program {
 
 /* TTP_ABI_VERSION of the header the provider was built with. Never fails. */
 uint32_t ttp_abi_version(void);
-/* Name and version of the provider and of what it stands on. Static text; never NULL. */
+/* Name and version of the provider and of its runtime. Static text; never NULL. */
 const char* ttp_provider_name(void);
 /* Why this thread's last failed call failed. Valid until the thread's next call; never NULL. */
 const char* ttp_last_error(void);

@@ -335,7 +335,7 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn files_that_are_no_policy_file_are_refused_before_they_are_believed() {
+fn other_files_are_refused() {
     let missing = PolicyFile::load(Path::new("does/not/exist.yaml")).unwrap_err();
     assert!(
         matches!(missing, ConfigFileError::Read { .. })
@@ -624,7 +624,7 @@ fn the_rules_between_parameters_allow_exactly_what_they_say() {
             "{problems}"
         );
     }
-    // Two problems of one kind do not hide each other, and one problem is told in the singular.
+    // Two problems of one kind do not hide each other, and one problem has the singular.
     let raw = RawControlConfig { faults_to_latch: 0, ..RawControlConfig::default() };
     assert_eq!(
         raw.validate().unwrap_err().to_string(),

@@ -34,7 +34,7 @@ fn count() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps `alloc`'s contract; so does the system's allocator.
+        // SAFETY: the caller meets the requirements of `alloc`; so does the system's allocator.
         unsafe { System.alloc(layout) }
     }
 

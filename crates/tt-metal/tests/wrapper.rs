@@ -1,4 +1,4 @@
-//! The floor itself: errors that cannot be returned where they happen, life times, names.
+//! The safe wrapper: errors that cannot be returned where they happen, life times, names.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
