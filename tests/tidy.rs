@@ -37,6 +37,9 @@ fn no_line_of_code_is_wider_than_100_columns() {
         }
         read += 1;
         for (index, line) in text.lines().enumerate() {
+            if line.starts_with("#include") {
+                continue; // a foreign path
+            }
             let columns = line.chars().count();
             if columns > WIDTH {
                 wide.push(format!("{name}:{}: {columns} columns", index + 1));

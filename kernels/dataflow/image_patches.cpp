@@ -70,16 +70,19 @@ void kernel_main() {
             for (uint32_t i = 0; i < 2; ++i) {
                 const uint32_t k = 32 * tile + column + i;
                 const uint32_t within = k % area;
-                place[i] = k < 3 * area ? within / patch * stride + within % patch * 3 + k / area : no_pixel;
+                const uint32_t offset = within / patch * stride + within % patch * 3 + k / area;
+                place[i] = k < 3 * area ? offset : no_pixel;
             }
             for (uint32_t row = 0; row < 32; ++row) {
                 const uint32_t at = first_patch + row;
                 uint32_t word = 0;
                 if (at < patches) {
-                    const uint32_t corner = (at / across * patch - first_row) * stride + at % across * patch * 3;
+                    const uint32_t corner =
+                        (at / across * patch - first_row) * stride + at % across * patch * 3;
                     for (uint32_t i = 0; i < 2; ++i) {
                         if (place[i] != no_pixel) {
-                            const int32_t value = static_cast<int32_t>(bytes.load(corner + place[i])) - 128;
+                            const int32_t value =
+                                static_cast<int32_t>(bytes.load(corner + place[i])) - 128;
                             word |= small_integer(value) << (16 * i);
                         }
                     }

@@ -34,7 +34,8 @@ void kernel_main() {
     const uint32_t end_id = get_compile_time_arg_val(3);
     const uint32_t width = get_compile_time_arg_val(4);
     const auto logits = TensorAccessor(TensorAccessorArgs<5>(), get_arg_val<uint32_t>(0), 4096);
-    const auto centres = TensorAccessor(TensorAccessorArgs<6>(), get_arg_val<uint32_t>(1), 4 * bins);
+    const auto centres =
+        TensorAccessor(TensorAccessorArgs<6>(), get_arg_val<uint32_t>(1), 4 * bins);
     const auto table = TensorAccessor(TensorAccessorArgs<7>(), get_arg_val<uint32_t>(2), 2 * width);
     const auto row = TensorAccessor(TensorAccessorArgs<8>(), get_arg_val<uint32_t>(3), 2048);
     const auto result = TensorAccessor(TensorAccessorArgs<9>(), get_arg_val<uint32_t>(4), 32);

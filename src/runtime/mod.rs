@@ -377,8 +377,8 @@ fn rest_within(config: &ControlConfig) -> Duration {
 }
 
 impl Drop for Runtime {
-    /// Ramps down too, without waiting for the policy: also when the executor thread panicked:
-    /// the stream io at zero.
+    /// Ramps the command to zero without waiting for the policy, also when the executor thread
+    /// panicked.
     fn drop(&mut self) {
         if self.control.is_some() {
             self.set_lifecycle(Lifecycle::Inactive);

@@ -17,7 +17,8 @@ namespace {
 constexpr uint32_t banks = 12;
 constexpr uint32_t dram_alignment = 32;
 constexpr uint32_t l1_bytes = 1499136;
-constexpr uint32_t l1_reserved = 102400;  // firmware, kernels and mailboxes lie below the circular buffers
+constexpr uint32_t l1_reserved =
+    102400;  // firmware, kernels and mailboxes lie below the circular buffers
 constexpr size_t stack_bytes = 128 * 1024;
 constexpr uint32_t tile_elements = 1024;
 
@@ -30,7 +31,8 @@ struct Machine {
     ucontext_t scheduler{};
     Fiber* running = nullptr;
     std::string failure;
-    // The program has failed: kernels that still wait are unwound, so that what their stacks hold is freed.
+    // The program has failed: kernels that still wait are unwound, so that what their stacks hold
+    // is freed.
     bool abandoned = false;
     // The scheduler's own stack, which is announced to AddressSanitizer at every switch.
     const void* stack_bottom = nullptr;
@@ -65,17 +67,21 @@ size_t resolve(uint64_t noc, uint32_t bytes, const Dram*& tensor) {
             continue;
         }
         const uint32_t within = (offset - dram.base) % stride;
-        const uint64_t page = static_cast<uint64_t>((offset - dram.base) / stride) * banks + bank_of(noc);
+        const uint64_t page =
+            static_cast<uint64_t>((offset - dram.base) / stride) * banks + bank_of(noc);
         if (page >= dram.pages) {
-            fault("page " + std::to_string(page) + " is beyond the tensor's " + std::to_string(dram.pages));
+            fault("page " + std::to_string(page) + " is beyond the tensor's " +
+                  std::to_string(dram.pages));
         }
         if (within + bytes > dram.page_bytes) {
-            fault(std::to_string(bytes) + " bytes from byte " + std::to_string(within) + " leave a page of " + std::to_string(dram.page_bytes));
+            fault(std::to_string(bytes) + " bytes from byte " + std::to_string(within) +
+                  " leave a page of " + std::to_string(dram.page_bytes));
         }
         tensor = &dram;
         return static_cast<size_t>(page) * dram.page_bytes + within;
     }
-    fault("bank " + std::to_string(bank_of(noc)) + " address " + hex(offset_of(noc)) + " is in none of the program's tensors");
+    fault("bank " + std::to_string(bank_of(noc)) + " address " + hex(offset_of(noc)) +
+          " is in none of the program's tensors");
 }
 
 bool in_window(uint64_t start, uint32_t count, uint32_t pages, uint32_t page) {
@@ -91,23 +97,32 @@ void check_window(uint32_t address, uint32_t bytes, Access access) {
     uint32_t last = 0;
     CircularBuffer& buffer = fiber.core->at(address, bytes, first, last);
     for (uint32_t page = first; page <= last; ++page) {
-        const bool produces = buffer.producer == &fiber && in_window(buffer.received, buffer.reserved, buffer.pages, page);
-        const bool consumes = buffer.consumer == &fiber && in_window(buffer.acked, buffer.waited, buffer.pages, page);
+        const bool produces = buffer.producer == &fiber &&
+                              in_window(buffer.received, buffer.reserved, buffer.pages, page);
+        const bool consumes =
+            buffer.consumer == &fiber && in_window(buffer.acked, buffer.waited, buffer.pages, page);
         if (!(produces || (consumes && access == Access::Load))) {
             const auto number = std::to_string(&buffer - fiber.core->buffers);
-            fault(std::string(access == Access::Load ? "reads" : "writes") + " page " + std::to_string(page) + " of circular buffer " + number +
-                  ", which it has not " + (access == Access::Load ? "waited for" : "reserved"));
+            fault(std::string(access == Access::Load ? "reads" : "writes") + " page " +
+                  std::to_string(page) + " of circular buffer " + number + ", which it has not " +
+                  (access == Access::Load ? "waited for" : "reserved"));
         }
     }
 }
 
-Byte* state_at(Core& core, uint32_t address) { return core.state.data() + (address - core.l1_base); }
-uint8_t* bytes_at(Core& core, uint32_t address) { return core.l1.data() + (address - core.l1_base); }
+Byte* state_at(Core& core, uint32_t address) {
+    return core.state.data() + (address - core.l1_base);
+}
+uint8_t* bytes_at(Core& core, uint32_t address) {
+    return core.l1.data() + (address - core.l1_base);
+}
 
 void require_valid(Core& core, uint32_t address, uint32_t bytes, const std::string& who) {
-    for (const Byte* state = state_at(core, address); state != state_at(core, address) + bytes; ++state) {
+    for (const Byte* state = state_at(core, address); state != state_at(core, address) + bytes;
+         ++state) {
         if (*state == Byte::InFlight) {
-            fault(who + " L1 that a NoC read has not reached yet: noc_async_read_barrier is missing");
+            fault(who +
+                  " L1 that a NoC read has not reached yet: noc_async_read_barrier is missing");
         }
         if (*state == Byte::Unwritten) {
             fault(who + " L1 that nothing has written");
@@ -129,10 +144,12 @@ void switch_to_scheduler() {
 
 void finish(Fiber& fiber) {
     if (!fiber.reads.empty()) {
-        fault("ends with " + std::to_string(fiber.reads.size()) + " NoC reads in flight: noc_async_read_barrier is missing");
+        fault("ends with " + std::to_string(fiber.reads.size()) +
+              " NoC reads in flight: noc_async_read_barrier is missing");
     }
     if (!fiber.writes.empty()) {
-        fault("ends with " + std::to_string(fiber.writes.size()) + " NoC writes in flight: noc_async_write_barrier is missing");
+        fault("ends with " + std::to_string(fiber.writes.size()) +
+              " NoC writes in flight: noc_async_write_barrier is missing");
     }
     if (fiber.dest_state != Dest::Free) {
         fault("ends without releasing the destination register");
@@ -235,7 +252,8 @@ void lay_out_buffers(const ttp_program& program) {
         }
         for (auto& [place, core] : machine->cores) {
             const auto& range = wanted.cores;
-            if (place.first < range.x0 || place.first > range.x1 || place.second < range.y0 || place.second > range.y1) {
+            if (place.first < range.x0 || place.first > range.x1 || place.second < range.y0 ||
+                place.second > range.y1) {
                 continue;
             }
             CircularBuffer& buffer = core->buffers[wanted.index];
@@ -243,9 +261,12 @@ void lay_out_buffers(const ttp_program& program) {
                 fault("circular buffer " + std::to_string(wanted.index) + " is declared twice");
             }
             const uint64_t size = static_cast<uint64_t>(wanted.page_bytes) * wanted.pages;
-            const uint64_t end = l1_reserved + core->l1.size() + align(static_cast<uint32_t>(std::min<uint64_t>(size, l1_bytes)), dram_alignment);
+            const uint64_t end =
+                l1_reserved + core->l1.size() +
+                align(static_cast<uint32_t>(std::min<uint64_t>(size, l1_bytes)), dram_alignment);
             if (size > l1_bytes || end > l1_bytes) {
-                fault("circular buffers need " + std::to_string(end) + " B of L1, a core has " + std::to_string(l1_bytes));
+                fault("circular buffers need " + std::to_string(end) + " B of L1, a core has " +
+                      std::to_string(l1_bytes));
             }
             buffer.exists = true;
             buffer.format = wanted.format;
@@ -266,7 +287,8 @@ void fault(const std::string& text) { throw Fault{text}; }
 Fiber& self() { return *machine->running; }
 
 std::string Fiber::name() const {
-    return std::string("kernel ") + kernel->name + " on core (" + std::to_string(core->x) + ", " + std::to_string(core->y) + ")";
+    return std::string("kernel ") + kernel->name + " on core (" + std::to_string(core->x) + ", " +
+           std::to_string(core->y) + ")";
 }
 
 CircularBuffer& Core::buffer(uint32_t index) {
@@ -276,13 +298,16 @@ CircularBuffer& Core::buffer(uint32_t index) {
     return buffers[index];
 }
 
-CircularBuffer& Core::at(uint32_t address, uint32_t bytes, uint32_t& first_page, uint32_t& last_page) {
+CircularBuffer& Core::at(uint32_t address, uint32_t bytes, uint32_t& first_page,
+                         uint32_t& last_page) {
     for (auto& buffer : buffers) {
-        if (!buffer.exists || address < buffer.base || address >= buffer.base + buffer.pages * buffer.page_bytes) {
+        if (!buffer.exists || address < buffer.base ||
+            address >= buffer.base + buffer.pages * buffer.page_bytes) {
             continue;
         }
         if (bytes == 0 || bytes > buffer.pages * buffer.page_bytes - (address - buffer.base)) {
-            fault(std::to_string(bytes) + " bytes at L1 address " + hex(address) + " run past the end of a circular buffer");
+            fault(std::to_string(bytes) + " bytes at L1 address " + hex(address) +
+                  " run past the end of a circular buffer");
         }
         first_page = (address - buffer.base) / buffer.page_bytes;
         last_page = (address - buffer.base + bytes - 1) / buffer.page_bytes;
@@ -325,13 +350,16 @@ void reserve_back(uint32_t index, uint32_t pages) {
     }
     buffer.producer = &self();
     if (pages > buffer.pages) {
-        fault("reserves " + std::to_string(pages) + " pages of " + which + ", which has " + std::to_string(buffer.pages));
+        fault("reserves " + std::to_string(pages) + " pages of " + which + ", which has " +
+              std::to_string(buffer.pages));
     }
     if (buffer.received % buffer.pages + pages > buffer.pages) {
-        fault("reserves " + std::to_string(pages) + " pages of " + which + " across the end of its ring: page counts must divide it");
+        fault("reserves " + std::to_string(pages) + " pages of " + which +
+              " across the end of its ring: page counts must divide it");
     }
-    wait_until([&buffer, pages] { return buffer.pages - (buffer.received - buffer.acked) >= pages; },
-               std::to_string(pages) + " free pages of " + which);
+    wait_until(
+        [&buffer, pages] { return buffer.pages - (buffer.received - buffer.acked) >= pages; },
+        std::to_string(pages) + " free pages of " + which);
     buffer.reserved = std::max(buffer.reserved, pages);
 }
 
@@ -339,12 +367,16 @@ void push_back(uint32_t index, uint32_t pages) {
     CircularBuffer& buffer = self().core->buffer(index);
     const std::string which = "circular buffer " + std::to_string(index);
     if (buffer.producer != &self() || pages > buffer.reserved) {
-        fault("pushes " + std::to_string(pages) + " pages of " + which + " but reserved " + std::to_string(buffer.producer == &self() ? buffer.reserved : 0));
+        fault("pushes " + std::to_string(pages) + " pages of " + which + " but reserved " +
+              std::to_string(buffer.producer == &self() ? buffer.reserved : 0));
     }
-    const uint32_t start = buffer.base + static_cast<uint32_t>(buffer.received % buffer.pages) * buffer.page_bytes;
+    const uint32_t start =
+        buffer.base + static_cast<uint32_t>(buffer.received % buffer.pages) * buffer.page_bytes;
     const Byte* state = state_at(*self().core, start);
-    if (std::find(state, state + pages * buffer.page_bytes, Byte::InFlight) != state + pages * buffer.page_bytes) {
-        fault("pushes " + which + " while a NoC read into it is in flight: noc_async_read_barrier is missing");
+    if (std::find(state, state + pages * buffer.page_bytes, Byte::InFlight) !=
+        state + pages * buffer.page_bytes) {
+        fault("pushes " + which +
+              " while a NoC read into it is in flight: noc_async_read_barrier is missing");
     }
     buffer.reserved -= pages;
     buffer.received += pages;
@@ -359,12 +391,15 @@ void wait_front(uint32_t index, uint32_t pages) {
     }
     buffer.consumer = &self();
     if (pages > buffer.pages) {
-        fault("waits for " + std::to_string(pages) + " pages of " + which + ", which has " + std::to_string(buffer.pages));
+        fault("waits for " + std::to_string(pages) + " pages of " + which + ", which has " +
+              std::to_string(buffer.pages));
     }
     if (buffer.acked % buffer.pages + pages > buffer.pages) {
-        fault("waits for " + std::to_string(pages) + " pages of " + which + " across the end of its ring: page counts must divide it");
+        fault("waits for " + std::to_string(pages) + " pages of " + which +
+              " across the end of its ring: page counts must divide it");
     }
-    wait_until([&buffer, pages] { return buffer.received - buffer.acked >= pages; }, std::to_string(pages) + " full pages of " + which);
+    wait_until([&buffer, pages] { return buffer.received - buffer.acked >= pages; },
+               std::to_string(pages) + " full pages of " + which);
     // Cumulative: waiting does not consume.
     buffer.waited = std::max(buffer.waited, pages);
 }
@@ -373,13 +408,16 @@ void pop_front(uint32_t index, uint32_t pages) {
     CircularBuffer& buffer = self().core->buffer(index);
     const std::string which = "circular buffer " + std::to_string(index);
     if (buffer.consumer != &self() || pages > buffer.waited) {
-        fault("pops " + std::to_string(pages) + " pages of " + which + " but waited for " + std::to_string(buffer.consumer == &self() ? buffer.waited : 0));
+        fault("pops " + std::to_string(pages) + " pages of " + which + " but waited for " +
+              std::to_string(buffer.consumer == &self() ? buffer.waited : 0));
     }
-    const uint32_t start = buffer.base + static_cast<uint32_t>(buffer.acked % buffer.pages) * buffer.page_bytes;
+    const uint32_t start =
+        buffer.base + static_cast<uint32_t>(buffer.acked % buffer.pages) * buffer.page_bytes;
     const uint32_t bytes = pages * buffer.page_bytes;
     for (const Transfer& write : self().writes) {
         if (write.l1 < start + bytes && start < write.l1 + write.bytes) {
-            fault("gives back a page of " + which + " while a NoC write from it is in flight: noc_async_write_barrier is missing");
+            fault("gives back a page of " + which +
+                  " while a NoC write from it is in flight: noc_async_write_barrier is missing");
         }
     }
     // What was popped is anyone's: it must be written again before it is read.
@@ -425,9 +463,11 @@ void read_noc(uint64_t source, uint32_t l1, uint32_t bytes) {
     const Dram* tensor = nullptr;
     const size_t at = resolve(source, bytes, tensor);
     if (offset_of(source) % dram_alignment != l1 % dram_alignment) {
-        fault("reads DRAM address " + hex(offset_of(source)) + " to L1 address " + hex(l1) + ": they must agree modulo 32");
+        fault("reads DRAM address " + hex(offset_of(source)) + " to L1 address " + hex(l1) +
+              ": they must agree modulo 32");
     }
-    if (std::find(tensor->written + at, tensor->written + at + bytes, 0) != tensor->written + at + bytes) {
+    if (std::find(tensor->written + at, tensor->written + at + bytes, 0) !=
+        tensor->written + at + bytes) {
         fault("reads DRAM that nothing has written");
     }
     check_window(l1, bytes, Access::Store);
@@ -439,7 +479,8 @@ void write_noc(uint32_t l1, uint64_t target, uint32_t bytes) {
     const Dram* tensor = nullptr;
     resolve(target, bytes, tensor);
     if (offset_of(target) % 16 != l1 % 16) {
-        fault("writes L1 address " + hex(l1) + " to DRAM address " + hex(offset_of(target)) + ": they must agree modulo 16");
+        fault("writes L1 address " + hex(l1) + " to DRAM address " + hex(offset_of(target)) +
+              ": they must agree modulo 16");
     }
     check_window(l1, bytes, Access::Load);
     require_valid(*self().core, l1, bytes, "writes to DRAM from");
@@ -473,7 +514,9 @@ void unpack(uint32_t index, uint32_t tile, float* rows) {
     CircularBuffer& buffer = self().core->buffer(index);
     const uint32_t bytes = machine->arithmetic->tile_bytes(buffer.format);
     if (buffer.page_bytes != bytes) {
-        fault("unpacks circular buffer " + std::to_string(index) + ", whose pages of " + std::to_string(buffer.page_bytes) + " B are not tiles of " + std::to_string(bytes) + " B");
+        fault("unpacks circular buffer " + std::to_string(index) + ", whose pages of " +
+              std::to_string(buffer.page_bytes) + " B are not tiles of " + std::to_string(bytes) +
+              " B");
     }
     const uint32_t address = read_pointer(index) + tile * bytes;
     check_window(address, bytes, Access::Load);
@@ -487,7 +530,8 @@ std::vector<float>& dest_tile(uint32_t index) {
         fault("writes the destination register without tile_regs_acquire");
     }
     if (index >= fiber.dest.size()) {
-        fault("uses tile " + std::to_string(index) + " of the destination register, which holds " + std::to_string(fiber.dest.size()));
+        fault("uses tile " + std::to_string(index) + " of the destination register, which holds " +
+              std::to_string(fiber.dest.size()));
     }
     fiber.dest_written[index] = true;
     return fiber.dest[index];
@@ -508,13 +552,15 @@ void matmul_init(uint32_t in0, uint32_t in1, uint32_t out) {
 void matmul(uint32_t in0, uint32_t in1, uint32_t tile0, uint32_t tile1, uint32_t dest) {
     Fiber& fiber = self();
     if (!fiber.matmul_ready || fiber.matmul_in0 != in0 || fiber.matmul_in1 != in1) {
-        fault("multiplies circular buffers " + std::to_string(in0) + " and " + std::to_string(in1) + " without mm_init for them");
+        fault("multiplies circular buffers " + std::to_string(in0) + " and " + std::to_string(in1) +
+              " without mm_init for them");
     }
     float a[tile_elements];
     float b[tile_elements];
     unpack(in0, tile0, a);
     unpack(in1, tile1, b);
-    machine->arithmetic->matmul(a, b, dest_tile(dest).data(), fiber.kernel->compute.fidelity, fiber.kernel->compute.fp32_dest);
+    machine->arithmetic->matmul(a, b, dest_tile(dest).data(), fiber.kernel->compute.fidelity,
+                                fiber.kernel->compute.fp32_dest);
 }
 
 void copy(uint32_t buffer, uint32_t tile, uint32_t dest) {
@@ -562,13 +608,15 @@ void pack(uint32_t dest, uint32_t index) {
         fault("packs without tile_regs_wait");
     }
     if (dest >= fiber.dest.size() || !fiber.dest_written[dest]) {
-        fault("packs tile " + std::to_string(dest) + " of the destination register, which nothing has written");
+        fault("packs tile " + std::to_string(dest) +
+              " of the destination register, which nothing has written");
     }
     CircularBuffer& buffer = fiber.core->buffer(index);
     const uint32_t bytes = machine->arithmetic->tile_bytes(buffer.format);
     const uint32_t address = write_pointer(index) + buffer.packed * bytes;
     check_window(address, bytes, Access::Store);
-    machine->arithmetic->pack(buffer.format, fiber.dest[dest].data(), bytes_at(*fiber.core, address));
+    machine->arithmetic->pack(buffer.format, fiber.dest[dest].data(),
+                              bytes_at(*fiber.core, address));
     std::fill_n(state_at(*fiber.core, address), bytes, Byte::Valid);
     ++buffer.packed;
 }
@@ -577,11 +625,15 @@ void pack(uint32_t dest, uint32_t index) {
 
 using namespace emulated;
 
-// The kernels that were compiled with this library, by name and text (kernel_table.cpp, made by build.rs).
+// The kernels that were compiled with this library, by name and text (kernel_table.cpp, made by
+// build.rs).
 void (*find_kernel(const char* name, const char* source))();
 
-// Runs a program on one chip. 0: done. 1: a fault, whose text is in `error`. 2: a kernel is unknown.
-extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, uint32_t tensor_count, const Arithmetic* arithmetic, char* error, size_t room) {
+// Runs a program on one chip. 0: done. 1: a fault, whose text is in `error`. 2: a kernel is
+// unknown.
+extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors,
+                               uint32_t tensor_count, const Arithmetic* arithmetic, char* error,
+                               size_t room) {
     Machine here;
     here.arithmetic = arithmetic;
     here.tensors = tensors;
@@ -595,7 +647,9 @@ extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, 
             auto entry = find_kernel(kernel.name, kernel.source);
             if (entry == nullptr) {
                 result = 2;
-                fault(std::string("kernel ") + kernel.name + " was not compiled with this library, or from another text: rebuild tt-mesh-sim");
+                fault(std::string("kernel ") + kernel.name +
+                      " was not compiled with this library, or from another text: rebuild "
+                      "tt-mesh-sim");
             }
             size_t position = 0;
             for (uint32_t y = kernel.cores.y0; y <= kernel.cores.y1; ++y) {
@@ -610,7 +664,8 @@ extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, 
                     fiber->core = core.get();
                     fiber->kernel = &kernel;
                     fiber->entry = entry;
-                    fiber->compile_args.assign(kernel.compile_args, kernel.compile_args + kernel.compile_arg_count);
+                    fiber->compile_args.assign(kernel.compile_args,
+                                               kernel.compile_args + kernel.compile_arg_count);
                     // One word for each accessor: interleaved, in DRAM.
                     fiber->compile_args.insert(fiber->compile_args.end(), kernel.accessor_count, 2);
                     fiber->runtime_args = kernel.runtime_args + position * kernel.runtime_arg_count;
@@ -628,8 +683,11 @@ extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, 
             for (uint32_t i = 0; i < 32 && here.failure.empty(); ++i) {
                 const CircularBuffer& buffer = core->buffers[i];
                 if (buffer.received != buffer.acked) {
-                    here.failure = "circular buffer " + std::to_string(i) + " on core (" + std::to_string(core->x) + ", " + std::to_string(core->y) + ") still holds " +
-                                   std::to_string(buffer.received - buffer.acked) + " pages when all kernels have ended";
+                    here.failure = "circular buffer " + std::to_string(i) + " on core (" +
+                                   std::to_string(core->x) + ", " + std::to_string(core->y) +
+                                   ") still holds " +
+                                   std::to_string(buffer.received - buffer.acked) +
+                                   " pages when all kernels have ended";
                 }
             }
         }

@@ -1,5 +1,6 @@
-// Runs the kernels and the emulated cores without Rust, under AddressSanitizer and UndefinedBehaviorSanitizer
-// (tests/sanitized.rs). Arithmetic is that of plain floats: results are exact for the small integers used here.
+// Runs the kernels and the emulated cores without Rust, under AddressSanitizer and
+// UndefinedBehaviorSanitizer (tests/sanitized.rs). Arithmetic is that of plain floats: results are
+// exact for the small integers used here.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +15,9 @@
 using emulated::Arithmetic;
 using emulated::Dram;
 
-extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors, uint32_t tensor_count, const Arithmetic* arithmetic, char* error, size_t room);
+extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors,
+                               uint32_t tensor_count, const Arithmetic* arithmetic, char* error,
+                               size_t room);
 
 namespace {
 
@@ -70,8 +73,15 @@ struct Tensor {
     uint32_t page_bytes;
     std::vector<uint8_t> data;
     std::vector<uint8_t> written;
-    Tensor(uint32_t at, uint32_t page, uint32_t pages, bool filled) : base(at), page_bytes(page), data(page * pages, 0), written(page * pages, filled ? 1 : 0) {}
-    Dram dram() { return {base, page_bytes, static_cast<uint32_t>(data.size() / page_bytes), data.data(), written.data()}; }
+    Tensor(uint32_t at, uint32_t page, uint32_t pages, bool filled)
+        : base(at),
+          page_bytes(page),
+          data(page * pages, 0),
+          written(page * pages, filled ? 1 : 0) {}
+    Dram dram() {
+        return {base, page_bytes, static_cast<uint32_t>(data.size() / page_bytes), data.data(),
+                written.data()};
+    }
 };
 
 std::string source_folder;
@@ -88,7 +98,9 @@ struct Text {
     }
 };
 
-ttp_kernel kernel(const Text& text, uint32_t role, ttp_core_range cores, const std::vector<uint32_t>& compile, uint32_t accessors, const std::vector<uint32_t>& runtime, uint32_t each) {
+ttp_kernel kernel(const Text& text, uint32_t role, ttp_core_range cores,
+                  const std::vector<uint32_t>& compile, uint32_t accessors,
+                  const std::vector<uint32_t>& runtime, uint32_t each) {
     ttp_kernel made{};
     made.name = text.name.c_str();
     made.source = text.source.c_str();
@@ -103,14 +115,22 @@ ttp_kernel kernel(const Text& text, uint32_t role, ttp_core_range cores, const s
     return made;
 }
 
-int run(const std::vector<ttp_kernel>& kernels, const std::vector<ttp_circular_buffer>& buffers, std::vector<Tensor*> tensors, std::string& error) {
+int run(const std::vector<ttp_kernel>& kernels, const std::vector<ttp_circular_buffer>& buffers,
+        std::vector<Tensor*> tensors, std::string& error) {
     std::vector<Dram> drams;
     for (Tensor* tensor : tensors) {
         drams.push_back(tensor->dram());
     }
-    ttp_program program{kernels.data(), buffers.data(), nullptr, static_cast<uint32_t>(kernels.size()), static_cast<uint32_t>(buffers.size()), 0, 0};
+    ttp_program program{kernels.data(),
+                        buffers.data(),
+                        nullptr,
+                        static_cast<uint32_t>(kernels.size()),
+                        static_cast<uint32_t>(buffers.size()),
+                        0,
+                        0};
     char text[1024] = "";
-    const int status = tt_emulator_run(&program, drams.data(), static_cast<uint32_t>(drams.size()), &arithmetic, text, sizeof text);
+    const int status = tt_emulator_run(&program, drams.data(), static_cast<uint32_t>(drams.size()),
+                                       &arithmetic, text, sizeof text);
     error = text;
     return status;
 }
@@ -140,15 +160,23 @@ void patches() {
         }
     }
     const std::vector<uint32_t> read_compile{side, patch, 3 * side}, write_compile{2048};
-    const std::vector<ttp_circular_buffer> buffers{{0, TTP_FORMAT_U8, 3 * side, 28, cores}, {16, TTP_FORMAT_BF16, 2048, 2, cores}};
+    const std::vector<ttp_circular_buffer> buffers{{0, TTP_FORMAT_U8, 3 * side, 28, cores},
+                                                   {16, TTP_FORMAT_BF16, 2048, 2, cores}};
     const Text writer("dataflow/write_tiles.cpp", "write_tiles");
-    for (const char* file : {"image_patches", "image_patches_without_barrier", "image_patches_without_push"}) {
+    for (const char* file :
+         {"image_patches", "image_patches_without_barrier", "image_patches_without_push"}) {
         Tensor out(1 << 24, 2048, 8 * columns, false);
         const Text reader("dataflow/image_patches.cpp", file);
         std::string error;
-        const int status = run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 1, read_args, 4), kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)}, buffers, {&image, &out}, error);
+        const int status =
+            run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 1, read_args, 4),
+                 kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)},
+                buffers, {&image, &out}, error);
         if (std::string(file) != "image_patches") {
-            check(status == 1 && error.find(std::string(file).ends_with("push") ? "deadlock" : "barrier is missing") != std::string::npos, std::string(file) + ": " + error);
+            check(status == 1 && error.find(std::string(file).ends_with("push")
+                                                ? "deadlock"
+                                                : "barrier is missing") != std::string::npos,
+                  std::string(file) + ": " + error);
             continue;
         }
         check(status == 0, error);
@@ -156,12 +184,15 @@ void patches() {
             for (uint32_t k = 0; k < 608; ++k) {
                 float rows[1024];
                 if (k % 32 == 0 && at % 32 == 0) {
-                    unpack(TTP_FORMAT_BF16, out.data.data() + (at / 32 * columns + k / 32) * 2048, rows);
+                    unpack(TTP_FORMAT_BF16, out.data.data() + (at / 32 * columns + k / 32) * 2048,
+                           rows);
                     for (uint32_t r = 0; r < 32; ++r) {
                         for (uint32_t c = 0; c < 32; ++c) {
                             const uint32_t p = at + r, q = k + c, within = q % 196;
-                            const uint32_t pixel = (p / 16 * 14 + within / 14) * 672 + (p % 16 * 14 + within % 14) * 3 + q / 196;
-                            const float expected = q < 588 ? static_cast<float>(image.data[pixel]) - 128.0f : 0.0f;
+                            const uint32_t pixel = (p / 16 * 14 + within / 14) * 672 +
+                                                   (p % 16 * 14 + within % 14) * 3 + q / 196;
+                            const float expected =
+                                q < 588 ? static_cast<float>(image.data[pixel]) - 128.0f : 0.0f;
                             check(rows[r * 32 + c] == expected, "a patch value differs");
                         }
                     }
@@ -174,7 +205,9 @@ void patches() {
 // [32, 128] by [128, 64] on two cores: readers, compute and writers at once.
 void product() {
     Tensor x(1 << 20, 2048, 4, true), w(1 << 21, 2048, 8, true), out(1 << 22, 4096, 2, false);
-    const auto value = [](uint32_t i) { return static_cast<float>(static_cast<int>(i * 7 % 15) - 7); };
+    const auto value = [](uint32_t i) {
+        return static_cast<float>(static_cast<int>(i * 7 % 15) - 7);
+    };
     for (Tensor* tensor : {&x, &w}) {
         for (size_t page = 0; page < tensor->data.size() / 2048; ++page) {
             float rows[1024];
@@ -185,13 +218,22 @@ void product() {
         }
     }
     const ttp_core_range cores{0, 0, 1, 0};
-    const Text reader("dataflow/read_columns.cpp", "read_columns"), math("compute/column_matmul.cpp", "column_matmul"), writer("dataflow/write_tiles.cpp", "write_tiles");
-    const std::vector<uint32_t> read_compile{4, 2, 2, 2048, 2048}, math_compile{4, 2}, write_compile{4096}, none;
-    const std::vector<uint32_t> read_args{1u << 20, 1u << 21, 0, 1u << 20, 1u << 21, 1}, write_args{1u << 22, 0, 1, 1u << 22, 1, 1};
+    const Text reader("dataflow/read_columns.cpp", "read_columns"),
+        math("compute/column_matmul.cpp", "column_matmul"),
+        writer("dataflow/write_tiles.cpp", "write_tiles");
+    const std::vector<uint32_t> read_compile{4, 2, 2, 2048, 2048}, math_compile{4, 2},
+        write_compile{4096}, none;
+    const std::vector<uint32_t> read_args{1u << 20, 1u << 21, 0, 1u << 20, 1u << 21, 1},
+        write_args{1u << 22, 0, 1, 1u << 22, 1, 1};
     std::string error;
-    const int status = run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 2, read_args, 3), kernel(math, TTP_ROLE_COMPUTE, cores, math_compile, 0, none, 0),
-                            kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)},
-                           {{0, TTP_FORMAT_BF16, 2048, 4, cores}, {1, TTP_FORMAT_BF16, 2048, 4, cores}, {16, TTP_FORMAT_F32, 4096, 1, cores}}, {&x, &w, &out}, error);
+    const int status =
+        run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 2, read_args, 3),
+             kernel(math, TTP_ROLE_COMPUTE, cores, math_compile, 0, none, 0),
+             kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)},
+            {{0, TTP_FORMAT_BF16, 2048, 4, cores},
+             {1, TTP_FORMAT_BF16, 2048, 4, cores},
+             {16, TTP_FORMAT_F32, 4096, 1, cores}},
+            {&x, &w, &out}, error);
     check(status == 0, error);
     for (uint32_t n = 0; n < 2; ++n) {
         float rows[1024];
@@ -200,7 +242,8 @@ void product() {
             for (uint32_t c = 0; c < 32; ++c) {
                 float sum = 0;
                 for (uint32_t k = 0; k < 128; ++k) {
-                    sum += value(r * 32 + k % 32 + k / 32) * value(k % 32 * 32 + c + k / 32 * 2 + n);
+                    sum +=
+                        value(r * 32 + k % 32 + k / 32) * value(k % 32 * 32 + c + k / 32 * 2 + n);
                 }
                 check(rows[r * 32 + c] == sum, "a product differs");
             }

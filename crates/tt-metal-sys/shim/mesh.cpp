@@ -59,20 +59,26 @@ void check_library() {
     } found;
     dl_iterate_phdr(
         [](dl_phdr_info* info, size_t, void* data) {
-            if (info->dlpi_name != nullptr && std::strstr(info->dlpi_name, "_ttnncpp.so") != nullptr) {
+            if (info->dlpi_name != nullptr &&
+                std::strstr(info->dlpi_name, "_ttnncpp.so") != nullptr) {
                 static_cast<Found*>(data)->path = info->dlpi_name;
                 return 1;
             }
             return 0;
         },
         &found);
-    struct stat status {};
+    struct stat status{};
     if (found.path.empty() || stat(found.path.c_str(), &status) != 0) {
-        refuse(TTP_NOT_FOUND, "TT-NN's library _ttnncpp.so is not loaded: set LD_LIBRARY_PATH to the tt-metal build (commit " TT_SUPPORTED_COMMIT ")");
+        refuse(TTP_NOT_FOUND,
+               "TT-NN's library _ttnncpp.so is not loaded: set LD_LIBRARY_PATH to the tt-metal "
+               "build (commit " TT_SUPPORTED_COMMIT ")");
     }
     if (static_cast<uint64_t>(status.st_size) != TT_NN_LIBRARY_BYTES) {
-        refuse(TTP_UNSUPPORTED, found.path + " has " + std::to_string(status.st_size) + " bytes, this provider was built for the one of " +
-                                    std::to_string(TT_NN_LIBRARY_BYTES) + " bytes (tt-metal " TT_SUPPORTED_COMMIT "): rebuild it against the installed tt-metal of that commit");
+        refuse(TTP_UNSUPPORTED, found.path + " has " + std::to_string(status.st_size) +
+                                    " bytes, this provider was built for the one of " +
+                                    std::to_string(TT_NN_LIBRARY_BYTES) +
+                                    " bytes (tt-metal " TT_SUPPORTED_COMMIT
+                                    "): rebuild it against the installed tt-metal of that commit");
     }
 }
 
@@ -97,7 +103,8 @@ ttp_status translate(ttp_status otherwise) noexcept {
             return TTP_INTERNAL;
         } catch (const std::exception& error) {
             remember(one_line(error.what()));
-            return last_error.find("Out of Memory") != std::string::npos ? TTP_OUT_OF_MEMORY : otherwise;
+            return last_error.find("Out of Memory") != std::string::npos ? TTP_OUT_OF_MEMORY
+                                                                         : otherwise;
         } catch (...) {
             remember("an unknown exception of TT-NN");
             return TTP_INTERNAL;
@@ -111,7 +118,8 @@ std::shared_ptr<Mesh> find_mesh(uint64_t handle) {
     std::lock_guard<std::mutex> locked(meshes_lock);
     auto found = meshes.find(mesh_of(handle));
     if (found == meshes.end()) {
-        refuse(TTP_BAD_HANDLE, "handle " + hex(handle) + ": its mesh is closed or was never opened");
+        refuse(TTP_BAD_HANDLE,
+               "handle " + hex(handle) + ": its mesh is closed or was never opened");
     }
     return found->second;
 }
@@ -121,7 +129,8 @@ uint64_t Mesh::add(Tensor tensor) {
     tensors.emplace(handle, std::move(tensor));
     const auto& allocator = device->allocator();
     const auto type = tt::tt_metal::BufferType::DRAM;
-    peak = std::max<uint64_t>(peak, allocator->get_statistics(type).total_allocated_bytes * allocator->get_num_banks(type));
+    peak = std::max<uint64_t>(peak, allocator->get_statistics(type).total_allocated_bytes *
+                                        allocator->get_num_banks(type));
     return handle;
 }
 
@@ -129,14 +138,18 @@ Tensor& Mesh::tensor(uint64_t handle) {
     auto found = tensors.find(handle);
     if (found == tensors.end()) {
         const bool foreign = mesh_of(handle) != id;
-        refuse(TTP_BAD_HANDLE, "tensor handle " + hex(handle) + (foreign ? ": it belongs to another mesh" : ": it was freed or never given out"));
+        refuse(TTP_BAD_HANDLE, "tensor handle " + hex(handle) +
+                                   (foreign ? ": it belongs to another mesh"
+                                            : ": it was freed or never given out"));
     }
     return found->second;
 }
 
 void Mesh::not_while_capturing(const char* what) const {
     if (capturing) {
-        refuse(TTP_TRACE_RULE, std::string(what) + " is not possible while a trace is captured: do it before ttp_trace_begin or after ttp_trace_end");
+        refuse(TTP_TRACE_RULE, std::string(what) +
+                                   " is not possible while a trace is captured: do it before "
+                                   "ttp_trace_begin or after ttp_trace_end");
     }
 }
 
@@ -153,19 +166,32 @@ extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out
     // What TT-NN says here is mostly that there is no such mesh on this machine.
     return guard(TTP_NOT_FOUND, [&] {
         require(config != nullptr && out != nullptr, "config or out is NULL");
-        require(config->struct_size == sizeof(ttp_mesh_config), "ttp_mesh_config of another header");
-        require(config->command_queues == 1 || config->command_queues == 2, "Wormhole has 1 or 2 command queues, not " + std::to_string(config->command_queues));
+        require(config->struct_size == sizeof(ttp_mesh_config),
+                "ttp_mesh_config of another header");
+        require(
+            config->command_queues == 1 || config->command_queues == 2,
+            "Wormhole has 1 or 2 command queues, not " + std::to_string(config->command_queues));
         if (config->dram_limit_bytes != 0) {
             refuse(TTP_UNSUPPORTED, "dram_limit_bytes is for simulated meshes");
         }
         uint32_t columns = 0;
         auto wiring = fabric::FabricConfig::DISABLED;
         switch (config->board) {
-            case TTP_BOARD_N150: columns = 1; break;
-            case TTP_BOARD_N300: columns = 2; wiring = fabric::FabricConfig::FABRIC_1D; break;
+            case TTP_BOARD_N150:
+                columns = 1;
+                break;
+            case TTP_BOARD_N300:
+                columns = 2;
+                wiring = fabric::FabricConfig::FABRIC_1D;
+                break;
             // Without the ring configuration collectives fall back to a line silently.
-            case TTP_BOARD_T3K: columns = 8; wiring = fabric::FabricConfig::FABRIC_1D_RING; break;
-            default: refuse(TTP_INVALID_ARGUMENT, "board " + std::to_string(config->board) + " is none of TTP_BOARD_*");
+            case TTP_BOARD_T3K:
+                columns = 8;
+                wiring = fabric::FabricConfig::FABRIC_1D_RING;
+                break;
+            default:
+                refuse(TTP_INVALID_ARGUMENT,
+                       "board " + std::to_string(config->board) + " is none of TTP_BOARD_*");
         }
         check_library();
         std::lock_guard<std::mutex> locked(meshes_lock);
@@ -180,13 +206,19 @@ extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out
         mesh->trace_region = config->trace_region_bytes;
         // The fabric is set before the mesh is opened. Mock clusters have no routers to start.
         if (wiring != fabric::FabricConfig::DISABLED) {
-            fabric::SetFabricConfig(wiring, fabric::FabricReliabilityMode::STRICT_SYSTEM_HEALTH_SETUP_MODE, std::nullopt, fabric::FabricTensixConfig::DISABLED,
-                                    fabric::FabricUDMMode::DISABLED, mesh->mock ? fabric::FabricManagerMode::ENABLED : fabric::FabricManagerMode::DEFAULT);
+            fabric::SetFabricConfig(
+                wiring, fabric::FabricReliabilityMode::STRICT_SYSTEM_HEALTH_SETUP_MODE,
+                std::nullopt, fabric::FabricTensixConfig::DISABLED, fabric::FabricUDMMode::DISABLED,
+                mesh->mock ? fabric::FabricManagerMode::ENABLED
+                           : fabric::FabricManagerMode::DEFAULT);
         }
-        // Ethernet dispatch leaves all 64 cores of an N300 chip to us; N150 has them with worker dispatch.
-        const auto dispatch = columns > 1 ? tt::tt_metal::DispatchCoreType::ETH : tt::tt_metal::DispatchCoreType::WORKER;
+        // Ethernet dispatch leaves all 64 cores of an N300 chip to us; N150 has them with worker
+        // dispatch.
+        const auto dispatch = columns > 1 ? tt::tt_metal::DispatchCoreType::ETH
+                                          : tt::tt_metal::DispatchCoreType::WORKER;
         mesh->device = ttnn::distributed::open_mesh_device(
-            ttnn::MeshShape(1, columns), DEFAULT_L1_SMALL_SIZE, config->trace_region_bytes, config->command_queues, tt::tt_metal::DispatchCoreConfig(dispatch));
+            ttnn::MeshShape(1, columns), DEFAULT_L1_SMALL_SIZE, config->trace_region_bytes,
+            config->command_queues, tt::tt_metal::DispatchCoreConfig(dispatch));
         mesh->device->enable_program_cache();
         *out = mesh->id;
         meshes.emplace(mesh->id, std::move(mesh));
@@ -216,7 +248,8 @@ extern "C" ttp_status ttp_mesh_close(ttp_mesh handle) {
 
 extern "C" ttp_status ttp_mesh_describe(ttp_mesh handle, ttp_mesh_info* out) {
     return on_mesh(handle, TTP_DEVICE, [&](Mesh& mesh) {
-        require(out != nullptr && out->struct_size == sizeof(ttp_mesh_info), "ttp_mesh_info is NULL or of another header: set struct_size");
+        require(out != nullptr && out->struct_size == sizeof(ttp_mesh_info),
+                "ttp_mesh_info is NULL or of another header: set struct_size");
         const auto grid = mesh.device->compute_with_storage_grid_size();
         const auto& allocator = mesh.device->allocator();
         const auto dram = tt::tt_metal::BufferType::DRAM;
@@ -237,7 +270,9 @@ extern "C" ttp_status ttp_mesh_describe(ttp_mesh handle, ttp_mesh_info* out) {
 extern "C" ttp_status ttp_mesh_memory(ttp_mesh handle, uint32_t chip, ttp_memory* out) {
     return on_mesh(handle, TTP_DEVICE, [&](Mesh& mesh) {
         require(out != nullptr, "out is NULL");
-        require(chip < mesh.chips, "chip " + std::to_string(chip) + " does not exist: the mesh has " + std::to_string(mesh.chips));
+        require(chip < mesh.chips, "chip " + std::to_string(chip) +
+                                       " does not exist: the mesh has " +
+                                       std::to_string(mesh.chips));
         // The chips of a mesh are filled in step; statistics are those of one bank.
         const auto& allocator = mesh.device->allocator();
         const auto dram = tt::tt_metal::BufferType::DRAM;
@@ -262,9 +297,11 @@ extern "C" ttp_status ttp_trace_begin(ttp_mesh handle) {
     return on_mesh(handle, TTP_TRACE_RULE, [&](Mesh& mesh) {
         mesh.not_while_capturing("capturing another trace");
         if (mesh.trace_region == 0) {
-            refuse(TTP_TRACE_RULE, "the mesh was opened without a trace region: set trace_region_bytes");
+            refuse(TTP_TRACE_RULE,
+                   "the mesh was opened without a trace region: set trace_region_bytes");
         }
-        mesh.capturing = ttnn::operations::trace::begin_trace_capture(mesh.device.get(), ttnn::QueueId(0));
+        mesh.capturing =
+            ttnn::operations::trace::begin_trace_capture(mesh.device.get(), ttnn::QueueId(0));
     });
 }
 
@@ -288,13 +325,15 @@ extern "C" ttp_status ttp_trace_run(ttp_trace handle, uint32_t blocking) {
         mesh.not_while_capturing("running a trace");
         auto found = mesh.traces.find(handle);
         if (found == mesh.traces.end()) {
-            refuse(TTP_BAD_HANDLE, "trace handle " + hex(handle) + ": it was freed or never given out");
+            refuse(TTP_BAD_HANDLE,
+                   "trace handle " + hex(handle) + ": it was freed or never given out");
         }
         if (mesh.mock) {
             // TT-NN would crash: there is no device to run it on.
             refuse(TTP_UNSUPPORTED, "a mock cluster cannot run traces");
         }
-        ttnn::operations::trace::execute_trace(mesh.device.get(), found->second, ttnn::QueueId(0), blocking != 0);
+        ttnn::operations::trace::execute_trace(mesh.device.get(), found->second, ttnn::QueueId(0),
+                                               blocking != 0);
     });
 }
 
@@ -303,7 +342,8 @@ extern "C" ttp_status ttp_trace_free(ttp_trace handle) {
         mesh.not_while_capturing("freeing a trace");
         auto found = mesh.traces.find(handle);
         if (found == mesh.traces.end()) {
-            refuse(TTP_BAD_HANDLE, "trace handle " + hex(handle) + ": it was freed or never given out");
+            refuse(TTP_BAD_HANDLE,
+                   "trace handle " + hex(handle) + ": it was freed or never given out");
         }
         ttnn::operations::trace::release_trace(mesh.device.get(), found->second);
         mesh.traces.erase(found);

@@ -26,7 +26,9 @@ struct Refusal {
     std::string text;
 };
 
-[[noreturn]] inline void refuse(ttp_status status, std::string text) { throw Refusal{status, std::move(text)}; }
+[[noreturn]] inline void refuse(ttp_status status, std::string text) {
+    throw Refusal{status, std::move(text)};
+}
 inline void require(bool condition, const std::string& text) {
     if (!condition) {
         refuse(TTP_INVALID_ARGUMENT, text);
@@ -44,7 +46,8 @@ struct Mesh {
     std::unordered_map<uint64_t, Tensor> tensors;
     std::unordered_map<uint64_t, ttnn::MeshTraceId> traces;
     std::optional<ttnn::MeshTraceId> capturing;
-    std::optional<Tensor> rope_matrix;  // exchanges neighbours: what the pair-wise rotary kernel multiplies by
+    std::optional<Tensor>
+        rope_matrix;  // exchanges neighbours: what the pair-wise rotary kernel multiplies by
     uint64_t peak = 0;
     uint64_t next = 0;
 
@@ -90,6 +93,7 @@ ttnn::Shape to_shape(const uint32_t* dims);
 std::vector<uint32_t> dims_of(const Tensor& tensor);
 
 // Zeros or an upload; also used for the rotary matrix.
-Tensor upload(Mesh& mesh, const ttp_host& host, const ttp_distribution& distribution, uint32_t format, uint32_t layout);
+Tensor upload(Mesh& mesh, const ttp_host& host, const ttp_distribution& distribution,
+              uint32_t format, uint32_t layout);
 
 }  // namespace shim

@@ -1,6 +1,7 @@
-// The machine that Tensix kernels run on here: cores with L1, circular buffers and a destination register, and DRAM
-// behind a NoC that moves data only at barriers. One fibre for each kernel on each core, run in turn until it blocks,
-// so that a run is the same every time and a deadlock is seen. What silicon answers with garbage is a Fault here.
+// The machine that Tensix kernels run on here: cores with L1, circular buffers and a destination
+// register, and DRAM behind a NoC that moves data only at barriers. One fibre for each kernel on
+// each core, run in turn until it blocks, so that a run is the same every time and a deadlock is
+// seen. What silicon answers with garbage is a Fault here.
 #pragma once
 #include <ucontext.h>
 
@@ -27,7 +28,8 @@ struct Dram {
 struct Arithmetic {
     void (*unpack)(uint32_t format, const uint8_t* tile, float* rows);
     void (*pack)(uint32_t format, const float* rows, uint8_t* tile);
-    void (*matmul)(const float* in0, const float* in1, float* dest, uint32_t fidelity, uint32_t fp32_dest);
+    void (*matmul)(const float* in0, const float* in1, float* dest, uint32_t fidelity,
+                   uint32_t fp32_dest);
     uint32_t (*tile_bytes)(uint32_t format);
 };
 

@@ -1,5 +1,5 @@
-// L1 with every access checked: within a circular buffer, in a page that this kernel has reserved or waited for, and
-// loaded only after it was written.
+// L1 with every access checked: within a circular buffer, in a page that this kernel has reserved
+// or waited for, and loaded only after it was written.
 #pragma once
 #include "emulator.hpp"
 

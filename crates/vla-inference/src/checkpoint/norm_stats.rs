@@ -49,8 +49,7 @@ impl ActionStats {
 #[derive(Debug, Clone)]
 pub struct NormStats {
     path: PathBuf,
-    /// A data set whose entry is broken keeps its error here: selecting it is an error, not
-    /// the other data sets.
+    /// A data set whose entry is broken keeps its error here: only selecting that set fails.
     sets: BTreeMap<String, Result<ActionStats, CheckpointError>>,
     /// Keys in config.json that `dataset_statistics.json` replaced.
     replaced: Vec<String>,

@@ -5,7 +5,9 @@
 #include "emulator.hpp"
 
 inline uint32_t get_compile_time_arg_val(uint32_t index) { return emulated::compile_arg(index); }
-inline void cb_reserve_back(uint32_t buffer, uint32_t pages) { emulated::reserve_back(buffer, pages); }
+inline void cb_reserve_back(uint32_t buffer, uint32_t pages) {
+    emulated::reserve_back(buffer, pages);
+}
 inline void cb_push_back(uint32_t buffer, uint32_t pages) { emulated::push_back(buffer, pages); }
 inline void cb_wait_front(uint32_t buffer, uint32_t pages) { emulated::wait_front(buffer, pages); }
 inline void cb_pop_front(uint32_t buffer, uint32_t pages) { emulated::pop_front(buffer, pages); }

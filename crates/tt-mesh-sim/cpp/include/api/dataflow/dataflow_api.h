@@ -1,5 +1,5 @@
-// Our own stand-in for the data movement API that Tensix kernels include under this name: the part that the kernels of
-// this repository use.
+// Our own stand-in for the data movement API that Tensix kernels include under this name: the part
+// that the kernels of this repository use.
 #pragma once
 #include <cstdint>
 
@@ -13,7 +13,9 @@ T get_arg_val(uint32_t index) {
     return static_cast<T>(emulated::runtime_arg(index));
 }
 
-inline void cb_reserve_back(uint32_t buffer, uint32_t pages) { emulated::reserve_back(buffer, pages); }
+inline void cb_reserve_back(uint32_t buffer, uint32_t pages) {
+    emulated::reserve_back(buffer, pages);
+}
 inline void cb_push_back(uint32_t buffer, uint32_t pages) { emulated::push_back(buffer, pages); }
 inline void cb_wait_front(uint32_t buffer, uint32_t pages) { emulated::wait_front(buffer, pages); }
 inline void cb_pop_front(uint32_t buffer, uint32_t pages) { emulated::pop_front(buffer, pages); }
@@ -25,7 +27,8 @@ template <uint32_t Offset>
 struct TensorAccessorArgs {
     TensorAccessorArgs() {
         if (emulated::compile_arg(Offset) != 2) {
-            emulated::fault("compile-time argument " + std::to_string(Offset) + " is not the accessor of an interleaved DRAM tensor");
+            emulated::fault("compile-time argument " + std::to_string(Offset) +
+                            " is not the accessor of an interleaved DRAM tensor");
         }
     }
     static constexpr uint32_t next_compile_time_args_offset() { return Offset + 1; }
@@ -35,15 +38,21 @@ struct TensorAccessor {
     uint32_t base;
     uint32_t page_size;
     template <uint32_t Offset>
-    TensorAccessor(const TensorAccessorArgs<Offset>&, uint32_t address, uint32_t page_bytes) : base(address), page_size(page_bytes) {}
+    TensorAccessor(const TensorAccessorArgs<Offset>&, uint32_t address, uint32_t page_bytes)
+        : base(address), page_size(page_bytes) {}
     uint64_t get_noc_addr(uint32_t page, uint32_t offset = 0) const {
         return emulated::dram_address(base, page_size, page, offset);
     }
 };
 
-inline void noc_async_read(uint64_t source, uint32_t l1, uint32_t bytes) { emulated::read_noc(source, l1, bytes); }
-inline void noc_async_write(uint32_t l1, uint64_t target, uint32_t bytes) { emulated::write_noc(l1, target, bytes); }
-inline void noc_async_read_page(uint32_t page, const TensorAccessor& tensor, uint32_t l1, uint32_t offset = 0) {
+inline void noc_async_read(uint64_t source, uint32_t l1, uint32_t bytes) {
+    emulated::read_noc(source, l1, bytes);
+}
+inline void noc_async_write(uint32_t l1, uint64_t target, uint32_t bytes) {
+    emulated::write_noc(l1, target, bytes);
+}
+inline void noc_async_read_page(uint32_t page, const TensorAccessor& tensor, uint32_t l1,
+                                uint32_t offset = 0) {
     emulated::read_noc(tensor.get_noc_addr(page, offset), l1, tensor.page_size - offset);
 }
 inline void noc_async_write_page(uint32_t page, const TensorAccessor& tensor, uint32_t l1) {
