@@ -31,8 +31,8 @@
 //!
 //! # Damaged bags
 //! A file whose recorder was interrupted (no footer, part of a chunk) is read as far as possible
-//! and reported as a [`BagWarning`]. Anything that no recorder writes (a wrong checksum, an impossible
-//! length) is a [`BagError`]; the messages before it are delivered.
+//! and reported as a [`BagWarning`]. Anything that no recorder writes (a wrong checksum, an
+//! impossible length) is a [`BagError`]; the messages before it are delivered.
 
 pub mod align;
 pub mod cdr;
