@@ -1,8 +1,9 @@
 //! Reads rosbag2 recordings without ROS: MCAP and sqlite3, plain and compressed.
 //!
-//! A storage file (`mcap_file`, `sqlite_file`) yields serialized messages; [`Messages`] concatenates
-//! the files of a split bag and sorts messages by log time within a short window; [`messages`]
-//! decodes a payload as a ROS message ([`cdr`]); [`align`] matches recorded actions to images.
+//! A storage file (`mcap_file`, `sqlite_file`) yields serialized messages; [`Messages`]
+//! concatenates the files of a split bag and sorts messages by log time within a short window;
+//! [`messages`] decodes a payload as a ROS message ([`cdr`]); [`align`] matches recorded actions to
+//! images.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), rosbag2_reader::BagError> {
@@ -29,9 +30,9 @@
 //! and one message.
 //!
 //! # Damaged bags
-//! A file whose recorder was interrupted (no footer, part of a chunk) is read as far as possible and
-//! reported as a [`BagWarning`]. Anything that no recorder writes (a wrong checksum, an impossible
-//! length) is a [`BagError`]; the messages before it are delivered.
+//! A file whose recorder was interrupted (no footer, part of a chunk) is read as far as possible
+//! and reported as a [`BagWarning`]. Anything that no recorder writes (a wrong checksum, an
+//! impossible length) is a [`BagError`]; the messages before it are delivered.
 
 pub mod align;
 pub mod cdr;

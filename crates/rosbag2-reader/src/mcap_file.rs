@@ -109,8 +109,8 @@ impl McapFile {
     /// Reads the next record. `visit` gets channel, log time (nanoseconds) and payload of a
     /// message.
     pub fn step(&mut self, visit: &mut dyn FnMut(u16, i64, &[u8])) -> Result<Step, BagError> {
-        // A malicious length makes the parser underflow, which panics where overflow is checked. The
-        // parser is not used after that.
+        // A malicious length makes the parser underflow, which panics where overflow is checked.
+        // The parser is not used after that.
         let reader = AssertUnwindSafe(&mut self.reader);
         let event = std::panic::catch_unwind(move || {
             let AssertUnwindSafe(reader) = { reader };

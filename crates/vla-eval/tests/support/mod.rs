@@ -18,7 +18,9 @@ use vla_inference::policy::{
 };
 
 pub fn root(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+    // The folder of the workspace: the tests of two packages use this file.
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().find(|folder| folder.join("tests/data").is_dir()).unwrap().join(path)
 }
 
 pub fn expected_bag() -> Value {
