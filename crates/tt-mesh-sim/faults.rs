@@ -1,7 +1,7 @@
 // Shared by build.rs, which compiles each broken kernel, and by tests/kernels.rs, which runs it.
 
-/// Deliberate faults of the kernels, as replacements in their text: kernel, from, to, and part of the
-/// error that must result. With an empty text the run must give a wrong result.
+/// Deliberate faults of the kernels, as replacements in their text: kernel, from, to, and part of
+/// the error that must result. With an empty text the run must give a wrong result.
 pub const FAULTS: &[(&str, &str, &str, &str)] = &[
     (
         "dataflow/image_patches.cpp",

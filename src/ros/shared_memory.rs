@@ -1,9 +1,9 @@
 //! Shared-memory segments of Fast DDS.
 //!
 //! A process that is killed leaves its segments in /dev/shm, each of the configured size
-//! (config/fastdds.xml: 64 MiB), and Fast DDS does not remove them later. Each segment has a lock file
-//! `<segment>_el` that a living process holds locked; without such a process it is removed here, as
-//! `fastdds shm clean` does.
+//! (config/fastdds.xml: 64 MiB), and Fast DDS does not remove them later. Each segment has a lock
+//! file `<segment>_el` that a living process holds locked; without such a process it is removed
+//! here, as `fastdds shm clean` does.
 
 use std::{
     fs::{self, File},

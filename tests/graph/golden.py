@@ -136,8 +136,8 @@ def scenario(executable, logs):
         assert len(action.token_ids) == 7 and all(
             31744 <= token < 32000 for token in action.token_ids
         )
-        # A truncated JPEG is no image: the robot stops and the status has the cause; a good one and it
-        # goes on.
+        # A truncated JPEG is no image: the robot stops and the status has the cause; a good one
+        # and it goes on.
         graph.film_bytes(jpeg.getvalue()[:2000], format="jpeg")
         graph.until(
             "malformed",

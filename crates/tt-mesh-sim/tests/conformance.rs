@@ -202,7 +202,8 @@ fn rope_in_both_orders() {
     }
 }
 
-/// softmax(scale q k^T + mask) v in double precision; `seen(row, key)` is whether a row attends to a key.
+/// softmax(scale q k^T + mask) v in double precision; `seen(row, key)` is whether a row attends
+/// to a key.
 fn attend(
     q: &[f64],
     k: &[f64],

@@ -102,8 +102,8 @@ impl Provider {
                 });
             }
         }
-        // SAFETY: a library of this version (or without a version, which fails here) was built from the
-        // header, which fixes the signatures.
+        // SAFETY: a library of this version (or without a version, which fails here) was built
+        // from the header, which fixes the signatures.
         let api =
             unsafe { Api::from_library(&library) }.map_err(|missing| LoadError::Incomplete {
                 path: path.into(),

@@ -52,8 +52,8 @@ impl MappedFile {
         }
         // SAFETY: the map is read-only and its bytes are only read as integers and floats, for
         // which every bit pattern is valid, so a file that is rewritten meanwhile changes values
-        // but breaks no invariant. Shortening it raises SIGBUS, which ends the process; see the type's
-        // documentation.
+        // but breaks no invariant. Shortening it raises SIGBUS, which ends the process; see the
+        // type's documentation.
         let map = unsafe { Mmap::map(&file) }
             .map_err(|error| CheckpointError::io(path, "map", &error, remedy))?;
         Ok(Self {
