@@ -56,6 +56,7 @@ fn offline(bag: &Path, topic: &str, out: &Path) -> BTreeMap<i64, (String, Vec<u3
     let checkpoint = root("tests/data/openvla_tiny/ckpt");
     let line = [
         "eval",
+        "run",
         "--bag",
         bag.to_str().unwrap(),
         "--image-topic",

@@ -176,7 +176,10 @@ impl VlaNode {
         let shared = &mut self.shared;
         let state = match self.lifecycle.state() {
             State::Unconfigured => LifecycleState::Unconfigured,
-            State::Inactive if shared.runtime.at_rest() => LifecycleState::Inactive,
+            // A change while inactive replaces control's configuration, which needs rest: requests
+            // wait until the ramp is over (at most the stop time).
+            State::Inactive if !shared.runtime.at_rest() => return,
+            State::Inactive => LifecycleState::Inactive,
             _ => LifecycleState::Other,
         };
         if let Some(changed) = self.parameter_services.serve(&shared.parameters, state) {
