@@ -121,10 +121,15 @@ impl VlaNode {
     /// Runs until a signal requests the end, then comes to rest and returns.
     pub(super) fn spin(mut self) -> Result<(), NodeError> {
         let parameters = &self.shared.parameters;
+        let checkpoint = &parameters.checkpoint;
         log::info(format!(
             "{}: {} on {}, {}; waiting to be {}",
             self.name,
-            parameters.checkpoint.display(),
+            if checkpoint.as_os_str().is_empty() {
+                "no checkpoint is named".into()
+            } else {
+                checkpoint.display().to_string()
+            },
             parameters.device,
             if parameters.control.dry_run() {
                 "dry run: no command is published"

@@ -143,7 +143,7 @@ def a_pattern_applies_and_is_logged(executable, logs, folder):
         log = node.text()
     finally:
         ended(node, graph)
-    assert "taken /**/vla (clear_s of_another_node)" in log, log
+    assert "read /**/vla (clear_s of_another_node)" in log, log
     assert "there is no such parameter" in log, log
 
 

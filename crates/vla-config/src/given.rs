@@ -222,7 +222,7 @@ fn take_files(
         } else if taken.is_empty() {
             Remark::Warning(format!("{path}: no section applies to {node}{other}"))
         } else {
-            Remark::Info(format!("{path}: taken {}{other}", taken.join(", ")))
+            Remark::Info(format!("{path}: read {}{other}", taken.join(", ")))
         });
     }
 }

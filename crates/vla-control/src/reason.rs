@@ -166,7 +166,10 @@ impl fmt::Display for Cause {
         if self.unit.is_empty() {
             return Ok(());
         }
-        write!(f, " ({:.3} {}, limit {:.3} {})", self.value, self.unit, self.limit, self.unit)
+        // Counts have no decimals.
+        let digits = if self.unit == "faults" { 0 } else { 3 };
+        let (value, limit, unit) = (self.value, self.limit, self.unit);
+        write!(f, " ({value:.digits$} {unit}, limit {limit:.digits$} {unit})")
     }
 }
 
