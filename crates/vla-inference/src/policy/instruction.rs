@@ -19,8 +19,9 @@ pub enum InstructionError {
     Control(char),
 }
 
-/// A valid instruction, lowercased as in training. Leading and trailing spaces are kept, as in the
-/// official code: they change the token ids.
+/// A valid instruction, lowercased as in training. Line breaks at the end, which shells, YAML blocks
+/// and speech nodes add, are removed. Leading and trailing spaces are kept, as in the official code:
+/// they change the token ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instruction(String);
 
@@ -33,6 +34,7 @@ impl Instruction {
         if text.len() > MAX_INSTRUCTION_BYTES {
             return Err(InstructionError::TooLong(text.len()));
         }
+        let text = text.trim_end_matches(['\r', '\n']);
         if let Some(control) = text.chars().find(|c| c.is_control()) {
             return Err(InstructionError::Control(control));
         }
@@ -87,6 +89,8 @@ mod tests {
         assert_eq!(Instruction::new("  "), Err(InstructionError::Empty));
         assert_eq!(Instruction::new(&"x".repeat(10_000)), Err(InstructionError::TooLong(10_000)));
         assert_eq!(Instruction::new("go\nOut: left"), Err(InstructionError::Control('\n')));
+        assert_eq!(Instruction::new("\n"), Err(InstructionError::Empty));
+        assert_eq!(Instruction::new("go\r\n").unwrap().text(), "go");
         assert_eq!(Instruction::new("  go  ").unwrap().text(), "  go  ");
     }
 }
