@@ -69,15 +69,16 @@ struct Recent {
 
 impl CopyFilter {
     /// Whether the text is a new message. A copy is the oldest recent message with the same text
-    /// that this source has not delivered yet.
+    /// that this source has not delivered yet, unless the source has delivered a later one: within
+    /// a source the order is that of the publisher, so the message is newer than all of those.
     fn is_new(&mut self, now: Instant, source: usize, text: &str) -> bool {
         while self.0.front().is_some_and(|oldest| now.since(oldest.at).exceeds(COPIES)) {
             self.0.pop_front();
         }
         let bit = 1_u8 << source;
-        let copied =
-            self.0.iter_mut().find(|recent| recent.sources & bit == 0 && recent.text == text);
-        if let Some(recent) = copied {
+        let after_last = self.0.iter().rposition(|recent| recent.sources & bit != 0);
+        let candidates = self.0.iter_mut().skip(after_last.map_or(0, |last| last + 1));
+        if let Some(recent) = candidates.into_iter().find(|recent| recent.text == text) {
             recent.sources |= bit;
             return false;
         }
@@ -95,6 +96,23 @@ mod tests {
 
     const fn at(ms: u64) -> Instant {
         Instant::from_nanoseconds(ms * 1_000_000)
+    }
+
+    /// Which of these (source, text) are new, all within the time of copies.
+    fn new(messages: &[(usize, &str)]) -> Vec<bool> {
+        let mut copies = CopyFilter::default();
+        messages.iter().map(|&(source, text)| copies.is_new(at(0), source, text)).collect()
+    }
+
+    #[test]
+    fn the_last_message_of_a_publisher_holds() {
+        // A latched publisher's history arrives after its newest message arrived live.
+        assert_eq!(new(&[(2, "new"), (0, "old"), (0, "new")]), [true; 3]);
+        // A withdrawal by one publisher after another publisher's instruction, in one turn.
+        assert_eq!(new(&[(0, ""), (1, "go"), (1, "")]), [true; 3]);
+        // A source that lost a message still recognises the copy of the next.
+        let lost = [(0, "a"), (0, "b"), (2, "b"), (0, "a"), (2, "a")];
+        assert_eq!(new(&lost), [true, true, false, true, false]);
     }
 
     #[test]

@@ -35,7 +35,6 @@ const RECORDS_KEPT: usize = 50;
 
 /// The node. Each component owns its state; [`Shared`] is passed to those that need it.
 pub struct VlaNode {
-    ros: r2r::Node,
     name: String,
     shared: Shared,
     subscriptions: Subscriptions,
@@ -46,6 +45,9 @@ pub struct VlaNode {
     status: StatusPublisher,
     twist: r2r::Publisher<r2r::geometry_msgs::msg::TwistStamped>,
     stop: StopSignals,
+    /// Last, because dropping it ends the publishers: [`Runtime`] in `shared` is dropped before it
+    /// and ramps the command down, also after a panic.
+    ros: r2r::Node,
 }
 
 impl VlaNode {

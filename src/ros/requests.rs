@@ -185,6 +185,10 @@ fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String
             (false, "a request to disable came at the same time".into())
         }
         EnableOutcome::Disabled => (true, "disabled; coming to rest".into()),
+        EnableOutcome::Enabled if !wanted => {
+            (false, "a request to enable came after it: motion is enabled".into())
+        }
+        EnableOutcome::Refused(_) if !wanted => (true, "disabled; coming to rest".into()),
         EnableOutcome::Enabled if dry_run => {
             (true, "enabled; dry_run is true: no command is published".into())
         }

@@ -1,7 +1,8 @@
 //! Signals that end the process, and the end of the parent process.
 //!
 //! The first of SIGINT, SIGTERM and SIGHUP requests an orderly stop: the command is ramped down to
-//! zero. A second one ends the process only if the ramp is overdue, a third one at once. Signals
+//! zero. A second one ends the process only if the ramp is overdue, a third one at once, but not
+//! earlier than [`PATIENCE`] after the first: a launcher's own signals count too. Signals
 //! within [`SAME`] of the last one counted are taken as the same request: a terminal sends one
 //! signal to the whole process group, and a launcher forwards it. SIGHUP never ends the process at
 //! once, because shells and the kernel send it several times when a terminal closes.
@@ -24,6 +25,8 @@ use crate::runtime::{monotonic_now, signal_is_ignored, stop_with_parent};
 
 /// Signals that follow each other within this time are one request.
 const SAME: Duration = Duration::from_millis(50);
+/// Shortest time from the first signal to one that ends the process at once.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Environment variable with the process id of the parent whose end stops this process. The launch
 /// file sets it.
@@ -103,6 +106,10 @@ impl StopSignals {
         let alive = stop_with_parent(pid)
             .map_err(|error| format!("{PARENT_PID}: cannot follow process {pid}: {error}"))?;
         if !alive {
+            eprintln!(
+                "vla_node: process {pid} ({PARENT_PID}) is not the parent of this process (it has \
+                ended, or a launch prefix is in between); stopping"
+            );
             self.0.count(SIGTERM, monotonic_now().nanoseconds());
         }
         Ok(())
@@ -129,7 +136,7 @@ impl Counters {
         match requests {
             0 => false,
             1 => overdue,
-            _ => true,
+            _ => PATIENCE.as_nanos() <= u128::from(since_first),
         }
     }
 }
@@ -159,7 +166,8 @@ mod tests {
 
     #[test]
     fn third_signal_ends_at_once() {
-        assert_eq!(ends(&[(SIGINT, 0), (SIGINT, 100), (SIGINT, 200)]), [false, false, true]);
+        assert_eq!(ends(&[(SIGINT, 0), (SIGINT, 100), (SIGINT, 499)]), [false; 3]);
+        assert_eq!(ends(&[(SIGINT, 0), (SIGINT, 100), (SIGINT, 500)]), [false, false, true]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The subscriptions of the node.
 
+use std::time::Duration;
+
 use r2r::{
     QosProfile,
     geometry_msgs::msg::PoseStamped,
@@ -158,7 +160,8 @@ impl Subscriptions {
         }
         // Control stops at once on a position that is not finite.
         if problem.is_none() || !finite {
-            shared.runtime.set_ee_pose(position);
+            let delay = Duration::try_from_secs_f64(age).unwrap_or_default(); // not negative
+            shared.runtime.set_ee_pose(position, delay);
         }
         shared.notes.pose = problem;
     }

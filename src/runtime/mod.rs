@@ -91,6 +91,8 @@ pub struct Runtime {
     next_event: Option<TimedEvent>,
     reports: Receiver<WorkerReport>,
     worker_commands: Sender<WorkerCommand>,
+    /// Serial of the inputs in which the lifecycle state was set last.
+    lifecycle_serial: u64,
     instruction_generation: u64,
     ticket: u64,
     /// Longest time to rest.
@@ -159,6 +161,7 @@ impl Runtime {
             next_event: None,
             reports,
             worker_commands,
+            lifecycle_serial: 0,
             instruction_generation: 0,
             ticket: 0,
             rest_within: rest_within(&config),
@@ -206,9 +209,11 @@ impl Runtime {
         self.shared.instruction().map(|(_, instruction)| instruction)
     }
 
-    /// Passes on an end-effector position that has just arrived, in metres.
-    pub fn set_ee_pose(&mut self, position: [f64; 3]) {
-        self.inputs.ee_pose = Some(PoseSeen { received: self.clock.steady(), position });
+    /// Passes on an end-effector position that has just arrived, in metres, measured `delay` ago:
+    /// its age and the motion since then count from the measurement.
+    pub fn set_ee_pose(&mut self, position: [f64; 3], delay: Duration) {
+        let received = self.clock.steady().before(delay);
+        self.inputs.ee_pose = Some(PoseSeen { received, position });
         self.publish_inputs();
     }
 
@@ -223,6 +228,7 @@ impl Runtime {
     /// Sets the lifecycle state. Leaving `Active` ramps down first: see [`Self::at_rest`].
     pub fn set_lifecycle(&mut self, lifecycle: Lifecycle) {
         self.inputs.lifecycle = lifecycle;
+        self.lifecycle_serial = self.inputs.serial + 1;
         self.shared.active.store(lifecycle == Lifecycle::Active, Ordering::Release);
         self.publish_inputs();
         self.wake_worker();
@@ -233,12 +239,16 @@ impl Runtime {
         self.inputs_writer.write(self.inputs);
     }
 
-    /// Passes requests to control. Requests that control has not processed yet are merged.
+    /// Passes requests to control. Requests that control has not processed yet are merged; of a
+    /// request to enable and one to disable, the latter holds.
     pub fn request(&mut self, requests: Requests) -> Ticket {
         self.ticket += 1;
         let mut all = requests;
         if let Some(pending) = self.shared.pending_requests.take() {
-            all.enable = requests.enable.or(pending.requests.enable);
+            all.enable = match (requests.enable, pending.requests.enable) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (new, old) => new.or(old),
+            };
             all.estop |= pending.requests.estop;
             all.reset |= pending.requests.reset;
         }
@@ -251,9 +261,9 @@ impl Runtime {
         self.snapshot().is_some_and(|snapshot| ticket.0 <= snapshot.answered)
     }
 
-    /// Whether control has processed everything that was set here, and is at rest.
+    /// Whether control has processed the lifecycle state that was set last, and is at rest.
     pub fn at_rest(&mut self) -> bool {
-        let serial = self.inputs.serial;
+        let serial = self.lifecycle_serial;
         self.snapshot().is_some_and(|snapshot| serial <= snapshot.inputs && snapshot.output.at_rest)
     }
 

@@ -52,15 +52,15 @@ impl Clock for NodeClock {
     }
 }
 
-/// Now on `CLOCK_MONOTONIC`, which advances while the process is stopped, so that a pause can be
-/// detected. Async-signal-safe.
+/// Now on `CLOCK_BOOTTIME`: steady, and advancing while the process is stopped and while the system
+/// is suspended, so that both are detected as a pause. Async-signal-safe.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn monotonic_now() -> Instant {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid, writable timespec for the duration of the call. The clock exists on
     // every Linux, so the call cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
     // Monotonic time is never negative; the fields are 32 bits wide on some targets.
     Instant::from_nanoseconds(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
@@ -78,12 +78,12 @@ pub fn sleep_until(deadline: Instant) {
         tv_sec: (nanoseconds / 1_000_000_000) as libc::time_t,
         tv_nsec: (nanoseconds % 1_000_000_000) as libc::c_long,
     };
-    // A signal io the sleep early; then it is slept again, to the same deadline. SAFETY: `until`
+    // A signal ends the sleep early; then it sleeps again, to the same deadline. SAFETY: `until`
     // is a valid timespec for the duration of the call; with TIMER_ABSTIME the last argument is
     // ignored and may be null.
     while unsafe {
         libc::clock_nanosleep(
-            libc::CLOCK_MONOTONIC,
+            libc::CLOCK_BOOTTIME,
             libc::TIMER_ABSTIME,
             &raw const until,
             std::ptr::null_mut(),

@@ -67,7 +67,7 @@ class Started:
 
     def __init__(self, executable, log, how):
         self.parent = self.master = None
-        popen = {}
+        popen, settings = {}, SETTINGS
         if how == "closed stdout":
             reader, writer = os.pipe()
             popen = dict(stdout=writer, stderr=writer)
@@ -77,10 +77,12 @@ class Started:
             popen["preexec_fn"] = controlling_terminal
         elif how == "group":
             popen = dict(preexec_fn=os.setpgrp)
+        elif how == "slow ramp":
+            settings = SETTINGS | {"limits.linear.acceleration": 0.1}
         elif how == "parent":
             executable = [sys.executable, "-c", PARENT, *executable]
             popen = dict(stdout=subprocess.PIPE)
-        self.node = NodeProcess(executable, log, popen=popen, **SETTINGS)
+        self.node = NodeProcess(executable, log, popen=popen, **settings)
         self.pid = self.node.process.pid
         if how == "closed stdout":
             os.close(writer)
@@ -137,7 +139,7 @@ CASES = [
     ("group's SIGINT, and forwarded", "group", end_group, True, 0),
     ("terminal closed", "terminal", hang_up, True, 0),
     ("SIGTERM to the parent alone", "parent", kill_parent, True, None),
-    ("SIGINT three times", "", send((0.0, INT), (0.08, INT), (0.08, INT)), False, 130),
+    ("SIGINT three times", "slow ramp", send((0.0, INT), (0.3, INT), (0.3, INT)), False, 130),
 ]
 
 

@@ -176,7 +176,7 @@ impl StateMachine {
             if !enable {
                 return EnableOutcome::Disabled;
             }
-            self.enable(self.enable_refusal(config, inputs, at, reset), events)
+            self.enable(self.enable_refusal(config, inputs, at, reset), at.now, events)
         });
         self.update_hold(config, inputs, at, events);
         let causes = self.causes(config, inputs, at);
@@ -187,8 +187,8 @@ impl StateMachine {
 
     /// Ends the enabling without a trace: requested, or made irrelevant by latch or lifecycle.
     fn disable(&mut self) {
-        (self.enabled, self.hold, self.recovering) = (false, None, false);
-        self.withdrawn_by = Reason::None;
+        // A recovery goes on until the robot is at rest and the cause has been gone for `clear_s`.
+        (self.enabled, self.hold, self.withdrawn_by) = (false, None, Reason::None);
     }
 
     /// Ends the enabling because of `cause`. The recovery goes on.
@@ -198,8 +198,14 @@ impl StateMachine {
     }
 
     /// Carries out a request to enable. A refused request also ends an enabling in force: an
-    /// operator who was refused must not see motion.
-    fn enable(&mut self, refusal: Option<Cause>, events: &mut Events) -> EnableOutcome {
+    /// operator who was refused must not see motion. An accepted one restarts the window of a hold
+    /// that recovers, so that what was accepted is not withdrawn a moment later.
+    fn enable(
+        &mut self,
+        refusal: Option<Cause>,
+        now: Instant,
+        events: &mut Events,
+    ) -> EnableOutcome {
         if let Some(cause) = refusal {
             if self.enabled {
                 self.withdraw(cause, events);
@@ -207,6 +213,9 @@ impl StateMachine {
             return EnableOutcome::Refused(cause);
         }
         (self.enabled, self.withdrawn_by) = (true, Reason::None);
+        if let Some(hold) = &mut self.hold {
+            hold.began = now;
+        }
         EnableOutcome::Enabled
     }
 

@@ -256,6 +256,28 @@ fn enable_while_recovering_changes_nothing() {
 }
 
 #[test]
+fn disabling_does_not_shorten_a_recovery() {
+    let mut world = moving(live());
+    hold(&mut world, 0.0);
+    world.until(100, |output| output.cause.reason == Reason::Recovering);
+    request(&mut world, DISABLE);
+    let output = request(&mut world, ENABLE);
+    assert_eq!((refused(&output), output.state), (Some(Reason::Recovering), State::Idle));
+    run(&mut world, 0.5);
+    assert_eq!(request(&mut world, ENABLE).state, State::Running);
+}
+
+#[test]
+fn accepted_enable_is_not_withdrawn_a_moment_later() {
+    let mut world = moving(live());
+    // 1.7 s of the window of 2 s are over when the cause is gone; `clear_s` is 0.5 s.
+    hold(&mut world, 1.7);
+    let output = request(&mut world, ENABLE);
+    assert_eq!((output.enable, output.state), (Some(EnableOutcome::Enabled), State::Holding));
+    world.until(40, |output| output.state == State::Running);
+}
+
+#[test]
 fn withdrawn_instruction_needs_a_new_enable() {
     let mut world = moving(live());
     world.instruction = None;

@@ -236,6 +236,10 @@ impl Judge {
         if newly && output.state != State::Running {
             return Err(format!("an accepted request leads to {:?}", output.state));
         }
+        // A request that is accepted during a hold restarts its window.
+        if accepted && self.held_since.is_some() && output.state != State::Running {
+            self.held_since = Some(now);
+        }
         if output.state == State::Running {
             if let Some(since) = self.held_since.take().filter(|_| !newly) {
                 self.resumed += 1;
