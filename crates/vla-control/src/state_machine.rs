@@ -171,6 +171,8 @@ impl StateMachine {
         if !active || inputs.requests.enable == Some(false) {
             self.disable();
         }
+        // A deactivation ends at rest and with a new start of everything.
+        self.recovering &= active;
         self.count_fault(config, at, events);
         let enable = inputs.requests.enable.map(|enable| {
             if !enable {
@@ -187,7 +189,8 @@ impl StateMachine {
 
     /// Ends the enabling without a trace: requested, or made irrelevant by latch or lifecycle.
     fn disable(&mut self) {
-        // A recovery goes on until the robot is at rest and the cause has been gone for `clear_s`.
+        // A recovery goes on until the robot is at rest and the cause has been gone for `clear_s`;
+        // otherwise disabling and enabling again would skip it.
         (self.enabled, self.hold, self.withdrawn_by) = (false, None, Reason::None);
     }
 
