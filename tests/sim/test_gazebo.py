@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import pathlib
 import re
+import shlex
 import signal
 import sys
 import unittest
@@ -15,6 +16,9 @@ import xml.etree.ElementTree
 import mujoco
 import numpy as np
 import yaml
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2] / "sim/gazebo")]
+import layout  # noqa: E402
 from episode_runner import ROOT, EpisodeRunner, Program
 from geometry_msgs.msg import TwistStamped
 from programs import has_node
@@ -22,9 +26,12 @@ from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
+from tabletop import expert, rollout
 from tabletop import model as cell
 from tabletop.kinematics import ToolKinematics
 from tabletop.randomise import CAMERA
+from tabletop.scene import BLOCK_REGION, DOWN, START_REGION
+from tasks import NINE, Referee, instruction
 
 SDF = xml.etree.ElementTree.parse(ROOT / "sim/gazebo/tabletop.sdf").getroot()
 BRIDGE = yaml.safe_load((ROOT / "config/gz_bridge.yaml").read_text())
@@ -102,6 +109,18 @@ def turn(axis, angle):
 
 def model_of(name):
     return next(m for m in SDF.iter("model") if m.get("name") == name)
+
+
+def repeated_names(element):
+    """Names that two children of one element have, each as "element: name"."""
+    names = [child.get("name") for child in element if child.tag != "plugin"]
+    names = [name for name in names if name is not None]
+    found = [
+        f"{element.tag} {element.get('name')}: {name}"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    return found + [name for child in element for name in repeated_names(child)]
 
 
 class SdfArm:
@@ -202,16 +221,137 @@ class World(unittest.TestCase):
             self.assertEqual(plugin.get("name"), f"gz::sim::systems::{name}")
             self.assertLessEqual({child.tag for child in plugin}, parameters)
 
-    def test_names_are_unique_in_their_model(self):
-        for model in SDF.iter("model"):
-            names = [
-                child.get("name") for child in model if child.tag in ("link", "joint", "frame")
-            ]
-            self.assertEqual(len(names), len(set(names)), model.get("name"))
-            links = {child.get("name") for child in model if child.tag == "link"}
-            for joint in model.iter("joint"):
-                self.assertIn(joint.findtext("child"), links)
-                self.assertIn(joint.findtext("parent"), links | {"world"})
+    def test_names_are_unique_among_siblings(self):
+        # As in SDFormat's own check: whatever the kind of the siblings.
+        self.assertEqual(repeated_names(SDF), [])
+        for joint in model_of("arm").iter("joint"):
+            links = {link.get("name") for link in model_of("arm").iter("link")}
+            self.assertIn(joint.findtext("child"), links)
+            self.assertIn(joint.findtext("parent"), links | {"world"})
+
+    def test_check_detects_repeated_names(self):
+        broken = xml.etree.ElementTree.fromstring(
+            '<link name="a"><visual name="b"/><collision name="b"/></link>'
+        )
+        self.assertEqual(repeated_names(broken), ["link a: b"])
+
+    def test_masses_equal_mujoco(self):
+        for link in model_of("arm").iter("link"):
+            name = link.get("name").removesuffix("_pad")
+            if name == "arm_base":  # fixed
+                continue
+            # MuJoCo's upper and lower arm are capsules of the same mass.
+            mass = float(link.findtext("inertial/mass"))
+            self.assertAlmostEqual(mass, self.model.body(name).mass[0], places=6, msg=name)
+        for k, colour in enumerate(layout.COLOURS):
+            mass = float(model_of(f"{colour}_block").findtext("link/inertial/mass"))
+            self.assertAlmostEqual(mass, self.model.body(f"block{k}").mass[0], places=6)
+
+    def test_pads_and_table_equal_mujoco(self):
+        for name in cell.FINGER_JOINTS:
+            geom = self.model.geom(f"{name}_pad")
+            link = next(x for x in model_of("arm").iter("link") if x.get("name") == f"{name}_pad")
+            np.testing.assert_allclose(
+                numbers(link, "collision/geometry/box/size"), 2 * geom.size, atol=1e-9
+            )
+            np.testing.assert_allclose(numbers(link, "collision/pose")[:3], geom.pos, atol=1e-9)
+        size = numbers(model_of("table"), "link/collision/geometry/box/size")
+        np.testing.assert_allclose(size, 2 * self.model.geom("table").size, atol=1e-9)
+
+    def test_contacts_have_the_friction_of_mujoco(self):
+        # DART takes the smaller value of two surfaces, MuJoCo the larger one.
+        def sdf(model, link=None):
+            found = {
+                float(f.text)
+                for x in model_of(model).iter("link")
+                if link in (None, x.get("name"))
+                for tag in ("mu", "mu2")
+                for f in x.iter(tag)
+            }
+            (value,) = found
+            return value
+
+        def mujoco_friction(geom):
+            return self.model.geom(geom).friction[0]
+
+        pad, block, table = sdf("arm", "finger_left_pad"), sdf("red_block"), sdf("table")
+        self.assertEqual(
+            [sdf("arm", "finger_right_pad"), sdf("green_block"), sdf("blue_block")],
+            [pad, block, block],
+        )
+        self.assertEqual(
+            min(pad, block), max(mujoco_friction("finger_left_pad"), mujoco_friction("block0"))
+        )
+        self.assertEqual(
+            min(block, table), max(mujoco_friction("block0"), mujoco_friction("table"))
+        )
+
+    def test_efforts_cannot_force_the_fingers_open(self):
+        efforts = [
+            float(self.arm.joints[name].findtext("axis/limit/effort")) for name in cell.ARM_JOINTS
+        ]
+        self.assertEqual(efforts, [20, 20, 20, 5, 5, 5])
+
+
+class RefereedScene(layout.FixedLayoutScene):
+    """Watched by the referee of Gazebo in every control period."""
+
+    referee = judged_at = None
+
+    def apply(self, *command):
+        super().apply(*command)
+        if self.referee is not None and self.judged_at is None:
+            if self.referee.done(self.targets(), self.ee_pose()[0]):
+                self.judged_at = self.time
+
+
+class Layout(unittest.TestCase):
+    """The world's fixed layout and the start of the arm, with the MuJoCo robot."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.places = layout.block_places()
+        cls.scene = RefereedScene(width=64, height=64)
+        cls.addClassCleanup(cls.scene.close)
+
+    def test_start_lies_in_the_training_region(self):
+        controller = gazebo_arm.ArmController()
+        position, _ = controller.pose(controller.start)
+        np.testing.assert_allclose(position, layout.START, atol=1e-4)
+        low, high = START_REGION.T
+        self.assertTrue((low <= position).all() and (position <= high).all(), position)
+        _, rotation = controller.kinematics.pose(controller.data)
+        np.testing.assert_allclose(rotation, DOWN, atol=1e-4)
+
+    def test_blocks_lie_in_the_training_region(self):
+        low, high = BLOCK_REGION.T
+        places = [np.array(place) for place in self.places.values()]
+        for k, place in enumerate(places):
+            self.assertTrue((low <= place).all() and (place <= high).all(), place)
+            self.assertTrue(all(self.scene._apart(place - other) for other in places[:k]))
+
+    def test_expert_does_every_task_and_referees_agree(self):
+        self.assertEqual(len(NINE), 9)
+        for task, colour in NINE:
+            self.scene.arrange(self.places, task, colour)
+            self.assertEqual(self.scene.instruction, instruction(task, colour))
+            self.scene.referee = Referee(task, colour, self.scene.targets())
+            self.scene.judged_at = None
+            clearances = []
+            result = rollout(
+                self.scene,
+                expert,
+                seconds=5.0,
+                on_step=lambda scene, _: clearances.append(scene.clearance()),
+            )
+            self.assertTrue(result.success, (task, colour))
+            self.assertEqual(result.first_touched, colour)
+            # The smallest distance of the fingers and the moved block from another block.
+            self.assertGreater(min(clearances), 0.04, (task, colour))
+            # The referee of Gazebo knows poses alone; this one's verdict is a policy period late.
+            self.assertIsNotNone(self.scene.judged_at, (task, colour))
+            self.assertAlmostEqual(self.scene.judged_at, result.seconds, delta=0.21)
+            self.assertEqual(self.scene.referee.first_touched, colour)
 
 
 class Finger:
@@ -353,6 +493,23 @@ class Launch(unittest.TestCase):
         for path in re.findall(r"\$\(var sources\)/([\w/.]+)", self.text):
             self.assertTrue((ROOT / path).exists(), path)
 
+    def test_gazebo_ends_with_its_controller(self):
+        (arm,) = (e["executable"] for e in self.entries if "executable" in e)
+        self.assertEqual(arm["on_exit"], "shutdown")
+
+    def test_world_path_with_spaces_is_one_word(self):
+        (gazebo,) = (
+            e["include"] for e in self.entries if "gz_sim" in e.get("include", {}).get("file", "")
+        )
+        (arguments,) = (a["value"] for a in gazebo["arg"] if a["name"] == "gz_args")
+        # ros_gz_sim gives the value to a shell.
+        for name, value in (("gz_options", "-s -r"), ("sources", "/a folder/of mine")):
+            arguments = arguments.replace(f"$(var {name})", value)
+        self.assertEqual(
+            shlex.split(arguments), ["-s", "-r", "/a folder/of mine/sim/gazebo/tabletop.sdf"]
+        )
+        self.assertIn("--headless-rendering", self.arguments["gz_options"]["description"])
+
     def test_launch_parses_it(self):
         try:
             from launch.frontend import Parser
@@ -381,16 +538,16 @@ class Controller(unittest.TestCase):
     def home(self):
         for _ in range(500):
             there = self.positions
-            # Twists have no effect before the ready posture is reached.
+            # Twists have no effect before the start posture is reached.
             self.turn([9.0, 0, 0, 0, 0, 0])
             if self.controller.at_home:
                 self.positions = there
                 break
         self.assertTrue(self.controller.at_home)
 
-    def test_follows_twists_from_the_ready_posture(self):
+    def test_follows_twists_from_the_start_posture(self):
         self.home()
-        np.testing.assert_allclose(self.positions, cell.READY_POSTURE, atol=0.03)
+        np.testing.assert_allclose(self.positions, self.controller.start, atol=0.03)
         begin, _ = self.controller.pose(self.positions)
         for _ in range(50):
             self.turn([0.05, 0.08, -0.06, 0, 0, 0])
@@ -413,7 +570,7 @@ class Controller(unittest.TestCase):
         np.testing.assert_array_equal(
             self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6)
         )
-        # Before and after the ready posture is reached.
+        # Before and after the start posture is reached.
         for reach in (lambda: self.turn(twist), self.home):
             reach()
             last = self.now
@@ -477,8 +634,8 @@ class Process(unittest.TestCase):
 
     def test_stops_without_joint_states_and_at_the_end(self):
         self.positions = np.zeros(6)
-        self.runner.wait_until("it is on its way to the ready posture", self.moving)
-        self.assertNotIn("ready posture", self.log())
+        self.runner.wait_until("it is on its way to the start posture", self.moving)
+        self.assertNotIn("start posture", self.log())
         self.positions = None
         self.runner.wait_until("zeros follow a silence", lambda: not self.moving())
         self.assertIn("no joint_states", self.log())
@@ -493,15 +650,15 @@ class Process(unittest.TestCase):
         self.assertFalse(self.moving())
         self.assertEqual(self.arm.stop(), 0)
 
-    def test_logs_ready_once_and_refuses_another_frame(self):
-        self.positions = np.array(cell.READY_POSTURE)
-        self.runner.wait_until("it is logged", lambda: "the ready posture is reached" in self.log())
+    def test_logs_start_once_and_refuses_another_frame(self):
+        self.positions = gazebo_arm.ArmController().start
+        self.runner.wait_until("it is logged", lambda: "the start posture is reached" in self.log())
         message = TwistStamped()
         message.header.frame_id, message.twist.linear.x = "tcp", 0.1
         self.twist.publish(message)
         self.runner.wait_until("the other frame is refused", lambda: "in frame 'tcp'" in self.log())
         self.assertIn("'base'", self.log())
-        self.assertEqual(self.log().count("the ready posture is reached"), 1)
+        self.assertEqual(self.log().count("the start posture is reached"), 1)
         message.header.frame_id = "base"
         self.runner.wait_until(
             "a twist in its own moves it",
