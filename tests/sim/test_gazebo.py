@@ -3,12 +3,17 @@
 They are compared with the MuJoCo robot, with the node and with the source of Gazebo.
 """
 
+import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
+import io
+import os
 import pathlib
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import unittest
 import xml.etree.ElementTree
@@ -748,6 +753,130 @@ class Graph(unittest.TestCase):
         if "joint_states" in found:
             self.assertEqual(found["joint_states"], FROM_ROBOT["joint_states"])
         self.assert_types(self.published("vla", FROM_NODE), FROM_NODE)
+
+
+class NineTasks(unittest.TestCase):
+    """Parts of tools/gazebo/run, which cannot be run without Gazebo Harmonic."""
+
+    # As `gz topic --echo` prints it; zeros are left out.
+    MESSAGE = """header {
+  stamp {
+    sec: 12
+    nsec: 500000000
+  }
+}
+pose {
+  name: "red_block"
+  id: 9
+  position {
+    x: 0.39
+    y: -0.03
+    z: 0.02
+  }
+  orientation {
+    w: 1
+  }
+}
+pose {
+  name: "hand"
+  id: 40
+  position {
+    x: 0.45
+    z: 0.335
+  }
+  orientation {
+    x: 1
+  }
+}
+
+"""
+
+    @classmethod
+    def setUpClass(cls):
+        loader = importlib.machinery.SourceFileLoader("run", str(ROOT / "tools/gazebo/run"))
+        cls.run_tasks = importlib.util.module_from_spec(
+            importlib.util.spec_from_loader("run", loader)
+        )
+        loader.exec_module(cls.run_tasks)
+        import poses
+
+        cls.poses = poses
+
+    def stream(self, moves):
+        """Poses at 50 Hz. `moves`: for every moment the tool and what is added to the red block."""
+        blocks = {name: np.array([*place, 0.02]) for name, place in layout.block_places().items()}
+        for k, (tool, added) in enumerate(moves):
+            found = {f"{name}_block": np.array([*at, 0, 0, 0, 1]) for name, at in blocks.items()}
+            found["red_block"][:3] += added
+            hand = np.array(tool) + self.poses.TOOL_IN_HAND
+            found["hand"] = np.array([*hand, 1, 0, 0, 0])  # pointing down
+            yield 0.02 * k, found
+
+    def test_reads_printed_poses(self):
+        lines = (self.MESSAGE * 2).splitlines(keepends=True)
+        texts = list(self.poses.messages(lines))
+        self.assertEqual(len(texts), 2)
+        time, found = self.poses.read_pose_message(texts[0])
+        self.assertEqual(time, 12.5)
+        np.testing.assert_allclose(found["red_block"], [0.39, -0.03, 0.02, 0, 0, 0, 1])
+        np.testing.assert_allclose(self.poses.tool_position(found), layout.START, atol=1e-9)
+        with self.assertRaises(ValueError):
+            self.poses.parse_text("pose {")
+
+    def test_judges_by_poses(self):
+        judge, away = self.run_tasks.judge, [0.45, 0.0, 0.165]
+        red = [*layout.block_places()["red"], 0.045]  # 5 mm above the block
+        still, pushed, lifted = np.zeros(3), [0.035, 0, 0], [0, 0, 0.045]
+        begin = [(away, still)] * 50
+        for task, end in (("touch", (red, still)), ("push", (away, pushed)),
+                          ("pick", (away, lifted))):  # fmt: skip
+            moves = [*begin, end]
+            self.assertAlmostEqual(judge(self.stream(moves), task, "red", 5.0), 1.0)
+            self.assertIsNone(judge(self.stream(moves), task, "blue", 5.0), task)
+            self.assertIsNone(judge(self.stream(moves), task, "red", 0.5), task)
+            self.assertIsNone(judge(self.stream(begin), task, "red", 5.0), task)
+        # Another block first: not done.
+        moves = [*begin, (away, [0.003, 0, 0]), ([*layout.block_places()["blue"], 0.045], still)]
+        self.assertIsNone(judge(self.stream(moves), "touch", "blue", 5.0))
+
+    def test_arguments(self):
+        options = self.run_tasks.arguments(["--tasks", "touch,pick", "--repeats", "2"])
+        self.assertEqual((options.tasks, options.repeats), (("touch", "pick"), 2))
+        for words in (["--tasks", "place"], ["--repeats", "0"], ["--seconds", "-1"]):
+            with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
+                self.run_tasks.arguments(words)
+        command = self.run_tasks.launch_command(self.run_tasks.arguments([]))
+        self.assertEqual(command[:4], ["ros2", "launch", "openvla_tt", "gazebo.launch.yaml"])
+        launch = yaml.safe_load((ROOT / "launch/gazebo.launch.yaml").read_text())["launch"]
+        known = {entry["arg"]["name"] for entry in launch if "arg" in entry}
+        self.assertLessEqual({word.split(":=")[0] for word in command[4:]}, known)
+
+    def test_table_and_exit_status(self):
+        results = {(task, colour): [1.5] for task, colour in NINE}
+        results["pick", "blue"] = [None]
+        self.assertEqual(
+            self.run_tasks.table(results).splitlines(),
+            [
+                "| task | red | green | blue | done |",
+                "|---|---|---|---|---|",
+                "| touch | 1.5 | 1.5 | 1.5 | 3 of 3 |",
+                "| push | 1.5 | 1.5 | 1.5 | 3 of 3 |",
+                "| pick | 1.5 | 1.5 | - | 2 of 3 |",
+            ],
+        )
+        self.assertEqual(self.run_tasks.exit_status(results), 0)
+        for task in ("touch", "push"):
+            self.assertEqual(self.run_tasks.exit_status(results | {(task, "red"): [1.0, None]}), 1)
+
+    def test_without_gazebo_it_says_what_to_install(self):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/gazebo/run")],
+            env=os.environ | {"PATH": "/nonexistent"},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("gz and ros2 not found", done.stderr)
 
 
 if __name__ == "__main__":

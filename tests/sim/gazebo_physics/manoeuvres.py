@@ -4,8 +4,10 @@
 sim/gazebo/arm.py; `MujocoRobot` is the cell of sim/tabletop. Lengths in metres, angles in radians.
 """
 
+import concurrent.futures
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "sim"), str(ROOT / "sim/gazebo")]
-from layout import COLOURS, START, FixedLayoutScene  # noqa: E402
+from layout import COLOURS, START, TASKS, FixedLayoutScene, block_places  # noqa: E402
 from tabletop import expert, rollout  # noqa: E402
 from tabletop import model as cell  # noqa: E402
 from tabletop.kinematics import ToolKinematics, rotation_error  # noqa: E402
@@ -26,13 +28,14 @@ PERIOD = 0.02  # of control [s]
 STEPS = round(PERIOD / cell.TIMESTEP)
 TOOL_IN_HAND = 0.17  # along the fingers
 GRAVITY = 9.81  # [m/s2]
-# Of a block that is gripped, carried 14 cm towards +y; the other two are out of the way.
-PLACES = {"red": (0.45, -0.07), "green": (0.36, 0.14), "blue": (0.53, 0.14)}
-CARRIED, GRASP_HEIGHT, HOVER = 0.14, 0.018, 0.10
+# Of a block that is gripped, carried 14 cm towards +y; the other two fall beside the table, because
+# their contacts would double the time of a step.
+PLACES = {"red": (0.45, -0.07), "green": (5.0, 0.0), "blue": (-5.0, 0.0)}
+CARRIED, GRASP_HEIGHT, HOVER = 0.14, 0.018, 0.07
 # Yaw of the block against the fingers; speed [m/s] and height [m] of lifts.
 YAWS = (0.0, 0.003, 0.006, -0.006, 0.012, 0.03, 0.1, 0.25)
 LIFTS = ((0.05, 0.06), (0.08, 0.08), (0.10, 0.10), (0.15, 0.12), (0.20, 0.14))
-HELD = 0.01, 0.1  # a block that moved and turned less than this in the hand was held [m, rad]
+HELD = 0.01, 0.35  # a block that moved and turned less in the hand was held [m, rad]
 STILL = np.zeros(6)
 
 
@@ -284,35 +287,31 @@ def grip(robot, yaw, speed, height):
     return float(np.linalg.norm(place_after - place)), float(np.linalg.norm(turned))
 
 
-def grips(robot):
-    """For every lift (motion, rotation) of the block in the hand at each yaw."""
-    return [[grip(robot, yaw, *lift) for yaw in YAWS] for lift in LIFTS]
-
-
 def held(motion):
     return motion[0] < HELD[0] and motion[1] < HELD[1]
 
 
-def press_on_block(robot, speed=0.05):
+def press_on_block(robot, speeds=(0.02, 0.05, 0.1)):
     """Depth [m, negative: into the table] of a block under closed fingers pressing for 3 s."""
     x, y = PLACES["red"]
-    robot.reset(tool=np.array([x, y, 0.06]), opening=0.0)
-    lowest = robot.block("red")[2]
-    for _ in range(round(3.0 / PERIOD)):
-        robot.apply([0, 0, -speed, 0, 0, 0], 0.0)
-        lowest = min(lowest, robot.block("red")[2])
+    lowest = np.inf
+    for speed in speeds:
+        robot.reset(tool=np.array([x, y, 0.06]), opening=0.0)
+        for _ in range(round(3.0 / PERIOD)):
+            robot.apply([0, 0, -speed, 0, 0, 0], 0.0)
+            lowest = min(lowest, robot.block("red")[2])
     return float(lowest - cell.BLOCK_SIZE / 2)
 
 
 def press_on_table(robot):
     """(opening of a closed finger, sideways motion) [m] while pressing 5 cm into the table."""
-    robot.reset(tool=np.array([0.45, 0.0, 0.02]), opening=0.0)
-    begin, opening, slide = robot.tool(), 0.0, 0.0
+    robot.reset(tool=np.array([0.40, 0.10, 0.02]), opening=0.0)
+    begin, opening, slid = robot.tool(), 0.0, 0.0
     for _ in range(round(1.4 / PERIOD)):
         robot.apply([0, 0, -0.05, 0, 0, 0], 0.0)
         opening = max(opening, float(np.abs(robot.fingers()).max()))
-        slide = max(slide, float(np.hypot(*(robot.tool() - begin)[:2])))
-    return opening, slide
+        slid = max(slid, float(np.hypot(*(robot.tool() - begin)[:2])))
+    return opening, slid
 
 
 def slide(robot, share):
@@ -325,31 +324,6 @@ def slide(robot, share):
     moved = float(np.linalg.norm(robot.block("red") - begin))
     robot.gravity(0.0, -GRAVITY)
     return moved
-
-
-def figures(robot):
-    """All figures of a robot."""
-    after, reversing = follow(robot)
-    opening, slid = press_on_table(robot)
-    moved = grips(robot)
-    found = {
-        "engine": robot.engine,
-        "hold": hold(robot),
-        "follow": after,
-        "reverse": reversing,
-        "twist": twist(robot),
-        "kinematics": kinematics_error(robot),
-        "grips": moved,
-        "held": [sum(held(motion) for motion in lift) for lift in moved],
-        "pressed_block": press_on_block(robot),
-        "pressed_table_opening": opening,
-        "pressed_table_slide": slid,
-        "slide_below_friction": slide(robot, 0.8),
-        "slide_above_friction": slide(robot, 1.0),
-    }
-    if isinstance(robot, GazeboRobot):
-        found["homing_s"], found["home"] = homing(robot)
-    return found
 
 
 class ExpertScene:
@@ -396,3 +370,139 @@ def expert_tasks(robot, places, seconds=10.0):
         result = rollout(scene, expert, seconds=seconds)
         found.append([task, colour, scene.time if result.success else None, scene.lowest])
     return found
+
+
+def grip_figures(robot, lifts):
+    """How many blocks were held in each of `lifts`; the largest slip and turn."""
+    moved = [[grip(robot, yaw, *lift) for yaw in YAWS] for lift in lifts]
+    return {
+        "held": [sum(held(motion) for motion in lift) for lift in moved],
+        "slipped": max(motion[0] for lift in moved for motion in lift),
+        "turned": max(motion[1] for lift in moved for motion in lift),
+    }
+
+
+def other_figures(robot, places):
+    """Everything but the grips; the nine tasks with blocks at `places`."""
+    after, reversing = follow(robot)
+    opening, slid = press_on_table(robot)
+    found = {
+        "engine": robot.engine,
+        "hold": hold(robot),
+        "follow": after,
+        "reverse": reversing,
+        "twist": twist(robot),
+        "kinematics": kinematics_error(robot),
+        "pressed_block": press_on_block(robot),
+        "pressed_table_opening": opening,
+        "pressed_table_slide": slid,
+        "slide_below_friction": slide(robot, 0.8),
+        "slide_above_friction": slide(robot, 1.0),
+        "tasks": expert_tasks(robot, places),
+    }
+    if isinstance(robot, GazeboRobot):
+        found["homing_s"], found["home"] = homing(robot)
+    return found
+
+
+def _part(stepper, world, lifts):
+    robot = MujocoRobot() if world is None else GazeboRobot(stepper, world)
+    try:
+        return grip_figures(robot, lifts) if lifts else other_figures(robot, block_places())
+    finally:
+        robot.close()
+
+
+def measure(stepper, worlds):
+    """{world: figures}; the world None is MuJoCo. Every part has a process of its own.
+
+    The nine tasks use the layout of sim/gazebo/tabletop.sdf in every world.
+    """
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = (LIFTS[:2], LIFTS[2:], ())
+        jobs = {w: [pool.submit(_part, stepper, w, lifts) for lifts in parts] for w in worlds}
+        found = {}
+        for world, (slow, fast, others) in jobs.items():
+            slow, fast = slow.result(), fast.result()
+            found[world] = others.result() | {
+                "held": slow["held"] + fast["held"],
+                **{key: max(slow[key], fast[key]) for key in ("slipped", "turned")},
+            }
+        return found
+
+
+def find_stepper():
+    """Paths of the stepper and of the engine's plugin, set up where they are missing."""
+    done = subprocess.run(
+        [str(ROOT / "tools/gazebo/setup"), "--print"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise SetupError(done.returncode, (done.stderr.strip() or "no reason").splitlines()[-1])
+    return done.stdout.splitlines()[:2]
+
+
+class SetupError(Exception):
+    """`status` 3: the packages cannot be had."""
+
+    def __init__(self, status, reason):
+        super().__init__(reason)
+        self.status = status
+
+
+# Key of a figure: its row in the table, factor, unit and digits.
+ROWS = {
+    "hold": ("joints without a command, 2 s", 1000, "mrad", 2),
+    "follow": ("joints after 0.4 s at 0.5 rad/s, error", 1000, "mrad", 1),
+    "reverse": ("the same, reversed at once, largest error", 1000, "mrad", 1),
+    "twist": ("tool after 5 cm by a twist, error", 1000, "mm", 1),
+    "kinematics": ("engine's tool pose against the controller's", 1000, "mm", 3),
+    "slipped": ("largest slip of a gripped block", 1000, "mm", 1),
+    "turned": ("largest turn of a gripped block", 180 / np.pi, "degrees", 0),
+    "pressed_block": ("block under pressing fingers, depth", 1000, "mm", 2),
+    "pressed_table_opening": ("closed finger forced open on the table", 1000, "mm", 1),
+    "pressed_table_slide": ("tool sliding while pressed on the table", 1000, "mm", 1),
+    "slide_below_friction": ("block under 0.8 g sideways, 0.4 s", 1000, "mm", 1),
+    "slide_above_friction": ("block under 1.0 g sideways, 0.4 s", 1000, "mm", 1),
+}
+
+
+def table(columns):
+    """Markdown. `columns`: {name: figures}."""
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+
+    def row(name, cell_of):
+        cells = " | ".join(cell_of(found) for found in columns.values())
+        lines.append(f"| {name} | {cells} |")
+
+    row("collision detector, solver", lambda f: " ".join(list(f["engine"].values())[:2]))
+    row(
+        f"grips held of {len(YAWS)} yaws, five lifts",
+        lambda f: f"{', '.join(map(str, f['held']))} = {sum(f['held'])} of {len(YAWS) * 5}",
+    )
+    for key, (name, factor, unit, digits) in ROWS.items():
+        row(f"{name} [{unit}]", lambda f, k=key, x=factor, d=digits: f"{f[k] * x:.{d}f}")
+    for kind in TASKS:
+        row(
+            f"expert: {kind} {', '.join(COLOURS)} [s]",
+            lambda f, kind=kind: ", ".join(
+                "-" if seconds is None else f"{seconds:.1f}"
+                for task, _, seconds, _ in f["tasks"]
+                if task == kind
+            ),
+        )
+    row(
+        "expert: deepest block [mm]",
+        lambda f: f"{1000 * min(depth for *_, depth in f['tasks']):.1f}",
+    )
+    row(
+        "arm.py's start: after [s], tool [m]",
+        lambda f: (
+            f"{f['homing_s']:.1f}, ({', '.join(f'{x:.3f}' for x in f['home'])})"
+            if "home" in f
+            else ""
+        ),
+    )
+    return "\n".join(lines)
