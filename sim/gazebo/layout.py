@@ -7,7 +7,8 @@ import mujoco
 import numpy as np
 from tabletop import TabletopScene
 from tabletop import model as cell
-from tabletop.scene import DOWN, START_REGION
+from tabletop.randomise import paint
+from tabletop.scene import BLOCK_COLOURS, DOWN, START_REGION
 
 WORLD = pathlib.Path(__file__).parent / "tabletop.sdf"
 START = START_REGION.mean(axis=1)  # tool position at which sim/gazebo/arm.py begins [m]
@@ -38,6 +39,8 @@ class FixedLayoutScene(TabletopScene):
         `places`: {colour: (x, y)} [m]. `yaw`: of every block [rad].
         """
         self.colours = list(places)
+        paints = {f"block{k}": BLOCK_COLOURS[colour] for k, colour in enumerate(self.colours)}
+        paint(self.model, np.random.default_rng(0), paints, 0.0)
         posture = self.kinematics.solve(self._scratch, start, DOWN, cell.READY_POSTURE)
         mujoco.mj_resetData(self.model, self.data)
         self._put(places.values(), [yaw] * len(places), [])

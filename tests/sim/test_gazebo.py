@@ -35,7 +35,7 @@ from tabletop import expert, rollout
 from tabletop import model as cell
 from tabletop.kinematics import ToolKinematics
 from tabletop.randomise import CAMERA
-from tabletop.scene import BLOCK_REGION, DOWN, START_REGION
+from tabletop.scene import BLOCK_COLOURS, BLOCK_REGION, DOWN, START_REGION
 from tasks import NINE, Referee, instruction
 
 SDF = xml.etree.ElementTree.parse(ROOT / "sim/gazebo/tabletop.sdf").getroot()
@@ -334,6 +334,14 @@ class Layout(unittest.TestCase):
         for k, place in enumerate(places):
             self.assertTrue((low <= place).all() and (place <= high).all(), place)
             self.assertTrue(all(self.scene._apart(place - other) for other in places[:k]))
+
+    def test_blocks_have_their_colours(self):
+        self.scene.arrange(self.places, "touch", "blue")
+        for k, colour in enumerate(layout.COLOURS):
+            seen = self.scene.model.geom(f"block{k}").rgba[:3]
+            visual = model_of(f"{colour}_block").find("link/visual/material")
+            np.testing.assert_allclose(seen, BLOCK_COLOURS[colour], atol=1e-6)
+            np.testing.assert_allclose(numbers(visual, "diffuse")[:3], seen, atol=1e-6)
 
     def test_expert_does_every_task_and_referees_agree(self):
         self.assertEqual(len(NINE), 9)
