@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree
 
@@ -875,6 +876,22 @@ pose {
         self.assertEqual(self.run_tasks.exit_status(results), 0)
         for task in ("touch", "push"):
             self.assertEqual(self.run_tasks.exit_status(results | {(task, "red"): [1.0, None]}), 1)
+
+    def test_whole_run_with_substitutes(self):
+        # The substitute's tool goes to the red block, whatever the instruction.
+        programs = ROOT / "tests/sim/gazebo_substitutes"
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [str(ROOT / "tools/gazebo/run"), "--tasks", "touch", "--seconds", "1.5"],
+                env=os.environ
+                | {"PATH": f"{programs}:{os.environ['PATH']}", "SUBSTITUTES": folder},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=100,
+            )
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stdout, r"\| touch \| \d\.\d \| - \| - \| 1 of 3 \|")
 
     def test_without_gazebo_it_says_what_to_install(self):
         done = subprocess.run(
