@@ -1,4 +1,4 @@
-"""The layout of sim/gazebo/tabletop.sdf for the MuJoCo robot: the same blocks and the same start."""
+"""The layout of sim/gazebo/tabletop.sdf for the MuJoCo robot: same blocks, same start."""
 
 import pathlib
 import xml.etree.ElementTree

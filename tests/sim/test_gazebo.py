@@ -362,7 +362,7 @@ class Layout(unittest.TestCase):
             self.assertEqual(result.first_touched, colour)
             # The smallest distance of the fingers and the moved block from another block.
             self.assertGreater(min(clearances), 0.04, (task, colour))
-            # The referee of Gazebo knows poses alone; this one's verdict is a policy period late.
+            # By poses alone; the scene's own verdict comes up to a policy period later.
             self.assertIsNotNone(self.scene.judged_at, (task, colour))
             self.assertAlmostEqual(self.scene.judged_at, result.seconds, delta=0.21)
             self.assertEqual(self.scene.referee.first_touched, colour)
@@ -849,6 +849,7 @@ pose {
         self.assertIsNone(judge(self.stream(moves), "touch", "blue", 5.0))
 
     def test_arguments(self):
+        self.assertEqual(self.run_tasks.TASKS, layout.TASKS)
         options = self.run_tasks.arguments(["--tasks", "touch,pick", "--repeats", "2"])
         self.assertEqual((options.tasks, options.repeats), (("touch", "pick"), 2))
         for words in (["--tasks", "place"], ["--repeats", "0"], ["--seconds", "-1"]):
