@@ -5,11 +5,12 @@ usage: tools/sim/run sim/gazebo/arm.py [--ros-args -p use_sim_time:=true]
 launch/gazebo.launch.yaml starts it.
 
 The counterpart of MoveIt Servo for a real arm: damped least squares, a command timeout, and first a
-motion to the ready posture. MuJoCo serves for its kinematics alone; tests/sim/test_gazebo.py
+motion to the start posture. MuJoCo serves for its kinematics alone; tests/sim/test_gazebo.py
 compares them with those of the SDF world.
 
 Gazebo's JointController keeps its last velocity for ever. Therefore zeros are published while
-joint_states are missing, and when this program ends by anything but SIGKILL.
+joint_states are missing, and when this program ends by anything but SIGKILL. After a SIGKILL
+launch/gazebo.launch.yaml shuts Gazebo down.
 """
 
 import signal
@@ -29,6 +30,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 from tabletop import model as cell
 from tabletop.kinematics import ORIENTATION_GAIN, ToolKinematics, rotate, rotation_error
+from tabletop.scene import DOWN, START_REGION
 
 PERIOD = 0.02  # of control [s]
 COMMAND_TIMEOUT_S = 0.2
@@ -36,22 +38,25 @@ JOINT_STATES_TIMEOUT_S = 0.2  # Gazebo publishes them every 4 ms of its time
 FRAME = "base"  # of twists and of ee_pose: the frame of the world
 HOMING_GAIN, HOMING_SPEED, AT_HOME = 2.0, 0.8, 0.02  # [1/s], [rad/s], [rad]
 JOINT_SPEED = 2.0  # limit of every joint [rad/s]
-DOWN = np.diag([1.0, -1.0, -1.0])
+# Tool position at the start [m]: the middle of the region in which training episodes begin.
+START = START_REGION.mean(axis=1)
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ArmController:
     """Joint velocities from joint positions and a twist, without ROS.
 
-    First it moves to the ready posture; twists are ignored until it is reached. `now` is the time
-    on a steady clock [s].
+    First it moves the tool to START, pointing down; twists are ignored until it is there. `now` is
+    the time on a steady clock [s].
     """
 
     def __init__(self):
         self.model = mujoco.MjModel.from_xml_string(cell.mjcf(1, 0, 64, 64))
         self.data = mujoco.MjData(self.model)
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
-        self.ready = np.array(cell.READY_POSTURE)
+        self.start = self.kinematics.solve(
+            mujoco.MjData(self.model), START, DOWN, cell.READY_POSTURE
+        )
         self.at_home, self.orientation = False, DOWN.copy()
         self.positions, self.received_at = None, None
 
@@ -79,7 +84,7 @@ class ArmController:
             return np.zeros(len(cell.ARM_JOINTS))
         positions = self.positions
         if not self.at_home:
-            error = self.ready - positions
+            error = self.start - positions
             self.at_home = bool(np.abs(error).max() < AT_HOME)
             if not self.at_home:
                 return np.clip(HOMING_GAIN * error, -HOMING_SPEED, HOMING_SPEED)
@@ -114,7 +119,7 @@ class GazeboArm:
             create(Float64, f"arm/{name}/position", RELIABLE) for name in cell.FINGER_JOINTS
         ]
         self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
-        self.ready_logged, self.blind_logged = False, False
+        self.start_logged, self.blind_logged = False, False
         subscribe = self.node.create_subscription
         subscribe(JointState, "joint_states", self.take_joints, qos_profile_sensor_data)
         subscribe(TwistStamped, "vla/command/twist", self.command.take_twist, RELIABLE)
@@ -141,9 +146,9 @@ class GazeboArm:
         self.publish(self.controller.velocities(self.command.command(), PERIOD, now))
         for publisher in self.fingers:
             publisher.publish(Float64(data=self.command.gripper * cell.FINGER_TRAVEL))
-        if self.controller.at_home and not self.ready_logged:
-            self.ready_logged = True
-            self.log.info("the ready posture is reached: twists are followed from now on")
+        if self.controller.at_home and not self.start_logged:
+            self.start_logged = True
+            self.log.info("the start posture is reached: twists are followed from now on")
         blind = self.controller.blind(now)
         if blind and not self.blind_logged:
             self.log.warning(

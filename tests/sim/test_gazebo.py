@@ -3,18 +3,28 @@
 They are compared with the MuJoCo robot, with the node and with the source of Gazebo.
 """
 
+import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
+import io
+import os
 import pathlib
 import re
+import shlex
 import signal
+import subprocess
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree
 
 import mujoco
 import numpy as np
 import yaml
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2] / "sim/gazebo")]
+import layout  # noqa: E402
 from episode_runner import ROOT, EpisodeRunner, Program
 from geometry_msgs.msg import TwistStamped
 from programs import has_node
@@ -22,9 +32,12 @@ from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
+from tabletop import expert, rollout
 from tabletop import model as cell
 from tabletop.kinematics import ToolKinematics
 from tabletop.randomise import CAMERA
+from tabletop.scene import BLOCK_COLOURS, BLOCK_REGION, DOWN, START_REGION
+from tasks import NINE, Referee, instruction
 
 SDF = xml.etree.ElementTree.parse(ROOT / "sim/gazebo/tabletop.sdf").getroot()
 BRIDGE = yaml.safe_load((ROOT / "config/gz_bridge.yaml").read_text())
@@ -102,6 +115,18 @@ def turn(axis, angle):
 
 def model_of(name):
     return next(m for m in SDF.iter("model") if m.get("name") == name)
+
+
+def repeated_names(element):
+    """Names that two children of one element have, each as "element: name"."""
+    names = [child.get("name") for child in element if child.tag != "plugin"]
+    names = [name for name in names if name is not None]
+    found = [
+        f"{element.tag} {element.get('name')}: {name}"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
+    return found + [name for child in element for name in repeated_names(child)]
 
 
 class SdfArm:
@@ -202,16 +227,145 @@ class World(unittest.TestCase):
             self.assertEqual(plugin.get("name"), f"gz::sim::systems::{name}")
             self.assertLessEqual({child.tag for child in plugin}, parameters)
 
-    def test_names_are_unique_in_their_model(self):
-        for model in SDF.iter("model"):
-            names = [
-                child.get("name") for child in model if child.tag in ("link", "joint", "frame")
-            ]
-            self.assertEqual(len(names), len(set(names)), model.get("name"))
-            links = {child.get("name") for child in model if child.tag == "link"}
-            for joint in model.iter("joint"):
-                self.assertIn(joint.findtext("child"), links)
-                self.assertIn(joint.findtext("parent"), links | {"world"})
+    def test_names_are_unique_among_siblings(self):
+        # As in SDFormat's own check: whatever the kind of the siblings.
+        self.assertEqual(repeated_names(SDF), [])
+        for joint in model_of("arm").iter("joint"):
+            links = {link.get("name") for link in model_of("arm").iter("link")}
+            self.assertIn(joint.findtext("child"), links)
+            self.assertIn(joint.findtext("parent"), links | {"world"})
+
+    def test_check_detects_repeated_names(self):
+        broken = xml.etree.ElementTree.fromstring(
+            '<link name="a"><visual name="b"/><collision name="b"/></link>'
+        )
+        self.assertEqual(repeated_names(broken), ["link a: b"])
+
+    def test_masses_equal_mujoco(self):
+        for link in model_of("arm").iter("link"):
+            name = link.get("name").removesuffix("_pad")
+            if name == "arm_base":  # fixed
+                continue
+            # MuJoCo's upper and lower arm are capsules of the same mass.
+            mass = float(link.findtext("inertial/mass"))
+            self.assertAlmostEqual(mass, self.model.body(name).mass[0], places=6, msg=name)
+        for k, colour in enumerate(layout.COLOURS):
+            mass = float(model_of(f"{colour}_block").findtext("link/inertial/mass"))
+            self.assertAlmostEqual(mass, self.model.body(f"block{k}").mass[0], places=6)
+
+    def test_pads_and_table_equal_mujoco(self):
+        for name in cell.FINGER_JOINTS:
+            geom = self.model.geom(f"{name}_pad")
+            link = next(x for x in model_of("arm").iter("link") if x.get("name") == f"{name}_pad")
+            np.testing.assert_allclose(
+                numbers(link, "collision/geometry/box/size"), 2 * geom.size, atol=1e-9
+            )
+            np.testing.assert_allclose(numbers(link, "collision/pose")[:3], geom.pos, atol=1e-9)
+        size = numbers(model_of("table"), "link/collision/geometry/box/size")
+        np.testing.assert_allclose(size, 2 * self.model.geom("table").size, atol=1e-9)
+
+    def test_contacts_have_the_friction_of_mujoco(self):
+        # DART takes the smaller value of two surfaces, MuJoCo the larger one.
+        def sdf(model, link=None):
+            found = {
+                float(f.text)
+                for x in model_of(model).iter("link")
+                if link in (None, x.get("name"))
+                for tag in ("mu", "mu2")
+                for f in x.iter(tag)
+            }
+            (value,) = found
+            return value
+
+        def mujoco_friction(geom):
+            return self.model.geom(geom).friction[0]
+
+        pad, block, table = sdf("arm", "finger_left_pad"), sdf("red_block"), sdf("table")
+        self.assertEqual(
+            [sdf("arm", "finger_right_pad"), sdf("green_block"), sdf("blue_block")],
+            [pad, block, block],
+        )
+        self.assertEqual(
+            min(pad, block), max(mujoco_friction("finger_left_pad"), mujoco_friction("block0"))
+        )
+        self.assertEqual(
+            min(block, table), max(mujoco_friction("block0"), mujoco_friction("table"))
+        )
+
+    def test_efforts_cannot_force_the_fingers_open(self):
+        efforts = [
+            float(self.arm.joints[name].findtext("axis/limit/effort")) for name in cell.ARM_JOINTS
+        ]
+        self.assertEqual(efforts, [20, 20, 20, 5, 5, 5])
+
+
+class RefereedScene(layout.FixedLayoutScene):
+    """Watched by the referee of Gazebo in every control period."""
+
+    referee = judged_at = None
+
+    def apply(self, *command):
+        super().apply(*command)
+        if self.referee is not None and self.judged_at is None:
+            if self.referee.done(self.targets(), self.ee_pose()[0]):
+                self.judged_at = self.time
+
+
+class Layout(unittest.TestCase):
+    """The world's fixed layout and the start of the arm, with the MuJoCo robot."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.places = layout.block_places()
+        cls.scene = RefereedScene(width=64, height=64)
+        cls.addClassCleanup(cls.scene.close)
+
+    def test_start_lies_in_the_training_region(self):
+        controller = gazebo_arm.ArmController()
+        position, _ = controller.pose(controller.start)
+        np.testing.assert_allclose(position, layout.START, atol=1e-4)
+        low, high = START_REGION.T
+        self.assertTrue((low <= position).all() and (position <= high).all(), position)
+        _, rotation = controller.kinematics.pose(controller.data)
+        np.testing.assert_allclose(rotation, DOWN, atol=1e-4)
+
+    def test_blocks_lie_in_the_training_region(self):
+        low, high = BLOCK_REGION.T
+        places = [np.array(place) for place in self.places.values()]
+        for k, place in enumerate(places):
+            self.assertTrue((low <= place).all() and (place <= high).all(), place)
+            self.assertTrue(all(self.scene._apart(place - other) for other in places[:k]))
+
+    def test_blocks_have_their_colours(self):
+        self.scene.arrange(self.places, "touch", "blue")
+        for k, colour in enumerate(layout.COLOURS):
+            seen = self.scene.model.geom(f"block{k}").rgba[:3]
+            visual = model_of(f"{colour}_block").find("link/visual/material")
+            np.testing.assert_allclose(seen, BLOCK_COLOURS[colour], atol=1e-6)
+            np.testing.assert_allclose(numbers(visual, "diffuse")[:3], seen, atol=1e-6)
+
+    def test_expert_does_every_task_and_referees_agree(self):
+        self.assertEqual(len(NINE), 9)
+        for task, colour in NINE:
+            self.scene.arrange(self.places, task, colour)
+            self.assertEqual(self.scene.instruction, instruction(task, colour))
+            self.scene.referee = Referee(task, colour, self.scene.targets())
+            self.scene.judged_at = None
+            clearances = []
+            result = rollout(
+                self.scene,
+                expert,
+                seconds=5.0,
+                on_step=lambda scene, _: clearances.append(scene.clearance()),
+            )
+            self.assertTrue(result.success, (task, colour))
+            self.assertEqual(result.first_touched, colour)
+            # The smallest distance of the fingers and the moved block from another block.
+            self.assertGreater(min(clearances), 0.04, (task, colour))
+            # By poses alone; the scene's own verdict comes up to a policy period later.
+            self.assertIsNotNone(self.scene.judged_at, (task, colour))
+            self.assertAlmostEqual(self.scene.judged_at, result.seconds, delta=0.21)
+            self.assertEqual(self.scene.referee.first_touched, colour)
 
 
 class Finger:
@@ -353,6 +507,23 @@ class Launch(unittest.TestCase):
         for path in re.findall(r"\$\(var sources\)/([\w/.]+)", self.text):
             self.assertTrue((ROOT / path).exists(), path)
 
+    def test_gazebo_ends_with_its_controller(self):
+        (arm,) = (e["executable"] for e in self.entries if "executable" in e)
+        self.assertEqual(arm["on_exit"], "shutdown")
+
+    def test_world_path_with_spaces_is_one_word(self):
+        (gazebo,) = (
+            e["include"] for e in self.entries if "gz_sim" in e.get("include", {}).get("file", "")
+        )
+        (arguments,) = (a["value"] for a in gazebo["arg"] if a["name"] == "gz_args")
+        # ros_gz_sim gives the value to a shell.
+        for name, value in (("gz_options", "-s -r"), ("sources", "/a folder/of mine")):
+            arguments = arguments.replace(f"$(var {name})", value)
+        self.assertEqual(
+            shlex.split(arguments), ["-s", "-r", "/a folder/of mine/sim/gazebo/tabletop.sdf"]
+        )
+        self.assertIn("--headless-rendering", self.arguments["gz_options"]["description"])
+
     def test_launch_parses_it(self):
         try:
             from launch.frontend import Parser
@@ -381,16 +552,16 @@ class Controller(unittest.TestCase):
     def home(self):
         for _ in range(500):
             there = self.positions
-            # Twists have no effect before the ready posture is reached.
+            # Twists have no effect before the start posture is reached.
             self.turn([9.0, 0, 0, 0, 0, 0])
             if self.controller.at_home:
                 self.positions = there
                 break
         self.assertTrue(self.controller.at_home)
 
-    def test_follows_twists_from_the_ready_posture(self):
+    def test_follows_twists_from_the_start_posture(self):
         self.home()
-        np.testing.assert_allclose(self.positions, cell.READY_POSTURE, atol=0.03)
+        np.testing.assert_allclose(self.positions, self.controller.start, atol=0.03)
         begin, _ = self.controller.pose(self.positions)
         for _ in range(50):
             self.turn([0.05, 0.08, -0.06, 0, 0, 0])
@@ -413,7 +584,7 @@ class Controller(unittest.TestCase):
         np.testing.assert_array_equal(
             self.controller.velocities(twist, self.PERIOD, 0.0), np.zeros(6)
         )
-        # Before and after the ready posture is reached.
+        # Before and after the start posture is reached.
         for reach in (lambda: self.turn(twist), self.home):
             reach()
             last = self.now
@@ -477,8 +648,8 @@ class Process(unittest.TestCase):
 
     def test_stops_without_joint_states_and_at_the_end(self):
         self.positions = np.zeros(6)
-        self.runner.wait_until("it is on its way to the ready posture", self.moving)
-        self.assertNotIn("ready posture", self.log())
+        self.runner.wait_until("it is on its way to the start posture", self.moving)
+        self.assertNotIn("start posture", self.log())
         self.positions = None
         self.runner.wait_until("zeros follow a silence", lambda: not self.moving())
         self.assertIn("no joint_states", self.log())
@@ -493,15 +664,15 @@ class Process(unittest.TestCase):
         self.assertFalse(self.moving())
         self.assertEqual(self.arm.stop(), 0)
 
-    def test_logs_ready_once_and_refuses_another_frame(self):
-        self.positions = np.array(cell.READY_POSTURE)
-        self.runner.wait_until("it is logged", lambda: "the ready posture is reached" in self.log())
+    def test_logs_start_once_and_refuses_another_frame(self):
+        self.positions = gazebo_arm.ArmController().start
+        self.runner.wait_until("it is logged", lambda: "the start posture is reached" in self.log())
         message = TwistStamped()
         message.header.frame_id, message.twist.linear.x = "tcp", 0.1
         self.twist.publish(message)
         self.runner.wait_until("the other frame is refused", lambda: "in frame 'tcp'" in self.log())
         self.assertIn("'base'", self.log())
-        self.assertEqual(self.log().count("the ready posture is reached"), 1)
+        self.assertEqual(self.log().count("the start posture is reached"), 1)
         message.header.frame_id = "base"
         self.runner.wait_until(
             "a twist in its own moves it",
@@ -591,6 +762,147 @@ class Graph(unittest.TestCase):
         if "joint_states" in found:
             self.assertEqual(found["joint_states"], FROM_ROBOT["joint_states"])
         self.assert_types(self.published("vla", FROM_NODE), FROM_NODE)
+
+
+class NineTasks(unittest.TestCase):
+    """Parts of tools/gazebo/run, which cannot be run without Gazebo Harmonic."""
+
+    # As `gz topic --echo` prints it; zeros are left out.
+    MESSAGE = """header {
+  stamp {
+    sec: 12
+    nsec: 500000000
+  }
+}
+pose {
+  name: "red_block"
+  id: 9
+  position {
+    x: 0.39
+    y: -0.03
+    z: 0.02
+  }
+  orientation {
+    w: 1
+  }
+}
+pose {
+  name: "hand"
+  id: 40
+  position {
+    x: 0.45
+    z: 0.335
+  }
+  orientation {
+    x: 1
+  }
+}
+
+"""
+
+    @classmethod
+    def setUpClass(cls):
+        loader = importlib.machinery.SourceFileLoader("run", str(ROOT / "tools/gazebo/run"))
+        cls.run_tasks = importlib.util.module_from_spec(
+            importlib.util.spec_from_loader("run", loader)
+        )
+        loader.exec_module(cls.run_tasks)
+        import poses
+
+        cls.poses = poses
+
+    def stream(self, moves):
+        """Poses at 50 Hz. `moves`: for every moment the tool and what is added to the red block."""
+        blocks = {name: np.array([*place, 0.02]) for name, place in layout.block_places().items()}
+        for k, (tool, added) in enumerate(moves):
+            found = {f"{name}_block": np.array([*at, 0, 0, 0, 1]) for name, at in blocks.items()}
+            found["red_block"][:3] += added
+            hand = np.array(tool) + self.poses.TOOL_IN_HAND
+            found["hand"] = np.array([*hand, 1, 0, 0, 0])  # pointing down
+            yield 0.02 * k, found
+
+    def test_reads_printed_poses(self):
+        lines = (self.MESSAGE * 2).splitlines(keepends=True)
+        texts = list(self.poses.messages(lines))
+        self.assertEqual(len(texts), 2)
+        time, found = self.poses.read_pose_message(texts[0])
+        self.assertEqual(time, 12.5)
+        np.testing.assert_allclose(found["red_block"], [0.39, -0.03, 0.02, 0, 0, 0, 1])
+        np.testing.assert_allclose(self.poses.tool_position(found), layout.START, atol=1e-9)
+        with self.assertRaises(ValueError):
+            self.poses.parse_text("pose {")
+
+    def test_judges_by_poses(self):
+        judge, away = self.run_tasks.judge, [0.45, 0.0, 0.165]
+        red = [*layout.block_places()["red"], 0.045]  # 5 mm above the block
+        still, pushed, lifted = np.zeros(3), [0.035, 0, 0], [0, 0, 0.045]
+        begin = [(away, still)] * 50
+        for task, end in (("touch", (red, still)), ("push", (away, pushed)),
+                          ("pick", (away, lifted))):  # fmt: skip
+            moves = [*begin, end]
+            self.assertAlmostEqual(judge(self.stream(moves), task, "red", 5.0), 1.0)
+            self.assertIsNone(judge(self.stream(moves), task, "blue", 5.0), task)
+            self.assertIsNone(judge(self.stream(moves), task, "red", 0.5), task)
+            self.assertIsNone(judge(self.stream(begin), task, "red", 5.0), task)
+        # Another block first: not done.
+        moves = [*begin, (away, [0.003, 0, 0]), ([*layout.block_places()["blue"], 0.045], still)]
+        self.assertIsNone(judge(self.stream(moves), "touch", "blue", 5.0))
+
+    def test_arguments(self):
+        self.assertEqual(self.run_tasks.TASKS, layout.TASKS)
+        options = self.run_tasks.arguments(["--tasks", "touch,pick", "--repeats", "2"])
+        self.assertEqual((options.tasks, options.repeats), (("touch", "pick"), 2))
+        for words in (["--tasks", "place"], ["--repeats", "0"], ["--seconds", "-1"]):
+            with contextlib.redirect_stderr(io.StringIO()), self.assertRaises(SystemExit):
+                self.run_tasks.arguments(words)
+        command = self.run_tasks.launch_command(self.run_tasks.arguments([]))
+        self.assertEqual(command[:4], ["ros2", "launch", "openvla_tt", "gazebo.launch.yaml"])
+        launch = yaml.safe_load((ROOT / "launch/gazebo.launch.yaml").read_text())["launch"]
+        known = {entry["arg"]["name"] for entry in launch if "arg" in entry}
+        self.assertLessEqual({word.split(":=")[0] for word in command[4:]}, known)
+
+    def test_table_and_exit_status(self):
+        results = {(task, colour): [1.5] for task, colour in NINE}
+        results["pick", "blue"] = [None]
+        self.assertEqual(
+            self.run_tasks.table(results).splitlines(),
+            [
+                "| task | red | green | blue | done |",
+                "|---|---|---|---|---|",
+                "| touch | 1.5 | 1.5 | 1.5 | 3 of 3 |",
+                "| push | 1.5 | 1.5 | 1.5 | 3 of 3 |",
+                "| pick | 1.5 | 1.5 | - | 2 of 3 |",
+            ],
+        )
+        self.assertEqual(self.run_tasks.exit_status(results), 0)
+        for task in ("touch", "push"):
+            self.assertEqual(self.run_tasks.exit_status(results | {(task, "red"): [1.0, None]}), 1)
+
+    def test_whole_run_with_substitutes(self):
+        # The substitute's tool goes to the red block, whatever the instruction.
+        programs = ROOT / "tests/sim/gazebo_substitutes"
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                [str(ROOT / "tools/gazebo/run"), "--tasks", "touch", "--seconds", "1.5"],
+                env=os.environ
+                | {"PATH": f"{programs}:{os.environ['PATH']}", "SUBSTITUTES": folder},
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=100,
+            )
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stdout, r"\| touch \| \d\.\d \| - \| - \| 1 of 3 \|")
+
+    def test_without_gazebo_it_says_what_to_install(self):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools/gazebo/run")],
+            env=os.environ | {"PATH": "/nonexistent"},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("gz and ros2 not found", done.stderr)
 
 
 if __name__ == "__main__":
