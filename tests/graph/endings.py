@@ -144,6 +144,8 @@ CASES = [
 
 
 def scenario(executable, logs):
+    # Under nohup the node would inherit an ignored SIGHUP, which it leaves ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     folder = tempfile.mkdtemp()
     before_ros(executable, f"{folder}/early.log")
     graph = Peer()
