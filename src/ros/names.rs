@@ -4,6 +4,8 @@
 //! need it. The rules are those of rcl: `--remap`, `-r` with `from:=to`, the first match wins, and
 //! relative names are in the node's namespace.
 
+use vla_config::parse_remap_rule;
+
 /// The node's name and the remapping rules of the command line.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
@@ -24,7 +26,8 @@ impl Names {
                 "-r" | "--remap" if of_ros => next_is_rule = true,
                 rule if next_is_rule => {
                     next_is_rule = false;
-                    rules.extend(parse_rule(rule, own));
+                    let rule = parse_remap_rule(rule, own);
+                    rules.extend(rule.map(|(from, to)| (from.to_owned(), to.to_owned())));
                 }
                 _ => {}
             }
@@ -51,18 +54,6 @@ impl Names {
             format!("{namespace}/{name}")
         }
     }
-}
-
-/// A topic rule, unless it is for another node, for services, or sets the node's name.
-fn parse_rule(rule: &str, node: &str) -> Option<(String, String)> {
-    let (from, to) = rule.split_once(":=")?;
-    let from = from.strip_prefix("rostopic://").unwrap_or(from);
-    let from = match from.split_once(':') {
-        Some((name, from)) if name == node => from,
-        Some(_) => return None,
-        None => from,
-    };
-    (!from.starts_with("__")).then(|| (from.to_owned(), to.to_owned()))
 }
 
 #[cfg(test)]

@@ -36,7 +36,13 @@ pub fn markdown() -> String {
         `UPDATE=1 cargo test -p vla-config --test documents`; a test compares the two.\n\nA value \
         that is given (`-p`, a parameter file, `set_parameters`) holds: where the policy file or \
         the\nrobot file has a value too, it is applied when it is as strict or stricter, and \
-        refused with both\nvalues when it is not. A path may begin with `~/`.\n\n\
+        refused with both\nvalues when it is not. A lower acceleration or jerk lengthens a stop: \
+        with a robot file, the stop\ntime of a group of limits, velocity / acceleration + \
+        acceleration / jerk, must not exceed that of the\nfile's own values, so lower the \
+        velocity too. A path may begin with `~/`.\n\nA parameter file (`--params-file`) must be \
+        a regular file. An unknown name stops the node, except in\na section whose last level is \
+        `*` or `**`, where it is a warning unless it resembles a parameter's\nname. A request of \
+        `set_parameters_atomically` may have a name only once.\n\n\
         | parameter | type | default | range | changes | meaning |\n|---|---|---|---|---|---|\n",
     );
     for row in TABLE {

@@ -14,7 +14,8 @@ use vla_control::ConfigErrors;
 
 use super::{
     Value, nearest, parameter,
-    parameter_file::{Section, applies, is_pattern, parse_value, read_parameter_file},
+    parameter_file::{Section, applies, is_shared, parse_value, read_parameter_file},
+    parse_remap_rule,
 };
 
 /// Where a value was given.
@@ -124,7 +125,9 @@ pub fn read_arguments(arguments: &[String], node: &str, problems: &mut ConfigErr
                 )));
             }
             Argument::Value { name, value, .. } => values.push((name, value)),
-            Argument::Remap(from) => {
+            Argument::Remap(rule) => {
+                let node_name = node.rsplit('/').next().unwrap_or(node);
+                let Some((from, _)) = parse_remap_rule(rule, node_name) else { continue };
                 let from = full_name(from, node);
                 read.given.twist_remapped |= from == format!("{node}/command/twist");
                 read.given.gripper_remapped |= from == format!("{node}/command/gripper");
@@ -160,10 +163,7 @@ fn of_ros(arguments: &[String]) -> Vec<Argument<'_>> {
                 }
             }
             "--params-file" => found.extend(rest.next().map(Argument::File)),
-            "-r" | "--remap" => {
-                let rule = rest.next().and_then(|rule| rule.split_once(":="));
-                found.extend(rule.map(|(from, _)| Argument::Remap(from)));
-            }
+            "-r" | "--remap" => found.extend(rest.next().map(Argument::Remap)),
             "-e" | "--enclave" | "--log-level" | "--log-config-file" | "--log-file-name" => {
                 rest.next();
             }
@@ -175,7 +175,6 @@ fn of_ros(arguments: &[String]) -> Vec<Argument<'_>> {
 
 /// The name that a remapping rule starts from, expanded for the node.
 fn full_name(from: &str, node: &str) -> String {
-    let from = from.split_once(':').map_or(from, |(_, name)| name);
     let namespace = node.rsplit_once('/').map_or("", |(namespace, _)| namespace);
     match from.strip_prefix("~/") {
         Some(rest) => format!("{node}/{rest}"),
@@ -233,8 +232,9 @@ fn shown(section: &Section) -> String {
 }
 
 impl Arguments {
-    /// Takes one value. An unknown name is a problem where it is meant for this node, and a
-    /// warning where it comes from a section for several nodes.
+    /// Takes one value. An unknown name is a problem where it is meant for this node. In a section
+    /// for nodes of several names it is a warning, unless it resembles a parameter of this node: a
+    /// misspelt limit would leave a higher one in force.
     fn take(&mut self, name: &str, value: Value, origin: Origin, problems: &mut ConfigErrors) {
         if let Some(parameter) = parameter(name) {
             self.given.insert(parameter.name, value, origin);
@@ -248,12 +248,20 @@ impl Arguments {
             }
             return;
         }
-        let shared = matches!(&origin, Origin::File { section, .. } if is_pattern(section));
+        let shared = matches!(&origin, Origin::File { section, .. } if is_shared(section));
         let unknown = unknown(name);
-        if shared {
-            self.remarks.push(Remark::Warning(format!("{name} (given {origin}): {unknown}")));
-        } else {
-            problems.add(name, unknown);
+        match (shared, nearest(name)) {
+            (false, _) => problems.add(name, unknown),
+            (true, Some(_)) => problems.add(
+                name,
+                format!(
+                    "{unknown} It is given {origin}; a parameter of another node belongs in a \
+                    section with that node's name"
+                ),
+            ),
+            (true, None) => {
+                self.remarks.push(Remark::Warning(format!("{name} (given {origin}): {unknown}")));
+            }
         }
     }
 }

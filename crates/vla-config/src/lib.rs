@@ -9,9 +9,10 @@
 //! * [`resolve`] merges all of them and validates once; the result, [`Resolved`], does not change.
 //!
 //! What is given holds: a value that a user gave is applied where it is as strict as the file's or
-//! stricter, and refused with both values where it is not. What moves a robot has no default in a
-//! file: a missing frame or rotation convention is a problem, not a guess. Every problem is listed
-//! at once.
+//! stricter, and refused with both values where it is not; a lower acceleration or jerk is
+//! stricter only while the longest stop takes no longer than with the robot file. What moves a
+//! robot has no default in a file: a missing frame or rotation convention is a problem, not a
+//! guess. Every problem is listed at once.
 
 mod config_files;
 mod document;
@@ -20,6 +21,7 @@ mod merge;
 mod parameter;
 mod parameter_file;
 mod policy_file;
+mod remap_rule;
 mod resolved;
 mod robot_file;
 mod table;
@@ -43,6 +45,7 @@ pub use parameter_file::{
 pub use policy_file::{
     Composition, Frame, ImagePreparation, Polarity, PolicyFile, PromptStyle, Resize, Rotation,
 };
+pub use remap_rule::parse_remap_rule;
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{RobotCommand, RobotFile, RobotWorkspace};
 pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, parameter};
@@ -65,6 +68,13 @@ pub enum ConfigFileError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// It is a pipe, a device or a folder. rcl reads a parameter file first, and a pipe is empty
+    /// afterwards.
+    #[error("{path} is not a regular file; write the parameters to a file and name that")]
+    NotRegular {
+        /// Which file.
+        path: PathBuf,
     },
     /// It is too large to be what it should be.
     #[error("{path} has {bytes} bytes, more than the {limit} allowed; is it the right file?")]

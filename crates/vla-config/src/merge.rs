@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope};
+use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope, RawMotionLimits};
 
 use super::{
     CommandTopics, Files, Frame, Given, GivenValue, Origin, Parameter, PolicyFile, Resolved,
@@ -49,6 +49,9 @@ pub fn resolve_with(
                 }
             }
         }
+    }
+    if let Some(robot) = &files.robot {
+        check_stop_times(&values, robot, &mut problems);
     }
     complete(&mut values, files, &valid, &mut problems);
     let raw_control = RawControlConfig { workspace: values.workspace(), ..values.control };
@@ -151,6 +154,42 @@ fn compare(
             ),
         );
     }
+}
+
+/// Refuses limits with which the longest stop of a group takes longer than with the robot file's
+/// own. Each limit may be lower, but a lower acceleration or jerk alone lengthens every stop.
+fn check_stop_times(values: &Values, robot: &RobotFile, problems: &mut ConfigErrors) {
+    let (merged, of_file) = (&values.control.limits, &robot.limits);
+    for (place, merged, of_file) in [
+        ("limits.linear", merged.linear, of_file.linear),
+        ("limits.angular", merged.angular, of_file.angular),
+    ] {
+        let (stop_s, file_s) = (stop_time_s(&merged), stop_time_s(&of_file));
+        // Limits above the file's are refused one by one.
+        let lower = merged.velocity <= of_file.velocity
+            && merged.acceleration <= of_file.acceleration
+            && merged.jerk <= of_file.jerk;
+        // Limits lowered in proportion differ by rounding alone.
+        if lower && file_s * (1.0 + 1e-9) < stop_s {
+            let shown = |seconds: f64| (seconds * 1e6).round() / 1e6;
+            problems.add(
+                place,
+                format!(
+                    "a stop would take velocity / acceleration + acceleration / jerk = {} s, \
+                    longer than {} s of the robot file '{}'; lower {place}.velocity too, or leave \
+                    the acceleration and jerk of the file",
+                    shown(stop_s),
+                    shown(file_s),
+                    robot.name
+                ),
+            );
+        }
+    }
+}
+
+/// The longest time of a stop, as in control.
+fn stop_time_s(limits: &RawMotionLimits) -> f64 {
+    limits.velocity / limits.acceleration + limits.acceleration / limits.jerk
 }
 
 /// Fills in what follows from other values, and checks what belongs together.

@@ -35,8 +35,13 @@ enum Tree {
 /// Reads a parameter file.
 ///
 /// # Errors
-/// [`ConfigFileError`]: unreadable, too large, or no parameter file.
+/// [`ConfigFileError`]: unreadable, not a regular file, too large, or no parameter file.
 pub fn read_parameter_file(path: &Path) -> Result<Vec<Section>, ConfigFileError> {
+    let metadata = std::fs::metadata(path)
+        .map_err(|source| ConfigFileError::Read { path: path.to_owned(), source })?;
+    if !metadata.is_file() {
+        return Err(ConfigFileError::NotRegular { path: path.to_owned() });
+    }
     let text = read_text(path, PARAMETER_FILE_BYTES_MAX)?;
     parse_sections(&text)
         .map_err(|message| ConfigFileError::Parse { path: path.to_owned(), message })
@@ -224,10 +229,11 @@ fn matches(parts: &[&str], levels: &[&str]) -> bool {
     }
 }
 
-/// Whether a section's name is a pattern for several nodes.
+/// Whether a section is for nodes of several names: its last level is a wildcard. `/**/vla` is
+/// for nodes named `vla` alone, in any namespace.
 #[must_use]
-pub fn is_pattern(section: &str) -> bool {
-    section.contains('*')
+pub fn is_shared(section: &str) -> bool {
+    matches!(section.rsplit('/').next(), Some("*" | "**"))
 }
 
 #[cfg(test)]

@@ -65,11 +65,19 @@ impl Resolved {
     /// The configuration with changed parameters.
     ///
     /// # Errors
-    /// In one line: unknown names, values that may not change in this state, and everything that
-    /// is wrong with the result.
+    /// In one line: unknown names, names that occur twice, values that may not change in this
+    /// state, and everything that is wrong with the result.
     pub fn with(&self, changes: &[(String, Value)], state: LifecycleState) -> Result<Self, String> {
         let (mut given, mut problems) = (self.given.clone(), ConfigErrors::default());
-        for (name, value) in changes {
+        for (i, (name, value)) in changes.iter().enumerate() {
+            // Neither value can be taken as the one that is meant: the first may hold already.
+            let earlier = changes[..i].iter().filter(|(other, _)| other == name).count();
+            if 0 < earlier {
+                if earlier == 1 {
+                    problems.add(name, "occurs more than once in one request; give it once");
+                }
+                continue;
+            }
             let Some(row) = parameter(name) else {
                 problems.add(name, unknown(name));
                 continue;

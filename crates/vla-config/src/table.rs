@@ -231,19 +231,19 @@ table! {
         "Largest velocity of the tool's translation.";
     "limits.linear.acceleration": AtMost, Inactive, Float(control.limits.linear.acceleration)
         in ranges::LINEAR_ACCELERATION,
-        "Largest acceleration of the tool's translation.";
+        "Largest acceleration of the tool's translation. To lower it, lower the velocity too.";
     "limits.linear.jerk": AtMost, Inactive, Float(control.limits.linear.jerk)
         in ranges::LINEAR_JERK,
-        "Largest jerk of the tool's translation.";
+        "Largest jerk of the tool's translation. To lower it, lower the velocity too.";
     "limits.angular.velocity": AtMost, Inactive, Float(control.limits.angular.velocity)
         in ranges::ANGULAR_VELOCITY,
         "Largest velocity of the tool's rotation.";
     "limits.angular.acceleration": AtMost, Inactive, Float(control.limits.angular.acceleration)
         in ranges::ANGULAR_ACCELERATION,
-        "Largest acceleration of the tool's rotation.";
+        "Largest acceleration of the tool's rotation. To lower it, lower the velocity too.";
     "limits.angular.jerk": AtMost, Inactive, Float(control.limits.angular.jerk)
         in ranges::ANGULAR_JERK,
-        "Largest jerk of the tool's rotation.";
+        "Largest jerk of the tool's rotation. To lower it, lower the velocity too.";
     "step_cap.translation": AtMost, Inactive, Float(control.step_cap.translation)
         in ranges::STEP_TRANSLATION,
         "Largest translation of one policy step.";

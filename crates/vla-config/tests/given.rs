@@ -169,7 +169,9 @@ fn every_wildcard_of_a_parameter_file_applies() {
         );
         let [remark] = remarks.as_slice() else { panic!("{remarks:?}") };
         match (velocity == 0.15, remark) {
-            (true, Remark::Info(text)) => assert!(text.contains("taken") && text.contains(section)),
+            (true, Remark::Info(text)) => {
+                assert!(text.contains(": read ") && text.contains(section));
+            }
             (false, Remark::Warning(text)) => assert!(text.contains("no section applies")),
             other => panic!("{other:?}"),
         }
@@ -198,7 +200,7 @@ fn sources_override_each_other_as_in_rcl() {
 #[test]
 fn unknown_names_stop_the_node_only_where_they_are_its_own() {
     let shared = "/**: {ros__parameters: {robot_description: x, publish_rate: 3, use_sim_time: \
-                  true, qos_overrides: {/image: {subscription: {depth: 3}}}, comand_rate_hz: 5}}";
+                  true, qos_overrides: {/image: {subscription: {depth: 3}}}}}";
     let (_folder, path) = file(shared);
     let (resolved, remarks) = node("/vla", &["--params-file", &path]);
     assert_eq!(holds(&resolved.unwrap(), "use_sim_time"), Value::Bool(true));
@@ -208,13 +210,120 @@ fn unknown_names_stop_the_node_only_where_they_are_its_own() {
             .any(|remark| matches!(remark, Remark::Warning(text) if text.contains(wanted)))
     };
     assert!(warned("publish_rate") && warned("qos_overrides./image"), "{remarks:?}");
-    assert!(warned("did you mean 'command_rate_hz'?"), "{remarks:?}");
     let (_folder, path) = file("/vla: {ros__parameters: {comand_rate_hz: 5, nonsense: 1}}");
     let error = node("/vla", &["--params-file", &path]).0.unwrap_err();
     assert!(error.contains("comand_rate_hz: there is no such parameter; did you mean"), "{error}");
     assert!(error.contains("nonsense: there is no such parameter; see vla_node --help"), "{error}");
     let error = with(&["limits.linear.velocty:=0.1"]).unwrap_err();
     assert!(error.contains("did you mean 'limits.linear.velocity'?"), "{error}");
+}
+
+#[test]
+fn near_misses_stop_the_node_in_any_section() {
+    for section in ["/**", "/*", "/**/vla", "/vla"] {
+        let (_folder, path) =
+            file(&format!("{section}: {{ros__parameters: {{limits.linear.velocty: 0.02}}}}"));
+        let error = node("/vla", &["--params-file", &path]).0.unwrap_err();
+        assert!(error.starts_with("1 problem") && !error.contains('\n'), "{section}: {error}");
+        assert!(error.contains("did you mean 'limits.linear.velocity'?"), "{section}: {error}");
+    }
+}
+
+#[test]
+fn only_a_last_wildcard_makes_a_section_shared() {
+    for (section, name, shared) in [
+        ("/**", "/vla", true),
+        ("/*", "/vla", true),
+        ("/r1/*", "/r1/vla", true),
+        ("/**/vla", "/vla", false),
+        ("/*/vla", "/r1/vla", false),
+    ] {
+        let (_folder, path) = file(&format!("{section}: {{ros__parameters: {{nonsense: 1}}}}"));
+        let (resolved, remarks) = node(name, &["--params-file", &path]);
+        assert_eq!(resolved.is_ok(), shared, "{section}");
+        let warned =
+            |remark: &Remark| matches!(remark, Remark::Warning(text) if text.contains("nonsense"));
+        assert_eq!(remarks.iter().any(warned), shared, "{section}: {remarks:?}");
+    }
+}
+
+#[test]
+fn a_parameter_file_must_be_a_regular_file() {
+    use std::os::fd::AsRawFd as _;
+    // As `--params-file <(...)` is after rcl has read it.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(writer);
+    let pipe = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    let folder = tempfile::tempdir().unwrap().path().display().to_string();
+    for path in [&pipe, "/dev/null", env!("CARGO_MANIFEST_DIR")] {
+        let error = node("/vla", &["--params-file", path]).0.unwrap_err();
+        let wanted = format!("--params-file: {path} is not a regular file; write the parameters");
+        assert!(error.contains(&wanted) && !error.contains('\n'), "{error}");
+    }
+    let error = node("/vla", &["--params-file", &folder]).0.unwrap_err();
+    assert!(error.contains("cannot read"), "{error}");
+}
+
+#[test]
+fn lower_limits_must_not_lengthen_a_stop() {
+    let robot_file = format!("robot_file:={}", config("robots/tabletop.yaml"));
+    for (given, wanted) in [
+        (
+            "limits.linear.acceleration:=0.5",
+            "limits.linear: a stop would take velocity / acceleration + acceleration / jerk = \
+             0.55 s, longer than 0.35 s of the robot file 'simulated tabletop robot'; lower \
+             limits.linear.velocity too",
+        ),
+        ("limits.linear.jerk:=8", "= 0.375 s, longer than 0.35 s"),
+        ("limits.angular.acceleration:=1.5", "limits.angular: a stop would take"),
+        ("limits.angular.jerk:=10", "= 0.5 s, longer than 0.3 s"),
+    ] {
+        let error = with(&[&robot_file, given]).unwrap_err();
+        assert!(error.contains(wanted), "{given}\n got    {error}\n wanted {wanted}");
+        assert!(error.starts_with("1 problem") && !error.contains('\n'), "{error}");
+        assert!(with(&[given]).is_ok(), "{given} without a robot file");
+    }
+    let tenth = [
+        "limits.linear.velocity:=0.025",
+        "limits.linear.acceleration:=0.1",
+        "limits.linear.jerk:=1",
+        "limits.angular.velocity:=0.06",
+        "limits.angular.acceleration:=0.3",
+        "limits.angular.jerk:=3",
+    ];
+    for robot in ["tabletop", "franka_servo", "widowx_250"] {
+        let robot_file = format!("robot_file:={}", config(&format!("robots/{robot}.yaml")));
+        let resolved = with(&[&[robot_file.as_str()], &tenth[..]].concat()).unwrap();
+        assert_eq!(resolved.control.linear().acceleration(), 0.1);
+    }
+    // A change of the running node keeps to the same rule.
+    let resolved = with(&[&robot_file]).unwrap();
+    let change = |list: &[(&str, f64)]| {
+        let list: Vec<(String, Value)> =
+            list.iter().map(|(name, value)| ((*name).to_owned(), Value::Float(*value))).collect();
+        resolved.with(&list, LifecycleState::Inactive)
+    };
+    let error = change(&[("limits.linear.acceleration", 0.5)]).unwrap_err();
+    assert!(error.contains("0.55 s, longer than 0.35 s"), "{error}");
+    let both = [("limits.linear.acceleration", 0.5), ("limits.linear.velocity", 0.125)];
+    assert!(change(&both).is_ok());
+}
+
+#[test]
+fn a_name_may_occur_once_in_a_request() {
+    let robot_file = format!("robot_file:={}", config("robots/tabletop.yaml"));
+    let resolved = with(&[&robot_file, "limits.linear.velocity:=0.1"]).unwrap();
+    for values in [&[0.25, 0.1][..], &[0.1, 0.1], &[0.1, 0.25, 0.1]] {
+        let changes: Vec<(String, Value)> = values
+            .iter()
+            .map(|value| ("limits.linear.velocity".to_owned(), Value::Float(*value)))
+            .collect();
+        let error = resolved.with(&changes, LifecycleState::Inactive).unwrap_err();
+        assert_eq!(
+            error,
+            "limits.linear.velocity: occurs more than once in one request; give it once"
+        );
+    }
 }
 
 #[test]
@@ -291,7 +400,12 @@ fn a_robot_file_decides_the_topics_unless_they_are_remapped() {
         assert_eq!(remapped.twist, "~/command/twist", "{from}");
         assert_eq!(remapped.gripper, "/panda_gripper/command");
     }
-    assert_eq!(topics(&["-r", "/vla/command/twist:=/other"]), plain);
+    for from in ["rostopic://~/command/twist", "vla:~/command/twist"] {
+        assert_eq!(topics(&["-r", &format!("{from}:=/other")]).twist, "~/command/twist", "{from}");
+    }
+    for from in ["/vla/command/twist", "other:~/command/twist", "rosservice://~/command/twist"] {
+        assert_eq!(topics(&["-r", &format!("{from}:=/other")]), plain, "{from}");
+    }
     assert_eq!(with(&[]).unwrap().command_topics.twist, "~/command/twist");
 }
 
