@@ -219,7 +219,7 @@ fn unknown_names_stop_the_node_only_where_they_are_its_own() {
 }
 
 #[test]
-fn near_misses_stop_the_node_in_any_section() {
+fn misspelt_limits_stop_the_node_in_any_section() {
     for section in ["/**", "/*", "/**/vla", "/vla"] {
         let (_folder, path) =
             file(&format!("{section}: {{ros__parameters: {{limits.linear.velocty: 0.02}}}}"));
@@ -227,6 +227,11 @@ fn near_misses_stop_the_node_in_any_section() {
         assert!(error.starts_with("1 problem") && !error.contains('\n'), "{section}: {error}");
         assert!(error.contains("did you mean 'limits.linear.velocity'?"), "{section}: {error}");
     }
+    // A name without a group may be another node's: a warning in a shared section.
+    let (_folder, path) = file("/**: {ros__parameters: {decoder: x, comand_rate_hz: 1.0}}");
+    let (resolved, remarks) = node("/vla", &["--params-file", &path]);
+    assert!(resolved.is_ok(), "{:?}", resolved.err());
+    assert!(remarks.iter().filter(|remark| matches!(remark, Remark::Warning(_))).count() >= 2);
 }
 
 #[test]
