@@ -72,6 +72,8 @@ pub struct Snapshot {
 }
 
 /// What the control loop reports to the executor thread, in order.
+// Sent through a preallocated queue: boxing the large variant would allocate in the control loop.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, Copy)]
 pub enum LoopEvent {
     /// The state or its cause changed. Sent before the events of the same step.
