@@ -19,9 +19,9 @@ pub enum InstructionError {
     Control(char),
 }
 
-/// A valid instruction, lowercased as in training. Line breaks at the end, which shells, YAML blocks
-/// and speech nodes add, are removed. Leading and trailing spaces are kept, as in the official code:
-/// they change the token ids.
+/// A valid instruction, lowercased as in training. Line breaks at the end, which shells, YAML
+/// blocks and speech nodes add, are removed. Leading and trailing spaces are kept, as in the
+/// official code: they change the token ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instruction(String);
 
