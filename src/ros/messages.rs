@@ -11,7 +11,7 @@ use r2r::{
 
 use vla_inference::observation::EncodedImage;
 
-use crate::runtime::{CommandSink, DecisionReport, STEP_WIDTH};
+use crate::runtime::{CommandSink, DecisionReport};
 use vla_control::time::Stamp;
 use vla_control::{Command, Reason};
 

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::BackendError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, CheckpointKind};
 use crate::models::ModelError;
 use crate::observation::{ImageError, ObservationError};
 pub use crate::observation::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, Observation};
@@ -110,6 +110,14 @@ pub enum PolicyError {
     /// The checkpoint folder is unfit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A checkpoint of a kind that no policy here runs.
+    #[error("{folder}: this is a checkpoint of {kind}, which is not implemented here")]
+    Kind {
+        /// The folder.
+        folder: String,
+        /// Its kind.
+        kind: CheckpointKind,
+    },
     /// The model could not be built or run.
     #[error(transparent)]
     Model(#[from] ModelError),
