@@ -5,8 +5,9 @@ use std::sync::Arc;
 use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope, RawMotionLimits};
 
 use super::{
-    CommandTopics, Files, Frame, Given, GivenValue, Origin, Parameter, PolicyFile, Resolved,
-    RobotFile, Rule, STEP_WIDTH, Value, Values, parameter, values::is_hub_name,
+    CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, Origin, Parameter,
+    PolicyFile, Resolved, RobotFile, Rule, STEP_WIDTH, Value, Values, parameter,
+    values::is_hub_name,
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
@@ -104,7 +105,8 @@ pub fn join(
             );
             return None;
         };
-        Some(RawEnvelope { q01: policy.scaled(*low), q99: policy.scaled(*high) })
+        let action = policy.action.end_effector()?;
+        Some(RawEnvelope { q01: action.scaled(*low), q99: action.scaled(*high) })
     });
     let raw = RawControlConfig {
         command_rate_hz: merged.command_rate_hz,
@@ -159,7 +161,8 @@ fn compare(
 /// Refuses limits with which the longest stop of a group takes longer than with the robot file's
 /// own. Each limit may be lower, but a lower acceleration or jerk alone lengthens every stop.
 fn check_stop_times(values: &Values, robot: &RobotFile, problems: &mut ConfigErrors) {
-    let (merged, of_file) = (&values.control.limits, &robot.limits);
+    let Some(EndEffectorLimits { limits: of_file, .. }) = &robot.end_effector else { return };
+    let merged = &values.control.limits;
     for (place, merged, of_file) in [
         ("limits.linear", merged.linear, of_file.linear),
         ("limits.angular", merged.angular, of_file.angular),
@@ -258,7 +261,7 @@ fn check_frame(
     valid: &[&str],
     problems: &mut ConfigErrors,
 ) {
-    if policy.frame != Frame::Tool {
+    if !policy.action.in_tool_frame() {
         return;
     }
     if files.robot.is_none() && !valid.contains(&"frame_id") {
@@ -287,13 +290,22 @@ fn limit_overrun(values: &mut Values, robot: &RobotFile) {
 }
 
 fn command_topics(given: &Given, files: &Files) -> CommandTopics {
-    let of_robot = |remapped: bool, topic: fn(&RobotFile) -> &String| {
-        files.robot.as_ref().filter(|_| !remapped).map(|robot| topic(robot).clone())
+    let command = files.robot.as_ref().map(|robot| &robot.command);
+    let output = command.map_or(CommandOutput::Twist, |command| command.output);
+    let (of_robot, grippers) = match command {
+        Some(command) => (Some(command.topic.clone()), command.gripper_topics.clone()),
+        None => (None, Vec::new()),
     };
+    let private = if output == CommandOutput::Twist { "twist" } else { "joints" };
     CommandTopics {
-        twist: of_robot(given.twist_remapped, |robot| &robot.command.twist_topic)
-            .unwrap_or_else(|| "~/command/twist".into()),
-        gripper: of_robot(given.gripper_remapped, |robot| &robot.command.gripper_topic)
-            .unwrap_or_else(|| "~/command/gripper".into()),
+        output,
+        command: of_robot
+            .filter(|_| !given.twist_remapped)
+            .unwrap_or_else(|| format!("~/command/{private}")),
+        grippers: if command.is_none() || given.gripper_remapped {
+            vec!["~/command/gripper".into()]
+        } else {
+            grippers
+        },
     }
 }
