@@ -20,7 +20,7 @@ use super::{
 use crate::runtime::{ControlStatus, LoopEvent, Snapshot, WorkerReport};
 use std::time::Duration;
 use vla_control::time::Instant;
-use vla_control::{Event, Intervention, Reason, State};
+use vla_control::{Event, Intervention, Reason, Source, State};
 
 /// Statuses kept for late or slow subscribers.
 const HISTORY: usize = 20;
@@ -49,6 +49,8 @@ struct Essence {
     reason: u16,
     enabled: bool,
     causes: Vec<u16>,
+    /// What the cause is about beyond its reason: why the enabling was withdrawn, and the source.
+    about: (u16, Option<Source>),
     instruction: String,
     lifecycle: u8,
     notes: String,
@@ -235,7 +237,7 @@ impl StatusPublisher {
             Event::DetectionCleared(reason) => {
                 log::debug(format!("no longer: {}", reason.sentence()))
             }
-            Event::Gripper { to } => log::debug(format!("gripper: {to}")),
+            Event::Gripper { index, to } => log::debug(format!("gripper {index}: {to}")),
         }
     }
 }
@@ -324,6 +326,7 @@ fn essence(
         reason: reason(view, status, causes),
         enabled: view.lifecycle == lifecycle::State::Active && status.enabled(),
         causes: causes.iter().map(|cause| cause.code).collect(),
+        about: (status.cause.withdrawn_by.code(), status.cause.source),
         instruction: shared
             .runtime
             .instruction()

@@ -16,7 +16,7 @@ use super::{
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{
     Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inputs,
-    InterventionCounts, Output, Reason, Requests, ResetOutcome, State, step,
+    InterventionCounts, Output, Reason, Requests, ResetOutcome, Source, State, step,
 };
 
 /// Publisher of commands. Only [`vla_control`] can make a [`Command`], so nothing else can be
@@ -146,8 +146,8 @@ pub(super) struct ControlLoop {
     reset: Option<ResetOutcome>,
     punctuality: Punctuality,
     events_lost: u64,
-    /// State and reason of the previous step.
-    reported: Option<(State, Reason)>,
+    /// What a change of the previous step's status was reported by.
+    reported: Option<(State, Reason, Reason, Option<Source>)>,
     priority: Priority,
 }
 
@@ -227,12 +227,15 @@ impl ControlLoop {
         let chunk = self.shared.chunks.take();
         let (inference, policy_failure) = (self.shared.inference(), self.shared.take_failure());
         let (ros_now, now) = read_clocks(self.clock.as_ref());
+        let images = [self.image];
         let inputs = Inputs {
             ros_now,
             lifecycle: latest.lifecycle,
             requests: pending.as_ref().map_or(Requests::default(), |pending| pending.requests),
             instruction: latest.instruction,
-            image: self.image,
+            images: &images,
+            states: &[],
+            joints: None,
             ee_pose: latest.ee_pose,
             chunk: chunk.as_deref(),
             inference,
@@ -256,7 +259,8 @@ impl ControlLoop {
     /// Sends the events, then the snapshot: a reader of the snapshot finds its events queued.
     fn report(&mut self, now: Instant, inputs: u64, ticket: Option<u64>, output: &Output) {
         self.shared.steps_begun.store(output.steps_begun, Ordering::Release);
-        let status = (output.state, output.cause.reason);
+        let Cause { reason, withdrawn_by, source, .. } = output.cause;
+        let status = (output.state, reason, withdrawn_by, source);
         if self.reported.replace(status) != Some(status) {
             self.send(now, LoopEvent::StatusChanged(output.into()));
         }

@@ -255,6 +255,7 @@ impl Worker {
             image_taken: image.seen.taken(),
             inference_started: started,
             steps_begun_at_observation: image.steps_begun,
+            observation_spread: Duration::ZERO,
         };
         let report = match result {
             Ok(Ok((decoded, mut decision))) => {

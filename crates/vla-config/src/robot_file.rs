@@ -385,5 +385,6 @@ fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
         hysteresis: raw.hysteresis.unwrap_or(default.hysteresis),
         min_dwell_s: raw.min_dwell_s.unwrap_or(default.min_dwell_s),
         invert: false,
+        ..default
     }
 }

@@ -77,6 +77,7 @@ fn measure(rate_hz: f64) -> Vec<u64> {
             image_taken: here,
             inference_started: here,
             steps_begun_at_observation: begun,
+            ..ChunkOrigin::default()
         };
         let chunk = (i % every == 1).then(|| {
             ActionChunk::new(origin, 5.0, vec![ChunkStep::from_array(action); 8]).unwrap()
@@ -86,17 +87,18 @@ fn measure(rate_hz: f64) -> Vec<u64> {
             lifecycle: Lifecycle::Active,
             requests: Requests { enable: (i == 0).then_some(true), ..Requests::default() },
             instruction: Some(1),
-            image: Some(ImageSeen {
+            images: &[Some(ImageSeen {
                 received: here,
                 stamp,
                 ros_received: stamp,
                 unchanged_since: here,
-            }),
+            })],
             ee_pose: Some(PoseSeen { received: here, position: [0.1, 0.2, 0.3] }),
             chunk: chunk.as_ref(),
             inference: Inference::Idle,
             policy_failure: None,
             subscribed: true,
+            ..Inputs::default()
         };
         let start = std::time::Instant::now();
         let output = step(here, black_box(&mut state), black_box(&inputs));

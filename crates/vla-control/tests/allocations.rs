@@ -90,6 +90,7 @@ fn step_and_record_do_not_allocate() {
             image_taken: here,
             inference_started: here,
             steps_begun_at_observation: steps_begun,
+            ..ChunkOrigin::default()
         };
         let mut value =
             if rng.u64(..20_000) == 0 { f64::NAN } else { 0.2 * (2.0 * rng.f64() - 1.0) };
@@ -120,12 +121,12 @@ fn step_and_record_do_not_allocate() {
                 reset: rng.u64(..40) == 0,
             },
             instruction: Some(1),
-            image: Some(ImageSeen {
+            images: &[Some(ImageSeen {
                 received: here,
                 stamp: Stamp::from_nanoseconds(now as i64),
                 ros_received: Stamp::from_nanoseconds(now as i64),
                 unchanged_since,
-            }),
+            })],
             ee_pose: Some(PoseSeen {
                 received: here,
                 position: [0.9 * (2.0 * rng.f64() - 1.0), 0.0, 0.0],
@@ -134,6 +135,7 @@ fn step_and_record_do_not_allocate() {
             inference: Inference::Idle,
             policy_failure: None,
             subscribed: rng.u64(..3000) != 0,
+            ..Inputs::default()
         };
         let before = CALLS.get();
         let output = step(here, &mut state, &inputs);

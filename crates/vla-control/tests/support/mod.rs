@@ -8,7 +8,7 @@ use vla_control::time::{Instant, Stamp};
 use vla_control::{
     Cause, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inference, Inputs,
     Lifecycle, MotionLimits, Output, PolicyFailure, PoseSeen, RawControlConfig, Reason, Requests,
-    State, Twist, step,
+    Source, State, Twist, step,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -102,7 +102,7 @@ pub struct Judge {
     stop_open: bool,
     latched: bool,
     /// State and cause according to the events so far.
-    reported: (State, Reason, Reason),
+    reported: (State, Reason, Reason, Option<Source>),
     enabled: bool,
     /// First step of the present interruption, while enabled.
     held_since: Option<u64>,
@@ -129,7 +129,7 @@ impl Judge {
             longest_stop_ns: 0,
             stop_open: false,
             latched: false,
-            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None),
+            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None, None),
             enabled: false,
             held_since: None,
             commands: 0,
@@ -181,7 +181,8 @@ impl Judge {
         if output.cause != output.causes.first().unwrap_or(Cause::NONE) {
             return Err(format!("{:?} is not the first of {:?}", output.cause, output.causes));
         }
-        let now = (output.state, output.cause.reason, output.cause.withdrawn_by);
+        let Cause { reason, withdrawn_by, source, .. } = output.cause;
+        let now = (output.state, reason, withdrawn_by, source);
         let changes: Vec<Event> = output
             .events
             .iter()
@@ -412,12 +413,13 @@ impl World {
             lifecycle: self.lifecycle,
             requests,
             instruction: self.instruction,
-            image: self.image,
+            images: &[self.image],
             ee_pose: self.pose,
             chunk: chunk.as_ref(),
             inference,
             policy_failure: self.failure.take(),
             subscribed: self.subscribed,
+            ..Inputs::default()
         };
         let output = step(now, &mut self.state, &inputs);
         if let Some(recorder) = &mut self.recorder {
@@ -477,6 +479,7 @@ impl World {
                 image_taken: image.taken(),
                 inference_started: now,
                 steps_begun_at_observation: self.steps_begun,
+                ..ChunkOrigin::default()
             };
             self.inference = Some((
                 self.now + self.policy.takes_ns,
@@ -498,6 +501,7 @@ impl World {
             image_taken: Instant::from_nanoseconds(self.now),
             inference_started: Instant::from_nanoseconds(self.now),
             steps_begun_at_observation: self.steps_begun,
+            ..ChunkOrigin::default()
         }
     }
 }
