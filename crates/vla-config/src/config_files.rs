@@ -85,7 +85,8 @@ impl Files {
         }
         if let Some(policy) = &self.policy {
             let of = format!("the policy file '{}'", policy.name);
-            let invert = policy.gripper.inverted();
+            // Grippers beside joints reach control on the scale 0 closed to 1 open.
+            let invert = policy.gripper.inverted() && policy.action.joints().is_none();
             found.push(("policy_hz", Value::Float(policy.policy_hz), of.clone()));
             found.push(("gripper.invert", Value::Bool(invert), of));
         }

@@ -16,6 +16,9 @@ const JERK: Range = Range::new(1e-1, 1e5, "rad/s3");
 /// Positions: some revolutions, or metres of a sliding joint.
 const POSITION: Range = Range::new(-100.0, 100.0, "rad");
 
+const MARGIN: Range = Range::new(0.0, 1.0, "rad");
+const TRACKING_ERROR: Range = Range::new(1e-3, 3.0, "rad");
+
 /// A joint of the robot and its limits; radians, or metres for a sliding joint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotJoint {
@@ -29,6 +32,10 @@ pub struct RobotJoint {
     pub acceleration: f64,
     /// Largest jerk, per second cubed.
     pub jerk: f64,
+    /// Kept free inside both ends of the range; `None` for the default.
+    pub margin: Option<f64>,
+    /// Largest distance between the commanded and the measured position; `None` for the default.
+    pub tracking_error: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,6 +46,8 @@ pub(super) struct RawJoint {
     velocity: Option<f64>,
     acceleration: Option<f64>,
     jerk: Option<f64>,
+    margin: Option<f64>,
+    tracking_error: Option<f64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -104,12 +113,21 @@ fn check_joint(
     let velocity = within(p, "velocity", velocity, &VELOCITY);
     let acceleration = within(p, "acceleration", raw.acceleration, &ACCELERATION);
     let jerk = within(p, "jerk", raw.jerk, &JERK);
+    for (key, value, range) in
+        [("margin", raw.margin, &MARGIN), ("tracking_error", raw.tracking_error, &TRACKING_ERROR)]
+    {
+        if let Some(value) = value {
+            p.range(&place(key), value, range.min, range.max, range.unit);
+        }
+    }
     Some(RobotJoint {
         name,
         position: position?,
         velocity: velocity?,
         acceleration: acceleration?,
         jerk: jerk?,
+        margin: raw.margin,
+        tracking_error: raw.tracking_error,
     })
 }
 

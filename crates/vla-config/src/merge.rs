@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope, RawMotionLimits};
+use vla_control::{
+    ConfigErrors, JointList, JointOutput, RawControlConfig, RawEnvelope, RawJoint, RawJointSpace,
+    RawMotionLimits,
+};
 
 use super::{
-    CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, Origin, Parameter,
-    PolicyFile, Resolved, RobotFile, Rule, STEP_WIDTH, Value, Values, parameter,
-    values::is_hub_name,
+    Action, CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, JointLayout,
+    JointQuantity, Origin, Parameter, PolicyFile, Resolved, RobotFile, RobotJoint, Rule,
+    STEP_WIDTH, StateAssembler, Value, Values, parameter, values::is_hub_name,
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
@@ -222,7 +225,9 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
         values.policy_hz = DRY_RUN_HZ;
     }
     if values.inference_rate_hz == 0.0 {
-        values.inference_rate_hz = values.policy_hz;
+        // One inference for as many steps as are executed of its chunk.
+        let steps = files.policy.as_ref().map_or(1, |policy| policy.execute);
+        values.inference_rate_hz = values.policy_hz / steps as f64;
     }
     match &files.policy {
         Some(policy) => {
@@ -241,6 +246,8 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
         ),
         None => {}
     }
+    observe(values, files);
+    command_joints(values, files, problems);
     if let Some(robot) = &files.robot {
         limit_overrun(values, robot);
         let rate_hz = values.control.command_rate_hz;
@@ -252,6 +259,87 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
             );
         }
     }
+}
+
+/// What control watches by the policy file: cameras, state sources, execution of chunks.
+fn observe(values: &mut Values, files: &Files) {
+    let Some(policy) = &files.policy else { return };
+    let control = &mut values.control;
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    control.cameras = count(policy.cameras.iter().filter(|camera| camera.topic.is_some()).count());
+    control.states = count(StateAssembler::new(&policy.state, &[], 0.0).topics().len());
+    if let Some(spread) = policy.observation_spread_s {
+        control.observation_spread_s = spread;
+    }
+    // A chunk of one step is replaced by the next one at once.
+    control.execute_steps = if policy.horizon == 1 { 0 } else { count(policy.execute) };
+    control.gripper.continuous = policy.gripper.continuous;
+}
+
+/// Control's joint space, where the policy file and the robot file are about joints.
+fn command_joints(values: &mut Values, files: &Files, problems: &mut ConfigErrors) {
+    let (Some(policy), Some(robot)) = (&files.policy, &files.robot) else {
+        let robot_of_joints = files.robot.as_ref().is_some_and(|robot| !robot.joints.is_empty());
+        let action = files.policy.as_ref().and_then(|policy| policy.action.joints());
+        if robot_of_joints {
+            problems.add("policy_file", "is missing; the robot file's commands are joints");
+        }
+        if action.is_some() {
+            problems.add(
+                "robot_file",
+                "is missing; the policy file's actions are joints, whose limits it must give",
+            );
+        }
+        return;
+    };
+    let action = match (&policy.action, robot.command.output) {
+        (Action::Joints(action), output) if output != CommandOutput::Twist => action,
+        (Action::EndEffector(_), CommandOutput::Twist) => return,
+        (Action::EndEffector(_), output) => {
+            return problems.add(
+                "robot_file",
+                format!(
+                    "its command.output is {output:?}, but the policy file's actions move the end \
+                    effector; use a robot file with output twist"
+                ),
+            );
+        }
+        (Action::Joints(_), _) => {
+            return problems.add(
+                "robot_file",
+                "its command.output is twist, but the policy file's actions are joints; use a \
+                robot file with an output of joints",
+            );
+        }
+    };
+    let Some(layout) = JointLayout::new(action, policy, robot, problems) else { return };
+    let joints: Vec<RawJoint> = robot.joints.iter().map(raw_joint).collect();
+    let Some(joints) = JointList::new(&joints) else {
+        let (count, most) = (joints.len(), vla_control::action_chunk::JOINTS_MAX);
+        return problems.add("robot_file", format!("has {count} joints; at most {most} are moved"));
+    };
+    values.control.grippers = u32::try_from(layout.grippers.len()).unwrap_or(u32::MAX);
+    values.control.joints = Some(RawJointSpace {
+        action: match action.quantity {
+            JointQuantity::Velocity => vla_control::action_chunk::JointAction::Velocity,
+            _ => vla_control::action_chunk::JointAction::Position,
+        },
+        output: match robot.command.output {
+            CommandOutput::JointVelocityArray => JointOutput::Velocity,
+            _ => JointOutput::Position,
+        },
+        joints,
+        look_ahead: true,
+    });
+}
+
+fn raw_joint(joint: &RobotJoint) -> RawJoint {
+    let mut raw = RawJoint::new(joint.velocity, joint.acceleration, joint.jerk);
+    raw.min = joint.position.map(|[min, _]| min);
+    raw.max = joint.position.map(|[_, max]| max);
+    raw.margin = joint.margin.unwrap_or(raw.margin);
+    raw.tracking_error = joint.tracking_error.unwrap_or(raw.tracking_error);
+    raw
 }
 
 fn check_frame(

@@ -3,8 +3,8 @@
 use vla_control::{ConfigErrors, ControlConfig, RawControlConfig, RawEnvelope};
 
 use super::{
-    Action, Change, CommandOutput, Files, Given, Origin, PolicyFile, Remark, Rotation, Value,
-    Values, parameter, resolve_with, unknown,
+    Action, Change, CommandOutput, Files, Given, JointLayout, Origin, PolicyFile, Remark, Rotation,
+    Value, Values, parameter, resolve_with, unknown,
 };
 
 /// Numbers per step of an end-effector policy: `dx dy dz droll dpitch dyaw gripper`.
@@ -151,6 +151,13 @@ impl Resolved {
                 Err(problems)
             }
         }
+    }
+
+    /// How the policy's numbers become joints; `None` for an end-effector policy.
+    #[must_use]
+    pub fn joint_layout(&self) -> Option<JointLayout> {
+        let (policy, robot) = (self.files.policy.as_ref()?, self.files.robot.as_ref()?);
+        JointLayout::new(policy.action.joints()?, policy, robot, &mut ConfigErrors::default())
     }
 
     /// What the files decide, for the log.

@@ -193,10 +193,15 @@ impl RawRobot {
         let tool_frame = frame_name(p, "frames.tool", frames.tool);
         let command = check_command(p, self.command.unwrap_or_default());
         let twist = command.as_ref().is_none_or(|command| command.output == CommandOutput::Twist);
-        let of_twist = [("limits", self.limits.is_some()), ("step_cap", self.step_cap.is_some())];
+        let of_twist = [
+            ("limits", self.limits.is_some()),
+            ("step_cap", self.step_cap.is_some()),
+            // A box of the end effector cannot be guarded without the arm's kinematics.
+            ("workspace", self.workspace.is_some()),
+        ];
         let of_joints =
             [("joints", self.joints.is_some()), ("from_urdf", self.from_urdf.is_some())];
-        let foreign = if twist { of_joints } else { of_twist };
+        let foreign = if twist { &of_joints[..] } else { &of_twist };
         for (place, _) in foreign.iter().filter(|(_, given)| *given) {
             p.add(place, "means nothing for command.output of this file; remove it");
         }

@@ -54,6 +54,15 @@ pub struct RawJoint {
     pub tracking_error: f64,
 }
 
+impl RawJoint {
+    /// A continuous joint with the default margin and tracking error.
+    #[must_use]
+    pub const fn new(velocity: f64, acceleration: f64, jerk: f64) -> Self {
+        let (margin, tracking_error) = (default_margin(), default_tracking_error());
+        Self { min: None, max: None, velocity, acceleration, jerk, margin, tracking_error }
+    }
+}
+
 const fn default_margin() -> f64 {
     0.02
 }
