@@ -15,8 +15,9 @@ use super::{
 };
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{
-    Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inputs,
-    InterventionCounts, Output, Reason, Requests, ResetOutcome, Source, State, step,
+    CAMERAS_MAX, Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event,
+    ImageSeen, Inputs, InterventionCounts, Output, Reason, Requests, ResetOutcome, Source, State,
+    step,
 };
 
 /// Publisher of commands. Only [`vla_control`] can make a [`Command`], so nothing else can be
@@ -138,8 +139,8 @@ pub(super) struct ControlLoop {
     events: SyncSender<TimedEvent>,
     state: Box<ControlState>,
     period: Duration,
-    /// The newest image that is not known to be undecodable.
-    image: Option<ImageSeen>,
+    /// The newest image of each camera that is not known to be undecodable.
+    images: [Option<ImageSeen>; CAMERAS_MAX],
     commands: u64,
     answered: u64,
     enable: Option<EnableOutcome>,
@@ -175,7 +176,7 @@ impl ControlLoop {
             events,
             period: config.period(),
             state: Box::new(ControlState::new(config)),
-            image: None,
+            images: [None; CAMERAS_MAX],
             commands: 0,
             answered: 0,
             enable: None,
@@ -220,22 +221,24 @@ impl ControlLoop {
         let latest = *self.latest.read();
         // While images cannot be decoded, new arrivals are ignored: the image age continues from
         // the last image that was not known to be undecodable.
-        if !self.shared.decode_failed.load(Ordering::Acquire) || self.image.is_none() {
-            self.image = latest.image;
+        let decode_failed = self.shared.decode_failed.load(Ordering::Acquire);
+        for (camera, (image, newest)) in self.images.iter_mut().zip(latest.images).enumerate() {
+            if decode_failed & (1 << camera) == 0 || image.is_none() {
+                *image = newest;
+            }
         }
         let pending = self.shared.pending_requests.take();
         let chunk = self.shared.chunks.take();
         let (inference, policy_failure) = (self.shared.inference(), self.shared.take_failure());
         let (ros_now, now) = read_clocks(self.clock.as_ref());
-        let images = [self.image];
         let inputs = Inputs {
             ros_now,
             lifecycle: latest.lifecycle,
             requests: pending.as_ref().map_or(Requests::default(), |pending| pending.requests),
             instruction: latest.instruction,
-            images: &images,
-            states: &[],
-            joints: None,
+            images: &self.images,
+            states: &latest.states,
+            joints: latest.joints.as_ref(),
             ee_pose: latest.ee_pose,
             chunk: chunk.as_deref(),
             inference,
