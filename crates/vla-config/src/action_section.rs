@@ -203,7 +203,7 @@ enum Space {
 pub(super) fn check_action(p: &mut ConfigErrors, raw: RawAction) -> Option<Action> {
     refuse_unknown(p, "action", &raw.unknown);
     let spaces = [
-        ("end_effector_delta", Space::EndEffectorDelta),
+        ("end_effector", Space::EndEffectorDelta),
         ("joint_position", Space::JointPosition),
         ("joint_velocity", Space::JointVelocity),
     ];
@@ -231,7 +231,7 @@ fn check_end_effector(p: &mut ConfigErrors, raw: RawAction) -> Option<EndEffecto
         ("relative", raw.relative.is_some()),
         ("scale", raw.scale.is_some()),
     ];
-    refuse_foreign(p, &foreign, "end_effector_delta");
+    refuse_foreign(p, &foreign, "end_effector");
     let frames = [("base", Frame::Base), ("tool", Frame::Tool)];
     let frame = choice(p, "action.frame", raw.frame.as_deref(), &frames);
     let rotations =

@@ -205,7 +205,11 @@ impl RawPolicyFile {
         }
         let image = check_image(p, self.image.unwrap_or_default());
         let prompts = [("openvla", PromptStyle::Openvla), ("openvla_v01", PromptStyle::OpenvlaV01)];
-        let prompt = choice(p, "prompt", self.prompt.as_deref(), &prompts);
+        // Only OpenVLA has a choice; other policies have one prompt.
+        let prompt = match self.prompt.as_deref() {
+            None => Some(PromptStyle::Openvla),
+            given => choice(p, "prompt", given, &prompts),
+        };
         let cameras = check_cameras(p, self.cameras);
         let state = check_state(p, self.state);
         let spread = check_spread(p, self.observation_spread_s);

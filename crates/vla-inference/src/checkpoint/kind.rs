@@ -19,6 +19,8 @@ pub enum CheckpointKind {
     Pi0,
     /// pi0.5, likewise.
     Pi05,
+    /// A script without a network, [`ScriptedPolicy`](crate::policy::ScriptedPolicy).
+    Scripted,
 }
 
 impl fmt::Display for CheckpointKind {
@@ -28,6 +30,7 @@ impl fmt::Display for CheckpointKind {
             Self::OpenVlaOft => "OpenVLA-OFT",
             Self::Pi0 => "pi0",
             Self::Pi05 => "pi0.5",
+            Self::Scripted => "a script",
         })
     }
 }
@@ -47,6 +50,7 @@ impl CheckpointKind {
         Ok(match Fields::new(&path, "", &map).text("type") {
             Ok(Some("pi0")) => Self::Pi0,
             Ok(Some("pi05")) => Self::Pi05,
+            Ok(Some("scripted")) => Self::Scripted,
             _ => Self::OpenVla,
         })
     }

@@ -48,6 +48,7 @@ pub use kind::CheckpointKind;
 pub use llama_config::LlamaConfig;
 pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
 pub use preprocessor::{PreprocessorConfig, TowerPixels};
+pub use read::read_json_file;
 pub use shard::{MappedTensor, SafetensorsFile};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 pub use tower_config::{TowerConfig, TowerFamily};

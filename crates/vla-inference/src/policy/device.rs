@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
+use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions, ScriptedPolicy};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
@@ -242,6 +242,7 @@ pub enum PolicyLoadError {
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
     match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
         CheckpointKind::OpenVla => {}
+        CheckpointKind::Scripted => return Ok(Box::new(ScriptedPolicy::open(source.checkpoint)?)),
         kind => {
             let folder = source.checkpoint.display().to_string();
             return Err(PolicyError::Kind { folder, kind }.into());

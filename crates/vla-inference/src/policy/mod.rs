@@ -4,6 +4,7 @@ mod action_codec;
 mod device;
 mod openvla;
 mod prompt;
+mod scripted;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
@@ -12,6 +13,7 @@ pub use device::{
 };
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 pub use prompt::prompt;
+pub use scripted::{ScriptError, ScriptedPolicy};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -127,6 +129,9 @@ pub enum PolicyError {
     /// The observation lacks something.
     #[error(transparent)]
     Observation(#[from] ObservationError),
+    /// A script or its instruction is unfit.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
