@@ -153,8 +153,6 @@ class JointReceiver:
         if self.received_at is not None and self.timeout < time.monotonic() - self.received_at:
             self.timeouts += 1
             self.received_at = self.position = self.velocity = None
-            self.following = False
-            self.referee.silence()
         target = self.position
         if target is not None:
             # On the straight way to the point, which is reached when its time has come.

@@ -3,6 +3,8 @@
 A smooth motion whose derivatives are within the limits has divided differences within them, for any
 times of sampling (Hermite-Genocchi): |f[t0, t1]| <= V, 2 |f[t0, t1, t2]| <= A, 6 |f[t0 .. t3]| <= J
 for positions. So commands are judged by the stamps in their messages, exactly and at any rate.
+Without stamps the times are known to a part of a period only: a position that is early by e changes
+the second difference by 2 V e / T^2, which is a third of the usual limits for e = 0.2 ms.
 """
 
 import dataclasses
@@ -65,21 +67,38 @@ class JointLimits:
         return np.abs(values) / getattr(self, quantity)
 
 
-def send_times(last, arrivals, period):
-    """Times of sending of messages without stamps, from their times of arrival [s].
+class SendClock:
+    """Times of sending of messages without stamps, from their times of arrival.
 
-    Messages are sent at whole periods after `last` (a time, or None), not after they arrived, and
-    one after the other: so some that arrive together were sent one period apart, while a sender
-    that was late has a gap of several periods.
+    The sender has a grid of one `period` [s] and may leave out a slot; messages arrive late at
+    times, never early. So a slot was left out when everything later comes a period later too.
     """
-    latest = list(arrivals)
-    for k in range(len(latest) - 2, -1, -1):
-        latest[k] = min(latest[k], latest[k + 1] - period)
-    times = []
-    for time in latest:
-        last = time if last is None else last + period * max(1, round((time - last) / period))
-        times.append(last)
-    return times
+
+    LATE = 0.8  # of a period: later than this, and everything after it too, is the next slot
+    DRIFT = 2e-4  # of a period per message: difference between both clocks that is followed
+
+    def __init__(self, period, silence):
+        self.period, self.silence = period, silence  # after `silence` [s] the grid starts anew
+        self.slot = self.origin = None
+
+    def times(self, arrivals):
+        """Times on the grid [s], increasing, for the next messages; their origin is arbitrary."""
+        latest = list(arrivals)
+        for k in range(len(latest) - 2, -1, -1):
+            latest[k] = min(latest[k], latest[k + 1] - self.period)
+        times = []
+        for time in latest:
+            if self.slot is None:
+                self.slot, self.origin = 0, time
+            else:
+                whole = int((time - self.origin) / self.period + 1.0 - self.LATE)
+                silent = self.silence < (whole - self.slot) * self.period
+                self.slot = max(self.slot + 1, whole)
+                origin = time - self.slot * self.period
+                drifted = self.origin + self.DRIFT * self.period
+                self.origin = origin if silent else min(drifted, origin)
+            times.append(self.slot * self.period)
+        return times
 
 
 class Peaks:
@@ -118,20 +137,19 @@ class Peaks:
 class CommandReferee:
     """Judges a stream of commanded positions, velocities or both, as they were received."""
 
-    def __init__(self, names, limits, period):
+    def __init__(self, names, limits, period, silence):
         self.names, self.limits, self.period = names, limits, period
-        self.silence()
+        self.silence = silence  # after that time without a command the next one follows rest [s]
+        self.history, self.pending = [], []  # pending: without stamps, (arrival, command)
+        self.send_clock = SendClock(period, silence)
+        self.peaks = Peaks(names, limits)
         self.new_episode()
 
     def new_episode(self):
         """Resets the peaks; the stream goes on."""
-        self.pending = []  # without stamps: (arrival, positions, velocities)
+        self._close_batch()
         self.peaks = Peaks(self.names, self.limits)
-        self.starts, self.backwards = 0, 0
-
-    def silence(self):
-        """The stream has ended (a timeout): the next command follows rest."""
-        self.history, self.unstamped = [], None
+        self.starts = self.backwards = 0
 
     def take(self, stamp, arrival, positions, velocities, measured):
         """A command: arrays of shape [n] or None. `stamp` is None where messages have none [s].
@@ -144,9 +162,8 @@ class CommandReferee:
             self.pending.append((arrival, positions, velocities, measured))
 
     def _close_batch(self):
-        times = send_times(self.unstamped, [entry[0] for entry in self.pending], self.period)
+        times = self.send_clock.times([entry[0] for entry in self.pending])
         for time, (_, *command) in zip(times, self.pending):
-            self.unstamped = time
             self._judge(time, *command)
         self.pending = []
 
@@ -155,7 +172,10 @@ class CommandReferee:
             self.backwards += 1  # not a later command: its differences mean nothing
             return
         kind = [value is not None for value in (positions, velocities)]
-        if self.history and kind != [v is not None for v in self.history[-1][1:]]:
+        if self.history and (
+            self.silence < time - self.history[-1][0]
+            or kind != [value is not None for value in self.history[-1][1:]]
+        ):
             self.history = []
         if not self.history:
             # At rest before: at the first position, or with a velocity of zero.
@@ -199,8 +219,7 @@ class CommandReferee:
 
     def report(self):
         """That of Peaks; `starts`: motions from rest; `backwards`: stamps that did not increase."""
-        if self.pending:
-            self._close_batch()
+        self._close_batch()
         return self.peaks.report() | dict(starts=self.starts, backwards=self.backwards)
 
 

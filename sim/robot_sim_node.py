@@ -169,7 +169,9 @@ class RobotSimNode:
             joint_order(s),
             self.scene.joint_goals,
             self.joint_positions,
-            CommandReferee(ARM_JOINTS, limits, 1.0 / s["command_rate_hz"]),
+            CommandReferee(
+                ARM_JOINTS, limits, 1.0 / s["command_rate_hz"], s["command_timeout_s"]
+            ),
             s["command_timeout_s"],
             PERIOD,
             warn,
