@@ -244,6 +244,7 @@ fn flood_of_images_is_not_queued() {
         let mut data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
         data[640 * 480 * 3 - 1] = (i % 251) as u8;
         rig.runtime.set_image(
+            0,
             rig.clock.ros(),
             EncodedImage::Raw {
                 width: 640,

@@ -52,7 +52,7 @@ def arguments():
     parser.add_argument("--policy-file", type=pathlib.Path, help="default: by the space")
     parser.add_argument("--robot-file", type=pathlib.Path, help="default: by the output")
     parser.add_argument(
-        "--checkpoint", default="scripted", help="the node's parameter (default: scripted)"
+        "--checkpoint", help="folder of the script (default: models/scripted/SPACE)"
     )
     parser.add_argument(
         "--parameter",
@@ -73,6 +73,7 @@ def arguments():
     robot = "tabletop" if options.output == "twist" else f"tabletop_{options.output}"
     options.robot_file = options.robot_file or ROOT / f"config/robots/{robot}.yaml"
     policy = f"config/policies/tabletop_scripted_{options.space}.yaml"
+    options.checkpoint = options.checkpoint or str(ROOT / "models/scripted" / options.space)
     options.policy_file = options.policy_file or ROOT / policy
     try:
         options.parameters = {
