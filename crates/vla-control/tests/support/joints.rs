@@ -1,6 +1,8 @@
 //! An arm that is commanded in joint space, and the judge of its commands.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use super::SourceSim;
 use vla_control::action_chunk::{JOINTS_MAX, JointAction};
 use vla_control::time::{Instant, Stamp};
@@ -43,6 +45,8 @@ pub struct Arm {
     commanded: Option<Vec<f64>>,
     /// Executes nothing.
     pub stuck: bool,
+    /// How much of a commanded velocity it executes.
+    pub gain: f64,
     /// A joint that the message does not name.
     pub missing: Option<usize>,
     sent: Option<JointsSeen>,
@@ -57,6 +61,7 @@ impl Arm {
             velocities: vec![0.0; space.count()],
             commanded: None,
             stuck: false,
+            gain: 1.0,
             missing: None,
             sent: None,
         }
@@ -69,7 +74,10 @@ impl Arm {
                 (JointOutput::Position, Some(commanded)) => self.positions.clone_from(commanded),
                 (JointOutput::Position, None) => {}
                 (JointOutput::Velocity, _) => {
-                    let ways = self.velocities.iter().map(|velocity| velocity * dt as f64 * 1e-9);
+                    let ways = self
+                        .velocities
+                        .iter()
+                        .map(|velocity| self.gain * velocity * dt as f64 * 1e-9);
                     self.positions.iter_mut().zip(ways).for_each(|(x, way)| *x += way);
                 }
             }
@@ -78,6 +86,10 @@ impl Arm {
         if let Some(seen) = self.source.send(now, ros_now).filter(|_| on) {
             let mut positions = [f64::NAN; JOINTS_MAX];
             positions[..self.positions.len()].copy_from_slice(&self.positions);
+            if let Some(sent) = self.sent.filter(|_| self.source.frozen) {
+                // A driver that repeats one message.
+                positions = sent.positions;
+            }
             if let Some(joint) = self.missing {
                 positions[joint] = f64::NAN;
             }
@@ -149,6 +161,10 @@ pub struct JointJudge {
     positions: Vec<Samples>,
     velocities: Vec<Samples>,
     run: u64,
+    period_ns: u64,
+    last_due: u64,
+    /// The measurement of the step before.
+    measured: Option<JointsSeen>,
     /// How far each joint may be outside of its limits: never more than before.
     outside: Vec<f64>,
     last: Option<(f64, Vec<f64>, Vec<f64>)>,
@@ -158,9 +174,12 @@ pub struct JointJudge {
 }
 
 impl JointJudge {
-    pub fn new(space: &JointSpace) -> Self {
+    pub fn new(space: &JointSpace, period: Duration) -> Self {
         Self {
             space: *space,
+            period_ns: period.as_nanos() as u64,
+            last_due: 0,
+            measured: None,
             positions: vec![Samples::default(); space.count()],
             velocities: vec![Samples::default(); space.count()],
             run: 0,
@@ -177,8 +196,30 @@ impl JointJudge {
         self.last = None;
     }
 
-    pub fn check(&mut self, now: u64, output: &Output) -> Result<(), String> {
+    /// `measured` are the positions that the step was given.
+    pub fn check(
+        &mut self,
+        now: u64,
+        output: &Output,
+        measured: Option<&JointsSeen>,
+    ) -> Result<(), String> {
+        let checked = self.check_command(now, output, measured);
+        self.measured = measured.copied();
+        checked
+    }
+
+    fn check_command(
+        &mut self,
+        now: u64,
+        output: &Output,
+        measured: Option<&JointsSeen>,
+    ) -> Result<(), String> {
         let at = now as f64 * 1e-9;
+        // The last step that was not too early for a command.
+        let since = now - self.last_due;
+        if self.period_ns / 2 <= since {
+            self.last_due = now;
+        }
         let Some(joints) = output.command.as_ref().and_then(|command| command.joints()) else {
             // A step too early for a command is no gap; without a run there is none.
             if output.command.is_none() && output.at_rest {
@@ -204,9 +245,16 @@ impl JointJudge {
         if self.run != joints.run() {
             self.restart();
             (self.run, self.runs) = (joints.run(), self.runs + 1);
-            if by_position && !joints.velocities().iter().all(|velocity| *velocity == 0.0) {
-                // The first command of a run is a period after its start.
-                self.outside.fill(f64::INFINITY);
+            // The first command is at most one interval after the start, which may have been in a
+            // step too early for a command.
+            let near = |measured: &JointsSeen| {
+                positions.iter().enumerate().all(|(joint, position)| {
+                    let most = self.space.motion_limits(joint)[0] * since as f64 * 1e-9 + 1e-12;
+                    (position - measured.positions[joint]).abs() <= most
+                })
+            };
+            if !measured.is_some_and(near) && !self.measured.as_ref().is_some_and(near) {
+                return Err(format!("starts at {positions:?}, measured {measured:?}"));
             }
         }
         if !by_position {

@@ -122,7 +122,7 @@ impl Judge {
     pub fn new(config: &ControlConfig) -> Self {
         let nanoseconds = |span: std::time::Duration| u64::try_from(span.as_nanos()).unwrap();
         Self {
-            joints: config.joints().map(JointJudge::new),
+            joints: config.joints().map(|space| JointJudge::new(space, config.period())),
             linear: Differences { limits: *config.linear(), last: None, acceleration: None },
             angular: Differences { limits: *config.angular(), last: None, acceleration: None },
             stop_time_ns: (config.stop_time_s() * 1e9).round() as u64,
@@ -159,9 +159,6 @@ impl Judge {
         let moving_allowed = output.state == State::Running;
         if !moving_allowed && !output.motion.target.is_zero() {
             return Err(format!("aims at {:?} in {:?}", output.motion.target, output.state));
-        }
-        if let Some(joints) = &mut self.joints {
-            joints.check(now, output)?;
         }
         let Some(command) = output.command else {
             return Ok(());
@@ -503,6 +500,9 @@ impl World {
             arm.take(&output);
         }
         self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
+        if let Some(judge) = &mut self.judge.joints {
+            judge.check(self.now, &output, joints.as_ref())?;
+        }
         Ok(output)
     }
 
