@@ -19,7 +19,7 @@
 use super::{
     chunk_player::{ChunkPlayer, Row},
     inputs::JointsSeen,
-    joint_config::{JointOutput, JointSpace},
+    joint_config::{JointOutput, JointSpace, PerJoint},
     joint_limiter::JointLimiter,
     joint_target::{Blend, JointTarget},
     outputs::{JointReport, JointState},
@@ -44,9 +44,16 @@ pub(super) struct JointMotion {
     /// The last sample, and its time.
     state: JointState,
     sampled: Option<Instant>,
-    /// Arrival of the last measurement used.
+    /// Start of the run.
+    started: Instant,
+    /// Arrival of the last measurement that was followed, and of the last that was compared.
     measured: Option<Instant>,
+    compared: Option<Instant>,
+    /// Result of that comparison.
+    lagging: Option<Cause>,
     blend: Option<Blend>,
+    /// What the setpoint follows at the time of this step, before a chunk begins in it.
+    reference: Option<PerJoint>,
 }
 
 impl JointMotion {
@@ -61,8 +68,12 @@ impl JointMotion {
             run: 0,
             state: JointState { count: space.count, ..JointState::default() },
             sampled: None,
+            started: Instant::START,
             measured: None,
+            compared: None,
+            lagging: None,
             blend: None,
+            reference: None,
         }
     }
 
@@ -79,6 +90,11 @@ impl JointMotion {
         self.run
     }
 
+    /// Continues the numbers of the runs of another configuration.
+    pub(super) const fn inherit(&mut self, old: &Self) {
+        self.run = old.run;
+    }
+
     /// The last command.
     pub(super) const fn state(&self) -> &JointState {
         &self.state
@@ -89,27 +105,43 @@ impl JointMotion {
         self.state.velocities().iter().fold(0.0, |most, v| v.abs().max(most))
     }
 
-    /// `TRACKING_ERROR` for the first joint that is too far from its commanded position. Only for
-    /// an arm that is commanded by positions.
-    pub(super) fn check_tracking(&self, joints: Option<&JointsSeen>) -> Option<Cause> {
+    /// `TRACKING_ERROR` for the first joint that was too far from its commanded position when it
+    /// was last measured. Only for an arm that is commanded by positions.
+    ///
+    /// A measurement is compared once, on arrival: a source that falls silent is a fault of its
+    /// own.
+    pub(super) fn check_tracking(&mut self, joints: Option<&JointsSeen>) -> Option<Cause> {
         if !self.running || self.space.output == JointOutput::Velocity {
-            return None;
-        }
-        let commanded = self.state.positions().iter();
-        let measured = joints?.positions;
-        let errors = commanded.zip(measured).map(|(commanded, x)| (x - commanded).abs());
-        errors.enumerate().find(|(i, error)| self.space.tracking_error[*i] < *error).map(
-            |(i, error)| {
+            self.lagging = None;
+        } else if let Some(joints) = joints.filter(|joints| self.compared != Some(joints.received))
+        {
+            self.compared = Some(joints.received);
+            let errors = (0..self.space.count)
+                .map(|joint| (joints.positions[joint] - self.expected(joint, joints)).abs());
+            let lags = errors.enumerate().find(|(i, error)| self.space.tracking_error[*i] < *error);
+            self.lagging = lags.map(|(i, error)| {
                 let limit = self.space.tracking_error[i];
                 Cause::measured(Reason::TrackingError, error, limit, UNIT)
                     .of(Source::Joint(i as u8))
-            },
-        )
+            });
+        }
+        self.lagging
+    }
+
+    /// Where the arm should have been when it was measured, but not before it started: the last
+    /// command, moved by its velocity.
+    fn expected(&self, joint: usize, seen: &JointsSeen) -> f64 {
+        let taken = seen.taken().max(self.started);
+        let seconds = self.sampled.map_or(0.0, |sampled| {
+            taken.since(sampled).seconds() - sampled.max(self.started).since(taken).seconds()
+        });
+        self.state.positions[joint] + self.state.velocities[joint] * seconds
     }
 
     /// Begins or ends a run, and takes a new measurement into account. `allowed`: motion is.
     pub(super) fn update(
         &mut self,
+        now: Instant,
         allowed: bool,
         joints: Option<&JointsSeen>,
         player: &mut ChunkPlayer,
@@ -126,7 +158,9 @@ impl JointMotion {
             self.limiter.start_at(measured);
             self.state.positions[..self.space.count].copy_from_slice(measured);
             (self.running, self.run) = (true, self.run.saturating_add(1));
-            self.measured = Some(joints.received);
+            (self.started, self.measured) = (now, Some(joints.received));
+            // Measured before the start, it says nothing about what follows.
+            (self.compared, self.lagging) = (Some(joints.received), None);
             self.blend = None;
             if self.space.action == JointAction::Position {
                 player.start_from(measured);
@@ -136,37 +170,58 @@ impl JointMotion {
             && self.measured != Some(joints.received)
         {
             self.measured = Some(joints.received);
-            self.follow(joints.taken(), measured);
+            self.follow(joints);
         }
     }
 
-    /// Moves setpoint and command by the distance of the arm from where it should have been at
-    /// `taken`, with the present velocity.
-    fn follow(&mut self, taken: Instant, measured: &[f64]) {
-        let Some(sampled) = self.sampled else { return };
-        let seconds = taken.since(sampled).seconds() - sampled.since(taken).seconds();
+    /// Moves setpoint and command by the distance of the arm from where it should have been.
+    fn follow(&mut self, seen: &JointsSeen) {
         let mut shift = [0.0; JOINTS_MAX];
-        for (joint, x) in measured.iter().enumerate() {
-            let expected = self.state.positions[joint] + self.state.velocities[joint] * seconds;
-            shift[joint] = x - expected;
-            self.state.positions[joint] += shift[joint];
+        for (joint, slot) in shift.iter_mut().enumerate().take(self.space.count) {
+            *slot = seen.positions[joint] - self.expected(joint, seen);
         }
+        self.state.positions.iter_mut().zip(shift).for_each(|(x, shift)| *x += shift);
         self.limiter.shift(&shift);
     }
 
-    /// A chunk has begun: what is missing to its line is closed over one step.
+    /// Notes what the setpoint follows at `now`, before a chunk may begin.
+    pub(super) fn note_reference(&mut self, now: Instant, player: &ChunkPlayer) {
+        self.reference = match self.space.action {
+            JointAction::Position => self.target(player).reference(now, self.limiter.setpoint()),
+            JointAction::Velocity => None,
+        };
+    }
+
+    /// A chunk has begun: what is missing to its line is closed in proportion.
+    ///
+    /// The seam between the old line and the new one takes one step; what is left of an older seam
+    /// takes the time that is left to it. Both together are closed in the mean of both times, so
+    /// that a chunk that agrees with the one before it changes nothing.
     pub(super) fn begin_chunk(&mut self, now: Instant, player: &ChunkPlayer) {
-        self.blend = None;
+        let old = self.blend.take();
         if self.space.action == JointAction::Velocity {
             return;
         }
         let setpoint = *self.limiter.setpoint();
         let Some(line) = self.target(player).line(now, &setpoint) else { return };
+        // A setpoint that lags behind its reference catches up by itself.
+        let from = self.reference.unwrap_or(setpoint);
         let mut offset = [0.0; JOINTS_MAX];
+        let left = old.map_or(0.0, |old| old.left(now));
+        // Lengths of the older seam's rest and of the new seam, in seconds at full speed.
+        let (mut rest_s, mut seam_s) = (0.0, 0.0);
         for (joint, slot) in offset.iter_mut().enumerate().take(self.space.count) {
-            *slot = setpoint[joint] - line[joint];
+            *slot = from[joint] - line[joint];
+            let rest = old.map_or(0.0, |old| old.offset[joint] * left);
+            rest_s += rest.abs() / self.space.velocity[joint];
+            seam_s += (*slot - rest).abs() / self.space.velocity[joint];
         }
-        self.blend = Some(Blend { offset, began: now, length_s: player.step_s() });
+        let old_s = old.map_or(0.0, |old| old.length_s * left);
+        let sum_s = rest_s + seam_s;
+        if 0.0 < sum_s {
+            let length_s = (old_s * rest_s + player.step_s() * seam_s) / sum_s;
+            self.blend = Some(Blend { offset, began: now, length_s });
+        }
     }
 
     fn target<'a>(&'a self, player: &'a ChunkPlayer) -> JointTarget<'a> {
@@ -214,15 +269,20 @@ impl JointMotion {
         done: &mut InterventionSet,
     ) -> Option<Cause> {
         let setpoint = self.limiter.setpoint();
+        // Where the setpoint follows a measurement, its noise must not come and go as a cause.
+        let near = match self.space.output {
+            JointOutput::Velocity => 1e-3,
+            JointOutput::Position => 1e-6,
+        };
         let limited = desired.and_then(|row| {
             (0..self.space.count).find(|joint| {
                 let (x, value) = (setpoint[*joint], row[*joint]);
                 let [min, max] = self.space.position_limits(*joint);
                 match self.space.action {
                     JointAction::Position => value < min || max < value,
-                    // At the limit, but for rounding, and pushing.
+                    // At the limit, and pushing.
                     JointAction::Velocity => {
-                        let near = 1e-6 * (max - min);
+                        let near = near * (max - min);
                         (value < 0.0 && x <= min + near) || (0.0 < value && max - near <= x)
                     }
                 }
@@ -233,7 +293,8 @@ impl JointMotion {
         }
         let outside = (0..self.space.count).find(|joint| {
             let [min, max] = self.space.position_limits(*joint);
-            self.running && !(min..=max).contains(&setpoint[*joint])
+            let near = near * (max - min);
+            self.running && !(min - near..=max + near).contains(&setpoint[*joint])
         });
         let cause = |reason, joint: usize, value: f64| {
             let [min, max] = self.space.position_limits(joint);

@@ -16,7 +16,7 @@ use crate::time::Instant;
 /// target are rounding.
 const SNAP: f64 = 1e-12;
 
-/// The way that was left to a chunk when it began; closed over one step.
+/// The way that was left to a chunk when it began, and how long closing it takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Blend {
     pub(super) offset: PerJoint,
@@ -26,8 +26,9 @@ pub(super) struct Blend {
 
 impl Blend {
     /// The part that is left at `at`: from 1 to 0.
-    fn left(&self, at: Instant) -> f64 {
-        (1.0 - at.since(self.began).seconds() / self.length_s).clamp(0.0, 1.0)
+    pub(super) fn left(&self, at: Instant) -> f64 {
+        let passed = at.since(self.began).seconds();
+        if self.length_s <= passed { 0.0 } else { 1.0 - passed / self.length_s }
     }
 }
 
@@ -69,18 +70,21 @@ impl JointTarget<'_> {
         Some(positions)
     }
 
+    /// The line, with what is left of a seam.
+    pub(super) fn reference(&self, at: Instant, setpoint: &PerJoint) -> Option<PerJoint> {
+        let mut positions = self.line(at, setpoint)?;
+        let left = self.blend.map_or(0.0, |blend| blend.left(at));
+        if let Some(blend) = self.blend.filter(|_| 0.0 < left) {
+            positions.iter_mut().zip(blend.offset).for_each(|(x, offset)| *x += offset * left);
+        }
+        Some(positions)
+    }
+
     /// The displacement of a tick that ends at `end`, towards the chunk's positions.
     pub(super) fn way_to_position(&self, end: Instant, setpoint: &PerJoint) -> Option<PerJoint> {
-        let mut way = self.line(end, setpoint)?;
+        let mut way = self.reference(end, setpoint)?;
         for (joint, slot) in way.iter_mut().enumerate().take(self.space.count) {
-            let x = setpoint[joint];
-            let mut target = *slot;
-            if let Some(blend) = self.blend {
-                let left = blend.left(end);
-                if 0.0 < left {
-                    target += blend.offset[joint] * left;
-                }
-            }
+            let (x, target) = (setpoint[joint], *slot);
             *slot = if self.is_continuous(joint) {
                 let way = turn(target - x);
                 if way.abs() < SNAP { 0.0 } else { way }

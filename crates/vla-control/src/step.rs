@@ -109,6 +109,9 @@ impl ControlState {
         self.machine.inherit(&old.machine);
         self.counts = old.counts;
         self.reported = old.reported;
+        if let (Some(joints), Some(old)) = (&mut self.joints, &old.joints) {
+            joints.inherit(old);
+        }
     }
 
     fn at_rest(&self) -> bool {
@@ -136,7 +139,8 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
     state.clear_outdated(now, inputs, &mut events);
     let running = state.machine.state() == State::Running;
     if let Some(joints) = &mut state.joints {
-        joints.update(running, inputs.joints, &mut state.player);
+        joints.update(now, running, inputs.joints, &mut state.player);
+        joints.note_reference(now, &state.player);
     }
     if let Some(chunk) = inputs.chunk {
         state.accept_chunk(now, inputs, chunk, finite, &mut done, &mut events);
@@ -226,7 +230,7 @@ impl ControlState {
             }),
             tracking: self
                 .joints
-                .as_ref()
+                .as_mut()
                 .filter(|_| !self.config.dry_run)
                 .and_then(|joints| joints.check_tracking(inputs.joints)),
         };
