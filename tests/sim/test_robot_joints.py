@@ -322,8 +322,8 @@ class Velocities(unittest.TestCase):
                 runner.spin_for(0.02)
             moved = peer.joints() - start
             np.testing.assert_allclose(moved[[0, 1, 2, 3]], 0.0, atol=0.002)
-    self.assertGreaterEqual(moved[5], 0.05)
-    self.assertAlmostEqual(moved[4] / moved[5], -0.5, delta=0.05)
+            self.assertGreaterEqual(moved[5], 0.05)
+            self.assertAlmostEqual(moved[4] / moved[5], -0.5, delta=0.05)
             timeouts = runner.state["command_timeouts"]
             runner.wait_until("it times out", lambda: runner.state["command_timeouts"] > timeouts)
             peer.simulate(0.2)
