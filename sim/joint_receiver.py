@@ -1,4 +1,4 @@
-"""Input of an arm's driver in joint space: four interfaces, the timeout, and the referee's input."""
+"""Input of an arm's driver in joint space: interfaces, timeout, and the referee's input."""
 
 import math
 import time

@@ -227,7 +227,7 @@ class CommandReferee:
 
 
 class JointMotion:
-    """Position and velocity of the joints, and filtered acceleration and jerk; contacts included."""
+    """The joints themselves: position and, low-passed, its derivatives; contacts included."""
 
     def __init__(self, names, limits, period):
         self.names, self.limits, self.period = names, limits, period
