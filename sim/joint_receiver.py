@@ -1,4 +1,4 @@
-"""Input of an arm's driver in joint space: four interfaces, the timeout, and the referee's input."""
+"""Input of an arm's driver in joint space: interfaces, timeout, and the referee's input."""
 
 import math
 import time
@@ -23,9 +23,9 @@ INTERFACES = {
 JUMP = 0.3
 
 
-def seconds(stamp):
-    """A ROS time or duration in seconds; None for zero, which stands for none."""
-    return stamp.sec + stamp.nanosec * 1e-9 if stamp.sec or stamp.nanosec else None
+def nanoseconds(stamp):
+    """A ROS time or duration as an integer."""
+    return stamp.sec * 10**9 + stamp.nanosec
 
 
 class JointReceiver:
@@ -58,14 +58,14 @@ class JointReceiver:
     # -- Messages
 
     def take(self, message, now=None):
-        """Callback for the interface's message. `now`: time of the stamps [s], or None."""
+        """Callback for the interface's message. `now`: time of the stamps [ns], or None."""
         try:
             stamp, positions, velocities, duration = getattr(self, f"_{self.interface}")(message)
             self._check(positions, velocities, duration)
         except Refused as error:
             self.refuse(str(error))
             return
-        if None not in (stamp, now) and stamp + duration < now:
+        if stamp and now is not None and stamp + 1e9 * duration < now:
             self.late += 1  # joint_trajectory_controller would refuse it
         arrival = time.monotonic()
         self.referee.take(stamp, arrival * self.speed, positions, velocities, self.joints())
@@ -86,11 +86,11 @@ class JointReceiver:
         (point,) = message.points
         if not point.positions:
             raise Refused("points[0].positions is empty")
-        duration = seconds(point.time_from_start) or 0.0
+        duration = nanoseconds(point.time_from_start) * 1e-9
         if duration < 0:
             raise Refused(f"time_from_start: {duration:g} s is negative")
         return (
-            seconds(message.header.stamp),
+            nanoseconds(message.header.stamp) or None,
             self._by_name(message.joint_names, point.positions, "positions"),
             self._by_name(message.joint_names, point.velocities, "velocities", optional=True),
             duration,
@@ -101,7 +101,7 @@ class JointReceiver:
         velocities = self._by_name(message.name, message.velocity, "velocity", optional=True)
         if positions is None and velocities is None:
             raise Refused("position and velocity are empty")
-        return seconds(message.header.stamp), positions, velocities, 0.0
+        return nanoseconds(message.header.stamp) or None, positions, velocities, 0.0
 
     def _joint_position_array(self, message):
         return None, self._by_name(self.order, message.data, "data"), None, 0.0

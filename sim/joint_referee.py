@@ -141,7 +141,7 @@ class CommandReferee:
         self.names, self.limits, self.period = names, limits, period
         self.silence = silence  # after that time without a command the next one follows rest [s]
         self.history, self.pending = [], []  # pending: without stamps, (arrival, command)
-        self.send_clock = SendClock(period, silence)
+        self.send_clock, self.first_stamp = SendClock(period, silence), None
         self.peaks = Peaks(names, limits)
         self.new_episode()
 
@@ -152,12 +152,15 @@ class CommandReferee:
         self.starts = self.backwards = 0
 
     def take(self, stamp, arrival, positions, velocities, measured):
-        """A command: arrays of shape [n] or None. `stamp` is None where messages have none [s].
+        """A command: arrays of shape [n] or None.
 
-        `measured`: the positions of the joints now.
+        `stamp`: nanoseconds as an integer, of which a float would lose microseconds, or None where
+        messages have none. `arrival`: seconds. `measured`: the positions of the joints now.
         """
         if stamp is not None:
-            self._judge(stamp, positions, velocities, measured)
+            self.first_stamp = self.first_stamp or stamp
+            time = (stamp - self.first_stamp) * 1e-9
+            self._judge(time, positions, velocities, measured)
         else:
             self.pending.append((arrival, positions, velocities, measured))
 
@@ -224,7 +227,7 @@ class CommandReferee:
 
 
 class JointMotion:
-    """Position and velocity of the joints, and filtered acceleration and jerk; contacts included."""
+    """The joints themselves: position and, low-passed, its derivatives; contacts included."""
 
     def __init__(self, names, limits, period):
         self.names, self.limits, self.period = names, limits, period

@@ -53,7 +53,7 @@ from builtin_interfaces.msg import Time
 from command_receiver import CommandReceiver
 from faults import Fault, is_number, read_faults
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from joint_receiver import INTERFACES, JointReceiver
+from joint_receiver import INTERFACES, JointReceiver, nanoseconds
 from joint_referee import CommandReferee, JointLimits, JointMotion
 from motion_estimate import MotionEstimate
 from rcl_interfaces.msg import SetParametersResult
@@ -169,16 +169,14 @@ class RobotSimNode:
             joint_order(s),
             self.scene.joint_goals,
             self.joint_positions,
-            CommandReferee(
-                ARM_JOINTS, limits, 1.0 / s["command_rate_hz"], s["command_timeout_s"]
-            ),
+            CommandReferee(ARM_JOINTS, limits, 1.0 / s["command_rate_hz"], s["command_timeout_s"]),
             s["command_timeout_s"],
             PERIOD,
             warn,
         )
         self.arm.speed = s["real_time_factor"]
         kind, topic = INTERFACES[interface]
-        subscribe(kind, topic, lambda m: self.arm.take(m, self.seconds()), RELIABLE)
+        subscribe(kind, topic, lambda m: self.arm.take(m, nanoseconds(self.stamp())), RELIABLE)
         subscribe(Float64, "gripper/command", self.arm.take_gripper, RELIABLE)
 
     def joint_positions(self):
@@ -393,11 +391,6 @@ class RobotSimNode:
             return self.node.get_clock().now().to_msg()
         nanoseconds = round(self.simulated * 1e9)
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
-
-    def seconds(self):
-        """Present time of the stamps [s]."""
-        stamp = self.stamp()
-        return stamp.sec + stamp.nanosec * 1e-9
 
     # -- Publications
 

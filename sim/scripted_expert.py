@@ -48,7 +48,7 @@ def seams(status):
 
 
 def cartesian_ratios(peaks, robot):
-    """Largest values of the tool, as the robot's state has them, as shares of a robot file's limits."""
+    """Largest values of the tool, from the robot's state, as shares of a robot file's limits."""
     return {
         f"{group}_{quantity}": round(value / robot["limits"][group][quantity], 6)
         for group in ("linear", "angular")

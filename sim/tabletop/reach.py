@@ -1,7 +1,7 @@
 """Where a scripted touch of a block leads: above it, then down, as tool points and joint positions.
 
-The joint positions are those of inverse kinematics by damped least squares with the gripper pointing
-down, within the model's limits or narrower ones.
+The joint positions are those of inverse kinematics by damped least squares with the gripper
+pointing down, within the model's limits or narrower ones.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Reach:
             )
 
     def joints(self, point, start=cell.READY_POSTURE):
-        """Joint positions [rad] for the tool at `point`, pointing down; near `start` where possible.
+        """Joint positions [rad] for the tool at `point`, pointing down, found from `start`.
 
         Raises ValueError for a point out of reach.
         """

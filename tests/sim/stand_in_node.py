@@ -2,8 +2,8 @@
 """A small stand-in for the node with its scripted policy, for tests of the simulated robot alone.
 
 It has the node's name, parameters, topics and services as far as sim/scripted_expert.py uses them,
-and moves to the goal of `move to <numbers>` within the limits of the robot file: two moving averages
-over a setpoint of limited rate. Commands carry the time for which they were computed.
+and moves to the goal of `move to <numbers>` within the limits of the robot file: two moving
+averages over a setpoint of limited rate. Commands carry the time for which they were computed.
 """
 
 import collections
@@ -26,6 +26,7 @@ LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 PERIOD = 0.02
+POSITIONS = ("joint_trajectory", "joint_state", "joint_position_array")  # outputs
 
 
 class Smoothed:
@@ -141,7 +142,8 @@ class StandIn:
             self.ticks += 1
             moving = self.motion.advance(self.goal if self.enabled else None)
         self.publish(self.began + round(self.ticks * PERIOD * 1e9))
-        if not self.enabled and not moving:
+        # Velocities that were not followed leave the arm elsewhere: start anew from there.
+        if not moving and not (self.enabled and self.output in POSITIONS):
             self.motion = None
 
     def publish(self, nanoseconds):

@@ -61,6 +61,7 @@ def arguments():
         metavar="NAME=JSON",
         help="further parameter of the node; several times",
     )
+    parser.add_argument("--image-hz", type=float, default=10.0, help="cameras [Hz] (default: 10)")
     parser.add_argument("--no-wrist-camera", action="store_true", help="the main camera alone")
     options = parser.parse_args()
     if options.seeds < 1 or options.first_seed < 0:
@@ -137,7 +138,11 @@ def run(options):
     robot, policy = read_yaml(options.robot_file), read_yaml(options.policy_file)
     runner, episodes = EpisodeRunner("scripted_touch"), []
     try:
-        parameters = dict(publish_instruction=False, wrist_camera=not options.no_wrist_camera)
+        parameters = dict(
+            publish_instruction=False,
+            wrist_camera=not options.no_wrist_camera,
+            image_hz=options.image_hz,
+        )
         if options.output != "twist":
             parameters |= dict(
                 command_interface=options.output,
