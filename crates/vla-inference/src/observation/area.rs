@@ -154,3 +154,68 @@ fn add_rows(out: &mut [u8], sums: &mut [f32], rows: &[f32], weights: &[f32]) {
         *out = round_to_byte(*sum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, pixel by pixel: horizontal sums of every row, then vertical ones.
+    fn plain(from: Size, to: Size, pixels: &[u8]) -> Vec<u8> {
+        let (across, down) = (taps(from.width, to.width), taps(from.height, to.height));
+        let value = |y: usize, x: usize, channel: usize| pixels[(y * from.width + x) * 3 + channel];
+        let (whole_x, whole_y) = (from.width % to.width == 0, from.height % to.height == 0);
+        let mut out = Vec::new();
+        for (y, x) in (0..to.height).flat_map(|y| (0..to.width).map(move |x| (y, x))) {
+            for channel in 0..3 {
+                if whole_x && whole_y {
+                    let (nx, ny) = (from.width / to.width, from.height / to.height);
+                    let places = (0..ny).flat_map(|j| (0..nx).map(move |i| (j, i)));
+                    let sum: u32 = places
+                        .map(|(j, i)| u32::from(value(y * ny + j, x * nx + i, channel)))
+                        .sum();
+                    let mean = sum as f32 * (1.0 / (nx * ny) as f32);
+                    let half = (nx, ny) == (2, 2);
+                    out.push(if half { (sum + 2) >> 2 } else { mean.round_ties_even() as u32 } as u8);
+                    continue;
+                }
+                let (mut sum, (top, heights)) = (0.0, down.of(y));
+                for (j, height) in heights.iter().enumerate() {
+                    let (mut row, (left, widths)) = (0.0, across.of(x));
+                    for (i, width) in widths.iter().enumerate() {
+                        row += f32::from(value(top + j, left + i, channel)) * width;
+                    }
+                    sum += row * height;
+                }
+                out.push(f32::round_ties_even(sum).clamp(0.0, 255.0) as u8);
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_reduction_follows_the_definition(
+            (width, height) in (1usize..30, 1usize..30),
+            more in proptest::collection::vec((0usize..40, 0usize..40, 1usize..4), 1..4),
+            seed in any::<u64>(),
+        ) {
+            let to = Size { width, height };
+            let mut area = AreaResize::new(to);
+            let (mut out, mut state) = (Vec::new(), seed);
+            for (x, y, times) in more {
+                // Whole multiples are their own loop: one size in four.
+                let whole = seed % 4 == 0;
+                let grown = |side, more| if whole { side * times } else { side + more };
+                let from = Size { width: grown(width, x), height: grown(height, y) };
+                let pixels: Vec<u8> = (0..from.width * from.height * 3).map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 56) as u8
+                }).collect();
+                area.apply(View { size: from, pixels: &pixels }, &mut out).unwrap();
+                prop_assert!(out == plain(from, to, &pixels), "{} to {}", from, to);
+            }
+        }
+    }
+}

@@ -121,3 +121,62 @@ fn blend_rows(out: &mut [u8], lower: &[f32], upper: &[f32], fraction: f32) {
         *out = ((value.clamp(0.0, 1.0) * 255.5) as i32).min(255) as u8;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, pixel by pixel.
+    fn plain(size: Size, pixels: &[u8], area: f32) -> Vec<u8> {
+        let (across, down) = (positions(size.width, area), positions(size.height, area));
+        let mut out = Vec::new();
+        for (y, x) in down.iter().flat_map(|y| across.iter().map(move |x| (*y, *x))) {
+            for channel in 0..3 {
+                let at = |x: f32, y: f32| {
+                    let index = (y as usize * size.width + x as usize) * 3 + channel;
+                    f32::from(pixels[index]) * (1.0 / 255.0)
+                };
+                let (left, right, fx) = (x.floor(), x.ceil(), x - x.floor());
+                let (above, below, fy) = (y.floor(), y.ceil(), y - y.floor());
+                let top = at(left, above) + (at(right, above) - at(left, above)) * fx;
+                let bottom = at(left, below) + (at(right, below) - at(left, below)) * fx;
+                let value = (top + (bottom - top) * fy).clamp(0.0, 1.0);
+                out.push((value * 255.5).trunc().min(255.0) as u8);
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_size_follows_the_definition(
+            sizes in proptest::collection::vec((1usize..70, 1usize..70), 1..4),
+            area in prop_oneof![Just(0.9f32), Just(1.0), 0.01f32..1.0],
+            seed in any::<u64>(),
+        ) {
+            let mut crop = CenterCrop::new(area);
+            let (mut out, mut state) = (Vec::new(), seed);
+            for (width, height) in sizes {
+                let pixels: Vec<u8> = (0..width * height * 3).map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 56) as u8
+                }).collect();
+                let view = View { size: Size { width, height }, pixels: &pixels };
+                crop.apply(view, &mut out);
+                prop_assert!(out == plain(view.size, &pixels, area), "{} {}", view.size, area);
+            }
+        }
+    }
+
+    #[test]
+    fn positions_stay_inside() {
+        for area in [0.01, 0.5, 0.9, 0.999_999_9, 1.0] {
+            for length in 1..2000 {
+                let last = length as f32 - 1.0;
+                let inside = |position: &f32| (0.0..=last).contains(position);
+                assert!(positions(length, area).iter().all(inside), "{length} {area}");
+            }
+        }
+    }
+}

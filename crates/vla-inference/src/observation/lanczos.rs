@@ -188,3 +188,83 @@ fn round_all(out: &mut [Group], values: &[FloatGroup]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::super::{crop, file, jpeg::JpegRoundTrip};
+    use super::*;
+    use proptest::prelude::*;
+    use safetensors::SafeTensors;
+
+    fn kit(name: &str) -> std::path::PathBuf {
+        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/image_preparation");
+        Path::new(data).join(name)
+    }
+
+    fn words(file: &SafeTensors<'_>, name: &str) -> Vec<[u8; 4]> {
+        file.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec()
+    }
+
+    #[test]
+    fn weights_and_positions_are_tensorflows_bit_for_bit() {
+        let bytes = std::fs::read(kit("weights.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        for input in [17, 243, 256, 321, 480, 640, 720, 1280] {
+            let ours = taps(input, 224);
+            let words = |what: &str| words(&file, &format!("{input}.{what}"));
+            let whole = |what| words(what).into_iter().map(|w| i32::from_le_bytes(w) as usize);
+            let bounds: Vec<_> = whole("start").zip(whole("count")).collect();
+            assert_eq!(ours.bounds, bounds, "{input}");
+            let expected: Vec<f32> = words("weight").into_iter().map(f32::from_le_bytes).collect();
+            let stride = expected.len() / 224;
+            for (position, expected) in expected.chunks(stride).enumerate() {
+                let (_, weights) = ours.of(position);
+                assert_eq!(weights, &expected[..weights.len()], "{input} {position}");
+            }
+        }
+        let positions = words(&file, "crop.position").into_iter().map(f32::from_le_bytes);
+        assert_eq!(crop::positions(224, 0.9), positions.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn floats_before_rounding_are_tensorflows() {
+        let bytes = std::fs::read(kit("floats.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let source = file::open(&kit("images/08_odd_321x243.png")).unwrap();
+        let mut decoded = Vec::new();
+        JpegRoundTrip::new().apply(source.view(), &mut decoded);
+        let view = View { size: source.size(), pixels: &decoded };
+        let ours = Lanczos3::new(Size::square(224)).floats(view);
+        let expected = words(&file, "08.lanczos3").into_iter().map(f32::from_le_bytes);
+        assert!(ours.iter().copied().eq(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn any_size_follows_the_definition(
+            sizes in proptest::collection::vec((1usize..70, 1usize..70), 1..4),
+            (width, height) in (1usize..40, 1usize..40),
+            seed in any::<u64>(),
+        ) {
+            let mut lanczos = Lanczos3::new(Size { width, height });
+            let (mut out, mut state) = (Vec::new(), seed);
+            for (width, height) in sizes {
+                let pixels: Vec<u8> = (0..width * height * 3).map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    ((state >> 55) as u8).wrapping_mul(5)
+                }).collect();
+                let view = View { size: Size { width, height }, pixels: &pixels };
+                lanczos.apply(view, &mut out);
+                let plain: Vec<u8> = lanczos
+                    .floats(view)
+                    .into_iter()
+                    .map(|value| value.round_ties_even().clamp(0.0, 255.0) as u8)
+                    .collect();
+                prop_assert!(out == plain, "{} x {} to {}", width, height, lanczos.size());
+            }
+        }
+    }
+}

@@ -228,3 +228,57 @@ pub(super) fn bytes_to_floats(image: View<'_>, layout: Layout, out: &mut Vec<f32
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The definition, pixel by pixel, planes.
+    fn plain(from: Size, to: Size, pixels: &[u8]) -> Vec<f32> {
+        let Placement { inner, left, top } = placement(from, to).unwrap();
+        let (across, down) =
+            (positions(from.width, inner.width), positions(from.height, inner.height));
+        let mut out = vec![-1.0; to.width * to.height * 3];
+        for (channel, (y, x)) in (0..3).flat_map(|channel| {
+            let places = (0..inner.height).flat_map(|y| (0..inner.width).map(move |x| (y, x)));
+            places.map(move |place| (channel, place))
+        }) {
+            let (h, v) = (across[x], down[y]);
+            let at = |x: usize, y: usize| {
+                f32::from(pixels[(y * from.width + x) * 3 + channel]) / 255.0
+            };
+            let value = at(h.upper, v.lower) * ((1.0 - v.weight) * h.weight);
+            let value = at(h.lower, v.lower).mul_add((1.0 - v.weight) * (1.0 - h.weight), value);
+            let value = at(h.lower, v.upper).mul_add(v.weight * (1.0 - h.weight), value);
+            let value = at(h.upper, v.upper).mul_add(v.weight * h.weight, value);
+            out[(channel * to.height + top + y) * to.width + left + x] =
+                value.clamp(0.0, 1.0) * 2.0 - 1.0;
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_size_follows_the_definition(
+            sizes in proptest::collection::vec((1usize..70, 1usize..70), 1..4),
+            // Large enough that no side of the image vanishes.
+            side in 70usize..100,
+            seed in any::<u64>(),
+        ) {
+            let to = Size::square(side);
+            let mut resize = TorchBilinearPad::new(to);
+            let (mut out, mut state) = (Vec::new(), seed);
+            for (width, height) in sizes {
+                let from = Size { width, height };
+                let pixels: Vec<u8> = (0..width * height * 3).map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 56) as u8
+                }).collect();
+                resize.apply(View { size: from, pixels: &pixels }, Layout::Chw, &mut out).unwrap();
+                prop_assert!(out == plain(from, to, &pixels), "{} to {}", from, to);
+            }
+        }
+    }
+}

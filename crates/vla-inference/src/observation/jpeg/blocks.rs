@@ -29,7 +29,6 @@ const AAN: [f64; 8] = [
 pub(super) struct Quantisation {
     divisors: [Divisor; 64],
     multipliers: [i16; 64],
-    steps: [u16; 64],
 }
 
 /// Division by eight times a quantisation step, rounded half up, as a multiplication.
@@ -57,25 +56,20 @@ impl Divisor {
     }
 }
 
+/// The quantisation steps of a standard table, as libjpeg scales it at quality 95.
+pub(super) fn steps_at_quality_95(table: &[u8; 64]) -> [u16; 64] {
+    table.map(|value| ((u16::from(value) * 10 + 50) / 100).clamp(1, 255))
+}
+
 impl Quantisation {
-    /// From a standard table, as libjpeg scales it at quality 95.
+    /// From a standard table, at quality 95.
     pub(super) fn at_quality_95(table: &[u8; 64]) -> Self {
-        let steps = table.map(|value| ((u16::from(value) * 10 + 50) / 100).clamp(1, 255));
+        let steps = steps_at_quality_95(table);
         let multiplier = |place: usize| {
             let scale = (16384.0 * AAN[place / 8] * AAN[place % 8] + 0.5) as i32;
             ((i32::from(steps[place]) * scale + 2048) >> 12) as i16
         };
-        Self {
-            divisors: steps.map(Divisor::new),
-            multipliers: std::array::from_fn(multiplier),
-            steps,
-        }
-    }
-
-    /// The quantisation steps, row by row.
-    #[cfg(test)]
-    pub(super) fn steps(&self) -> [u16; 64] {
-        self.steps
+        Self { divisors: steps.map(Divisor::new), multipliers: std::array::from_fn(multiplier) }
     }
 }
 

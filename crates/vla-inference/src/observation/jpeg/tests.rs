@@ -248,8 +248,8 @@ fn division_is_exact() {
 
 #[test]
 fn steps_are_those_of_quality_95() {
-    let luma = blocks::Quantisation::at_quality_95(&LUMA).steps();
+    let luma = blocks::steps_at_quality_95(&LUMA);
     assert_eq!(luma[..8], [2, 1, 1, 2, 2, 4, 5, 6]);
-    let chroma = blocks::Quantisation::at_quality_95(&CHROMA).steps();
+    let chroma = blocks::steps_at_quality_95(&CHROMA);
     assert_eq!(chroma[..8], [2, 2, 2, 5, 10, 10, 10, 10]);
 }
