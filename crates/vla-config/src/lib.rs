@@ -20,6 +20,7 @@ mod document;
 mod given;
 mod joint_layout;
 mod joints_section;
+mod image_section;
 mod merge;
 mod observation_section;
 mod parameter;
@@ -49,13 +50,14 @@ pub use document::{PARAMETERS_MD, help, markdown};
 pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
 pub use joint_layout::JointLayout;
 pub use joints_section::RobotJoint;
+pub use image_section::{ImageOperation, ImageSection, ImageStep};
 pub use merge::{join, resolve, resolve_with};
 pub use observation_section::{Camera, StatePart, StateSource};
 pub use parameter::nearest;
 pub use parameter_file::{
     PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
-pub use policy_file::{ImagePreparation, PolicyFile, PromptStyle, Resize};
+pub use policy_file::{PolicyFile, PromptStyle};
 pub use remap_rule::parse_remap_rule;
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{CommandOutput, EndEffectorLimits, RobotCommand, RobotFile, RobotWorkspace};

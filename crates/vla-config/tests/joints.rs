@@ -20,7 +20,7 @@ gripper: {closed: 1, open: -1, continuous: true}
 policy_hz: 50.0
 horizon: 50
 execute: 25
-image: {resize: bicubic, jpeg: false}
+image: {steps: [{step: bicubic, size: 224}]}
 prompt: openvla
 ";
 const ROBOT: &str = "\

@@ -191,7 +191,7 @@ impl Kit {
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {
     let failed = |reason: String| KitError { path: path.to_owned(), reason };
     let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > MAX_JSON_BYTES {
