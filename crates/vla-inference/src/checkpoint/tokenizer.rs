@@ -91,6 +91,19 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// [`Tokenizer::encode`] of an OpenVLA prompt: with the empty word at the end. The official code
+    /// appends it (id 29871) if the prompt does not end with it, as in training.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, CheckpointError> {
+        let mut ids = self.encode(prompt)?;
+        if ids.last().copied() != self.empty_word {
+            ids.extend(self.empty_word);
+        }
+        Ok(ids)
+    }
+
     /// The text of a token, as the vocabulary spells it (`▁robot`), for messages.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

@@ -222,14 +222,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
     /// # Errors
     /// When the text is too long for the tokenizer.
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
-        let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
-        // The official code appends the empty word (id 29871) if the prompt does not end with it,
-        // as in training.
-        let empty_word = self.checkpoint.tokenizer.empty_word();
-        if ids.last().copied() != empty_word {
-            ids.extend(empty_word);
-        }
-        Ok(ids)
+        Ok(self.checkpoint.tokenizer.encode_prompt(prompt)?)
     }
 
     /// Generates an action's tokens from a resized image and a prompt's ids.
