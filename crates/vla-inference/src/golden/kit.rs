@@ -163,9 +163,7 @@ impl Kit {
     /// # Errors
     /// When it cannot be read.
     pub fn image(&self, path: &Path) -> Result<RgbImage, KitError> {
-        let path = self.folder.join(path);
-        observation::open(&path)
-            .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
+        image(&self.folder, path)
     }
 
     /// The intermediate tensors of a case; `None` when the kit has none for it.
@@ -177,21 +175,34 @@ impl Kit {
         if !path.exists() {
             return Ok(None);
         }
-        let failed = |reason: String| KitError { path: path.clone(), reason };
-        let file = SafetensorsFile::open(&path).map_err(|error| failed(error.to_string()))?;
-        let mut tensors = BTreeMap::new();
-        for name in file.names() {
-            let tensor = file.tensor(name).map_err(|error| failed(error.to_string()))?;
-            let values = tensor.to_f32_vec().map_err(|error| failed(error.to_string()))?;
-            let tensor = HostTensor::from_f32(tensor.shape(), values)
-                .map_err(|error| failed(error.to_string()))?;
-            tensors.insert(name.to_owned(), tensor);
-        }
-        Ok(Some(tensors))
+        tensors(&path).map(Some)
     }
 }
 
-fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {
+/// An image of a kit.
+pub(super) fn image(folder: &Path, path: &Path) -> Result<RgbImage, KitError> {
+    let path = folder.join(path);
+    observation::open(&path)
+        .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
+}
+
+/// All tensors of a file.
+pub(super) fn tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>, KitError> {
+    let failed = |reason: String| KitError { path: path.to_owned(), reason };
+    let file = SafetensorsFile::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let tensor = file.tensor(name).map_err(|error| failed(error.to_string()))?;
+        let values = tensor.to_f32_vec().map_err(|error| failed(error.to_string()))?;
+        let tensor = HostTensor::from_f32(tensor.shape(), values)
+            .map_err(|error| failed(error.to_string()))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(tensors)
+}
+
+/// A JSON file of a kit.
+pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {
     let failed = |reason: String| KitError { path: path.to_owned(), reason };
     let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if size > MAX_JSON_BYTES {

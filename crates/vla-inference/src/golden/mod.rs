@@ -5,8 +5,10 @@
 
 mod check;
 mod kit;
+mod oft;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
+pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, check_oft, check_oft_with};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

@@ -6,6 +6,7 @@
 
 pub mod action_trace;
 pub mod llama;
+pub mod oft;
 pub mod openvla;
 pub mod probe;
 pub mod projector;

@@ -20,24 +20,29 @@ pub trait TensorSource {
 
 impl TensorSource for WeightFiles {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
-        let mapped = self.expect(name, shape)?;
-        let dtype = match mapped.dtype() {
-            StoredType::BF16 => Some(DType::Bf16),
-            StoredType::F32 => Some(DType::F32),
-            _ => None,
-        };
-        let tensor = match dtype {
-            Some(dtype) => HostTensor::from_bytes(dtype, shape, Bytes::from_owner(Mapped(mapped))),
-            None => HostTensor::from_f32(shape, mapped.to_f32_vec()?),
-        };
-        // The shape was checked against the bytes when the file was opened, so this cannot fail for
-        // a mapped tensor.
-        tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
+        host_tensor(name, self.expect(name, shape)?)
     }
 
     fn contains(&self, name: &str) -> bool {
         WeightFiles::contains(self, name)
     }
+}
+
+/// A checked weight as a tensor: in place where it is bf16 or float32, widened otherwise.
+pub(super) fn host_tensor(name: &str, mapped: MappedTensor) -> Result<HostTensor, ModelError> {
+    let dtype = match mapped.dtype() {
+        StoredType::BF16 => Some(DType::Bf16),
+        StoredType::F32 => Some(DType::F32),
+        _ => None,
+    };
+    let shape = mapped.shape().to_vec();
+    let tensor = match dtype {
+        Some(dtype) => HostTensor::from_bytes(dtype, &shape, Bytes::from_owner(Mapped(mapped))),
+        None => HostTensor::from_f32(&shape, mapped.to_f32_vec()?),
+    };
+    // The shape was checked against the bytes when the file was opened, so this cannot fail for a
+    // mapped tensor.
+    tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
 }
 
 /// Keeps the file mapped while a weight refers to it.

@@ -3,6 +3,7 @@
 mod action_codec;
 mod device;
 mod instruction;
+mod oft;
 mod openvla;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
@@ -11,6 +12,7 @@ pub use device::{
     load_policy, with_backend,
 };
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
+pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 
 use std::ops::Range;
@@ -44,7 +46,8 @@ pub struct Decision {
 /// A part of an inference and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture`
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
+    /// `capture`
     /// (first action of a prompt length) or `execute` (traced).
     pub name: &'static str,
     /// Wall-clock milliseconds.
@@ -111,6 +114,9 @@ pub enum PolicyError {
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// The checkpoint does not do what the policy file says of it.
+    #[error(transparent)]
+    Oft(#[from] OftError),
     /// The end-of-sequence token before all action tokens.
     #[error(
         "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does \
