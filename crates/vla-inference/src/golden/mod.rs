@@ -4,11 +4,13 @@
 //! `tensors/caseNN.safetensors`, `tokenizer_cases.json`; see `tests/data/openvla_tiny/README.md`.
 
 mod check;
+mod kind;
 mod kit;
 mod oft;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
+pub use kind::KitKind;
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
 pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, check_oft, check_oft_with};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};
