@@ -6,6 +6,7 @@ use std::path::Path;
 use super::config::read_config;
 use super::error::CheckpointError;
 use super::fields::Fields;
+use super::oft::sign_of_oft;
 use super::read::parse_json;
 
 /// The policy in a checkpoint folder.
@@ -33,7 +34,7 @@ impl fmt::Display for CheckpointKind {
 }
 
 impl CheckpointKind {
-    /// The kind of a folder, from the names of its files and from `config.json`.
+    /// The kind of a folder, from the names of its files, `config.json` and the statistics.
     ///
     /// # Errors
     /// When the folder has no readable `config.json`.
@@ -47,6 +48,7 @@ impl CheckpointKind {
         Ok(match Fields::new(&path, "", &map).text("type") {
             Ok(Some("pi0")) => Self::Pi0,
             Ok(Some("pi05")) => Self::Pi05,
+            _ if sign_of_oft(folder)?.is_some() => Self::OpenVlaOft,
             _ => Self::OpenVla,
         })
     }

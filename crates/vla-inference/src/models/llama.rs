@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{ModelError, NoProbe, Probe, Weights};
 use crate::backend::{
-    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, TensorParallel,
+    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Mask, TensorParallel,
     TokenBufferSpec, TraceBackend, WeightRole,
 };
 use crate::checkpoint::LlamaConfig;
@@ -130,7 +130,7 @@ impl<B: Backend> Llama<B> {
         let [rows, _] = backend.shape(&x);
         let kept = rows.saturating_sub(keep)..rows;
         self.run(backend, x, kept, probe, |qkv, layer| {
-            backend.causal_attention(qkv, cache, layer, position)
+            backend.cached_attention(qkv, cache, layer, position, Mask::Causal)
         })
     }
 
