@@ -181,7 +181,7 @@ fn hostile_archives_are_refused() {
 #[test]
 fn wrong_bytes_are_found_by_their_checksum() {
     let mut bytes = with_storage(&good());
-    let mut write = |bytes: &[u8]| {
+    let write = |bytes: &[u8]| {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         TorchFile::open(file.path()).map_err(|error| error.to_string())

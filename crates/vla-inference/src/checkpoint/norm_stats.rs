@@ -63,8 +63,8 @@ pub enum StatsOf {
     Proprio,
 }
 
-/// The bounds of one data set's actions or states. All vectors have the same length; every number
-/// is finite and `high >= low`. Units are the data set's own.
+/// The bounds of one data set's actions or states. All vectors have the same length and every
+/// number is finite. Units are the data set's own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValueBounds {
     /// The value of -1, by dimension.
@@ -74,6 +74,15 @@ pub struct ValueBounds {
     /// Whether the dimension is normalised; elsewhere the value passes through. All true when the
     /// file has none.
     pub mask: Vec<bool>,
+}
+
+impl ValueBounds {
+    /// The first dimension whose high bound is below the low one, with both. No data set has one;
+    /// the official code computes with it all the same.
+    pub fn inverted(&self) -> Option<(usize, f64, f64)> {
+        let pairs = self.low.iter().zip(&self.high).enumerate();
+        pairs.map(|(i, (&low, &high))| (i, low, high)).find(|(_, low, high)| low > high)
+    }
 }
 
 /// The statistics of a checkpoint, by data set.
@@ -287,8 +296,16 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
     let Some(action) = action else {
         return Err(CheckpointError::field(path, prefix.trim_end_matches('.'), "missing", RESTORE));
     };
-    let ValueBounds { low, high, mask } =
-        value_bounds(path, prefix, action, BoundsKind::Quantiles)?;
+    let bounds = value_bounds(path, prefix, action, BoundsKind::Quantiles)?;
+    if let Some((i, low, high)) = bounds.inverted() {
+        return Err(CheckpointError::field(
+            path,
+            format!("{prefix}q99[{i}]"),
+            high,
+            format!("must not be below q01[{i}] = {low}; {RESTORE}"),
+        ));
+    }
+    let ValueBounds { low, high, mask } = bounds;
     Ok(ActionStats { q01: low, q99: high, mask })
 }
 
@@ -313,16 +330,6 @@ fn value_bounds(
             format!("{} values wide", high.len()),
             format!("{lower} is {dim} wide and both must agree; {RESTORE}"),
         ));
-    }
-    for (i, (low, high)) in low.iter().zip(&high).enumerate() {
-        if low > high {
-            return Err(CheckpointError::field(
-                path,
-                format!("{prefix}{upper}[{i}]"),
-                high,
-                format!("must not be below {lower}[{i}] = {low}; {RESTORE}"),
-            ));
-        }
     }
     let mask = match object.get("mask").filter(|mask| !mask.is_null()) {
         None => vec![true; dim],

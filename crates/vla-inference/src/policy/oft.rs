@@ -108,6 +108,23 @@ pub enum OftError {
         /// Their name.
         key: String,
     },
+    /// Statistics that no data set has.
+    #[error(
+        "number {index} of the {what} has bounds from {low} to {high} under '{key}'; restore \
+        dataset_statistics.json from the training run"
+    )]
+    Inverted {
+        /// Action or state.
+        what: &'static str,
+        /// Dimension.
+        index: usize,
+        /// Value of -1.
+        low: f64,
+        /// Value of +1, which is lower.
+        high: f64,
+        /// Name of the statistics.
+        key: String,
+    },
     /// An action that is not finite.
     #[error("step {step}, number {index} of the action is {value}; nothing is published for it")]
     NotFinite {
@@ -170,11 +187,19 @@ impl<B: Backend> OftPolicy<B> {
     ) -> Result<Self, PolicyError> {
         let checkpoint = OftCheckpoint::open(folder)?;
         check_folder(&checkpoint, &contract)?;
-        Self::from_checkpoint(backend, checkpoint, options, contract)
+        let policy = Self::from_checkpoint(backend, checkpoint, options, contract)?;
+        let state = policy.state.as_ref().and_then(ValueBounds::inverted);
+        for (what, inverted) in [("action", policy.action.inverted()), ("state", state)] {
+            if let Some((index, low, high)) = inverted {
+                let key = policy.info.unnorm_key.clone();
+                return Err(OftError::Inverted { what, index, low, high, key }.into());
+            }
+        }
+        Ok(policy)
     }
 
-    /// [`OftPolicy::open`] for a checkpoint of which the contract may leave out parts, as the
-    /// golden kits do.
+    /// [`OftPolicy::open`] for a checkpoint of which the contract may leave out parts, and with any
+    /// statistics, as the golden kits need.
     ///
     /// # Errors
     /// As [`OftPolicy::open`].
