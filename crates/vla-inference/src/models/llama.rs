@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{ModelError, NoProbe, Probe, Weights};
 use crate::backend::{
-    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, TensorParallel,
+    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Mask, TensorParallel,
     TokenBufferSpec, TraceBackend, WeightRole,
 };
 use crate::checkpoint::LlamaConfig;
@@ -127,7 +127,7 @@ impl<B: Backend> Llama<B> {
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
         self.run(backend, x, keep, probe, |qkv, layer| {
-            backend.causal_attention(qkv, cache, layer, position)
+            backend.cached_attention(qkv, cache, layer, position, Mask::Causal)
         })
     }
 

@@ -159,6 +159,8 @@ impl CpuLinear {
         match activation {
             Activation::Identity => {}
             Activation::Gelu => loops::gelu(out),
+            Activation::GeluTanh => loops::gelu_tanh(out),
+            Activation::Silu => loops::silu(out),
         }
         if let Some(scale) = &self.output_scale {
             loops::multiply_in_place(out, &scale[range]);
