@@ -233,7 +233,9 @@ impl Model {
 
 fn piece(mut message: Message<'_>) -> Result<Piece, String> {
     let mut piece = Piece { text: String::new(), score: 0.0, kind: Kind::Normal };
-    while let Some((number, value)) = message.next().map_err(|()| "a piece is cut off".to_owned())? {
+    while let Some((number, value)) =
+        message.next().map_err(|()| "a piece is cut off".to_owned())?
+    {
         match (number, value) {
             (1, Field::Bytes(text)) if text.len() <= MAX_PIECE_BYTES => {
                 piece.text = std::str::from_utf8(text)

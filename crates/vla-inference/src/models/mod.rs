@@ -7,6 +7,7 @@
 pub mod action_trace;
 pub mod llama;
 pub mod openvla;
+pub mod pi0;
 pub mod probe;
 pub mod projector;
 pub mod speculative;

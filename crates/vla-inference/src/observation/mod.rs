@@ -6,6 +6,7 @@ mod camera;
 mod file;
 mod instruction;
 mod resize;
+mod torch_resize;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES};
 pub use resize::Resizer;
+pub use torch_resize::{fitted, torch_bilinear_pad};
 
 /// Largest width or height that is accepted, pixels.
 pub const MAX_SIDE: usize = 8192;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
+use super::{OpenVlaPolicy, Pi0Policy, Policy, PolicyError, PolicyOptions};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
@@ -242,6 +242,7 @@ pub enum PolicyLoadError {
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
     match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
         CheckpointKind::OpenVla => {}
+        CheckpointKind::Pi0 | CheckpointKind::Pi05 => return load_pi0(source),
         kind => {
             let folder = source.checkpoint.display().to_string();
             return Err(PolicyError::Kind { folder, kind }.into());
@@ -269,6 +270,23 @@ pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLo
             }
             let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
             Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?.with_traces()))
+        }
+    }
+    let work = Load(source.checkpoint, source.options);
+    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
+}
+
+fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
+    struct Load<'a>(&'a Path, PolicyOptions);
+    impl WithBackend for Load<'_> {
+        type Output = Box<dyn Policy>;
+        fn run<B: Backend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?))
         }
     }
     let work = Load(source.checkpoint, source.options);

@@ -3,6 +3,7 @@
 mod action_codec;
 mod device;
 mod openvla;
+pub mod pi0;
 mod prompt;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
@@ -11,6 +12,7 @@ pub use device::{
     load_policy, with_backend,
 };
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use prompt::prompt;
 
 use std::ops::Range;
@@ -130,6 +132,9 @@ pub enum PolicyError {
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
+    /// A flow-matching policy cannot decide.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),

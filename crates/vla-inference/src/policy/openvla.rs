@@ -55,6 +55,8 @@ pub struct PolicyOptions {
     /// Launch every operation from the host, also on a device that can execute traces. Read by
     /// [`load_policy`](super::load_policy).
     pub eager: bool,
+    /// Options of flow-matching policies (pi0, pi0.5).
+    pub flow: super::FlowOptions,
 }
 
 /// Counters of speculative decoding.
@@ -102,17 +104,17 @@ pub struct OpenVlaPolicy<B: Backend> {
 }
 
 /// Measures consecutive stages.
-struct Stopwatch {
+pub(super) struct Stopwatch {
     last: Instant,
-    stages: Vec<Stage>,
+    pub(super) stages: Vec<Stage>,
 }
 
 impl Stopwatch {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self { last: Instant::now(), stages: Vec::with_capacity(5) }
     }
 
-    fn lap(&mut self, name: &'static str) {
+    pub(super) fn lap(&mut self, name: &'static str) {
         let now = Instant::now();
         self.stages
             .push(Stage { name, milliseconds: now.duration_since(self.last).as_secs_f64() * 1e3 });

@@ -227,8 +227,7 @@ impl Pi0Config {
             [("height", self.image_resolution[0]), ("width", self.image_resolution[1])]
         {
             if !side.is_multiple_of(self.vision.patch_size) {
-                let remedy =
-                    format!("its {name} must be a multiple of {}", self.vision.patch_size);
+                let remedy = format!("its {name} must be a multiple of {}", self.vision.patch_size);
                 return Err(fields.error("image_resolution", side, remedy));
             }
         }
@@ -285,7 +284,11 @@ fn refuse_other_forms(fields: &Fields<'_>) -> Result<(), CheckpointError> {
     }
     if fields.size("n_obs_steps", 1, 1, 1 << 20)? != 1 {
         let steps = fields.get("n_obs_steps").map(shown).unwrap_or_default();
-        return Err(fields.error("n_obs_steps", steps, "only one observation is fed; it must be 1"));
+        return Err(fields.error(
+            "n_obs_steps",
+            steps,
+            "only one observation is fed; it must be 1",
+        ));
     }
     Ok(())
 }

@@ -160,8 +160,11 @@ pub(super) fn check_complete(
     Err(CheckpointError::field(
         weights.folder(),
         "weights",
-        format!("{} tensors that no part of the model reads, {} first", unexplained.len(),
-            quoted(first)),
+        format!(
+            "{} tensors that no part of the model reads, {} first",
+            unexplained.len(),
+            quoted(first)
+        ),
         "the model that they belong to would be computed wrongly without them; use a merged \
         checkpoint of pi0 or pi0.5 without additions",
     ))

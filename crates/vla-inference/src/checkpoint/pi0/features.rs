@@ -80,9 +80,10 @@ impl Features {
         let fail = |value: String, remedy: &str| {
             Err(CheckpointError::field(path, format!("{list}.{name}"), value, remedy))
         };
-        let shape: Option<Vec<usize>> = value.get("shape").and_then(Value::as_array).and_then(|s| {
-            s.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
-        });
+        let shape: Option<Vec<usize>> =
+            value.get("shape").and_then(Value::as_array).and_then(|s| {
+                s.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
+            });
         let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
         let slot = match kind {
             "VISUAL" => {

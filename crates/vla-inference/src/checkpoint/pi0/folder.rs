@@ -143,8 +143,8 @@ impl Pi0Checkpoint {
         let bytes = read_config(&path)?;
         debug_assert!(bytes.len() as u64 <= MAX_CONFIG_BYTES);
         let weights = WeightFiles::open(folder)?;
-        let prefix = if weights.names().any(|name| name.starts_with("model.")) { "model" } else { "" };
-        let found = kind_of(&weights, prefix)?;
+        let prefix = prefix_of(&weights);
+        let found = kind_of_weights(&weights, prefix)?;
         let lerobot = !openpi::is_converted(&path, &bytes)?;
         let (config, mut processors, state_tokens) = if lerobot {
             let config = Pi0Config::from_json(&path, &bytes)?;
@@ -234,8 +234,19 @@ fn refuse_adapter(folder: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
+/// Which model a folder's tensors are.
+pub(in crate::checkpoint) fn kind_of(folder: &Path) -> Result<Pi0Kind, CheckpointError> {
+    let weights = WeightFiles::open(folder)?;
+    kind_of_weights(&weights, prefix_of(&weights))
+}
+
+/// Prefix of the tensors' names.
+fn prefix_of(weights: &WeightFiles) -> &'static str {
+    if weights.names().any(|name| name.starts_with("model.")) { "model" } else { "" }
+}
+
 /// Which model the tensors are.
-fn kind_of(weights: &WeightFiles, prefix: &str) -> Result<Pi0Kind, CheckpointError> {
+fn kind_of_weights(weights: &WeightFiles, prefix: &str) -> Result<Pi0Kind, CheckpointError> {
     let has = |name| weights.contains(&prefixed(prefix, name));
     match (has(ONLY_PI0), has(ONLY_PI05)) {
         (true, false) => Ok(Pi0Kind::Pi0),

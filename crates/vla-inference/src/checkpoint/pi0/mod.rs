@@ -24,6 +24,7 @@ mod statistics;
 pub use config::{Pi0Config, Pi0Kind, RtcConfig};
 pub use dimensions::{GemmaConfig, SiglipConfig};
 pub use features::Camera;
+pub(super) use folder::kind_of;
 pub use folder::{Pi0Checkpoint, Pi0Source, Resize, StateTokens};
 pub use normalizer::{NormMode, Normalizer, Origin};
 pub use processors::{ActionMapping, Processors};

@@ -28,10 +28,6 @@ pub enum Origin {
     OpenPi,
 }
 
-/// Largest normalised value that a state may have. Training data lies within about 10; a
-/// dimension that was constant in training gives 1e8 times its difference from that constant.
-pub const MAX_NORMALIZED: f32 = 1e4;
-
 /// The statistics of one feature with the formula that uses them.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Normalizer {

@@ -47,7 +47,8 @@ pub(super) fn read(
             training configuration (pi0 50, pi0_droid and pi05_libero 10, pi05_droid 15)",
         ));
     }
-    let Some(state_tokens) = source.state_tokens.or((kind == Pi0Kind::Pi0).then_some(StateTokens::None))
+    let Some(state_tokens) =
+        source.state_tokens.or((kind == Pi0Kind::Pi0).then_some(StateTokens::None))
     else {
         return Err(fields.error(
             "state_tokens",
@@ -63,8 +64,7 @@ pub(super) fn read(
         Some(file) => Some(file.clone()),
         None => assets(&source.folder)?,
     };
-    let normalizers =
-        stats.map(|file| read_norm_stats(&file, mode, [None, None])).transpose()?;
+    let normalizers = stats.map(|file| read_norm_stats(&file, mode, [None, None])).transpose()?;
     let (state, action) = match &normalizers {
         Some([state, action]) => (state.low.len(), action.low.len()),
         None => (width, width),
@@ -86,11 +86,10 @@ pub(super) fn read(
         json!({"observation.state": {"type": "STATE", "shape": [state]},
             "observation.images.base_0_rgb": {"type": "VISUAL", "shape": [3, 224, 224]}}),
     );
-    lerobot.insert(
-        "output_features".into(),
-        json!({"action": {"type": "ACTION", "shape": [action]}}),
-    );
-    let bytes = serde_json::to_vec(&lerobot).map_err(|error| CheckpointError::json(path, &error))?;
+    lerobot
+        .insert("output_features".into(), json!({"action": {"type": "ACTION", "shape": [action]}}));
+    let bytes =
+        serde_json::to_vec(&lerobot).map_err(|error| CheckpointError::json(path, &error))?;
     let mut config = Pi0Config::from_json(path, &bytes)?;
     let camera = |name: &str| Camera {
         feature: format!("observation.images.{name}"),

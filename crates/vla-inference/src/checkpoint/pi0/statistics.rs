@@ -105,9 +105,8 @@ impl StateFile {
 }
 
 fn check(path: &Path, key: &str, values: &[f32], width: usize) -> Result<(), CheckpointError> {
-    let fail = |value: String, remedy: String| {
-        Err(CheckpointError::field(path, key, value, remedy))
-    };
+    let fail =
+        |value: String, remedy: String| Err(CheckpointError::field(path, key, value, remedy));
     if values.len() != width {
         let remedy = format!("config.json states {width}; use both from one checkpoint");
         return fail(format!("{} values wide", values.len()), remedy);
@@ -157,9 +156,8 @@ fn numbers(
     value: Option<&Value>,
     width: Option<usize>,
 ) -> Result<Vec<f32>, CheckpointError> {
-    let fail = |value: String, remedy: String| {
-        Err(CheckpointError::field(path, name, value, remedy))
-    };
+    let fail =
+        |value: String, remedy: String| Err(CheckpointError::field(path, name, value, remedy));
     let Some(values) = value.and_then(Value::as_array) else {
         return fail(value.map_or("missing".into(), shown), EXTERNAL.into());
     };

@@ -58,8 +58,7 @@ impl<B: Backend> Layer<B> {
     ) -> Result<Self, ModelError> {
         let GemmaConfig { width, mlp_dim, num_heads, num_kv_heads, head_dim, .. } = *config;
         let (queries, keys) = (num_heads * head_dim, num_kv_heads * head_dim);
-        let shape =
-            HeadShape { heads: num_heads, kv_heads: num_kv_heads, head_dim, rotary: true };
+        let shape = HeadShape { heads: num_heads, kv_heads: num_kv_heads, head_dim, rotary: true };
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
         let norm = |name| load_norm(backend, weights, name, (width, adaptive));
         let column = (WeightRole::Attention, TensorParallel::ColumnByHead(shape));

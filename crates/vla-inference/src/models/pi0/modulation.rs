@@ -7,9 +7,7 @@
 
 use super::time::TimeEmbedding;
 use crate::backend::cpu::{CpuBackend, CpuLinear};
-use crate::backend::{
-    Activation, Backend, BackendError, LinearSource, TensorParallel, WeightRole,
-};
+use crate::backend::{Activation, Backend, BackendError, LinearSource, TensorParallel, WeightRole};
 use crate::checkpoint::pi0::GemmaConfig;
 use crate::models::{ModelError, Weights};
 use crate::tensor::HostTensor;
@@ -24,11 +22,7 @@ pub(super) struct NormModulation<B: Backend> {
 
 impl<B: Backend> NormModulation<B> {
     /// Scale and shift of a normalised matrix.
-    pub(super) fn apply(
-        &self,
-        backend: &B,
-        normed: &B::Tensor,
-    ) -> Result<B::Tensor, BackendError> {
+    pub(super) fn apply(&self, backend: &B, normed: &B::Tensor) -> Result<B::Tensor, BackendError> {
         backend.multiply_add(normed, &self.factor, &self.shift)
     }
 
@@ -122,9 +116,7 @@ impl TimeNetwork {
             // A second SiLU after the second layer: leaving it out costs a fifth of LIBERO's
             // successes.
             let cond = host.linear(&hidden, &self.time_mlp_out, Activation::Silu)?;
-            let dense = |layer| {
-                host.download(&host.linear(&cond, layer, Activation::Identity)?)
-            };
+            let dense = |layer| host.download(&host.linear(&cond, layer, Activation::Identity)?);
             Ok(ModulationTable {
                 norms: self.dense.iter().map(dense).collect::<Result<_, _>>()?,
                 width: self.width,

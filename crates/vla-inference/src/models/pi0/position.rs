@@ -83,7 +83,9 @@ mod tests {
         let wide = interpolated(&constant, [5, 7]).unwrap();
         assert_eq!(wide.shape(), [35, 1]);
         assert!(wide.to_f32().iter().all(|v| (v - 2.5).abs() < 1e-6));
-        assert!(interpolated(&HostTensor::from_f32(&[8, 1], vec![0.; 8]).unwrap(), [3, 3]).is_err());
+        assert!(
+            interpolated(&HostTensor::from_f32(&[8, 1], vec![0.; 8]).unwrap(), [3, 3]).is_err()
+        );
     }
 
     /// torch 2.11: `F.interpolate(torch.arange(16.).reshape(1, 1, 4, 4) ** 2, size=(3, 6),

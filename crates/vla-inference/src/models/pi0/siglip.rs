@@ -85,11 +85,7 @@ impl<B: Backend> SiglipTower<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn load(
-        backend: &B,
-        weights: &Weights<'_>,
-        config: &SiglipConfig,
-    ) -> Result<Self, ModelError> {
+    fn load(backend: &B, weights: &Weights<'_>, config: &SiglipConfig) -> Result<Self, ModelError> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let shape = HeadShape {
             heads: config.num_attention_heads,
@@ -120,7 +116,8 @@ impl<B: Backend> Layer<B> {
         let normed = backend.layer_norm(&x, &self.layer_norm1)?;
         let qkv = backend.linear(&normed, &self.qkv, Activation::Identity)?;
         let attended = backend.attention(&qkv, heads)?;
-        let x = backend.add(x, &backend.linear(&attended, &self.out_proj, Activation::Identity)?)?;
+        let x =
+            backend.add(x, &backend.linear(&attended, &self.out_proj, Activation::Identity)?)?;
         let normed = backend.layer_norm(&x, &self.layer_norm2)?;
         let hidden = backend.linear(&normed, &self.fc1, Activation::GeluTanh)?;
         backend.add(x, &backend.linear(&hidden, &self.fc2, Activation::Identity)?)
