@@ -6,6 +6,7 @@
 mod check;
 mod kind;
 mod kit;
+pub mod pi0;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};

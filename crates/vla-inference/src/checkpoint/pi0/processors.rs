@@ -37,6 +37,27 @@ pub enum ActionMapping {
 }
 
 impl ActionMapping {
+    /// Relative in every dimension whose name contains none of the `excluded` words, in any case.
+    /// As LeRobot does it: without names nothing can be excluded.
+    #[must_use]
+    pub fn relative(names: Option<&[String]>, excluded: &[String], dimensions: usize) -> Self {
+        let is_relative = |at: usize| {
+            let name = names.and_then(|names| names.get(at)).map(|name| name.to_lowercase());
+            let hit = |word: &String| {
+                !word.is_empty()
+                    && name.as_ref().is_some_and(|name| name.contains(&word.to_lowercase()))
+            };
+            !excluded.iter().any(hit)
+        };
+        Self::Relative { mask: (0..dimensions).map(is_relative).collect() }
+    }
+
+    /// The first dimension that is relative to a state of only `state` dimensions.
+    fn beyond(&self, state: usize) -> Option<usize> {
+        let Self::Relative { mask } = self else { return None };
+        (state..mask.len()).find(|&at| mask[at])
+    }
+
     /// `action + state` where relative.
     #[must_use]
     pub fn to_absolute(&self, action: &[f32], state: &[f32]) -> Vec<f32> {
@@ -387,23 +408,13 @@ fn mapping(
         Some(fields) => names(fields, "exclude_joints")?.unwrap_or_default(),
         None => Vec::new(),
     };
-    // As LeRobot does: without names nothing can be excluded.
-    let relative = |at: usize| {
-        let name = own_names.as_ref().and_then(|names| names.get(at));
-        let name = name.map(|name| name.to_lowercase());
-        let hit = |token: &String| {
-            !token.is_empty()
-                && name.as_ref().is_some_and(|name| name.contains(&token.to_lowercase()))
-        };
-        !excluded.iter().any(hit)
-    };
-    let mask: Vec<bool> = (0..action).map(relative).collect();
-    if let Some(at) = (state..action).find(|&at| mask[at]) {
+    let mapping = ActionMapping::relative(own_names.as_deref(), &excluded, action);
+    if let Some(at) = mapping.beyond(state) {
         let remedy = format!(
             "action dimension {at} is relative to the state, which has {state} dimensions; \
             restore the checkpoint's files"
         );
         return Err(pre.error("relative_actions_processor", "enabled", &remedy));
     }
-    Ok((ActionMapping::Relative { mask }, action_names))
+    Ok((mapping, action_names))
 }
