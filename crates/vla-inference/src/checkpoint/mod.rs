@@ -15,6 +15,7 @@
 //! | [`PreprocessorConfig`] | preprocessor_config.json: size, mean and std per tower |
 //! | [`ExpectedTensor`] | a tensor that the configuration needs: `config.expected_tensors()` |
 //! | [`Inventory`] | summary of the weights, compared with the expected tensors |
+//! | [`pi0`] | folders of pi0 and pi0.5 |
 //! | [`Tokenizer`] | tokenizer.json: `.encode(text)` |
 //! | [`CheckpointError`] | every error of this module, one line each |
 
@@ -31,8 +32,10 @@ mod llama_config;
 mod map;
 mod norm_stats;
 mod oft;
+pub mod pi0;
 mod preprocessor;
 mod read;
+mod sentencepiece;
 mod shard;
 mod tokenizer;
 mod torch;

@@ -171,11 +171,7 @@ impl Kit {
     /// # Errors
     /// When the file is broken.
     pub fn tensors(&self, case: usize) -> Result<Option<BTreeMap<String, HostTensor>>, KitError> {
-        let path = self.folder.join(format!("tensors/case{case:02}.safetensors"));
-        if !path.exists() {
-            return Ok(None);
-        }
-        tensors(&path).map(Some)
+        read_tensors(&self.folder.join(format!("tensors/case{case:02}.safetensors")))
     }
 }
 
@@ -186,8 +182,11 @@ pub(super) fn image(folder: &Path, path: &Path) -> Result<RgbImage, KitError> {
         .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
 }
 
-/// All tensors of a file.
-pub(super) fn tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>, KitError> {
+/// The float tensors of a file; `None` when there is no such file.
+pub(super) fn read_tensors(path: &Path) -> Result<Option<BTreeMap<String, HostTensor>>, KitError> {
+    if !path.exists() {
+        return Ok(None);
+    }
     let failed = |reason: String| KitError { path: path.to_owned(), reason };
     let file = SafetensorsFile::open(path).map_err(|error| failed(error.to_string()))?;
     let mut tensors = BTreeMap::new();
@@ -198,10 +197,9 @@ pub(super) fn tensors(path: &Path) -> Result<BTreeMap<String, HostTensor>, KitEr
             .map_err(|error| failed(error.to_string()))?;
         tensors.insert(name.to_owned(), tensor);
     }
-    Ok(tensors)
+    Ok(Some(tensors))
 }
 
-/// A JSON file of a kit.
 pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {
     let failed = |reason: String| KitError { path: path.to_owned(), reason };
     let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();

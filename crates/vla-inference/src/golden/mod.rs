@@ -8,6 +8,7 @@ pub mod image_preparation;
 mod kind;
 mod kit;
 mod oft;
+pub mod pi0;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};

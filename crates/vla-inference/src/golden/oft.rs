@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::check::CheckError;
-use super::kit::{KitError, image, json, tensors};
+use super::kit::{KitError, image, json, read_tensors};
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{BoundsKind, OftCheckpoint};
 use crate::models::oft::OftLayout;
@@ -300,8 +300,8 @@ pub struct OftCaseResult {
     pub stages: usize,
     /// Stage with the lowest correlation, and that correlation.
     pub lowest: Option<(String, f64)>,
-    /// Largest difference of a normalised action.
-    pub normalized_error: f64,
+    /// Largest difference of a normalised action, where the kit has them.
+    pub normalized_error: Option<f64>,
     /// Largest difference of an action, in the data set's units.
     pub action_error: f64,
     /// Tokens that differ, of a discrete answer.
@@ -322,11 +322,11 @@ impl std::fmt::Display for OftCaseResult {
         if self.tokens_differ > 0 {
             write!(f, ", {} tokens differ", self.tokens_differ)?;
         }
-        write!(
-            f,
-            ", actions off by {:.1e} normalised, {:.1e} in units",
-            self.normalized_error, self.action_error
-        )?;
+        f.write_str(", actions off by ")?;
+        if let Some(error) = self.normalized_error {
+            write!(f, "{error:.1e} normalised, ")?;
+        }
+        write!(f, "{:.1e} in units", self.action_error)?;
         f.write_str(if self.missed.is_empty() { ": ok" } else { ": MISSED " })?;
         f.write_str(&self.missed.join("; "))
     }
@@ -441,7 +441,7 @@ impl Run<'_> {
             state_error: 0.0,
             stages: 0,
             lowest: None,
-            normalized_error: 0.0,
+            normalized_error: None,
             action_error: 0.0,
             tokens_differ: 0,
             missed: Vec::new(),
@@ -454,7 +454,11 @@ impl Run<'_> {
         let pixels: Vec<&[u8]> = images.iter().map(RgbImage::pixels).collect();
         let generation = match (&variant.tensors, &case.tensors) {
             (Some(prefix), Some(path)) => {
-                let golden = tensors(&kit.folder.join(path))?;
+                let path = kit.folder.join(path);
+                let golden = read_tensors(&path)?.ok_or_else(|| KitError {
+                    path: path.clone(),
+                    reason: "is missing".into(),
+                })?;
                 let backend = policy.backend();
                 let mut recorder = Recorder { backend, tensors: BTreeMap::new() };
                 let generation = policy.generate(&pixels, &ids, &state, &mut recorder);
@@ -585,22 +589,22 @@ impl Run<'_> {
         }
         result.action_error = largest(&ours.actions, &theirs.actions);
         if !theirs.normalized_actions.is_empty() {
-            result.normalized_error = largest(&ours.normalized, &theirs.normalized_actions);
+            let worst = largest(&ours.normalized, &theirs.normalized_actions);
+            result.normalized_error = Some(worst);
+            if let Some(limit) = self.bounds.actions
+                && (worst.is_nan() || worst > limit)
+            {
+                result.missed.push(format!("normalised actions are off by {worst:.1e}"));
+            }
+            let causal = &theirs.wrong_if_causal;
+            if !causal.is_empty() && largest(&ours.normalized, causal) <= worst {
+                result.missed.push("the actions are nearer to those of causal attention".into());
+            }
         }
-        // Physical errors are judged in units of half the range, as normalised ones.
-        let worst = result.normalized_error;
-        if let Some(limit) = self.bounds.actions
-            && (worst.is_nan() || worst > limit)
-        {
-            result.missed.push(format!("normalised actions are off by {worst:.1e}"));
-        }
+        // Wide ranges enlarge the error of a normalised action with them.
         let units = largest_of(&theirs.actions).max(1.0) * self.bounds.actions.unwrap_or(f64::MAX);
         if result.action_error.is_nan() || result.action_error > units {
             result.missed.push(format!("actions are off by {:.1e}", result.action_error));
-        }
-        let causal = &theirs.wrong_if_causal;
-        if !causal.is_empty() && largest(&ours.normalized, causal) <= worst {
-            result.missed.push("the actions are nearer to those of causal attention".into());
         }
     }
 }

@@ -134,23 +134,29 @@ impl<B: Backend> Llama<B> {
         })
     }
 
-    /// Runs a whole sequence `x` = `[positions, hidden]` that nothing continues, and returns the
-    /// normalised hidden state of the rows `kept`.
+    /// A cache of one layer, which all layers of [`Llama::forward_once`] use in turn.
     ///
     /// # Errors
-    /// When device memory is short or the device fails.
+    /// When device memory is short.
+    pub fn scratch_cache(&self, backend: &B, positions: usize) -> Result<B::Cache, BackendError> {
+        self.cache_of(backend, 1, positions)
+    }
+
+    /// Runs a whole sequence `x` = `[positions, hidden]` that nothing continues, so that no keys are
+    /// kept, and returns the normalised hidden state of the rows `kept`.
+    ///
+    /// # Errors
+    /// When the device fails.
     pub fn forward_once(
         &self,
         backend: &B,
         x: B::Tensor,
+        scratch: &mut B::Cache,
         (mask, kept): (Mask, Range<usize>),
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let [rows, _] = backend.shape(&x);
-        // No later pass reads the keys: every layer uses the same place.
-        let mut cache = self.cache_of(backend, 1, rows)?;
         self.run(backend, x, kept, probe, |qkv, _| {
-            backend.cached_attention(qkv, &mut cache, 0, 0, mask)
+            backend.cached_attention(qkv, scratch, 0, 0, mask)
         })
     }
 

@@ -163,6 +163,32 @@ impl<'a> Weights<'a> {
             .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
     }
 
+    /// [`Weights::stacked`] of layers with a bias each.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn stacked_with_bias<B: Backend>(
+        &self,
+        backend: &B,
+        (role, parallelism): (WeightRole, TensorParallel),
+        parts: &[(&str, usize)],
+        inputs: usize,
+    ) -> Result<B::Linear, ModelError> {
+        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        for (name, outputs) in parts {
+            let layer = self.at(name);
+            weights.push(layer.tensor("weight", &[*outputs, inputs])?);
+            bias.extend(layer.tensor("bias", &[*outputs])?.to_f32());
+        }
+        let bias = HostTensor::from_f32(&[bias.len()], bias)
+            .map_err(|source| ModelError::Tensor { name: self.prefix.clone(), source })?;
+        let source =
+            LinearSource { role, weights, bias: Some(bias), output_scale: None, parallelism };
+        backend
+            .load_linear(source)
+            .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
+    }
+
     /// The layer norm `name` over `width` columns.
     ///
     /// # Errors

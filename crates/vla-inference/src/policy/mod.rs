@@ -4,6 +4,7 @@ mod action_codec;
 mod device;
 mod oft;
 mod openvla;
+pub mod pi0;
 mod prompt;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
@@ -13,6 +14,7 @@ pub use device::{
 };
 pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use prompt::prompt;
 
 use std::ops::Range;
@@ -133,6 +135,9 @@ pub enum PolicyError {
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
+    /// A flow-matching policy cannot decide.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),

@@ -15,8 +15,9 @@ use super::{
     ActionCodec, CodecError, Decision, Instruction, Observation, Policy, PolicyError, PolicyInfo,
     Stage, prompt,
 };
-use crate::backend::{Backend, Mask};
+use crate::backend::{Backend, Mask, TraceBackend};
 use crate::checkpoint::{ActionStats, BoundsKind, OftCheckpoint, StatsOf, ValueBounds};
+use crate::models::oft::trace::{TracedAnswer, TracedAnswers};
 use crate::models::oft::{OftAnswer, OftInput, OftParts, OpenVlaOft};
 use crate::models::vit::Conditioning;
 use crate::models::{NoProbe, Probe};
@@ -59,6 +60,12 @@ impl OftContract {
 /// A contract that the checkpoint does not fulfil.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OftError {
+    /// No policy file for it.
+    #[error(
+        "{0}: an OpenVLA-OFT checkpoint; its cameras, image preparation, chunk, bounds and state \
+        are in no file of the folder, so that it needs a policy file made for it"
+    )]
+    NoContract(String),
     /// A chunk without steps, or too long.
     #[error("a chunk of {0} steps; the policy file must give 1 to {MAX_CHUNK}")]
     Chunk(usize),
@@ -172,6 +179,16 @@ pub struct OftPolicy<B: Backend> {
     codec: ActionCodec,
     prompted: Option<Prompted<B>>,
     info: PolicyInfo,
+    /// Answers with traces, see [`OftPolicy::with_traces`].
+    traced: Option<Box<dyn TracedAnswer<B>>>,
+}
+
+impl<B: TraceBackend + 'static> OftPolicy<B> {
+    /// Answers with a captured trace instead of eagerly.
+    #[must_use]
+    pub fn with_traces(self) -> Self {
+        Self { traced: Some(Box::<TracedAnswers<B>>::default()), ..self }
+    }
 }
 
 impl<B: Backend> OftPolicy<B> {
@@ -244,6 +261,7 @@ impl<B: Backend> OftPolicy<B> {
             codec,
             prompted,
             info,
+            traced: None,
         })
     }
 
@@ -364,23 +382,57 @@ impl<B: Backend> OftPolicy<B> {
         state: &[f64],
         probe: &mut impl Probe<B>,
     ) -> Result<OftGeneration, PolicyError> {
-        let (chunk, dim) = (self.contract.chunk, self.info.action_dim);
         let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
-        let state = self.state.as_ref().map(|_| state.as_slice());
-        let input = OftInput { images, prompt, state, conditioning, actions: (chunk, dim) };
+        let input = self.input(images, (prompt, conditioning), &state);
         let mut watch = Stopwatch::start();
-        let answer =
-            self.model.answer(&self.backend, &input, probe, |stage| watch.lap(stage))?;
-        let mut generation = OftGeneration { stages: watch.stages, ..OftGeneration::default() };
+        let answer = self.model.answer(&self.backend, &input, probe, |stage| watch.lap(stage))?;
+        self.decoded(answer, watch.stages)
+    }
+
+    fn input<'a>(
+        &self,
+        images: &'a [&'a [u8]],
+        (prompt, conditioning): (&'a [u32], Option<&'a Conditioning<B>>),
+        state: &'a [f32],
+    ) -> OftInput<'a, B> {
+        let actions = (self.contract.chunk, self.info.action_dim);
+        let state = self.state.as_ref().map(|_| state);
+        OftInput { images, prompt, state, conditioning, actions }
+    }
+
+    /// [`OftPolicy::generate`] with a trace; `None` without [`OftPolicy::with_traces`].
+    fn generate_traced(
+        &mut self,
+        images: &[&[u8]],
+        prompt: &[u32],
+        state: &[f64],
+    ) -> Option<Result<OftGeneration, PolicyError>> {
+        let mut traced = self.traced.take()?;
+        let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
+        let input = self.input(images, (prompt, None), &state);
+        let mut watch = Stopwatch::start();
+        let answered =
+            self.backend.scope(|| traced.answer(&self.backend, &self.model, &input));
+        self.traced = Some(traced);
+        Some(answered.map_err(PolicyError::from).and_then(|(answer, executed)| {
+            watch.lap(if executed { "execute" } else { "capture" });
+            self.decoded(answer, watch.stages)
+        }))
+    }
+
+    /// Actions in the data set's units.
+    fn decoded(&self, answer: OftAnswer, stages: Vec<Stage>) -> Result<OftGeneration, PolicyError> {
+        let dim = self.info.action_dim;
+        let mut generation = OftGeneration { stages, ..OftGeneration::default() };
         match answer {
             OftAnswer::Normalized(values) => {
                 for step in values.chunks_exact(dim) {
-                    generation.normalized.push(step.iter().map(|&n| f64::from(n)).collect());
+                    let normalized: Vec<f64> = step.iter().map(|&n| f64::from(n)).collect();
                     // The official code computes half the sum in float32, the rest in float64.
                     let halves: Vec<f64> =
                         step.iter().map(|&n| f64::from(0.5f32 * (n + 1.0))).collect();
-                    let passed = generation.normalized.last().map_or(&[][..], Vec::as_slice);
-                    generation.actions.push(self.unnormalize(&halves, passed));
+                    generation.actions.push(self.unnormalize(&halves, &normalized));
+                    generation.normalized.push(normalized);
                 }
             }
             OftAnswer::Tokens(ids, margins) => {
@@ -432,7 +484,11 @@ impl<B: Backend> OftPolicy<B> {
         let text = prompt(&self.checkpoint.base.config.prompt, instruction);
         let ids = self.tokenize(&text)?;
         let Self { backend, model, .. } = self;
-        let conditioning = backend.scope(|| model.condition(backend, &ids, &mut NoProbe))?;
+        // A trace holds its own, and nothing may be allocated while it exists.
+        let conditioning = match self.traced {
+            Some(_) => None,
+            None => backend.scope(|| model.condition(backend, &ids, &mut NoProbe))?,
+        };
         Ok(Prompted { instruction: instruction.clone(), text, ids, conditioning })
     }
 }
@@ -531,10 +587,13 @@ impl<B: Backend> Policy for OftPolicy<B> {
         let preprocess =
             Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
         let images: Vec<&[u8]> = prepared.iter().map(RgbImage::pixels).collect();
-        let prompt = (prompted.ids.as_slice(), prompted.conditioning.as_ref());
-        let generation = self.backend.scope(|| {
-            self.generate_conditioned(&images, prompt, &state, &mut NoProbe)
-        })?;
+        let generation = match self.generate_traced(&images, &prompted.ids, &state) {
+            Some(generation) => generation?,
+            None => self.backend.scope(|| {
+                let prompt = (prompted.ids.as_slice(), prompted.conditioning.as_ref());
+                self.generate_conditioned(&images, prompt, &state, &mut NoProbe)
+            })?,
+        };
         let (text, ids) = (prompted.text.clone(), prompted.ids.clone());
         self.prompted = Some(prompted);
         Ok(Decision {

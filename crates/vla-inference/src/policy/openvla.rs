@@ -55,6 +55,10 @@ pub struct PolicyOptions {
     /// Launch every operation from the host, also on a device that can execute traces. Read by
     /// [`load_policy`](super::load_policy).
     pub eager: bool,
+    /// Options of flow-matching policies (pi0, pi0.5).
+    pub flow: super::FlowOptions,
+    /// What the policy file says of an OpenVLA-OFT checkpoint; required for one.
+    pub oft: Option<super::OftContract>,
 }
 
 /// Counters of speculative decoding.

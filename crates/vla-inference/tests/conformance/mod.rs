@@ -163,6 +163,7 @@ fn active(x: f64, activation: Activation) -> f64 {
         Activation::Gelu => gelu(x),
         Activation::GeluTanh => gelu_tanh(x),
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
     }
 }
 
@@ -185,9 +186,13 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
             values: weights.iter().flat_map(|w| w.values.clone()).collect(),
         };
         let product = x.times_transposed(&stacked);
-        for activation in
-            [Activation::Identity, Activation::Gelu, Activation::GeluTanh, Activation::Silu]
-        {
+        for activation in [
+            Activation::Identity,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+            Activation::Relu,
+        ] {
             for full in [false, true] {
                 let layer = backend
                     .load_linear(LinearSource {
@@ -634,6 +639,15 @@ fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
     near(backend, "concat_rows", &joined, &rows, tolerance);
     let cut = Matrix { rows: 4, columns: 64, values: rows.values[2 * 64..6 * 64].to_vec() };
     near(backend, "slice_rows", &backend.slice_rows(&joined, 2..6).unwrap(), &cut, tolerance);
+    // Rows that neither tiles nor registers divide, side by side and back.
+    let tall = numbers.matrix(35, 48);
+    let wide = Matrix { rows: 5, columns: 7 * 48, values: tall.values.clone() };
+    let device = backend.upload(&host(&tall)).unwrap();
+    let reshaped = backend.reshape_rows(&device, 5).unwrap();
+    near(backend, "reshape_rows", &reshaped, &wide, tolerance);
+    let back = backend.reshape_rows(&reshaped, 35).unwrap();
+    near(backend, "reshape_rows back", &back, &tall, tolerance);
+    assert!(backend.reshape_rows(&device, 11).is_err() && backend.reshape_rows(&device, 0).is_err());
     let c = numbers.matrix(3, 72);
     let want = Matrix::from_fn(3, 136, |row, column| {
         if column < 64 { a.at(row, column) } else { c.at(row, column - 64) }

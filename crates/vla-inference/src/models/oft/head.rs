@@ -43,15 +43,15 @@ impl<B: Backend> ProprioProjector<B> {
         })
     }
 
-    /// Normalised state to `[1, hidden]`: a linear layer, exact GELU, a linear layer.
+    /// Normalised state `[1, state_dim]` to `[1, hidden]`: a linear layer, exact GELU, a linear
+    /// layer.
     pub(super) fn forward(
         &self,
         backend: &B,
-        state: &[f32],
+        state: &B::Tensor,
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let x = backend.upload(&HostTensor::from_f32(&[1, state.len()], state.to_vec())?)?;
-        let x = backend.linear(&x, &self.fc1, Activation::Gelu)?;
+        let x = backend.linear(state, &self.fc1, Activation::Gelu)?;
         let x = backend.linear(&x, &self.fc2, Activation::Identity)?;
         probe.observe("proprio.token", &x)?;
         Ok(x)

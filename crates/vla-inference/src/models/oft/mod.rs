@@ -13,6 +13,7 @@
 
 mod film;
 mod head;
+pub mod trace;
 
 use std::ops::Range;
 
@@ -176,7 +177,7 @@ impl<B: Backend> OpenVlaOft<B> {
     ) -> Result<Option<Conditioning<B>>, ModelError> {
         let Some(film) = &self.film else { return Ok(None) };
         self.base.check_prompt(prompt, 0, 1)?;
-        let text = self.base.llama().embed(backend, &[prompt, &[STOP]].concat())?;
+        let text = self.base.llama().embed(backend, &with_stop(prompt))?;
         Ok(Some(film.condition(backend, &text, probe)?))
     }
 
@@ -192,106 +193,188 @@ impl<B: Backend> OpenVlaOft<B> {
         probe: &mut impl Probe<B>,
         mut lap: impl FnMut(&'static str),
     ) -> Result<OftAnswer, ModelError> {
-        let (chunk, action_dim) = input.actions;
-        let answers = chunk * action_dim;
-        self.check(input, answers)?;
-        let features = self.features(backend, input, probe)?;
-        lap("vision");
-        let image = self.base.project(backend, &features, probe)?;
-        lap("projector");
-        let x = self.sequence(backend, input, &image, answers, probe)?;
-        let [patches, _] = backend.shape(&image);
-        let layout =
-            OftLayout::new(patches, input.state.is_some(), input.prompt.len(), answers);
-        let states =
-            self.base.llama().forward_once(backend, x, (self.mask, layout.read), probe)?;
-        lap("prefill");
-        let answer = match &self.head {
-            Some(head) => {
-                let actions = head.forward(backend, &states, (chunk, action_dim), probe)?;
-                OftAnswer::Normalized(backend.download(&actions)?.to_f32())
-            }
-            None => {
-                let logits = self.base.llama().logits(backend, &states)?;
-                let greedy = self.base.greedy(backend, &logits)?;
-                let (ids, tops): (Vec<_>, Vec<_>) = greedy.into_iter().unzip();
-                OftAnswer::Tokens(ids, tops.into_iter().map(|top| top.logit_margin()).collect())
-            }
-        };
+        let shape = self.check(input)?;
+        if self.film.is_some() != input.conditioning.is_some() {
+            return Err(refused("FiLM and the prompt's conditioning go together".into()));
+        }
+        let mut placed = self.place(backend, input, shape)?;
+        let text = self.base.llama().embed(backend, &with_stop(input.prompt))?;
+        let film = input.conditioning;
+        let answer = self.compute(backend, &mut placed, (&text, film), probe, &mut lap)?;
+        let answer = self.read(backend, &answer)?;
         lap("head");
         Ok(answer)
     }
 
-    fn check(&self, input: &OftInput<'_, B>, answers: usize) -> Result<(), ModelError> {
-        let refuse = |detail: String| {
-            Err(ModelError::from(BackendError::Shape { operation: "openvla-oft", detail }))
-        };
+    /// Uploads everything but the prompt, and allocates what a pass needs.
+    fn place(
+        &self,
+        backend: &B,
+        input: &OftInput<'_, B>,
+        shape: OftShape,
+    ) -> Result<Placed<B>, BackendError> {
+        let images = input.images.iter().map(|rgb| self.base.upload_images(backend, rgb));
+        let answers = shape.chunk * shape.action_dim;
+        let zeros = vec![0.0; answers * self.hidden];
+        let state = input.state.map(|state| backend.upload(&row(state)?));
+        Ok(Placed {
+            images: images.collect::<Result<_, _>>()?,
+            state: state.transpose()?,
+            zeros: backend.upload(&HostTensor::from_f32(&[answers, self.hidden], zeros)?)?,
+            scratch: self.base.llama().scratch_cache(backend, shape.layout().rows)?,
+            shape,
+        })
+    }
+
+    /// The pass, on the device from end to end: actions `[chunk, action_dim]`, or logits `[chunk *
+    /// action_dim, vocabulary]` without a head. `text` holds the embeddings of the prompt and the
+    /// stop token.
+    fn compute(
+        &self,
+        backend: &B,
+        placed: &mut Placed<B>,
+        (text, film): (&B::Tensor, Option<&Conditioning<B>>),
+        probe: &mut impl Probe<B>,
+        lap: &mut impl FnMut(&'static str),
+    ) -> Result<B::Tensor, BackendError> {
+        let shape = placed.shape;
+        let features = self.features(backend, &placed.images, film, probe)?;
+        lap("vision");
+        let image = self.base.project(backend, &features, probe)?;
+        lap("projector");
+        let x = self.sequence(backend, placed, (&image, text), probe)?;
+        let (llama, read) = (self.base.llama(), shape.layout().read);
+        let states =
+            llama.forward_once(backend, x, &mut placed.scratch, (self.mask, read), probe)?;
+        lap("prefill");
+        match &self.head {
+            Some(head) => {
+                head.forward(backend, &states, (shape.chunk, shape.action_dim), probe)
+            }
+            None => llama.logits(backend, &states),
+        }
+    }
+
+    /// The answers that [`OpenVlaOft::compute`] left on the device.
+    fn read(&self, backend: &B, answer: &B::Tensor) -> Result<OftAnswer, BackendError> {
+        if self.head.is_some() {
+            return Ok(OftAnswer::Normalized(backend.download(answer)?.to_f32()));
+        }
+        let greedy = self.base.greedy(backend, answer)?;
+        let (ids, tops): (Vec<_>, Vec<_>) = greedy.into_iter().unzip();
+        Ok(OftAnswer::Tokens(ids, tops.into_iter().map(|top| top.logit_margin()).collect()))
+    }
+
+    /// Whether the input fits the model, and its shape.
+    fn check(&self, input: &OftInput<'_, B>) -> Result<OftShape, ModelError> {
+        let (chunk, action_dim) = input.actions;
+        let answers = chunk * action_dim;
         if input.images.is_empty() || answers == 0 {
-            return refuse(format!("{} images, {answers} numbers", input.images.len()));
+            return Err(refused(format!("{} images, {answers} numbers", input.images.len())));
         }
         match (&self.proprio, input.state) {
             (Some(_), Some(_)) | (None, None) => {}
-            (Some(_), None) => return refuse("the model needs the robot's state".into()),
-            (None, Some(_)) => return refuse("the model takes no state".into()),
+            (Some(_), None) => return Err(refused("the model needs the robot's state".into())),
+            (None, Some(_)) => return Err(refused("the model takes no state".into())),
         }
-        if self.film.is_some() != input.conditioning.is_some() {
-            return refuse("FiLM and the prompt's conditioning go together".into());
-        }
+        let state = input.state.is_some();
+        let patches = input.images.len() * self.patches();
         // One more for the stop token.
-        let rows = input.images.len() * self.patches() + usize::from(input.state.is_some());
-        self.base.check_prompt(input.prompt, rows, answers + 1).map(drop)
+        let rows = patches + usize::from(state);
+        self.base.check_prompt(input.prompt, rows, answers + 1)?;
+        Ok(OftShape { patches, state, prompt: input.prompt.len(), chunk, action_dim })
     }
 
     /// Patch features of all images, one image after the other, `[images * patches, widths]`.
     fn features(
         &self,
         backend: &B,
-        input: &OftInput<'_, B>,
+        images: &[Vec<B::Image>],
+        film: Option<&Conditioning<B>>,
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let mut all = Vec::with_capacity(input.images.len());
-        for (number, rgb) in input.images.iter().enumerate() {
-            let images = self.base.upload_images(backend, rgb)?;
+        let mut all = Vec::with_capacity(images.len());
+        for (number, image) in images.iter().enumerate() {
             let mut probe = OfImage { number, probe };
-            let film = input.conditioning;
-            all.push(self.base.conditioned_features(backend, &images, film, &mut probe)?);
+            all.push(self.base.conditioned_features(backend, image, film, &mut probe)?);
         }
-        match all.as_slice() {
-            [_] => all.pop().ok_or_else(|| BackendError::Shape {
-                operation: "features",
-                detail: "no image".into(),
-            }),
-            _ => backend.concat_rows(&all.iter().collect::<Vec<_>>()),
+        match (all.pop(), all.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (last, _) => {
+                all.extend(last);
+                backend.concat_rows(&all.iter().collect::<Vec<_>>())
+            }
         }
     }
 
     fn sequence(
         &self,
         backend: &B,
-        input: &OftInput<'_, B>,
-        image: &B::Tensor,
-        answers: usize,
+        placed: &Placed<B>,
+        (image, text): (&B::Tensor, &B::Tensor),
         probe: &mut impl Probe<B>,
-    ) -> Result<B::Tensor, ModelError> {
-        let text = self.base.llama().embed(backend, &[input.prompt, &[STOP]].concat())?;
-        let prompt = input.prompt.len();
-        let state = match (&self.proprio, input.state) {
+    ) -> Result<B::Tensor, BackendError> {
+        let prompt = placed.shape.prompt;
+        let state = match (&self.proprio, &placed.state) {
             (Some(projector), Some(state)) => Some(projector.forward(backend, state, probe)?),
             _ => None,
         };
-        let zeros = HostTensor::from_f32(&[answers, self.hidden], vec![0.0; answers * self.hidden])
-            .map_err(BackendError::from)?;
-        let zeros = backend.upload(&zeros)?;
-        let begin = backend.slice_rows(&text, 0..1)?;
-        let rest = backend.slice_rows(&text, 1..prompt)?;
-        let stop = backend.slice_rows(&text, prompt..prompt + 1)?;
+        let begin = backend.slice_rows(text, 0..1)?;
+        let rest = backend.slice_rows(text, 1..prompt)?;
+        let stop = backend.slice_rows(text, prompt..prompt + 1)?;
         let mut parts = vec![&begin, image];
         parts.extend(&state);
-        parts.extend([&rest, &zeros, &stop]);
+        parts.extend([&rest, &placed.zeros, &stop]);
+        // Not a causal sequence: padding rows would be attended to.
         let x = backend.concat_rows(&parts)?;
         probe.observe("llm.inputs_embeds", &x)?;
         Ok(x)
     }
+}
+
+/// Counts that decide a pass's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OftShape {
+    /// Of all images.
+    patches: usize,
+    state: bool,
+    /// Ids of the prompt.
+    prompt: usize,
+    chunk: usize,
+    action_dim: usize,
+}
+
+impl OftShape {
+    fn layout(self) -> OftLayout {
+        OftLayout::new(self.patches, self.state, self.prompt, self.chunk * self.action_dim)
+    }
+}
+
+/// Inputs on the device, all but the prompt.
+struct Placed<B: Backend> {
+    /// For each image, one for each patch grid.
+    images: Vec<Vec<B::Image>>,
+    /// `[1, state_dim]`.
+    state: Option<B::Tensor>,
+    /// Rows of the actions, `[chunk * action_dim, hidden]`.
+    zeros: B::Tensor,
+    /// Keys and values of the layer being computed.
+    scratch: B::Cache,
+    shape: OftShape,
+}
+
+/// The ids that are embedded: the prompt's and the stop token.
+fn with_stop(prompt: &[u32]) -> Vec<u32> {
+    [prompt, &[STOP]].concat()
+}
+
+/// One row.
+fn row(values: &[f32]) -> Result<HostTensor, BackendError> {
+    Ok(HostTensor::from_f32(&[1, values.len()], values.to_vec())?)
+}
+
+fn refused(detail: String) -> ModelError {
+    BackendError::Shape { operation: "openvla-oft", detail }.into()
 }
 
 /// Puts the image's number before the names that a tower reports.
