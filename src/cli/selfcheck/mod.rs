@@ -1,6 +1,7 @@
 //! `openvla selfcheck`: a golden kit is run and compared with the values of the official code.
 
 mod image_preparation;
+mod oft;
 mod openvla;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ impl Selfcheck {
     pub(super) fn run(self) -> Result<(), CliError> {
         match KitKind::of(&self.golden)? {
             KitKind::Policy(CheckpointKind::OpenVla) => openvla::run(&self),
+            KitKind::Policy(CheckpointKind::OpenVlaOft) => oft::run(&self),
             KitKind::ImagePreparation => image_preparation::run(&self),
             kind => Err(CliError::Bounds(format!(
                 "{}: a kit of the kind {kind:?}, which is not implemented",

@@ -2,7 +2,9 @@
 
 mod action_codec;
 mod device;
+mod oft;
 mod openvla;
+pub mod pi0;
 mod prompt;
 mod scripted;
 
@@ -11,7 +13,9 @@ pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
     load_policy, with_backend,
 };
+pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use prompt::prompt;
 pub use scripted::{ScriptError, ScriptedPolicy};
 
@@ -50,7 +54,8 @@ pub struct Decision {
 /// A part of an inference and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture`
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
+    /// `capture`
     /// (first action of a prompt length) or `execute` (traced).
     pub name: &'static str,
     /// Wall-clock milliseconds.
@@ -135,9 +140,15 @@ pub enum PolicyError {
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
+    /// A flow-matching policy cannot decide.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// The checkpoint does not do what the policy file says of it.
+    #[error(transparent)]
+    Oft(#[from] OftError),
     /// The end-of-sequence token before all action tokens.
     #[error(
         "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does \
