@@ -1,6 +1,7 @@
 //! `openvla selfcheck`: a golden kit is run and compared with the values of the official code.
 
 mod openvla;
+mod pi0;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,7 @@ impl Selfcheck {
     pub(super) fn run(self) -> Result<(), CliError> {
         match KitKind::of(&self.golden)? {
             KitKind::Policy(CheckpointKind::OpenVla) => openvla::run(&self),
+            KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
             kind => Err(CliError::Bounds(format!(
                 "{}: a kit of the kind {kind:?}, which is not implemented",
                 self.golden.display()

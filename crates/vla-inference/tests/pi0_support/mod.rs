@@ -1,6 +1,9 @@
 //! The kits of pi0 and pi0.5, and policies from them.
 #![allow(dead_code)] // each test binary uses some of it
 
+pub mod defective;
+pub mod plain;
+
 use std::path::PathBuf;
 
 use vla_inference::backend::cpu::CpuBackend;

@@ -22,7 +22,7 @@ use crate::checkpoint::pi0::{
     ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
 };
 use crate::models::pi0::Pi0;
-use crate::models::{NoProbe, Probe};
+use crate::models::{NoProbe, Probe, TensorSource};
 use crate::observation::{Observation, RgbImage, torch_bilinear_pad};
 
 /// Options of a flow-matching policy.
@@ -68,7 +68,20 @@ pub enum ContinuationMode {
     Trained,
 }
 
-/// An observation that this policy cannot decide from.
+impl std::str::FromStr for ContinuationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "guided" => Ok(Self::Guided { horizon: None, schedule: None, max_weight: None }),
+            "trained" => Ok(Self::Trained),
+            other => Err(format!("rtc is '{other}'; use none, guided or trained")),
+        }
+    }
+}
+
+/// A policy that cannot be loaded so, or an observation that it cannot decide from.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FlowError {
     /// A checkpoint without statistics.
@@ -192,16 +205,18 @@ impl<B: Backend> Pi0Policy<B> {
             state_tokens: flow.state_tokens,
             horizon: flow.horizon,
         })?;
-        Self::from_checkpoint(backend, checkpoint, options)
+        let weights = checkpoint.weights.clone();
+        Self::from_checkpoint(backend, checkpoint, &weights, options)
     }
 
-    /// Like [`Pi0Policy::open`], with a checkpoint that is open already.
+    /// Like [`Pi0Policy::open`], with the weights of another source than the checkpoint's files.
     ///
     /// # Errors
     /// As [`Pi0Policy::open`].
     pub fn from_checkpoint(
         backend: B,
         checkpoint: Pi0Checkpoint,
+        weights: &(dyn TensorSource + Send + Sync),
         options: &PolicyOptions,
     ) -> Result<Self, PolicyError> {
         let flow = &options.flow;
@@ -226,7 +241,7 @@ impl<B: Backend> Pi0Policy<B> {
         if !(1..=1000).contains(&steps) {
             return Err(FlowError::Steps(steps).into());
         }
-        let load = || Pi0::load(&backend, &checkpoint.weights, &checkpoint);
+        let load = || Pi0::load(&backend, weights, &checkpoint);
         let model = backend.scope(load)?;
         let schedule = backend.scope(|| model.schedule(&backend, steps))?;
         let ranges = action.ranges();
