@@ -17,6 +17,7 @@
 mod config_files;
 mod document;
 mod given;
+mod image_section;
 mod merge;
 mod parameter;
 mod parameter_file;
@@ -37,14 +38,13 @@ use std::{
 pub use config_files::Files;
 pub use document::{PARAMETERS_MD, help, markdown};
 pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
+pub use image_section::{ImageOperation, ImageSection, ImageStep};
 pub use merge::{join, resolve, resolve_with};
 pub use parameter::nearest;
 pub use parameter_file::{
     PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
-pub use policy_file::{
-    Composition, Frame, ImagePreparation, Polarity, PolicyFile, PromptStyle, Resize, Rotation,
-};
+pub use policy_file::{Composition, Frame, Polarity, PolicyFile, PromptStyle, Rotation};
 pub use remap_rule::parse_remap_rule;
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{RobotCommand, RobotFile, RobotWorkspace};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::image_section::{ImageSection, RawImageSection};
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
 use vla_control::ConfigErrors;
 use vla_control::action_chunk::ChunkStep;
@@ -46,27 +47,6 @@ pub enum Polarity {
     OneIsClosed,
 }
 
-/// How an image is brought to the model's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resize {
-    /// Pillow's bicubic, as the checkpoint's own processor does.
-    Bicubic,
-    /// Antialiased Lanczos, as the official LIBERO and Bridge evaluations do.
-    Lanczos3,
-}
-
-/// Everything between a camera image and the model's pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ImagePreparation {
-    /// How it is resized.
-    pub resize: Resize,
-    /// Whether it is encoded and decoded as JPEG first, as the training data was.
-    pub jpeg: bool,
-    /// The part of the area that a centre crop keeps (side: its square root); `None` without a
-    /// crop.
-    pub crop_area: Option<f64>,
-}
-
 /// The text around the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptStyle {
@@ -102,7 +82,7 @@ pub struct PolicyFile {
     /// Steps per chunk.
     pub horizon: usize,
     /// From camera to pixels.
-    pub image: ImagePreparation,
+    pub image: ImageSection,
     /// The text around the instruction.
     pub prompt: PromptStyle,
     /// Images per inference.
@@ -117,7 +97,7 @@ struct RawPolicyFile {
     gripper: Option<RawPolicyGripper>,
     policy_hz: Option<f64>,
     horizon: Option<u32>,
-    image: Option<RawImage>,
+    image: Option<RawImageSection>,
     prompt: Option<String>,
     cameras: Option<u32>,
     #[serde(flatten)]
@@ -139,15 +119,6 @@ struct RawAction {
 struct RawPolicyGripper {
     polarity: Option<String>,
     threshold: Option<f64>,
-    #[serde(flatten)]
-    unknown: Unknown,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RawImage {
-    resize: Option<String>,
-    jpeg: Option<bool>,
-    crop_area: Option<f64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -184,23 +155,10 @@ impl PolicyFile {
         Err(problems)
     }
 
-    /// What this file asks for and this version does not do. An image prepared otherwise than in
-    /// training is a wrong image, so that such a file is refused.
+    /// What this file asks for and this version does not do.
     #[must_use]
     pub fn unsupported(&self) -> Vec<String> {
         let mut found = Vec::new();
-        if self.image.resize != Resize::Bicubic {
-            found.push(format!(
-                "image.resize {:?} is not implemented; only bicubic is",
-                self.image.resize
-            ));
-        }
-        if self.image.jpeg {
-            found.push("image.jpeg is not implemented".into());
-        }
-        if self.image.crop_area.is_some_and(|area| area != 1.0) {
-            found.push("image.crop_area is not implemented".into());
-        }
         if self.cameras != 1 {
             found.push(format!("needs {} cameras; this node has one", self.cameras));
         }
@@ -289,7 +247,7 @@ impl RawPolicyFile {
                 format!("{horizon} is outside 1..{}", vla_control::action_chunk::HORIZON_MAX),
             );
         }
-        let image = check_image(p, self.image.unwrap_or_default());
+        let image = self.image.unwrap_or_default().check(p);
         let prompts = [("openvla", PromptStyle::Openvla), ("openvla_v01", PromptStyle::OpenvlaV01)];
         let prompt = choice(p, "prompt", self.prompt.as_deref(), &prompts);
         let cameras = need(p, "cameras", self.cameras);
@@ -329,15 +287,4 @@ fn check_keys(p: &mut ConfigErrors, keys: &[String]) {
             p.add(&format!("unnorm_keys[{i}]"), format!("`{}` is named twice", key.escape_debug()));
         }
     }
-}
-
-fn check_image(p: &mut ConfigErrors, raw: RawImage) -> Option<ImagePreparation> {
-    refuse_unknown(p, "image", &raw.unknown);
-    let kernels = [("bicubic", Resize::Bicubic), ("lanczos3", Resize::Lanczos3)];
-    let resize = choice(p, "image.resize", raw.resize.as_deref(), &kernels);
-    let jpeg = need(p, "image.jpeg", raw.jpeg);
-    if let Some(area) = raw.crop_area {
-        p.range("image.crop_area", area, 0.1, 1.0, "of the area");
-    }
-    Some(ImagePreparation { resize: resize?, jpeg: jpeg?, crop_area: raw.crop_area })
 }

@@ -179,14 +179,6 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         ("policy_hz: 20.0", "policy_hz: 201", "policy_hz: 201 Hz is outside 0.1..200 Hz"),
         ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
         ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
-        (
-            "resize: lanczos3",
-            "resize: nearest",
-            "image.resize: `nearest` is none of bicubic, lanczos3",
-        ),
-        ("  resize: lanczos3", "  #", "image.resize: missing"),
-        ("  jpeg: true\n", "", "image.jpeg: missing"),
-        ("crop_area: 0.9", "crop_area: 1.1", "image.crop_area: 1.1 of the area is outside"),
         ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
         ("prompt: openvla", "#", "prompt: missing"),
         ("cameras: 1", "#", "cameras: missing"),
@@ -199,7 +191,6 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         ),
         ("cameras: 1", "camera: 1", "camera: unknown key"),
         ("policy_hz: 20.0", "policy_hz: 20.0\npolicy_rate: 5", "policy_rate: unknown key"),
-        ("  jpeg: true", "  jpeg: true\n  jpg: true", "image.jpg: unknown key"),
         ("  frame: base", "  frame: base\n  unit: m", "action.unit: unknown key"),
         ("  threshold: 0.5", "  threshold: 0.5\n  invert: true", "gripper.invert: unknown key"),
         (
@@ -217,6 +208,96 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
             "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}"
         );
         assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn each_rule_of_image_steps_has_a_bad_file() {
+    let lanczos = "    - {step: lanczos3, size: 224}\n";
+    let crop = "    - {step: center_crop, area: 0.9}";
+    let cases: &[(&str, &str, &str)] = &[
+        ("image:\n  steps:", "image:\n  stages:", "image.stages: unknown key"),
+        ("image:\n  steps:", "image:\n  stages:", "image.steps: missing"),
+        ("image:\n", "image:\n  jpeg: true\n", "image.jpeg: is a step: write image.steps"),
+        ("image:\n", "image:\n  resize: bicubic\n", "image.resize: is a step: write image.steps"),
+        ("image:\n", "image:\n  crop_area: 0.9\n", "image.crop_area: is a step"),
+        (
+            "step: jpeg",
+            "step: png",
+            "image.steps[1].step: `png` is none of rotate_180, jpeg, bicubic, bilinear, \
+            bilinear_pad, torch_bilinear_pad, lanczos3, area, center_crop",
+        ),
+        ("step: jpeg", "steps: jpeg", "image.steps[1].steps: unknown key"),
+        ("step: jpeg", "steps: jpeg", "image.steps[1].step: missing"),
+        ("step: lanczos3, size: 224", "step: lanczos3", "image.steps[2].size: missing"),
+        ("size: 224", "size: 0", "image.steps[2].size: 0 pixels is outside 1..8192"),
+        ("size: 224", "size: 8193", "image.steps[2].size: 8193 pixels is outside"),
+        ("size: 224", "size: big", "bad.yaml is not valid: "),
+        ("size: 224", "size: 224, area: 0.9", "image.steps[2].area: `lanczos3` has no area"),
+        ("area: 0.9}", "size: 224}", "image.steps[3].size: `center_crop` keeps the size"),
+        ("area: 0.9}", "size: 224}", "image.steps[3].area: missing"),
+        ("area: 0.9}", "area: 1.1}", "image.steps[3].area: 1.1 of the area is outside 0.01..1"),
+        ("area: 0.9}", "area: .nan}", "image.steps[3].area: NaN of the area is outside"),
+        (lanczos, "", "image.steps: no step sets the size"),
+        (
+            "size: 224}",
+            "size: 224, unless_size: 256}",
+            "image.steps[2].unless_size: 256 is not the step's size, 224",
+        ),
+        (
+            "lanczos3, size: 224",
+            "torch_bilinear_pad, size: 224",
+            "image.steps[2]: `torch_bilinear_pad` gives floats; it must be the last step",
+        ),
+        (lanczos, &lanczos.repeat(14), "image.steps: 17 steps, more than 16"),
+    ];
+    assert!(POLICY_FILE.contains(crop));
+    for (from, to, expected) in cases {
+        let error = load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap_err();
+        assert!(error.contains(*expected), "`{from}` -> `{to}`: {error}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+}
+
+#[test]
+fn image_steps_are_read_in_order() {
+    use vla_config::ImageOperation::{
+        Area, Bicubic, Bilinear, BilinearPad, CenterCrop, Jpeg, Lanczos3, Rotate180,
+        TorchBilinearPad,
+    };
+    let steps = |text: &str| {
+        let start = POLICY_FILE.find("image:\n").unwrap();
+        let end = POLICY_FILE.find("prompt:").unwrap();
+        let file = [&POLICY_FILE[..start], text, &POLICY_FILE[end..]].concat();
+        let steps = load(&file, PolicyFile::load).unwrap().image.steps;
+        steps.into_iter().map(|step| (step.operation, step.unless_size)).collect::<Vec<_>>()
+    };
+    let libero = load(POLICY_FILE, PolicyFile::load).unwrap();
+    let operations: Vec<_> = libero.image.steps.iter().map(|step| step.operation).collect();
+    assert_eq!(operations, [Rotate180, Jpeg, Lanczos3(224), CenterCrop(0.9)]);
+    // OpenVLA-OFT's server, its ALOHA evaluation, SimplerEnv, openpi and LeRobot.
+    assert_eq!(
+        steps(
+            "image:\n  steps:\n    - {step: jpeg, unless_size: 224}\n    - {step: lanczos3, size: \
+            224, unless_size: 224}\n    - {step: center_crop, area: 0.9}\n"
+        ),
+        [(Jpeg, Some(224)), (Lanczos3(224), Some(224)), (CenterCrop(0.9), None)]
+    );
+    assert_eq!(
+        steps(
+            "image:\n  steps:\n    - {step: bicubic, size: 256}\n    - step: jpeg\n    - {step: \
+            lanczos3, size: 224}\n    - {step: center_crop, area: 0.9}\n"
+        ),
+        [(Bicubic(256), None), (Jpeg, None), (Lanczos3(224), None), (CenterCrop(0.9), None)]
+    );
+    for (name, operation) in [
+        ("area", Area(224)),
+        ("bilinear", Bilinear(224)),
+        ("bilinear_pad", BilinearPad(224)),
+        ("torch_bilinear_pad", TorchBilinearPad(224)),
+    ] {
+        let text = format!("image: {{steps: [{{step: {name}, size: 224}}]}}\n");
+        assert_eq!(steps(&text), [(operation, None)]);
     }
 }
 
@@ -313,7 +394,7 @@ fn all_problems_are_told_at_once() {
         "action.composition",
         "gripper.polarity",
         "policy_hz",
-        "image.resize",
+        "image.steps",
         "prompt",
         "cameras",
     ] {

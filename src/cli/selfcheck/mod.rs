@@ -1,5 +1,6 @@
 //! `openvla selfcheck`: a golden kit is run and compared with the values of the official code.
 
+mod image_preparation;
 mod openvla;
 mod pi0;
 
@@ -32,6 +33,7 @@ impl Selfcheck {
         match KitKind::of(&self.golden)? {
             KitKind::Policy(CheckpointKind::OpenVla) => openvla::run(&self),
             KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
+            KitKind::ImagePreparation => image_preparation::run(&self),
             kind => Err(CliError::Bounds(format!(
                 "{}: a kit of the kind {kind:?}, which is not implemented",
                 self.golden.display()

@@ -30,9 +30,11 @@ impl KitKind {
             let kind = CheckpointKind::of(&checkpoint).map_err(|cause| error(cause.to_string()))?;
             return Ok(Self::Policy(kind));
         }
-        if fs::metadata(kit.join("steps")).is_ok_and(|found| found.is_dir()) {
+        // The pictures after each step may be missing: cases.json has their hashes.
+        let prepared = |name| fs::metadata(kit.join(name)).is_ok();
+        if prepared("steps") || prepared("images") {
             return Ok(Self::ImagePreparation);
         }
-        Err(error("it has neither a checkpoint in ckpt/ nor image preparations in steps/".into()))
+        Err(error("it has neither a checkpoint in ckpt/ nor pictures in images/".into()))
     }
 }

@@ -4,6 +4,7 @@
 //! `tensors/caseNN.safetensors`, `tokenizer_cases.json`; see `tests/data/openvla_tiny/README.md`.
 
 mod check;
+pub mod image_preparation;
 mod kind;
 mod kit;
 pub mod pi0;

@@ -1,12 +1,21 @@
 //! Observations: camera images, proprioceptive state and instruction of one decision, and the
-//! preparation of images: decoding of messages and files to RGB, resizing byte for byte as Pillow
-//! does.
+//! preparation of images: decoding of messages and files to RGB, and the steps to what a model saw
+//! in training, byte for byte as Pillow, TensorFlow, OpenCV and torch do them.
 
+mod area;
 mod camera;
+mod columns;
+mod crop;
 mod file;
 mod instruction;
+mod jpeg;
+mod lanczos;
+mod pad;
+mod preparation;
+mod preparer;
 mod resize;
-mod torch_resize;
+mod rotate;
+mod torch_bilinear;
 
 use std::sync::Arc;
 
@@ -14,8 +23,10 @@ use bytes::Bytes;
 pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES};
-pub use resize::Resizer;
-pub use torch_resize::{fitted, torch_bilinear_pad};
+pub use preparation::{MAX_STEPS, Operation, Preparation, PreparationError, Size, Step};
+pub use preparer::Preparer;
+pub use resize::{Filter, Resizer};
+pub use torch_bilinear::Layout;
 
 /// Largest width or height that is accepted, pixels.
 pub const MAX_SIDE: usize = 8192;
@@ -187,6 +198,30 @@ pub enum ImageError {
     /// More compressed bytes than any sensible camera sends.
     #[error("compressed image of {0} bytes; at most {MAX_COMPRESSED_BYTES} are accepted")]
     TooLarge(usize),
+    /// `INTER_AREA` to a larger size.
+    #[error(
+        "image of {from} pixels is smaller than {to}: the step 'area' only reduces; publish \
+        larger images"
+    )]
+    Enlarge {
+        /// Size of the image.
+        from: Size,
+        /// Size it is to be reduced to.
+        to: Size,
+    },
+    /// Nothing would be left of a side after resizing with margins.
+    #[error("image of {from} pixels is too narrow: resized into {to}, a side has no pixel left")]
+    TooNarrow {
+        /// Size of the image.
+        from: Size,
+        /// Size with margins.
+        to: Size,
+    },
+    /// Bytes were asked for where there are only floats.
+    #[error(
+        "the step 'torch_bilinear_pad' gives floating-point pixels; this model takes 8-bit pixels"
+    )]
+    FloatPixels,
     /// A file that cannot be read.
     #[error("{path}: cannot read the image: {reason}")]
     File {
