@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use vla_inference::backend::tt::Kernels;
-use vla_inference::checkpoint::pi0::{Resize, StateTokens};
+use vla_inference::checkpoint::pi0::{Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
     ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
     PolicyOptions, PolicySource, Precision, load_policy,
@@ -67,10 +67,10 @@ pub(crate) struct DecodeArgs {
     pub(crate) flow: FlowArgs,
 }
 
-/// How pi0 and pi0.5 generate a chunk, and what their folders do not say.
+/// What the folders of pi0 and pi0.5 do not say.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "pi0 and pi0.5")]
-pub(crate) struct FlowArgs {
+pub(crate) struct FolderArgs {
     /// tokenizer.json, a SentencePiece .model, or their folder; searched in the checkpoint's folder
     /// and beside it if not given. PaliGemma's is needed: google/paligemma-3b-pt-224 has it
     /// (behind a licence), big_vision's paligemma_tokenizer.model is the same
@@ -90,6 +90,28 @@ pub(crate) struct FlowArgs {
     /// Steps of a chunk, for openpi's folders that do not say
     #[arg(long, value_name = "N")]
     pub(crate) horizon: Option<usize>,
+}
+
+impl FolderArgs {
+    /// The folder with these answers.
+    pub(crate) fn source(&self, folder: &Path) -> Pi0Source {
+        Pi0Source {
+            folder: folder.to_owned(),
+            tokenizer: self.tokenizer.clone(),
+            statistics: self.norm_stats.clone(),
+            resize: self.resize,
+            state_tokens: self.state_tokens,
+            horizon: self.horizon,
+        }
+    }
+}
+
+/// How pi0 and pi0.5 generate a chunk.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "pi0 and pi0.5")]
+pub(crate) struct FlowArgs {
+    #[command(flatten)]
+    pub(crate) folder: FolderArgs,
     /// A camera of the checkpoint that the robot does not have; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) absent_camera: Vec<String>,
@@ -107,11 +129,11 @@ pub(crate) struct FlowArgs {
 impl From<FlowArgs> for FlowOptions {
     fn from(args: FlowArgs) -> Self {
         Self {
-            tokenizer: args.tokenizer,
-            statistics: args.norm_stats,
-            resize: args.resize,
-            state_tokens: args.state_tokens,
-            horizon: args.horizon,
+            tokenizer: args.folder.tokenizer,
+            statistics: args.folder.norm_stats,
+            resize: args.folder.resize,
+            state_tokens: args.folder.state_tokens,
+            horizon: args.folder.horizon,
             absent_cameras: args.absent_camera,
             steps: args.steps,
             seed: args.seed,
