@@ -1,19 +1,25 @@
 //! `openvla inspect`.
 
+mod pi0;
+
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::options::CheckpointArgs;
+use super::options::{CheckpointArgs, FolderArgs};
 use super::{CliError, print, print_json};
-use vla_inference::checkpoint::{Checkpoint, Group, Inventory, LlamaConfig, TowerConfig};
+use vla_inference::checkpoint::{
+    Checkpoint, CheckpointKind, Group, Inventory, LlamaConfig, TowerConfig,
+};
 
 /// Contents of a checkpoint folder, and whether it is complete.
 #[derive(Args)]
 pub(super) struct Inspect {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// Print one JSON object on stdout and nothing else there
     #[arg(long)]
     json: bool,
@@ -54,7 +60,11 @@ enum Statistics {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let checkpoint = Checkpoint::open_unchecked(self.checkpoint.folder()?)?;
+        let folder = self.checkpoint.folder()?;
+        if let CheckpointKind::Pi0 | CheckpointKind::Pi05 = CheckpointKind::of(folder)? {
+            return pi0::run(&self.folder.source(folder), self.json);
+        }
+        let checkpoint = Checkpoint::open_unchecked(folder)?;
         let inventory = checkpoint.inventory();
         if self.json {
             print_json(&summary(&checkpoint, &inventory))?;
