@@ -22,6 +22,7 @@ mod joint_layout;
 mod joints_section;
 mod image_section;
 mod merge;
+mod model_sections;
 mod observation_section;
 mod parameter;
 mod parameter_file;
@@ -52,6 +53,7 @@ pub use joint_layout::JointLayout;
 pub use joints_section::RobotJoint;
 pub use image_section::{ImageOperation, ImageSection, ImageStep};
 pub use merge::{join, resolve, resolve_with};
+pub use model_sections::{Continuation, FlowSection, OftBounds, OftSection, StateInPrompt};
 pub use observation_section::{Camera, StatePart, StateSource};
 pub use parameter::nearest;
 pub use parameter_file::{

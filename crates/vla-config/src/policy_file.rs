@@ -8,6 +8,7 @@ use super::action_section::{
     Action, JointQuantity, PolicyGripper, RawAction, RawPolicyGripper, check_action, check_gripper,
     end_effector_step,
 };
+use super::model_sections::{FlowSection, OftSection, RawFlow, RawOft, check_flow, check_oft};
 use super::observation_section::{
     Camera, RawCameras, RawStatePart, StatePart, StateSource, check_cameras, check_spread,
     check_state,
@@ -55,6 +56,10 @@ pub struct PolicyFile {
     pub state: Vec<StatePart>,
     /// Longest time between the oldest and the newest source of an observation, seconds.
     pub observation_spread_s: Option<f64>,
+    /// What only a checkpoint of OpenVLA-OFT needs.
+    pub oft: Option<OftSection>,
+    /// What only a checkpoint of pi0 or pi0.5 needs.
+    pub flow: FlowSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +77,8 @@ struct RawPolicyFile {
     #[serde(default)]
     state: Vec<RawStatePart>,
     observation_spread_s: Option<f64>,
+    oft: Option<RawOft>,
+    flow: Option<RawFlow>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -174,6 +181,8 @@ impl RawPolicyFile {
         let state = check_state(p, self.state);
         let spread = check_spread(p, self.observation_spread_s);
         check_relative(p, action.as_ref(), &state);
+        let oft = self.oft.and_then(|raw| check_oft(p, raw));
+        let flow = self.flow.and_then(|raw| check_flow(p, raw)).unwrap_or_default();
         Some(PolicyFile {
             name: name?,
             unnorm_keys: unnorm_keys?,
@@ -187,6 +196,8 @@ impl RawPolicyFile {
             cameras: cameras?,
             state,
             observation_spread_s: spread,
+            oft,
+            flow,
         })
     }
 }
