@@ -90,6 +90,7 @@ pub(super) struct JointLimiter {
     settled: usize,
     /// Whether the last sample was before the end of the newest tick.
     mid_tick: bool,
+    kernel: Kernel,
 }
 
 impl JointLimiter {
@@ -113,6 +114,7 @@ impl JointLimiter {
             decided_until: None,
             settled: ticks,
             mid_tick: false,
+            kernel: Kernel::new(windows.first, windows.second),
         }
     }
 
@@ -220,47 +222,78 @@ impl JointLimiter {
     }
 
     /// Both moving averages at `ahead` ticks (0..=1) before the end of the newest tick.
-    ///
-    /// With the cumulative kernel `C` (0 before, 1 after `m1 + m2`) and its integral `D`, a tick
-    /// that covers the times `[x, y]` before the sample has put the fraction `D(y) - D(x)` of its
-    /// displacement into effect, and the fraction `C(y) - C(x)` is its share of the velocity.
-    fn average(&self, ahead: f64) -> (PerJoint, PerJoint) {
+    fn average(&mut self, ahead: f64) -> (PerJoint, PerJoint) {
         let mut positions = self.setpoint;
         let mut velocities = [0.0; JOINTS_MAX];
         if self.len() <= self.settled {
             return (positions, velocities);
         }
-        let (mut from, mut from_integral) = self.kernel(-ahead);
+        self.kernel.weigh(ahead, self.tick_s);
         // The oldest tick counts only while the newest one is not over.
         for ago in 0..self.len() - usize::from(ahead == 0.0) {
-            let (to, to_integral) = self.kernel(ago as f64 + 1.0 - ahead);
-            // Not in effect yet, and the share of the velocity.
-            let open = (1.0 - (to_integral - from_integral)).clamp(0.0, 1.0);
-            let share = (to - from).max(0.0) / self.tick_s;
+            let (open, share) = (self.kernel.open[ago], self.kernel.share[ago]);
             let tick = self.tick(ago);
-            for (slot, way) in positions[..self.count].iter_mut().zip(tick) {
-                *slot -= open * way;
+            for ((x, v), way) in positions.iter_mut().zip(&mut velocities).zip(tick) {
+                *x -= open * way;
+                *v += share * way;
             }
-            for (slot, way) in velocities[..self.count].iter_mut().zip(tick) {
-                *slot += share * way;
-            }
-            (from, from_integral) = (to, to_integral);
         }
         (positions, velocities)
     }
+}
 
-    /// `C` and `D` at `x` ticks.
-    fn kernel(&self, x: f64) -> (f64, f64) {
-        let (m1, m2) = (self.first as f64, self.second as f64);
-        let ramp = |x: f64| x.max(0.0);
-        // The kernel is the second difference of a ramp: four corners.
-        let corners = [(x, 1.0), (x - m1, -1.0), (x - m2, -1.0), (x - m1 - m2, 1.0)];
-        let (mut c, mut d) = (0.0, 0.0);
-        for (x, sign) in corners {
-            let x = ramp(x);
-            c += sign * x * x;
-            d += sign * x * x * x;
+/// The kernel of both averages: a trapezoid, the second difference of a ramp with corners at 0,
+/// `m1`, `m2` and `m1 + m2` ticks. With its cumulative kernel `C` (0 before, 1 after) and the
+/// integral `D` of that, a tick that covers the times `[x, y]` before the sample has put the part
+/// `D(y) - D(x)` of its displacement into effect, and its part of the velocity is `C(y) - C(x)`.
+#[derive(Debug)]
+struct Kernel {
+    m1: f64,
+    m2: f64,
+    /// `C` and `D` at the ends of the ticks, one more than there are ticks.
+    cumulative: Box<[f64]>,
+    integral: Box<[f64]>,
+    /// By tick: the part of its displacement that is not in effect yet, and its part of the
+    /// velocity per second.
+    open: Box<[f64]>,
+    share: Box<[f64]>,
+}
+
+impl Kernel {
+    fn new(first: usize, second: usize) -> Self {
+        let zeros = |len: usize| vec![0.0; len].into_boxed_slice();
+        let ticks = first + second + 1;
+        Self {
+            m1: first as f64,
+            m2: second as f64,
+            cumulative: zeros(ticks + 1),
+            integral: zeros(ticks + 1),
+            open: zeros(ticks),
+            share: zeros(ticks),
         }
-        (c / (2.0 * m1 * m2), d / (6.0 * m1 * m2))
+    }
+
+    /// Weighs the ticks for a sample `ahead` ticks before the end of the newest one. Plain loops
+    /// over the ticks, which the compiler vectorises.
+    fn weigh(&mut self, ahead: f64, tick_s: f64) {
+        let (m1, m2) = (self.m1, self.m2);
+        let (half, sixth) = (1.0 / (2.0 * m1 * m2), 1.0 / (6.0 * m1 * m2));
+        let ends = self.cumulative.iter_mut().zip(&mut self.integral);
+        for (i, (cumulative, integral)) in ends.enumerate() {
+            let x = i as f64 - ahead;
+            let corners = [x, x - m1, x - m2, x - m1 - m2].map(|x| if x < 0.0 { 0.0 } else { x });
+            let [a, b, c, d] = corners.map(|x| x * x);
+            *cumulative = (a - b - c + d) * half;
+            let [a, b, c, d] = [a * corners[0], b * corners[1], c * corners[2], d * corners[3]];
+            *integral = (a - b - c + d) * sixth;
+        }
+        let per_second = 1.0 / tick_s;
+        let weights = self.open.iter_mut().zip(&mut self.share);
+        let ends = self.cumulative.windows(2).zip(self.integral.windows(2));
+        for ((open, share), (c, d)) in weights.zip(ends) {
+            // Rounding must not make a weight negative.
+            *open = (1.0 - (d[1] - d[0])).clamp(0.0, 1.0);
+            *share = (c[1] - c[0]).max(0.0) * per_second;
+        }
     }
 }

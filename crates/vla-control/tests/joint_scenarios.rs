@@ -517,41 +517,68 @@ fn a_chunk_is_executed_for_its_number_of_steps() {
 #[test]
 fn an_ensemble_is_the_weighted_mean_of_its_chunks() {
     let decay = 0.5;
-    let ensemble = Some(RawEnsemble { decay, chunks: 3 });
-    let raw = RawControlConfig { ensemble, inference_timeout_s: 60.0, ..sources() };
+    let raw = RawControlConfig {
+        ensemble: Some(RawEnsemble { decay, chunks: 3 }),
+        inference_timeout_s: 60.0,
+        gripper: RawGripper { continuous: true, rate: 1000.0, ..RawGripper::default() },
+        ..sources()
+    };
     let mut world = moving(raw, &[0.0; 3], &[0.0; 3]);
     world.policy.blocked = true;
     run(&mut world, 0.1);
-    // Four chunks of one value each, one per step; the last three are kept.
-    let mut desired = Vec::new();
-    for value in [0.1, 0.2, 0.4, 0.8] {
-        let origin = world.fresh_origin();
-        // The gripper of each chunk is its own.
-        let row = vec![value, -value, 0.0, if value == 0.8 { 0.0 } else { 1.0 }];
-        let values = vec![row; 20].concat();
-        let chunk = ActionChunk::joints(origin, 50.0, JointAction::Position, [3, 1], values);
-        world.forged = Some(chunk.unwrap());
-        let output = tick(&mut world);
-        desired.push(output.motion.joints.unwrap().desired.unwrap()[0]);
-        assert_eq!(output.motion.joints.unwrap().desired.unwrap()[1], -desired.last().unwrap());
-    }
-    let output = tick(&mut world);
-    desired.push(output.motion.joints.unwrap().desired.unwrap()[0]);
     let mean = |values: &[f64]| {
         let weights = (0..values.len()).map(|i| (-decay * i as f64).exp());
         let sum: f64 = weights.clone().sum();
         values.iter().zip(weights).map(|(value, weight)| value * weight).sum::<f64>() / sum
     };
-    // A chunk takes over at the boundary after its arrival.
-    let expected =
-        [0.1, mean(&[0.1]), mean(&[0.1, 0.2]), mean(&[0.1, 0.2, 0.4]), mean(&[0.2, 0.4, 0.8])];
-    let close = desired.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12);
-    let early = desired[1] == 0.1 || (desired[1] - mean(&[0.1, 0.2])).abs() < 1e-12;
-    assert!(close || early, "{desired:?} {expected:?}");
-    // Dwell and hysteresis are the gripper's; its value is the newest chunk's alone.
-    assert_eq!(output.command.unwrap().gripper(), Some(1.0));
-    let output = run(&mut world, 0.3);
-    assert!(output.command.is_some());
+    let desired = |output: &Output| output.motion.joints.unwrap().desired.unwrap();
+    let gripper = |output: &Output| output.command.unwrap().gripper().unwrap();
+    // Chunks of one value each, one per step, the first for 4 steps. The last three are kept.
+    for (value, steps, of) in [
+        (0.1, 4, &[0.1][..]),
+        (0.2, 20, &[0.1, 0.2]),
+        (0.4, 20, &[0.1, 0.2, 0.4]),
+        (0.8, 20, &[0.2, 0.4, 0.8]),
+    ] {
+        let origin = world.fresh_origin();
+        let values = vec![vec![value, -value, 0.0, value]; steps].concat();
+        let chunk = ActionChunk::joints(origin, 50.0, JointAction::Position, [3, 1], values);
+        world.forged = Some(chunk.unwrap());
+        let output = tick(&mut world);
+        assert!((desired(&output)[0] - mean(of)).abs() < 1e-12, "{value}: {:?}", desired(&output));
+        assert_eq!(desired(&output)[1], -desired(&output)[0]);
+        // The gripper is the newest chunk's alone.
+        assert!((gripper(&output) - value).abs() < 1e-12, "{value}: {}", gripper(&output));
+    }
+    // Nothing of before a gap counts after it.
+    world.until(30, |output| output.motion.joints.unwrap().desired.is_none());
+    let origin = world.fresh_origin();
+    let chunk = ActionChunk::joints(origin, 50.0, JointAction::Position, [3, 1], vec![0.5; 80]);
+    world.forged = Some(chunk.unwrap());
+    assert_eq!(desired(&tick(&mut world))[0], 0.5);
+}
+
+#[test]
+fn an_ensemble_leaves_out_chunks_that_are_over() {
+    let ensemble = Some(RawEnsemble { decay: 0.0, chunks: 3 });
+    let raw = RawControlConfig { ensemble, inference_timeout_s: 60.0, ..sources() };
+    let mut world = moving(raw, &[0.0; 3], &[0.0; 3]);
+    world.policy.blocked = true;
+    run(&mut world, 0.1);
+    for (value, steps) in [(0.2, 3), (0.4, 8)] {
+        let origin = world.fresh_origin();
+        let values = vec![vec![value, 0.0, 0.0, 1.0]; steps].concat();
+        let chunk = ActionChunk::joints(origin, 50.0, JointAction::Position, [3, 1], values);
+        world.forged = Some(chunk.unwrap());
+        tick(&mut world);
+    }
+    let desired: Vec<f64> = (0..6)
+        .map(|_| tick(&mut world).motion.joints.unwrap().desired.unwrap()[0])
+        .map(|x| (x * 1e6).round() * 1e-6)
+        .collect();
+    // The first chunk's third step is the last one that both predict.
+    assert!((desired[0] - 0.3).abs() < 1e-9, "{desired:?}");
+    assert!(desired[1..].iter().all(|x| (x - 0.4).abs() < 1e-9), "{desired:?}");
 }
 
 #[test]
