@@ -34,7 +34,7 @@ class ScriptedTouch(Marked):
         )
         self.assertEqual((summary["successes"], summary["refused"]), (1, 0), episode)
         # The stand-in may be suspended before it sends a command that has no stamp.
-        if "array" not in output:
+        if output != "joint_velocity_array":
             self.assertEqual((status, err, summary["exceeded"]), (0, "", []))
         self.assertLessEqual(set(summary["judged"]), set(summary["commanded"]))
         for quantity in quantities:
@@ -50,9 +50,6 @@ class ScriptedTouch(Marked):
     def test_joint_trajectory(self):
         quantities = ["position", "velocity", "acceleration", "jerk"]
         self.succeeds("joint_position", "joint_trajectory", quantities)
-
-    def test_joint_position_array(self):
-        self.succeeds("joint_position", "joint_position_array", ["position", "velocity"])
 
     def test_joint_velocity_array(self):
         self.succeeds("joint_velocity", "joint_velocity_array", ["velocity", "acceleration"])
