@@ -40,7 +40,7 @@ class JointReceiver:
         self.interface, self.names, self.order = interface, list(names), list(order)
         self.timeout, self.period = timeout, period
         self.goals, self.joints, self.referee, self.warn = goals, joints, referee, warn
-        self.gripper, self.speed = 1.0, 1.0  # `speed`: simulated seconds per second
+        self.gripper = 1.0
         self.received_at, self.warned = None, None
         self.refused = self.timeouts = 0
         self.new_episode()
@@ -57,8 +57,11 @@ class JointReceiver:
 
     # -- Messages
 
-    def take(self, message, now=None):
-        """Callback for the interface's message. `now`: time of the stamps [ns], or None."""
+    def take(self, message, sent, now=None):
+        """Callback for the interface's message.
+
+        `sent`: its time of sending on any clock [ns]. `now`: the time of the stamps [ns], or None.
+        """
         try:
             stamp, positions, velocities, duration = getattr(self, f"_{self.interface}")(message)
             self._check(positions, velocities, duration)
@@ -67,10 +70,9 @@ class JointReceiver:
             return
         if stamp and now is not None and stamp + 1e9 * duration < now:
             self.late += 1  # joint_trajectory_controller would refuse it
-        arrival = time.monotonic()
-        self.referee.take(stamp, arrival * self.speed, positions, velocities, self.joints())
+        self.referee.take(stamp or sent, positions, velocities, self.joints())
         self.received += 1
-        self.received_at, self.following, self.left = arrival, True, duration
+        self.received_at, self.following, self.left = time.monotonic(), True, duration
         self.position = positions
         self.velocity = velocities if positions is None else None
 

@@ -3,8 +3,9 @@
 A smooth motion whose derivatives are within the limits has divided differences within them, for any
 times of sampling (Hermite-Genocchi): |f[t0, t1]| <= V, 2 |f[t0, t1, t2]| <= A, 6 |f[t0 .. t3]| <= J
 for positions. So commands are judged by the stamps in their messages, exactly and at any rate.
-Without stamps the times are known to a part of a period only: a position that is early by e changes
-the second difference by 2 V e / T^2, which is a third of the usual limits for e = 0.2 ms.
+Messages without stamps have the time of sending instead, which is a little later than that for which
+they were computed: a position that is early by e changes the second difference by 2 V e / T^2, which
+is a third of the usual limits for e = 0.2 ms.
 """
 
 import dataclasses
@@ -67,40 +68,6 @@ class JointLimits:
         return np.abs(values) / getattr(self, quantity)
 
 
-class SendClock:
-    """Times of sending of messages without stamps, from their times of arrival.
-
-    The sender has a grid of one `period` [s] and may leave out a slot; messages arrive late at
-    times, never early. So a slot was left out when everything later comes a period later too.
-    """
-
-    LATE = 0.8  # of a period: later than this, and everything after it too, is the next slot
-    DRIFT = 2e-4  # of a period per message: difference between both clocks that is followed
-
-    def __init__(self, period, silence):
-        self.period, self.silence = period, silence  # after `silence` [s] the grid starts anew
-        self.slot = self.origin = None
-
-    def times(self, arrivals):
-        """Times on the grid [s], increasing, for the next messages; their origin is arbitrary."""
-        latest = list(arrivals)
-        for k in range(len(latest) - 2, -1, -1):
-            latest[k] = min(latest[k], latest[k + 1] - self.period)
-        times = []
-        for time in latest:
-            if self.slot is None:
-                self.slot, self.origin = 0, time
-            else:
-                whole = int((time - self.origin) / self.period + 1.0 - self.LATE)
-                silent = self.silence < (whole - self.slot) * self.period
-                self.slot = max(self.slot + 1, whole)
-                origin = time - self.slot * self.period
-                drifted = self.origin + self.DRIFT * self.period
-                self.origin = origin if silent else min(drifted, origin)
-            times.append(self.slot * self.period)
-        return times
-
-
 class Peaks:
     """Largest absolute value of each quantity per joint, and share of its limit."""
 
@@ -135,40 +102,32 @@ class Peaks:
 
 
 class CommandReferee:
-    """Judges a stream of commanded positions, velocities or both, as they were received."""
+    """Judges a stream of commanded positions, velocities or both, as they were received.
+
+    `period`: before the first command the arm rested for that long [s]. `silence`: after that time
+    without a command the next one follows rest [s].
+    """
 
     def __init__(self, names, limits, period, silence):
-        self.names, self.limits, self.period = names, limits, period
-        self.silence = silence  # after that time without a command the next one follows rest [s]
-        self.history, self.pending = [], []  # pending: without stamps, (arrival, command)
-        self.send_clock, self.first_stamp = SendClock(period, silence), None
-        self.peaks = Peaks(names, limits)
+        self.names, self.limits = names, limits
+        self.period, self.silence = period, silence
+        self.history, self.first_stamp = [], None
         self.new_episode()
 
     def new_episode(self):
         """Resets the peaks; the stream goes on."""
-        self._close_batch()
         self.peaks = Peaks(self.names, self.limits)
         self.starts = self.backwards = 0
 
-    def take(self, stamp, arrival, positions, velocities, measured):
+    def take(self, stamp, positions, velocities, measured):
         """A command: arrays of shape [n] or None.
 
-        `stamp`: nanoseconds as an integer, of which a float would lose microseconds, or None where
-        messages have none. `arrival`: seconds. `measured`: the positions of the joints now.
+        `stamp`: nanoseconds as an integer, of which a float would lose microseconds. `measured`:
+        the positions of the joints now.
         """
-        if stamp is not None:
-            self.first_stamp = self.first_stamp or stamp
-            time = (stamp - self.first_stamp) * 1e-9
-            self._judge(time, positions, velocities, measured)
-        else:
-            self.pending.append((arrival, positions, velocities, measured))
-
-    def _close_batch(self):
-        times = self.send_clock.times([entry[0] for entry in self.pending])
-        for time, (_, *command) in zip(times, self.pending):
-            self._judge(time, *command)
-        self.pending = []
+        if self.first_stamp is None:
+            self.first_stamp = stamp
+        self._judge((stamp - self.first_stamp) * 1e-9, positions, velocities, measured)
 
     def _judge(self, time, positions, velocities, measured):
         if self.history and time <= self.history[-1][0]:
@@ -222,7 +181,6 @@ class CommandReferee:
 
     def report(self):
         """That of Peaks; `starts`: motions from rest; `backwards`: stamps that did not increase."""
-        self._close_batch()
         return self.peaks.report() | dict(starts=self.starts, backwards=self.backwards)
 
 

@@ -67,12 +67,6 @@ PARAMETERS = {
         None,
         "Order of the numbers of an array, with commas.",
     ),
-    "command_rate_hz": (
-        50.0,
-        1.0,
-        500.0,
-        "Rate of commands without stamps, by which the referee takes their differences.",
-    ),
     "robot_file": (
         "",
         None,

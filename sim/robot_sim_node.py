@@ -62,6 +62,7 @@ from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rclpy.utilities import remove_ros_args
 from refused import Refused, is_text, one_line
 from robot_parameters import SETTABLE, joint_order, problem_of, read_parameters
@@ -169,15 +170,21 @@ class RobotSimNode:
             joint_order(s),
             self.scene.joint_goals,
             self.joint_positions,
-            CommandReferee(ARM_JOINTS, limits, 1.0 / s["command_rate_hz"], s["command_timeout_s"]),
+            CommandReferee(ARM_JOINTS, limits, PERIOD, s["command_timeout_s"]),
             s["command_timeout_s"],
             PERIOD,
             warn,
         )
-        self.arm.speed = s["real_time_factor"]
         kind, topic = INTERFACES[interface]
-        subscribe(kind, topic, lambda m: self.arm.take(m, nanoseconds(self.stamp())), RELIABLE)
+        callback = self.take_joint_command
+        if not hasattr(Subscription, "CallbackType"):  # Humble: messages alone
+            callback = lambda m: self.take_joint_command(m, dict(source_timestamp=time.time_ns()))
+        subscribe(kind, topic, callback, RELIABLE)
         subscribe(Float64, "gripper/command", self.arm.take_gripper, RELIABLE)
+
+    def take_joint_command(self, message, info):
+        sent = info["source_timestamp"] * self.settings["real_time_factor"]
+        self.arm.take(message, round(sent), nanoseconds(self.stamp()))
 
     def joint_positions(self):
         """Of the arm, shape [6]."""

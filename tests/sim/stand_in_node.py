@@ -147,6 +147,7 @@ class StandIn:
             self.motion = None
 
     def publish(self, nanoseconds):
+        """The command for that time; without a stamp, for now."""
         stamp = Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
         positions, velocities = self.motion.position.tolist(), self.motion.velocity.tolist()
         if self.space == "end_effector":
@@ -163,7 +164,9 @@ class StandIn:
             message = JointState(name=self.names, position=positions, velocity=velocities)
             message.header.stamp = stamp
         else:
-            data = positions if self.output == "joint_position_array" else velocities
+            late = (self.node.get_clock().now().nanoseconds - nanoseconds) * 1e-9
+            now = self.motion.position + min(late, PERIOD) * self.motion.velocity
+            data = now.tolist() if self.output == "joint_position_array" else velocities
             message = Float64MultiArray(data=data)
         self.command.publish(message)
 

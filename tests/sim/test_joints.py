@@ -12,7 +12,7 @@ import yaml
 from builtin_interfaces.msg import Duration, Time
 from faults import Fault, read_faults
 from joint_receiver import INTERFACES, JointReceiver
-from joint_referee import CommandReferee, JointLimits, JointMotion, SendClock
+from joint_referee import CommandReferee, JointLimits, JointMotion
 from processes import ROOT
 from refused import Refused
 from scripted_expert import cartesian_ratios, instruction_of, seams
@@ -42,11 +42,10 @@ class Referee(unittest.TestCase):
     def referee(self, limits=LIMITS):
         return CommandReferee(["a"], limits, T, 0.2)
 
-    def feed(self, referee, positions, times, velocities=None, arrivals=None, measured=0.0):
+    def feed(self, referee, positions, times, velocities=None, measured=0.0):
         for k, (time, position) in enumerate(zip(times, positions)):
             referee.take(
-                None if arrivals else round((100.0 + time) * 1e9),
-                arrivals[k] if arrivals else 0.0,
+                round((100.0 + time) * 1e9),
                 None if position is None else np.array([position]),
                 None if velocities is None else np.array([velocities[k]]),
                 np.array([measured]),
@@ -128,29 +127,6 @@ class Referee(unittest.TestCase):
         found = self.feed(self.referee(), [0.0, 0.0, 0.1, 0.0], [0.0, T, T, 2 * T])
         self.assertEqual((found["backwards"], found["ratios"]["velocity"]), (1, 0.0))
 
-    def test_without_stamps_the_times_of_sending_are_found(self):
-        sent = np.delete(np.arange(200), [50, 51, 120])  # slots that the sender left out
-        prompt = T * (sent + np.random.default_rng(1).uniform(0, 0.2, len(sent)))
-        # Messages that wait for one that comes up to five periods late arrive together.
-        late = prompt.copy()
-        late[20::25] += 5 * T
-        late = np.maximum.accumulate(late)
-        for arrivals in (T * sent, prompt, late):
-            times = SendClock(T, 0.2).times(arrivals)
-            np.testing.assert_array_equal(np.round(np.diff(times) / T), np.diff(sent))
-        # Also in parts, as long as a part does not end with a late message.
-        clock = SendClock(T, 0.2)
-        times = [time for part in np.split(late, [10, 40, 90, 140]) for time in clock.times(part)]
-        np.testing.assert_array_equal(np.round(np.diff(times) / T), np.diff(sent))
-        # After a silence the grid begins anew, off the old one by any part of a period.
-        times = clock.times([late[-1] + 30.5 * T, late[-1] + 31.5 * T])
-        self.assertAlmostEqual(times[1] - times[0], T)
-        positions = [curve(t) for t in T * np.arange(200)]
-        found = self.feed(
-            self.referee(), positions, T * np.arange(200), arrivals=list(7.0 + T * np.arange(200))
-        )
-        self.assertLessEqual(max(found["ratios"].values()), 1.0001)
-
     def test_limits_of_every_robot_file(self):
         self.assertEqual(
             [path.stem for path in JOINT_FILES],
@@ -225,25 +201,25 @@ class Receiver(unittest.TestCase):
 
     def test_joints_are_taken_by_name(self):
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory(["c", "a", "b"], [0.03, 0.01, 0.02]))
+        arm.take(trajectory(["c", "a", "b"], [0.03, 0.01, 0.02]), 0)
         arm.drive(self)
         np.testing.assert_allclose(self.driven[0], [0.01, 0.02, 0.03])
         arm = self.receiver("joint_state")
-        arm.take(JointState(name=["b", "c", "a"], velocity=[0.2, 0.3, 0.1]))
+        arm.take(JointState(name=["b", "c", "a"], velocity=[0.2, 0.3, 0.1]), 0)
         arm.drive(self)
         self.assertIsNone(self.driven[0])
         np.testing.assert_allclose(self.driven[1], [0.1, 0.2, 0.3])
         for interface, k in (("joint_position_array", 0), ("joint_velocity_array", 1)):
             self.goal = np.zeros(3)
             arm = self.receiver(interface, ["b", "c", "a"])
-            arm.take(Float64MultiArray(data=[0.02, 0.03, 0.01]))
+            arm.take(Float64MultiArray(data=[0.02, 0.03, 0.01]), 0)
             arm.drive(self)
             np.testing.assert_allclose(self.driven[k], [0.01, 0.02, 0.03])
             self.assertIsNone(self.driven[1 - k])
 
     def test_a_point_is_reached_when_its_time_has_come(self):
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory("abc", [0.2, 0.0, -0.1], after=0.1))
+        arm.take(trajectory("abc", [0.2, 0.0, -0.1], after=0.1), 0)
         seen = []
         for _ in range(6):
             arm.drive(self)
@@ -273,7 +249,7 @@ class Receiver(unittest.TestCase):
             arm = self.receiver(interface)
             self.warnings.clear()
             for _ in range(3):
-                arm.take(message)
+                arm.take(message, 0)
             arm.drive(self)
             self.assertEqual((arm.refused, arm.received, self.driven), (3, 0, (None, None)))
             self.assertEqual(len(self.warnings), 1)
@@ -282,24 +258,24 @@ class Receiver(unittest.TestCase):
     def test_a_jump_is_refused(self):
         arm = self.receiver("joint_position_array")
         # Before the first command that is near the joints, everything else is.
-        arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]))
+        arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0)
         self.assertIn("would need 5.0 rad/s", self.warnings[0])
-        arm.take(Float64MultiArray(data=[0.01, 0.0, 0.0]))
-        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]))  # late messages, to be caught up with
-        arm.take(Float64MultiArray(data=[0.4, 0.0, 0.0]))
+        arm.take(Float64MultiArray(data=[0.01, 0.0, 0.0]), 0)
+        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]), 0)  # late messages, to be caught up with
+        arm.take(Float64MultiArray(data=[0.4, 0.0, 0.0]), 0)
         self.assertEqual((arm.received, arm.refused), (2, 2))
         arm.new_episode()
-        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]))
+        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]), 0)
         self.assertEqual((arm.received, arm.refused), (0, 3))
         # A point that is far away in space and time is not a jump.
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory("abc", [1.0, 0.0, 0.0], after=1.0))
+        arm.take(trajectory("abc", [1.0, 0.0, 0.0], after=1.0), 0)
         self.assertEqual(arm.received, 1)
 
     def test_timeout(self):
         arm = self.receiver("joint_velocity_array")
         with unittest.mock.patch("time.monotonic", lambda: 100.0):
-            arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]))
+            arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0)
         for now, driven in ((100.19, True), (100.21, False), (101.0, False)):
             with unittest.mock.patch("time.monotonic", lambda now=now: now):
                 arm.drive(self)
@@ -311,7 +287,7 @@ class Receiver(unittest.TestCase):
         message = trajectory("abc", [0.0, 0.0, 0.0], after=0.02)
         for stamp, late in ((0, 0), (10, 0), (9, 1)):
             message.header.stamp = Time(sec=stamp)
-            arm.take(message, now=10 * 10**9)
+            arm.take(message, 0, now=10 * 10**9)
             self.assertEqual(arm.late, late)
 
 

@@ -333,6 +333,8 @@ class Velocities(unittest.TestCase):
             found = runner.state["joints"]["commanded"]
             self.assertNotIn("ratios", found)  # without a robot file
             self.assertAlmostEqual(found["largest"]["velocity"], 0.2)
+            # From rest within one period of the driver; then it is constant.
+            self.assertAlmostEqual(found["largest"]["acceleration"], 0.2 / 0.02)
         finally:
             peer.close()
 

@@ -26,7 +26,8 @@ OUTPUTS = {
     "joint_velocity": "joint_velocity_array",
 }
 # Ratios of commands to limits that are judged, and the largest one that is none too large. Arrays
-# have no stamps, so that only the lower derivatives are known exactly (sim/joint_referee.py).
+# have no stamps but a time of sending, with which only the lower derivatives are measured well
+# (sim/joint_referee.py).
 JUDGED = {
     "twist": dict.fromkeys(("linear_velocity", "angular_velocity"), 1.0001)
     | dict.fromkeys(("linear_acceleration", "angular_acceleration"), 1.001),
@@ -148,7 +149,6 @@ def run(options):
                 command_interface=options.output,
                 robot_file=str(options.robot_file.resolve()),
                 command_joints=",".join(joint["name"] for joint in robot["joints"]),
-                command_rate_hz=float(robot["command"]["rate_hz"]),
             )
         runner.start_robot_sim(tasks="touch", **parameters)
         runner.start_node(
