@@ -90,8 +90,6 @@ pub(super) fn sign_in_tensors<'a>(mut names: impl Iterator<Item = &'a str>) -> O
     names.find(|name| {
         let first = name.split('.').find(|part| *part != "module").unwrap_or_default();
         ["action_head", "proprio_projector", "noisy_action_projector"].contains(&first)
-            || name.contains(".lora_A.")
-            || name.contains(".base_layer.")
     })
 }
 
@@ -325,8 +323,7 @@ impl OftCheckpoint {
                 folder,
                 name,
                 "among the model's tensors",
-                "components are read from their .pt files and LoRA must be merged, as \
-                vla-scripts/merge_lora_weights_and_save.py does",
+                "components are read from their .pt files; use the folder that the training wrote",
             ));
         }
         let hidden = base.config.llama.hidden_size;
@@ -355,8 +352,7 @@ fn component(
     names: &[String],
     component: &str,
 ) -> Result<Option<PathBuf>, CheckpointError> {
-    let mut found =
-        names.iter().filter(|name| name.contains(component) && !name.ends_with(".py"));
+    let mut found = names.iter().filter(|name| name.contains(component) && !name.ends_with(".py"));
     match (found.next(), found.next()) {
         (None, _) => Ok(None),
         (Some(name), None) if name.ends_with(".pt") => Ok(Some(folder.join(name))),

@@ -11,12 +11,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::check::CheckError;
+use super::image_preparation::pipeline;
 use super::kit::{KitError, image, json, read_tensors};
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{BoundsKind, OftCheckpoint};
 use crate::models::oft::OftLayout;
 use crate::models::{NoProbe, Probe};
-use crate::observation::{Operation, Preparation, RgbImage, Size, Step};
+use crate::observation::{Operation, Preparation, RgbImage, Step};
 use crate::policy::{
     Instruction, OftContract, OftGeneration, OftPolicy, PolicyError, PolicyOptions, prompt,
 };
@@ -24,8 +25,6 @@ use crate::tensor::{Agreement, HostTensor, agreement};
 
 /// Side of the images that the official code prepares, pixels.
 const SIDE: usize = 224;
-/// Part of the area that the official centre crop keeps.
-const CROP: f32 = 0.9;
 
 /// Bounds that a device must meet on an OpenVLA-OFT kit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -254,30 +253,19 @@ impl OftKit {
         })
     }
 
-    /// The official preparation of a case's images, by its name.
+    /// The official preparation of a case's images, by its name. Whether the centre crop applies is
+    /// the user's choice in the official code.
     fn preparation(&self, case: &Case) -> Result<Preparation, KitError> {
         let failed = |reason: String| KitError { path: self.folder.join("cases.json"), reason };
-        let side = Size::square(SIDE);
-        let mut steps: Vec<Step> = match case.pipeline.as_str() {
-            "oft_libero" | "libero" => vec![
-                Operation::Rotate180.into(),
-                Operation::Jpeg.into(),
-                Operation::Lanczos3(side).into(),
-            ],
-            "oft_server" | "oft_server_no_crop" => vec![
-                Step { operation: Operation::Jpeg, unless_size: Some(side) },
-                Step { operation: Operation::Lanczos3(side), unless_size: Some(side) },
-            ],
-            "oft_aloha" => vec![
-                Operation::Bicubic(Size::square(256)).into(),
-                Operation::Jpeg.into(),
-                Operation::Lanczos3(side).into(),
-            ],
-            "bridge" => vec![Operation::Jpeg.into(), Operation::Lanczos3(side).into()],
-            other => return Err(failed(format!("has the unknown pipeline {other:?}"))),
+        let Some(whole) = pipeline(&case.pipeline, SIDE) else {
+            return Err(failed(format!("has the unknown pipeline {:?}", case.pipeline)));
         };
-        if case.center_crop {
-            steps.push(Operation::CenterCrop(CROP).into());
+        let crops = |step: &Step| matches!(step.operation, Operation::CenterCrop(_));
+        let mut steps = whole.steps().to_vec();
+        if !case.center_crop {
+            steps.retain(|step| !crops(step));
+        } else if !steps.iter().any(crops) {
+            return Err(failed(format!("crops in pipeline {:?}, which does not", case.pipeline)));
         }
         Preparation::new(steps).map_err(|error| failed(error.to_string()))
     }
@@ -412,7 +400,8 @@ pub fn check_oft_with<B: Backend>(
         change(&mut policy);
         for case in &kit.cases {
             let Some(answer) = variant.answers.get(&case.id) else { continue };
-            let run = Run { kit, case, variant: &variant, answer, bounds: OftBounds::of(precision) };
+            let run =
+                Run { kit, case, variant: &variant, answer, bounds: OftBounds::of(precision) };
             report.cases.push(run.check(&mut policy)?);
         }
         loaded = Some((contract, policy));
@@ -455,10 +444,8 @@ impl Run<'_> {
         let generation = match (&variant.tensors, &case.tensors) {
             (Some(prefix), Some(path)) => {
                 let path = kit.folder.join(path);
-                let golden = read_tensors(&path)?.ok_or_else(|| KitError {
-                    path: path.clone(),
-                    reason: "is missing".into(),
-                })?;
+                let golden = read_tensors(&path)?
+                    .ok_or_else(|| KitError { path: path.clone(), reason: "is missing".into() })?;
                 let backend = policy.backend();
                 let mut recorder = Recorder { backend, tensors: BTreeMap::new() };
                 let generation = policy.generate(&pixels, &ids, &state, &mut recorder);
@@ -537,7 +524,7 @@ impl Run<'_> {
             return Vec::new();
         };
         let ours = policy.normalize_state(&state.raw);
-        result.state_error = largest(&[ours.clone()], std::slice::from_ref(&state.normalized));
+        result.state_error = largest(std::slice::from_ref(&ours), std::slice::from_ref(&state.normalized));
         let wanted = self.kit.platform.proprio_dim;
         if result.state_error.is_nan() || result.state_error > 1e-9 || ours.len() != wanted {
             let error = result.state_error;
@@ -641,7 +628,8 @@ fn like_timm(tensor: &HostTensor) -> Vec<f32> {
 
 /// Largest difference; NaN when the shapes differ or a value is not finite.
 fn largest(ours: &[Vec<f64>], theirs: &[Vec<f64>]) -> f64 {
-    let same = ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.len() == b.len());
+    let same =
+        ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.len() == b.len());
     let pairs = ours.iter().flatten().zip(theirs.iter().flatten());
     let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |worst: f64, error| {
         if error.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(error) }

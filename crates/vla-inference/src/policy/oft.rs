@@ -204,15 +204,16 @@ impl<B: Backend> OftPolicy<B> {
     ) -> Result<Self, PolicyError> {
         let checkpoint = OftCheckpoint::open(folder)?;
         check_folder(&checkpoint, &contract)?;
-        let policy = Self::from_checkpoint(backend, checkpoint, options, contract)?;
-        let state = policy.state.as_ref().and_then(ValueBounds::inverted);
-        for (what, inverted) in [("action", policy.action.inverted()), ("state", state)] {
+        check_contract(&checkpoint, &contract)?;
+        let Statistics { key, action, state } =
+            statistics(&checkpoint, &contract, options.unnorm_key.as_deref())?;
+        let state = state.as_ref().and_then(ValueBounds::inverted);
+        for (what, inverted) in [("action", action.inverted()), ("state", state)] {
             if let Some((index, low, high)) = inverted {
-                let key = policy.info.unnorm_key.clone();
                 return Err(OftError::Inverted { what, index, low, high, key }.into());
             }
         }
-        Ok(policy)
+        Self::from_checkpoint(backend, checkpoint, options, contract)
     }
 
     /// [`OftPolicy::open`] for a checkpoint of which the contract may leave out parts, and with any
@@ -411,8 +412,7 @@ impl<B: Backend> OftPolicy<B> {
         let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
         let input = self.input(images, (prompt, None), &state);
         let mut watch = Stopwatch::start();
-        let answered =
-            self.backend.scope(|| traced.answer(&self.backend, &self.model, &input));
+        let answered = self.backend.scope(|| traced.answer(&self.backend, &self.model, &input));
         self.traced = Some(traced);
         Some(answered.map_err(PolicyError::from).and_then(|(answer, executed)| {
             watch.lap(if executed { "execute" } else { "capture" });

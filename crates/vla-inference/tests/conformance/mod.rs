@@ -647,7 +647,9 @@ fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
     near(backend, "reshape_rows", &reshaped, &wide, tolerance);
     let back = backend.reshape_rows(&reshaped, 35).unwrap();
     near(backend, "reshape_rows back", &back, &tall, tolerance);
-    assert!(backend.reshape_rows(&device, 11).is_err() && backend.reshape_rows(&device, 0).is_err());
+    assert!(
+        backend.reshape_rows(&device, 11).is_err() && backend.reshape_rows(&device, 0).is_err()
+    );
     let c = numbers.matrix(3, 72);
     let want = Matrix::from_fn(3, 136, |row, column| {
         if column < 64 { a.at(row, column) } else { c.at(row, column - 64) }

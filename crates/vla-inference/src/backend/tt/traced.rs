@@ -31,8 +31,7 @@ impl TraceBackend for TtBackend {
     fn write_matrix(&self, place: &mut TtTensor, values: &HostTensor) -> Result<(), BackendError> {
         const OPERATION: &str = "write_matrix";
         if *values.shape() != [place.rows, place.columns] {
-            let detail =
-                format!("{:?} into [{}, {}]", values.shape(), place.rows, place.columns);
+            let detail = format!("{:?} into [{}, {}]", values.shape(), place.rows, place.columns);
             return Err(shape_error(OPERATION, detail));
         }
         if place.sharding != Sharding::Replicated {

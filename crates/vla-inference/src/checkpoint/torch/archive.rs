@@ -92,10 +92,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Finds the folder of `data.pkl` and cuts it off the names.
-    fn with_root(
-        file: &'a [u8],
-        listed: BTreeMap<String, Entry>,
-    ) -> Result<Self, TorchProblem> {
+    fn with_root(file: &'a [u8], listed: BTreeMap<String, Entry>) -> Result<Self, TorchProblem> {
         let mut roots = listed.keys().filter_map(|name| {
             let root = name.strip_suffix("data.pkl")?;
             (root.ends_with('/') && root.matches('/').count() == 1).then(|| root.to_owned())

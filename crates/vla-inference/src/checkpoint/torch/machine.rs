@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::TorchProblem;
 use super::super::header::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS, StoredType};
+use super::TorchProblem;
 use crate::text::one_line;
 
 /// Deepest nesting of tuples; a tensor's arguments have two levels.

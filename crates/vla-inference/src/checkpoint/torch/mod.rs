@@ -58,10 +58,8 @@ pub fn parse_torch(file: &[u8]) -> Result<Vec<TensorEntry>, TorchProblem> {
     let mut tensors = BTreeMap::new();
     for tensor in machine::run(archive.pickle())? {
         let name = tensor.name.clone();
-        let entry = place(&archive, tensor).map_err(|detail| TorchProblem::Tensor {
-            tensor: name.clone(),
-            detail,
-        })?;
+        let entry = place(&archive, tensor)
+            .map_err(|detail| TorchProblem::Tensor { tensor: name.clone(), detail })?;
         if tensors.insert(name.clone(), entry).is_some() {
             let detail = "listed twice".to_owned();
             return Err(TorchProblem::Tensor { tensor: name, detail });

@@ -184,7 +184,8 @@ impl TensorSource for FilmWeights<'_> {
     fn contains(&self, name: &str) -> bool {
         match Self::stored_name(name) {
             Some(stored) => {
-                let base = stored.rsplit_once('.').map(|(l, kind)| format!("{l}.base_layer.{kind}"));
+                let base =
+                    stored.rsplit_once('.').map(|(l, kind)| format!("{l}.base_layer.{kind}"));
                 self.vision.contains(&stored) || base.is_some_and(|b| self.vision.contains(&b))
             }
             None => self.base.contains(name),

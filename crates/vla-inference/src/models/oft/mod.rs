@@ -248,9 +248,7 @@ impl<B: Backend> OpenVlaOft<B> {
             llama.forward_once(backend, x, &mut placed.scratch, (self.mask, read), probe)?;
         lap("prefill");
         match &self.head {
-            Some(head) => {
-                head.forward(backend, &states, (shape.chunk, shape.action_dim), probe)
-            }
+            Some(head) => head.forward(backend, &states, (shape.chunk, shape.action_dim), probe),
             None => llama.logits(backend, &states),
         }
     }
