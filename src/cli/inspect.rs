@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::options::{CheckpointArgs, FolderArgs};
 use super::{CliError, print, print_json};
 use vla_inference::checkpoint::{
-    Checkpoint, CheckpointKind, Group, Inventory, LlamaConfig, OftCheckpoint, TowerConfig, sign_of_oft,
+    Checkpoint, CheckpointKind, Group, Inventory, LlamaConfig, OftCheckpoint, TowerConfig,
+    sign_of_oft,
 };
 
 /// Contents of a checkpoint folder, and whether it is complete.

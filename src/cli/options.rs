@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use vla_inference::backend::tt::Kernels;
-use vla_inference::checkpoint::pi0::{Pi0Source, Resize, StateTokens};
+use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
     ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
     PolicyOptions, PolicySource, Precision, load_policy,
@@ -90,6 +90,10 @@ pub(crate) struct FolderArgs {
     /// Steps of a chunk, for openpi's folders that do not say
     #[arg(long, value_name = "N")]
     pub(crate) horizon: Option<usize>,
+    /// absolute, or relative:6,-1 (six dimensions relative to the state, one not); openpi's folders
+    /// do not say
+    #[arg(long, value_name = "MAPPING")]
+    pub(crate) actions: Option<ActionMapping>,
 }
 
 impl FolderArgs {
@@ -102,6 +106,7 @@ impl FolderArgs {
             resize: self.resize,
             state_tokens: self.state_tokens,
             horizon: self.horizon,
+            actions: self.actions.clone(),
         }
     }
 }
@@ -134,6 +139,7 @@ impl From<FlowArgs> for FlowOptions {
             resize: args.folder.resize,
             state_tokens: args.folder.state_tokens,
             horizon: args.folder.horizon,
+            actions: args.folder.actions,
             absent_cameras: args.absent_camera,
             steps: args.steps,
             seed: args.seed,

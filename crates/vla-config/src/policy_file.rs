@@ -8,17 +8,15 @@ use super::action_section::{
     Action, JointQuantity, PolicyGripper, RawAction, RawPolicyGripper, check_action, check_gripper,
     end_effector_step,
 };
+use super::image_section::{ImageSection, RawImageSection};
 use super::model_sections::{FlowSection, OftSection, RawFlow, RawOft, check_flow, check_oft};
 use super::observation_section::{
     Camera, RawCameras, RawStatePart, StatePart, StateSource, check_cameras, check_spread,
     check_state,
 };
-use super::image_section::{ImageSection, RawImageSection};
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
 use vla_control::ConfigErrors;
 use vla_control::action_chunk::ChunkStep;
-
-}
 
 /// The text around the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,6 +40,8 @@ pub struct FlowOptions {
     pub state_tokens: Option<StateTokens>,
     /// Steps of a chunk, where the folder does not say.
     pub horizon: Option<usize>,
+    /// What the action's numbers are, where the folder does not say.
+    pub actions: Option<ActionMapping>,
     /// Cameras of the checkpoint that this robot does not have; their tokens are left out.
     pub absent_cameras: Vec<String>,
     /// Euler steps; `None` for the checkpoint's.
@@ -201,6 +203,7 @@ impl<B: Backend> Pi0Policy<B> {
             resize: flow.resize,
             state_tokens: flow.state_tokens,
             horizon: flow.horizon,
+            actions: flow.actions.clone(),
         })?;
         let weights = checkpoint.weights.clone();
         Self::from_checkpoint(backend, checkpoint, &weights, options)
