@@ -8,11 +8,8 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{
-    ActionTransform, LoadRequest, Loader, LoopEvent, NodeClock, Runtime, Snapshot, Threads,
-    WorkerReport,
-};
-use runtime_support::{FORWARD, Recorded, Scripted};
+use openvla_tt::runtime::{LoopEvent, NodeClock, Runtime, Snapshot, Threads, WorkerReport};
+use runtime_support::{FORWARD, Recorded, Scripted, request};
 use vla_control::time::{Clock, Instant};
 use vla_control::{
     Command, ControlConfig, EnableOutcome, Intervention, Lifecycle, RawControlConfig, Reason,
@@ -61,18 +58,6 @@ fn pixels(last: u8) -> EncodedImage {
     let mut data = vec![7; 8 * 24];
     data[8 * 24 - 1] = last;
     EncodedImage::Raw { width: 8, height: 8, encoding: "rgb8".into(), step: 24, data: data.into() }
-}
-
-/// A policy of metres and radians with one camera, at 5 Hz.
-fn request(loader: Loader, rate_limit_hz: f64) -> LoadRequest {
-    LoadRequest {
-        loader,
-        transform: ActionTransform::identity(),
-        policy_hz: 5.0,
-        rate_limit_hz,
-        cameras: vec!["image".into()],
-        needs_state: false,
-    }
 }
 
 impl Rig {
