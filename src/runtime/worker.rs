@@ -24,7 +24,7 @@ use vla_control::time::Clock;
 use vla_control::{Inference, PolicyFailure};
 use vla_inference::observation::{CameraFrame, ImageError, Observation, Playback, RgbImage};
 use vla_inference::policy::{
-    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
+    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, ScriptError, Stage,
 };
 
 /// Measured inferences of the self-test. One more precedes them: it touches every weight for the
@@ -43,6 +43,8 @@ pub struct LoadRequest {
     pub transform: ActionTransform,
     /// Steps per second that it was trained for.
     pub policy_hz: f64,
+    /// Steps of a chunk that begin before the next observation is taken; 1 for single actions.
+    pub execute: usize,
     /// Limit of the inference rate, Hz; 0 for none. When the limit decides the start of an
     /// inference, not the policy, the worker may wait for the next image: an eighth of the limit's
     /// interval and at most 50 ms.
@@ -123,6 +125,7 @@ struct Installed {
     info: Arc<PolicyInfo>,
     transform: ActionTransform,
     policy_hz: f64,
+    execute: usize,
     collector: Collector,
     /// Steps begun when the observation of the previous chunk arrived, and when the one before the
     /// present did.
@@ -204,13 +207,23 @@ impl Worker {
             installed.collector.clear();
             return None;
         }
+        if installed.executes(self.shared.steps_begun.load(Ordering::Acquire)) {
+            return None;
+        }
         installed.collector.take(&self.shared)
     }
 
     fn load(&mut self, request: LoadRequest) -> Result<Loaded, String> {
         self.unload();
-        let LoadRequest { loader, transform, policy_hz, rate_limit_hz, cameras, needs_state } =
-            request;
+        let LoadRequest {
+            loader,
+            transform,
+            policy_hz,
+            execute,
+            rate_limit_hz,
+            cameras,
+            needs_state,
+        } = request;
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
             let loaded = self_test(policy.as_mut(), transform.width(), self.clock.as_ref())?;
@@ -224,6 +237,7 @@ impl Worker {
             info: Arc::new(loaded.info.clone()),
             transform,
             policy_hz,
+            execute,
             collector: Collector::new(cameras, needs_state),
             previous: None,
             last_begun: 0,
@@ -359,6 +373,14 @@ impl Worker {
 }
 
 impl Installed {
+    /// Whether steps of the present chunk are still to begin before the next observation. An
+    /// observation is taken for a step, not for a time: of a chunk from an observation of before,
+    /// the steps begun in between would be left out, and with them a part of the way.
+    fn executes(&self, steps_begun: u64) -> bool {
+        let begun = self.previous.map(|previous| steps_begun.saturating_sub(previous));
+        self.execute > 1 && begun.is_some_and(|begun| (1..self.execute as u64).contains(&begun))
+    }
+
     /// How far the previous chunk has been executed. Where no step began since the last observation
     /// nothing is being executed: control holds, and a chunk that continues the old one would keep
     /// a plan alive that nobody follows.
@@ -422,9 +444,11 @@ fn self_test(
                         .into(),
                 );
             }
-            Err(error @ (PolicyError::Codec(_) | PolicyError::EndedEarly { .. })) => {
-                remark = Some(error.to_string())
-            }
+            Err(
+                error @ (PolicyError::Codec(_)
+                | PolicyError::EndedEarly { .. }
+                | PolicyError::Script(ScriptError::Instruction { .. })),
+            ) => remark = Some(error.to_string()),
             Err(error) => return Err(format!("the self-test failed: {error}")),
         }
         if run > 0 {
