@@ -34,15 +34,16 @@
 //! * *watchdog*: a condition whose violation stops motion. *fault*: a watchdog that interrupted
 //!   motion. *hold*: an interruption that may end by itself. *latch*: a stop until `~/reset`.
 //! * *setpoint*: where the joints come to rest if nothing follows. *run*: from a start at the
-//!   measured positions until the joints are at rest and motion is not allowed. *seam*: the distance
-//!   between a chunk's first executed step and the step executed before it.
+//!   measured positions until the joints are at rest and motion is not allowed. *seam*: the
+//!   distance between a chunk's first executed step and the step executed before it.
 //! * *intervention*: a limit that changed the velocity, or a refused result; counted by name.
 //!
 //! # Modules, in the order of a step
 //! | module | task |
 //! |---|---|
 //! | `inputs` | what a step receives |
-//! | `watchdog`, `frozen_image` | timeouts and plausibility; a camera that repeats one image |
+//! | `watchdog` | timeouts and plausibility |
+//! | `source_watchdog`, `frozen_image` | those of one camera or state; repeated images |
 //! | `state_machine` | enabling, holds, faults, latches, reset |
 //! | [`action_chunk`], `chunk_player` | the policy's steps, and which of them is executed now |
 //! | `gripper` | threshold, hysteresis and dwell of the gripper command |
@@ -75,6 +76,7 @@ mod joint_target;
 mod outputs;
 pub mod ranges;
 mod reason;
+mod source_watchdog;
 mod stall_detector;
 mod state_machine;
 mod step;
