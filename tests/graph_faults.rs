@@ -12,8 +12,8 @@ use std::{io::Write, process::Stdio, time::Duration};
 
 use openvla_tt::ros::{ResolvedConfig, checkpoint_policy, start};
 use openvla_tt::runtime::Loader;
-use vla_inference::observation::RgbImage;
-use vla_inference::policy::{CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo};
+use vla_inference::observation::{Observation, SINGLE_CAMERA};
+use vla_inference::policy::{CodecError, Decision, Policy, PolicyError, PolicyInfo};
 
 /// An image whose first pixel is `[254, 1, code]` causes a fault; the codes are those of
 /// `tests/graph/faults.py`.
@@ -22,11 +22,8 @@ const MARK: [u8; 2] = [254, 1];
 struct Faulty(Box<dyn Policy>);
 
 impl Policy for Faulty {
-    fn act(
-        &mut self,
-        image: &RgbImage,
-        instruction: &Instruction,
-    ) -> Result<Decision, PolicyError> {
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let image = observation.image(SINGLE_CAMERA)?;
         let code = match image.pixels() {
             [a, b, code, ..] if [*a, *b] == MARK => *code,
             _ => 0,
@@ -54,9 +51,9 @@ impl Policy for Faulty {
             }
             _ => None,
         };
-        let mut decision = self.0.act(image, instruction)?;
+        let mut decision = self.0.act(observation)?;
         if let Some(number) = number {
-            decision.action[1] = number;
+            decision.actions[0][1] = number;
         }
         Ok(decision)
     }

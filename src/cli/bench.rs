@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::{Decision, DraftCounts, Instruction};
+use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -109,10 +109,11 @@ impl Bench {
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
         let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
+        let observation = Observation::single(&image, &instruction);
         let mut token_ids = Vec::new();
         let mut stages = Stages::default();
         for run in 0..self.warm_up + self.repeats {
-            let decision = policy.act(&image, &instruction)?;
+            let decision = policy.act(&observation)?;
             if run >= self.warm_up {
                 stages.add(&decision);
             }

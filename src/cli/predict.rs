@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::{Decision, Instruction, PolicyInfo};
+use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 
 /// One action from one image and one instruction.
 #[derive(Args)]
@@ -37,8 +37,14 @@ struct Prediction<'a> {
     prompt: &'a str,
     input_ids: &'a [u32],
     token_ids: &'a [u32],
+    /// The first step.
     normalized_action: &'a [f64],
+    /// The first step, un-normalised.
     action: &'a [f64],
+    /// The whole chunk, `[steps][action_dim]`, un-normalised.
+    actions: &'a [Vec<f64>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
     unnorm_key: &'a str,
     logit_margins: &'a [f32],
     timings_ms: BTreeMap<&'a str, f64>,
@@ -52,7 +58,7 @@ impl Predict {
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
-        let decision = policy.act(&image, &instruction)?;
+        let decision = policy.act(&Observation::single(&image, &instruction))?;
         if !self.json {
             return show(&instruction, &decision, policy.info());
         }
@@ -61,8 +67,10 @@ impl Predict {
             prompt: &decision.prompt,
             input_ids: &decision.input_ids,
             token_ids: &decision.token_ids,
-            normalized_action: &decision.normalized,
-            action: &decision.action,
+            normalized_action: decision.normalized.first().map_or(&[], Vec::as_slice),
+            action: decision.actions.first().map_or(&[], Vec::as_slice),
+            actions: &decision.actions,
+            seed: decision.seed,
             unnorm_key: &policy.info().unnorm_key,
             logit_margins: &decision.logit_margins,
             timings_ms: stages.chain([("total", decision.total_ms())]).collect(),
@@ -75,21 +83,28 @@ impl Predict {
 fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {
     let names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
     print(&format!("{} on {}, unnorm_key {}", instruction.text(), info.device, info.unnorm_key))?;
-    print("dimension   token   normalized      action   margin")?;
-    for (index, action) in decision.action.iter().enumerate() {
-        // Dimensions of other numbers have no common names; they depend on the data set.
-        let name = if info.action_dim == names.len() {
-            names[index].to_owned()
-        } else {
-            index.to_string()
-        };
-        let margin = decision.logit_margins.get(index);
-        print(&format!(
-            "{name:<9} {:>7} {:>12.6} {action:>11.6} {:>8}",
-            decision.token_ids[index],
-            decision.normalized[index],
-            margin.map_or_else(|| "-".into(), |margin| format!("{margin:.3}"))
-        ))?;
+    for (step, (actions, normalized)) in
+        decision.actions.iter().zip(&decision.normalized).enumerate()
+    {
+        if decision.actions.len() > 1 {
+            print(&format!("step {step}"))?;
+        }
+        print("dimension   token   normalized      action   margin")?;
+        for (index, (action, normalized)) in actions.iter().zip(normalized).enumerate() {
+            // Unnamed dimensions of other numbers have no common names.
+            let name = match info.action_names.get(index) {
+                Some(name) => name.clone(),
+                None if info.action_dim == names.len() => names[index].to_owned(),
+                None => index.to_string(),
+            };
+            let token = decision.token_ids.get(index).map(u32::to_string);
+            let margin = decision.logit_margins.get(index).map(|margin| format!("{margin:.3}"));
+            print(&format!(
+                "{name:<9} {:>7} {normalized:>12.6} {action:>11.6} {:>8}",
+                token.as_deref().unwrap_or("-"),
+                margin.as_deref().unwrap_or("-")
+            ))?;
+        }
     }
     let stages: Vec<String> = decision
         .stages

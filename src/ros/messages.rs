@@ -11,7 +11,7 @@ use r2r::{
 
 use vla_inference::observation::EncodedImage;
 
-use crate::runtime::{CommandSink, DecisionReport, STEP_WIDTH};
+use crate::runtime::{CommandSink, DecisionReport};
 use vla_control::time::Stamp;
 use vla_control::{Command, Reason};
 
@@ -86,12 +86,12 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
         generation: report.origin.generation,
         instruction: text(report.instruction.text()),
         unnorm_key: text(&report.info.unnorm_key),
-        horizon: (decision.action.len() / STEP_WIDTH) as u32,
-        dimension: STEP_WIDTH as u32,
+        horizon: decision.actions.len() as u32,
+        dimension: decision.actions.first().map_or(0, Vec::len) as u32,
         token_ids: decision.token_ids.clone(),
         logit_margins: decision.logit_margins.clone(),
-        normalized: decision.normalized.clone(),
-        action: decision.action.clone(),
+        normalized: decision.normalized.concat(),
+        action: decision.actions.concat(),
         policy_hz: report.policy_hz,
         device: text(&report.info.device),
         precision: text(&report.info.precision),

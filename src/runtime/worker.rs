@@ -18,7 +18,7 @@ use super::{
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
 use vla_control::time::Clock;
 use vla_control::{Inference, PolicyFailure};
-use vla_inference::observation::{ImageError, RgbImage};
+use vla_inference::observation::{ImageError, Observation, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
 };
@@ -244,7 +244,8 @@ impl Worker {
             let decoded = self.clock.steady();
             // Cleared before the policy runs, whose duration does not matter here.
             self.shared.decode_failed.store(false, Ordering::Release);
-            let decision = installed.policy.act(&rgb, instruction).map_err(Failure::Policy)?;
+            let observation = Observation::single(&rgb, instruction);
+            let decision = installed.policy.act(&observation).map_err(Failure::Policy)?;
             Ok::<_, Failure>((decoded, decision))
         }));
         let origin = ChunkOrigin {
@@ -285,7 +286,7 @@ impl Worker {
     ) -> Option<WorkerReport> {
         let installed = self.installed.as_ref()?;
         let finished = self.clock.steady();
-        match chunk(origin, installed.policy_hz, &installed.transform, &decision.action) {
+        match chunk(origin, installed.policy_hz, &installed.transform, &decision.actions) {
             Ok(chunk) => {
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
@@ -344,22 +345,17 @@ fn chunk(
     origin: ChunkOrigin,
     policy_hz: f64,
     transform: &ActionTransform,
-    action: &[f64],
+    actions: &[Vec<f64>],
 ) -> Result<ActionChunk, String> {
-    if action.is_empty() || !action.len().is_multiple_of(STEP_WIDTH) {
-        return Err(format!(
-            "the policy returned {} numbers, which are not steps of {STEP_WIDTH}",
+    let step = |action: &Vec<f64>| match <[f64; STEP_WIDTH]>::try_from(action.as_slice()) {
+        Ok(numbers) => Ok(transform(numbers)),
+        Err(_) => Err(format!(
+            "the policy returned a step of {} numbers; this node drives an end effector with \
+            {STEP_WIDTH}",
             action.len()
-        ));
-    }
-    let steps: Vec<ChunkStep> = action
-        .chunks_exact(STEP_WIDTH)
-        .map(|step| {
-            let mut numbers = [0.0; STEP_WIDTH];
-            numbers.copy_from_slice(step);
-            transform(numbers)
-        })
-        .collect();
+        )),
+    };
+    let steps = actions.iter().map(step).collect::<Result<Vec<ChunkStep>, _>>()?;
     ActionChunk::new(origin, policy_hz, steps).map_err(|error| error.to_string())
 }
 
@@ -369,7 +365,7 @@ fn chunk(
 /// not finite are an error, and so are actions that are not end-effector steps.
 fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, String> {
     let info = policy.info().clone();
-    if !info.action_dim.is_multiple_of(STEP_WIDTH) || info.action_dim == 0 {
+    if info.action_dim != STEP_WIDTH {
         return Err(format!(
             "actions of '{}' have {} numbers, but this node drives an end effector with \
             {STEP_WIDTH} (dx dy dz droll dpitch dyaw gripper); choose another unnorm_key",
@@ -379,11 +375,12 @@ fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, Strin
     let image =
         RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
     let instruction = Instruction::new("pick up the block").map_err(|error| error.to_string())?;
+    let observation = Observation::single(&image, &instruction);
     let (mut inference_s, mut remark) = (0.0_f64, None);
     for run in 0..=SELF_TEST_RUNS {
         let started = clock.steady();
-        match policy.act(&image, &instruction) {
-            Ok(decision) if decision.action.iter().all(|value| value.is_finite()) => {}
+        match policy.act(&observation) {
+            Ok(decision) if decision.actions.iter().flatten().all(|value| value.is_finite()) => {}
             Ok(_) => {
                 return Err(
                     "the self-test's action is not finite; the checkpoint or the number format is \

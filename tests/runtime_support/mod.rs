@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use openvla_tt::runtime::{CommandSink, monotonic_now};
 use vla_control::Command;
 use vla_control::time::{Instant, Stamp};
-use vla_inference::observation::RgbImage;
+use vla_inference::observation::{Observation, RgbImage, SINGLE_CAMERA};
 use vla_inference::policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo};
 
 type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyError> + Send>;
@@ -27,6 +27,10 @@ impl Scripted {
         let info = PolicyInfo {
             unnorm_key: "test".into(),
             action_dim: 7,
+            action_names: Vec::new(),
+            horizon: 1,
+            cameras: vec![SINGLE_CAMERA.into()],
+            state_dim: 0,
             device: "script".into(),
             precision: "f64".into(),
             envelope: vec![None; 7],
@@ -41,21 +45,12 @@ impl Scripted {
 }
 
 impl Policy for Scripted {
-    fn act(
-        &mut self,
-        image: &RgbImage,
-        instruction: &Instruction,
-    ) -> Result<Decision, PolicyError> {
-        let action = (self.act)(image, instruction)?;
-        let (prompt, input_ids, token_ids) = (String::new(), Vec::new(), Vec::new());
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let action = (self.act)(observation.image(SINGLE_CAMERA)?, &observation.instruction)?;
         Ok(Decision {
-            prompt,
-            input_ids,
-            token_ids,
-            normalized: action.clone(),
-            action,
-            logit_margins: Vec::new(),
-            stages: Vec::new(),
+            normalized: vec![action.clone()],
+            actions: vec![action],
+            ..Decision::default()
         })
     }
 

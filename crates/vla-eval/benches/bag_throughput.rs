@@ -18,8 +18,8 @@ use std::time::Instant;
 
 use support::{BagWriter, settings};
 use vla_eval::{RunOptions, Settings, evaluate};
-use vla_inference::observation::{Resizer, RgbImage};
-use vla_inference::policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo};
+use vla_inference::observation::{Observation, Resizer, SINGLE_CAMERA};
+use vla_inference::policy::{Decision, Policy, PolicyError, PolicyInfo};
 
 /// What every policy does to an image, and no more.
 struct ResizeOnly {
@@ -29,17 +29,15 @@ struct ResizeOnly {
 }
 
 impl Policy for ResizeOnly {
-    fn act(&mut self, image: &RgbImage, _: &Instruction) -> Result<Decision, PolicyError> {
-        let pixels = self.resizer.resize(image);
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let pixels = self.resizer.resize(observation.image(SINGLE_CAMERA)?);
         self.sum += pixels.iter().map(|&value| u64::from(value)).sum::<u64>();
         Ok(Decision {
-            prompt: String::new(),
-            input_ids: vec![],
             token_ids: vec![31_872; 7],
-            normalized: vec![0.0; 7],
-            action: vec![0.0; 7],
+            normalized: vec![vec![0.0; 7]],
+            actions: vec![vec![0.0; 7]],
             logit_margins: vec![1.0; 7],
-            stages: vec![],
+            ..Decision::default()
         })
     }
 

@@ -13,7 +13,7 @@ use super::report::{EpisodeNotes, Report};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
-use vla_inference::observation::RgbImage;
+use vla_inference::observation::{Observation, RgbImage};
 use vla_inference::policy::{Policy, PolicyError};
 
 /// Options of a run that do not change its result.
@@ -203,11 +203,12 @@ impl Run<'_> {
         frame: Frame,
         image: &RgbImage,
     ) -> Result<Option<Step>, EvalError> {
-        let outcome = match self.policy.act(image, &frame.instruction) {
+        let outcome = match self.policy.act(&Observation::single(image, &frame.instruction)) {
+            // Of a chunk, the step that belongs to this frame is the first.
             Ok(decision) => Outcome::Action(Prediction {
                 token_ids: decision.token_ids,
-                normalized: decision.normalized,
-                action: decision.action,
+                normalized: decision.normalized.into_iter().next().unwrap_or_default(),
+                action: decision.actions.into_iter().next().unwrap_or_default(),
                 logit_margins: decision.logit_margins,
                 stages: decision
                     .stages
@@ -272,6 +273,7 @@ fn concerns_one_frame(error: &PolicyError) -> bool {
         PolicyError::Codec(_)
         | PolicyError::EndedEarly { .. }
         | PolicyError::Image(_)
+        | PolicyError::Observation(_)
         | PolicyError::Instruction(_) => true,
         other => other.is_not_finite(),
     }

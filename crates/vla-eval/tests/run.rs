@@ -344,17 +344,14 @@ struct Constant(Scripted);
 impl vla_inference::policy::Policy for Constant {
     fn act(
         &mut self,
-        _: &vla_inference::observation::RgbImage,
-        _: &vla_inference::policy::Instruction,
+        _: &vla_inference::observation::Observation,
     ) -> Result<vla_inference::policy::Decision, vla_inference::policy::PolicyError> {
         Ok(vla_inference::policy::Decision {
-            prompt: String::new(),
-            input_ids: vec![],
             token_ids: vec![31_872; 7],
-            normalized: vec![0.0; 7],
-            action: vec![0.0; 7],
+            normalized: vec![vec![0.0; 7]],
+            actions: vec![vec![0.0; 7]],
             logit_margins: vec![1.0; 7],
-            stages: vec![],
+            ..Default::default()
         })
     }
 

@@ -12,6 +12,7 @@ use vla_inference::golden::{Bounds, EosCase, Kit, check};
 use vla_inference::models::NoProbe;
 use vla_inference::models::TensorSource;
 use vla_inference::models::openvla::OpenVla;
+use vla_inference::observation::Observation;
 use vla_inference::policy::{
     DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions,
 };
@@ -93,11 +94,12 @@ fn trailing_space_may_have_its_own_instruction() {
     let other = self::kit().cases[1].clone();
     let image = kit.image(&kit.trailing_space_case.image).unwrap();
     let instruction = Instruction::new(&other.instruction).unwrap();
-    let answer = policy(&kit, DecodeMode::Full).act(&image, &instruction).unwrap();
+    let answer =
+        policy(&kit, DecodeMode::Full).act(&Observation::single(&image, &instruction)).unwrap();
     assert_ne!(answer.token_ids, kit.cases[0].generated_ids);
     kit.trailing_space_case.prompt = format!("{} ", other.prompt);
     kit.trailing_space_case.input_ids = other.input_ids_fed;
-    kit.trailing_space_case.action = answer.action;
+    kit.trailing_space_case.action = answer.actions[0].clone();
     assert_eq!(special(&kit), Vec::<String>::new());
 
     kit.trailing_space_case.action[3] += 0.01;
@@ -129,11 +131,13 @@ fn action_tokens_alone_give_the_same_action() {
     for case in &kit.cases {
         let (image, instruction) =
             (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap());
-        let (a, b) =
-            (full.act(&image, &instruction).unwrap(), actions.act(&image, &instruction).unwrap());
+        let (a, b) = (
+            full.act(&Observation::single(&image, &instruction)).unwrap(),
+            actions.act(&Observation::single(&image, &instruction)).unwrap(),
+        );
         assert_eq!(a.token_ids, case.generated_ids);
         assert_eq!(a.prompt, case.prompt);
-        assert_eq!((a.token_ids, a.action), (b.token_ids, b.action));
+        assert_eq!((a.token_ids, a.actions), (b.token_ids, b.actions));
     }
 }
 
@@ -178,7 +182,10 @@ fn token_outside_the_actions_is_named() {
     let refused = [100.0, -100.0].into_iter().filter_map(|value| {
         let mut policy = bent(&kit, 278, value);
         policy
-            .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
+            .act(&Observation::single(
+                &kit.image(&case.image).unwrap(),
+                &Instruction::new(&case.instruction).unwrap(),
+            ))
             .err()
     });
     let texts: Vec<String> = refused.map(|error: PolicyError| error.to_string()).collect();
@@ -194,7 +201,10 @@ fn non_finite_logit_is_an_error() {
     let mut policy = bent(&kit, 31_800, f32::NAN);
     let case = &kit.cases[0];
     let error = policy
-        .act(&kit.image(&case.image).unwrap(), &Instruction::new(&case.instruction).unwrap())
+        .act(&Observation::single(
+            &kit.image(&case.image).unwrap(),
+            &Instruction::new(&case.instruction).unwrap(),
+        ))
         .unwrap_err();
     assert!(error.is_not_finite(), "{error}");
 }

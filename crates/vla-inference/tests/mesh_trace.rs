@@ -13,6 +13,7 @@ use vla_inference::backend::tt::{
 use vla_inference::golden::Kit;
 use vla_inference::models::NoProbe;
 use vla_inference::models::TensorSource;
+use vla_inference::observation::Observation;
 use vla_inference::policy::{
     DecodeMode, DraftCounts, Instruction, OpenVlaPolicy, Policy, PolicyError, PolicyOptions,
 };
@@ -78,7 +79,7 @@ fn traces_equal_eager(
     for (number, (image, instruction, wanted)) in steps.into_iter().enumerate().take(count) {
         let what = format!("{mesh:?} {precision} {kernels:?} {decode:?}, step {number}");
         let before = policy.backend().traffic();
-        let decision = match policy.act(image, instruction) {
+        let decision = match policy.act(&Observation::single(image, instruction)) {
             Ok(decision) => decision,
             Err(error) => panic!("{what}: {error}"),
         };
@@ -159,9 +160,11 @@ fn drafts_change_nothing<B: Backend>(
         .collect();
     inputs.push(inputs[0].clone());
     for (image, instruction) in &inputs {
-        let (want, got) =
-            (plain.act(image, instruction).unwrap(), drafting.act(image, instruction).unwrap());
-        assert_eq!((want.token_ids, want.action), (got.token_ids, got.action));
+        let (want, got) = (
+            plain.act(&Observation::single(image, instruction)).unwrap(),
+            drafting.act(&Observation::single(image, instruction)).unwrap(),
+        );
+        assert_eq!((want.token_ids, want.actions), (got.token_ids, got.actions));
     }
     let counts = drafting.draft_counts();
     println!(
@@ -204,7 +207,7 @@ fn accepted_draft_takes_one_read() {
     let mut reads = Vec::new();
     for image in &images {
         let before = (policy.backend().traffic(), policy.draft_counts());
-        let decision = policy.act(image, &instruction).unwrap();
+        let decision = policy.act(&Observation::single(image, &instruction)).unwrap();
         let after = (policy.backend().traffic(), policy.draft_counts());
         reads.push((
             after.0.reads - before.0.reads,
@@ -234,7 +237,7 @@ fn custom_kernels_equal_ttnn_bit_for_bit() {
             (
                 eager.token_ids,
                 eager.logit_margins,
-                policy.act(&image, &instruction).unwrap().token_ids,
+                policy.act(&Observation::single(&image, &instruction)).unwrap().token_ids,
             )
         });
         let [(tokens, margins, acted), plain] = decisions;
@@ -275,19 +278,19 @@ fn traced_nan_and_early_end_are_errors() {
         (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap());
     let mut policy =
         policy(&kit, backend(MeshKind::N300, "bf16", Kernels::Custom), DecodeMode::Actions);
-    let tokens = policy.act(&image, &instruction).unwrap().token_ids;
+    let tokens = policy.act(&Observation::single(&image, &instruction)).unwrap().token_ids;
     let end = policy.end_of_sequence();
     for (at, id) in tokens.iter().enumerate().take(6) {
         policy.set_end_of_sequence(Some(*id));
         let first = tokens.iter().position(|token| token == id).unwrap();
-        let error = policy.act(&image, &instruction).unwrap_err();
+        let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
         assert!(
             matches!(error, PolicyError::EndedEarly { got, wanted: 7 } if got == first),
             "{at}: {error}"
         );
     }
     policy.set_end_of_sequence(end);
-    assert_eq!(policy.act(&image, &instruction).unwrap().token_ids, tokens);
+    assert_eq!(policy.act(&Observation::single(&image, &instruction)).unwrap().token_ids, tokens);
     let (checkpoint, backend) =
         (policy.checkpoint().clone(), backend(MeshKind::N300, "bf16", Kernels::Custom));
     drop(policy);
@@ -301,7 +304,7 @@ fn traced_nan_and_early_end_are_errors() {
     .unwrap()
     .with_traces();
     for _ in 0..2 {
-        let error = policy.act(&image, &instruction).unwrap_err();
+        let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
         assert!(error.is_not_finite(), "{error}");
     }
 }

@@ -12,10 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use vla_eval::{PolicySettings, Settings, Shard};
-use vla_inference::observation::RgbImage;
-use vla_inference::policy::{
-    CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage,
-};
+use vla_inference::observation::{Observation, SINGLE_CAMERA};
+use vla_inference::policy::{CodecError, Decision, Policy, PolicyError, PolicyInfo, Stage};
 
 pub fn root(path: &str) -> PathBuf {
     // The folder of the workspace: the tests of two packages use this file.
@@ -93,6 +91,10 @@ impl Scripted {
         let info = PolicyInfo {
             unnorm_key: "bridge_orig".into(),
             action_dim: 7,
+            action_names: Vec::new(),
+            horizon: 1,
+            cameras: vec![SINGLE_CAMERA.into()],
+            state_dim: 0,
             device: "scripted".into(),
             precision: "f32".into(),
             envelope: [vec![Some((-0.05, 0.05)); 6], vec![None]].concat(),
@@ -103,12 +105,9 @@ impl Scripted {
 }
 
 impl Policy for Scripted {
-    fn act(
-        &mut self,
-        image: &RgbImage,
-        instruction: &Instruction,
-    ) -> Result<Decision, PolicyError> {
-        assert_eq!(instruction.text(), "pick up the café cup ☕");
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let image = observation.image(SINGLE_CAMERA)?;
+        assert_eq!(observation.instruction.text(), "pick up the café cup ☕");
         let hash: String =
             Sha256::digest(image.pixels()).iter().map(|byte| format!("{byte:02x}")).collect();
         let (mut token_ids, action) =
@@ -133,13 +132,12 @@ impl Policy for Scripted {
             Stage { name: "vision", milliseconds: 1.0 / 3.0 },
         ];
         Ok(Decision {
-            prompt: String::new(),
-            input_ids: vec![],
             token_ids,
-            normalized,
-            action,
+            normalized: vec![normalized],
+            actions: vec![action],
             logit_margins: margins,
             stages,
+            ..Decision::default()
         })
     }
 

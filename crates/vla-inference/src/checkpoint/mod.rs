@@ -3,6 +3,7 @@
 //!
 //! | item | what it is |
 //! |---|---|
+//! | [`CheckpointKind`] | which policy a folder holds |
 //! | [`Checkpoint`] | a whole OpenVLA folder, opened and cross-checked |
 //! | [`WeightFiles`] | the mapped weights: `open(dir)`, `.tensor(name)`, `.expect(name, shape)` |
 //! | [`MappedTensor`] | one tensor in place: `.shape()`, `.dtype()`, `.bytes()`, `.to_f32_vec()` |
@@ -23,6 +24,7 @@ mod folder;
 mod header;
 mod index;
 mod inventory;
+mod kind;
 mod llama_config;
 mod map;
 mod norm_stats;
@@ -42,6 +44,7 @@ pub use header::{
 };
 pub use index::WeightIndex;
 pub use inventory::{Group, Inventory, Misshapen};
+pub use kind::CheckpointKind;
 pub use llama_config::LlamaConfig;
 pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
 pub use preprocessor::{PreprocessorConfig, TowerPixels};

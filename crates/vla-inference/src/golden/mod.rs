@@ -4,9 +4,11 @@
 //! `tensors/caseNN.safetensors`, `tokenizer_cases.json`; see `tests/data/openvla_tiny/README.md`.
 
 mod check;
+mod kind;
 mod kit;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
+pub use kind::KitKind;
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::check::CheckError;
 use super::kit::Kit;
-use crate::policy::{Instruction, Policy, PolicyError};
+use crate::policy::{Instruction, Observation, Policy, PolicyError};
 
 /// Differences among the actions for several inputs.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -78,7 +78,10 @@ pub fn sensitivity(
         let failed = |source: PolicyError| CheckError::Policy { case: image.id, source };
         let instruction =
             Instruction::new(&words.instruction).map_err(|error| failed(error.into()))?;
-        Ok(policy.act(&kit.image(&image.image)?, &instruction).map_err(failed)?.token_ids)
+        Ok(policy
+            .act(&Observation::single(&kit.image(&image.image)?, &instruction))
+            .map_err(failed)?
+            .token_ids)
     };
     // Cases differ in both; one of the two is kept while the other varies.
     let (some, first) = (&kit.cases[..count.min(kit.cases.len())], &kit.cases[0]);

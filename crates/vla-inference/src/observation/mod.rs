@@ -1,17 +1,126 @@
-//! Image preparation: decodes image messages and files to RGB and resizes them to a square, byte
-//! for byte as Pillow does.
+//! Observations: camera images, proprioceptive state and instruction of one decision, and the
+//! preparation of images: decoding of messages and files to RGB, resizing byte for byte as Pillow
+//! does.
 
 mod camera;
 mod file;
+mod instruction;
 mod resize;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
+pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES};
 pub use resize::Resizer;
 
 /// Largest width or height that is accepted, pixels.
 pub const MAX_SIDE: usize = 8192;
+
+/// Name of the only camera of a policy with one camera whose checkpoint names none.
+pub const SINGLE_CAMERA: &str = "image";
+
+/// An image of a named camera.
+#[derive(Clone, Debug)]
+pub struct CameraFrame {
+    /// Name by which the policy knows the camera.
+    pub camera: Arc<str>,
+    /// The image.
+    pub image: RgbImage,
+}
+
+/// Progress of the previous chunk, which real-time chunking continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Playback {
+    /// Steps begun between the previous chunk's observation and this one; `None` when no previous
+    /// chunk is being executed.
+    pub executed: Option<usize>,
+    /// Steps expected to begin while this inference runs.
+    pub delay: usize,
+}
+
+/// Everything that a policy decides from.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Instruction for the robot.
+    pub instruction: Instruction,
+    /// One image of each camera of the policy, in any order.
+    pub images: Vec<CameraFrame>,
+    /// Proprioceptive state in raw units, in the policy's order; empty for a policy without state.
+    pub state: Vec<f64>,
+    /// Progress of the previous chunk.
+    pub playback: Playback,
+}
+
+impl Observation {
+    /// An image of the only camera and an instruction.
+    #[must_use]
+    pub fn single(image: &RgbImage, instruction: &Instruction) -> Self {
+        let images = vec![CameraFrame { camera: SINGLE_CAMERA.into(), image: image.clone() }];
+        let (instruction, playback) = (instruction.clone(), Playback::default());
+        Self { instruction, images, state: Vec::new(), playback }
+    }
+
+    /// The image of a camera.
+    ///
+    /// # Errors
+    /// When the observation has none.
+    pub fn image(&self, camera: &str) -> Result<&RgbImage, ObservationError> {
+        let frame = self.images.iter().find(|frame| *frame.camera == *camera);
+        frame.map(|frame| &frame.image).ok_or_else(|| ObservationError::Camera {
+            wanted: camera.to_owned(),
+            given: self.images.iter().map(|frame| frame.camera.to_string()).collect(),
+        })
+    }
+
+    /// The state, if it has the wanted number of finite values.
+    ///
+    /// # Errors
+    /// When it has another number of values, or one of them is not finite.
+    pub fn state(&self, wanted: usize) -> Result<&[f64], ObservationError> {
+        if self.state.len() != wanted {
+            return Err(ObservationError::StateLength { wanted, given: self.state.len() });
+        }
+        match self.state.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(ObservationError::State { index, value: self.state[index] }),
+            None => Ok(&self.state),
+        }
+    }
+}
+
+/// An observation that does not fit the policy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ObservationError {
+    /// No image of a camera of the policy.
+    #[error(
+        "the policy needs an image of camera '{wanted}' but the observation has {}; name the \
+        camera",
+        if .given.is_empty() { "none".to_owned() } else { format!("only '{}'", .given.join("', '")) }
+    )]
+    Camera {
+        /// Name of the camera.
+        wanted: String,
+        /// Names of the images given.
+        given: Vec<String>,
+    },
+    /// Another number of values than the policy's state has.
+    #[error("the policy's state has {wanted} values but the observation {given}")]
+    StateLength {
+        /// Values of the policy's state.
+        wanted: usize,
+        /// Values given.
+        given: usize,
+    },
+    /// A value that is not finite.
+    #[error("value {index} of the state is {value}; the policy cannot decide from it")]
+    State {
+        /// Index in the policy's order.
+        index: usize,
+        /// The value.
+        value: f64,
+    },
+}
 
 /// Why an image is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

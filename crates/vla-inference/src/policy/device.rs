@@ -11,6 +11,7 @@ use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
 use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open};
 use crate::backend::{Backend, TraceBackend};
+use crate::checkpoint::CheckpointKind;
 
 /// Default precision policy of a mesh.
 const MESH_DEFAULT: &str = "mixed";
@@ -239,6 +240,13 @@ pub enum PolicyLoadError {
 /// # Errors
 /// When the device is not available or the checkpoint is invalid.
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
+    match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
+        CheckpointKind::OpenVla => {}
+        kind => {
+            let folder = source.checkpoint.display().to_string();
+            return Err(PolicyError::Kind { folder, kind }.into());
+        }
+    }
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
         type Output = Box<dyn Policy>;

@@ -1,42 +1,46 @@
-//! Policies: an image and an instruction to a physical action.
+//! Policies: an observation to physical actions.
 
 mod action_codec;
 mod device;
-mod instruction;
 mod openvla;
+mod prompt;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
     load_policy, with_backend,
 };
-pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, prompt};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use prompt::prompt;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::backend::BackendError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, CheckpointKind};
 use crate::models::ModelError;
-use crate::observation::{ImageError, RgbImage};
+use crate::observation::{ImageError, ObservationError};
+pub use crate::observation::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, Observation};
 
-/// One action of a policy, with its intermediate results.
-#[derive(Clone, Debug)]
+/// A chunk of actions of a policy, with its intermediate results.
+#[derive(Clone, Debug, Default)]
 pub struct Decision {
     /// The prompt as tokenized.
     pub prompt: String,
     /// Token ids as fed to the model, without the image.
     pub input_ids: Vec<u32>,
-    /// Generated token ids, one per action dimension.
+    /// Generated token ids, one per action dimension; empty for a policy without action tokens.
     pub token_ids: Vec<u32>,
-    /// Bin centres, -1..1, one per action dimension.
-    pub normalized: Vec<f64>,
-    /// Physical action in the data set's units (Bridge: metres, radians, gripper 1 = open), per
-    /// policy period.
-    pub action: Vec<f64>,
+    /// Normalised actions, `[steps][action_dim]`; OpenVLA: bin centres, -1..1.
+    pub normalized: Vec<Vec<f64>>,
+    /// Actions in the data set's units (Bridge: metres, radians, gripper 1 = open),
+    /// `[steps][action_dim]`, one step per policy period.
+    pub actions: Vec<Vec<f64>>,
     /// Largest minus second largest logit of each token; empty when the device does not compute
     /// it.
     pub logit_margins: Vec<f32>,
+    /// Seed of the noise that a diffusion or flow-matching policy started from.
+    pub seed: Option<u64>,
     /// Duration of each stage.
     pub stages: Vec<Stage>,
 }
@@ -66,6 +70,14 @@ pub struct PolicyInfo {
     pub unnorm_key: String,
     /// Numbers per action.
     pub action_dim: usize,
+    /// Names of these numbers; empty when the checkpoint has none.
+    pub action_names: Vec<String>,
+    /// Steps per decision.
+    pub horizon: usize,
+    /// The cameras that an observation must have, in the model's order.
+    pub cameras: Vec<Arc<str>>,
+    /// Values of the state that an observation must have; 0 for a policy without state.
+    pub state_dim: usize,
     /// Device and number formats, [`Backend::name`](crate::backend::Backend::name).
     pub device: String,
     /// Name of the precision policy.
@@ -79,12 +91,11 @@ pub struct PolicyInfo {
 
 /// A vision-language-action policy.
 pub trait Policy: Send {
-    /// One action; takes from 30 ms to 30 s.
+    /// One decision; takes from 30 ms to 30 s.
     ///
     /// # Errors
     /// When there is no valid action.
-    fn act(&mut self, image: &RgbImage, instruction: &Instruction)
-    -> Result<Decision, PolicyError>;
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError>;
     /// Properties of this policy.
     fn info(&self) -> &PolicyInfo;
     /// Counters of speculative decoding; zero for a policy without it.
@@ -99,12 +110,23 @@ pub enum PolicyError {
     /// The checkpoint folder is unfit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A checkpoint of a kind that no policy here runs.
+    #[error("{folder}: this is a checkpoint of {kind}, which is not implemented here")]
+    Kind {
+        /// The folder.
+        folder: String,
+        /// Its kind.
+        kind: CheckpointKind,
+    },
     /// The model could not be built or run.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The image is unfit.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The observation lacks something.
+    #[error(transparent)]
+    Observation(#[from] ObservationError),
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{
-    ActionCodec, CodecError, Decision, Instruction, Policy, PolicyError, PolicyInfo, Stage, prompt,
+    ActionCodec, CodecError, Decision, Instruction, Observation, Policy, PolicyError, PolicyInfo,
+    Stage, prompt,
 };
 use crate::backend::{Backend, TraceBackend};
 use crate::checkpoint::Checkpoint;
@@ -14,7 +15,7 @@ use crate::models::action_trace::{
 };
 use crate::models::openvla::OpenVla;
 use crate::models::{NoProbe, Probe, TensorSource, speculative};
-use crate::observation::{Resizer, RgbImage};
+use crate::observation::{Resizer, RgbImage, SINGLE_CAMERA};
 
 /// Tokens among which the argmax selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -160,6 +161,10 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let info = PolicyInfo {
             unnorm_key: key,
             action_dim: codec.action_dim(),
+            action_names: Vec::new(),
+            horizon: 1,
+            cameras: vec![SINGLE_CAMERA.into()],
+            state_dim: 0,
             device: backend.name(),
             precision: options.precision.clone(),
             envelope,
@@ -351,13 +356,10 @@ impl<B: TraceBackend + 'static> OpenVlaPolicy<B> {
 }
 
 impl<B: Backend> Policy for OpenVlaPolicy<B> {
-    fn act(
-        &mut self,
-        image: &RgbImage,
-        instruction: &Instruction,
-    ) -> Result<Decision, PolicyError> {
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
         let started = Instant::now();
-        let rgb = self.resizer.resize(image);
+        let instruction = &observation.instruction;
+        let rgb = self.resizer.resize(observation.image(SINGLE_CAMERA)?);
         let (prompt_text, input_ids) = match &self.prompted {
             Some((known, text, ids)) if known == instruction => (text.clone(), ids.clone()),
             _ => {
@@ -386,9 +388,10 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             prompt: prompt_text,
             input_ids,
             token_ids: generation.token_ids,
-            normalized,
-            action,
+            normalized: vec![normalized],
+            actions: vec![action],
             logit_margins: generation.logit_margins,
+            seed: None,
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
         })
     }

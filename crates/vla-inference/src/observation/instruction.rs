@@ -1,6 +1,4 @@
-//! Instructions and their prompts.
-
-use crate::checkpoint::PromptStyle;
+//! Instructions.
 
 /// Longest instruction that is accepted, bytes. Training instructions are shorter than 200.
 pub const MAX_INSTRUCTION_BYTES: usize = 1000;
@@ -19,11 +17,14 @@ pub enum InstructionError {
     Control(char),
 }
 
-/// A valid instruction, lowercased as in training. Line breaks at the end, which shells, YAML
-/// blocks and speech nodes add, are removed. Leading and trailing spaces are kept, as in the
-/// official code: they change the token ids.
+/// A valid instruction. Line breaks at the end, which shells, YAML blocks and speech nodes add, are
+/// removed. Leading and trailing spaces are kept, as in the official code: they change the token
+/// ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Instruction(String);
+pub struct Instruction {
+    given: String,
+    lowercase: String,
+}
 
 impl Instruction {
     /// Checks a text.
@@ -41,29 +42,19 @@ impl Instruction {
         if text.trim().is_empty() {
             return Err(InstructionError::Empty);
         }
-        Ok(Self(text.to_lowercase()))
+        Ok(Self { given: text.to_owned(), lowercase: text.to_lowercase() })
     }
 
-    /// The lowercased text.
+    /// The lowercased text, as OpenVLA was trained on.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.0
+        &self.lowercase
     }
-}
 
-/// System prompt of the Vicuna-style checkpoints (`openvla-v01`).
-const VICUNA_SYSTEM: &str = "A chat between a curious user and an artificial intelligence \
-    assistant. \
-    The assistant gives helpful, detailed, and polite answers to the user's questions.";
-
-/// The prompt for an instruction in a checkpoint's style (`vla-scripts/deploy.py` of the
-/// official repository).
-#[must_use]
-pub fn prompt(style: &PromptStyle, instruction: &Instruction) -> String {
-    let question = format!("What action should the robot take to {}?", instruction.text());
-    match style {
-        PromptStyle::Pure => format!("In: {question}\nOut:"),
-        PromptStyle::Vicuna => format!("{VICUNA_SYSTEM} USER: {question} ASSISTANT:"),
+    /// The text as given: pi0 does not lowercase.
+    #[must_use]
+    pub fn as_given(&self) -> &str {
+        &self.given
     }
 }
 
@@ -73,18 +64,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_match_training() {
-        let instruction = Instruction::new("Pick up the Block").unwrap();
-        assert_eq!(
-            prompt(&PromptStyle::Pure, &instruction),
-            "In: What action should the robot take to pick up the block?\nOut:"
-        );
-        assert!(
-            prompt(&PromptStyle::Vicuna, &instruction).ends_with("pick up the block? ASSISTANT:")
-        );
-    }
-
-    #[test]
     fn invalid_texts_are_refused() {
         assert_eq!(Instruction::new("  "), Err(InstructionError::Empty));
         assert_eq!(Instruction::new(&"x".repeat(10_000)), Err(InstructionError::TooLong(10_000)));
@@ -92,5 +71,8 @@ mod tests {
         assert_eq!(Instruction::new("\n"), Err(InstructionError::Empty));
         assert_eq!(Instruction::new("go\r\n").unwrap().text(), "go");
         assert_eq!(Instruction::new("  go  ").unwrap().text(), "  go  ");
+        let instruction = Instruction::new("Pick up the Block").unwrap();
+        assert_eq!(instruction.text(), "pick up the block");
+        assert_eq!(instruction.as_given(), "Pick up the Block");
     }
 }

@@ -1,33 +1,17 @@
-//! `openvla selfcheck`.
+//! Golden kits of OpenVLA.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use serde::Serialize;
 
-use super::options::{CheckpointArgs, DeviceArgs};
-use super::{CliError, print, print_json};
+use super::super::{CliError, print, print_json};
+use super::Selfcheck;
 use vla_inference::backend::Backend;
 use vla_inference::golden::{Bounds, CaseResult, CheckError, Kit, Report, check};
 use vla_inference::policy::{
     OpenVlaPolicy, PolicyLoadError, PolicyOptions, WithBackend, with_backend,
 };
-
-/// Run a golden kit and compare every stage with the official code's values.
-#[derive(Args)]
-pub(super) struct Selfcheck {
-    #[command(flatten)]
-    checkpoint: CheckpointArgs,
-    #[command(flatten)]
-    device: DeviceArgs,
-    /// Print one JSON object on stdout and nothing else there
-    #[arg(long)]
-    json: bool,
-    /// Folder of the kit; its checkpoint is used unless --checkpoint is given
-    #[arg(long, value_name = "DIR")]
-    golden: PathBuf,
-}
 
 /// One line of the table: a stage over all cases.
 #[derive(Serialize)]
@@ -62,32 +46,27 @@ impl WithBackend for Check<'_> {
     }
 }
 
-impl Selfcheck {
-    pub(super) fn run(self) -> Result<(), CliError> {
-        let kit = Kit::open(&self.golden)?;
-        let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
-        let work = Check { kit: &kit, folder: &folder };
-        let report = with_backend(
-            self.device.device,
-            self.device.precision.as_ref(),
-            self.device.threads,
-            &self.device.mesh(),
-            work,
-        )??;
-        let stages = rows(&report);
-        let summary = summary(&report, &stages);
-        if self.json {
-            print_json(&summary)?;
-        } else {
-            show(&kit, &report, &summary)?;
-        }
-        match report.missed.len() {
-            0 => Ok(()),
-            n => {
-                Err(CliError::Bounds(format!("{n} bounds missed, the first: {}", report.missed[0])))
-            }
-        }
+/// Runs the kit, prints the result, and fails when a bound is missed.
+pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
+    let kit = Kit::open(&options.golden)?;
+    let folder = options.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+    let device = &options.device;
+    let work = Check { kit: &kit, folder: &folder };
+    let report = with_backend(
+        device.device,
+        device.precision.as_ref(),
+        device.threads,
+        &device.mesh(),
+        work,
+    )??;
+    let stages = rows(&report);
+    let summary = summary(&report, &stages);
+    if options.json {
+        print_json(&summary)?;
+    } else {
+        show(&kit, &report, &summary)?;
     }
+    super::result(&report.missed)
 }
 
 /// The JSON object.
