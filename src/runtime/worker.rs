@@ -20,7 +20,7 @@ use super::{
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
-use vla_control::time::Clock;
+use vla_control::time::{Clock, Instant};
 use vla_control::{Inference, PolicyFailure};
 use vla_inference::observation::{CameraFrame, ImageError, Observation, Playback, RgbImage};
 use vla_inference::policy::{
@@ -127,9 +127,10 @@ struct Installed {
     policy_hz: f64,
     execute: usize,
     collector: Collector,
-    /// Steps begun when the observation of the previous chunk arrived, and when the one before the
-    /// present did.
-    previous: Option<u64>,
+    /// Steps begun when the observation of the previous chunk arrived, and the start of its
+    /// inference.
+    previous: Option<(u64, Instant)>,
+    /// Steps begun when the last observation arrived.
     last_begun: u64,
     /// Duration of the last inference, seconds.
     last_inference_s: f64,
@@ -207,7 +208,8 @@ impl Worker {
             installed.collector.clear();
             return None;
         }
-        if installed.executes(self.shared.steps_begun.load(Ordering::Acquire)) {
+        let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
+        if installed.executes(steps_begun, self.clock.steady()) {
             return None;
         }
         installed.collector.take(&self.shared)
@@ -324,7 +326,8 @@ impl Worker {
         let hz = installed.policy_hz;
         match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
-                installed.previous = Some(origin.steps_begun_at_observation);
+                let begun = origin.steps_begun_at_observation;
+                installed.previous = Some((begun, origin.inference_started));
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
                 Some(WorkerReport::Decided(Box::new(DecisionReport {
@@ -375,10 +378,15 @@ impl Worker {
 impl Installed {
     /// Whether steps of the present chunk are still to begin before the next observation. An
     /// observation is taken for a step, not for a time: of a chunk from an observation of before,
-    /// the steps begun in between would be left out, and with them a part of the way.
-    fn executes(&self, steps_begun: u64) -> bool {
-        let begun = self.previous.map(|previous| steps_begun.saturating_sub(previous));
-        self.execute > 1 && begun.is_some_and(|begun| (1..self.execute as u64).contains(&begun))
+    /// the steps begun in between would be left out, and with them a part of the way. Where no step
+    /// begins any more, as on a hold, the time of half as many steps more ends the wait.
+    fn executes(&self, steps_begun: u64, now: Instant) -> bool {
+        let Some((previous, started)) = self.previous.filter(|_| self.execute > 1) else {
+            return false;
+        };
+        let longest = Duration::from_secs_f64(1.5 * self.execute as f64 / self.policy_hz);
+        let begun = steps_begun.saturating_sub(previous);
+        (1..self.execute as u64).contains(&begun) && now.since(started).get() < longest
     }
 
     /// How far the previous chunk has been executed. Where no step began since the last observation
@@ -390,7 +398,7 @@ impl Installed {
         let executed = self
             .previous
             .filter(|_| moving)
-            .and_then(|previous| usize::try_from(steps_begun.saturating_sub(previous)).ok());
+            .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
         // Saturates; a delay beyond the horizon is the policy's to refuse.
         let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
         Playback { executed, delay }

@@ -8,8 +8,8 @@
 //!   closed in proportion over one step, in addition to the limits.
 //! * **Velocities as actions.** Scaled with one factor to the velocity limits. A joint at its
 //!   position limit stops alone.
-//! * **Reading ahead.** The limiter delays by half of its windows; a chunk is read ahead by as much,
-//!   as far as it goes. So the arm follows a chunk in time, smoothed symmetrically.
+//! * **Reading ahead.** The limiter delays by half of its windows; a chunk is read ahead by as
+//!   much, as far as it goes. So the arm follows a chunk in time, smoothed symmetrically.
 //! * **Position limits.** Targets are clipped to them. A joint outside of them (at the start) may
 //!   only move inwards, or stay.
 //! * **Velocities as output.** The arm integrates them by itself, so its position is known from the
