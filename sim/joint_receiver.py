@@ -22,7 +22,7 @@ INTERFACES = {
 # A stream whose positions are further away than this, and too far for the driver's speed, is
 # refused as a jump [rad]. Less is caught up with: a message may come late.
 JUMP = 0.3
-# Stamps that differ more from the present are of another clock, and the command counts from now [ns].
+# Stamps that differ more from the present [ns] are of another clock: the command counts from now.
 OTHER_CLOCK = 10**9
 
 
