@@ -1,14 +1,17 @@
 //! `openvla inspect`.
 
+mod pi0;
+
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::options::CheckpointArgs;
+use super::options::{CheckpointArgs, FolderArgs};
 use super::{CliError, print, print_json};
 use vla_inference::checkpoint::{
-    Checkpoint, Group, Inventory, LlamaConfig, OftCheckpoint, TowerConfig, sign_of_oft,
+    Checkpoint, CheckpointKind, Group, Inventory, LlamaConfig, OftCheckpoint, TowerConfig,
+    sign_of_oft,
 };
 
 /// Contents of a checkpoint folder, and whether it is complete.
@@ -16,6 +19,8 @@ use vla_inference::checkpoint::{
 pub(super) struct Inspect {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// Print one JSON object on stdout and nothing else there
     #[arg(long)]
     json: bool,
@@ -78,10 +83,16 @@ enum Statistics {
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
         let folder = self.checkpoint.folder()?;
-        if let Some(sign) = sign_of_oft(folder)? {
-            let oft = OftCheckpoint::open(folder)?;
-            let parts = oft_summary(sign, &oft);
-            return show_all(&oft.base, Some(&parts), self.json);
+        match CheckpointKind::of(folder)? {
+            CheckpointKind::Pi0 | CheckpointKind::Pi05 => {
+                return pi0::run(&self.folder.source(folder), self.json);
+            }
+            CheckpointKind::OpenVlaOft => {
+                let oft = OftCheckpoint::open(folder)?;
+                let parts = oft_summary(sign_of_oft(folder)?.unwrap_or_default(), &oft);
+                return show_all(&oft.base, Some(&parts), self.json);
+            }
+            CheckpointKind::OpenVla => {}
         }
         let checkpoint = Checkpoint::open_unchecked(folder)?;
         show_all(&checkpoint, None, self.json)?;

@@ -3,6 +3,7 @@
 mod image_preparation;
 mod oft;
 mod openvla;
+mod pi0;
 
 use std::path::PathBuf;
 
@@ -33,11 +34,8 @@ impl Selfcheck {
         match KitKind::of(&self.golden)? {
             KitKind::Policy(CheckpointKind::OpenVla) => openvla::run(&self),
             KitKind::Policy(CheckpointKind::OpenVlaOft) => oft::run(&self),
+            KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
             KitKind::ImagePreparation => image_preparation::run(&self),
-            kind => Err(CliError::Bounds(format!(
-                "{}: a kit of the kind {kind:?}, which is not implemented",
-                self.golden.display()
-            ))),
         }
     }
 }

@@ -16,7 +16,6 @@ mod preparer;
 mod resize;
 mod rotate;
 mod torch_bilinear;
-mod torch_resize;
 
 use std::sync::Arc;
 
@@ -28,7 +27,6 @@ pub use preparation::{MAX_STEPS, Operation, Preparation, PreparationError, Size,
 pub use preparer::Preparer;
 pub use resize::{Filter, Resizer};
 pub use torch_bilinear::Layout;
-pub use torch_resize::{fitted, torch_bilinear_pad};
 
 /// Largest width or height that is accepted, pixels.
 pub const MAX_SIDE: usize = 8192;

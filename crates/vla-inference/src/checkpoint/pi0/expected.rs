@@ -122,6 +122,18 @@ pub(super) fn expected_tensors(
     list.tensors
 }
 
+impl Pi0Config {
+    /// The tensors that inference needs, named as LeRobot names them: for a checkpoint of
+    /// `positions` position embeddings and `vocabulary` tokens.
+    #[must_use]
+    pub fn expected_tensors(&self, positions: usize, vocabulary: usize) -> Vec<ExpectedTensor> {
+        let mut tensors = expected_tensors(self, "model.", positions);
+        let embedding = optional_tensors(self, "model.", vocabulary);
+        tensors.extend(embedding.into_iter().filter(|tensor| tensor.used));
+        tensors
+    }
+}
+
 /// Heads and the embedding, with the rows of the vocabulary: known, and read only where the
 /// embedding is looked up.
 pub(super) fn optional_tensors(

@@ -7,7 +7,7 @@ use super::expected::{
     EMBED_TOKENS, LM_HEAD, ONLY_PI0, ONLY_PI05, check_complete, expected_tensors, optional_tensors,
 };
 use super::openpi;
-use super::processors::Processors;
+use super::processors::{ActionMapping, Processors};
 use super::statistics::read_norm_stats;
 use crate::checkpoint::config::{MAX_CONFIG_BYTES, read_config};
 use crate::checkpoint::error::{CheckpointError, quoted};
@@ -82,6 +82,8 @@ pub struct Pi0Source {
     pub state_tokens: Option<StateTokens>,
     /// Steps of a chunk, for openpi's files without `action_horizon`.
     pub horizon: Option<usize>,
+    /// What the action's numbers are; openpi's files do not say, LeRobot's do.
+    pub actions: Option<ActionMapping>,
 }
 
 /// Everything in a checkpoint folder. Every needed tensor is present with the right shape, and no
@@ -148,22 +150,17 @@ impl Pi0Checkpoint {
         let lerobot = !openpi::is_converted(&path, &bytes)?;
         let (config, mut processors, state_tokens) = if lerobot {
             let config = Pi0Config::from_json(&path, &bytes)?;
+            check_kind(&path, config.kind, found)?;
             let processors = Processors::open(folder, &config)?;
+            if source.actions.as_ref().is_some_and(|given| *given != processors.mapping) {
+                let value = format!("{:?}", processors.mapping);
+                let remedy = "the folder states it itself; leave the option out";
+                return Err(CheckpointError::field(&path, "actions", value, remedy));
+            }
             (config, processors, StateTokens::Exact)
         } else {
             openpi::read(source, &path, &bytes, found)?
         };
-        if config.kind != found {
-            return Err(CheckpointError::field(
-                &path,
-                "type",
-                config.kind,
-                format!(
-                    "the weights are those of {found}; LeRobot would load them with a warning and \
-                    leave the rest random; correct the type or take other weights"
-                ),
-            ));
-        }
         if let Some(file) = &source.statistics {
             let widths = [Some(config.state.1), Some(config.action.1)];
             // The action's mode counts for both: openpi normalises both alike.
@@ -260,6 +257,17 @@ fn kind_of_weights(weights: &WeightFiles, prefix: &str) -> Result<Pi0Kind, Check
             0.4 have other tensors and are not read",
         )),
     }
+}
+
+fn check_kind(path: &Path, stated: Pi0Kind, found: Pi0Kind) -> Result<(), CheckpointError> {
+    if stated == found {
+        return Ok(());
+    }
+    let remedy = format!(
+        "the weights are those of {found}; LeRobot would load them with a warning and leave the \
+        rest random; correct the type or take other weights"
+    );
+    Err(CheckpointError::field(path, "type", stated, remedy))
 }
 
 /// Name and rows of the token embedding: `embed_tokens` where it is stored, otherwise the head,

@@ -11,7 +11,7 @@ use super::config::{Pi0Config, Pi0Kind};
 use super::features::Camera;
 use super::folder::{Pi0Source, StateTokens};
 use super::normalizer::NormMode;
-use super::processors::{ActionMapping, Processors};
+use super::processors::Processors;
 use super::statistics::read_norm_stats;
 use crate::checkpoint::error::{CheckpointError, list};
 use crate::checkpoint::fields::Fields;
@@ -57,6 +57,14 @@ pub(super) fn read(
             (discrete_state_input, pi05_droid) or none (pi05_libero)",
         ));
     };
+    let Some(mapping) = source.actions.clone() else {
+        return Err(fields.error(
+            "actions",
+            "not given",
+            "openpi's files do not say whether actions are differences from the state: give \
+            absolute (pi05_libero, pi0_droid) or relative:6,-1 (pi0_libero: six relative, one not)",
+        ));
+    };
     // The action as openpi feeds it: 32 columns, whatever the robot.
     let width = fields.size("action_dim", 32, 1, 1024)?;
     let mode = if kind == Pi0Kind::Pi0 { NormMode::MeanStd } else { NormMode::Quantiles };
@@ -97,6 +105,10 @@ pub(super) fn read(
         empty: false,
     };
     config.cameras = CAMERAS.map(camera).to_vec();
+    if let Some(at) = mapping.beyond(config.state.1) {
+        let remedy = format!("the state has {} dimensions", config.state.1);
+        return Err(fields.error("actions", format!("relative in dimension {at}"), remedy));
+    }
     let (state, action) = match normalizers {
         Some([state, action]) => (Some(state), Some(action)),
         None => (None, None),
@@ -106,7 +118,7 @@ pub(super) fn read(
         state,
         action,
         modes: [mode; 2],
-        mapping: ActionMapping::Absolute,
+        mapping,
         action_names: None,
         max_length: config.tokenizer_max_length,
         tokenizer: None,

@@ -36,6 +36,29 @@ pub enum ActionMapping {
     },
 }
 
+impl std::str::FromStr for ActionMapping {
+    type Err = String;
+
+    /// `absolute`, or `relative:` and the lengths of runs, negative for absolute ones, as openpi's
+    /// `make_bool_mask` takes them: `relative:6,-1`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("actions is '{text}'; use absolute, or relative:6,-1 and the like");
+        if text == "absolute" {
+            return Ok(Self::Absolute);
+        }
+        let mut mask = Vec::new();
+        for run in text.strip_prefix("relative:").ok_or_else(wrong)?.split(',') {
+            let run: i16 = run.trim().parse().map_err(|_| wrong())?;
+            mask.extend(std::iter::repeat_n(run > 0, run.unsigned_abs().into()));
+        }
+        if mask.is_empty() || mask.len() > 1024 {
+            Err(wrong())
+        } else {
+            Ok(Self::Relative { mask })
+        }
+    }
+}
+
 impl ActionMapping {
     /// Relative in every dimension whose name contains none of the `excluded` words, in any case.
     /// As LeRobot does it: without names nothing can be excluded.
@@ -53,7 +76,7 @@ impl ActionMapping {
     }
 
     /// The first dimension that is relative to a state of only `state` dimensions.
-    fn beyond(&self, state: usize) -> Option<usize> {
+    pub(super) fn beyond(&self, state: usize) -> Option<usize> {
         let Self::Relative { mask } = self else { return None };
         (state..mask.len()).find(|&at| mask[at])
     }

@@ -9,6 +9,8 @@ use super::{CaseReport, Pi0CheckError, PromptCase, Run, failed, narrow};
 use crate::backend::Backend;
 use crate::checkpoint::Tokenizer;
 use crate::checkpoint::pi0::{ActionMapping, Processors};
+use crate::observation::{ImageError, Operation, Preparation, Preparer, RgbImage, Size};
+use crate::policy::PolicyError;
 use crate::policy::pi0::{prompt, state_bin};
 
 /// Largest difference of a resized pixel. The reference's form is known to the bit; a resize that
@@ -96,7 +98,8 @@ impl<B: Backend> Run<'_, B> {
         report.detail = format!("{} resized", paths.len());
         for path in paths {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let ours = self.policy.resize(&self.kit.image(path)?);
+            let image = self.kit.image(path)?;
+            let ours = self.policy.resize(&image).map_err(failed("images"))?;
             if let Some(reference) = stored.get(&name) {
                 let bounds = (self.bounds, Some(PIXELS));
                 report.compare(format!("resized.{name}"), &ours, &reference.to_f32(), bounds);
@@ -107,6 +110,12 @@ impl<B: Backend> Run<'_, B> {
                 let digest = Sha256::digest(&bytes);
                 let ours: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
                 report.require(ours == *hash, || format!("resized.{name}: other values"));
+            }
+            if let Some(file) = self.kit.part(&format!("resized_openpi/{name}.png")) {
+                let wanted = self.kit.image(&file)?;
+                let size = Size { width: wanted.width(), height: wanted.height() };
+                let ours = openpi(&image, size).map_err(failed("images"))?;
+                report.require(ours == wanted, || format!("resized_openpi/{name}: other pixels"));
             }
         }
         Ok(report)
@@ -163,6 +172,14 @@ impl<B: Backend> Run<'_, B> {
         }
         Ok(report)
     }
+}
+
+/// An image resized as openpi's client does it.
+fn openpi(image: &RgbImage, size: Size) -> Result<RgbImage, PolicyError> {
+    let step = Operation::BilinearPad(size).into();
+    let preparation = Preparation::new(vec![step])
+        .map_err(|_| ImageError::Side { width: size.width, height: size.height })?;
+    Ok(Preparer::new(preparation)?.rgb(image)?)
 }
 
 /// A state whose bins are those in a prompt.

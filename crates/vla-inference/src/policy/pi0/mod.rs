@@ -13,7 +13,7 @@ pub use sample::{EulerStep, sample};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::openvla::Stopwatch;
 use super::{Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions};
@@ -22,8 +22,10 @@ use crate::checkpoint::pi0::{
     ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
 };
 use crate::models::pi0::Pi0;
-use crate::models::{NoProbe, Probe};
-use crate::observation::{Observation, RgbImage, torch_bilinear_pad};
+use crate::models::{NoProbe, Probe, TensorSource};
+use crate::observation::{
+    ImageError, Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size,
+};
 
 /// Options of a flow-matching policy.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +40,8 @@ pub struct FlowOptions {
     pub state_tokens: Option<StateTokens>,
     /// Steps of a chunk, where the folder does not say.
     pub horizon: Option<usize>,
+    /// What the action's numbers are, where the folder does not say.
+    pub actions: Option<ActionMapping>,
     /// Cameras of the checkpoint that this robot does not have; their tokens are left out.
     pub absent_cameras: Vec<String>,
     /// Euler steps; `None` for the checkpoint's.
@@ -68,7 +72,20 @@ pub enum ContinuationMode {
     Trained,
 }
 
-/// An observation that this policy cannot decide from.
+impl std::str::FromStr for ContinuationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "guided" => Ok(Self::Guided { horizon: None, schedule: None, max_weight: None }),
+            "trained" => Ok(Self::Trained),
+            other => Err(format!("rtc is '{other}'; use none, guided or trained")),
+        }
+    }
+}
+
+/// A policy that cannot be loaded so, or an observation that it cannot decide from.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FlowError {
     /// A checkpoint without statistics.
@@ -93,12 +110,6 @@ pub enum FlowError {
         /// Dimensions, from 0.
         dimensions: Vec<usize>,
     },
-    /// openpi's resizing.
-    #[error(
-        "openpi's resizing (pil_bilinear_pad) is not implemented yet; images of the model's own \
-        size are the same either way: send those and give torch_bilinear_pad"
-    )]
-    Resize,
     /// A camera that the checkpoint does not have.
     #[error("camera '{given}' is none of the checkpoint's: {}", known.join(", "))]
     UnknownCamera {
@@ -172,6 +183,7 @@ pub struct Pi0Policy<B: Backend> {
     info: PolicyInfo,
     /// Feature and name of each camera that must have an image.
     cameras: Vec<(String, Arc<str>)>,
+    preparer: Mutex<Preparer>,
     continuation: ContinuationMode,
     seed: u64,
     previous: Option<Previous>,
@@ -191,17 +203,20 @@ impl<B: Backend> Pi0Policy<B> {
             resize: flow.resize,
             state_tokens: flow.state_tokens,
             horizon: flow.horizon,
+            actions: flow.actions.clone(),
         })?;
-        Self::from_checkpoint(backend, checkpoint, options)
+        let weights = checkpoint.weights.clone();
+        Self::from_checkpoint(backend, checkpoint, &weights, options)
     }
 
-    /// Like [`Pi0Policy::open`], with a checkpoint that is open already.
+    /// Like [`Pi0Policy::open`], with the weights of another source than the checkpoint's files.
     ///
     /// # Errors
     /// As [`Pi0Policy::open`].
     pub fn from_checkpoint(
         backend: B,
         checkpoint: Pi0Checkpoint,
+        weights: &(dyn TensorSource + Send + Sync),
         options: &PolicyOptions,
     ) -> Result<Self, PolicyError> {
         let flow = &options.flow;
@@ -214,9 +229,6 @@ impl<B: Backend> Pi0Policy<B> {
         if !dimensions.is_empty() {
             return Err(FlowError::Degenerate { folder: place(), dimensions }.into());
         }
-        if checkpoint.resize != Resize::TorchBilinearPad {
-            return Err(FlowError::Resize.into());
-        }
         let config = &checkpoint.config;
         if flow.continuation == ContinuationMode::Trained && config.rtc_training_max_delay == 0 {
             return Err(FlowError::from(ContinuationError::Untrained).into());
@@ -226,7 +238,7 @@ impl<B: Backend> Pi0Policy<B> {
         if !(1..=1000).contains(&steps) {
             return Err(FlowError::Steps(steps).into());
         }
-        let load = || Pi0::load(&backend, &checkpoint.weights, &checkpoint);
+        let load = || Pi0::load(&backend, weights, &checkpoint);
         let model = backend.scope(load)?;
         let schedule = backend.scope(|| model.schedule(&backend, steps))?;
         let ranges = action.ranges();
@@ -256,6 +268,7 @@ impl<B: Backend> Pi0Policy<B> {
             action,
             info,
             cameras,
+            preparer: Mutex::new(preparer(&checkpoint)?),
             continuation: flow.continuation,
             seed: flow.seed.unwrap_or_else(fresh_seed),
             previous: None,
@@ -314,9 +327,15 @@ impl<B: Backend> Pi0Policy<B> {
     }
 
     /// An image at the model's input size, `[3, height, width]`, values from -1 to 1.
-    #[must_use]
-    pub fn resize(&self, image: &RgbImage) -> Vec<f32> {
-        torch_bilinear_pad(image, self.checkpoint.config.image_resolution)
+    ///
+    /// # Errors
+    /// When the image cannot be resized.
+    pub fn resize(&self, image: &RgbImage) -> Result<Vec<f32>, PolicyError> {
+        let mut pixels = Vec::new();
+        // A panic while it was held leaves a plan and buffers, which the next image replaces.
+        let mut preparer = self.preparer.lock().unwrap_or_else(PoisonError::into_inner);
+        preparer.floats(image, Layout::Chw, &mut pixels)?;
+        Ok(pixels)
     }
 
     /// Prepares images by feature, the raw state and an instruction.
@@ -335,15 +354,11 @@ impl<B: Backend> Pi0Policy<B> {
         if input_ids.len() > limit {
             return Err(FlowError::PromptTooLong { tokens: input_ids.len(), limit }.into());
         }
-        let images = self
-            .checkpoint
-            .config
-            .real_cameras()
-            .filter_map(|camera| {
-                let image = images.get(&camera.feature)?;
-                Some((camera.feature.clone(), self.resize(image)))
-            })
-            .collect();
+        let cameras = self.checkpoint.config.real_cameras();
+        let images = cameras
+            .filter_map(|camera| Some((camera.feature.clone(), images.get(&camera.feature)?)))
+            .map(|(feature, image)| Ok((feature, self.resize(image)?)))
+            .collect::<Result<_, PolicyError>>()?;
         Ok(Prepared { prompt, input_ids, state: state.to_vec(), normalized_state, images })
     }
 
@@ -519,6 +534,20 @@ impl<B: Backend> Policy for Pi0Policy<B> {
     fn info(&self) -> &PolicyInfo {
         &self.info
     }
+}
+
+/// The resizing of a checkpoint's images.
+fn preparer(checkpoint: &Pi0Checkpoint) -> Result<Preparer, ImageError> {
+    let [height, width] = checkpoint.config.image_resolution;
+    let size = Size { width, height };
+    let operation = match checkpoint.resize {
+        Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
+        Resize::PilBilinearPad => Operation::BilinearPad(size),
+    };
+    let preparation = Preparation::new(vec![operation.into()])
+        // Sides are bounded when config.json is read.
+        .map_err(|_| ImageError::Side { width, height })?;
+    Preparer::new(preparation)
 }
 
 /// Prefix of LeRobot's names of camera features.
