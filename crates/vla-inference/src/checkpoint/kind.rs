@@ -23,6 +23,8 @@ pub enum CheckpointKind {
     Pi0,
     /// pi0.5, likewise.
     Pi05,
+    /// A script without a network, [`ScriptedPolicy`](crate::policy::ScriptedPolicy).
+    Scripted,
 }
 
 impl fmt::Display for CheckpointKind {
@@ -32,6 +34,7 @@ impl fmt::Display for CheckpointKind {
             Self::OpenVlaOft => "OpenVLA-OFT",
             Self::Pi0 => "pi0",
             Self::Pi05 => "pi0.5",
+            Self::Scripted => "a script",
         })
     }
 }
@@ -51,6 +54,7 @@ impl CheckpointKind {
         Ok(match Fields::new(&path, "", &map).text("type") {
             Ok(Some("pi0")) => Self::Pi0,
             Ok(Some("pi05")) => Self::Pi05,
+            Ok(Some("scripted")) => Self::Scripted,
             _ if sign_of_oft(folder)?.is_some() => Self::OpenVlaOft,
             // openpi's converted form states no model; only its tensors do.
             _ if map.contains_key("action_dim") && !map.contains_key("model_type") => {

@@ -56,6 +56,7 @@ pub use llama_config::LlamaConfig;
 pub use norm_stats::{ActionStats, BoundsKind, MAX_ACTION_DIM, NormStats, StatsOf, ValueBounds};
 pub use oft::{OftCheckpoint, OftComponent, OftHead, OftProprio, OftVision, sign_of_oft};
 pub use preprocessor::{PreprocessorConfig, TowerPixels};
+pub use read::read_json_file;
 pub use shard::{MappedTensor, SafetensorsFile};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 pub use torch::{TorchFile, TorchProblem, parse_torch, parse_torch_pickle};

@@ -45,6 +45,18 @@ pub(super) fn is_listed(path: &Path) -> bool {
     !metadata.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
+/// Largest small JSON file, bytes.
+const MAX_SMALL_JSON_BYTES: u64 = 1 << 20;
+
+/// Reads a JSON file of at most 1 MiB.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not what `T` describes.
+pub fn read_json_file<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let remedy = "restore it from the checkpoint";
+    parse_json(path, &read_bounded(path, MAX_SMALL_JSON_BYTES, remedy)?)
+}
+
 /// Parses JSON; errors name `path`.
 pub(super) fn parse_json<T: DeserializeOwned>(
     path: &Path,

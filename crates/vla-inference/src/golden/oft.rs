@@ -524,7 +524,8 @@ impl Run<'_> {
             return Vec::new();
         };
         let ours = policy.normalize_state(&state.raw);
-        result.state_error = largest(std::slice::from_ref(&ours), std::slice::from_ref(&state.normalized));
+        result.state_error =
+            largest(std::slice::from_ref(&ours), std::slice::from_ref(&state.normalized));
         let wanted = self.kit.platform.proprio_dim;
         if result.state_error.is_nan() || result.state_error > 1e-9 || ours.len() != wanted {
             let error = result.state_error;

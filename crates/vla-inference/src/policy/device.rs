@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::{
     OftContract, OftError, OftPolicy, OpenVlaPolicy, Pi0Policy, Policy, PolicyError, PolicyOptions,
+    ScriptedPolicy,
 };
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
@@ -244,6 +245,7 @@ pub enum PolicyLoadError {
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
     match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
         CheckpointKind::OpenVla => {}
+        CheckpointKind::Scripted => return Ok(Box::new(ScriptedPolicy::open(source.checkpoint)?)),
         CheckpointKind::Pi0 | CheckpointKind::Pi05 => return load_pi0(source),
         CheckpointKind::OpenVlaOft => return load_oft(source),
     }

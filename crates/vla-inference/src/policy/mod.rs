@@ -6,6 +6,7 @@ mod oft;
 mod openvla;
 pub mod pi0;
 mod prompt;
+mod scripted;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
@@ -16,6 +17,7 @@ pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftP
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use prompt::prompt;
+pub use scripted::{ScriptError, ScriptedPolicy};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -132,6 +134,9 @@ pub enum PolicyError {
     /// The observation lacks something.
     #[error(transparent)]
     Observation(#[from] ObservationError),
+    /// A script or its instruction is unfit.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
