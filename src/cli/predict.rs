@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation;
 use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
@@ -16,6 +16,8 @@ use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 pub(super) struct Predict {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// JPEG or PNG
@@ -57,7 +59,7 @@ impl Predict {
         // Arguments are checked before the checkpoint is loaded, which takes minutes.
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
-        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
+        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         let decision = policy.act(&Observation::single(&image, &instruction))?;
         if !self.json {
             return show(&instruction, &decision, policy.info());

@@ -22,17 +22,19 @@ struct CaseSummary<'a> {
     equal: bool,
 }
 
+impl<'a> From<&'a CaseReport> for CaseSummary<'a> {
+    fn from(CaseReport { name, steps, missed }: &'a CaseReport) -> Self {
+        Self { case: name, steps, equal: missed.is_empty() }
+    }
+}
+
 /// Runs the kit, prints a line for each case, and fails when a byte differs.
 pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
     let report = check(&options.golden)?;
     let equal = report.cases.iter().filter(|case| case.missed.is_empty()).count();
     if options.json {
-        let summary = |case| {
-            let CaseReport { name, steps, missed } = case;
-            CaseSummary { case: name, steps, equal: missed.is_empty() }
-        };
         print_json(&Summary {
-            cases: report.cases.iter().map(summary).collect(),
+            cases: report.cases.iter().map(CaseSummary::from).collect(),
             cases_equal: equal,
             steps: report.steps,
             missed: &report.missed,

@@ -3,6 +3,7 @@
 mod action_codec;
 mod device;
 mod openvla;
+mod preparation_rule;
 mod prompt;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
@@ -11,6 +12,7 @@ pub use device::{
     load_policy, with_backend,
 };
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use preparation_rule::{PreparationRule, PreparationRuleError};
 pub use prompt::prompt;
 
 use std::ops::Range;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use crate::backend::BackendError;
 use crate::checkpoint::{CheckpointError, CheckpointKind};
 use crate::models::ModelError;
-use crate::observation::{ImageError, ObservationError};
+use crate::observation::{ImageError, ObservationError, PreparationError};
 pub use crate::observation::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, Observation};
 
 /// A chunk of actions of a policy, with its intermediate results.
@@ -124,6 +126,12 @@ pub enum PolicyError {
     /// The image is unfit.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The image preparation does not fit the model.
+    #[error(transparent)]
+    Preparation(#[from] PreparationError),
+    /// The image preparation does not fit the statistics.
+    #[error(transparent)]
+    PreparationRule(#[from] PreparationRuleError),
     /// The observation lacks something.
     #[error(transparent)]
     Observation(#[from] ObservationError),
