@@ -194,4 +194,47 @@ mod tests {
         let error = read("openvla-7b.yaml", Some("libero_10")).unwrap_err().to_string();
         assert!(error.contains("`libero_10` is none of bridge_orig"), "{error}");
     }
+
+    /// The node decodes messages, `predict` opens files, `eval` reads messages of bags: the same
+    /// policy file gives the same pixels, those of the official evaluation.
+    #[test]
+    fn live_and_offline_pixels_are_equal() {
+        use vla_inference::observation::{self, EncodedImage, Preparer};
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/image_preparation");
+        let cases: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(data.join("cases.json")).unwrap()).unwrap();
+        let path = data.join("images/08_odd_321x243.png");
+        let expected = cases["cases"].as_array().unwrap().iter().find(|case| {
+            case["source"] == 8 && case["pipeline"] == "libero"
+        });
+        let expected = expected.unwrap()["sha256"].as_str().unwrap();
+
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
+        let file = folder.join("openvla-7b-finetuned-libero.yaml");
+        let node = rule(Some(&PolicyFile::load(&file).unwrap())).unwrap();
+        let (program, _) = read(Some(&file), None).unwrap();
+        let own = Preparation::plain(224).unwrap();
+        let pixels = |rule: &PreparationRule, image: &observation::RgbImage| {
+            let preparation = rule.for_statistics("libero_10", own.clone()).unwrap();
+            Preparer::new(preparation).unwrap().rgb(image).unwrap()
+        };
+        let opened = observation::open(&path).unwrap();
+        let raw = EncodedImage::Raw {
+            width: opened.width() as u32,
+            height: opened.height() as u32,
+            encoding: "rgb8".into(),
+            step: opened.width() as u32 * 3,
+            data: opened.pixels().to_vec().into(),
+        };
+        let compressed = EncodedImage::Compressed(std::fs::read(&path).unwrap().into());
+        let offline = pixels(&program, &opened);
+        for message in [raw, compressed] {
+            assert!(pixels(&node, &message.decode().unwrap()) == offline);
+        }
+        let hash: String = <sha2::Sha256 as sha2::Digest>::digest(offline.pixels())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(hash, expected);
+    }
 }
