@@ -16,8 +16,7 @@ use std::{
 };
 
 use openvla_tt::runtime::{NodeClock, Priority, Runtime, Threads};
-use runtime_support::{FORWARD, Recorded, Scripted};
-use vla_control::action_chunk::ChunkStep;
+use runtime_support::{FORWARD, Recorded, Scripted, request};
 use vla_control::time::Clock;
 use vla_control::{Lifecycle, RawControlConfig, Requests, State};
 use vla_inference::observation::EncodedImage;
@@ -84,8 +83,7 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
         burn(cores);
         Ok(FORWARD.to_vec())
     });
-    let loaded =
-        runtime.load(Box::new(move || Ok(policy)), Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    let loaded = runtime.load(request(Box::new(move || Ok(policy)), 0.0));
     loaded.recv().unwrap().unwrap();
     runtime.set_instruction(Some(Instruction::new("burn").unwrap()));
     runtime.set_lifecycle(Lifecycle::Active);
@@ -101,7 +99,7 @@ fn measure(rate_hz: f64, control_priority: u8, seconds: u64) {
             step: 24,
             data: vec![noise; 192].into(),
         };
-        runtime.set_image(clock.ros(), bytes);
+        runtime.set_image(0, clock.ros(), bytes);
         std::thread::sleep(Duration::from_millis(20));
     };
     while runtime.snapshot().is_none_or(|snapshot| snapshot.output.state != State::Running) {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use vla_inference::checkpoint::{
     CheckpointError, NormStats, OpenVlaConfig, PreprocessorConfig, Tokenizer, WeightIndex,
-    header_length, parse_header,
+    header_length, parse_header, parse_torch, parse_torch_pickle,
 };
 
 /// Longest error line, bytes: excerpts of foreign text are cut.
@@ -56,6 +56,38 @@ pub fn fuzz_safetensors_header(bytes: &[u8]) -> bool {
     }
     assert_eq!(end, bytes.len());
     true
+}
+
+/// The bytes as a whole `.pt` file.
+pub fn fuzz_torch_file(bytes: &[u8]) -> bool {
+    let entries = match parse_torch(bytes) {
+        Err(problem) => return check_text(&problem.to_string()),
+        Ok(entries) => entries,
+    };
+    for pair in entries.windows(2) {
+        assert!(pair[0].name < pair[1].name, "names out of order or twice");
+    }
+    for entry in &entries {
+        let elements = entry.shape.iter().product::<usize>();
+        assert_eq!(entry.range.len() * 8, elements * entry.dtype.bitsize());
+        assert!(entry.range.end <= bytes.len(), "{} leaves the file", entry.name);
+    }
+    true
+}
+
+/// The bytes as the pickle in a `.pt` file.
+pub fn fuzz_torch_pickle(bytes: &[u8]) -> bool {
+    match parse_torch_pickle(bytes) {
+        Err(problem) => check_text(&problem.to_string()),
+        Ok(tensors) => {
+            // Each needs more than a name's bytes: nothing is made out of nothing.
+            assert!(tensors.len() * 4 <= bytes.len());
+            assert!(
+                tensors.iter().all(|(name, shape)| name.len() < bytes.len() && shape.len() < 9)
+            );
+            true
+        }
+    }
 }
 
 /// The bytes as model.safetensors.index.json.

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""The simulated tabletop robot as a ROS 2 node: camera, arm driver and success check.
+"""The simulated tabletop robot as a ROS 2 node: cameras, arm driver and success check.
 
 usage: tools/sim/run sim/robot_sim_node.py [--ros-args -p seed:=7 -p task:=push -p viewer:=true ...]
 
 Publishes
     image             Image, rgb8, 224x224
     ee_pose           PoseStamped in `frame_id`
-    joint_states      JointState
+    joint_states      JointState: arm [rad, rad/s] and fingers [m, m/s]
+    gripper_state     Float64, 0 closed .. 1 open
+    wrist_image       Image like `image`, with wrist_camera
     instruction       String, latched
     ~/state           String: JSON, latched, on every change and at 10 Hz
     /clock            Clock, with publish_clock
@@ -14,13 +16,18 @@ Subscribes
     vla/command/twist    TwistStamped in `frame_id`; another frame is refused
     vla/command/gripper  Float64, 0 closed .. 1 open
     ~/episode            String: JSON, starts an episode
+    ~/faults             String: JSON, replaces the faults of this episode (faults.py)
+  or, instead of the first two, with command_interface other than twist
+    joint_trajectory_controller/joint_trajectory, forward_position_controller/commands,
+    forward_velocity_controller/commands or joint_commands (joint_receiver.py)
+    gripper/command      Float64, 0 closed .. 1 open
 Services
     ~/reset           Trigger: an episode with the seed set since the last one, or the next seed;
                       task, block and bowl from the parameters
     ~/success         Trigger: whether the task is done
 Parameters seed, task, block and bowl can be set at run time, for ~/reset; the others at the start.
 
-A twist that is not followed by another one within command_timeout_s is replaced by zero, as by an
+The arm stops when a command is not followed by another one within command_timeout_s, as with an
 arm's own driver.
 """
 
@@ -34,6 +41,7 @@ import warnings
 try:
     # First: it sets MUJOCO_GL, which MuJoCo reads when it is imported.
     from tabletop import TASKS, TabletopScene
+    from tabletop.model import ARM_JOINTS
 
     import rclpy
 except (ImportError, RuntimeError, AttributeError) as error:  # the kind depends on MUJOCO_GL
@@ -43,19 +51,26 @@ except (ImportError, RuntimeError, AttributeError) as error:  # the kind depends
     )
 from builtin_interfaces.msg import Time
 from command_receiver import CommandReceiver
+from faults import Fault, is_number, read_faults
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from joint_receiver import INTERFACES, JointReceiver, nanoseconds
+from joint_referee import CommandReferee, JointLimits, JointMotion
 from motion_estimate import MotionEstimate
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 from rclpy.utilities import remove_ros_args
+from refused import Refused, is_text, one_line
+from robot_parameters import SETTABLE, joint_order, problem_of, read_parameters
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
+from streams import Stream
 
 PERIOD = 0.02  # of the arm's driver and of its state topics [s]
 STATE_PERIOD = 0.1  # of ~/state [s]
@@ -67,101 +82,16 @@ RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # with its old stamp. off: no images.
 CAMERAS = ("live", "still", "frozen", "off")
 # Keys of ~/episode. Until `camera_from_s` of the episode's time the camera is live.
-EPISODE_KEYS = ("seed", "task", "block", "bowl", "instruction", "camera", "camera_from_s")
-# Parameters that ~/reset reads. A change of another one would have no effect and is refused.
-SETTABLE = ("seed", "task", "block", "bowl")
-
-# name: default, minimum, maximum (or None), description
-PARAMETERS = {
-    "seed": (0, 0, 2**53, "Layout and looks of the first episode."),
-    "task": ("", None, None, f"One of {', '.join(TASKS)}; empty: drawn by the seed."),
-    "block": ("", None, None, "Colour of the block to act on; empty: drawn by the seed."),
-    "bowl": ("", None, None, "Colour of the bowl to place into; empty: drawn by the seed."),
-    "tasks": (
-        "touch,push,pick",
-        None,
-        None,
-        "From which the seed draws, with commas; place needs bowls.",
-    ),
-    "blocks": (3, 1, 4, "Blocks on the table."),
-    "bowls": (0, 0, 2, "Bowls on the table."),
-    "randomize": (True, None, None, "Colours, light and camera differ by seed."),
-    "image_hz": (10.0, 0.5, 50.0, "Camera images per second."),
-    "image_size": (
-        224,
-        64,
-        640,
-        "Width and height of an image [pixels]; policies are trained at 224.",
-    ),
-    "command_timeout_s": (
-        0.2,
-        0.02,
-        5.0,
-        "The arm stops this long after the last twist, on the steady clock [s].",
-    ),
-    "publish_instruction": (
-        True,
-        None,
-        None,
-        "Publish the episode's instruction on `instruction`.",
-    ),
-    "publish_clock": (False, None, None, "Publish /clock; stamps are simulated time then."),
-    "real_time_factor": (
-        1.0,
-        0.05,
-        20.0,
-        "Simulated seconds per second; values other than 1 need publish_clock and a node with"
-        " use_sim_time.",
-    ),
-    "viewer": (False, None, None, "Show MuJoCo's viewer; needs a display."),
-    "frame_id": ("base", None, None, "Frame of ee_pose and of accepted twists."),
-}
-
-
-class Refused(ValueError):
-    """A parameter or an episode is invalid."""
-
-
-def one_line(text):
-    """The text without control characters, at most 300 characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:300]
-
-
-def is_text(value):
-    """Whether a ROS string can hold it: JSON has characters that UTF-8 has not."""
-    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
-
-
-def problem_of(name, value):
-    """The error in a parameter's value, or None."""
-    default, least, greatest, _ = PARAMETERS[name]
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        return f"{name}: {value!r} is not of type {type(default).__name__}"
-    if least is not None and not least <= value <= greatest:
-        return f"{name}: {value} is outside {least}..{greatest}"
-    return None
-
-
-def read_parameters(node):
-    """All parameters, validated; Refused names all errors at once."""
-    values = {}
-    for name, (default, _, _, about) in PARAMETERS.items():
-        descriptor = ParameterDescriptor(
-            description=about, dynamic_typing=True, read_only=name not in SETTABLE
-        )
-        value = node.declare_parameter(name, default, descriptor).value
-        values[name] = float(value) if isinstance(default, float) and type(value) is int else value
-    problems = [problem for problem in map(problem_of, values, values.values()) if problem]
-    if not problems and values["real_time_factor"] != 1.0 and not values["publish_clock"]:
-        problems.append(
-            f"real_time_factor: {values['real_time_factor']} needs publish_clock:=true, or the"
-            " node's clock runs at another speed"
-        )
-    if problems:
-        raise Refused("; ".join(problems))
-    return values
+EPISODE_KEYS = (
+    "seed",
+    "task",
+    "block",
+    "bowl",
+    "instruction",
+    "camera",
+    "camera_from_s",
+    "faults",
+)
 
 
 def check_display():
@@ -195,18 +125,16 @@ class RobotSimNode:
             width=size,
             height=size,
             tasks=tasks,
+            wrist_camera=s["wrist_camera"],
         )
         if s["viewer"]:
             check_display()
         self.check_rendering()
-        self.arm = CommandReceiver(
-            s["command_timeout_s"], s["frame_id"], self.node.get_logger().warning
-        )
+        self.create_arm()
         self.create_publishers()
         subscribe = self.node.create_subscription
-        subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
-        subscribe(Float64, "vla/command/gripper", self.arm.take_gripper, RELIABLE)
         subscribe(String, "~/episode", self.take_episode, RELIABLE)
+        subscribe(String, "~/faults", self.take_faults, RELIABLE)
         self.node.create_service(Trigger, "~/reset", self.reset)
         self.node.create_service(Trigger, "~/success", self.answer_success)
         self.episode, self.error, self.refusals, self.lost_periods = 0, "", 0, 0
@@ -217,18 +145,62 @@ class RobotSimNode:
         if s["viewer"]:
             self.open_viewer()
         self.started, self.ticks = time.monotonic(), 0
-        self.next_image = self.next_state = 0.0
+        self.next_image = self.next_state = self.next_joints = 0.0
         self.timer = self.node.create_timer(
             PERIOD / s["real_time_factor"],
             self.catch_up,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
+    def create_arm(self):
+        """The driver's input, by the parameter command_interface."""
+        s, warn = self.settings, self.node.get_logger().warning
+        subscribe, interface = self.node.create_subscription, s["command_interface"]
+        self.joint_motion = None
+        if interface == "twist":
+            self.arm = CommandReceiver(s["command_timeout_s"], s["frame_id"], warn)
+            subscribe(TwistStamped, "vla/command/twist", self.arm.take_twist, RELIABLE)
+            subscribe(Float64, "vla/command/gripper", self.arm.take_gripper, RELIABLE)
+            return
+        limits = JointLimits.read(s["robot_file"], ARM_JOINTS) if s["robot_file"] else None
+        self.joint_motion = JointMotion(ARM_JOINTS, limits, PERIOD)
+        self.arm = JointReceiver(
+            interface,
+            ARM_JOINTS,
+            joint_order(s),
+            self.scene.joint_goals,
+            self.joint_positions,
+            CommandReferee(ARM_JOINTS, limits, PERIOD, s["command_timeout_s"]),
+            s["command_timeout_s"],
+            PERIOD,
+            warn,
+        )
+        kind, topic = INTERFACES[interface]
+        callback = self.take_joint_command
+        if not hasattr(Subscription, "CallbackType"):  # Humble: messages alone
+            callback = lambda m: self.take_joint_command(m, dict(source_timestamp=time.time_ns()))
+        subscribe(kind, topic, callback, RELIABLE)
+        subscribe(Float64, "gripper/command", self.arm.take_gripper, RELIABLE)
+
+    def take_joint_command(self, message, info):
+        sent = info["source_timestamp"] * self.settings["real_time_factor"]
+        self.arm.take(message, round(sent), nanoseconds(self.stamp()))
+
+    def joint_positions(self):
+        """Of the arm, shape [6]."""
+        return self.scene.joint_states()[1][: len(ARM_JOINTS)]
+
     def create_publishers(self):
         s, create = self.settings, self.node.create_publisher
-        self.image = create(Image, "image", qos_profile_sensor_data)
-        self.ee_pose = create(PoseStamped, "ee_pose", qos_profile_sensor_data)
-        self.joint_states = create(JointState, "joint_states", qos_profile_sensor_data)
+        kinds = dict(
+            image=Image, ee_pose=PoseStamped, joint_states=JointState, gripper_state=Float64
+        )
+        if s["wrist_camera"]:
+            kinds["wrist_image"] = Image
+        self.streams = {
+            topic: Stream(self.node, kind, topic, qos_profile_sensor_data)
+            for topic, kind in kinds.items()
+        }
         self.instruction = (
             create(String, "instruction", LATCHED) if s["publish_instruction"] else None
         )
@@ -278,16 +250,19 @@ class RobotSimNode:
         except ValueError as error:
             raise Refused(str(error)) from None
         # Nothing is refused from here on.
-        self.camera, self.camera_from, self.picture = (
-            wanted["camera"],
-            wanted["camera_from_s"],
-            None,
-        )
+        self.camera = wanted["camera"]
+        faults = wanted["faults"]
+        if self.camera != "live":
+            faults = [Fault("image", self.camera, from_s=wanted["camera_from_s"]), *faults]
+        for stream in self.streams.values():
+            stream.new_episode(faults)
         self.episode += 1
         self.arm.new_episode()
         self.arm.gripper = 1.0
         self.succeeded_at = None
         self.motion = MotionEstimate(self.scene.ee_pose()[0], PERIOD)
+        if self.joint_motion is not None:
+            self.joint_motion.new_episode(self.joint_positions())
         # An empty instruction is published too: it withdraws the instruction from the node.
         instruction = wanted.get("instruction")
         self.instruction_text = self.scene.instruction if instruction is None else instruction
@@ -315,18 +290,30 @@ class RobotSimNode:
         if camera not in CAMERAS:
             raise Refused(f"camera: {camera!r} is not among {', '.join(CAMERAS)}")
         begin = wanted.get("camera_from_s", 0.0)
-        is_number = isinstance(begin, (int, float)) and not isinstance(begin, bool)
-        if not is_number or not 0 <= begin <= 3600:
+        if not is_number(begin, 0, 3600):
             raise Refused(f"camera_from_s: {begin!r} is not a number from 0 to 3600")
-        return wanted | dict(seed=seed, camera=camera, camera_from_s=begin)
+        faults = read_faults(wanted.get("faults", []), self.streams)
+        return wanted | dict(seed=seed, camera=camera, camera_from_s=begin, faults=faults)
 
     def take_episode(self, message):
         try:
             self.begin(json.loads(message.data))
         except (Refused, ValueError, RecursionError) as error:
-            self.error, self.refusals = one_line(f"~/episode: {error}"), self.refusals + 1
-            self.node.get_logger().warning(self.error)
-            self.publish_state()
+            self.refuse(f"~/episode: {error}")
+
+    def take_faults(self, message):
+        try:
+            faults = read_faults(json.loads(message.data), self.streams)
+        except (Refused, ValueError, RecursionError) as error:
+            self.refuse(f"~/faults: {error}")
+            return
+        for stream in self.streams.values():
+            stream.set_faults(faults)
+
+    def refuse(self, text):
+        self.error, self.refusals = one_line(text), self.refusals + 1
+        self.node.get_logger().warning(self.error)
+        self.publish_state()
 
     def take_parameters(self, parameters):
         """Validates a change. A seed is for the next ~/reset, also when its value is the same."""
@@ -379,7 +366,11 @@ class RobotSimNode:
 
     def advance(self):
         """One period of the driver."""
-        self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
+        if self.joint_motion is None:
+            self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
+        else:
+            self.arm.drive(self.scene)
+            self.joint_motion.take(self.joint_positions())
         self.simulated += PERIOD
         self.motion.take(self.scene.ee_pose()[0])
         if self.clock is not None:
@@ -392,7 +383,9 @@ class RobotSimNode:
             self.next_image = (
                 max(self.next_image, self.simulated - PERIOD) + 1.0 / self.settings["image_hz"]
             )
-            self.publish_image()
+            self.publish_images()
+        for stream in self.streams.values():
+            stream.flush(self.simulated)
         if self.next_state <= self.simulated + 1e-9:
             self.next_state = self.simulated + STATE_PERIOD
             self.publish_state()
@@ -408,46 +401,46 @@ class RobotSimNode:
 
     # -- Publications
 
+    def offer(self, topic, make, stamp):
+        self.streams[topic].offer(make, stamp, self.scene.time, self.simulated)
+
     def publish_arm(self):
         stamp = self.stamp()
+        self.offer("ee_pose", self.pose_message, stamp)
+        if self.simulated + 1e-9 < self.next_joints:
+            return
+        self.next_joints = (
+            max(self.next_joints, self.simulated - PERIOD) + 1.0 / self.settings["joint_state_hz"]
+        )
+        self.offer("joint_states", self.joints_message, stamp)
+        self.offer("gripper_state", lambda: Float64(data=self.scene.gripper_opening()), stamp)
+
+    def pose_message(self):
         pose = PoseStamped()
-        pose.header.stamp, pose.header.frame_id = stamp, self.settings["frame_id"]
+        pose.header.frame_id = self.settings["frame_id"]
         position, orientation = self.scene.ee_pose()
         pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = map(float, position)
         o = pose.pose.orientation
         o.x, o.y, o.z, o.w = map(float, orientation)
-        self.ee_pose.publish(pose)
-        joints = JointState()
-        joints.header.stamp = stamp
-        names, positions, velocities = self.scene.joint_states()
-        joints.name, joints.position, joints.velocity = (
-            names,
-            positions.tolist(),
-            velocities.tolist(),
-        )
-        self.joint_states.publish(joints)
+        return pose
 
-    def publish_image(self):
-        # Simulated time is a sum of steps and may be too small by a rounding error.
-        camera = self.camera if self.camera_from <= self.scene.time + 1e-9 else "live"
-        if camera == "off":
-            return
-        if camera == "frozen" and self.picture is not None:
-            self.image.publish(self.picture)
-            return
+    def joints_message(self):
+        names, positions, velocities = self.scene.joint_states()
+        return JointState(name=names, position=positions.tolist(), velocity=velocities.tolist())
+
+    def publish_images(self):
         stamp = self.stamp()  # of the rendered state, not of the end of rendering
-        if camera == "live" or self.picture is None:
-            pixels = self.scene.render()
-            self.picture = Image(
-                height=pixels.shape[0],
-                width=pixels.shape[1],
-                encoding="rgb8",
-                step=3 * pixels.shape[1],
-            )
-            self.picture.header.frame_id = "camera"
-            self.picture.data = pixels.tobytes()
-        self.picture.header.stamp = stamp
-        self.image.publish(self.picture)
+        self.offer("image", lambda: self.picture("camera"), stamp)
+        if self.settings["wrist_camera"]:
+            self.offer("wrist_image", lambda: self.picture("wrist_camera"), stamp)
+
+    def picture(self, camera):
+        pixels = self.scene.render(camera)
+        message = Image(
+            height=pixels.shape[0], width=pixels.shape[1], encoding="rgb8", step=3 * pixels.shape[1]
+        )
+        message.header.frame_id, message.data = camera, pixels.tobytes()
+        return message
 
     def publish_state(self):
         scene = self.scene
@@ -486,6 +479,13 @@ class RobotSimNode:
             refusals=self.refusals,
             error=self.error,
         )
+        if self.joint_motion is not None:
+            state["joints"] = dict(
+                positions=rounded(self.joint_positions()),
+                commanded=self.arm.referee.report(),
+                measured=self.joint_motion.peaks.report(),
+                late=self.arm.late,
+            )
         self.state.publish(String(data=json.dumps(state)))
 
     def close(self):

@@ -8,6 +8,8 @@ mod bag_entries;
 mod checkpoint_entries;
 #[path = "../crates/vla-inference/tests/checkpoint_support/mod.rs"]
 mod checkpoint_support;
+#[path = "../crates/vla-inference/tests/checkpoint_support/torch_files.rs"]
+mod torch_files;
 
 use checkpoint_support::{file_of, kit, raw_file};
 
@@ -192,6 +194,39 @@ fn tokenizer_json() {
     value["model"]["vocab"] = serde_json::Value::Object(small);
     value["model"]["merges"] = serde_json::json!([]);
     drive(checkpoint_entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
+}
+
+/// A state dict of two tensors, one of them a part of its storage.
+fn state_dict() -> torch_files::Pickle {
+    torch_files::state_dict(&[
+        ("module.fc1.weight", "FloatStorage", "0", 6, 0, &[2, 3], &[3, 1]),
+        ("module.fc1.bias", "BFloat16Storage", "1", 4, 1, &[3], &[1]),
+    ])
+}
+
+#[test]
+fn torch_file() {
+    let pickle = state_dict().0;
+    let whole = torch_files::archive(&[
+        ("head/data.pkl", &pickle),
+        ("head/byteorder", b"little"),
+        ("head/data/0", &[1; 24]),
+        ("head/data/1", &[2; 8]),
+    ]);
+    drive(checkpoint_entries::fuzz_torch_file, &[whole.clone()], 8000);
+    // Every byte once: the structure is small, and mutations at random miss most of it.
+    let mut random = Random(5);
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << random.below(8);
+        checkpoint_entries::fuzz_torch_file(&bytes);
+        checkpoint_entries::fuzz_torch_file(&whole[..at]);
+    }
+}
+
+#[test]
+fn torch_pickle() {
+    drive(checkpoint_entries::fuzz_torch_pickle, &[state_dict().0], 20_000);
 }
 
 fn bag(name: &str) -> Vec<u8> {

@@ -9,8 +9,7 @@ use std::{
 };
 
 use openvla_tt::runtime::{LoopEvent, NodeClock, Runtime, Snapshot, Threads, WorkerReport};
-use runtime_support::{FORWARD, Recorded, Scripted};
-use vla_control::action_chunk::ChunkStep;
+use runtime_support::{FORWARD, Recorded, Scripted, request};
 use vla_control::time::{Clock, Instant};
 use vla_control::{
     Command, ControlConfig, EnableOutcome, Intervention, Lifecycle, RawControlConfig, Reason,
@@ -92,12 +91,7 @@ impl Rig {
     }
 
     fn load_limited(&mut self, policy: Box<dyn Policy>, rate_limit_hz: f64) -> Result<(), String> {
-        let answer = self.runtime.load(
-            Box::new(move || Ok(policy)),
-            Arc::new(ChunkStep::from_array),
-            5.0,
-            rate_limit_hz,
-        );
+        let answer = self.runtime.load(request(Box::new(move || Ok(policy)), rate_limit_hz));
         let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap();
         loaded.map(|loaded| assert_eq!(loaded.info.unnorm_key, "test"))
     }
@@ -174,7 +168,7 @@ impl Rig {
             }
             _ => pixels(self.pictures),
         };
-        self.runtime.set_image(self.clock.ros(), bytes);
+        self.runtime.set_image(0, self.clock.ros(), bytes);
     }
 
     fn commands(&self) -> Vec<(Instant, Command)> {
@@ -235,6 +229,7 @@ fn flood_of_images_is_not_queued() {
         let mut data = vec![if i == 2999 { 255 } else { 9 }; 640 * 480 * 3];
         data[640 * 480 * 3 - 1] = (i % 251) as u8;
         rig.runtime.set_image(
+            0,
             rig.clock.ros(),
             EncodedImage::Raw {
                 width: 640,
@@ -380,7 +375,7 @@ fn estop_survives_loading() {
         may_go_on.recv().unwrap();
         Ok(Scripted::forward() as Box<dyn Policy>)
     });
-    let loaded = rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 0.0);
+    let loaded = rig.runtime.load(request(slow, 0.0));
     rig.ask(Requests { estop: true, ..Requests::default() });
     go_on.send(()).unwrap();
     loaded.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
@@ -437,7 +432,7 @@ fn abandoned_load_leaves_no_policy() {
             Ok(FORWARD.to_vec())
         }) as Box<dyn Policy>)
     });
-    drop(rig.runtime.load(slow, Arc::new(ChunkStep::from_array), 5.0, 1e-20));
+    drop(rig.runtime.load(request(slow, 1e-20)));
     go_on.send(()).unwrap();
     rig.runtime.unload().recv_timeout(Duration::from_secs(5)).unwrap();
     let after_the_self_test = *inferences.lock().unwrap();
@@ -628,12 +623,8 @@ fn unsuitable_policies_are_refused() {
     assert!(error.contains("not finite"), "{error}");
     let error = rig.load(Scripted::new(|_, _| panic!("no device"))).unwrap_err();
     assert!(error.contains("no device"), "{error}");
-    let answer = rig.runtime.load(
-        Box::new(|| Err("/no/such/folder: not found".into())),
-        Arc::new(ChunkStep::from_array),
-        5.0,
-        0.0,
-    );
+    let missing = Box::new(|| Err("/no/such/folder: not found".into()));
+    let answer = rig.runtime.load(request(missing, 0.0));
     assert_eq!(
         answer.recv_timeout(Duration::from_secs(5)).unwrap().unwrap_err(),
         "/no/such/folder: not found"

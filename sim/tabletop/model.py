@@ -18,6 +18,10 @@ NO_CONTACT = 'contype="0" conaffinity="0"'  # of a geom that is only seen
 
 ARM_JOINTS = ("base_yaw", "shoulder", "elbow", "forearm_roll", "wrist_pitch", "wrist_roll")
 FINGER_JOINTS = ("finger_left", "finger_right")
+# On the hand beside the fingers: it sees the fingertips and the table under them.
+_WRIST_CAMERA = (
+    '<camera name="wrist_camera" pos="0.075 0 0.045" euler="3.14159265358979 0.30 0" fovy="75"/>'
+)
 # Joint positions [rad] with the elbow up and the gripper pointing down above the middle of the
 # table: the start of the inverse kinematics.
 READY_POSTURE = (0.0, 0.1, 1.9, 0.0, math.pi - 2.0, 0.0)
@@ -31,6 +35,10 @@ _JOINT_FACTS = {
     "forearm_roll": ("0 0 1", (-2.8, 2.8), 120),
     "wrist_pitch": ("0 1 0", (-2.2, 2.2), 120),
     "wrist_roll": ("0 0 1", (-3.0, 3.0), 60),
+}
+# Joint: range [rad; m of a finger].
+JOINT_RANGES = {name: limits for name, (_, limits, _) in _JOINT_FACTS.items()} | {
+    name: (0.0, FINGER_TRAVEL) for name in FINGER_JOINTS
 }
 
 
@@ -79,7 +87,7 @@ def _finger(name, side):
       </body>"""
 
 
-def mjcf(blocks, bowls, width, height):
+def mjcf(blocks, bowls, width, height, wrist_camera=False):
     """The model with that many blocks and bowls and that image size [pixels], as XML text."""
     actuators = "".join(
         f'<position name="{name}" joint="{name}" kp="{kp}" dampratio="1"'
@@ -150,7 +158,7 @@ def mjcf(blocks, bowls, width, height):
                   {_finger("finger_left", 1)}
                   {_finger("finger_right", -1)}
                   <site name="tcp" pos="0 0 0.17" euler="0 0 3.14159265358979" size="0.003"
-                    rgba="0 0 0 0"/>
+                    rgba="0 0 0 0"/>{_WRIST_CAMERA if wrist_camera else ""}
                 </body>
               </body>
             </body>

@@ -44,13 +44,14 @@ PUSH_DISTANCE = 0.03  # a block moved further away from the robot was pushed [m]
 LIFT_HEIGHT = 0.04  # a block this much higher than at first was picked up [m]
 # Limits of the arm's own controller [m/s, rad/s], far above the node's.
 SPEED_LIMIT = np.array([0.5, 0.5, 0.5, 2.0, 2.0, 2.0])
+JOINT_SPEED_LIMIT = 3.0  # likewise for commands in joint space [rad/s]
 
 
 class TabletopScene:
     """A cell with blocks and bowls. Its seed determines each episode.
 
     Layout and looks do not depend on the task. `width`, `height`: of an image [pixels]. `tasks`:
-    those that a seed draws from.
+    those that a seed draws from. `wrist_camera`: the hand has a camera, which changes nothing else.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TabletopScene:
         width=224,
         height=224,
         tasks=("touch", "push", "pick"),
+        wrist_camera=False,
     ):
         if not 1 <= blocks <= len(BLOCK_COLOURS):
             raise ValueError(
@@ -79,7 +81,9 @@ class TabletopScene:
             )
         self.width, self.height, self.tasks = width, height, tuple(tasks)
         self.randomize = randomize
-        self.model = mujoco.MjModel.from_xml_string(cell.mjcf(blocks, bowls, width, height))
+        self.model = mujoco.MjModel.from_xml_string(
+            cell.mjcf(blocks, bowls, width, height, wrist_camera)
+        )
         self.data, self._scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
         self._renderer = None
@@ -239,11 +243,44 @@ class TabletopScene:
                 f"twist, gripper: {twist.tolist()}, {gripper} are not six and one finite numbers"
             )
         twist = np.clip(twist, -SPEED_LIMIT, SPEED_LIMIT)
+        for steps in self._control_periods(gripper, dt):
+            self._control(twist, steps)
+
+    def apply_joints(self, gripper, dt, *, positions=None, velocities=None):
+        """Simulates `dt` seconds towards joint positions or with joint velocities; at rest without.
+
+        Both have shape [6], in the order of `joint_goals`, rad and rad/s. Positions are approached
+        with at most JOINT_SPEED_LIMIT and reached within the first control period if they are near.
+        """
+        given = positions if velocities is None else velocities
+        given = np.zeros(len(cell.ARM_JOINTS)) if given is None else np.asarray(given, dtype=float)
+        if given.shape != (6,) or not np.isfinite(given).all() or not np.isfinite(gripper):
+            raise ValueError(
+                f"joints, gripper: {given.tolist()}, {gripper} are not six and one finite numbers"
+            )
+        for steps in self._control_periods(gripper, dt):
+            longest = JOINT_SPEED_LIMIT * steps * cell.TIMESTEP
+            if velocities is None and positions is None:
+                change = np.zeros(6)
+            elif velocities is None:
+                change = np.clip(given - self.joint_goals(), -longest, longest)
+            else:
+                change = np.clip(given * steps * cell.TIMESTEP, -longest, longest)
+            before, _ = self.kinematics.pose(self.data)
+            self._follow(self.joint_goals() + change, steps, before)
+        # A twist keeps the orientation at which it begins.
+        _, self._rotation = self.kinematics.pose(self.data)
+
+    def joint_goals(self):
+        """Positions [rad] that the joints of the arm are driven to, shape [6], order of the arm."""
+        return self.data.ctrl[: len(cell.ARM_JOINTS)].copy()
+
+    def _control_periods(self, gripper, dt):
+        """Sets the goal of the gripper; the numbers of steps of the control periods within `dt`."""
         self.data.ctrl[len(cell.ARM_JOINTS) :] = np.clip(gripper, 0.0, 1.0) * cell.FINGER_TRAVEL
         steps = max(1, round(dt / cell.TIMESTEP))
         per_control = round(CONTROL_PERIOD / cell.TIMESTEP)
-        for first in range(0, steps, per_control):
-            self._control(twist, min(per_control, steps - first))
+        return [min(per_control, steps - first) for first in range(0, steps, per_control)]
 
     def _control(self, twist, steps):
         duration = steps * cell.TIMESTEP
@@ -252,10 +289,14 @@ class TabletopScene:
         desired = twist.copy()
         desired[3:] += ORIENTATION_GAIN * rotation_error(self._rotation, turned)
         goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
-        target = np.clip(
-            goals + self.kinematics.joint_velocity(self.data, desired) * duration,
-            *self.kinematics.limits.T,
+        self._follow(
+            goals + self.kinematics.joint_velocity(self.data, desired) * duration, steps, before
         )
+
+    def _follow(self, target, steps, before):
+        """Moves the goals of the joints to `target` in `steps`; `before`: position of the tool."""
+        goals = self.data.ctrl[: len(cell.ARM_JOINTS)]
+        target = np.clip(target, *self.kinematics.limits.T)
         # Goals stay close to the joints, also when the arm is pressed against the table.
         target = np.clip(
             target,
@@ -292,14 +333,14 @@ class TabletopScene:
 
     # -- Observations
 
-    def render(self):
-        """The camera's image, uint8 [height, width, 3], RGB."""
+    def render(self, camera="camera"):
+        """An image of `camera` or `wrist_camera`, uint8 [height, width, 3], RGB."""
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, self.height, self.width)
             # A surface freed while the interpreter shuts down prints a traceback.
             atexit.register(self.close)
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._renderer.update_scene(self.data, "camera")
+        self._renderer.update_scene(self.data, camera)
         return self._renderer.render()
 
     def close(self):

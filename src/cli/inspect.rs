@@ -1,19 +1,26 @@
 //! `openvla inspect`.
 
+mod pi0;
+
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::options::CheckpointArgs;
+use super::options::{CheckpointArgs, FolderArgs};
 use super::{CliError, print, print_json};
-use vla_inference::checkpoint::{Checkpoint, Group, Inventory, LlamaConfig, TowerConfig};
+use vla_inference::checkpoint::{
+    Checkpoint, CheckpointKind, Group, Inventory, LlamaConfig, OftCheckpoint, TowerConfig,
+    sign_of_oft,
+};
 
 /// Contents of a checkpoint folder, and whether it is complete.
 #[derive(Args)]
 pub(super) struct Inspect {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    folder: FolderArgs,
     /// Print one JSON object on stdout and nothing else there
     #[arg(long)]
     json: bool,
@@ -37,6 +44,27 @@ struct Summary<'a> {
     tokenizer: TokenizerSummary,
     action_bins: usize,
     action_token_end: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    openvla_oft: Option<&'a OftSummary>,
+}
+
+/// The components of an OpenVLA-OFT checkpoint.
+#[derive(Serialize)]
+struct OftSummary {
+    /// What marks the folder as one.
+    sign: String,
+    /// Numbers per step of the regression head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action_dim: Option<usize>,
+    /// Residual blocks of the head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_blocks: Option<usize>,
+    /// Numbers of the robot's state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_dim: Option<usize>,
+    /// Tensors of the towers with FiLM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    film_tensors: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -54,15 +82,56 @@ enum Statistics {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let checkpoint = Checkpoint::open_unchecked(self.checkpoint.folder()?)?;
-        let inventory = checkpoint.inventory();
-        if self.json {
-            print_json(&summary(&checkpoint, &inventory))?;
-        } else {
-            show(&checkpoint, &inventory)?;
+        let folder = self.checkpoint.folder()?;
+        if let CheckpointKind::Pi0 | CheckpointKind::Pi05 = CheckpointKind::of(folder)? {
+            return pi0::run(&self.folder.source(folder), self.json);
         }
+        if let Some(sign) = sign_of_oft(folder)? {
+            let oft = OftCheckpoint::open(folder)?;
+            let parts = oft_summary(sign, &oft);
+            return show_all(&oft.base, Some(&parts), self.json);
+        }
+        let checkpoint = Checkpoint::open_unchecked(folder)?;
+        show_all(&checkpoint, None, self.json)?;
         // After the output: an incomplete checkpoint is a failure.
         Ok(checkpoint.weights.check(&checkpoint.config.expected_tensors())?)
+    }
+}
+
+fn show_all(checkpoint: &Checkpoint, oft: Option<&OftSummary>, json: bool) -> Result<(), CliError> {
+    let inventory = checkpoint.inventory();
+    if json {
+        return print_json(&summary(checkpoint, &inventory, oft));
+    }
+    show(checkpoint, &inventory)?;
+    oft.map_or(Ok(()), show_oft)
+}
+
+fn oft_summary(sign: String, oft: &OftCheckpoint) -> OftSummary {
+    OftSummary {
+        sign,
+        action_dim: oft.head.as_ref().map(|head| head.action_dim),
+        head_blocks: oft.head.as_ref().map(|head| head.blocks),
+        state_dim: oft.proprio.as_ref().map(|proprio| proprio.state_dim),
+        film_tensors: oft.vision.as_ref().map(|vision| vision.component.names().count()),
+    }
+}
+
+fn show_oft(oft: &OftSummary) -> Result<(), CliError> {
+    print(&format!("kind       OpenVLA-OFT, by {}", oft.sign))?;
+    print(&match (oft.action_dim, oft.head_blocks) {
+        (Some(dim), Some(blocks)) => {
+            format!("head       L1 regression, {dim} numbers per step, {blocks} residual blocks")
+        }
+        _ => "head       none: discrete tokens, or its file is missing".to_owned(),
+    })?;
+    print(&match oft.state_dim {
+        Some(dim) => format!("state      {dim} numbers"),
+        None => "state      none".to_owned(),
+    })?;
+    match oft.film_tensors {
+        Some(tensors) => print(&format!("towers     with FiLM, {tensors} tensors, LoRA merged")),
+        None => Ok(()),
     }
 }
 
@@ -73,7 +142,11 @@ fn statistics(checkpoint: &Checkpoint) -> impl Iterator<Item = (&str, Statistics
     })
 }
 
-fn summary<'a>(checkpoint: &'a Checkpoint, inventory: &'a Inventory) -> Summary<'a> {
+fn summary<'a>(
+    checkpoint: &'a Checkpoint,
+    inventory: &'a Inventory,
+    openvla_oft: Option<&'a OftSummary>,
+) -> Summary<'a> {
     let config = &checkpoint.config;
     Summary {
         towers: &config.towers,
@@ -91,6 +164,7 @@ fn summary<'a>(checkpoint: &'a Checkpoint, inventory: &'a Inventory) -> Summary<
         tokenizer: TokenizerSummary { vocab_size: checkpoint.tokenizer.vocab_size() },
         action_bins: config.action_bins,
         action_token_end: config.action_token_end,
+        openvla_oft,
     }
 }
 

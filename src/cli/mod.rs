@@ -71,6 +71,8 @@ pub(crate) enum CliError {
     Kit(#[from] vla_inference::golden::KitError),
     #[error(transparent)]
     Check(#[from] vla_inference::golden::CheckError),
+    #[error(transparent)]
+    Pi0Check(#[from] vla_inference::golden::pi0::Pi0CheckError),
     #[error(
         "actions depend less on image or instruction than those of the float32 reference: {0}; \
         use a more precise format"

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use vla_inference::backend::tt::Kernels;
+use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
-    DecodeMode, Device, MeshChoices, Policy, PolicyLoadError, PolicyOptions, PolicySource,
-    Precision, PreparationRule, load_policy,
+    ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
+    PolicyOptions, PolicySource, Precision, PreparationRule, load_policy,
 };
 
 use crate::preparation::{self, PreparationFileError};
@@ -107,6 +108,89 @@ pub(crate) struct DecodeArgs {
     /// On a mesh: enqueue every operation from the host instead of executing a captured trace
     #[arg(long)]
     pub(crate) eager: bool,
+    #[command(flatten)]
+    pub(crate) flow: FlowArgs,
+}
+
+/// What the folders of pi0 and pi0.5 do not say.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "pi0 and pi0.5")]
+pub(crate) struct FolderArgs {
+    /// tokenizer.json, a SentencePiece .model, or their folder; searched in the checkpoint's folder
+    /// and beside it if not given. PaliGemma's is needed: google/paligemma-3b-pt-224 has it
+    /// (behind a licence), big_vision's paligemma_tokenizer.model is the same
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// norm_stats.json as openpi writes it, in place of the checkpoint's statistics; a base
+    /// checkpoint has none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) norm_stats: Option<PathBuf>,
+    /// torch_bilinear_pad (LeRobot) or pil_bilinear_pad (openpi); default as the folder's
+    #[arg(long)]
+    pub(crate) resize: Option<Resize>,
+    /// The state in pi0.5's prompt: exact, padded (LeRobot before 0.5) or none (openpi's
+    /// pi05_libero); openpi's folders do not say
+    #[arg(long)]
+    pub(crate) state_tokens: Option<StateTokens>,
+    /// Steps of a chunk, for openpi's folders that do not say
+    #[arg(long, value_name = "N")]
+    pub(crate) horizon: Option<usize>,
+    /// absolute, or relative:6,-1 (six dimensions relative to the state, one not); openpi's folders
+    /// do not say
+    #[arg(long, value_name = "MAPPING")]
+    pub(crate) actions: Option<ActionMapping>,
+}
+
+impl FolderArgs {
+    /// The folder with these answers.
+    pub(crate) fn source(&self, folder: &Path) -> Pi0Source {
+        Pi0Source {
+            folder: folder.to_owned(),
+            tokenizer: self.tokenizer.clone(),
+            statistics: self.norm_stats.clone(),
+            resize: self.resize,
+            state_tokens: self.state_tokens,
+            horizon: self.horizon,
+            actions: self.actions.clone(),
+        }
+    }
+}
+
+/// How pi0 and pi0.5 generate a chunk.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "pi0 and pi0.5")]
+pub(crate) struct FlowArgs {
+    #[command(flatten)]
+    pub(crate) folder: FolderArgs,
+    /// A camera of the checkpoint that the robot does not have; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) absent_camera: Vec<String>,
+    /// Euler steps; default the checkpoint's (10)
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<usize>,
+    /// Seed of the first chunk's noise; drawn if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Real-time chunking: none, guided (any checkpoint) or trained (checkpoints trained for it)
+    #[arg(long, default_value = "none", value_name = "MODE")]
+    pub(crate) rtc: ContinuationMode,
+}
+
+impl From<FlowArgs> for FlowOptions {
+    fn from(args: FlowArgs) -> Self {
+        Self {
+            tokenizer: args.folder.tokenizer,
+            statistics: args.folder.norm_stats,
+            resize: args.folder.resize,
+            state_tokens: args.folder.state_tokens,
+            horizon: args.folder.horizon,
+            actions: args.folder.actions,
+            absent_cameras: args.absent_camera,
+            steps: args.steps,
+            seed: args.seed,
+            continuation: args.rtc,
+        }
+    }
 }
 
 impl CheckpointArgs {
@@ -135,7 +219,7 @@ impl DeviceArgs {
         decode: DecodeArgs,
         policy_file: &PolicyFileArgs,
     ) -> Result<Box<dyn Policy>, LoadError> {
-        let DecodeArgs { unnorm_key, decode, draft, eager } = decode;
+        let DecodeArgs { unnorm_key, decode, draft, eager, flow } = decode;
         let (preparation, unnorm_key) = policy_file.read(unnorm_key)?;
         let policy = load_policy(PolicySource {
             checkpoint: folder,
@@ -149,6 +233,7 @@ impl DeviceArgs {
                 draft,
                 eager,
                 preparation,
+                flow: flow.into(),
                 ..Default::default()
             },
         })?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::checkpoint::OpenVlaConfig;
-use vla_inference::plan::{ACTION_ROWS, Assumptions, GIB, Plan as Planned};
+use vla_inference::plan::{ACTION_ROWS, Assumptions, GIB, OnePass, Plan as Planned};
 use vla_inference::policy::{DecodeMode, Device, DeviceError, Mesh};
 
 /// Largest config.json read, bytes; the published one has 170 kB.
@@ -30,6 +30,21 @@ pub(super) struct Plan {
     /// Positions of the prompt with its image; default the image's patches plus 20
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
     positions: Option<u32>,
+    /// Steps of a chunk that are answered in one pass: the checkpoint is OpenVLA-OFT's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    chunk: Option<u32>,
+    /// With --chunk: images of one observation
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "chunk",
+        value_parser = clap::value_parser!(u32).range(1..=8))]
+    images: u32,
+    /// With --chunk: numbers per step
+    #[arg(long, value_name = "N", default_value_t = 7, requires = "chunk",
+        value_parser = clap::value_parser!(u32).range(1..=256))]
+    action_dim: u32,
+    /// With --chunk: numbers of the robot's state, 0 for none
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "chunk",
+        value_parser = clap::value_parser!(u32).range(0..=256))]
+    state_dim: u32,
     /// Tokens of the argmax: full computes the whole language model head
     #[arg(long, default_value = "actions")]
     decode: DecodeMode,
@@ -60,7 +75,14 @@ impl Plan {
         let config = OpenVlaConfig::from_json(&self.config, &bytes)?;
         let policy = PrecisionPolicy::load(&self.precision)
             .map_err(vla_inference::policy::PolicyLoadError::from)?;
-        let mut assumptions = Assumptions::standard(&config);
+        let mut assumptions = match self.chunk {
+            Some(chunk) => {
+                let (action_dim, state_dim) = (self.action_dim as usize, self.state_dim as usize);
+                let pass = OnePass { chunk: chunk as usize, action_dim, state_dim };
+                Assumptions::one_pass(&config, self.images as usize, pass)
+            }
+            None => Assumptions::standard(&config),
+        };
         if let Some(positions) = self.positions {
             assumptions.positions = positions as usize;
         }
@@ -123,7 +145,11 @@ fn show(plan: &Planned) -> Result<(), CliError> {
             stage.ms()
         ))?;
     }
-    print(&format!("predicted: {:.1} ms per action, {:.2} Hz", plan.total_ms(), plan.hz()))?;
+    let answer = match plan.assumptions.one_pass {
+        Some(pass) => format!("chunk of {}", pass.chunk),
+        None => "action".to_owned(),
+    };
+    print(&format!("predicted: {:.1} ms per {answer}, {:.2} Hz", plan.total_ms(), plan.hz()))?;
     print("\nassumed (nothing here was measured on silicon):")?;
     for line in plan.assumptions.lines(&plan.policy, chips) {
         print(&format!("  {line}"))?;

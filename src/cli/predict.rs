@@ -1,14 +1,14 @@
 //! `openvla predict`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
-use vla_inference::observation;
+use vla_inference::observation::{self, CameraFrame, Playback, RgbImage};
 use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 
 /// One action from one image and one instruction.
@@ -20,9 +20,12 @@ pub(super) struct Predict {
     policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// JPEG or PNG
-    #[arg(long, value_name = "FILE")]
-    image: PathBuf,
+    /// JPEG or PNG; with several cameras, CAMERA=FILE once for each
+    #[arg(long, value_name = "[CAMERA=]FILE", required = true)]
+    image: Vec<String>,
+    /// Proprioceptive state in raw units and in the policy's order: 0.1,-0.2,...
+    #[arg(long, value_name = "V,V,...", value_delimiter = ',', allow_hyphen_values = true)]
+    state: Vec<f64>,
     /// Task of the robot
     #[arg(long, value_name = "TEXT")]
     instruction: String,
@@ -58,9 +61,26 @@ impl Predict {
     pub(super) fn run(self) -> Result<(), CliError> {
         // Arguments are checked before the checkpoint is loaded, which takes minutes.
         let instruction = Instruction::new(&self.instruction)?;
-        let image = observation::open(&self.image)?;
-        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
-        let decision = policy.act(&Observation::single(&image, &instruction))?;
+        let mut images =
+            self.image.iter().map(|text| named(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut policy =
+            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+        // A file without a name is that of the only camera.
+        if let ([(None, _)], [camera]) = (images.as_slice(), policy.info().cameras.as_slice()) {
+            images[0].0 = Some(camera.to_string());
+        }
+        let decision = policy.act(&Observation {
+            instruction: instruction.clone(),
+            images: images
+                .into_iter()
+                .map(|(camera, image)| CameraFrame {
+                    camera: camera.unwrap_or_default().into(),
+                    image,
+                })
+                .collect(),
+            state: self.state,
+            playback: Playback::default(),
+        })?;
         if !self.json {
             return show(&instruction, &decision, policy.info());
         }
@@ -79,6 +99,16 @@ impl Predict {
             device: self.device.device.to_string(),
             precision: &policy.info().precision,
         })
+    }
+}
+
+/// The camera's name, if one is given, and its image. A file whose name holds `=` is a file.
+fn named(text: &str) -> Result<(Option<String>, RgbImage), CliError> {
+    match text.split_once('=') {
+        Some((camera, file)) if !Path::new(text).exists() => {
+            Ok((Some(camera.to_owned()), observation::open(Path::new(file))?))
+        }
+        _ => Ok((None, observation::open(Path::new(text))?)),
     }
 }
 

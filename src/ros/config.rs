@@ -7,10 +7,11 @@ use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
 use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
     Arguments, CommandTopics, Given, LifecycleState, Measured, PolicyFile, Remark, Resolved,
-    STEP_WIDTH, Value, read_arguments, resolve,
+    STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments, resolve,
 };
 use vla_control::action_chunk::ChunkStep;
-use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig};
+use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig, Source};
+use vla_inference::observation::SINGLE_CAMERA;
 use vla_inference::policy::{DecodeMode, Device, PolicyInfo, Precision};
 
 /// Whether images come raw or compressed.
@@ -20,6 +21,15 @@ pub enum ImageTransport {
     Raw,
     /// `sensor_msgs/CompressedImage` on `image/compressed`.
     Compressed,
+}
+
+/// A camera of the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraTopic {
+    /// Name by which the checkpoint knows it.
+    pub name: Arc<str>,
+    /// Topic of its images.
+    pub topic: String,
 }
 
 /// Parameters and files, merged and validated. It does not change.
@@ -47,6 +57,12 @@ pub struct ResolvedConfig {
     pub autostart: bool,
     /// How images come.
     pub image_transport: ImageTransport,
+    /// The cameras by index: names of the checkpoint, and topics.
+    pub cameras: Vec<CameraTopic>,
+    /// Parts of the policy's state.
+    pub state: Vec<StatePart>,
+    /// Names of the joints that are commanded, in control's order; none for an end effector.
+    pub joints: Vec<String>,
     /// Rate at which a chunk's steps follow each other, Hz.
     pub policy_hz: f64,
     /// At most so many inferences per second, Hz.
@@ -113,6 +129,19 @@ impl ResolvedConfig {
 
     fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, ConfigError> {
         let values = &resolved.values;
+        let policy = resolved.files.policy.as_ref();
+        let cameras = match policy {
+            Some(policy) => policy
+                .cameras
+                .iter()
+                .filter_map(|camera| {
+                    let (name, topic) = (camera.name.as_str().into(), camera.topic.clone()?);
+                    Some(CameraTopic { name, topic })
+                })
+                .collect(),
+            None => vec![CameraTopic { name: SINGLE_CAMERA.into(), topic: "image".into() }],
+        };
+        let joints = resolved.files.robot.iter().flat_map(|robot| &robot.joints);
         let refuse = |path: &str, message| ConfigError { path: path.into(), message };
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
         let small = |number: i64| u8::try_from(number).unwrap_or(0); // within its range
@@ -135,6 +164,9 @@ impl ResolvedConfig {
                 "compressed" => ImageTransport::Compressed,
                 _ => ImageTransport::Raw,
             },
+            cameras,
+            state: policy.map(|policy| policy.state.clone()).unwrap_or_default(),
+            joints: joints.map(|joint| joint.name.clone()).collect(),
             policy_hz: values.policy_hz,
             inference_rate_hz: values.inference_rate_hz,
             frame_id: values.frame_id.clone(),
@@ -178,11 +210,68 @@ impl ResolvedConfig {
     /// # Errors
     /// What does not fit, in one line.
     pub fn with_policy(&self, loaded: &Loaded) -> Result<Self, String> {
+        self.check_observation(&loaded.info)?;
         self.with_measured(Measured {
             inference_s: loaded.inference_s,
+            horizon: loaded.info.horizon,
             action_dim: loaded.info.action_dim,
             statistics: statistics(&loaded.info),
         })
+    }
+
+    /// Whether the policy's cameras and state are those of the policy file.
+    fn check_observation(&self, info: &PolicyInfo) -> Result<(), String> {
+        let list = |names: &[Arc<str>]| names.join(", ");
+        let known: Vec<Arc<str>> =
+            self.cameras.iter().map(|camera| Arc::clone(&camera.name)).collect();
+        let (mut wanted, mut given) = (info.cameras.clone(), known.clone());
+        wanted.sort();
+        given.sort();
+        if wanted != given {
+            return Err(format!(
+                "policy_file: its cameras are {}, but the checkpoint's are {}; name these, each \
+                with its topic",
+                list(&known),
+                list(&info.cameras)
+            ));
+        }
+        let state: usize = self.state.iter().map(StatePart::width).sum();
+        if state != info.state_dim {
+            return Err(format!(
+                "policy_file: its state has {state} numbers, but the checkpoint's {}; list the \
+                sources of these",
+                info.state_dim
+            ));
+        }
+        Ok(())
+    }
+
+    /// Assembles the policy's state and the joints' positions.
+    #[must_use]
+    pub fn state_assembler(&self) -> StateAssembler {
+        StateAssembler::new(&self.state, &self.joints, self.raw_control.state_timeout_s)
+    }
+
+    /// A name for the source of a cause.
+    #[must_use]
+    pub fn source_name(&self, source: Source) -> String {
+        let unnamed = || format!("{source:?}");
+        match source {
+            Source::Camera(index) => self
+                .cameras
+                .get(usize::from(index))
+                .map_or_else(unnamed, |camera| format!("camera {}", camera.name)),
+            Source::State(index) => {
+                let assembler = self.state_assembler();
+                let topic = assembler.topics().get(usize::from(index));
+                topic.map_or_else(unnamed, |topic| topic.name().to_owned())
+            }
+            Source::Joints => "joint_states".into(),
+            Source::Joint(index) => self
+                .joints
+                .get(usize::from(index))
+                .map_or_else(unnamed, |name| format!("joint {name}")),
+        }
     }
 
     fn with_measured(&self, measured: Measured) -> Result<Self, String> {
@@ -208,12 +297,18 @@ impl ResolvedConfig {
     /// How a step's numbers become metres and radians.
     #[must_use]
     pub fn transform(&self) -> ActionTransform {
+        if let Some(layout) = self.resolved.joint_layout() {
+            return ActionTransform::Joints(Arc::new(layout));
+        }
         match &self.resolved.files.policy {
             Some(policy) => {
                 let policy = Arc::clone(policy);
-                Arc::new(move |numbers| policy.to_step(numbers))
+                ActionTransform::EndEffector(Arc::new(move |numbers| {
+                    // Without a layout the action is the end effector's.
+                    policy.to_step(numbers).unwrap_or_else(|| ChunkStep::from_array(numbers))
+                }))
             }
-            None => Arc::new(ChunkStep::from_array),
+            None => ActionTransform::identity(),
         }
     }
 }
@@ -270,7 +365,7 @@ mod tests {
             action_dim: 7,
             action_names: Vec::new(),
             horizon: 1,
-            cameras: Vec::new(),
+            cameras: vec![SINGLE_CAMERA.into()],
             state_dim: 0,
             device: "cpu".into(),
             precision: "f32".into(),

@@ -3,17 +3,16 @@
 use r2r::{
     builtin_interfaces::msg::Time,
     diagnostic_msgs::msg::{DiagnosticStatus, KeyValue},
-    geometry_msgs::msg::{Twist, TwistStamped, Vector3},
     openvla_tt_msgs::msg::{Action, Status},
     sensor_msgs::msg::{CompressedImage, Image},
-    std_msgs::msg::{Float64, Header},
+    std_msgs::msg::Header,
 };
 
 use vla_inference::observation::EncodedImage;
 
-use crate::runtime::{CommandSink, DecisionReport};
+use crate::runtime::DecisionReport;
+use vla_control::Reason;
 use vla_control::time::Stamp;
-use vla_control::{Command, Reason};
 
 /// A stamp as a message field.
 #[must_use]
@@ -47,32 +46,6 @@ pub fn camera_image(message: Image) -> (Stamp, EncodedImage) {
 #[must_use]
 pub fn compressed_image(message: CompressedImage) -> (Stamp, EncodedImage) {
     (stamp(&message.header.stamp), EncodedImage::Compressed(message.data.into()))
-}
-
-/// Publishes commands. Lives on the control thread; r2r's publishers may be used from any thread.
-pub struct CommandPublishers {
-    /// `~/command/twist`.
-    pub twist: r2r::Publisher<TwistStamped>,
-    /// `~/command/gripper`.
-    pub gripper: r2r::Publisher<Float64>,
-    /// Frame of the twist.
-    pub frame_id: String,
-}
-
-impl CommandSink for CommandPublishers {
-    fn publish(&mut self, stamp: Stamp, command: &Command) {
-        let vector = |[x, y, z]: [f64; 3]| Vector3 { x, y, z };
-        let header = Header { stamp: time(stamp), frame_id: self.frame_id.clone() };
-        let twist = Twist {
-            linear: vector(command.twist().linear),
-            angular: vector(command.twist().angular),
-        };
-        // A failure cannot be handled here; the timeout of the robot's controller covers it.
-        let _ = self.twist.publish(&TwistStamped { header, twist });
-        if let Some(data) = command.gripper() {
-            let _ = self.gripper.publish(&Float64 { data });
-        }
-    }
 }
 
 /// `~/action`.

@@ -4,12 +4,13 @@
 //! Everything here runs on the executor thread: it spins, empties the queues of r2r at once (they
 //! hold ten messages and drop the *newest* when full), passes images and requests to the runtime,
 //! and publishes the state. It never decodes images, infers or waits. Only the control thread
-//! publishes commands, through [`messages::CommandPublishers`].
+//! publishes commands, through [`commands::CommandPublishers`].
 //!
 //! [`node`] creates the components and calls each of them once per turn. A component owns its
 //! state; what several of them need is in [`shared::Shared`].
 
 mod arguments;
+mod commands;
 mod config;
 mod diagnostics;
 mod inbox;
@@ -34,7 +35,7 @@ mod topics;
 mod transitions;
 
 pub use arguments::{run, start};
-pub use config::{ImageTransport, ParameterProblems, ResolvedConfig};
+pub use config::{CameraTopic, ImageTransport, ParameterProblems, ResolvedConfig};
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 

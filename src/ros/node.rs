@@ -6,10 +6,10 @@ use r2r::{QosProfile, rcl_interfaces::msg::Log};
 
 use super::{
     NodeError, PolicyFactory, ResolvedConfig,
+    commands::CommandPublishers,
     inbox::publish,
     lifecycle::State,
     log,
-    messages::CommandPublishers,
     metrics::NodeMetrics,
     names::Names,
     notes::Notes,
@@ -20,11 +20,11 @@ use super::{
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
     subscriptions::Subscriptions,
-    topics::{Role, TopicMonitor},
+    topics::TopicMonitor,
     transitions::LifecycleManager,
 };
 use crate::runtime::{NodeClock, Runtime, flight_recorder, wait_until};
-use vla_config::{CommandTopics, LifecycleState, Remark};
+use vla_config::{LifecycleState, Remark};
 use vla_control::time::Clock;
 
 /// Longest wait for a message, and thereby the longest delay until a change of state is published.
@@ -43,7 +43,8 @@ pub struct VlaNode {
     lifecycle: LifecycleManager,
     parameter_services: ParameterServices,
     status: StatusPublisher,
-    twist: r2r::Publisher<r2r::geometry_msgs::msg::TwistStamped>,
+    /// Asked for its subscribers; control has a clone that publishes.
+    commands: CommandPublishers,
     stop: StopSignals,
     /// Last, because dropping it ends the publishers: [`Runtime`] in `shared` is dropped before it
     /// and ramps the command down, also after a panic.
@@ -76,8 +77,7 @@ impl VlaNode {
         }
         let names = Names::new(&name, std::env::args());
         let mut topics = TopicMonitor::new(clock.steady());
-        let commands = create_commands(&mut ros, &parameters, &names, &mut topics)?;
-        let twist = commands.twist.clone();
+        let commands = CommandPublishers::create(&mut ros, &parameters, &names, &mut topics)?;
         let subscriptions = Subscriptions::create(&mut ros, &parameters, &names, &mut topics)?;
         let (observer, recorder) = parameters
             .record_directory
@@ -92,7 +92,7 @@ impl VlaNode {
         let runtime = Runtime::start(
             Arc::new(clock.clone()),
             parameters.control,
-            Box::new(commands),
+            Box::new(commands.clone()),
             observer,
             parameters.scheduling,
         )?;
@@ -115,7 +115,7 @@ impl VlaNode {
             lifecycle,
             parameter_services,
             status,
-            twist,
+            commands,
             stop,
         })
     }
@@ -157,7 +157,7 @@ impl VlaNode {
         self.ros.spin_once(SPIN_TIMEOUT);
         let shared = &mut self.shared;
         self.subscriptions.take(shared);
-        shared.runtime.set_subscribed(is_subscribed(&self.twist, &shared.parameters));
+        shared.runtime.set_subscribed(is_subscribed(&self.commands, &shared.parameters));
         self.requests.poll(shared);
         self.lifecycle.poll(shared, &self.subscriptions);
         self.serve_parameters();
@@ -229,30 +229,8 @@ fn init_log(ros: &mut r2r::Node, clock: &NodeClock) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn create_commands(
-    ros: &mut r2r::Node,
-    parameters: &ResolvedConfig,
-    names: &Names,
-    topics: &mut TopicMonitor,
-) -> Result<CommandPublishers, NodeError> {
-    let qos = || QosProfile::default().keep_last(1).reliable();
-    let CommandTopics { twist, gripper } = &parameters.command_topics;
-    let (twist_type, gripper_type) = ("geometry_msgs/msg/TwistStamped", "std_msgs/msg/Float64");
-    topics.watch(names, "twist command", twist, twist_type, Role::Output, qos());
-    topics.watch(names, "gripper command", gripper, gripper_type, Role::Output, qos());
-    Ok(CommandPublishers {
-        twist: publish(ros, twist, qos())?,
-        gripper: publish(ros, gripper, qos())?,
-        frame_id: parameters.frame_id.clone(),
-    })
-}
-
 /// Whether the command has a subscriber. In a dry run none is needed; if the middleware cannot
 /// tell, one is assumed.
-fn is_subscribed(
-    twist: &r2r::Publisher<r2r::geometry_msgs::msg::TwistStamped>,
-    parameters: &ResolvedConfig,
-) -> bool {
-    parameters.control.dry_run()
-        || twist.get_inter_process_subscription_count().map_or(true, |count| 0 < count)
+fn is_subscribed(commands: &CommandPublishers, parameters: &ResolvedConfig) -> bool {
+    parameters.control.dry_run() || commands.subscribers().map_or(true, |count| 0 < count)
 }

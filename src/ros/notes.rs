@@ -16,6 +16,8 @@ pub(super) struct Notes {
     pub pose: Option<(bool, String)>,
     /// Why the last image was refused, and whether its encoding or size is unsupported.
     pub image: Option<(bool, String)>,
+    /// Why the last message of the state was refused.
+    pub state: Option<String>,
     /// Why the policy's last result was refused, and whether a token was no action.
     pub policy: Option<(bool, String)>,
 }
@@ -37,6 +39,7 @@ impl Notes {
             ("", self.transition.as_deref()),
             ("instruction refused: ", self.instruction.as_deref()),
             ("image refused: ", self.image.as_ref().map(|(_, text)| text.as_str())),
+            ("", self.state.as_deref()),
             ("policy: ", self.policy.as_ref().map(|(_, text)| text.as_str())),
             ("", self.pose.as_ref().map(|(_, text)| text.as_str())),
         ];

@@ -20,7 +20,7 @@ use super::{
 use crate::runtime::{ControlStatus, LoopEvent, Snapshot, WorkerReport};
 use std::time::Duration;
 use vla_control::time::Instant;
-use vla_control::{Event, Intervention, Reason, State};
+use vla_control::{Cause, Event, Intervention, Reason, Seam, Source, State};
 
 /// Statuses kept for late or slow subscribers.
 const HISTORY: usize = 20;
@@ -49,6 +49,8 @@ struct Essence {
     reason: u16,
     enabled: bool,
     causes: Vec<u16>,
+    /// What the cause is about beyond its reason: why the enabling was withdrawn, and the source.
+    about: (u16, Option<Source>),
     instruction: String,
     lifecycle: u8,
     notes: String,
@@ -177,9 +179,13 @@ impl StatusPublisher {
                     notes.image = None;
                     Notes::set(&mut notes.policy, non_action, text, "policy");
                 }
-                WorkerReport::ImageRefused { text, unsupported } => {
+                WorkerReport::ImageRefused { text, unsupported, camera } => {
                     metrics.images_rejected += 1;
-                    let text = log::escape(&text);
+                    let mut text = log::escape(&text);
+                    let cameras = &shared.parameters.cameras;
+                    if let (2.., Some(camera)) = (cameras.len(), cameras.get(camera)) {
+                        text = format!("camera {}: {text}", camera.name);
+                    }
                     Notes::set(&mut notes.image, unsupported, text, "image refused");
                 }
                 WorkerReport::Panicked(text) => {
@@ -235,7 +241,7 @@ impl StatusPublisher {
             Event::DetectionCleared(reason) => {
                 log::debug(format!("no longer: {}", reason.sentence()))
             }
-            Event::Gripper { to } => log::debug(format!("gripper: {to}")),
+            Event::Gripper { index, to } => log::debug(format!("gripper {index}: {to}")),
         }
     }
 }
@@ -277,7 +283,8 @@ fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec
         if view.clock_missing && stamps {
             add(clock_missing.0, clock_missing.1.clone());
         } else {
-            add(reason_code(cause.reason, shared.notes.hints()), cause.to_string());
+            let code = reason_code(cause.reason, shared.notes.hints());
+            add(code, cause_text(shared, cause));
         }
     }
     if view.clock_missing {
@@ -290,6 +297,16 @@ fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec
         add(Reason::DryRun.code(), vla_control::Cause::plain(Reason::DryRun).to_string());
     }
     causes
+}
+
+/// A cause in words, with the name of its source where there are several.
+fn cause_text(shared: &Shared, cause: &Cause) -> String {
+    let parameters = &shared.parameters;
+    match cause.source {
+        Some(Source::Camera(_)) if parameters.cameras.len() == 1 => cause.to_string(),
+        Some(source) => cause.named(&parameters.source_name(source)).to_string(),
+        None => cause.to_string(),
+    }
 }
 
 #[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens
@@ -324,6 +341,7 @@ fn essence(
         reason: reason(view, status, causes),
         enabled: view.lifecycle == lifecycle::State::Active && status.enabled(),
         causes: causes.iter().map(|cause| cause.code).collect(),
+        about: (status.cause.withdrawn_by.code(), status.cause.source),
         instruction: shared
             .runtime
             .instruction()
@@ -344,6 +362,8 @@ fn message(
     let metrics = &shared.metrics;
     let reason = causes.iter().find(|cause| cause.code == essence.reason);
     let reason = reason.map_or("", |cause| cause.text.as_str());
+    let seams = &snapshot.output.motion.seams;
+    let seam = |seam: Seam| [seam.translation, seam.rotation, seam.joint];
     Status {
         header: Header { stamp: messages::time(shared.ros_now()), frame_id: String::new() },
         state: essence.state,
@@ -357,6 +377,13 @@ fn message(
         resumes_in_s: status.resumes_in_s.unwrap_or(f64::NAN),
         enable_withdrawn_in_s: status.enable_withdrawn_in_s.unwrap_or(f64::NAN),
         instruction: essence.instruction.clone(),
+        source: status
+            .cause
+            .source
+            .map_or_else(String::new, |source| shared.parameters.source_name(source)),
+        seams: seams.count,
+        seam_last: seams.last.map_or([f64::NAN; 3], seam).to_vec(),
+        seam_largest: seam(seams.largest).to_vec(),
         image_age_s: snapshot.output.image_age_s.unwrap_or(f64::NAN),
         inference_ms: metrics.inference_s.map_or(f64::NAN, |seconds| seconds * 1e3),
         command_hz: metrics.command_rate.hz,

@@ -6,11 +6,12 @@ use r2r::{
     QosProfile,
     geometry_msgs::msg::PoseStamped,
     rosgraph_msgs::msg::Clock as ClockMessage,
-    sensor_msgs::msg::{CompressedImage, Image},
+    sensor_msgs::msg::{CompressedImage, Image, JointState},
+    std_msgs::msg::Float64,
 };
 
 use super::{
-    ImageTransport, NodeError, ResolvedConfig,
+    CameraTopic, ImageTransport, NodeError, ResolvedConfig,
     inbox::{Inbox, subscribe},
     instruction::InstructionSubscription,
     log::{self, Severity},
@@ -19,7 +20,10 @@ use super::{
     shared::Shared,
     topics::{Role, TopicMonitor},
 };
+use vla_config::{StateAssembler, StateTopic};
+use vla_control::action_chunk::JOINTS_MAX;
 use vla_control::time::{Instant, Stamp};
+use vla_inference::observation::EncodedImage;
 use vla_inference::policy::{Instruction, InstructionError};
 
 enum Images {
@@ -27,17 +31,58 @@ enum Images {
     Compressed(Inbox<CompressedImage>),
 }
 
-/// Topic, purpose and type of the image subscription.
-const fn image_topic(transport: ImageTransport) -> (&'static str, &'static str) {
-    match transport {
-        ImageTransport::Raw => ("image", "sensor_msgs/msg/Image"),
-        ImageTransport::Compressed => ("image/compressed", "sensor_msgs/msg/CompressedImage"),
+impl Images {
+    /// Subscribes to a camera's images, and registers the topic for monitoring.
+    fn create(
+        node: &mut r2r::Node,
+        parameters: &ResolvedConfig,
+        camera: &CameraTopic,
+        names: &Names,
+        monitor: &mut TopicMonitor,
+    ) -> Result<Self, NodeError> {
+        let sensor = QosProfile::sensor_data;
+        let purpose = match parameters.cameras.len() {
+            1 => "camera".to_owned(),
+            _ => format!("camera {}", camera.name),
+        };
+        let (topic, kind, images) = match parameters.image_transport {
+            ImageTransport::Raw => {
+                let images = Images::Raw(subscribe(node, &camera.topic, sensor())?);
+                (camera.topic.clone(), "sensor_msgs/msg/Image", images)
+            }
+            ImageTransport::Compressed => {
+                let topic = format!("{}/compressed", camera.topic);
+                let images = Images::Compressed(subscribe(node, &topic, sensor())?);
+                (topic, "sensor_msgs/msg/CompressedImage", images)
+            }
+        };
+        monitor.watch(names, purpose, &topic, kind, Role::Input, sensor());
+        Ok(images)
     }
+
+    fn next(&mut self) -> Option<(Stamp, EncodedImage)> {
+        match self {
+            Self::Raw(inbox) => inbox.next().map(messages::camera_image),
+            Self::Compressed(inbox) => inbox.next().map(messages::compressed_image),
+        }
+    }
+}
+
+/// The subscriptions of the policy's state and of the commanded joints.
+struct StateSubscriptions {
+    assembler: StateAssembler,
+    joint_states: Option<Inbox<JointState>>,
+    /// By index of the assembler's topics.
+    grippers: Vec<(usize, Inbox<Float64>)>,
+    /// Names of the commanded joints.
+    joints: Vec<String>,
 }
 
 /// The subscriptions, and what is kept of their messages.
 pub(super) struct Subscriptions {
-    images: Images,
+    /// By camera.
+    images: Vec<Images>,
+    state: StateSubscriptions,
     instruction: InstructionSubscription,
     ee_pose: Option<Inbox<PoseStamped>>,
     clock: Option<Inbox<ClockMessage>>,
@@ -57,18 +102,16 @@ impl Subscriptions {
         monitor: &mut TopicMonitor,
     ) -> Result<Self, NodeError> {
         let sensor = QosProfile::sensor_data;
-        let (topic, type_name) = image_topic(parameters.image_transport);
-        let images = match parameters.image_transport {
-            ImageTransport::Raw => Images::Raw(subscribe(node, topic, sensor())?),
-            ImageTransport::Compressed => Images::Compressed(subscribe(node, topic, sensor())?),
-        };
-        monitor.watch(names, "camera", topic, type_name, Role::Input, sensor());
+        let cameras = parameters.cameras.iter();
+        let images = cameras
+            .map(|camera| Images::create(node, parameters, camera, names, monitor))
+            .collect::<Result<_, _>>()?;
+        let state = StateSubscriptions::create(node, parameters, names, monitor)?;
         let instruction = InstructionSubscription::create(node, "instruction")?;
         let (string, any) = ("std_msgs/msg/String", sensor());
         monitor.watch(names, "instruction", "instruction", string, Role::SharedInput, any);
-        let ee_pose = parameters
-            .control
-            .needs_ee_pose()
+        let of_state = state.assembler.topics().contains(&StateTopic::EePose);
+        let ee_pose = (parameters.control.needs_ee_pose() || of_state)
             .then(|| subscribe(node, "ee_pose", sensor()))
             .transpose()?;
         if ee_pose.is_some() {
@@ -84,6 +127,7 @@ impl Subscriptions {
         }
         Ok(Self {
             images,
+            state,
             instruction,
             ee_pose,
             clock,
@@ -109,13 +153,11 @@ impl Subscriptions {
             self.clock_received = true;
             shared.clock.set_simulated(messages::stamp(&message.clock));
         }
-        loop {
-            let image = match &mut self.images {
-                Images::Raw(inbox) => inbox.next().map(messages::camera_image),
-                Images::Compressed(inbox) => inbox.next().map(messages::compressed_image),
-            };
-            let Some((stamp, bytes)) = image else { break };
-            shared.runtime.set_image(stamp, bytes);
+        self.state.take(shared);
+        for (camera, images) in self.images.iter_mut().enumerate() {
+            while let Some((stamp, bytes)) = images.next() {
+                shared.runtime.set_image(camera, stamp, bytes);
+            }
         }
         while let Some(text) = self.instruction.next(shared.now()) {
             take_instruction(shared, &text);
@@ -163,8 +205,121 @@ impl Subscriptions {
             let delay = Duration::try_from_secs_f64(age).unwrap_or_default(); // not negative
             shared.runtime.set_ee_pose(position, delay);
         }
+        let orientation = &message.pose.orientation;
+        let orientation = [orientation.x, orientation.y, orientation.z, orientation.w];
+        self.state.ee_pose(shared, stamp, (position, orientation), problem.is_none());
         shared.notes.pose = problem;
     }
+}
+
+impl StateSubscriptions {
+    fn create(
+        node: &mut r2r::Node,
+        parameters: &ResolvedConfig,
+        names: &Names,
+        monitor: &mut TopicMonitor,
+    ) -> Result<Self, NodeError> {
+        let sensor = QosProfile::sensor_data;
+        let assembler = parameters.state_assembler();
+        let joints = parameters.joints.clone();
+        let topics = assembler.topics();
+        let needs_joints = !joints.is_empty() || topics.contains(&StateTopic::JointStates);
+        let joint_states =
+            needs_joints.then(|| subscribe(node, "joint_states", sensor())).transpose()?;
+        if needs_joints {
+            // Several drivers may share the topic.
+            let kind = "sensor_msgs/msg/JointState";
+            let role = Role::SharedInput;
+            monitor.watch(names, "joint states", "joint_states", kind, role, sensor());
+        }
+        let mut grippers = Vec::new();
+        for (index, topic) in topics.iter().enumerate() {
+            let StateTopic::Gripper(topic) = topic else { continue };
+            grippers.push((index, subscribe(node, topic, sensor())?));
+            let kind = "std_msgs/msg/Float64";
+            monitor.watch(names, "gripper state", topic, kind, Role::Input, sensor());
+        }
+        Ok(Self { assembler, joint_states, grippers, joints })
+    }
+
+    /// Passes on all messages that have arrived.
+    fn take(&mut self, shared: &mut Shared) {
+        let mut changed = false;
+        while let Some(message) = self.joint_states.as_mut().and_then(Inbox::next) {
+            changed = true;
+            self.take_joints(shared, &message);
+        }
+        for (index, inbox) in &mut self.grippers {
+            while let Some(message) = inbox.next() {
+                changed = true;
+                self.assembler.gripper(*index, message.data);
+                shared.runtime.set_state_source(*index, None, message.data.is_finite());
+            }
+        }
+        if changed {
+            self.set_state(shared);
+        }
+    }
+
+    fn take_joints(&mut self, shared: &mut Shared, message: &JointState) {
+        let (now, stamp) = (seconds(shared.now()), messages::stamp(&message.header.stamp));
+        let JointState { name, position, velocity, .. } = message;
+        let taken = self.assembler.joint_states(now, name, position, velocity);
+        let index = self.assembler.topics().iter().position(|t| *t == StateTopic::JointStates);
+        let complete = taken.is_ok() && self.assembler.complete(&StateTopic::JointStates, now);
+        if let Some(index) = index {
+            shared.runtime.set_state_source(index, Some(stamp), complete);
+        }
+        if !self.joints.is_empty() {
+            let mut positions = [f64::NAN; JOINTS_MAX];
+            if taken.is_ok() {
+                for (slot, joint) in positions.iter_mut().zip(&self.joints) {
+                    *slot = self.assembler.position(joint, now);
+                }
+            }
+            shared.runtime.set_joints(stamp, positions);
+        }
+        let problem = taken.err().map(|error| log::escape(&error.to_string()));
+        if let Some(text) =
+            problem.as_ref().filter(|text| shared.notes.state.as_ref() != Some(text))
+        {
+            log::limited(Severity::Warn, "state", text.clone());
+        }
+        shared.notes.state = problem;
+    }
+
+    /// Takes a pose for the state. `fit`: it is in the right frame and recent.
+    fn ee_pose(
+        &mut self,
+        shared: &mut Shared,
+        stamp: Stamp,
+        (position, orientation): ([f64; 3], [f64; 4]),
+        fit: bool,
+    ) {
+        let index = self.assembler.topics().iter().position(|topic| *topic == StateTopic::EePose);
+        let Some(index) = index else { return };
+        if fit {
+            self.assembler.ee_pose(position, orientation);
+        }
+        let now = seconds(shared.now());
+        let complete = fit && self.assembler.complete(&StateTopic::EePose, now);
+        shared.runtime.set_state_source(index, Some(stamp), complete);
+        self.set_state(shared);
+    }
+
+    fn set_state(&self, shared: &mut Shared) {
+        let now = seconds(shared.now());
+        let joints = self.joints.iter().map(|joint| self.assembler.position(joint, now));
+        let joints: Vec<f64> = joints.collect();
+        let values = self.assembler.values(now);
+        let known = values.filter(|_| joints.iter().all(|position| position.is_finite()));
+        shared.runtime.set_state(known.map(|values| (values, joints)));
+    }
+}
+
+/// Seconds on the steady clock since its origin.
+fn seconds(now: Instant) -> f64 {
+    now.nanoseconds() as f64 * 1e-9
 }
 
 fn take_instruction(shared: &mut Shared, text: &str) {

@@ -38,7 +38,7 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(super) struct Watched {
     /// What the topic is for, in messages.
-    pub purpose: &'static str,
+    pub purpose: String,
     /// Fully qualified name after remapping.
     pub topic: String,
     /// Message type, `package/msg/Name`.
@@ -60,7 +60,7 @@ pub(super) enum ProblemKind {
 /// A problem of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopicProblem {
-    pub purpose: &'static str,
+    pub purpose: String,
     pub kind: ProblemKind,
     /// One sentence with the topic's full name and a remedy.
     pub text: String,
@@ -98,14 +98,14 @@ impl TopicMonitor {
     pub fn watch(
         &mut self,
         names: &Names,
-        purpose: &'static str,
+        purpose: impl Into<String>,
         name: &str,
         type_name: &'static str,
         role: Role,
         qos: QosProfile,
     ) {
         let topic = names.resolve(name);
-        self.topics.push(Watched { purpose, topic, type_name, role, qos });
+        self.topics.push(Watched { purpose: purpose.into(), topic, type_name, role, qos });
     }
 
     /// The problems found by the last check.
@@ -185,7 +185,7 @@ fn problem(
         }
         Role::SharedInput => incompatible(topic, &right)?,
     };
-    Some(TopicProblem { purpose: topic.purpose, kind, text })
+    Some(TopicProblem { purpose: topic.purpose.clone(), kind, text })
 }
 
 fn nodes(publishers: &[&Publisher]) -> String {
@@ -236,7 +236,7 @@ fn incompatible(topic: &Watched, publishers: &[&Publisher]) -> Option<(ProblemKi
 
 /// The parameter that selects the other image type.
 fn transport_hint(purpose: &str, published: &str) -> &'static str {
-    match (purpose, published) {
+    match (purpose.split(' ').next().unwrap_or(purpose), published) {
         ("camera", "sensor_msgs/msg/CompressedImage") => {
             "; set image_transport to compressed and remap image/compressed to it"
         }
@@ -269,7 +269,7 @@ mod tests {
 
     fn camera(role: Role, qos: QosProfile) -> Watched {
         let topic = "/robot1/image".into();
-        Watched { purpose: "camera", topic, type_name: IMAGE, role, qos }
+        Watched { purpose: "camera".into(), topic, type_name: IMAGE, role, qos }
     }
 
     fn publisher(node: &str, type_name: &str) -> Publisher {

@@ -1,6 +1,7 @@
 //! The managed lifecycle: its services, and the work of each transition.
 
 use std::{
+    sync::Arc,
     sync::mpsc::{Receiver, TryRecvError},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use super::{
     shared::Shared,
     subscriptions::Subscriptions,
 };
-use crate::runtime::Loaded;
+use crate::runtime::{LoadRequest, Loaded};
 use vla_control::Lifecycle;
 use vla_control::time::Instant;
 
@@ -222,12 +223,15 @@ impl LifecycleManager {
         shared.notes.transition = None;
         let parameters = &shared.parameters;
         log::info(format!("loading {} on {}", parameters.checkpoint.display(), parameters.device));
-        let loaded = shared.runtime.load(
-            (shared.factory)(parameters),
-            parameters.transform(),
-            parameters.policy_hz,
-            parameters.inference_rate_hz,
-        );
+        let cameras = parameters.cameras.iter();
+        let loaded = shared.runtime.load(LoadRequest {
+            loader: (shared.factory)(parameters),
+            transform: parameters.transform(),
+            policy_hz: parameters.policy_hz,
+            rate_limit_hz: parameters.inference_rate_hz,
+            cameras: cameras.map(|camera| Arc::clone(&camera.name)).collect(),
+            needs_state: !(parameters.state.is_empty() && parameters.joints.is_empty()),
+        });
         let until = shared.now().after(Duration::from_secs_f64(parameters.load_timeout_s));
         self.work = Some(Work::Load { loaded, until });
     }
@@ -309,7 +313,8 @@ impl LifecycleManager {
             loaded.inference_s * 1e3,
             control.inference_timeout().as_secs_f64() * 1e3
         ));
-        if loaded.info.envelope.iter().take(6).any(Option::is_none) {
+        if configured.joints.is_empty() && loaded.info.envelope.iter().take(6).any(Option::is_none)
+        {
             log::warn(
                 "the statistics do not cover every pose number (mask false): actions are not held \
                 to an envelope",

@@ -15,8 +15,9 @@ use super::{
 };
 use vla_control::time::{Clock, Instant, Stamp};
 use vla_control::{
-    Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inputs,
-    InterventionCounts, Output, Reason, Requests, ResetOutcome, State, step,
+    CAMERAS_MAX, Cause, CauseSet, Command, ControlConfig, ControlState, EnableOutcome, Event,
+    ImageSeen, Inputs, InterventionCounts, Output, Reason, Requests, ResetOutcome, Source, State,
+    step,
 };
 
 /// Publisher of commands. Only [`vla_control`] can make a [`Command`], so nothing else can be
@@ -138,16 +139,16 @@ pub(super) struct ControlLoop {
     events: SyncSender<TimedEvent>,
     state: Box<ControlState>,
     period: Duration,
-    /// The newest image that is not known to be undecodable.
-    image: Option<ImageSeen>,
+    /// The newest image of each camera that is not known to be undecodable.
+    images: [Option<ImageSeen>; CAMERAS_MAX],
     commands: u64,
     answered: u64,
     enable: Option<EnableOutcome>,
     reset: Option<ResetOutcome>,
     punctuality: Punctuality,
     events_lost: u64,
-    /// State and reason of the previous step.
-    reported: Option<(State, Reason)>,
+    /// What a change of the previous step's status was reported by.
+    reported: Option<(State, Reason, Reason, Option<Source>)>,
     priority: Priority,
 }
 
@@ -175,7 +176,7 @@ impl ControlLoop {
             events,
             period: config.period(),
             state: Box::new(ControlState::new(config)),
-            image: None,
+            images: [None; CAMERAS_MAX],
             commands: 0,
             answered: 0,
             enable: None,
@@ -220,8 +221,11 @@ impl ControlLoop {
         let latest = *self.latest.read();
         // While images cannot be decoded, new arrivals are ignored: the image age continues from
         // the last image that was not known to be undecodable.
-        if !self.shared.decode_failed.load(Ordering::Acquire) || self.image.is_none() {
-            self.image = latest.image;
+        let decode_failed = self.shared.decode_failed.load(Ordering::Acquire);
+        for (camera, (image, newest)) in self.images.iter_mut().zip(latest.images).enumerate() {
+            if decode_failed & (1 << camera) == 0 || image.is_none() {
+                *image = newest;
+            }
         }
         let pending = self.shared.pending_requests.take();
         let chunk = self.shared.chunks.take();
@@ -232,7 +236,9 @@ impl ControlLoop {
             lifecycle: latest.lifecycle,
             requests: pending.as_ref().map_or(Requests::default(), |pending| pending.requests),
             instruction: latest.instruction,
-            image: self.image,
+            images: &self.images,
+            states: &latest.states,
+            joints: latest.joints.as_ref(),
             ee_pose: latest.ee_pose,
             chunk: chunk.as_deref(),
             inference,
@@ -256,7 +262,8 @@ impl ControlLoop {
     /// Sends the events, then the snapshot: a reader of the snapshot finds its events queued.
     fn report(&mut self, now: Instant, inputs: u64, ticket: Option<u64>, output: &Output) {
         self.shared.steps_begun.store(output.steps_begun, Ordering::Release);
-        let status = (output.state, output.cause.reason);
+        let Cause { reason, withdrawn_by, source, .. } = output.cause;
+        let status = (output.state, reason, withdrawn_by, source);
         if self.reported.replace(status) != Some(status) {
             self.send(now, LoopEvent::StatusChanged(output.into()));
         }

@@ -15,8 +15,10 @@ mod control_loop;
 mod flight;
 mod inference_rate;
 mod mailbox;
+mod observation;
 mod os;
 mod shared_state;
+mod transform;
 mod worker;
 
 use std::{
@@ -36,19 +38,25 @@ pub use control_loop::{
 pub use flight::{FlightRecorderHandle, flight_recorder};
 pub use inference_rate::longest_pause;
 pub use mailbox::Mailbox;
+pub use observation::StateSample;
 pub use os::{
     NodeClock, Priority, monotonic_now, resident_bytes, signal_is_ignored, sleep_until,
     stop_with_parent, wait_until,
 };
-pub use worker::{ActionTransform, DecisionReport, Loaded, Loader, STEP_WIDTH, WorkerReport};
+pub use transform::{ActionTransform, STEP_WIDTH};
+pub use worker::{DecisionReport, LoadRequest, Loaded, Loader, WorkerReport};
 
 use camera::RepeatDetector;
 use control_loop::{ControlLoop, ControlLoopIo};
 use shared_state::{LatestInputs, PendingRequests, SharedState};
 use worker::{Worker, WorkerCommand};
 
+use vla_control::action_chunk::JOINTS_MAX;
 use vla_control::time::{Clock, Instant, Stamp};
-use vla_control::{ControlConfig, ControlState, ImageSeen, Lifecycle, PoseSeen, Requests};
+use vla_control::{
+    CAMERAS_MAX, ControlConfig, ControlState, ImageSeen, JointsSeen, Lifecycle, PoseSeen, Requests,
+    StateSeen,
+};
 use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
@@ -84,7 +92,7 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     inputs_writer: triple_buffer::Input<LatestInputs>,
     inputs: LatestInputs,
-    repeats: RepeatDetector,
+    repeats: [RepeatDetector; CAMERAS_MAX],
     snapshots: triple_buffer::Output<Option<Snapshot>>,
     events: Receiver<TimedEvent>,
     /// An event taken from the queue that is later than the limit of [`Self::event_until`].
@@ -155,7 +163,7 @@ impl Runtime {
             clock,
             inputs_writer,
             inputs: LatestInputs::default(),
-            repeats: RepeatDetector::default(),
+            repeats: Default::default(),
             snapshots,
             events,
             next_event: None,
@@ -170,17 +178,22 @@ impl Runtime {
         })
     }
 
-    /// Passes on an image that has just arrived. Only the newest image is processed. Compares it
-    /// with the image before it.
-    pub fn set_image(&mut self, stamp: Stamp, bytes: EncodedImage) {
+    /// Passes on an image of a camera, by index, that has just arrived. Only the newest image is
+    /// processed. Compares it with the image before it.
+    ///
+    /// # Panics
+    /// For an index from [`CAMERAS_MAX`] on: more cameras are refused with the configuration.
+    pub fn set_image(&mut self, camera: usize, stamp: Stamp, bytes: EncodedImage) {
         let (received, ros_received) = (self.clock.steady(), self.clock.ros());
         let bytes = Arc::new(bytes);
-        let unchanged_since = self.repeats.since(received, &bytes);
+        let unchanged_since = self.repeats[camera].since(received, &bytes);
         let seen = ImageSeen { received, stamp, ros_received, unchanged_since };
         let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
-        self.shared.images.put(CameraImage { seen, steps_begun, bytes });
-        self.shared.arrivals.note(received);
-        self.inputs.image = Some(seen);
+        self.shared.images[camera].put(CameraImage { seen, steps_begun, bytes });
+        if camera == 0 {
+            self.shared.arrivals.note(received);
+        }
+        self.inputs.images[camera] = Some(seen);
         self.publish_inputs();
         self.wake_worker();
     }
@@ -215,6 +228,37 @@ impl Runtime {
         let received = self.clock.steady().before(delay);
         self.inputs.ee_pose = Some(PoseSeen { received, position });
         self.publish_inputs();
+    }
+
+    /// Passes on the arrival of a message of a state source, by index. `stamp` is that of its
+    /// header; `complete` tells whether it has every value that the policy needs of it.
+    ///
+    /// # Panics
+    /// For an index from [`vla_control::STATE_SOURCES_MAX`] on: more are refused with the configuration.
+    pub fn set_state_source(&mut self, source: usize, stamp: Option<Stamp>, complete: bool) {
+        let (received, ros_received) = (self.clock.steady(), self.clock.ros());
+        let stamp = stamp.unwrap_or(ros_received);
+        self.inputs.states[source] = Some(StateSeen { received, stamp, ros_received, complete });
+        self.publish_inputs();
+    }
+
+    /// Passes on measured positions of control's joints that have just arrived, in its order; NaN
+    /// for one that is unknown.
+    pub fn set_joints(&mut self, stamp: Stamp, positions: [f64; JOINTS_MAX]) {
+        let (received, ros_received) = (self.clock.steady(), self.clock.ros());
+        self.inputs.joints = Some(JointsSeen { received, stamp, ros_received, positions });
+        self.publish_inputs();
+    }
+
+    /// Sets the policy's state, in its order and units, and the positions of control's joints;
+    /// `None` while a value is unknown. Its age is that of the sources passed on before.
+    pub fn set_state(&mut self, state: Option<(Vec<f64>, Vec<f64>)>) {
+        let states = self.inputs.states.iter().flatten().map(StateSeen::taken);
+        let joints = self.inputs.joints.iter().map(JointsSeen::taken);
+        let taken = states.chain(joints).collect();
+        let sample = state.map(|(values, joints)| StateSample { values, joints, taken });
+        self.shared.set_state(sample.map(Arc::new));
+        self.wake_worker();
     }
 
     /// Sets whether the command has a subscriber.
@@ -297,34 +341,20 @@ impl Runtime {
         self.reports.try_recv().ok()
     }
 
-    /// Images that arrived, and those of them that were replaced by a newer one before use.
+    /// Images of the first camera that arrived, and those of them that were replaced by a newer one before use.
     #[must_use]
     pub fn images(&self) -> (u64, u64) {
-        (self.shared.images.received(), self.shared.images.dropped())
+        let [first, ..] = &self.shared.images;
+        (first.received(), first.dropped())
     }
 
     /// Loads and self-tests a policy on the worker's thread; the result arrives through the
-    /// receiver. `transform` converts its numbers to metres and radians. `rate_limit_hz` limits the
-    /// inference rate, 0 does not. When the limit decides the start of an inference, not the
-    /// policy, the worker may wait for the next image: an eighth of the limit's interval and at
-    /// most 50 ms.
+    /// receiver.
     #[must_use]
-    pub fn load(
-        &self,
-        loader: Loader,
-        transform: ActionTransform,
-        policy_hz: f64,
-        rate_limit_hz: f64,
-    ) -> Receiver<Result<Loaded, String>> {
+    pub fn load(&self, request: LoadRequest) -> Receiver<Result<Loaded, String>> {
         let (reply, answer) = channel();
         // If the worker is gone, the receiver is disconnected.
-        let _ = self.worker_commands.send(WorkerCommand::Load {
-            loader,
-            transform,
-            policy_hz,
-            rate_limit_hz,
-            reply,
-        });
+        let _ = self.worker_commands.send(WorkerCommand::Load { request, reply });
         self.wake_worker();
         answer
     }

@@ -5,11 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
-use super::{camera::CameraImage, inference_rate::Arrivals, mailbox::Mailbox};
+use super::{
+    camera::CameraImage, inference_rate::Arrivals, mailbox::Mailbox, observation::StateSample,
+};
 use vla_control::action_chunk::ActionChunk;
 use vla_control::time::Instant;
 use vla_control::{
-    ControlState, ImageSeen, Inference, Lifecycle, PolicyFailure, PoseSeen, Requests,
+    CAMERAS_MAX, ControlState, ImageSeen, Inference, JointsSeen, Lifecycle, PolicyFailure,
+    PoseSeen, Requests, STATE_SOURCES_MAX, StateSeen,
 };
 use vla_inference::policy::Instruction;
 
@@ -20,7 +23,9 @@ pub(super) struct LatestInputs {
     pub serial: u64,
     pub lifecycle: Lifecycle,
     pub instruction: Option<u64>,
-    pub image: Option<ImageSeen>,
+    pub images: [Option<ImageSeen>; CAMERAS_MAX],
+    pub states: [Option<StateSeen>; STATE_SOURCES_MAX],
+    pub joints: Option<JointsSeen>,
     pub ee_pose: Option<PoseSeen>,
     pub subscribed: bool,
 }
@@ -31,7 +36,9 @@ impl Default for LatestInputs {
             serial: 0,
             lifecycle: Lifecycle::Unconfigured,
             instruction: None,
-            image: None,
+            images: [None; CAMERAS_MAX],
+            states: [None; STATE_SOURCES_MAX],
+            joints: None,
             ee_pose: None,
             subscribed: true,
         }
@@ -48,13 +55,15 @@ pub(super) struct PendingRequests {
 /// The instruction in force and its generation.
 pub(super) type CurrentInstruction = Option<(u64, Arc<Instruction>)>;
 
-/// Each field is newest-wins and lock-free, except the instruction: its mutex is shared by the
-/// executor thread and the worker only, never by the control loop.
+/// Each field is newest-wins and lock-free, except the instruction and the state: their mutexes are
+/// shared by the executor thread and the worker only, never by the control loop.
 #[derive(Default)]
 pub(super) struct SharedState {
-    /// Executor -> worker.
-    pub images: Mailbox<CameraImage>,
-    /// Executor -> worker: arrival times of the images.
+    /// Executor -> worker, by camera.
+    pub images: [Mailbox<CameraImage>; CAMERAS_MAX],
+    /// Executor -> worker: the policy's state; `None` while a value of it is unknown.
+    state: Mutex<Option<Arc<StateSample>>>,
+    /// Executor -> worker: arrival times of the first camera's images.
     pub arrivals: Arrivals,
     /// Executor -> worker.
     instruction: Mutex<CurrentInstruction>,
@@ -68,8 +77,8 @@ pub(super) struct SharedState {
     failure: AtomicU8,
     /// Worker -> control: 0 idle, `DEAD`, else the start of the inference plus one.
     inference: AtomicU64,
-    /// Worker -> control: the last image could not be decoded.
-    pub decode_failed: AtomicBool,
+    /// Worker -> control: a bit for each camera whose last image could not be decoded.
+    pub decode_failed: AtomicU8,
     /// Executor -> control.
     pub pending_requests: Mailbox<PendingRequests>,
     /// Executor -> control: a state made from a new configuration.
@@ -91,6 +100,14 @@ impl SharedState {
 
     pub fn set_instruction(&self, instruction: CurrentInstruction) {
         *self.instruction.lock().unwrap_or_else(PoisonError::into_inner) = instruction;
+    }
+
+    pub fn state(&self) -> Option<Arc<StateSample>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_state(&self, state: Option<Arc<StateSample>>) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// Records a failure; of several between two control steps the worst is kept.

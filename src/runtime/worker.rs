@@ -13,18 +13,20 @@ use std::{
 };
 
 use super::{
-    camera::CameraImage, inference_rate::InferenceRateLimiter, os, shared_state::SharedState,
+    inference_rate::InferenceRateLimiter,
+    observation::{Collector, Job, Undecodable},
+    os,
+    shared_state::SharedState,
+    transform::ActionTransform,
 };
-use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::action_chunk::ChunkOrigin;
 use vla_control::time::Clock;
 use vla_control::{Inference, PolicyFailure};
-use vla_inference::observation::{ImageError, Observation, RgbImage};
+use vla_inference::observation::{CameraFrame, ImageError, Observation, Playback, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
 };
 
-/// Numbers per step of an end-effector policy: `dx dy dz droll dpitch dyaw gripper`.
-pub const STEP_WIDTH: usize = 7;
 /// Measured inferences of the self-test. One more precedes them: it touches every weight for the
 /// first time and is not measured.
 const SELF_TEST_RUNS: u32 = 3;
@@ -33,21 +35,28 @@ const SELF_TEST_RUNS: u32 = 3;
 /// priority.
 pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Policy>, String> + Send>;
 
-/// Converts a step's numbers from the checkpoint's units to metres and radians.
-pub type ActionTransform = Arc<dyn Fn([f64; STEP_WIDTH]) -> ChunkStep + Send + Sync>;
+/// A policy to load, and how it is to be used.
+pub struct LoadRequest {
+    /// Loads it.
+    pub loader: Loader,
+    /// Converts its numbers.
+    pub transform: ActionTransform,
+    /// Steps per second that it was trained for.
+    pub policy_hz: f64,
+    /// Limit of the inference rate, Hz; 0 for none. When the limit decides the start of an
+    /// inference, not the policy, the worker may wait for the next image: an eighth of the limit's
+    /// interval and at most 50 ms.
+    pub rate_limit_hz: f64,
+    /// Names of the cameras, by index; the first one triggers inferences.
+    pub cameras: Vec<Arc<str>>,
+    /// Whether the policy or the transform needs a state.
+    pub needs_state: bool,
+}
 
 /// Commands to the worker.
 pub(super) enum WorkerCommand {
-    Load {
-        loader: Loader,
-        transform: ActionTransform,
-        policy_hz: f64,
-        rate_limit_hz: f64,
-        reply: Sender<Result<Loaded, String>>,
-    },
-    Unload {
-        reply: Sender<()>,
-    },
+    Load { request: LoadRequest, reply: Sender<Result<Loaded, String>> },
+    Unload { reply: Sender<()> },
     Stop,
 }
 
@@ -81,6 +90,8 @@ pub enum WorkerReport {
         text: String,
         /// Whether the image is well-formed, but of an unsupported encoding or size.
         unsupported: bool,
+        /// Index of its camera.
+        camera: usize,
     },
     /// The policy panicked; it is not used again.
     Panicked(String),
@@ -107,14 +118,18 @@ pub struct DecisionReport {
     pub draft: DraftCounts,
 }
 
-/// An image and the instruction in force, with its generation.
-type Job = (Box<CameraImage>, (u64, Arc<Instruction>));
-
 struct Installed {
     policy: Box<dyn Policy>,
     info: Arc<PolicyInfo>,
     transform: ActionTransform,
     policy_hz: f64,
+    collector: Collector,
+    /// Steps begun when the observation of the previous chunk arrived, and when the one before the
+    /// present did.
+    previous: Option<u64>,
+    last_begun: u64,
+    /// Duration of the last inference, seconds.
+    last_inference_s: f64,
 }
 
 pub(super) struct Worker {
@@ -153,8 +168,8 @@ impl Worker {
         loop {
             while let Ok(order) = self.worker_commands.try_recv() {
                 match order {
-                    WorkerCommand::Load { loader, transform, policy_hz, rate_limit_hz, reply } => {
-                        let loaded = self.load(loader, transform, policy_hz, rate_limit_hz);
+                    WorkerCommand::Load { request, reply } => {
+                        let loaded = self.load(request);
                         if reply.send(loaded).is_err() {
                             // The requester has given up: do not keep the policy.
                             self.unload();
@@ -170,10 +185,10 @@ impl Worker {
             let now = self.clock.steady();
             let wait = self.rate_limiter.wait(now, &self.shared.arrivals);
             if wait.is_zero()
-                && let Some((image, instruction)) = self.next_job()
+                && let Some(job) = self.next_job()
             {
                 self.rate_limiter.began(now);
-                self.infer(&image, &instruction);
+                self.infer(&job);
                 continue;
             }
             // Woken by `Runtime::wake_worker`; the timeout of a second is a precaution.
@@ -181,35 +196,39 @@ impl Worker {
         }
     }
 
-    fn next_job(&self) -> Option<Job> {
-        if self.installed.is_none()
-            || !self.shared.active.load(Ordering::Acquire)
-            || self.shared.inference() == Inference::Dead
+    fn next_job(&mut self) -> Option<Job> {
+        let installed = self.installed.as_mut()?;
+        if !self.shared.active.load(Ordering::Acquire) || self.shared.inference() == Inference::Dead
         {
+            // Nothing of before is used after the next activation.
+            installed.collector.clear();
             return None;
         }
-        let instruction = self.shared.instruction()?;
-        Some((self.shared.images.take()?, instruction))
+        installed.collector.take(&self.shared)
     }
 
-    fn load(
-        &mut self,
-        loader: Loader,
-        transform: ActionTransform,
-        policy_hz: f64,
-        rate_limit_hz: f64,
-    ) -> Result<Loaded, String> {
+    fn load(&mut self, request: LoadRequest) -> Result<Loaded, String> {
         self.unload();
+        let LoadRequest { loader, transform, policy_hz, rate_limit_hz, cameras, needs_state } =
+            request;
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
-            let loaded = self_test(policy.as_mut(), self.clock.as_ref())?;
+            let loaded = self_test(policy.as_mut(), transform.width(), self.clock.as_ref())?;
             Ok::<_, String>((policy, loaded))
         }))
         .unwrap_or_else(|panic| {
             Err(format!("loading the policy panicked: {}", panic_text(panic.as_ref())))
         })?;
-        self.installed =
-            Some(Installed { policy, info: Arc::new(loaded.info.clone()), transform, policy_hz });
+        self.installed = Some(Installed {
+            policy,
+            info: Arc::new(loaded.info.clone()),
+            transform,
+            policy_hz,
+            collector: Collector::new(cameras, needs_state),
+            previous: None,
+            last_begun: 0,
+            last_inference_s: loaded.inference_s,
+        });
         self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
         self.shared.set_inference(Inference::Idle);
         Ok(loaded)
@@ -220,47 +239,48 @@ impl Worker {
             // A policy that panicked may panic again while it is dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(installed)));
         }
-        drop((
-            self.shared.chunks.take(),
-            self.shared.chunks_to_free.take(),
-            self.shared.images.take(),
-        ));
-        self.shared.decode_failed.store(false, Ordering::Release);
+        drop((self.shared.chunks.take(), self.shared.chunks_to_free.take()));
+        self.shared.images.iter().for_each(|mailbox| drop(mailbox.take()));
+        self.shared.decode_failed.store(0, Ordering::Release);
         self.shared.set_inference(Inference::Idle);
     }
 
-    /// Decodes the image, runs the policy, and passes the result to control and to the executor.
-    fn infer(
-        &mut self,
-        image: &CameraImage,
-        (instruction_generation, instruction): &(u64, Arc<Instruction>),
-    ) {
+    /// Decodes the images, runs the policy, and passes the result to control and to the executor.
+    fn infer(&mut self, job: &Job) {
         let Some(installed) = self.installed.as_mut() else { return };
         let started = self.clock.steady();
         self.generation += 1;
         self.shared.set_inference(Inference::Busy { since: started });
+        let playback = installed.playback(job.image.steps_begun);
+        let (shared, clock) = (&self.shared, &self.clock);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let rgb = image.bytes.decode().map_err(Failure::Image)?;
-            let decoded = self.clock.steady();
             // Cleared before the policy runs, whose duration does not matter here.
-            self.shared.decode_failed.store(false, Ordering::Release);
-            let observation = Observation::single(&rgb, instruction);
+            let decodes = |camera: usize| {
+                shared.decode_failed.fetch_and(!(1 << camera), Ordering::AcqRel);
+            };
+            let observation =
+                installed.collector.observation(job, playback, decodes).map_err(Failure::Image)?;
+            let decoded = clock.steady();
             let decision = installed.policy.act(&observation).map_err(Failure::Policy)?;
             Ok::<_, Failure>((decoded, decision))
         }));
+        installed.last_inference_s = self.clock.steady().since(started).seconds();
+        let (instruction_generation, instruction) = &job.instruction;
+        let (taken, observation_spread) = installed.collector.taken(job);
         let origin = ChunkOrigin {
             generation: self.generation,
             instruction_generation: *instruction_generation,
-            image_stamp: image.seen.stamp,
-            image_taken: image.seen.taken(),
+            image_stamp: job.image.seen.stamp,
+            image_taken: taken,
             inference_started: started,
-            steps_begun_at_observation: image.steps_begun,
+            steps_begun_at_observation: job.image.steps_begun,
+            observation_spread,
         };
         let report = match result {
             Ok(Ok((decoded, mut decision))) => {
                 let milliseconds = decoded.since(started).seconds() * 1e3;
                 decision.stages.insert(0, Stage { name: "image", milliseconds });
-                self.decided(origin, instruction, decision)
+                self.decided(origin, instruction, decision, job)
             }
             Ok(Err(failure)) => Some(self.failed(failure)),
             Err(panic) => {
@@ -278,15 +298,19 @@ impl Worker {
 
     /// Passes a decision to control as a chunk.
     fn decided(
-        &self,
+        &mut self,
         origin: ChunkOrigin,
         instruction: &Arc<Instruction>,
         decision: Decision,
+        job: &Job,
     ) -> Option<WorkerReport> {
-        let installed = self.installed.as_ref()?;
+        let installed = self.installed.as_mut()?;
         let finished = self.clock.steady();
-        match chunk(origin, installed.policy_hz, &installed.transform, &decision.actions) {
+        let joints = job.state.as_ref().map_or(&[][..], |state| &state.joints);
+        let hz = installed.policy_hz;
+        match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
+                installed.previous = Some(origin.steps_begun_at_observation);
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
                 Some(WorkerReport::Decided(Box::new(DecisionReport {
@@ -311,14 +335,14 @@ impl Worker {
 
     fn failed(&self, failure: Failure) -> WorkerReport {
         match failure {
-            Failure::Image(error) => {
+            Failure::Image((camera, error)) => {
                 // Not a failure of the policy: the age of the last decodable image grows instead.
-                self.shared.decode_failed.store(true, Ordering::Release);
+                self.shared.decode_failed.fetch_or(1 << camera, Ordering::AcqRel);
                 let unsupported = matches!(
                     error,
                     ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. }
                 );
-                WorkerReport::ImageRefused { text: error.to_string(), unsupported }
+                WorkerReport::ImageRefused { text: error.to_string(), unsupported, camera }
             }
             Failure::Policy(error) => {
                 self.shared.fail(if error.is_not_finite() {
@@ -334,47 +358,58 @@ impl Worker {
     }
 }
 
+impl Installed {
+    /// How far the previous chunk has been executed. Where no step began since the last observation
+    /// nothing is being executed: control holds, and a chunk that continues the old one would keep
+    /// a plan alive that nobody follows.
+    fn playback(&mut self, steps_begun: u64) -> Playback {
+        let moving = self.last_begun != steps_begun;
+        self.last_begun = steps_begun;
+        let executed = self
+            .previous
+            .filter(|_| moving)
+            .and_then(|previous| usize::try_from(steps_begun.saturating_sub(previous)).ok());
+        // Saturates; a delay beyond the horizon is the policy's to refuse.
+        let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
+        Playback { executed, delay }
+    }
+}
+
 enum Failure {
-    Image(ImageError),
+    Image(Undecodable),
     Policy(PolicyError),
 }
 
-/// Converts a decision to a chunk. NaN is passed on: control latches on it.
-fn chunk(
-    origin: ChunkOrigin,
-    policy_hz: f64,
-    transform: &ActionTransform,
-    actions: &[Vec<f64>],
-) -> Result<ActionChunk, String> {
-    let step = |action: &Vec<f64>| match <[f64; STEP_WIDTH]>::try_from(action.as_slice()) {
-        Ok(numbers) => Ok(transform(numbers)),
-        Err(_) => Err(format!(
-            "the policy returned a step of {} numbers; this node drives an end effector with \
-            {STEP_WIDTH}",
-            action.len()
-        )),
-    };
-    let steps = actions.iter().map(step).collect::<Result<Vec<ChunkStep>, _>>()?;
-    ActionChunk::new(origin, policy_hz, steps).map_err(|error| error.to_string())
-}
-
-/// Runs the policy on a grey image and measures its duration.
+/// Runs the policy on grey images and a state of zeros, and measures its duration.
 ///
 /// No action from a grey image is only a remark, as there is nothing to act upon. Numbers that are
-/// not finite are an error, and so are actions that are not end-effector steps.
-fn self_test(policy: &mut dyn Policy, clock: &dyn Clock) -> Result<Loaded, String> {
+/// not finite are an error, and so are steps of another width than the transform takes.
+fn self_test(
+    policy: &mut dyn Policy,
+    width: Option<usize>,
+    clock: &dyn Clock,
+) -> Result<Loaded, String> {
     let info = policy.info().clone();
-    if info.action_dim != STEP_WIDTH {
+    if let Some(width) = width
+        && info.action_dim != width
+    {
         return Err(format!(
-            "actions of '{}' have {} numbers, but this node drives an end effector with \
-            {STEP_WIDTH} (dx dy dz droll dpitch dyaw gripper); choose another unnorm_key",
+            "actions of '{}' have {} numbers, but without a policy file of joints this node drives \
+            an end effector with {width} (dx dy dz droll dpitch dyaw gripper); choose another \
+            unnorm_key or name the policy file",
             info.unnorm_key, info.action_dim
         ));
     }
     let image =
         RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
-    let instruction = Instruction::new("pick up the block").map_err(|error| error.to_string())?;
-    let observation = Observation::single(&image, &instruction);
+    let frame =
+        |camera: &Arc<str>| CameraFrame { camera: Arc::clone(camera), image: image.clone() };
+    let observation = Observation {
+        instruction: Instruction::new("pick up the block").map_err(|error| error.to_string())?,
+        images: info.cameras.iter().map(frame).collect(),
+        state: vec![0.0; info.state_dim],
+        playback: Playback::default(),
+    };
     let (mut inference_s, mut remark) = (0.0_f64, None);
     for run in 0..=SELF_TEST_RUNS {
         let started = clock.steady();

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use openvla_tt::runtime::{CommandSink, monotonic_now};
+use openvla_tt::runtime::{ActionTransform, CommandSink, LoadRequest, Loader, monotonic_now};
 use vla_control::Command;
 use vla_control::time::{Instant, Stamp};
 use vla_inference::observation::{Observation, RgbImage, SINGLE_CAMERA};
@@ -56,6 +56,18 @@ impl Policy for Scripted {
 
     fn info(&self) -> &PolicyInfo {
         &self.info
+    }
+}
+
+/// A policy of metres and radians with one camera, at 5 Hz.
+pub fn request(loader: Loader, rate_limit_hz: f64) -> LoadRequest {
+    LoadRequest {
+        loader,
+        transform: ActionTransform::identity(),
+        policy_hz: 5.0,
+        rate_limit_hz,
+        cameras: vec!["image".into()],
+        needs_state: false,
     }
 }
 

@@ -7,7 +7,7 @@
 # Packages that r2r generates Rust for, with those nested in them. CMakeLists.txt has the same list.
 OPENVLA_IDL_PACKAGES="action_msgs;builtin_interfaces;diagnostic_msgs;geometry_msgs;\
 lifecycle_msgs;openvla_tt_msgs;rcl_interfaces;rosgraph_msgs;sensor_msgs;service_msgs;std_msgs;\
-std_srvs;type_description_interfaces;unique_identifier_msgs"
+std_srvs;trajectory_msgs;type_description_interfaces;unique_identifier_msgs"
 
 # private | sourced: a ROS 2 that the user has sourced, unless OPENVLA_ROS=private.
 openvla_ros_mode() {

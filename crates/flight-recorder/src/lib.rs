@@ -19,20 +19,20 @@ use std::{collections::VecDeque, time::Duration};
 
 pub use write::{RecorderError, Saved};
 
-use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::action_chunk::{ActionChunk, ActionSpace, ChunkOrigin};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
-    Cause, Event, ImageSeen, Inference, Inputs, Lifecycle, Output, PolicyFailure, PoseSeen, Reason,
-    Requests,
+    CAMERAS_MAX, Cause, Event, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, Output,
+    PolicyFailure, PoseSeen, Reason, Requests, STATE_SOURCES_MAX, StateSeen,
 };
 
 /// Length of a recording.
 pub const LENGTH: Duration = Duration::from_secs(30);
 /// Time from a fault to the end of its recording, so that the stop is recorded too.
 pub const POST_TRIGGER: Duration = Duration::from_secs(2);
-/// Number of chunks kept, and of their steps in total.
+/// Number of chunks kept, and of their numbers in total: 30 s of 50 steps of 16 numbers at 10 Hz.
 const CHUNKS: usize = 2048;
-const CHUNK_STEPS: usize = 16 * 1024;
+const CHUNK_VALUES: usize = 256 * 1024;
 
 /// One step of control.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,9 @@ struct Entry {
     lifecycle: Lifecycle,
     requests: Requests,
     instruction: Option<u64>,
-    image: Option<ImageSeen>,
+    images: [Option<ImageSeen>; CAMERAS_MAX],
+    states: [Option<StateSeen>; STATE_SOURCES_MAX],
+    joints: Option<JointsSeen>,
     pose: Option<PoseSeen>,
     inference: Inference,
     policy_failure: Option<PolicyFailure>,
@@ -56,10 +58,20 @@ struct Arrival {
     now: Instant,
     origin: ChunkOrigin,
     policy_hz: f64,
-    /// Index of its first step, counted since the recording began; the last [`CHUNK_STEPS`] steps
-    /// are kept.
+    space: ActionSpace,
+    /// Index of its first number, counted since the recording began; the last [`CHUNK_VALUES`] are
+    /// kept.
     first: usize,
+    /// Numbers per step, and steps.
+    width: usize,
     len: usize,
+}
+
+/// The first entries of `from`, in a fixed array.
+fn fixed<T: Copy, const N: usize>(from: &[Option<T>]) -> [Option<T>; N] {
+    let mut entries = [None; N];
+    entries.iter_mut().zip(from).for_each(|(slot, entry)| *slot = *entry);
+    entries
 }
 
 /// Appends to a preallocated queue; drops the oldest element at `capacity`. Returns whether one was
@@ -81,10 +93,10 @@ pub struct Recording {
     entries_max: usize,
     /// The last [`CHUNKS`] chunks.
     arrivals: VecDeque<Arrival>,
-    /// Their last [`CHUNK_STEPS`] steps.
-    steps: VecDeque<ChunkStep>,
-    /// Number of steps dropped from the front of `steps`.
-    steps_dropped: usize,
+    /// Their last [`CHUNK_VALUES`] numbers.
+    values: VecDeque<f64>,
+    /// How many were dropped from the front of `values`.
+    values_dropped: usize,
     cause: Cause,
     /// Time before its end that is written.
     length: Duration,
@@ -100,8 +112,8 @@ impl Recording {
             entries: VecDeque::with_capacity(entries_max),
             entries_max,
             arrivals: VecDeque::with_capacity(CHUNKS),
-            steps: VecDeque::with_capacity(CHUNK_STEPS),
-            steps_dropped: 0,
+            values: VecDeque::with_capacity(CHUNK_VALUES),
+            values_dropped: 0,
             cause: Cause::NONE,
             length,
         }
@@ -110,8 +122,8 @@ impl Recording {
     fn clear(&mut self) {
         self.entries.clear();
         self.arrivals.clear();
-        self.steps.clear();
-        self.steps_dropped = 0;
+        self.values.clear();
+        self.values_dropped = 0;
         self.cause = Cause::NONE;
     }
 
@@ -122,17 +134,32 @@ impl Recording {
     }
 
     fn push_chunk(&mut self, now: Instant, chunk: &ActionChunk) {
-        let (first, len) = (self.steps_dropped + self.steps.len(), chunk.steps().len());
-        for step in chunk.steps() {
-            self.steps_dropped += usize::from(push(&mut self.steps, CHUNK_STEPS, *step));
+        let (first, len) = (self.values_dropped + self.values.len(), chunk.len());
+        let steps = chunk.steps().iter().flat_map(|step| step.to_array());
+        for value in steps.chain(chunk.rows().flatten().copied()) {
+            self.values_dropped += usize::from(push(&mut self.values, CHUNK_VALUES, value));
         }
-        let (origin, policy_hz) = (*chunk.origin(), chunk.policy_hz());
-        push(&mut self.arrivals, CHUNKS, Arrival { now, origin, policy_hz, first, len });
+        let values = self.values_dropped + self.values.len() - first;
+        let arrival = Arrival {
+            now,
+            origin: *chunk.origin(),
+            policy_hz: chunk.policy_hz(),
+            space: chunk.space(),
+            first,
+            width: values / len,
+            len,
+        };
+        push(&mut self.arrivals, CHUNKS, arrival);
     }
 
-    /// The step with this index, if it is still kept.
-    fn chunk_step(&self, index: usize) -> Option<&ChunkStep> {
-        self.steps.get(index.checked_sub(self.steps_dropped)?)
+    /// The steps of a chunk that are still kept whole.
+    fn chunk_steps(&self, arrival: &Arrival) -> impl Iterator<Item = Vec<f64>> {
+        let starts = (0..arrival.len).map(|step| arrival.first + step * arrival.width);
+        starts.filter_map(|start| {
+            let start = start.checked_sub(self.values_dropped)?;
+            let end = start + arrival.width;
+            (end <= self.values.len()).then(|| self.values.range(start..end).copied().collect())
+        })
     }
 }
 
@@ -173,7 +200,9 @@ impl Recorder {
             lifecycle: inputs.lifecycle,
             requests: inputs.requests,
             instruction: inputs.instruction,
-            image: inputs.image,
+            images: fixed(inputs.images),
+            states: fixed(inputs.states),
+            joints: inputs.joints.copied(),
             pose: inputs.ee_pose,
             inference: inputs.inference,
             policy_failure: inputs.policy_failure,

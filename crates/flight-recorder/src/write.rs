@@ -12,8 +12,9 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Arrival, Entry, Recording};
+use vla_control::action_chunk::{ActionSpace, JointAction};
 use vla_control::time::{Instant, Stamp};
-use vla_control::{Inference, Twist};
+use vla_control::{Inference, Source, Twist};
 
 /// Error of writing a recording.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +166,12 @@ impl Recording {
             if let Some(command) = &entry.output.command {
                 let mut value = twist(command.twist());
                 value["gripper"] = json!(command.gripper());
+                if let Some(joints) = command.joints() {
+                    value["grippers"] = json!(command.grippers());
+                    value["positions"] = json!(joints.positions());
+                    value["velocities"] = json!(joints.velocities());
+                    value["run"] = json!(joints.run());
+                }
                 put(COMMAND, entry.now, value)?;
             }
             put(STATUS, entry.now, status(entry))?;
@@ -182,10 +189,7 @@ impl Recording {
     }
 
     fn chunk(&self, arrival: &Arrival) -> Value {
-        let kept: Vec<[f64; 7]> = (arrival.first..arrival.first + arrival.len)
-            .filter_map(|index| self.chunk_step(index))
-            .map(|step| step.to_array())
-            .collect();
+        let kept: Vec<Vec<f64>> = self.chunk_steps(arrival).collect();
         let finite = kept.iter().flatten().all(|value| value.is_finite());
         json!({
             "generation": arrival.origin.generation,
@@ -194,11 +198,22 @@ impl Recording {
             "inference_s": arrival.now.since(arrival.origin.inference_started).seconds(),
             "steps_begun_at_observation": arrival.origin.steps_begun_at_observation,
             "policy_hz": arrival.policy_hz,
+            "space": space(arrival.space),
+            "observation_spread_s": arrival.origin.observation_spread.as_secs_f64(),
             // JSON has no NaN: a number that is not finite is null, and `finite` is false.
             "finite": finite,
             "steps": kept,
             "steps_lost": arrival.len - kept.len(),
         })
+    }
+}
+
+/// Name of an action space, as in the policy file.
+const fn space(space: ActionSpace) -> &'static str {
+    match space {
+        ActionSpace::EndEffector => "end_effector",
+        ActionSpace::Joint(JointAction::Velocity) => "joint_velocity",
+        ActionSpace::Joint(JointAction::Position) => "joint_position",
     }
 }
 
@@ -229,6 +244,16 @@ fn twist(twist: &Twist) -> Value {
     json!({ "linear": xyz(twist.linear), "angular": xyz(twist.angular) })
 }
 
+/// A source as text; its name is known to the node only.
+fn source(source: Source) -> String {
+    match source {
+        Source::Camera(index) => format!("camera {index}"),
+        Source::State(index) => format!("state {index}"),
+        Source::Joints => "joints".to_owned(),
+        Source::Joint(index) => format!("joint {index}"),
+    }
+}
+
 fn status(entry: &Entry) -> Value {
     let output = &entry.output;
     json!({
@@ -236,6 +261,7 @@ fn status(entry: &Entry) -> Value {
         "state_code": output.state.code(),
         "reason": output.cause.reason.name(),
         "reason_code": output.cause.reason.code(),
+        "source": output.cause.source.map(source),
         "detail": output.cause.to_string(),
         "causes": output.causes.iter().map(|cause| cause.reason.name()).collect::<Vec<_>>(),
         "enabled": output.enabled,
@@ -255,6 +281,18 @@ fn motion(entry: &Entry) -> Value {
         "desired": twist(&motion.desired),
         "target": twist(&motion.target),
         "limited": twist(&motion.limited),
+        "joints": motion.joints.map(|joints| {
+            let count = joints.limited.positions().len();
+            json!({
+                "desired": joints.desired.map(|desired| desired[..count].to_vec()),
+                "setpoint": &joints.setpoint[..count],
+                "positions": joints.limited.positions(),
+                "velocities": joints.limited.velocities(),
+            })
+        }),
+        "seam": motion.seams.last.map(|seam| {
+            json!({ "translation": seam.translation, "rotation": seam.rotation, "joint": seam.joint })
+        }),
         "interventions": names,
     })
 }
@@ -264,17 +302,30 @@ fn inputs(entry: &Entry) -> Value {
         Inference::Busy { since } => Some(entry.now.since(since).seconds()),
         Inference::Idle | Inference::Dead => None,
     };
+    let [image, ..] = entry.images;
+    let joints = entry.joints;
+    let ages = |taken: &mut dyn Iterator<Item = Option<Instant>>| {
+        let ages = taken.map(|taken| taken.map(|taken| entry.now.since(taken).seconds()));
+        let mut ages: Vec<Option<f64>> = ages.collect();
+        ages.truncate(ages.iter().rposition(Option::is_some).map_or(0, |last| last + 1));
+        ages
+    };
     json!({
         "ros_now_s": seconds(entry.ros_now),
         "steady_now_s": entry.now.nanoseconds() as f64 * 1e-9,
         "lifecycle": format!("{:?}", entry.lifecycle),
         "instruction": entry.instruction,
-        "image_stamp_s": entry.image.map(|image| seconds(image.stamp)),
-        "image_received_ago_s": entry.image.map(|image| entry.now.since(image.received).seconds()),
+        "image_stamp_s": image.map(|image| seconds(image.stamp)),
+        "image_received_ago_s": image.map(|image| entry.now.since(image.received).seconds()),
         // Duration of the current run of equal images, up to the newest one.
-        "image_unchanged_s": entry
-            .image
+        "image_unchanged_s": image
             .map(|image| image.received.since(image.unchanged_since).seconds()),
+        // Of every camera and state source by index; null without a message.
+        "camera_ages_s": ages(&mut entry.images.iter().map(|seen| seen.map(|seen| seen.taken()))),
+        "state_ages_s": ages(&mut entry.states.iter().map(|seen| seen.map(|seen| seen.taken()))),
+        "joints_age_s": joints.map(|seen| entry.now.since(seen.taken()).seconds()),
+        // A position that is not finite is null.
+        "joint_positions": joints.map(|seen| seen.positions),
         "ee_position": entry.pose.map(|pose| xyz(pose.position)),
         "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
         "inference_busy_s": inference_busy_s,
@@ -329,6 +380,7 @@ fn status_properties() -> Value {
         "state_code": integer(),
         "reason": string(),
         "reason_code": integer(),
+        "source": nullable(string()),
         "detail": string(),
         "causes": array(string()),
         "enabled": boolean(),
@@ -346,6 +398,10 @@ fn command_properties() -> Value {
         "linear": vector_schema(),
         "angular": vector_schema(),
         "gripper": nullable(number()),
+        "grippers": array(nullable(number())),
+        "positions": nullable(array(number())),
+        "velocities": array(number()),
+        "run": integer(),
     })
 }
 
@@ -354,6 +410,15 @@ fn motion_properties() -> Value {
         "desired": twist_schema(),
         "target": twist_schema(),
         "limited": twist_schema(),
+        "joints": nullable(json!({ "type": "object", "properties": {
+            "desired": nullable(array(number())),
+            "setpoint": array(number()),
+            "positions": array(number()),
+            "velocities": array(number()),
+        } })),
+        "seam": nullable(json!({ "type": "object", "properties": {
+            "translation": number(), "rotation": number(), "joint": number(),
+        } })),
         "interventions": array(string()),
     })
 }
@@ -367,6 +432,10 @@ fn inputs_properties() -> Value {
         "image_stamp_s": nullable(number()),
         "image_received_ago_s": nullable(number()),
         "image_unchanged_s": nullable(number()),
+        "camera_ages_s": array(nullable(number())),
+        "state_ages_s": array(nullable(number())),
+        "joints_age_s": nullable(number()),
+        "joint_positions": nullable(array(nullable(number()))),
         "ee_position": nullable(vector_schema()),
         "ee_pose_age_s": nullable(number()),
         "inference_busy_s": nullable(number()),
@@ -391,6 +460,8 @@ fn chunk_properties() -> Value {
         "inference_s": number(),
         "steps_begun_at_observation": integer(),
         "policy_hz": number(),
+        "space": string(),
+        "observation_spread_s": number(),
         "finite": boolean(),
         "steps_lost": integer(),
         "steps": array(array(nullable(number()))),

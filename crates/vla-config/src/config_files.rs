@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use vla_control::ConfigErrors;
 
-use super::{Frame, Given, Polarity, PolicyFile, RobotFile, Value, Values, parameter};
+use super::{EndEffectorLimits, Given, PolicyFile, RobotFile, Value, Values, parameter};
 
 /// The files that are named, validated.
 #[derive(Debug, Clone, Default)]
@@ -51,25 +51,31 @@ impl Files {
     pub(crate) fn values(&self) -> Vec<(&'static str, Value, String)> {
         let mut found: Vec<(&'static str, Value, String)> = Vec::new();
         if let Some(robot) = &self.robot {
-            let (limits, of) = (&robot.limits, format!("the robot file '{}'", robot.name));
-            let tool = self.policy.as_ref().is_some_and(|policy| policy.frame == Frame::Tool);
+            let of = format!("the robot file '{}'", robot.name);
+            let tool = self.policy.as_ref().is_some_and(|policy| policy.action.in_tool_frame());
             let frame = if tool { &robot.tool_frame } else { &robot.base_frame };
             let mut say = |name, value| found.push((name, value, of.clone()));
             say("frame_id", Value::Text(frame.clone()));
             for (name, value) in [
                 ("command_rate_hz", robot.command.rate_hz),
-                ("limits.linear.velocity", limits.linear.velocity),
-                ("limits.linear.acceleration", limits.linear.acceleration),
-                ("limits.linear.jerk", limits.linear.jerk),
-                ("limits.angular.velocity", limits.angular.velocity),
-                ("limits.angular.acceleration", limits.angular.acceleration),
-                ("limits.angular.jerk", limits.angular.jerk),
-                ("step_cap.translation", robot.step_cap.translation),
-                ("step_cap.rotation", robot.step_cap.rotation),
                 ("gripper.hysteresis", robot.gripper.hysteresis),
                 ("gripper.min_dwell_s", robot.gripper.min_dwell_s),
             ] {
                 say(name, Value::Float(value));
+            }
+            if let Some(EndEffectorLimits { limits, step_cap }) = &robot.end_effector {
+                for (name, value) in [
+                    ("limits.linear.velocity", limits.linear.velocity),
+                    ("limits.linear.acceleration", limits.linear.acceleration),
+                    ("limits.linear.jerk", limits.linear.jerk),
+                    ("limits.angular.velocity", limits.angular.velocity),
+                    ("limits.angular.acceleration", limits.angular.acceleration),
+                    ("limits.angular.jerk", limits.angular.jerk),
+                    ("step_cap.translation", step_cap.translation),
+                    ("step_cap.rotation", step_cap.rotation),
+                ] {
+                    say(name, Value::Float(value));
+                }
             }
             if let Some(workspace) = &robot.workspace {
                 say("workspace.min", Value::Floats(workspace.area.min.to_vec()));
@@ -79,11 +85,12 @@ impl Files {
         }
         if let Some(policy) = &self.policy {
             let of = format!("the policy file '{}'", policy.name);
-            let invert = policy.gripper_polarity == Polarity::OneIsClosed;
+            // Grippers beside joints reach control on the scale 0 closed to 1 open.
+            let invert = policy.gripper.inverted() && policy.action.joints().is_none();
             found.push(("policy_hz", Value::Float(policy.policy_hz), of.clone()));
             found.push(("gripper.invert", Value::Bool(invert), of));
         }
-        let threshold = self.policy.as_ref().and_then(|policy| policy.gripper_threshold);
+        let threshold = self.policy.as_ref().and_then(|policy| policy.gripper.threshold);
         let of_robot = self.robot.as_ref().map(|robot| (robot.gripper.threshold, "robot"));
         if let Some((threshold, which)) = threshold.map(|value| (value, "policy")).or(of_robot) {
             found.push(("gripper.threshold", Value::Float(threshold), format!("the {which} file")));

@@ -14,18 +14,25 @@
 //! robot has no default in a file: a missing frame or rotation convention is a problem, not a
 //! guess. Every problem is listed at once.
 
+mod action_section;
 mod config_files;
 mod document;
 mod given;
 mod image_section;
+mod joint_layout;
+mod joints_section;
 mod merge;
+mod model_sections;
+mod observation_section;
 mod parameter;
 mod parameter_file;
 mod policy_file;
 mod remap_rule;
 mod resolved;
 mod robot_file;
+mod state_assembly;
 mod table;
+mod urdf;
 mod value;
 mod values;
 mod yaml;
@@ -35,19 +42,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use action_section::{
+    Action, Composition, EndEffectorDelta, Frame, JointAction, JointQuantity, PolicyGripper,
+    Rotation,
+};
 pub use config_files::Files;
 pub use document::{PARAMETERS_MD, help, markdown};
 pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
 pub use image_section::{ImageOperation, ImageSection, ImageStep};
+pub use joint_layout::JointLayout;
+pub use joints_section::RobotJoint;
 pub use merge::{join, resolve, resolve_with};
+pub use model_sections::{Continuation, FlowSection, OftBounds, OftSection, StateInPrompt};
+pub use observation_section::{Camera, StatePart, StateSource};
 pub use parameter::nearest;
 pub use parameter_file::{
     PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
-pub use policy_file::{Composition, Frame, Polarity, PolicyFile, PromptStyle, Rotation};
+pub use policy_file::{PolicyFile, PromptStyle};
 pub use remap_rule::parse_remap_rule;
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
-pub use robot_file::{RobotCommand, RobotFile, RobotWorkspace};
+pub use robot_file::{CommandOutput, EndEffectorLimits, RobotCommand, RobotFile, RobotWorkspace};
+pub use state_assembly::{StateAssembler, StateMessageError, StateTopic};
 pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, parameter};
 pub use value::Value;
 pub use values::{Values, expand_path};

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use vla_control::{ConfigErrors, RawControlConfig, RawEnvelope, RawMotionLimits};
+use vla_control::{
+    ConfigErrors, JointList, JointOutput, RawControlConfig, RawEnvelope, RawJoint, RawJointSpace,
+    RawMotionLimits,
+};
 
 use super::{
-    CommandTopics, Files, Frame, Given, GivenValue, Origin, Parameter, PolicyFile, Resolved,
-    RobotFile, Rule, STEP_WIDTH, Value, Values, parameter, values::is_hub_name,
+    Action, CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, JointLayout,
+    JointQuantity, Origin, Parameter, PolicyFile, Resolved, RobotFile, RobotJoint, Rule,
+    STEP_WIDTH, StateAssembler, Value, Values, parameter, values::is_hub_name,
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
@@ -104,7 +108,8 @@ pub fn join(
             );
             return None;
         };
-        Some(RawEnvelope { q01: policy.scaled(*low), q99: policy.scaled(*high) })
+        let action = policy.action.end_effector()?;
+        Some(RawEnvelope { q01: action.scaled(*low), q99: action.scaled(*high) })
     });
     let raw = RawControlConfig {
         command_rate_hz: merged.command_rate_hz,
@@ -159,7 +164,8 @@ fn compare(
 /// Refuses limits with which the longest stop of a group takes longer than with the robot file's
 /// own. Each limit may be lower, but a lower acceleration or jerk alone lengthens every stop.
 fn check_stop_times(values: &Values, robot: &RobotFile, problems: &mut ConfigErrors) {
-    let (merged, of_file) = (&values.control.limits, &robot.limits);
+    let Some(EndEffectorLimits { limits: of_file, .. }) = &robot.end_effector else { return };
+    let merged = &values.control.limits;
     for (place, merged, of_file) in [
         ("limits.linear", merged.linear, of_file.linear),
         ("limits.angular", merged.angular, of_file.angular),
@@ -219,7 +225,9 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
         values.policy_hz = DRY_RUN_HZ;
     }
     if values.inference_rate_hz == 0.0 {
-        values.inference_rate_hz = values.policy_hz;
+        // One inference for as many steps as are executed of its chunk.
+        let steps = files.policy.as_ref().map_or(1, |policy| policy.execute);
+        values.inference_rate_hz = values.policy_hz / steps as f64;
     }
     match &files.policy {
         Some(policy) => {
@@ -238,6 +246,8 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
         ),
         None => {}
     }
+    observe(values, files);
+    command_joints(values, files, problems);
     if let Some(robot) = &files.robot {
         limit_overrun(values, robot);
         let rate_hz = values.control.command_rate_hz;
@@ -251,6 +261,87 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
     }
 }
 
+/// What control watches by the policy file: cameras, state sources, execution of chunks.
+fn observe(values: &mut Values, files: &Files) {
+    let Some(policy) = &files.policy else { return };
+    let control = &mut values.control;
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    control.cameras = count(policy.cameras.iter().filter(|camera| camera.topic.is_some()).count());
+    control.states = count(StateAssembler::new(&policy.state, &[], 0.0).topics().len());
+    if let Some(spread) = policy.observation_spread_s {
+        control.observation_spread_s = spread;
+    }
+    // A chunk of one step is replaced by the next one at once.
+    control.execute_steps = if policy.horizon == 1 { 0 } else { count(policy.execute) };
+    control.gripper.continuous = policy.gripper.continuous;
+}
+
+/// Control's joint space, where the policy file and the robot file are about joints.
+fn command_joints(values: &mut Values, files: &Files, problems: &mut ConfigErrors) {
+    let (Some(policy), Some(robot)) = (&files.policy, &files.robot) else {
+        let robot_of_joints = files.robot.as_ref().is_some_and(|robot| !robot.joints.is_empty());
+        let action = files.policy.as_ref().and_then(|policy| policy.action.joints());
+        if robot_of_joints {
+            problems.add("policy_file", "is missing; the robot file's commands are joints");
+        }
+        if action.is_some() {
+            problems.add(
+                "robot_file",
+                "is missing; the policy file's actions are joints, whose limits it must give",
+            );
+        }
+        return;
+    };
+    let action = match (&policy.action, robot.command.output) {
+        (Action::Joints(action), output) if output != CommandOutput::Twist => action,
+        (Action::EndEffector(_), CommandOutput::Twist) => return,
+        (Action::EndEffector(_), output) => {
+            return problems.add(
+                "robot_file",
+                format!(
+                    "its command.output is {output:?}, but the policy file's actions move the end \
+                    effector; use a robot file with output twist"
+                ),
+            );
+        }
+        (Action::Joints(_), _) => {
+            return problems.add(
+                "robot_file",
+                "its command.output is twist, but the policy file's actions are joints; use a \
+                robot file with an output of joints",
+            );
+        }
+    };
+    let Some(layout) = JointLayout::new(action, policy, robot, problems) else { return };
+    let joints: Vec<RawJoint> = robot.joints.iter().map(raw_joint).collect();
+    let Some(joints) = JointList::new(&joints) else {
+        let (count, most) = (joints.len(), vla_control::action_chunk::JOINTS_MAX);
+        return problems.add("robot_file", format!("has {count} joints; at most {most} are moved"));
+    };
+    values.control.grippers = u32::try_from(layout.grippers.len()).unwrap_or(u32::MAX);
+    values.control.joints = Some(RawJointSpace {
+        action: match action.quantity {
+            JointQuantity::Velocity => vla_control::action_chunk::JointAction::Velocity,
+            _ => vla_control::action_chunk::JointAction::Position,
+        },
+        output: match robot.command.output {
+            CommandOutput::JointVelocityArray => JointOutput::Velocity,
+            _ => JointOutput::Position,
+        },
+        joints,
+        look_ahead: true,
+    });
+}
+
+fn raw_joint(joint: &RobotJoint) -> RawJoint {
+    let mut raw = RawJoint::new(joint.velocity, joint.acceleration, joint.jerk);
+    raw.min = joint.position.map(|[min, _]| min);
+    raw.max = joint.position.map(|[_, max]| max);
+    raw.margin = joint.margin.unwrap_or(raw.margin);
+    raw.tracking_error = joint.tracking_error.unwrap_or(raw.tracking_error);
+    raw
+}
+
 fn check_frame(
     values: &Values,
     policy: &PolicyFile,
@@ -258,7 +349,7 @@ fn check_frame(
     valid: &[&str],
     problems: &mut ConfigErrors,
 ) {
-    if policy.frame != Frame::Tool {
+    if !policy.action.in_tool_frame() {
         return;
     }
     if files.robot.is_none() && !valid.contains(&"frame_id") {
@@ -287,13 +378,22 @@ fn limit_overrun(values: &mut Values, robot: &RobotFile) {
 }
 
 fn command_topics(given: &Given, files: &Files) -> CommandTopics {
-    let of_robot = |remapped: bool, topic: fn(&RobotFile) -> &String| {
-        files.robot.as_ref().filter(|_| !remapped).map(|robot| topic(robot).clone())
+    let command = files.robot.as_ref().map(|robot| &robot.command);
+    let output = command.map_or(CommandOutput::Twist, |command| command.output);
+    let (of_robot, grippers) = match command {
+        Some(command) => (Some(command.topic.clone()), command.gripper_topics.clone()),
+        None => (None, Vec::new()),
     };
+    let private = if output == CommandOutput::Twist { "twist" } else { "joints" };
     CommandTopics {
-        twist: of_robot(given.twist_remapped, |robot| &robot.command.twist_topic)
-            .unwrap_or_else(|| "~/command/twist".into()),
-        gripper: of_robot(given.gripper_remapped, |robot| &robot.command.gripper_topic)
-            .unwrap_or_else(|| "~/command/gripper".into()),
+        output,
+        command: of_robot
+            .filter(|_| !given.twist_remapped)
+            .unwrap_or_else(|| format!("~/command/{private}")),
+        grippers: if command.is_none() || given.gripper_remapped {
+            vec!["~/command/gripper".into()]
+        } else {
+            grippers
+        },
     }
 }

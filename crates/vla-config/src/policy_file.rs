@@ -4,48 +4,19 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::action_section::{
+    Action, JointQuantity, PolicyGripper, RawAction, RawPolicyGripper, check_action, check_gripper,
+    end_effector_step,
+};
 use super::image_section::{ImageSection, RawImageSection};
+use super::model_sections::{FlowSection, OftSection, RawFlow, RawOft, check_flow, check_oft};
+use super::observation_section::{
+    Camera, RawCameras, RawStatePart, StatePart, StateSource, check_cameras, check_spread,
+    check_state,
+};
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
 use vla_control::ConfigErrors;
 use vla_control::action_chunk::ChunkStep;
-
-/// In which frame an action's numbers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Frame {
-    /// The robot's base frame.
-    Base,
-    /// The end effector's own frame.
-    Tool,
-}
-
-/// How three rotation numbers are to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rotation {
-    /// Roll, pitch, yaw of one step. Taken to first order as a rotation vector: for a step of
-    /// length `r` the difference is below `r^2 / 2` (0.1 degrees for the largest Bridge step of
-    /// 0.06 rad), as in the controllers the data was recorded with.
-    RpyDelta,
-    /// A rotation vector (axis times angle).
-    RotationVector,
-}
-
-/// On which side a step's rotation is composed with the present orientation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Composition {
-    /// `R' = dR R`: about the base frame's axes.
-    Left,
-    /// `R' = R dR`: about the tool's own axes.
-    Right,
-}
-
-/// What the policy's gripper value of 1 means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Polarity {
-    /// 1 open, 0 closed: OpenVLA's convention.
-    OneIsOpen,
-    /// 1 closed, 0 open.
-    OneIsClosed,
-}
 
 /// The text around the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,30 +34,30 @@ pub struct PolicyFile {
     pub name: String,
     /// The statistics keys this policy file holds for; never empty.
     pub unnorm_keys: Vec<String>,
-    /// In which frame the action is.
-    pub frame: Frame,
-    /// How its rotation is to be read.
-    pub rotation: Rotation,
-    /// On which side its rotation is composed.
-    pub composition: Composition,
-    /// Metres per unit of translation. 1 when the statistics are in metres.
-    pub translation_scale: f64,
-    /// Radians per unit of rotation.
-    pub rotation_scale: f64,
-    /// What a gripper value of 1 means.
-    pub gripper_polarity: Polarity,
-    /// Above it the gripper opens; `None` leaves it to the robot file.
-    pub gripper_threshold: Option<f64>,
+    /// What the numbers of a step mean.
+    pub action: Action,
+    /// What the gripper's values mean.
+    pub gripper: PolicyGripper,
     /// Steps per second of the training data.
     pub policy_hz: f64,
     /// Steps per chunk.
     pub horizon: usize,
+    /// Steps of a chunk that are executed before the next inference begins; at most the horizon.
+    pub execute: usize,
     /// From camera to pixels.
     pub image: ImageSection,
     /// The text around the instruction.
     pub prompt: PromptStyle,
-    /// Images per inference.
-    pub cameras: usize,
+    /// The cameras, in the checkpoint's order.
+    pub cameras: Vec<Camera>,
+    /// The parts of the state, in the checkpoint's order; empty for a policy without state.
+    pub state: Vec<StatePart>,
+    /// Longest time between the oldest and the newest source of an observation, seconds.
+    pub observation_spread_s: Option<f64>,
+    /// What only a checkpoint of OpenVLA-OFT needs.
+    pub oft: Option<OftSection>,
+    /// What only a checkpoint of pi0 or pi0.5 needs.
+    pub flow: FlowSection,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,28 +68,15 @@ struct RawPolicyFile {
     gripper: Option<RawPolicyGripper>,
     policy_hz: Option<f64>,
     horizon: Option<u32>,
+    execute: Option<u32>,
     image: Option<RawImageSection>,
     prompt: Option<String>,
-    cameras: Option<u32>,
-    #[serde(flatten)]
-    unknown: Unknown,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RawAction {
-    frame: Option<String>,
-    rotation: Option<String>,
-    composition: Option<String>,
-    translation_scale_m: Option<f64>,
-    rotation_scale_rad: Option<f64>,
-    #[serde(flatten)]
-    unknown: Unknown,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RawPolicyGripper {
-    polarity: Option<String>,
-    threshold: Option<f64>,
+    cameras: Option<RawCameras>,
+    #[serde(default)]
+    state: Vec<RawStatePart>,
+    observation_spread_s: Option<f64>,
+    oft: Option<RawOft>,
+    flow: Option<RawFlow>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -172,9 +130,6 @@ impl PolicyFile {
     #[must_use]
     pub fn unsupported(&self) -> Vec<String> {
         let mut found = Vec::new();
-        if self.cameras != 1 {
-            found.push(format!("needs {} cameras; this node has one", self.cameras));
-        }
         // The checkpoint's own config.json decides about the prompt; this file may only confirm it.
         if self.prompt == PromptStyle::OpenvlaV01 {
             found.push("prompt openvla_v01 is not tested against a golden kit; use openvla".into());
@@ -182,19 +137,17 @@ impl PolicyFile {
         found
     }
 
-    /// One policy step in the checkpoint's units as a step in metres and radians.
+    /// One step of an end-effector policy, in metres and radians, the gripper on the scale 0 closed
+    /// to 1 open; `None` for a policy of joints.
     #[must_use]
-    pub fn to_step(&self, action: [f64; 7]) -> ChunkStep {
-        let [x, y, z, r, p, w, gripper] = action;
-        let [x, y, z, r, p, w] = self.scaled([x, y, z, r, p, w]);
-        ChunkStep { translation: [x, y, z], rotation: [r, p, w], gripper }
+    pub fn to_step(&self, action: [f64; 7]) -> Option<ChunkStep> {
+        Some(end_effector_step(self.action.end_effector()?, &self.gripper, action))
     }
 
-    /// Six numbers in the checkpoint's units in metres and radians.
+    /// Numbers of the state.
     #[must_use]
-    pub(super) fn scaled(&self, [x, y, z, r, p, w]: [f64; 6]) -> [f64; 6] {
-        let (t, a) = (self.translation_scale, self.rotation_scale);
-        [x * t, y * t, z * t, r * a, p * a, w * a]
+    pub fn state_dim(&self) -> usize {
+        self.state.iter().map(StatePart::width).sum()
     }
 }
 
@@ -213,44 +166,8 @@ impl RawPolicyFile {
         let name = need(p, "name", self.name);
         let unnorm_keys = need(p, "unnorm_keys", self.unnorm_keys);
         check_keys(p, unnorm_keys.as_deref().unwrap_or_default());
-        let action = self.action.unwrap_or_default();
-        refuse_unknown(p, "action", &action.unknown);
-        let frame = choice(
-            p,
-            "action.frame",
-            action.frame.as_deref(),
-            &[("base", Frame::Base), ("tool", Frame::Tool)],
-        );
-        let rotations =
-            [("rpy_delta", Rotation::RpyDelta), ("rotation_vector", Rotation::RotationVector)];
-        let rotation = choice(p, "action.rotation", action.rotation.as_deref(), &rotations);
-        let sides = [("left", Composition::Left), ("right", Composition::Right)];
-        let composition = choice(p, "action.composition", action.composition.as_deref(), &sides);
-        let contradiction = matches!(
-            (frame, composition),
-            (Some(Frame::Base), Some(Composition::Right))
-                | (Some(Frame::Tool), Some(Composition::Left))
-        );
-        if contradiction {
-            p.add(
-                "action.composition",
-                "a rotation in the base frame composes from the left, one in the tool frame from \
-                the right",
-            );
-        }
-        let translation_scale =
-            number(p, "action.translation_scale_m", action.translation_scale_m, 1e-6, 10.0, "m");
-        let rotation_scale =
-            number(p, "action.rotation_scale_rad", action.rotation_scale_rad, 1e-6, 10.0, "rad");
-        let gripper = self.gripper.unwrap_or_default();
-        refuse_unknown(p, "gripper", &gripper.unknown);
-        let polarities =
-            [("one_is_open", Polarity::OneIsOpen), ("one_is_closed", Polarity::OneIsClosed)];
-        let gripper_polarity =
-            choice(p, "gripper.polarity", gripper.polarity.as_deref(), &polarities);
-        if let Some(threshold) = gripper.threshold {
-            p.range("gripper.threshold", threshold, 0.05, 0.95, "");
-        }
+        let action = check_action(p, self.action.unwrap_or_default());
+        let gripper = check_gripper(p, self.gripper.unwrap_or_default(), action.as_ref());
         let rate = crate::POLICY_RATE;
         let policy_hz = number(p, "policy_hz", self.policy_hz, rate.min, rate.max, rate.unit);
         let horizon = self.horizon.unwrap_or(1);
@@ -260,31 +177,63 @@ impl RawPolicyFile {
                 format!("{horizon} is outside 1..{}", vla_control::action_chunk::HORIZON_MAX),
             );
         }
+        let execute = self.execute.unwrap_or(horizon);
+        if !(1..=horizon.max(1)).contains(&execute) {
+            p.add("execute", format!("{execute} is outside 1..{horizon}, the horizon"));
+        }
         let image = self.image.unwrap_or_default().check(p);
         let prompts = [("openvla", PromptStyle::Openvla), ("openvla_v01", PromptStyle::OpenvlaV01)];
-        let prompt = choice(p, "prompt", self.prompt.as_deref(), &prompts);
-        let cameras = need(p, "cameras", self.cameras);
-        if let Some(cameras) = cameras
-            && !(1..=8).contains(&cameras)
-        {
-            p.add("cameras", format!("{cameras} is outside 1..8"));
-        }
+        // Only OpenVLA has a choice; other policies have one prompt.
+        let prompt = match self.prompt.as_deref() {
+            None => Some(PromptStyle::Openvla),
+            given => choice(p, "prompt", given, &prompts),
+        };
+        let cameras = check_cameras(p, self.cameras);
+        let state = check_state(p, self.state);
+        let spread = check_spread(p, self.observation_spread_s);
+        check_relative(p, action.as_ref(), &state);
+        let oft = self.oft.and_then(|raw| check_oft(p, raw));
+        let flow = self.flow.and_then(|raw| check_flow(p, raw)).unwrap_or_default();
         Some(PolicyFile {
             name: name?,
             unnorm_keys: unnorm_keys?,
-            frame: frame?,
-            rotation: rotation?,
-            composition: composition?,
-            translation_scale: translation_scale?,
-            rotation_scale: rotation_scale?,
-            gripper_polarity: gripper_polarity?,
-            gripper_threshold: gripper.threshold,
+            action: action?,
+            gripper: gripper?,
             policy_hz: policy_hz?,
             horizon: horizon as usize,
+            execute: execute as usize,
             image: image?,
             prompt: prompt?,
-            cameras: cameras? as usize,
+            cameras: cameras?,
+            state,
+            observation_spread_s: spread,
+            oft,
+            flow,
         })
+    }
+}
+
+/// Positions relative to the state need those joints in the state.
+fn check_relative(p: &mut ConfigErrors, action: Option<&Action>, state: &[StatePart]) {
+    let Some(joints) = action.and_then(Action::joints) else { return };
+    if joints.quantity != JointQuantity::RelativePosition {
+        return;
+    }
+    for column in joints.joints() {
+        let name = &joints.columns[column];
+        let known = state.iter().any(|part| match &part.source {
+            StateSource::JointPosition(names) => names.contains(name),
+            _ => false,
+        });
+        if !known {
+            p.add(
+                "action.relative",
+                format!(
+                    "is true, but the state has no position of joint `{}`; add it to state",
+                    name.escape_debug()
+                ),
+            );
+        }
     }
 }
 

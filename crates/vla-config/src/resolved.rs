@@ -3,8 +3,8 @@
 use vla_control::{ConfigErrors, ControlConfig, RawControlConfig, RawEnvelope};
 
 use super::{
-    Change, Files, Given, Origin, PolicyFile, Remark, Rotation, Value, Values, parameter,
-    resolve_with, unknown,
+    Action, Change, CommandOutput, Files, Given, JointLayout, Origin, PolicyFile, Remark, Rotation,
+    Value, Values, parameter, resolve_with, unknown,
 };
 
 /// Numbers per step of an end-effector policy: `dx dy dz droll dpitch dyaw gripper`.
@@ -15,10 +15,12 @@ const ROTATION_ERROR_MAX: f64 = 0.1;
 /// Names that the command publishers are created with; rcl expands and remaps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandTopics {
-    /// Topic of the `TwistStamped`.
-    pub twist: String,
-    /// Topic of the gripper's `Float64`.
-    pub gripper: String,
+    /// Message of the commands.
+    pub output: CommandOutput,
+    /// Its topic.
+    pub command: String,
+    /// Topic of each gripper's `Float64`.
+    pub grippers: Vec<String>,
 }
 
 /// What loading a checkpoint adds to the configuration.
@@ -26,7 +28,9 @@ pub struct CommandTopics {
 pub struct Measured {
     /// Latency of the self-test, seconds.
     pub inference_s: f64,
-    /// Numbers per action: [`STEP_WIDTH`] times the steps of a chunk.
+    /// Steps per chunk.
+    pub horizon: usize,
+    /// Numbers per step.
     pub action_dim: usize,
     /// q01 and q99 of the statistics in the checkpoint's units; `None` when they do not cover every
     /// pose number.
@@ -114,22 +118,25 @@ impl Resolved {
             measured.inference_s.max(0.5 / self.values.policy_hz).clamp(1e-4, 300.0);
         let policy = self.files.policy.as_ref();
         if let Some(policy) = policy
-            && policy.horizon * STEP_WIDTH != measured.action_dim
+            && (policy.horizon, policy.action.width()) != (measured.horizon, measured.action_dim)
         {
             problems.add(
                 "policy_file",
                 format!(
-                    "horizon is {}, but the checkpoint's actions have {} steps of {STEP_WIDTH} \
-                    numbers",
+                    "has chunks of {} steps (horizon) of {} numbers (action), but the checkpoint's \
+                    have {} steps of {}",
                     policy.horizon,
-                    measured.action_dim / STEP_WIDTH
+                    policy.action.width(),
+                    measured.horizon,
+                    measured.action_dim
                 ),
             );
         }
         let envelope = measured.statistics.map(|(low, high)| {
             let physical = |[x, y, z, r, p, w, _]: [f64; STEP_WIDTH]| {
                 let numbers = [x, y, z, r, p, w];
-                policy.map_or(numbers, |policy| policy.scaled(numbers))
+                let action = policy.and_then(|policy| policy.action.end_effector());
+                action.map_or(numbers, |action| action.scaled(numbers))
             };
             RawEnvelope { q01: physical(low), q99: physical(high) }
         });
@@ -146,21 +153,37 @@ impl Resolved {
         }
     }
 
+    /// How the policy's numbers become joints; `None` for an end-effector policy.
+    #[must_use]
+    pub fn joint_layout(&self) -> Option<JointLayout> {
+        let (policy, robot) = (self.files.policy.as_ref()?, self.files.robot.as_ref()?);
+        JointLayout::new(policy.action.joints()?, policy, robot, &mut ConfigErrors::default())
+    }
+
     /// What the files decide, for the log.
     #[must_use]
     pub fn summary(&self) -> Vec<Remark> {
         let mut lines = Vec::new();
         if let Some(policy) = &self.files.policy {
             let (name, hz) = (&policy.name, self.values.policy_hz);
-            let text = format!("policy file '{name}': {hz} Hz, {:?} frame", policy.frame);
+            let what = match &policy.action {
+                Action::EndEffector(action) => format!("{:?} frame", action.frame),
+                Action::Joints(action) => {
+                    format!("{:?} of {}", action.quantity, action.columns.join(", "))
+                }
+            };
+            let text = format!("policy file '{name}': {hz} Hz, {what}");
             lines.push(Remark::Info(text));
         }
         if let Some(robot) = &self.files.robot {
             let (name, command) = (&robot.name, &robot.command);
-            let CommandTopics { twist, gripper } = &self.command_topics;
-            let (hz, timeout) = (command.rate_hz, command.timeout_s);
+            let topics: Vec<&str> = std::iter::once(&self.command_topics.command)
+                .chain(&self.command_topics.grippers)
+                .map(String::as_str)
+                .collect();
+            let (topics, hz, timeout) = (topics.join(" and "), command.rate_hz, command.timeout_s);
             lines.push(Remark::Info(format!(
-                "robot file '{name}': commands on {twist} and {gripper} at {hz} Hz in frame {}; \
+                "robot file '{name}': commands on {topics} at {hz} Hz in frame {}; \
                 the arm stops by itself after {timeout} s",
                 self.values.frame_id
             )));
@@ -181,7 +204,8 @@ fn check_rotation(policy: &PolicyFile, envelope: &RawEnvelope, problems: &mut Co
     let square: f64 =
         (3..6).map(|i| envelope.q01[i].abs().max(envelope.q99[i].abs()).powi(2)).sum();
     let error = 0.5 * square;
-    if policy.rotation == Rotation::RpyDelta && ROTATION_ERROR_MAX < error {
+    let rotation = policy.action.end_effector().map(|action| action.rotation);
+    if rotation == Some(Rotation::RpyDelta) && ROTATION_ERROR_MAX < error {
         problems.add(
             "policy_file",
             format!(

@@ -4,17 +4,42 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{ConfigFileError, Unknown, frame_name, need, number, read, refuse_unknown, topic_name};
+use super::joints_section::{RawJoint, RobotJoint, check_joints};
+use super::{
+    ConfigFileError, Unknown, choice, frame_name, need, number, read, refuse_unknown, topic_name,
+};
 use vla_control::ranges::{self, Range};
 use vla_control::{ConfigErrors, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
+
+/// Most grippers of a robot.
+const GRIPPERS_MAX: usize = 4;
+
+/// The message in which commands are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandOutput {
+    /// `geometry_msgs/TwistStamped`: velocity of the end effector.
+    Twist,
+    /// `trajectory_msgs/JointTrajectory` of one point: position and velocity of each joint by name,
+    /// for a joint_trajectory_controller.
+    JointTrajectory,
+    /// `std_msgs/Float64MultiArray` of positions in the order of `joints`, for a
+    /// forward_command_controller.
+    JointPositionArray,
+    /// `std_msgs/Float64MultiArray` of velocities in the order of `joints`, likewise.
+    JointVelocityArray,
+    /// `sensor_msgs/JointState`: position and velocity of each joint by name.
+    JointState,
+}
 
 /// Topics and rate of the commands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotCommand {
-    /// Topic of the `TwistStamped`: absolute, relative to the node's namespace, or private (`~/`).
-    pub twist_topic: String,
-    /// Topic of the gripper's `Float64`, likewise.
-    pub gripper_topic: String,
+    /// The message.
+    pub output: CommandOutput,
+    /// Topic of that message: absolute, relative to the node's namespace, or private (`~/`).
+    pub topic: String,
+    /// Topic of the `Float64` of each gripper, likewise, in the order of the policy's grippers.
+    pub gripper_topics: Vec<String>,
     /// Commands per second.
     pub rate_hz: f64,
     /// After how much silence the arm stops by itself, seconds. Bounds `overrun_s`.
@@ -30,6 +55,15 @@ pub struct RobotWorkspace {
     pub area: RawWorkspace,
 }
 
+/// Limits of a robot that is commanded by twists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndEffectorLimits {
+    /// Velocity, acceleration, jerk.
+    pub limits: RawLimits,
+    /// The longest single policy step.
+    pub step_cap: RawStepCap,
+}
+
 /// What a robot may do, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotFile {
@@ -41,10 +75,10 @@ pub struct RobotFile {
     pub tool_frame: String,
     /// Topics and rate of the commands.
     pub command: RobotCommand,
-    /// Velocity, acceleration, jerk.
-    pub limits: RawLimits,
-    /// The longest single policy step.
-    pub step_cap: RawStepCap,
+    /// Limits of the end effector, where it is commanded.
+    pub end_effector: Option<EndEffectorLimits>,
+    /// The joints, where they are commanded, in the order of the message.
+    pub joints: Vec<RobotJoint>,
     /// The box the end effector must stay in.
     pub workspace: Option<RobotWorkspace>,
     /// Threshold, hysteresis, dwell. Polarity is the checkpoint's.
@@ -58,6 +92,8 @@ struct RawRobot {
     command: Option<RawCommand>,
     limits: Option<RawRobotLimits>,
     step_cap: Option<RawCap>,
+    from_urdf: Option<String>,
+    joints: Option<Vec<RawJoint>>,
     workspace: Option<RawBox>,
     gripper: Option<RawRobotGripper>,
     #[serde(flatten)]
@@ -74,8 +110,11 @@ struct RawFrames {
 
 #[derive(Debug, Default, Deserialize)]
 struct RawCommand {
+    output: Option<String>,
+    topic: Option<String>,
     twist_topic: Option<String>,
     gripper_topic: Option<String>,
+    gripper_topics: Option<Vec<String>>,
     rate_hz: Option<f64>,
     timeout_s: Option<f64>,
     #[serde(flatten)]
@@ -134,7 +173,8 @@ impl RobotFile {
     pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
         let raw: RawRobot = read(path)?;
         let mut problems = ConfigErrors::default();
-        let checked = match raw.check(&mut problems) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let checked = match raw.check(&mut problems, folder) {
             Some(robot) => problems.into_result(robot),
             None => Err(problems),
         };
@@ -144,7 +184,7 @@ impl RobotFile {
 
 impl RawRobot {
     /// `None` only after something was noted.
-    fn check(self, p: &mut ConfigErrors) -> Option<RobotFile> {
+    fn check(self, p: &mut ConfigErrors, folder: &Path) -> Option<RobotFile> {
         refuse_unknown(p, "", &self.unknown);
         let name = need(p, "name", self.name);
         let frames = self.frames.unwrap_or_default();
@@ -152,16 +192,29 @@ impl RawRobot {
         let base_frame = frame_name(p, "frames.base", frames.base);
         let tool_frame = frame_name(p, "frames.tool", frames.tool);
         let command = check_command(p, self.command.unwrap_or_default());
-        let limits = self.limits.unwrap_or_default();
-        refuse_unknown(p, "limits", &limits.unknown);
-        let linear = check_group(p, "limits.linear", limits.linear.unwrap_or_default(), &LINEAR);
-        let angular =
-            check_group(p, "limits.angular", limits.angular.unwrap_or_default(), &ANGULAR);
-        let cap = self.step_cap.unwrap_or_default();
-        refuse_unknown(p, "step_cap", &cap.unknown);
-        let translation =
-            within(p, "step_cap.translation", cap.translation, &ranges::STEP_TRANSLATION);
-        let rotation = within(p, "step_cap.rotation", cap.rotation, &ranges::STEP_ROTATION);
+        let twist = command.as_ref().is_none_or(|command| command.output == CommandOutput::Twist);
+        let of_twist = [
+            ("limits", self.limits.is_some()),
+            ("step_cap", self.step_cap.is_some()),
+            // A box of the end effector cannot be guarded without the arm's kinematics.
+            ("workspace", self.workspace.is_some()),
+        ];
+        let of_joints =
+            [("joints", self.joints.is_some()), ("from_urdf", self.from_urdf.is_some())];
+        let foreign = if twist { &of_joints[..] } else { &of_twist };
+        for (place, _) in foreign.iter().filter(|(_, given)| *given) {
+            p.add(place, "means nothing for command.output of this file; remove it");
+        }
+        let (mut end_effector, mut joints) = (None, Vec::new());
+        if twist {
+            let limits = self.limits.unwrap_or_default();
+            end_effector = check_end_effector(p, limits, self.step_cap.unwrap_or_default());
+        } else if let Some(raw) = need(p, "joints", self.joints) {
+            if raw.is_empty() {
+                p.add("joints", "names no joint");
+            }
+            joints = check_joints(p, raw, self.from_urdf, folder);
+        }
         let workspace = self.workspace.and_then(|raw| check_box(p, raw, base_frame.as_deref()));
         let gripper = check_gripper(p, self.gripper.unwrap_or_default());
         Some(RobotFile {
@@ -169,8 +222,8 @@ impl RawRobot {
             base_frame: base_frame?,
             tool_frame: tool_frame?,
             command: command?,
-            limits: RawLimits { linear: linear?, angular: angular? },
-            step_cap: RawStepCap { translation: translation?, rotation: rotation? },
+            end_effector,
+            joints,
             workspace,
             gripper,
         })
@@ -184,8 +237,33 @@ fn within(p: &mut ConfigErrors, place: &str, value: Option<f64>, range: &Range) 
 
 fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<RobotCommand> {
     refuse_unknown(p, "command", &raw.unknown);
-    let twist_topic = topic_name(p, "command.twist_topic", raw.twist_topic);
-    let gripper_topic = topic_name(p, "command.gripper_topic", raw.gripper_topic);
+    let outputs = [
+        ("twist", CommandOutput::Twist),
+        ("joint_trajectory", CommandOutput::JointTrajectory),
+        ("joint_position_array", CommandOutput::JointPositionArray),
+        ("joint_velocity_array", CommandOutput::JointVelocityArray),
+        ("joint_state", CommandOutput::JointState),
+    ];
+    let output = match raw.output.as_deref() {
+        None => Some(CommandOutput::Twist),
+        given => choice(p, "command.output", given, &outputs),
+    };
+    let topic = match (raw.twist_topic, raw.topic) {
+        (Some(_), Some(_)) => {
+            p.add("command.topic", "is given beside twist_topic; give one of the two");
+            None
+        }
+        (Some(_), None) if output.is_some_and(|output| output != CommandOutput::Twist) => {
+            p.add("command.twist_topic", "is not the topic of this output; name it topic");
+            None
+        }
+        (None, Some(topic)) => topic_name(p, "command.topic", Some(topic)),
+        (twist, None) if output == Some(CommandOutput::Twist) => {
+            topic_name(p, "command.twist_topic", twist)
+        }
+        (_, None) => topic_name(p, "command.topic", None),
+    };
+    let gripper_topics = check_gripper_topics(p, raw.gripper_topic, raw.gripper_topics);
     let rate_hz = within(p, "command.rate_hz", raw.rate_hz, &ranges::COMMAND_RATE);
     let timeout_s = number(p, "command.timeout_s", raw.timeout_s, 0.001, 10.0, "s");
     if let (Some(rate_hz), Some(timeout_s)) = (rate_hz, timeout_s)
@@ -197,10 +275,56 @@ fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<RobotCommand> 
         );
     }
     Some(RobotCommand {
-        twist_topic: twist_topic?,
-        gripper_topic: gripper_topic?,
+        output: output?,
+        topic: topic?,
+        gripper_topics: gripper_topics?,
         rate_hz: rate_hz?,
         timeout_s: timeout_s?,
+    })
+}
+
+/// One topic, or a list of them for several grippers.
+fn check_gripper_topics(
+    p: &mut ConfigErrors,
+    one: Option<String>,
+    several: Option<Vec<String>>,
+) -> Option<Vec<String>> {
+    match (one, several) {
+        (Some(_), Some(_)) => {
+            p.add("command.gripper_topics", "is given beside gripper_topic; give one of the two");
+            None
+        }
+        (one, None) => Some(vec![topic_name(p, "command.gripper_topic", one)?]),
+        (None, Some(several)) => {
+            if GRIPPERS_MAX < several.len() {
+                let given = several.len();
+                p.add(
+                    "command.gripper_topics",
+                    format!("has {given} topics; at most {GRIPPERS_MAX}"),
+                );
+            }
+            let topic =
+                |(i, topic)| topic_name(p, &format!("command.gripper_topics[{i}]"), Some(topic));
+            let topics: Vec<Option<String>> = several.into_iter().enumerate().map(topic).collect();
+            topics.into_iter().collect()
+        }
+    }
+}
+
+fn check_end_effector(
+    p: &mut ConfigErrors,
+    limits: RawRobotLimits,
+    cap: RawCap,
+) -> Option<EndEffectorLimits> {
+    refuse_unknown(p, "limits", &limits.unknown);
+    let linear = check_group(p, "limits.linear", limits.linear.unwrap_or_default(), &LINEAR);
+    let angular = check_group(p, "limits.angular", limits.angular.unwrap_or_default(), &ANGULAR);
+    refuse_unknown(p, "step_cap", &cap.unknown);
+    let translation = within(p, "step_cap.translation", cap.translation, &ranges::STEP_TRANSLATION);
+    let rotation = within(p, "step_cap.rotation", cap.rotation, &ranges::STEP_ROTATION);
+    Some(EndEffectorLimits {
+        limits: RawLimits { linear: linear?, angular: angular? },
+        step_cap: RawStepCap { translation: translation?, rotation: rotation? },
     })
 }
 
@@ -266,5 +390,6 @@ fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
         hysteresis: raw.hysteresis.unwrap_or(default.hysteresis),
         min_dwell_s: raw.min_dwell_s.unwrap_or(default.min_dwell_s),
         invert: false,
+        ..default
     }
 }

@@ -41,7 +41,7 @@ fn shipped_files_fit_in_every_pair() {
     let (policy_files, robots) = (config("policies"), config("robots"));
     assert!(3 <= policy_files.len() && 3 <= robots.len());
     let statistics = Some(([-0.02; 7], [0.03; 7]));
-    let measured = Measured { inference_s: 0.1, action_dim: 7, statistics };
+    let measured = Measured { inference_s: 0.1, horizon: 1, action_dim: 7, statistics };
     for policy_file in &policy_files {
         let policy_file = PolicyFile::load(policy_file).unwrap();
         for robot in &robots {
@@ -51,7 +51,7 @@ fn shipped_files_fit_in_every_pair() {
             assert!(config.dry_run(), "no shipped file turns commands on");
             assert!(config.needs_ee_pose());
             assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
-            assert_eq!(resolved.command_topics.twist, robot.command.twist_topic);
+            assert_eq!(resolved.command_topics.command, robot.command.topic);
         }
     }
 }
@@ -81,7 +81,7 @@ fn shipped_policy_files_have_the_known_values() {
             .to_string()
             .contains("`bridge_orig` is none of")
     );
-    let step = libero.to_step([1.0, -1.0, 0.5, 0.2, 0.0, -0.2, 1.0]);
+    let step = libero.to_step([1.0, -1.0, 0.5, 0.2, 0.0, -0.2, 1.0]).unwrap();
     assert_eq!(step.to_array(), [0.05, -0.05, 0.025, 0.1, 0.0, -0.1, 1.0]);
 }
 
@@ -97,6 +97,7 @@ fn load<T>(
 }
 
 const POLICY_FILE: &str = include_str!("../../../config/policies/openvla-7b-finetuned-libero.yaml");
+const CAMERAS: &str = "cameras: [{name: image, topic: image}]";
 const ROBOT_FILE: &str = include_str!("../../../config/robots/widowx_250.yaml");
 
 /// Replaces one piece of a good file; panics when it is not there, so that no case can rot.
@@ -180,16 +181,56 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         ("horizon: 1", "horizon: 0", "horizon: 0 is outside 1..256"),
         ("horizon: 1", "horizon: 257", "horizon: 257 is outside 1..256"),
         ("prompt: openvla", "prompt: llama", "prompt: `llama` is none of openvla, openvla_v01"),
-        ("prompt: openvla", "#", "prompt: missing"),
-        ("cameras: 1", "#", "cameras: missing"),
-        ("cameras: 1", "cameras: 9", "cameras: 9 is outside 1..8"),
-        ("cameras: 1", "cameras: 0", "cameras: 0 is outside 1..8"),
+        (CAMERAS, "#", "cameras: missing"),
+        (CAMERAS, "cameras: 1", "cameras: is the number 1; list the cameras"),
+        (CAMERAS, "cameras: []", "cameras: has 0 entries; 1 to 8 are allowed"),
+        (CAMERAS, "cameras: [image]", "bad.yaml is not valid: "),
+        (CAMERAS, "cameras: one", "bad.yaml is not valid: "),
+        (CAMERAS, "camera: 1", "camera: unknown key"),
+        (CAMERAS, "cameras: [{name: image}]", "cameras[0].topic: missing"),
+        (CAMERAS, "cameras: [{topic: image}]", "cameras[0].name: missing"),
+        (CAMERAS, "cameras: [{name: a, absent: true}]", "cameras: are all absent"),
         (
-            "cameras: 1",
-            "cameras: [image]",
-            "bad.yaml is not valid: expected string scalar at line ",
+            CAMERAS,
+            "cameras: [{name: a, topic: x}, {name: b, topic: x}]",
+            "cameras[1].topic: `x` is another camera's too",
         ),
-        ("cameras: 1", "camera: 1", "camera: unknown key"),
+        (
+            CAMERAS,
+            "cameras: [{name: a, topic: x}, {name: a, absent: true}]",
+            "cameras[1].name: `a` is named twice",
+        ),
+        (
+            CAMERAS,
+            "cameras: [{name: a, topic: x, absent: true}]",
+            "cameras[0].absent: is true beside a topic",
+        ),
+        (CAMERAS, "cameras: [{name: a, topic: x, fps: 3}]", "cameras[0].fps: unknown key"),
+        ("horizon: 1", "horizon: 8\nexecute: 9", "execute: 9 is outside 1..8"),
+        ("horizon: 1", "state: [{from: sonar}]\nhorizon: 1", "state[0].from: `sonar` is none of"),
+        ("horizon: 1", "state: [{from: gripper}]\nhorizon: 1", "state[0].topic: missing"),
+        (
+            "horizon: 1",
+            "state: [{from: joint_position, joints: []}]\nhorizon: 1",
+            "state[0].joints: has 0 names",
+        ),
+        (
+            "horizon: 1",
+            "state: [{from: ee_rpy, joints: [a]}]\nhorizon: 1",
+            "state[0].joints: means nothing for this source",
+        ),
+        (
+            "horizon: 1",
+            "state: [{from: constant, values: [.nan]}]\nhorizon: 1",
+            "state[0].values: must be 1 to 64 finite numbers",
+        ),
+        ("polarity: one_is_open", "closed: 0", "gripper: has only one of closed and open"),
+        ("polarity: one_is_open", "closed: 1\n  open: 1", "gripper.open: 1 is gripper.closed too"),
+        (
+            "  frame: base\n",
+            "  frame: base\n  relative: true\n",
+            "action.relative: means nothing in the space end_effector",
+        ),
         ("policy_hz: 20.0", "policy_hz: 20.0\npolicy_rate: 5", "policy_rate: unknown key"),
         ("  frame: base", "  frame: base\n  unit: m", "action.unit: unknown key"),
         ("  threshold: 0.5", "  threshold: 0.5\n  invert: true", "gripper.invert: unknown key"),
@@ -395,7 +436,6 @@ fn all_problems_are_told_at_once() {
         "gripper.polarity",
         "policy_hz",
         "image.steps",
-        "prompt",
         "cameras",
     ] {
         assert!(error.contains(&format!("{place}: ")), "{place} is not in {error}");
@@ -472,8 +512,14 @@ fn statistics_of_other_widths_are_refused() {
         assert!(error.contains(&format!("{low} and {high} dimensions")), "{error}");
     }
     let raw = join(&[-0.02; 7], &[0.03; 7]).unwrap();
-    assert_eq!(raw.envelope.unwrap().q99[0], 0.03 * policy.translation_scale);
-    assert_eq!(raw.envelope.unwrap().q01[5], -0.02 * policy.rotation_scale);
+    assert_eq!(
+        raw.envelope.unwrap().q99[0],
+        0.03 * policy.action.end_effector().unwrap().translation_scale
+    );
+    assert_eq!(
+        raw.envelope.unwrap().q01[5],
+        -0.02 * policy.action.end_effector().unwrap().rotation_scale
+    );
     assert!(!raw.dry_run && raw.workspace.is_some());
 }
 
@@ -482,21 +528,21 @@ fn a_checkpoint_that_does_not_fit_is_refused() {
     let policy_file = |from, to| load(&broken(POLICY_FILE, from, to), PolicyFile::load).unwrap();
     let robot = load(ROBOT_FILE, RobotFile::load).unwrap();
     let resolved = merged(&policy_file("LIBERO", "LIBERO"), &robot).unwrap();
-    let with = |action_dim, statistics| {
-        let measured = Measured { inference_s: 0.1, action_dim, statistics };
+    let with = |(horizon, action_dim), statistics| {
+        let measured = Measured { inference_s: 0.1, horizon, action_dim, statistics };
         resolved.control_for(&measured).map_err(|problems| problems.to_string())
     };
-    assert!(with(7, None).is_ok());
-    let error = with(56, None).unwrap_err();
-    assert!(error.contains("horizon is 1, but the checkpoint's actions have 8 steps"), "{error}");
-    let error = with(7, Some(([f64::NAN; 7], [1.0; 7]))).unwrap_err();
+    assert!(with((1, 7), None).is_ok());
+    let error = with((8, 14), None).unwrap_err();
+    assert!(error.contains("chunks of 1 steps (horizon) of 7 numbers (action), but the checkpoint's have 8 steps of 14"), "{error}");
+    let error = with((1, 7), Some(([f64::NAN; 7], [1.0; 7]))).unwrap_err();
     assert!(error.contains("envelope.dx"), "{error}");
     // Roll, pitch, yaw may be taken as a rotation vector for small steps only.
     let rpy = policy_file("rotation: rotation_vector", "rotation: rpy_delta");
     let rpy = merged(&rpy, &robot).unwrap();
     let turning = |angle: f64| {
         let statistics = Some(([0.0; 7], [0.0, 0.0, 0.0, angle, 0.0, 0.0, 1.0]));
-        rpy.control_for(&Measured { inference_s: 0.1, action_dim: 7, statistics })
+        rpy.control_for(&Measured { inference_s: 0.1, horizon: 1, action_dim: 7, statistics })
     };
     assert!(turning(0.5).is_ok());
     assert!(turning(1.0).unwrap_err().to_string().contains("rpy_delta"));

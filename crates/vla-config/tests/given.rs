@@ -397,21 +397,25 @@ fn a_robot_file_decides_the_topics_unless_they_are_remapped() {
     };
     let plain = topics(&[]);
     assert_eq!(
-        (plain.twist.as_str(), plain.gripper.as_str()),
+        (plain.command.as_str(), plain.grippers[0].as_str()),
         ("/servo_node/delta_twist_cmds", "/panda_gripper/command")
     );
     for from in ["~/command/twist", "/robot1/vla/command/twist", "vla/command/twist"] {
         let remapped = topics(&["-r", &format!("{from}:=/other")]);
-        assert_eq!(remapped.twist, "~/command/twist", "{from}");
-        assert_eq!(remapped.gripper, "/panda_gripper/command");
+        assert_eq!(remapped.command, "~/command/twist", "{from}");
+        assert_eq!(remapped.grippers[0], "/panda_gripper/command");
     }
     for from in ["rostopic://~/command/twist", "vla:~/command/twist"] {
-        assert_eq!(topics(&["-r", &format!("{from}:=/other")]).twist, "~/command/twist", "{from}");
+        assert_eq!(
+            topics(&["-r", &format!("{from}:=/other")]).command,
+            "~/command/twist",
+            "{from}"
+        );
     }
     for from in ["/vla/command/twist", "other:~/command/twist", "rosservice://~/command/twist"] {
         assert_eq!(topics(&["-r", &format!("{from}:=/other")]), plain, "{from}");
     }
-    assert_eq!(with(&[]).unwrap().command_topics.twist, "~/command/twist");
+    assert_eq!(with(&[]).unwrap().command_topics.command, "~/command/twist");
 }
 
 #[test]

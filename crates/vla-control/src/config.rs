@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::joint_config::{JointSpace, RawJointSpace};
+use crate::action_chunk::ActionSpace;
+
 /// Limits of one axis group as given. Units: per second, per second squared, per second cubed of
 /// metres or radians.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -68,11 +71,40 @@ pub struct RawGripper {
     pub min_dwell_s: f64,
     /// Whether the policy's 1 means closed.
     pub invert: bool,
+    /// Command the policy's value in 0..1 instead of open or closed; threshold, hysteresis and
+    /// dwell are not used then.
+    pub continuous: bool,
+    /// Largest change of a continuous command per second.
+    pub rate: f64,
 }
 
 impl Default for RawGripper {
     fn default() -> Self {
-        Self { threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5, invert: false }
+        Self {
+            threshold: 0.5,
+            hysteresis: 0.1,
+            min_dwell_s: 0.5,
+            invert: false,
+            continuous: false,
+            rate: 2.0,
+        }
+    }
+}
+
+/// `ensemble` as given: temporal ensembling (ACT, arXiv:2304.13705): each executed step is the
+/// weighted mean of what the kept chunks predict for it. Grippers are taken from the newest chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEnsemble {
+    /// The i-th oldest chunk has the weight exp(-decay i): above zero the oldest counts most.
+    pub decay: f64,
+    /// Number of chunks kept.
+    pub chunks: u32,
+}
+
+impl Default for RawEnsemble {
+    fn default() -> Self {
+        Self { decay: 0.01, chunks: 16 }
     }
 }
 
@@ -184,8 +216,26 @@ pub struct RawControlConfig {
     pub step_cap: RawStepCap,
     /// The box the end effector must stay in; needs `ee_pose`.
     pub workspace: Option<RawWorkspace>,
-    /// The gripper.
+    /// The grippers.
     pub gripper: RawGripper,
+    /// Number of grippers. One in the space of the end effector.
+    pub grippers: u32,
+    /// Number of cameras that the policy uses.
+    pub cameras: u32,
+    /// Number of state sources that the policy uses.
+    pub states: u32,
+    /// Maximum age of a state source's message and of the measured joint positions, seconds.
+    pub state_timeout_s: f64,
+    /// Largest distance between the capture times of the newest images and states, seconds.
+    pub observation_spread_s: f64,
+    /// Number of steps of a chunk that are executed before a newer chunk takes over; 0: the newer
+    /// chunk takes over at the next step.
+    pub execute_steps: u32,
+    /// Temporal ensembling; off by default.
+    pub ensemble: Option<RawEnsemble>,
+    /// Joint space in place of the end effector's; the limits, workspace, step cap, envelope and
+    /// detectors of the end effector are not used then.
+    pub joints: Option<RawJointSpace>,
     /// Stall detector; reported only.
     pub detectors: RawDetectors,
     /// The statistics' envelope, from the checkpoint.
@@ -216,6 +266,14 @@ impl Default for RawControlConfig {
             step_cap: RawStepCap::default(),
             workspace: None,
             gripper: RawGripper::default(),
+            grippers: 1,
+            cameras: 1,
+            states: 0,
+            state_timeout_s: 0.5,
+            observation_spread_s: 0.5,
+            execute_steps: 0,
+            ensemble: None,
+            joints: None,
             detectors: RawDetectors::default(),
             envelope: None,
         }
@@ -287,6 +345,14 @@ pub struct ControlConfig {
     pub(super) step_cap: RawStepCap,
     pub(super) workspace: Option<Workspace>,
     pub(super) gripper: RawGripper,
+    pub(super) grippers: usize,
+    pub(super) cameras: usize,
+    pub(super) states: usize,
+    pub(super) state_timeout: Duration,
+    pub(super) observation_spread: Duration,
+    pub(super) execute_steps: u64,
+    pub(super) ensemble: Option<RawEnsemble>,
+    pub(super) joints: Option<JointSpace>,
     pub(super) detectors: RawDetectors,
     pub(super) envelope: Option<RawEnvelope>,
 }
@@ -347,11 +413,47 @@ impl ControlConfig {
         self.workspace.is_some()
     }
 
+    /// Joint space, when the robot is commanded in it.
+    #[must_use]
+    pub const fn joints(&self) -> Option<&JointSpace> {
+        self.joints.as_ref()
+    }
+
+    /// The space of the actions.
+    #[must_use]
+    pub const fn action_space(&self) -> ActionSpace {
+        match &self.joints {
+            Some(space) => ActionSpace::Joint(space.action),
+            None => ActionSpace::EndEffector,
+        }
+    }
+
+    /// Number of cameras, state sources and grippers.
+    #[must_use]
+    pub const fn counts(&self) -> [usize; 3] {
+        [self.cameras, self.states, self.grippers]
+    }
+
+    /// Largest distance between the capture times of one observation's sources.
+    #[must_use]
+    pub const fn observation_spread(&self) -> Duration {
+        self.observation_spread
+    }
+
+    /// Number of steps of a chunk that are executed before a newer one takes over; 0: at once.
+    #[must_use]
+    pub const fn execute_steps(&self) -> u64 {
+        self.execute_steps
+    }
+
     /// Bound of the stop time: from the step that detects a cause to the first command that is
-    /// exactly zero pass at most v/a + a/j of the slower group plus the longest interval between
-    /// two steps during the stop.
+    /// exactly zero pass at most this time plus the longest interval between two steps during the
+    /// stop. v/a + a/j of the slower group, or that of [`JointSpace::stop_time_s`].
     #[must_use]
     pub fn stop_time_s(&self) -> f64 {
-        self.linear.stop_time_s().max(self.angular.stop_time_s())
+        match &self.joints {
+            Some(space) => space.stop_time_s(),
+            None => self.linear.stop_time_s().max(self.angular.stop_time_s()),
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::{
         RawWorkspace, TICKS_PER_PERIOD, WINDOW_MAX, Workspace,
     },
     config_error::ConfigErrors,
+    joint_config::{self, JointSpace},
     ranges::{self, Range},
 };
 
@@ -34,7 +35,36 @@ impl RawControlConfig {
         if let Some(envelope) = &self.envelope {
             check_envelope(&mut errors, envelope);
         }
-        if errors.0.is_empty() { Ok(self.resolve(workspace)) } else { Err(errors) }
+        let joints = self.check_joints(&mut errors);
+        if errors.0.is_empty() { Ok(self.resolve(workspace, joints)) } else { Err(errors) }
+    }
+
+    fn check_joints(&self, errors: &mut ConfigErrors) -> Option<JointSpace> {
+        if let Some(ensemble) = &self.ensemble {
+            errors.within("ensemble.decay", ensemble.decay, &ranges::ENSEMBLE_DECAY);
+            let chunks = f64::from(ensemble.chunks);
+            errors.within("ensemble.chunks", chunks, &ranges::ENSEMBLE_CHUNKS);
+        }
+        let Some(raw) = &self.joints else {
+            if self.grippers != 1 {
+                let message =
+                    format!("{} grippers, but an end effector has one gripper", self.grippers);
+                errors.add("grippers", message);
+            }
+            return None;
+        };
+        for (path, given) in
+            [("workspace", self.workspace.is_some()), ("envelope", self.envelope.is_some())]
+        {
+            if given {
+                errors.add(path, "is for displacements of the end effector, not for joints");
+            }
+        }
+        errors.within("gripper.rate", self.gripper.rate, &ranges::GRIPPER_RATE);
+        // An invalid rate is an error of its own.
+        let rate_hz = self.command_rate_hz;
+        let period_s = if ranges::COMMAND_RATE.contains(rate_hz) { 1.0 / rate_hz } else { 0.02 };
+        joint_config::check(errors, raw, Duration::from_secs_f64(period_s))
     }
 
     fn period_s(&self) -> f64 {
@@ -67,7 +97,7 @@ impl RawControlConfig {
     }
 
     /// The validated form. Every duration is within 0..3600 s, so that no conversion fails.
-    fn resolve(&self, workspace: Option<Workspace>) -> ControlConfig {
+    fn resolve(&self, workspace: Option<Workspace>, joints: Option<JointSpace>) -> ControlConfig {
         let inference_timeout_s = if self.inference_timeout_s == 0.0 {
             2.0 * self.expected_inference_s
         } else {
@@ -101,6 +131,14 @@ impl RawControlConfig {
             step_cap: self.step_cap,
             workspace,
             gripper: self.gripper,
+            grippers: self.grippers as usize,
+            cameras: self.cameras as usize,
+            states: self.states as usize,
+            state_timeout: seconds(self.state_timeout_s),
+            observation_spread: seconds(self.observation_spread_s),
+            execute_steps: u64::from(self.execute_steps),
+            ensemble: self.ensemble,
+            joints,
             detectors: self.detectors,
             envelope: self.envelope,
         }
@@ -129,6 +167,12 @@ const RANGES: &[Row] = &[
     ("step_cap.translation", |c| c.step_cap.translation, ranges::STEP_TRANSLATION),
     ("step_cap.rotation", |c| c.step_cap.rotation, ranges::STEP_ROTATION),
     ("detectors.stuck_distance", |c| c.detectors.stuck_distance, ranges::STUCK_DISTANCE),
+    ("grippers", |c| f64::from(c.grippers), ranges::GRIPPERS),
+    ("cameras", |c| f64::from(c.cameras), ranges::CAMERAS),
+    ("states", |c| f64::from(c.states), ranges::STATE_SOURCES),
+    ("state_timeout_s", |c| c.state_timeout_s, ranges::STATE_TIMEOUT),
+    ("observation_spread_s", |c| c.observation_spread_s, ranges::OBSERVATION_SPREAD),
+    ("execute_steps", |c| f64::from(c.execute_steps), ranges::EXECUTE_STEPS),
     ("faults_to_latch", |c| f64::from(c.faults_to_latch), ranges::FAULTS_TO_LATCH),
     ("detectors.constant_steps", |c| f64::from(c.detectors.constant_steps), ranges::CONSTANT_STEPS),
 ];

@@ -22,6 +22,9 @@ pub enum Refusal {
     Exhausted,
     /// Motion is not allowed.
     NotAllowed,
+    /// It is in another action space, or for another number of joints or grippers, than
+    /// configured.
+    OtherSpace,
 }
 
 /// Result of a reset request.
@@ -67,7 +70,8 @@ pub enum Event {
     },
     /// The cause changed while the state stayed the same. At most one `StateChanged` or
     /// `CauseChanged` per step; together they are the complete history of
-    /// ([`Output::state`](crate::Output::state), `Output::cause.reason`).
+    /// [`Output::state`](crate::Output::state) and, of `Output::cause`, the reason, its source and
+    /// the reason for a withdrawal.
     CauseChanged {
         /// The present state.
         state: State,
@@ -123,16 +127,18 @@ pub enum Event {
     Detected(Cause),
     /// The condition of a detector no longer holds.
     DetectionCleared(Reason),
-    /// The gripper command changed.
+    /// A gripper command changed between open and closed. A continuous gripper emits none.
     Gripper {
+        /// Index of the gripper.
+        index: u8,
         /// 0 closed, 1 open.
         to: f64,
     },
 }
 
 /// Capacity of [`Events`]; further events of the same step are counted, not kept. A step emits at
-/// most 17.
-pub const EVENTS_MAX: usize = 20;
+/// most 20.
+pub const EVENTS_MAX: usize = 24;
 
 /// The events of one step, in a fixed array.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -186,13 +192,13 @@ mod tests {
         assert!(events.is_empty() && events.iter().next().is_none());
         for i in 0..EVENTS_MAX + 3 {
             assert_eq!(events.lost(), i.saturating_sub(EVENTS_MAX) as u32);
-            events.push(Event::Gripper { to: i as f64 });
+            events.push(Event::Gripper { index: 0, to: i as f64 });
             assert!(!events.is_empty());
         }
         assert_eq!(events.lost(), 3);
         let kept: Vec<f64> = events
             .iter()
-            .map(|event| if let Event::Gripper { to } = event { *to } else { -1.0 })
+            .map(|event| if let Event::Gripper { to, .. } = event { *to } else { -1.0 })
             .collect();
         assert_eq!(kept, (0..EVENTS_MAX).map(|i| i as f64).collect::<Vec<_>>());
         assert_ne!(

@@ -1,4 +1,5 @@
-//! Gripper command: two positions with hysteresis and a minimum dwell time between changes.
+//! Gripper command: two positions with hysteresis and a minimum dwell time between changes, or the
+//! policy's value with a limited rate.
 
 use super::{
     config::RawGripper,
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub(super) struct Gripper {
     /// 0 closed, 1 open; `None` before the first decisive value of the policy.
     command: Option<f64>,
+    /// Time of the last change; of a continuous command, of the last value.
     changed: Option<Instant>,
 }
 
@@ -20,7 +22,8 @@ impl Gripper {
         self.command
     }
 
-    /// Applies the policy's finite value; returns the new command when it changes.
+    /// Applies the policy's finite value; returns the new command when it changes between open and
+    /// closed.
     pub(super) fn update(
         &mut self,
         now: Instant,
@@ -33,6 +36,19 @@ impl Gripper {
             done.insert(Intervention::GripperRange);
         }
         let opening = if config.invert { 1.0 - clipped } else { clipped };
+        if config.continuous {
+            let seconds = self.changed.map_or(0.0, |last| now.since(last).seconds());
+            let most = config.rate * seconds;
+            // The first command is the value: no other one is known.
+            let command = self.command.map_or(opening, |held| {
+                if most < (opening - held).abs() {
+                    done.insert(Intervention::GripperRate);
+                }
+                held + (opening - held).clamp(-most, most)
+            });
+            (self.command, self.changed) = (Some(command), Some(now));
+            return None;
+        }
         let wanted = if config.threshold + config.hysteresis < opening {
             1.0
         } else if opening < config.threshold - config.hysteresis {
@@ -66,8 +82,14 @@ mod tests {
     use super::*;
     use crate::RawGripper;
 
-    const CONFIG: RawGripper =
-        RawGripper { threshold: 0.5, hysteresis: 0.1, min_dwell_s: 0.5, invert: false };
+    const CONFIG: RawGripper = RawGripper {
+        threshold: 0.5,
+        hysteresis: 0.1,
+        min_dwell_s: 0.5,
+        invert: false,
+        continuous: false,
+        rate: 2.0,
+    };
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanoseconds(ms * 1_000_000)
@@ -140,5 +162,20 @@ mod tests {
         }
         assert_eq!(update(&mut Gripper::default(), 0, 0.6 + 1e-12, &CONFIG).0, Some(1.0));
         assert_eq!(update(&mut Gripper::default(), 0, 0.4 - 1e-12, &CONFIG).0, Some(0.0));
+    }
+
+    #[test]
+    fn continuous_value_has_a_rate() {
+        let config = RawGripper { continuous: true, invert: true, ..CONFIG };
+        let mut gripper = Gripper::default();
+        assert_eq!(update(&mut gripper, 0, 0.75, &config).0, None);
+        assert_eq!(gripper.command(), Some(0.25));
+        let (_, done) = update(&mut gripper, 125, 0.0, &config);
+        assert_eq!(gripper.command(), Some(0.5));
+        assert!(done.contains(Intervention::GripperRate));
+        let (_, done) = update(&mut gripper, 625, -3.0, &config);
+        assert_eq!(gripper.command(), Some(1.0));
+        assert!(!done.contains(Intervention::GripperRate));
+        assert!(done.contains(Intervention::GripperRange));
     }
 }

@@ -1,7 +1,12 @@
 //! Inputs of one control step.
 
-use crate::action_chunk::ActionChunk;
+use crate::action_chunk::{ActionChunk, JOINTS_MAX};
 use crate::time::{Instant, Stamp};
+
+/// Maximum number of cameras.
+pub const CAMERAS_MAX: usize = 8;
+/// Maximum number of state sources.
+pub const STATE_SOURCES_MAX: usize = 8;
 
 /// Lifecycle state of the node, reduced to what control distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +61,51 @@ impl ImageSeen {
     }
 }
 
+/// Times of the newest message of a state source (joint states, a pose, a gripper), of which the
+/// policy's state vector is assembled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSeen {
+    /// Arrival, on the steady clock.
+    pub received: Instant,
+    /// Stamp of the message header. For a message without a header, `ros_received`.
+    pub stamp: Stamp,
+    /// ROS time at arrival.
+    pub ros_received: Stamp,
+    /// Whether the message has every value that the policy needs of it, each finite.
+    pub complete: bool,
+}
+
+impl StateSeen {
+    /// Time of the measurement on the steady clock, as [`ImageSeen::taken`].
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.received.before(self.ros_received.since(self.stamp).get())
+    }
+}
+
+/// Newest measured joint positions. Required in joint space.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JointsSeen {
+    /// Arrival, on the steady clock.
+    pub received: Instant,
+    /// Stamp of the message header.
+    pub stamp: Stamp,
+    /// ROS time at arrival.
+    pub ros_received: Stamp,
+    /// Positions by joint index, rad (m for a prismatic joint). NaN for a joint that the message
+    /// does not name; anything beyond the configured joints is ignored. Any value is accepted here;
+    /// the watchdog checks it.
+    pub positions: [f64; JOINTS_MAX],
+}
+
+impl JointsSeen {
+    /// Time of the measurement on the steady clock, as [`ImageSeen::taken`].
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.received.before(self.ros_received.since(self.stamp).get())
+    }
+}
+
 /// Newest end-effector pose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoseSeen {
@@ -101,8 +151,14 @@ pub struct Inputs<'a> {
     pub requests: Requests,
     /// Generation of the instruction in force; `None` without one (an empty instruction is none).
     pub instruction: Option<u64>,
-    /// The newest image, repeated in each step until a newer one arrives.
-    pub image: Option<ImageSeen>,
+    /// The newest image of each camera, by index, repeated in each step until a newer one arrives.
+    /// A camera of the configuration without an entry has no image; entries beyond them are
+    /// ignored.
+    pub images: &'a [Option<ImageSeen>],
+    /// The newest message of each state source, likewise.
+    pub states: &'a [Option<StateSeen>],
+    /// The newest measured joint positions, repeated likewise. Required only in joint space.
+    pub joints: Option<&'a JointsSeen>,
     /// The newest end-effector pose, repeated likewise. Required only with a workspace.
     pub ee_pose: Option<PoseSeen>,
     /// A chunk that arrived since the last step. Borrowed: control copies the steps, so that the
@@ -124,7 +180,9 @@ impl Default for Inputs<'_> {
             lifecycle: Lifecycle::default(),
             requests: Requests::default(),
             instruction: None,
-            image: None,
+            images: &[],
+            states: &[],
+            joints: None,
             ee_pose: None,
             chunk: None,
             inference: Inference::default(),

@@ -61,6 +61,10 @@ mod frozen_image;
 mod gripper;
 mod inputs;
 mod jerk_limiter;
+mod joint_config;
+mod joint_limiter;
+mod joint_motion;
+mod joint_target;
 mod outputs;
 pub mod ranges;
 mod reason;
@@ -72,14 +76,22 @@ mod vector;
 mod watchdog;
 
 pub use config::{
-    ControlConfig, MotionLimits, RawControlConfig, RawDetectors, RawEnvelope, RawGripper,
-    RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
+    ControlConfig, MotionLimits, RawControlConfig, RawDetectors, RawEnsemble, RawEnvelope,
+    RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
 };
 pub use config_error::{ConfigError, ConfigErrors};
 pub use events::{EVENTS_MAX, EnableOutcome, Event, Events, Refusal, ResetOutcome};
-pub use inputs::{ImageSeen, Inference, Inputs, Lifecycle, PolicyFailure, PoseSeen, Requests};
-pub use outputs::{Command, MotionReport, Output, State, Twist};
+pub use inputs::{
+    CAMERAS_MAX, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, PolicyFailure, PoseSeen,
+    Requests, STATE_SOURCES_MAX, StateSeen,
+};
+pub use joint_config::{JointList, JointOutput, JointSpace, RawJoint, RawJointSpace};
+pub use outputs::{
+    Command, CommandMotion, JointCommand, JointReport, JointState, MotionReport, Output, Seam,
+    Seams, State, Twist,
+};
 pub use reason::{
-    CAUSES_MAX, Cause, CauseSet, Class, Intervention, InterventionCounts, InterventionSet, Reason,
+    CAUSES_MAX, Cause, CauseSet, Class, Intervention, InterventionCounts, InterventionSet,
+    NamedCause, Reason, Source,
 };
 pub use step::{ControlState, step};

@@ -4,6 +4,7 @@ use super::{
     events::{EnableOutcome, Events, ResetOutcome},
     reason::{Cause, CauseSet, InterventionSet},
 };
+use crate::action_chunk::{GRIPPERS_MAX, JOINTS_MAX};
 
 /// State of the control core; the numbers are the constants of `Status.msg`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -87,34 +88,180 @@ impl Twist {
     }
 }
 
+/// Positions and velocities of the joints by index, rad and rad/s (m and m/s for a prismatic
+/// joint).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct JointState {
+    pub(super) count: usize,
+    pub(super) positions: [f64; JOINTS_MAX],
+    pub(super) velocities: [f64; JOINTS_MAX],
+}
+
+impl JointState {
+    /// By joint index.
+    #[must_use]
+    pub fn positions(&self) -> &[f64] {
+        &self.positions[..self.count]
+    }
+
+    /// By joint index.
+    #[must_use]
+    pub fn velocities(&self) -> &[f64] {
+        &self.velocities[..self.count]
+    }
+
+    /// Whether every velocity is exactly zero.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.velocities().iter().all(|velocity| *velocity == 0.0)
+    }
+}
+
+/// The motion part of a command in joint space.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JointCommand {
+    pub(super) state: JointState,
+    pub(super) run: u64,
+    pub(super) anchored: bool,
+}
+
+impl JointCommand {
+    /// The commanded positions, within every limit. `None` while there is no start position (with
+    /// [`JointOutput::Velocity`](crate::JointOutput) only; the velocities are zero then).
+    #[must_use]
+    pub fn positions(&self) -> Option<&[f64]> {
+        self.anchored.then(|| self.state.positions())
+    }
+
+    /// The commanded velocities: the exact derivative of the positions.
+    #[must_use]
+    pub fn velocities(&self) -> &[f64] {
+        self.state.velocities()
+    }
+
+    /// Number of the run: increases whenever the commanded position starts anew at the measured
+    /// one, which happens at rest only. Position limits hold for every command; limits on
+    /// differences of positions hold within a run.
+    #[must_use]
+    pub const fn run(&self) -> u64 {
+        self.run
+    }
+}
+
+/// The motion part of a command.
+#[derive(Debug, Clone, Copy, PartialEq)]
+// Boxing the large variant would allocate in the control loop.
+#[allow(clippy::large_enum_variant)]
+pub enum CommandMotion {
+    /// Velocity of the end effector.
+    Twist(Twist),
+    /// Joint positions and velocities.
+    Joints(JointCommand),
+}
+
+/// Gripper commands by index: 0 closed, 1 open; `None` before the policy's first value.
+pub(super) type GripperCommands = [Option<f64>; GRIPPERS_MAX];
+
 /// A command that may be published. Only this crate can construct one, so that every published
 /// command has passed the limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Command {
-    twist: Twist,
-    gripper: Option<f64>,
+    motion: CommandMotion,
+    grippers: GripperCommands,
 }
 
 impl Command {
-    pub(super) const fn new(twist: Twist, gripper: Option<f64>) -> Self {
-        Self { twist, gripper }
+    pub(super) const fn new(motion: CommandMotion, grippers: GripperCommands) -> Self {
+        Self { motion, grippers }
     }
 
-    /// The velocity, within every limit.
+    /// The motion, within every limit.
+    #[must_use]
+    pub const fn motion(&self) -> &CommandMotion {
+        &self.motion
+    }
+
+    /// The velocity of the end effector, within every limit; zero in joint space.
     #[must_use]
     pub const fn twist(&self) -> &Twist {
-        &self.twist
+        match &self.motion {
+            CommandMotion::Twist(twist) => twist,
+            CommandMotion::Joints(_) => &Twist::ZERO,
+        }
     }
 
-    /// 0 closed, 1 open; `None` before the first gripper value of the policy, so that activation
-    /// moves no gripper.
+    /// The joints; `None` in the space of the end effector.
+    #[must_use]
+    pub const fn joints(&self) -> Option<&JointCommand> {
+        match &self.motion {
+            CommandMotion::Twist(_) => None,
+            CommandMotion::Joints(joints) => Some(joints),
+        }
+    }
+
+    /// The first gripper: 0 closed, 1 open; `None` before the first gripper value of the policy, so
+    /// that activation moves no gripper.
     #[must_use]
     pub const fn gripper(&self) -> Option<f64> {
-        self.gripper
+        self.grippers[0]
+    }
+
+    /// Every gripper by index, likewise; those beyond the configured ones are `None`.
+    #[must_use]
+    pub const fn grippers(&self) -> &[Option<f64>; GRIPPERS_MAX] {
+        &self.grippers
     }
 }
 
-/// The velocity of this step at each stage of the limits.
+/// The seam between two chunks: how far the first executed step of a chunk is from the last executed
+/// step before it. For joint positions after a start: from the start position.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Seam {
+    /// Difference of the displacements, metres per policy step; zero in joint space.
+    pub translation: f64,
+    /// Likewise, radians.
+    pub rotation: f64,
+    /// Largest difference of a joint: rad (m) for positions, rad/s (m/s) for velocities; zero in
+    /// the space of the end effector.
+    pub joint: f64,
+}
+
+impl Seam {
+    /// The larger of each component.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            translation: self.translation.max(other.translation),
+            rotation: self.rotation.max(other.rotation),
+            joint: self.joint.max(other.joint),
+        }
+    }
+}
+
+/// Seams since the state was made.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Seams {
+    /// The newest one.
+    pub last: Option<Seam>,
+    /// Largest of each component.
+    pub largest: Seam,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// The motion of this step in joint space at each stage of the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct JointReport {
+    /// The policy's values of the present step: positions or velocities, unlimited. `None` without
+    /// a step to execute.
+    pub desired: Option<[f64; JOINTS_MAX]>,
+    /// The setpoint: where the joints come to rest if nothing follows.
+    pub setpoint: [f64; JOINTS_MAX],
+    /// After every limit: the published command, unless `dry_run`.
+    pub limited: JointState,
+}
+
+/// The motion of this step at each stage of the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct MotionReport {
     /// The policy's step times `policy_hz`, unlimited. Zero without a step to execute.
@@ -123,6 +270,10 @@ pub struct MotionReport {
     pub target: Twist,
     /// After the acceleration and jerk limits: the published command, unless `dry_run`.
     pub limited: Twist,
+    /// Joint space; `None` in the space of the end effector, and the twists are zero otherwise.
+    pub joints: Option<JointReport>,
+    /// Seams between chunks.
+    pub seams: Seams,
     /// Limits that changed the velocity, and refused results.
     pub interventions: InterventionSet,
 }

@@ -88,3 +88,33 @@ pub const GRIPPER_MIN_DWELL: Range = Range::new(0.0, 60.0, "s");
 pub const CONSTANT_STEPS: Range = Range::new(2.0, 10_000.0, "");
 /// Motion below which the robot counts as stuck.
 pub const STUCK_DISTANCE: Range = Range::new(0.0, 1.0, "m");
+/// Continuous gripper: largest change per second, of the whole way.
+pub const GRIPPER_RATE: Range = Range::new(0.01, 1000.0, "1/s");
+/// Number of grippers.
+pub const GRIPPERS: Range = Range::new(0.0, 4.0, "");
+/// Number of cameras.
+pub const CAMERAS: Range = Range::new(1.0, 8.0, "");
+/// Number of state sources.
+pub const STATE_SOURCES: Range = Range::new(0.0, 8.0, "");
+/// Oldest state that may move the robot.
+pub const STATE_TIMEOUT: Range = Range::new(0.02, 60.0, "s");
+/// Largest distance between the capture times of one observation's sources.
+pub const OBSERVATION_SPREAD: Range = Range::new(0.001, 60.0, "s");
+/// Steps of a chunk that are executed before the next chunk takes over.
+pub const EXECUTE_STEPS: Range = Range::new(0.0, 256.0, "");
+/// Decay of the weights of temporal ensembling, per chunk.
+pub const ENSEMBLE_DECAY: Range = Range::new(-10.0, 10.0, "");
+/// Chunks that temporal ensembling averages.
+pub const ENSEMBLE_CHUNKS: Range = Range::new(2.0, 64.0, "");
+/// A position limit of a joint.
+pub const JOINT_POSITION: Range = Range::new(-1000.0, 1000.0, "");
+/// Velocity of a joint.
+pub const JOINT_VELOCITY: Range = Range::new(1e-3, 50.0, "per s");
+/// Acceleration of a joint.
+pub const JOINT_ACCELERATION: Range = Range::new(1e-2, 1e3, "per s2");
+/// Jerk of a joint.
+pub const JOINT_JERK: Range = Range::new(1e-1, 1e5, "per s3");
+/// Margin inside the position limits of a joint.
+pub const JOINT_MARGIN: Range = Range::new(0.0, 1.0, "");
+/// Distance between commanded and measured position of a joint.
+pub const TRACKING_ERROR: Range = Range::new(1e-3, 10.0, "");

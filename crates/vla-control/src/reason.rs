@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::inputs::{CAMERAS_MAX, STATE_SOURCES_MAX};
+
 macro_rules! reasons {
     ($(
         $(#[$meta:meta])*
@@ -90,6 +92,14 @@ reasons! {
         missing or too old";
     ImageUnchanged = 33, "IMAGE_UNCHANGED", Fault, "the tool was driven but the camera image \
         stays equal byte for byte";
+    StateMissing = 34, "STATE_MISSING", Fault, "a state source has sent nothing";
+    StateStale = 35, "STATE_STALE", Fault, "the newest message of a state source is too old";
+    StateStamp = 36, "STATE_STAMP", Fault, "a state source's stamps are too far from ROS time";
+    StateInvalid = 37, "STATE_INVALID", Fault, "a state source's message lacks a value, or one \
+        is not finite";
+    ObservationSpread = 38, "OBSERVATION_SPREAD", Fault, "the newest images and states were taken \
+        too far apart";
+    TrackingError = 39, "TRACKING_ERROR", Fault, "a joint does not follow its command";
     Estop = 40, "ESTOP", Latch, "emergency stop";
     NotFinite = 41, "NOT_FINITE", Latch, "the policy produced a number that is not finite";
     RepeatedFaults = 42, "REPEATED_FAULTS", Latch, "too many faults in a short time";
@@ -97,6 +107,9 @@ reasons! {
     ConstantAction = 61, "CONSTANT_ACTION", Report, "the policy repeats one action";
     WorkspaceLimit = 62, "WORKSPACE_LIMIT", Report, "the workspace limit stops the commanded \
         motion";
+    JointLimit = 63, "JOINT_LIMIT", Report, "a joint's position limit stops the commanded motion";
+    JointOutside = 64, "JOINT_OUTSIDE", Report, "a joint is outside its position limits and may \
+        only move inwards";
 }
 
 impl Reason {
@@ -105,6 +118,19 @@ impl Reason {
     pub const fn code(self) -> u16 {
         self as u16
     }
+}
+
+/// What a cause is about. Names of the sources are known outside: [`Cause::named`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The camera with this index.
+    Camera(u8),
+    /// The state source with this index.
+    State(u8),
+    /// The measured joint positions as a whole.
+    Joints,
+    /// The joint with this index.
+    Joint(u8),
 }
 
 /// A reason with the measured value and the limit it exceeded, both in `unit`; both zero when the
@@ -116,6 +142,8 @@ pub struct Cause {
     /// For [`Reason::NotEnabled`]: the reason for which the enabling was withdrawn, otherwise
     /// [`Reason::None`].
     pub withdrawn_by: Reason,
+    /// What it is about, when there may be several.
+    pub source: Option<Source>,
     /// Measured value.
     pub value: f64,
     /// Its limit.
@@ -143,38 +171,75 @@ impl Cause {
     /// A reason with the measured value and its limit in `unit`.
     #[must_use]
     pub const fn measured(reason: Reason, value: f64, limit: f64, unit: &'static str) -> Self {
-        Self { reason, withdrawn_by: Reason::None, value, limit, unit }
+        Self { reason, withdrawn_by: Reason::None, source: None, value, limit, unit }
+    }
+
+    /// This cause, about `source`.
+    #[must_use]
+    pub const fn of(self, source: Source) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    /// Its text with the name of its source: `IMAGE_STALE (wrist): the newest ...`. An empty name
+    /// is left out.
+    #[must_use]
+    pub const fn named<'a>(&'a self, name: &'a str) -> NamedCause<'a> {
+        NamedCause { cause: self, name }
     }
 
     /// [`Reason::NotEnabled`]; `by` is the reason for which the enabling was withdrawn, or
-    /// [`Reason::None`].
+    /// [`Reason::None`], and `source` what that reason was about.
     #[must_use]
-    pub const fn not_enabled(by: Reason) -> Self {
-        Self { withdrawn_by: by, ..Self::plain(Reason::NotEnabled) }
+    pub const fn not_enabled(by: Reason, source: Option<Source>) -> Self {
+        Self { withdrawn_by: by, source, ..Self::plain(Reason::NotEnabled) }
     }
 }
 
+/// Result of [`Cause::named`].
+#[derive(Debug, Clone, Copy)]
+pub struct NamedCause<'a> {
+    cause: &'a Cause,
+    name: &'a str,
+}
+
 impl fmt::Display for Cause {
-    /// Text of `Status.detail`: `IMAGE_STALE: the newest camera image is too old (0.620 s, limit
-    /// 0.500 s)`.
+    /// Text of `Status.detail` without the name of the source: `IMAGE_STALE: the newest camera
+    /// image is too old (0.620 s, limit 0.500 s)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason.name(), self.reason.sentence())?;
-        if self.withdrawn_by != Reason::None {
-            let by = self.withdrawn_by;
-            write!(f, " (withdrawn because of {}: {})", by.name(), by.sentence())?;
+        self.named("").fmt(f)
+    }
+}
+
+impl fmt::Display for NamedCause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cause { reason, withdrawn_by: by, value, limit, unit, .. } = *self.cause;
+        let source = |f: &mut fmt::Formatter<'_>| match self.name {
+            "" => Ok(()),
+            name => write!(f, " ({name})"),
+        };
+        write!(f, "{}", reason.name())?;
+        if by == Reason::None {
+            source(f)?;
         }
-        if self.unit.is_empty() {
+        write!(f, ": {}", reason.sentence())?;
+        if by != Reason::None {
+            // The source is that of the reason for the withdrawal.
+            write!(f, " (withdrawn because of {}", by.name())?;
+            source(f)?;
+            write!(f, ": {})", by.sentence())?;
+        }
+        if unit.is_empty() {
             return Ok(());
         }
         // Counts have no decimals.
-        let digits = if self.unit == "faults" { 0 } else { 3 };
-        let (value, limit, unit) = (self.value, self.limit, self.unit);
+        let digits = if unit == "faults" { 0 } else { 3 };
         write!(f, " ({value:.digits$} {unit}, limit {limit:.digits$} {unit})")
     }
 }
 
-/// Capacity of [`CauseSet`]. At most 8 watchdogs and 5 other causes apply at the same time.
-pub const CAUSES_MAX: usize = 14;
+/// Capacity of [`CauseSet`]. At most two watchdogs per camera, one per state source and 9 more, and
+/// 6 other causes apply at the same time.
+pub const CAUSES_MAX: usize = 2 * CAMERAS_MAX + STATE_SOURCES_MAX + 15;
 
 /// The causes that apply in one step, in order of priority, in a fixed array.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -280,6 +345,10 @@ interventions! {
     NotAllowed, "not_allowed", "A result that arrived while motion was not allowed was dropped.";
     RampDown, "ramp_down", "A chunk ran out before a newer one arrived and the command was ramped \
         down.";
+    JointLimit, "joint_limit", "A joint's target was beyond its position limits and was clipped.";
+    GripperRate, "gripper_rate", "A continuous gripper command lags its value because of its rate.";
+    OtherSpace, "other_space", "A result for other joints, or in another action space, was \
+        dropped.";
 }
 
 /// Number of steps in which each intervention occurred since the state was made.
@@ -382,9 +451,26 @@ mod tests {
         );
         assert_eq!(Cause::plain(Reason::Estop).to_string(), "ESTOP: emergency stop");
         assert_eq!(
-            Cause::not_enabled(Reason::ImageStale).to_string(),
+            Cause::not_enabled(Reason::ImageStale, None).to_string(),
             "NOT_ENABLED: motion is not enabled; call ~/enable (withdrawn because of IMAGE_STALE: \
             the newest camera image is too old)"
+        );
+    }
+
+    #[test]
+    fn a_cause_names_its_source() {
+        let cause = Cause::seconds(Reason::ImageStale, 0.62, 0.5).of(Source::Camera(1));
+        assert_eq!(cause.source, Some(Source::Camera(1)));
+        assert_eq!(
+            cause.named("wrist").to_string(),
+            "IMAGE_STALE (wrist): the newest camera image is too old (0.620 s, limit 0.500 s)"
+        );
+        assert_eq!(cause.named("").to_string(), cause.to_string());
+        let withdrawn = Cause::not_enabled(Reason::StateStale, Some(Source::State(0)));
+        assert_eq!(
+            withdrawn.named("joint_states").to_string(),
+            "NOT_ENABLED: motion is not enabled; call ~/enable (withdrawn because of STATE_STALE \
+            (joint_states): the newest message of a state source is too old)"
         );
     }
 
@@ -392,15 +478,13 @@ mod tests {
     fn causes_keep_their_order_up_to_the_capacity() {
         let mut causes = CauseSet::default();
         assert!(causes.is_empty() && causes.first().is_none());
-        for reason in &Reason::ALL[1..] {
-            causes.push(Cause::plain(*reason));
+        for i in 0..CAUSES_MAX as u8 + 5 {
+            causes.push(Cause::plain(Reason::StateStale).of(Source::State(i)));
         }
         assert_eq!(causes.len(), CAUSES_MAX);
-        assert!(
-            causes.iter().map(|cause| cause.reason).eq(Reason::ALL[1..=CAUSES_MAX].iter().copied())
-        );
-        assert_eq!(causes.first(), Some(Cause::plain(Reason::NotConfigured)));
-        assert!(causes.contains(Reason::Recovering) && !causes.contains(Reason::Stuck));
+        let sources = (0..CAUSES_MAX as u8).map(|i| Some(Source::State(i)));
+        assert!(causes.iter().map(|cause| cause.source).eq(sources));
+        assert!(causes.contains(Reason::StateStale) && !causes.contains(Reason::Stuck));
     }
 
     #[test]

@@ -59,8 +59,8 @@ struct Hold {
 pub(super) struct StateMachine {
     state: State,
     enabled: bool,
-    /// Why the last enabling was withdrawn; [`Reason::None`] when it was not.
-    withdrawn_by: Reason,
+    /// Why the last enabling was withdrawn; [`Cause::NONE`] when it was not.
+    withdrawn_by: Cause,
     hold: Option<Hold>,
     latch: Option<Latch>,
     /// Times of the last faults that interrupted motion; a ring buffer.
@@ -107,7 +107,7 @@ impl StateMachine {
         Self {
             state: State::Unconfigured,
             enabled: false,
-            withdrawn_by: Reason::None,
+            withdrawn_by: Cause::NONE,
             hold: None,
             latch: None,
             faults: [None; FAULTS_MAX as usize],
@@ -145,7 +145,7 @@ impl StateMachine {
     /// Whether the gripper command stays in force: from enabling to `enable(false)` or
     /// deactivation. Holds, withdrawals and latches keep it, so that nothing is dropped.
     pub(super) fn keeps_gripper(&self) -> bool {
-        self.enabled || self.latch.is_some() || self.withdrawn_by != Reason::None
+        self.enabled || self.latch.is_some() || self.withdrawn_by.reason != Reason::None
     }
 
     /// Decides the state of this step.
@@ -191,12 +191,12 @@ impl StateMachine {
     fn disable(&mut self) {
         // A recovery goes on until the robot is at rest and the cause has been gone for `clear_s`;
         // otherwise disabling and enabling again would skip it.
-        (self.enabled, self.hold, self.withdrawn_by) = (false, None, Reason::None);
+        (self.enabled, self.hold, self.withdrawn_by) = (false, None, Cause::NONE);
     }
 
     /// Ends the enabling because of `cause`. The recovery goes on.
     fn withdraw(&mut self, cause: Cause, events: &mut Events) {
-        (self.enabled, self.hold, self.withdrawn_by) = (false, None, cause.reason);
+        (self.enabled, self.hold, self.withdrawn_by) = (false, None, cause);
         events.push(Event::EnableWithdrawn { cause });
     }
 
@@ -215,7 +215,7 @@ impl StateMachine {
             }
             return EnableOutcome::Refused(cause);
         }
-        (self.enabled, self.withdrawn_by) = (true, Reason::None);
+        (self.enabled, self.withdrawn_by) = (true, Cause::NONE);
         if let Some(hold) = &mut self.hold {
             hold.began = now;
         }
@@ -291,7 +291,10 @@ impl StateMachine {
         }
         match inputs.lifecycle {
             Lifecycle::Active if self.enabled || self.latch.is_some() => {}
-            Lifecycle::Active => causes.push(Cause::not_enabled(self.withdrawn_by)),
+            Lifecycle::Active => {
+                let by = &self.withdrawn_by;
+                causes.push(Cause::not_enabled(by.reason, by.source));
+            }
             _ if !at.at_rest => causes.push(Cause::plain(Reason::Deactivating)),
             Lifecycle::Inactive => causes.push(Cause::plain(Reason::NotActive)),
             Lifecycle::Unconfigured => causes.push(Cause::plain(Reason::NotConfigured)),

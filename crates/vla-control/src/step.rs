@@ -1,21 +1,23 @@
 //! One control step: watchdogs, state machine, chunk execution, limits.
 
 use super::{
-    chunk_player::{ChunkPlayer, PlayerEvent},
+    chunk_player::{ActiveStep, ChunkPlayer, PlayerEvent},
     command_limits::{self, ExecutedDistance, PoseEstimate},
     config::ControlConfig,
     events::{Event, Events, Refusal},
     gripper::Gripper,
     inputs::{Inputs, Lifecycle},
     jerk_limiter::JerkLimiter,
-    outputs::{Command, MotionReport, Output, State, Twist},
-    reason::{Cause, CauseSet, Intervention, InterventionCounts, InterventionSet, Reason},
+    joint_config::JointOutput,
+    joint_motion::JointMotion,
+    outputs::{Command, CommandMotion, JointCommand, MotionReport, Output, State, Twist},
+    reason::{Cause, CauseSet, Intervention, InterventionCounts, InterventionSet, Reason, Source},
     stall_detector::StallDetector,
     state_machine::{StateMachine, StepConditions},
     vector::{ZERO, scale},
     watchdog::{WatchdogContext, Watchdogs},
 };
-use crate::action_chunk::{ActionChunk, ChunkStep};
+use crate::action_chunk::{ActionChunk, ChunkStep, GRIPPERS_MAX};
 use crate::time::Instant;
 
 /// State of control between steps. Made once per configuration; this is the only place where
@@ -26,10 +28,12 @@ pub struct ControlState {
     machine: StateMachine,
     watchdogs: Watchdogs,
     player: ChunkPlayer,
-    gripper: Gripper,
+    grippers: [Gripper; GRIPPERS_MAX],
     stall: StallDetector,
     linear: JerkLimiter,
     angular: JerkLimiter,
+    /// In joint space; the limiters of the end effector are at rest then.
+    joints: Option<JointMotion>,
     counts: InterventionCounts,
     last_step: Option<Instant>,
     last_sample: Option<Instant>,
@@ -44,8 +48,11 @@ pub struct ControlState {
     /// Start of the stop in progress.
     stop_began: Option<Instant>,
     /// State and cause of the last `StateChanged` or `CauseChanged`.
-    reported: (State, Reason, Reason),
+    reported: Reported,
 }
+
+/// What a `StateChanged` or `CauseChanged` reports: state, reason, reason of a withdrawal, source.
+type Reported = (State, Reason, Reason, Option<Source>);
 
 impl ControlState {
     /// Unconfigured and at rest.
@@ -54,11 +61,12 @@ impl ControlState {
         Self {
             machine: StateMachine::new(),
             watchdogs: Watchdogs::default(),
-            player: ChunkPlayer::new(),
-            gripper: Gripper::default(),
+            player: ChunkPlayer::new(&config),
+            grippers: [Gripper::default(); GRIPPERS_MAX],
             stall: StallDetector::default(),
             linear: JerkLimiter::new(&config.linear, config.period),
             angular: JerkLimiter::new(&config.angular, config.period),
+            joints: config.joints.as_ref().map(JointMotion::new),
             counts: InterventionCounts::default(),
             last_step: None,
             last_sample: None,
@@ -69,7 +77,7 @@ impl ControlState {
             newest_generation: None,
             instruction: None,
             stop_began: None,
-            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None),
+            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None, None),
             config,
         }
     }
@@ -101,10 +109,14 @@ impl ControlState {
         self.machine.inherit(&old.machine);
         self.counts = old.counts;
         self.reported = old.reported;
+        if let (Some(joints), Some(old)) = (&mut self.joints, &old.joints) {
+            joints.inherit(old);
+        }
     }
 
     fn at_rest(&self) -> bool {
-        self.linear.at_rest() && self.angular.at_rest()
+        let joints = self.joints.as_ref().is_none_or(JointMotion::at_rest);
+        joints && self.linear.at_rest() && self.angular.at_rest()
     }
 }
 
@@ -119,21 +131,31 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
     let mut done = InterventionSet::EMPTY;
 
     let was_at_rest = state.at_rest();
-    let finite = inputs.chunk.is_none_or(|chunk| chunk.steps().iter().all(ChunkStep::is_finite));
+    let finite = inputs.chunk.is_none_or(ActionChunk::is_finite);
     let conditions = state.check_watchdogs(now, inputs, finite, &mut events);
     let decision = state.machine.update(&state.config, inputs, &conditions, &mut events);
 
     state.update_pose_estimate(now, inputs);
     state.clear_outdated(now, inputs, &mut events);
+    let running = state.machine.state() == State::Running;
+    if let Some(joints) = &mut state.joints {
+        joints.update(now, running, inputs.joints, &mut state.player);
+        joints.note_reference(now, &state.player);
+    }
     if let Some(chunk) = inputs.chunk {
         state.accept_chunk(now, inputs, chunk, finite, &mut done, &mut events);
     }
-    let desired = state.compute_target(now, inputs, &mut done, &mut events);
-
+    let active = state.advance(now, &mut done, &mut events);
     let due = state.is_due(now);
-    if due {
-        state.apply_limits(now, &desired.target, &mut done);
-    }
+    let desired = if state.joints.is_some() {
+        state.drive_joints(now, active.as_ref(), due, &mut done)
+    } else {
+        let desired = state.compute_target(inputs, active.as_ref(), &mut done);
+        if due {
+            state.apply_limits(now, &desired.target, &mut done);
+        }
+        desired
+    };
     let at_rest = state.at_rest();
     state.report_rest(now, at_rest, &mut events);
     done.iter().for_each(|intervention| state.counts.add(intervention));
@@ -145,8 +167,10 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
 
     let streaming = inputs.lifecycle == Lifecycle::Active || !was_at_rest;
     let publish = due && streaming && !state.config.dry_run;
+    let joints = state.joints.as_ref();
+    let row = active.as_ref().map(|active| &active.row);
     Output {
-        command: publish.then(|| Command::new(state.last_twist, state.gripper.command())),
+        command: if publish { state.command() } else { None },
         state: state.machine.state(),
         cause,
         causes,
@@ -155,6 +179,8 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
             desired: desired.desired,
             target: desired.target,
             limited: state.last_twist,
+            joints: joints.map(|joints| joints.report(row)),
+            seams: *state.player.seams(),
             interventions: done,
         },
         events,
@@ -164,7 +190,7 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
         enable_withdrawn_in_s: decision.enable_withdrawn_in_s,
         steps_begun: state.player.steps_begun(),
         at_rest,
-        image_age_s: state.watchdogs.image_age_s(now),
+        image_age_s: state.watchdogs.image_age_s(now, &state.config),
     }
 }
 
@@ -173,7 +199,8 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
 struct Target {
     desired: Twist,
     target: Twist,
-    /// `WORKSPACE_LIMIT` when the workspace stops the desired translation.
+    /// `WORKSPACE_LIMIT` when the workspace stops the desired translation; what a joint's position
+    /// limit stops.
     blocked_by: Option<Cause>,
 }
 
@@ -197,7 +224,15 @@ impl ControlState {
             interval,
             running_since: self.machine.running_since(),
             last_result: self.last_result,
-            twist: self.last_twist,
+            twist: self.joints.as_ref().map_or(self.last_twist, |joints| Twist {
+                linear: ZERO,
+                angular: [joints.fastest(), 0.0, 0.0],
+            }),
+            tracking: self
+                .joints
+                .as_mut()
+                .filter(|_| !self.config.dry_run)
+                .and_then(|joints| joints.check_tracking(inputs.joints)),
         };
         StepConditions {
             now,
@@ -236,7 +271,7 @@ impl ControlState {
         // A gripper command must not outlive its enabling: activation must not close fingers on a
         // hand.
         if !self.machine.keeps_gripper() || inputs.lifecycle != Lifecycle::Active {
-            self.gripper = Gripper::default();
+            self.grippers = [Gripper::default(); GRIPPERS_MAX];
         }
         if running {
             self.stop_began = None;
@@ -262,6 +297,7 @@ impl ControlState {
             refuse_chunk(generation, why, done, events);
             return;
         }
+        // Joint positions that stay equal are legal: holding still is an action there.
         if let Some(first) = chunk.steps().first() {
             let position = inputs
                 .ee_pose
@@ -270,6 +306,7 @@ impl ControlState {
             self.stall.update(first, position, &self.config.detectors, events);
         }
         if let Some(event) = self.player.offer(now, chunk) {
+            self.chunk_begins(now, event);
             record_player_event(event, done, events);
         }
     }
@@ -300,36 +337,104 @@ impl ControlState {
         if self.newest_generation.is_some_and(|newest| origin.generation <= newest) {
             return Err(Refusal::OutOfOrder);
         }
+        let joints = self.config.joints.as_ref().map_or(0, |space| space.count);
+        if chunk.space() != self.config.action_space()
+            || chunk.shape() != [joints, self.config.grippers]
+        {
+            return Err(Refusal::OtherSpace);
+        }
         let too_old = origin
             .inference_started
             .since(origin.image_taken)
             .exceeds(self.config.observation_timeout);
-        if too_old || origin.inference_started < running_since {
+        let spread = self.config.observation_spread < origin.observation_spread;
+        if too_old || spread || origin.inference_started < running_since {
             return Err(Refusal::OldObservation);
         }
         Ok(())
     }
 
-    /// The desired velocity of the present step, and the target after the limits on steps,
-    /// workspace and velocity.
-    fn compute_target(
+    /// A chunk may have begun.
+    fn chunk_begins(&mut self, now: Instant, event: PlayerEvent) {
+        if let (PlayerEvent::Started { .. }, Some(joints)) = (event, &mut self.joints) {
+            joints.begin_chunk(now, &self.player);
+        }
+    }
+
+    /// Advances the chunks to `now` and the grippers with them; returns the active step.
+    fn advance(
         &mut self,
         now: Instant,
-        inputs: &Inputs<'_>,
         done: &mut InterventionSet,
         events: &mut Events,
-    ) -> Target {
-        let Some(active) = self.player.advance(now, |event| {
+    ) -> Option<ActiveStep> {
+        let mut started = None;
+        let active = self.player.advance(now, |event| {
+            if let PlayerEvent::Started { .. } = event {
+                started = Some(event);
+            }
             record_player_event(event, done, events);
-        }) else {
-            return Target::default();
-        };
-        let gripper = active.step.gripper;
-        if let Some(to) = self.gripper.update(now, gripper, &self.config.gripper, done) {
-            events.push(Event::Gripper { to });
+        });
+        if let Some(event) = started {
+            self.chunk_begins(now, event);
         }
-        let desired = command_limits::desired_twist(&active.step, active.policy_hz);
-        let (translation, rotation) = command_limits::limit_step(&self.config, &active.step, done);
+        let active = active?;
+        let values = self.player.grippers(&active.row).iter().zip(&mut self.grippers);
+        for (index, (value, gripper)) in values.enumerate() {
+            if let Some(to) = gripper.update(now, *value, &self.config.gripper, done) {
+                events.push(Event::Gripper { index: index as u8, to });
+            }
+        }
+        Some(active)
+    }
+
+    /// Joint space: moves the joints towards the active step within every limit.
+    fn drive_joints(
+        &mut self,
+        now: Instant,
+        active: Option<&ActiveStep>,
+        due: bool,
+        done: &mut InterventionSet,
+    ) -> Target {
+        let Some(joints) = &mut self.joints else { return Target::default() };
+        let row = active.map(|active| &active.row);
+        if due {
+            joints.drive(now, &self.player, row, done);
+            self.last_sample = Some(now);
+        }
+        Target { blocked_by: joints.limiting(row, done), ..Target::default() }
+    }
+
+    /// The command of this step. An arm that is commanded by positions gets none without a run: its
+    /// own controller holds it where it is, and no old position is sent.
+    fn command(&self) -> Option<Command> {
+        let grippers = self.grippers.map(|gripper| gripper.command());
+        let motion = match (&self.joints, &self.config.joints) {
+            (Some(joints), Some(space)) => {
+                let anchored = joints.is_running();
+                if !anchored && space.output == JointOutput::Position {
+                    return None;
+                }
+                let (state, run) = (*joints.state(), joints.run());
+                CommandMotion::Joints(JointCommand { state, run, anchored })
+            }
+            _ => CommandMotion::Twist(self.last_twist),
+        };
+        Some(Command::new(motion, grippers))
+    }
+
+    /// End effector: the desired velocity of the present step, and the target after the limits on
+    /// steps, workspace and velocity.
+    fn compute_target(
+        &self,
+        inputs: &Inputs<'_>,
+        active: Option<&ActiveStep>,
+        done: &mut InterventionSet,
+    ) -> Target {
+        let Some(active) = active else { return Target::default() };
+        let step = active.end_effector();
+        let desired = command_limits::desired_twist(&step, active.policy_hz);
+        let (translation, rotation) = command_limits::limit_step(&self.config, &step, done);
         let bounded = ChunkStep { translation, rotation, gripper: 0.0 };
         let mut target = command_limits::desired_twist(&bounded, active.policy_hz);
         let mut blocked_by = None;
@@ -399,7 +504,7 @@ impl ControlState {
     /// Emits a change of state or cause.
     fn report_change(&mut self, cause: Cause, events: &mut Events) {
         let state = self.machine.state();
-        let next = (state, cause.reason, cause.withdrawn_by);
+        let next = (state, cause.reason, cause.withdrawn_by, cause.source);
         let previous = std::mem::replace(&mut self.reported, next);
         if previous.0 != state {
             events.push(Event::StateChanged { from: previous.0, to: state, cause });
@@ -418,6 +523,7 @@ fn refuse_chunk(generation: u64, why: Refusal, done: &mut InterventionSet, event
         Refusal::OldObservation => Intervention::OldObservation,
         Refusal::Exhausted => Intervention::Exhausted,
         Refusal::NotAllowed => Intervention::NotAllowed,
+        Refusal::OtherSpace => Intervention::OtherSpace,
     });
     events.push(Event::ChunkRefused { generation, why });
 }

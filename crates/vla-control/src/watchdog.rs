@@ -4,9 +4,13 @@
 use super::{
     config::ControlConfig,
     frozen_image::UnchangedImageMonitor,
-    inputs::{Inference, Inputs, Lifecycle, PolicyFailure},
+    inputs::{
+        CAMERAS_MAX, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, PolicyFailure,
+        STATE_SOURCES_MAX, StateSeen,
+    },
+    joint_config::JointSpace,
     outputs::Twist,
-    reason::{Cause, CauseSet, Reason},
+    reason::{Cause, CauseSet, Reason, Source},
 };
 use crate::time::{Instant, Stamp};
 use std::time::Duration;
@@ -14,13 +18,37 @@ use std::time::Duration;
 /// State of the watchdogs between steps.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Watchdogs {
-    /// The newest image whose stamp differed from the one before it.
-    latest_image: Option<LatestImage>,
-    unchanged_image: UnchangedImageMonitor,
+    cameras: [CameraWatchdog; CAMERAS_MAX],
+    states: [StateWatchdog; STATE_SOURCES_MAX],
+    joints: StateWatchdog,
     /// The latest ROS time since the last jump.
     latest_ros: Option<Stamp>,
     /// Start of the interval in which the command has had no subscriber.
     unsubscribed_since: Option<Instant>,
+}
+
+/// State of one camera's watchdogs.
+#[derive(Debug, Clone, Copy, Default)]
+struct CameraWatchdog {
+    /// The newest image whose stamp differed from the one before it.
+    latest: Option<LatestImage>,
+    unchanged: UnchangedImageMonitor,
+}
+
+/// State of one state source's watchdog.
+#[derive(Debug, Clone, Copy, Default)]
+struct StateWatchdog {
+    /// The newest message whose stamp differed from the one before it.
+    latest: Option<LatestState>,
+}
+
+/// A state at its first arrival.
+#[derive(Debug, Clone, Copy)]
+struct LatestState {
+    stamp: Stamp,
+    taken: Instant,
+    /// As [`LatestImage::behind_s`].
+    behind_s: f64,
 }
 
 /// An image at its first arrival.
@@ -42,13 +70,15 @@ pub(super) struct WatchdogContext {
     pub(super) running_since: Option<Instant>,
     /// When the last result arrived, accepted or not.
     pub(super) last_result: Option<Instant>,
-    /// The command in force since the previous step.
+    /// The command in force since the previous step. In joint space its angular speed is that of
+    /// the fastest joint.
     pub(super) twist: Twist,
+    /// A joint that does not follow its command.
+    pub(super) tracking: Option<Cause>,
 }
 
 impl Watchdogs {
-    /// Evaluates all watchdogs and returns the causes of those that fire, in order of priority, at
-    /// most eight.
+    /// Evaluates all watchdogs and returns the causes of those that fire, in order of priority.
     ///
     /// Must be called in every step and every state, since the watchdogs keep history.
     pub(super) fn check(
@@ -59,23 +89,69 @@ impl Watchdogs {
         context: &WatchdogContext,
     ) -> CauseSet {
         let mut causes = CauseSet::default();
-        let results = [
-            check_interval(config, context),
-            self.check_ros_time(config, inputs.ros_now),
-            check_policy(inputs),
-            self.check_image_age(now, config, inputs),
-            self.check_unchanged_image(now, config, inputs, context),
-            check_inference(now, config, inputs, context),
-            self.check_subscriber(now, config, inputs),
-            check_pose(now, config, inputs),
-        ];
-        results.into_iter().flatten().for_each(|cause| causes.push(cause));
+        let mut add = |cause: Option<Cause>| {
+            if let Some(cause) = cause {
+                causes.push(cause);
+            }
+        };
+        add(check_interval(config, context));
+        add(self.check_ros_time(config, inputs.ros_now));
+        add(check_policy(inputs));
+        for (index, camera) in self.cameras.iter_mut().enumerate().take(config.cameras) {
+            let source = Source::Camera(index as u8);
+            let image = inputs.images.get(index).copied().flatten();
+            add(camera.check_age(now, config, image).map(|cause| cause.of(source)));
+            let unchanged = camera.check_unchanged(now, config, inputs, image.as_ref(), context);
+            add(unchanged.map(|cause| cause.of(source)));
+        }
+        for (index, watchdog) in self.states.iter_mut().enumerate().take(config.states) {
+            let state = inputs.states.get(index).copied().flatten();
+            let cause = watchdog.check(now, config, state);
+            add(cause.map(|cause| cause.of(Source::State(index as u8))));
+        }
+        if let Some(space) = &config.joints {
+            add(self.joints.check_joints(now, config, space, inputs.joints));
+            add(context.tracking);
+        }
+        add(self.check_spread(config));
+        add(check_inference(now, config, inputs, context));
+        add(self.check_subscriber(now, config, inputs));
+        add(check_pose(now, config, inputs));
         causes
     }
 
-    /// Age of the newest image with a new stamp.
-    pub(super) fn image_age_s(&self, now: Instant) -> Option<f64> {
-        self.latest_image.map(|image| now.since(image.taken).seconds())
+    /// Age of the newest image with a new stamp; of several cameras, the greatest. `None` while one
+    /// has no image.
+    pub(super) fn image_age_s(&self, now: Instant, config: &ControlConfig) -> Option<f64> {
+        let mut oldest: Option<f64> = None;
+        for camera in self.cameras.iter().take(config.cameras) {
+            let age = now.since(camera.latest?.taken).seconds();
+            oldest = Some(oldest.map_or(age, |oldest| oldest.max(age)));
+        }
+        oldest
+    }
+
+    /// The distance between the oldest and the newest of the sources; the oldest is named.
+    fn check_spread(&self, config: &ControlConfig) -> Option<Cause> {
+        let cameras = self.cameras.iter().take(config.cameras).enumerate();
+        let cameras =
+            cameras.filter_map(|(i, camera)| Some((camera.latest?.taken, Source::Camera(i as u8))));
+        let states = self.states.iter().take(config.states).enumerate();
+        let states =
+            states.filter_map(|(i, state)| Some((state.latest?.taken, Source::State(i as u8))));
+        let (mut oldest, mut newest): (Option<(Instant, Source)>, Instant) = (None, Instant::START);
+        for (taken, source) in cameras.chain(states) {
+            newest = newest.max(taken);
+            if oldest.is_none_or(|(before, _)| taken < before) {
+                oldest = Some((taken, source));
+            }
+        }
+        let (taken, source) = oldest?;
+        let (spread, limit) = (newest.since(taken), config.observation_spread);
+        spread.exceeds(limit).then(|| {
+            let (value, limit) = (spread.seconds(), limit.as_secs_f64());
+            Cause::seconds(Reason::ObservationSpread, value, limit).of(source)
+        })
     }
 
     fn check_ros_time(&mut self, config: &ControlConfig, ros_now: Stamp) -> Option<Cause> {
@@ -90,17 +166,35 @@ impl Watchdogs {
         None
     }
 
-    fn check_image_age(
+    fn check_subscriber(
         &mut self,
         now: Instant,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
     ) -> Option<Cause> {
-        let Some(image) = inputs.image else {
+        if inputs.subscribed || inputs.lifecycle != Lifecycle::Active || config.dry_run {
+            self.unsubscribed_since = None;
+            return None;
+        }
+        let time = now.since(*self.unsubscribed_since.get_or_insert(now));
+        let limit = config.subscriber_timeout;
+        time.exceeds(limit)
+            .then(|| Cause::seconds(Reason::SubscriberGone, time.seconds(), limit.as_secs_f64()))
+    }
+}
+
+impl CameraWatchdog {
+    fn check_age(
+        &mut self,
+        now: Instant,
+        config: &ControlConfig,
+        image: Option<ImageSeen>,
+    ) -> Option<Cause> {
+        let Some(image) = image else {
             return Some(Cause::plain(Reason::ImageMissing));
         };
         // A driver that repeats one message delivers no new image: only a new stamp counts.
-        let latest = match self.latest_image {
+        let latest = match self.latest {
             Some(latest) if latest.stamp == image.stamp => latest,
             _ => LatestImage {
                 stamp: image.stamp,
@@ -109,7 +203,7 @@ impl Watchdogs {
                 behind_s: image.ros_received.seconds_since(image.stamp),
             },
         };
-        self.latest_image = Some(latest);
+        self.latest = Some(latest);
         let (past_s, future_s) = (config.stamp_past_tolerance_s, config.stamp_future_tolerance_s);
         if past_s < latest.behind_s {
             return Some(Cause::seconds(Reason::ImageStampPast, latest.behind_s, past_s));
@@ -127,36 +221,78 @@ impl Watchdogs {
         Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
     }
 
-    fn check_unchanged_image(
+    fn check_unchanged(
         &mut self,
         now: Instant,
         config: &ControlConfig,
         inputs: &Inputs<'_>,
+        image: Option<&ImageSeen>,
         context: &WatchdogContext,
     ) -> Option<Cause> {
         let before = now.before(context.interval.unwrap_or_default());
-        self.unchanged_image.update(before, now, &context.twist, inputs.image.as_ref());
+        self.unchanged.update(before, now, &context.twist, image);
         // A dry run executes no motion; motion before a deactivation does not count afterwards.
         if inputs.lifecycle != Lifecycle::Active || config.dry_run {
-            self.unchanged_image.reset_motion();
+            self.unchanged.reset_motion();
         }
-        self.unchanged_image.check(&config.unchanged_image)
+        self.unchanged.check(&config.unchanged_image)
     }
+}
 
-    fn check_subscriber(
+impl StateWatchdog {
+    /// Presence, completeness, stamp and age of a state source's newest message.
+    fn check(
         &mut self,
         now: Instant,
         config: &ControlConfig,
-        inputs: &Inputs<'_>,
+        state: Option<StateSeen>,
     ) -> Option<Cause> {
-        if inputs.subscribed || inputs.lifecycle != Lifecycle::Active || config.dry_run {
-            self.unsubscribed_since = None;
-            return None;
+        let Some(state) = state else {
+            return Some(Cause::plain(Reason::StateMissing));
+        };
+        // A driver that repeats one message delivers no new state: only a new stamp counts.
+        let latest = match self.latest {
+            Some(latest) if latest.stamp == state.stamp => latest,
+            _ => LatestState {
+                stamp: state.stamp,
+                taken: state.taken(),
+                behind_s: state.ros_received.seconds_since(state.stamp),
+            },
+        };
+        self.latest = Some(latest);
+        if !state.complete {
+            return Some(Cause::plain(Reason::StateInvalid));
         }
-        let time = now.since(*self.unsubscribed_since.get_or_insert(now));
-        let limit = config.subscriber_timeout;
-        time.exceeds(limit)
-            .then(|| Cause::seconds(Reason::SubscriberGone, time.seconds(), limit.as_secs_f64()))
+        let (past_s, future_s) = (config.stamp_past_tolerance_s, config.stamp_future_tolerance_s);
+        if past_s < latest.behind_s {
+            return Some(Cause::seconds(Reason::StateStamp, latest.behind_s, past_s));
+        }
+        if future_s < -latest.behind_s {
+            return Some(Cause::seconds(Reason::StateStamp, latest.behind_s, -future_s));
+        }
+        let (age, limit) = (now.since(latest.taken), config.state_timeout);
+        age.exceeds(limit)
+            .then(|| Cause::seconds(Reason::StateStale, age.seconds(), limit.as_secs_f64()))
+    }
+
+    /// The measured joint positions: as a state source, and every joint needs a finite position.
+    fn check_joints(
+        &mut self,
+        now: Instant,
+        config: &ControlConfig,
+        space: &JointSpace,
+        joints: Option<&JointsSeen>,
+    ) -> Option<Cause> {
+        let missing = joints
+            .and_then(|seen| seen.positions.iter().take(space.count).position(|x| !x.is_finite()));
+        let state = joints.map(|seen| StateSeen {
+            received: seen.received,
+            stamp: seen.stamp,
+            ros_received: seen.ros_received,
+            complete: missing.is_none(),
+        });
+        let source = missing.map_or(Source::Joints, |joint| Source::Joint(joint as u8));
+        self.check(now, config, state).map(|cause| cause.of(source))
     }
 }
 

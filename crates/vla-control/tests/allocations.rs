@@ -10,12 +10,14 @@ use std::{
 };
 
 use flight_recorder::Recorder;
+use support::joints::{JOINT, joint_config};
 use support::{MS, live};
-use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep, JOINTS_MAX, JointAction};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
-    ControlState, ImageSeen, Inference, Inputs, Lifecycle, PoseSeen, RawControlConfig, RawEnvelope,
-    RawWorkspace, Requests, State, step,
+    ControlState, ImageSeen, Inference, Inputs, JointOutput, JointsSeen, Lifecycle, PoseSeen,
+    RawControlConfig, RawEnsemble, RawEnvelope, RawGripper, RawWorkspace, Requests, State,
+    StateSeen, step,
 };
 
 struct Counting;
@@ -62,6 +64,94 @@ fn allocator_counts() {
     assert_eq!(CALLS.get() - before, 2);
 }
 
+/// Joint space with everything on: fourteen joints, two grippers, three cameras, two state sources,
+/// an ensemble of long chunks.
+#[test]
+fn step_and_record_do_not_allocate_in_joint_space() {
+    let ensemble = Some(RawEnsemble { decay: 0.01, chunks: 8 });
+    let raw = RawControlConfig {
+        cameras: 3,
+        states: 2,
+        grippers: 2,
+        gripper: RawGripper { continuous: true, ..RawGripper::default() },
+        ensemble,
+        ..joint_config(JointAction::Position, JointOutput::Position, &[JOINT; 14])
+    };
+    let mut state = ControlState::new(raw.validate().unwrap());
+    let mut recorder = Recorder::new(state.config().period());
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut now = 1000 * MS;
+    let (mut counted, mut steps_begun, mut running, mut recordings) = (0, 0, 0, 0);
+    let mut positions = [0.0; JOINTS_MAX];
+    for i in 0..50_000u64 {
+        now += if rng.u64(..500) == 0 { 700 * MS } else { 19 * MS + rng.u64(..2 * MS) };
+        let here = Instant::from_nanoseconds(now);
+        let stamp = Stamp::from_nanoseconds(now as i64);
+        let origin = ChunkOrigin {
+            generation: i,
+            instruction_generation: 1,
+            image_stamp: stamp,
+            image_taken: here,
+            inference_started: here,
+            steps_begun_at_observation: steps_begun,
+            ..ChunkOrigin::default()
+        };
+        let horizon = 1 + rng.usize(..100);
+        let mut values: Vec<f64> =
+            (0..16 * horizon).map(|_| 3.0 * (2.0 * rng.f64() - 1.0)).collect();
+        if rng.u64(..5_000) == 0 {
+            values[3] = f64::NAN;
+        }
+        let chunk = (rng.u64(..6) == 0).then(|| {
+            ActionChunk::joints(origin, 50.0, JointAction::Position, [14, 2], values).unwrap()
+        });
+        let image = (rng.u64(..2000) != 0).then_some(ImageSeen {
+            received: here,
+            stamp,
+            ros_received: stamp,
+            unchanged_since: here,
+        });
+        let source = Some(StateSeen {
+            received: here,
+            stamp,
+            ros_received: stamp,
+            complete: rng.u64(..2000) != 0,
+        });
+        let joints = JointsSeen { received: here, stamp, ros_received: stamp, positions };
+        let inputs = Inputs {
+            ros_now: stamp,
+            lifecycle: Lifecycle::Active,
+            requests: Requests {
+                enable: Some(true),
+                estop: rng.u64(..5000) == 0,
+                reset: rng.u64(..40) == 0,
+            },
+            instruction: Some(1),
+            images: &[image; 3],
+            states: &[source; 2],
+            joints: Some(&joints),
+            chunk: chunk.as_ref(),
+            ..Inputs::default()
+        };
+        let before = CALLS.get();
+        let output = step(here, &mut state, &inputs);
+        recorder.record(here, &inputs, &output);
+        if let Some(recording) = if recorder.due(here) { recorder.take() } else { None } {
+            recordings += 1;
+            recorder.give_back(recording);
+        }
+        counted += CALLS.get() - before;
+        steps_begun = output.steps_begun;
+        running += u64::from(output.state == State::Running);
+        if let Some(commanded) = output.command.as_ref().and_then(|c| c.joints()?.positions()) {
+            positions[..14].copy_from_slice(commanded);
+        }
+    }
+    assert!(25_000 < running, "the robot must have moved for this to mean anything: {running}");
+    assert!(20 < recordings, "{recordings}");
+    assert_eq!(counted, 0);
+}
+
 #[test]
 fn step_and_record_do_not_allocate() {
     let raw = RawControlConfig {
@@ -90,6 +180,7 @@ fn step_and_record_do_not_allocate() {
             image_taken: here,
             inference_started: here,
             steps_begun_at_observation: steps_begun,
+            ..ChunkOrigin::default()
         };
         let mut value =
             if rng.u64(..20_000) == 0 { f64::NAN } else { 0.2 * (2.0 * rng.f64() - 1.0) };
@@ -120,12 +211,12 @@ fn step_and_record_do_not_allocate() {
                 reset: rng.u64(..40) == 0,
             },
             instruction: Some(1),
-            image: Some(ImageSeen {
+            images: &[Some(ImageSeen {
                 received: here,
                 stamp: Stamp::from_nanoseconds(now as i64),
                 ros_received: Stamp::from_nanoseconds(now as i64),
                 unchanged_since,
-            }),
+            })],
             ee_pose: Some(PoseSeen {
                 received: here,
                 position: [0.9 * (2.0 * rng.f64() - 1.0), 0.0, 0.0],
@@ -134,6 +225,7 @@ fn step_and_record_do_not_allocate() {
             inference: Inference::Idle,
             policy_failure: None,
             subscribed: rng.u64(..3000) != 0,
+            ..Inputs::default()
         };
         let before = CALLS.get();
         let output = step(here, &mut state, &inputs);

@@ -1207,7 +1207,8 @@ impl Bare {
             ros_now: stamp,
             lifecycle: Lifecycle::Active,
             instruction: Some(1),
-            image,
+            // Leaked: it must live as long as what `change` adds.
+            images: vec![image].leak(),
             ..Inputs::default()
         };
         change(&mut inputs);
@@ -1288,8 +1289,9 @@ fn watchdog_limits_are_inclusive() {
         (output.state, output.cause)
     };
     let stamp = |inputs: &mut Inputs<'_>, ahead_ns: i64| {
-        let image = inputs.image.as_mut().unwrap();
+        let mut image = inputs.images[0].unwrap();
         image.stamp = Stamp::from_nanoseconds(image.stamp.nanoseconds() + ahead_ns);
+        inputs.images = vec![Some(image)].leak();
     };
     let ns = 1_000_000_000 / 8;
     let raw = RawControlConfig {

@@ -22,8 +22,9 @@ struct CaseSummary<'a> {
     equal: bool,
 }
 
-impl<'a> From<&'a CaseReport> for CaseSummary<'a> {
-    fn from(CaseReport { name, steps, missed }: &'a CaseReport) -> Self {
+impl<'a> CaseSummary<'a> {
+    fn new(case: &'a CaseReport) -> Self {
+        let CaseReport { name, steps, missed } = case;
         Self { case: name, steps, equal: missed.is_empty() }
     }
 }
@@ -34,7 +35,7 @@ pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
     let equal = report.cases.iter().filter(|case| case.missed.is_empty()).count();
     if options.json {
         print_json(&Summary {
-            cases: report.cases.iter().map(CaseSummary::from).collect(),
+            cases: report.cases.iter().map(CaseSummary::new).collect(),
             cases_equal: equal,
             steps: report.steps,
             missed: &report.missed,

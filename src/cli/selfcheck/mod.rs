@@ -1,7 +1,9 @@
 //! `openvla selfcheck`: a golden kit is run and compared with the values of the official code.
 
 mod image_preparation;
+mod oft;
 mod openvla;
+mod pi0;
 
 use std::path::PathBuf;
 
@@ -31,6 +33,8 @@ impl Selfcheck {
     pub(super) fn run(self) -> Result<(), CliError> {
         match KitKind::of(&self.golden)? {
             KitKind::Policy(CheckpointKind::OpenVla) => openvla::run(&self),
+            KitKind::Policy(CheckpointKind::OpenVlaOft) => oft::run(&self),
+            KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
             KitKind::ImagePreparation => image_preparation::run(&self),
             kind => Err(CliError::Bounds(format!(
                 "{}: a kit of the kind {kind:?}, which is not implemented",

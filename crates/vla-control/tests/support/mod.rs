@@ -2,13 +2,16 @@
 //! every output.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod joints;
+
 use flight_recorder::Recorder;
-use vla_control::action_chunk::{ActionChunk, ChunkOrigin, ChunkStep};
+use joints::{Arm, JointJudge};
+use vla_control::action_chunk::{ActionChunk, ActionSpace, ChunkOrigin, ChunkStep, WIDTH_MAX};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
     Cause, ControlConfig, ControlState, EnableOutcome, Event, ImageSeen, Inference, Inputs,
     Lifecycle, MotionLimits, Output, PolicyFailure, PoseSeen, RawControlConfig, Reason, Requests,
-    State, Twist, step,
+    Source, State, StateSeen, step,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -88,6 +91,7 @@ impl Differences {
 /// Checks every output for all invariants.
 #[derive(Debug, Clone)]
 pub struct Judge {
+    pub joints: Option<JointJudge>,
     linear: Differences,
     angular: Differences,
     stop_time_ns: u64,
@@ -102,7 +106,7 @@ pub struct Judge {
     stop_open: bool,
     latched: bool,
     /// State and cause according to the events so far.
-    reported: (State, Reason, Reason),
+    reported: (State, Reason, Reason, Option<Source>),
     enabled: bool,
     /// First step of the present interruption, while enabled.
     held_since: Option<u64>,
@@ -118,6 +122,7 @@ impl Judge {
     pub fn new(config: &ControlConfig) -> Self {
         let nanoseconds = |span: std::time::Duration| u64::try_from(span.as_nanos()).unwrap();
         Self {
+            joints: config.joints().map(|space| JointJudge::new(space, config.period())),
             linear: Differences { limits: *config.linear(), last: None, acceleration: None },
             angular: Differences { limits: *config.angular(), last: None, acceleration: None },
             stop_time_ns: (config.stop_time_s() * 1e9).round() as u64,
@@ -129,7 +134,7 @@ impl Judge {
             longest_stop_ns: 0,
             stop_open: false,
             latched: false,
-            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None),
+            reported: (State::Unconfigured, Reason::NotConfigured, Reason::None, None),
             enabled: false,
             held_since: None,
             commands: 0,
@@ -160,15 +165,21 @@ impl Judge {
         };
         self.commands += 1;
         let twist = *command.twist();
-        if command.gripper().is_some_and(|g| g != 0.0 && g != 1.0) {
-            return Err(format!("gripper {:?}", command.gripper()));
+        let continuous = self.joints.is_some();
+        let legal = |g: f64| g == 0.0 || g == 1.0 || (continuous && (0.0..=1.0).contains(&g));
+        if command.grippers().iter().flatten().any(|g| !legal(*g)) {
+            return Err(format!("grippers {:?}", command.grippers()));
         }
+        let still = command.joints().map_or(twist.is_zero(), |joints| {
+            joints.velocities().iter().all(|velocity| *velocity == 0.0)
+        });
         if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
             return Err(format!("two commands within {} ns", now - last));
         }
         self.linear.check(now, twist.linear).map_err(|e| format!("linear {e}"))?;
         self.angular.check(now, twist.angular).map_err(|e| format!("angular {e}"))?;
-        self.check_stop(now, &twist, moving_allowed)?;
+        self.check_stop(now, still, moving_allowed)
+            .map_err(|error| format!("{error}: {:?}", command.motion()))?;
         self.last_published = Some(now);
         Ok(())
     }
@@ -181,7 +192,8 @@ impl Judge {
         if output.cause != output.causes.first().unwrap_or(Cause::NONE) {
             return Err(format!("{:?} is not the first of {:?}", output.cause, output.causes));
         }
-        let now = (output.state, output.cause.reason, output.cause.withdrawn_by);
+        let Cause { reason, withdrawn_by, source, .. } = output.cause;
+        let now = (output.state, reason, withdrawn_by, source);
         let changes: Vec<Event> = output
             .events
             .iter()
@@ -260,7 +272,7 @@ impl Judge {
 
     /// From the publication of the step that detects the cause pass at most v/a + a/j, then every
     /// command is exactly zero.
-    fn check_stop(&mut self, now: u64, twist: &Twist, moving_allowed: bool) -> Result<(), String> {
+    fn check_stop(&mut self, now: u64, still: bool, moving_allowed: bool) -> Result<(), String> {
         if moving_allowed {
             self.stopping_since = None;
             self.stop_open = false;
@@ -271,22 +283,22 @@ impl Judge {
             now
         });
         let age = now - since;
-        if !twist.is_zero() {
+        if !still {
             self.longest_stop_ns = self.longest_stop_ns.max(age);
         }
-        if twist.is_zero() {
+        if still {
             if self.stop_open {
                 self.stop_open = false;
                 self.stops += u64::from(0 < age);
             }
         } else if self.stop_time_ns < age {
             return Err(format!(
-                "still moving {twist:?} {} ms after the stop began, promised {} ms",
+                "still moving {} ms after the stop began, promised {} ms",
                 age / MS,
                 self.stop_time_ns / MS
             ));
         } else if !self.stop_open {
-            return Err(format!("moved again without being allowed to: {twist:?}"));
+            return Err("moved again without being allowed to".into());
         }
         Ok(())
     }
@@ -296,10 +308,53 @@ impl Judge {
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub steps: Vec<ChunkStep>,
+    /// The steps in joint space: joints, then grippers.
+    pub rows: Vec<Vec<f64>>,
     pub hz: f64,
     /// How long inference takes.
     pub takes_ns: u64,
     pub blocked: bool,
+}
+
+/// A camera or state source besides the first camera: a message before every control step.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceSim {
+    pub on: bool,
+    /// The stamp stays equal.
+    pub frozen: bool,
+    /// The bytes of an image stay equal.
+    pub unchanged: bool,
+    /// Whether a state's message is complete.
+    pub complete: bool,
+    pub skew_ns: i64,
+    seen: Option<ImageSeen>,
+}
+
+impl SourceSim {
+    pub const fn new() -> Self {
+        Self { on: true, frozen: false, unchanged: false, complete: true, skew_ns: 0, seen: None }
+    }
+
+    /// Works again. What it has sent remains.
+    pub fn heal(&mut self) {
+        *self = Self { seen: self.seen, ..Self::new() };
+    }
+
+    fn send(&mut self, now: Instant, ros_now: Stamp) -> Option<ImageSeen> {
+        if self.on {
+            let stamp = match self.seen {
+                Some(seen) if self.frozen => seen.stamp,
+                _ => Stamp::from_nanoseconds(ros_now.nanoseconds() + self.skew_ns),
+            };
+            let unchanged_since = match self.seen {
+                Some(seen) if self.unchanged => seen.unchanged_since,
+                _ => now,
+            };
+            self.seen =
+                Some(ImageSeen { received: now, stamp, ros_received: ros_now, unchanged_since });
+        }
+        self.seen
+    }
 }
 
 /// Camera, policy and operator around a `ControlState`.
@@ -322,6 +377,11 @@ pub struct World {
     pub camera_unchanged: bool,
     pub camera_skew_ns: i64,
     image: Option<ImageSeen>,
+    /// Cameras 1 and on.
+    pub cameras: Vec<SourceSim>,
+    pub states: Vec<SourceSim>,
+    /// The arm in joint space.
+    pub arm: Option<Arm>,
     pub pose: Option<PoseSeen>,
     pub lifecycle: Lifecycle,
     pub instruction: Option<u64>,
@@ -329,7 +389,7 @@ pub struct World {
     pub worker_dead: bool,
     pub policy: Policy,
     pub failure: Option<PolicyFailure>,
-    inference: Option<(u64, ChunkOrigin, Vec<ChunkStep>, f64)>,
+    inference: Option<(u64, ChunkOrigin, Policy)>,
     generation: u64,
     steps_begun: u64,
     pub output: Option<Output>,
@@ -355,6 +415,9 @@ impl World {
             camera_unchanged: false,
             camera_skew_ns: 0,
             image: None,
+            cameras: vec![SourceSim::new(); config.counts()[0] - 1],
+            states: vec![SourceSim::new(); config.counts()[1]],
+            arm: config.joints().map(Arm::new),
             pose: None,
             lifecycle: Lifecycle::Active,
             instruction: Some(1),
@@ -362,6 +425,7 @@ impl World {
             worker_dead: false,
             policy: Policy {
                 steps: vec![ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.02, 1.0])],
+                rows: vec![vec![0.0; WIDTH_MAX]],
                 hz: 5.0,
                 takes_ns: 100 * MS,
                 blocked: false,
@@ -398,6 +462,11 @@ impl World {
         let now = Instant::from_nanoseconds(self.now);
         let ros_now = Stamp::from_nanoseconds(self.ros);
         self.look(now, ros_now);
+        let mut images = vec![self.image];
+        images.extend(self.cameras.iter_mut().map(|camera| camera.send(now, ros_now)));
+        let states: Vec<_> =
+            self.states.iter_mut().map(|state| state_seen(state, now, ros_now)).collect();
+        let joints = self.arm.as_mut().and_then(|arm| arm.measure(dt, now, ros_now));
         let mut chunk = self.infer(now);
         if self.forged.is_some() {
             chunk = self.forged.take();
@@ -412,7 +481,9 @@ impl World {
             lifecycle: self.lifecycle,
             requests,
             instruction: self.instruction,
-            image: self.image,
+            images: &images,
+            states: &states,
+            joints: joints.as_ref(),
             ee_pose: self.pose,
             chunk: chunk.as_ref(),
             inference,
@@ -425,7 +496,13 @@ impl World {
         }
         self.steps_begun = output.steps_begun;
         self.output = Some(output);
+        if let Some(arm) = &mut self.arm {
+            arm.take(&output);
+        }
         self.judge.check(self.now, &output, requests.reset || requests.enable.is_some())?;
+        if let Some(judge) = &mut self.judge.joints {
+            judge.check(self.now, &output, joints.as_ref())?;
+        }
         Ok(output)
     }
 
@@ -477,15 +554,28 @@ impl World {
                 image_taken: image.taken(),
                 inference_started: now,
                 steps_begun_at_observation: self.steps_begun,
+                ..ChunkOrigin::default()
             };
-            self.inference = Some((
-                self.now + self.policy.takes_ns,
-                origin,
-                self.policy.steps.clone(),
-                self.policy.hz,
-            ));
+            self.inference = Some((self.now + self.policy.takes_ns, origin, self.policy.clone()));
         }
-        finished.map(|(_, origin, steps, hz)| ActionChunk::new(origin, hz, steps).unwrap())
+        finished.map(|(_, origin, policy)| self.chunk(origin, &policy))
+    }
+
+    /// The policy's answer.
+    pub fn chunk(&self, origin: ChunkOrigin, policy: &Policy) -> ActionChunk {
+        match self.state.config().action_space() {
+            ActionSpace::EndEffector => {
+                ActionChunk::new(origin, policy.hz, policy.steps.clone()).unwrap()
+            }
+            ActionSpace::Joint(action) => {
+                let joints = self.state.config().joints().unwrap().count();
+                let shape = [joints, self.state.config().counts()[2]];
+                let width = shape[0] + shape[1];
+                let values: Vec<f64> =
+                    policy.rows.iter().flat_map(|row| row[..width].to_vec()).collect();
+                ActionChunk::joints(origin, policy.hz, action, shape, values).unwrap()
+            }
+        }
     }
 
     /// An origin that passes every check now.
@@ -498,6 +588,17 @@ impl World {
             image_taken: Instant::from_nanoseconds(self.now),
             inference_started: Instant::from_nanoseconds(self.now),
             steps_begun_at_observation: self.steps_begun,
+            ..ChunkOrigin::default()
         }
     }
+}
+
+fn state_seen(source: &mut SourceSim, now: Instant, ros_now: Stamp) -> Option<StateSeen> {
+    let complete = source.complete;
+    source.send(now, ros_now).map(|seen| StateSeen {
+        received: seen.received,
+        stamp: seen.stamp,
+        ros_received: seen.ros_received,
+        complete,
+    })
 }

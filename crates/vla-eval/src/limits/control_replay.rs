@@ -1,6 +1,8 @@
 //! Steps the control core through a plan as the node's control loop does, with a camera and a
 //! policy that never fail.
 
+use std::time::Duration;
+
 use super::recorded_actions::{Plan, Planned};
 use crate::EvalError;
 use vla_control::action_chunk::{ActionChunk, ChunkOrigin};
@@ -67,6 +69,7 @@ pub fn replay(
             image_taken: instant,
             inference_started: instant,
             steps_begun_at_observation: steps_begun,
+            observation_spread: Duration::ZERO,
         };
         let chunk = actions
             .last()
@@ -79,12 +82,12 @@ pub fn replay(
             lifecycle: Lifecycle::Active,
             requests: Requests { enable: (now == 0).then_some(true), ..Requests::default() },
             instruction: Some(1),
-            image: Some(ImageSeen {
+            images: &[Some(ImageSeen {
                 received: instant,
                 stamp,
                 ros_received: stamp,
                 unchanged_since: instant,
-            }),
+            })],
             ee_pose: pose.map(|position| PoseSeen { received: instant, position }),
             chunk: chunk.as_ref(),
             ..Inputs::default()

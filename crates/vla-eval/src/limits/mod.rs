@@ -50,6 +50,10 @@ fn load_limits(
 ) -> Result<LoadedLimits, EvalError> {
     let usage = |path: &Path, what: String| EvalError::Usage(format!("{}: {what}", path.display()));
     let policy_file = PolicyFile::load(&settings.policy_file)?;
+    if policy_file.action.joints().is_some() {
+        let what = "its actions are joints; the limits of the end effector are not theirs".into();
+        return Err(usage(&settings.policy_file, what));
+    }
     let robot = RobotFile::load(&settings.robot_file)?;
     let statistics = match &settings.checkpoint {
         None => {

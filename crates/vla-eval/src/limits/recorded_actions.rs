@@ -8,7 +8,7 @@ use crate::EvalError;
 use crate::recorded::{ActionKind, ActionSpace, Track};
 use rosbag2_reader::messages::{self, PoseStamped};
 use rosbag2_reader::{Bag, BagError, Selection, Topic};
-use vla_config::PolicyFile;
+use vla_config::{PolicyFile, PolicyGripper};
 use vla_control::action_chunk::ChunkStep;
 
 /// Values per action of the control core.
@@ -240,7 +240,10 @@ fn to_step(
         *slot = match values.get(i).copied().flatten() {
             Some(value) => value,
             // At the threshold: within the hysteresis, so that control leaves the gripper as it is.
-            None if i + 1 == WIDTH => policy_file.gripper_threshold.unwrap_or(0.5),
+            None if i + 1 == WIDTH => {
+                let PolicyGripper { closed, open, threshold, .. } = policy_file.gripper;
+                closed + threshold.unwrap_or(0.5) * (open - closed)
+            }
             None => return None,
         };
     }
@@ -248,7 +251,7 @@ fn to_step(
     Some(if kind == ActionKind::Twist {
         ChunkStep::from_array(action)
     } else {
-        policy_file.to_step(action)
+        policy_file.to_step(action)?
     })
 }
 

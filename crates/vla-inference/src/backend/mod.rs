@@ -45,7 +45,7 @@ use crate::tensor::HostTensor;
 pub use trace::{GreedyToken, TokenBufferSpec, TraceBackend};
 use types::top_two_of;
 pub use types::{
-    Activation, BackendError, CacheSpec, HeadShape, LinearSource, NormSource, Normalisation,
+    Activation, BackendError, CacheSpec, HeadShape, LinearSource, Mask, NormSource, Normalisation,
     PatchEmbeddingSource, Pixels, TensorParallel, TopTwo, WeightRole,
 };
 
@@ -132,25 +132,49 @@ pub trait Backend: Send + Sync {
     fn rms_norm(&self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor, BackendError>;
     /// Sum of two matrices of the same shape; may reuse the first one's memory.
     fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+    /// `x * factor + offset`; `factor` and `offset` have the shape of `x`, or one row that serves
+    /// every row of `x`: scale and shift of adaptive norms and FiLM, gated residuals, Euler steps.
+    fn multiply_add(
+        &self,
+        x: &Self::Tensor,
+        factor: &Self::Tensor,
+        offset: &Self::Tensor,
+    ) -> Result<Self::Tensor, BackendError>;
     /// `silu(gate) * up` for `x` = `[rows, gate | up]`.
     fn silu_mul(&self, x: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
+    /// `gelu_tanh(gate) * up` for `x` = `[rows, gate | up]`, see [`Activation::GeluTanh`].
+    fn gelu_tanh_mul(&self, x: &Self::Tensor) -> Result<Self::Tensor, BackendError>;
     /// Bidirectional attention for `qkv` = `[rows, q | k | v]`, scores scaled by
     /// `1/sqrt(head_dim)`.
     fn attention(&self, qkv: &Self::Tensor, heads: usize) -> Result<Self::Tensor, BackendError>;
-    /// Causal attention of the new positions `position..position + rows`, `qkv` = `[rows, q | k |
-    /// v]`. Rotates q and k (pairs `(i, i + head_dim/2)`, the checkpoint's order), writes k and v
-    /// to `layer` of the KV cache, and attends each row to all positions up to its own. Positions
-    /// after the last new row are dropped.
+    /// Attention of the new positions `position..position + rows`, `qkv` = `[rows, q | k | v]`.
+    /// Rotates q and k (pairs `(i, i + head_dim/2)`, the checkpoint's order), writes k and v to
+    /// `layer` of the KV cache, and attends each row to the positions that `mask` names. Positions
+    /// after the last new row are dropped, so that rows of a fixed position can be repeated over
+    /// one prefix.
     ///
     /// # Errors
     /// [`BackendError::Capacity`] for a full cache; also when `position` would leave a gap.
-    fn causal_attention(
+    fn cached_attention(
         &self,
         qkv: &Self::Tensor,
         cache: &mut Self::Cache,
         layer: usize,
         position: usize,
+        mask: Mask,
     ) -> Result<Self::Tensor, BackendError>;
+    /// What [`Backend::cached_attention`] writes to the KV cache, without the attention: for a
+    /// layer of which only keys and values are needed.
+    ///
+    /// # Errors
+    /// As [`Backend::cached_attention`].
+    fn write_cache(
+        &self,
+        qkv: &Self::Tensor,
+        cache: &mut Self::Cache,
+        layer: usize,
+        position: usize,
+    ) -> Result<(), BackendError>;
     /// Rows `ids` of an embedding table, `[ids, columns]`.
     ///
     /// # Errors
@@ -171,6 +195,8 @@ pub trait Backend: Send + Sync {
         x: &Self::Tensor,
         range: Range<usize>,
     ) -> Result<Self::Tensor, BackendError>;
+    /// The same elements, row by row, as `rows` rows.
+    fn reshape_rows(&self, x: &Self::Tensor, rows: usize) -> Result<Self::Tensor, BackendError>;
     /// The two largest values of each row.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::{Backend, BackendError};
+use crate::tensor::HostTensor;
 
 /// Size and token range of a token buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,12 @@ pub trait TraceBackend: Backend {
 
     /// Overwrites an image with another of the same size.
     fn write_image(&self, image: &mut Self::Image, rgb: &[u8]) -> Result<(), BackendError>;
+    /// Overwrites an uploaded matrix with another of the same shape.
+    fn write_matrix(
+        &self,
+        place: &mut Self::Tensor,
+        values: &HostTensor,
+    ) -> Result<(), BackendError>;
     /// Copies token ids to the device.
     fn upload_ids(&self, ids: &[u32]) -> Result<Self::TokenIds, BackendError>;
     /// Overwrites token ids with as many others. A trace that reads them does not check that they
@@ -71,7 +78,7 @@ pub trait TraceBackend: Backend {
     fn reset_position(&self, cache: &mut Self::Cache) -> Result<(), BackendError>;
     /// Increments the position counter.
     fn advance_position(&self, cache: &mut Self::Cache) -> Result<(), BackendError>;
-    /// [`Backend::causal_attention`] of one row at the position counter.
+    /// [`Backend::cached_attention`] with [`Mask::Causal`](super::Mask) of one row at the position counter.
     fn causal_attention_at_counter(
         &self,
         qkv: &Self::Tensor,

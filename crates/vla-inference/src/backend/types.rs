@@ -26,6 +26,23 @@ pub enum Activation {
     Identity,
     /// Exact GELU, `x/2 (1 + erf(x/sqrt 2))`.
     Gelu,
+    /// Tanh form of GELU, `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: SigLIP's and Gemma's
+    /// (`gelu_pytorch_tanh`). It differs from the exact one by up to 5e-4.
+    GeluTanh,
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// Positions that a new row attends to, see
+/// [`Backend::cached_attention`](super::Backend::cached_attention).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// The row's own position and all before it.
+    Causal,
+    /// All positions of the cache before the new rows, and all new rows.
+    Bidirectional,
 }
 
 /// Head layout of an attention.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::header::{HeaderProblem, StoredType};
+use super::torch::TorchProblem;
 use crate::text::one_line;
 
 /// A checkpoint folder that cannot be used as it is.
@@ -73,6 +74,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong.
         problem: HeaderProblem,
+    },
+    /// A `.pt` file that is damaged or holds anything but tensors.
+    #[error("{}: {problem}", show(path))]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: TorchProblem,
     },
     /// `model.safetensors.index.json` and the shards disagree, or the index is invalid.
     #[error("{}: {detail}: {remedy}", show(path))]

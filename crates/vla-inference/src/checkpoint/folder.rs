@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{OpenVlaConfig, read_config};
-use super::error::CheckpointError;
+use super::error::{CheckpointError, quoted};
 use super::inventory::Inventory;
 use super::norm_stats::NormStats;
+use super::oft::{sign_in_tensors, sign_of_oft};
 use super::preprocessor::PreprocessorConfig;
 use super::tokenizer::Tokenizer;
 use super::weights::WeightFiles;
@@ -33,14 +34,22 @@ impl Checkpoint {
     /// shards' headers, no weights.
     ///
     /// # Errors
-    /// The first missing, broken or inconsistent part.
+    /// The first missing, broken or inconsistent part; any sign that the folder is OpenVLA-OFT's.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        if folder.is_dir()
+            && let Some(sign) = sign_of_oft(folder)?
+        {
+            return Err(not_plain(folder, sign));
+        }
         let checkpoint = Self::open_unchecked(folder)?;
+        if let Some(name) = sign_in_tensors(checkpoint.weights.names()) {
+            return Err(not_plain(folder, format!("tensor {}", quoted(name))));
+        }
         checkpoint.weights.check(&checkpoint.config.expected_tensors())?;
         Ok(checkpoint)
     }
 
-    /// Like [`Checkpoint::open`] without comparing the tensors with the configuration, so that
+    /// Like [`Checkpoint::open`], also for the folder of an OpenVLA-OFT checkpoint, and without comparing the tensors with the configuration, so that
     /// `inspect` can list all that is missing.
     ///
     /// # Errors
@@ -64,4 +73,14 @@ impl Checkpoint {
     pub fn inventory(&self) -> Inventory {
         Inventory::new(&self.weights, &self.config.expected_tensors())
     }
+}
+
+/// A folder with signs of OpenVLA-OFT, given where plain OpenVLA is wanted.
+fn not_plain(folder: &Path, sign: String) -> CheckpointError {
+    CheckpointError::field(
+        folder,
+        "the checkpoint",
+        format!("OpenVLA-OFT ({sign})"),
+        "as plain OpenVLA its tokens would mean nothing; use a policy file for OpenVLA-OFT",
+    )
 }

@@ -7,12 +7,15 @@
 //! | [`Checkpoint`] | a whole OpenVLA folder, opened and cross-checked |
 //! | [`WeightFiles`] | the mapped weights: `open(dir)`, `.tensor(name)`, `.expect(name, shape)` |
 //! | [`MappedTensor`] | one tensor in place: `.shape()`, `.dtype()`, `.bytes()`, `.to_f32_vec()` |
+//! | [`TorchFile`] | one `*.pt` file, its tensors in place: `open(path)`, `.tensor(name)` |
 //! | [`SafetensorsFile`] | one such file alone (golden tensors): `open(path)`, `.tensor(name)` |
 //! | [`OpenVlaConfig`] | config.json, with [`LlamaConfig`], [`TowerConfig`], [`ProjectorConfig`] |
+//! | [`OftCheckpoint`] | a whole OpenVLA-OFT folder; [`sign_of_oft`]: whether a folder is one |
 //! | [`NormStats`], [`ActionStats`] | un-normalisation statistics: `.select(unnorm_key)` |
 //! | [`PreprocessorConfig`] | preprocessor_config.json: size, mean and std per tower |
 //! | [`ExpectedTensor`] | a tensor that the configuration needs: `config.expected_tensors()` |
 //! | [`Inventory`] | summary of the weights, compared with the expected tensors |
+//! | [`pi0`] | folders of pi0 and pi0.5 |
 //! | [`Tokenizer`] | tokenizer.json: `.encode(text)` |
 //! | [`CheckpointError`] | every error of this module, one line each |
 
@@ -28,10 +31,14 @@ mod kind;
 mod llama_config;
 mod map;
 mod norm_stats;
+mod oft;
+pub mod pi0;
 mod preprocessor;
 mod read;
+mod sentencepiece;
 mod shard;
 mod tokenizer;
+mod torch;
 mod tower_config;
 mod weights;
 
@@ -46,9 +53,12 @@ pub use index::WeightIndex;
 pub use inventory::{Group, Inventory, Misshapen};
 pub use kind::CheckpointKind;
 pub use llama_config::LlamaConfig;
-pub use norm_stats::{ActionStats, MAX_ACTION_DIM, NormStats};
+pub use norm_stats::{ActionStats, BoundsKind, MAX_ACTION_DIM, NormStats, StatsOf, ValueBounds};
+pub use oft::{OftCheckpoint, OftComponent, OftHead, OftProprio, OftVision, sign_of_oft};
 pub use preprocessor::{PreprocessorConfig, TowerPixels};
+pub use read::read_json_file;
 pub use shard::{MappedTensor, SafetensorsFile};
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer};
+pub use torch::{TorchFile, TorchProblem, parse_torch, parse_torch_pickle};
 pub use tower_config::{TowerConfig, TowerFamily};
 pub use weights::WeightFiles;

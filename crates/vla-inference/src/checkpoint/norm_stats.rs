@@ -45,12 +45,56 @@ impl ActionStats {
     }
 }
 
+/// Which two statistics stand for -1 and +1; a convention of the training code, in no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BoundsKind {
+    /// `q01` and `q99`, the 1st and 99th percentile (OpenVLA; OpenVLA-OFT on LIBERO and Bridge).
+    Quantiles,
+    /// `min` and `max` (OpenVLA-OFT on ALOHA).
+    Extremes,
+}
+
+/// What a set of statistics describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatsOf {
+    /// The actions.
+    Action,
+    /// The proprioceptive state.
+    Proprio,
+}
+
+/// The bounds of one data set's actions or states. All vectors have the same length and every
+/// number is finite. Units are the data set's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueBounds {
+    /// The value of -1, by dimension.
+    pub low: Vec<f64>,
+    /// The value of +1.
+    pub high: Vec<f64>,
+    /// Whether the dimension is normalised; elsewhere the value passes through. All true when the
+    /// file has none.
+    pub mask: Vec<bool>,
+}
+
+impl ValueBounds {
+    /// The first dimension whose high bound is below the low one, with both. No data set has one;
+    /// the official code computes with it all the same.
+    pub fn inverted(&self) -> Option<(usize, f64, f64)> {
+        let pairs = self.low.iter().zip(&self.high).enumerate();
+        pairs.map(|(i, (&low, &high))| (i, low, high)).find(|(_, low, high)| low > high)
+    }
+}
+
 /// The statistics of a checkpoint, by data set.
 #[derive(Debug, Clone)]
 pub struct NormStats {
     path: PathBuf,
     /// A data set whose entry is broken keeps its error here: only selecting that set fails.
     sets: BTreeMap<String, Result<ActionStats, CheckpointError>>,
+    /// The entries as stored, for [`NormStats::bounds`].
+    raw: BTreeMap<String, Value>,
+    /// How errors name the parent of an entry.
+    prefix: &'static str,
     /// Keys in config.json that `dataset_statistics.json` replaced.
     replaced: Vec<String>,
 }
@@ -118,7 +162,11 @@ impl NormStats {
         Self::from_raw(path, parse_json(path, bytes)?, "")
     }
 
-    fn from_raw(path: &Path, raw: UniqueMap<Value>, prefix: &str) -> Result<Self, CheckpointError> {
+    fn from_raw(
+        path: &Path,
+        raw: UniqueMap<Value>,
+        prefix: &'static str,
+    ) -> Result<Self, CheckpointError> {
         if raw.0.is_empty() {
             return Err(CheckpointError::field(
                 path,
@@ -128,11 +176,12 @@ impl NormStats {
                 checkpoint",
             ));
         }
-        let sets = raw.0.into_iter().map(|(key, value)| {
-            let stats = action_stats(path, &format!("{prefix}{key}.action."), &value);
-            (key, stats)
+        let sets = raw.0.iter().map(|(key, value)| {
+            let stats = action_stats(path, &format!("{prefix}{key}.action."), value);
+            (key.clone(), stats)
         });
-        Ok(Self { path: path.to_owned(), sets: sets.collect(), replaced: Vec::new() })
+        let sets = sets.collect();
+        Ok(Self { path: path.to_owned(), sets, raw: raw.0, prefix, replaced: Vec::new() })
     }
 
     /// The file that the statistics come from.
@@ -159,6 +208,55 @@ impl NormStats {
         &self,
         unnorm_key: Option<&str>,
     ) -> Result<(&str, &ActionStats), CheckpointError> {
+        let (key, stats) = self.find(unnorm_key)?;
+        match stats {
+            Ok(stats) => Ok((key, stats)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// The bounds of the actions or states of the data set of this name; the name as for
+    /// [`NormStats::select`].
+    ///
+    /// # Errors
+    /// When the name is unknown, none is given although there are several, or the data set has no
+    /// such bounds.
+    pub fn bounds(
+        &self,
+        unnorm_key: Option<&str>,
+        of: StatsOf,
+        kind: BoundsKind,
+    ) -> Result<(&str, ValueBounds), CheckpointError> {
+        let (key, _) = self.find(unnorm_key)?;
+        let group = match of {
+            StatsOf::Action => "action",
+            StatsOf::Proprio => "proprio",
+        };
+        let prefix = format!("{}{key}.{group}.", self.prefix);
+        let Some(value) = self.raw.get(key).and_then(|set| set.get(group)) else {
+            let field = prefix.trim_end_matches('.');
+            return Err(CheckpointError::field(&self.path, field, "missing", RESTORE));
+        };
+        Ok((key, value_bounds(&self.path, &prefix, value, kind)?))
+    }
+
+    /// The first data set whose states are not all zero. Plain OpenVLA is trained without states
+    /// and records zeros; OpenVLA-OFT records what it read, whether the model uses it or not.
+    pub(super) fn with_states(&self) -> Option<&str> {
+        let moving = |set: &Value| {
+            let lists = ["q01", "q99", "min", "max", "std"].into_iter();
+            lists
+                .filter_map(|name| set.get("proprio")?.get(name)?.as_array())
+                .flatten()
+                .any(|value| value.as_f64().is_some_and(|number| number != 0.0))
+        };
+        self.raw.iter().find(|(_, set)| moving(set)).map(|(key, _)| key.as_str())
+    }
+
+    fn find(
+        &self,
+        unnorm_key: Option<&str>,
+    ) -> Result<(&str, &Result<ActionStats, CheckpointError>), CheckpointError> {
         let available = || self.keys().map(str::to_owned).collect::<Vec<_>>();
         let found = match unnorm_key.filter(|key| !key.is_empty()) {
             Some(key) => {
@@ -186,10 +284,7 @@ impl NormStats {
                 }
             }
         };
-        match found.1 {
-            Ok(stats) => Ok((found.0, stats)),
-            Err(error) => Err(error.clone()),
-        }
+        Ok((found.0.as_str(), found.1))
     }
 }
 
@@ -201,28 +296,42 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
     let Some(action) = action else {
         return Err(CheckpointError::field(path, prefix.trim_end_matches('.'), "missing", RESTORE));
     };
-    let q01 = numbers(path, prefix, "q01", action)?;
-    let q99 = numbers(path, prefix, "q99", action)?;
-    let dim = q01.len();
-    if q99.len() != dim {
+    let bounds = value_bounds(path, prefix, action, BoundsKind::Quantiles)?;
+    if let Some((i, low, high)) = bounds.inverted() {
         return Err(CheckpointError::field(
             path,
-            format!("{prefix}q99"),
-            format!("{} values wide", q99.len()),
-            format!("q01 is {dim} wide and both must agree; {RESTORE}"),
+            format!("{prefix}q99[{i}]"),
+            high,
+            format!("must not be below q01[{i}] = {low}; {RESTORE}"),
         ));
     }
-    for (i, (low, high)) in q01.iter().zip(&q99).enumerate() {
-        if low > high {
-            return Err(CheckpointError::field(
-                path,
-                format!("{prefix}q99[{i}]"),
-                high,
-                format!("must not be below q01[{i}] = {low}; {RESTORE}"),
-            ));
-        }
+    let ValueBounds { low, high, mask } = bounds;
+    Ok(ActionStats { q01: low, q99: high, mask })
+}
+
+/// Checks the bounds in one object of statistics; `prefix` is how errors name it.
+fn value_bounds(
+    path: &Path,
+    prefix: &str,
+    object: &Value,
+    kind: BoundsKind,
+) -> Result<ValueBounds, CheckpointError> {
+    let (lower, upper) = match kind {
+        BoundsKind::Quantiles => ("q01", "q99"),
+        BoundsKind::Extremes => ("min", "max"),
+    };
+    let low = numbers(path, prefix, lower, object)?;
+    let high = numbers(path, prefix, upper, object)?;
+    let dim = low.len();
+    if high.len() != dim {
+        return Err(CheckpointError::field(
+            path,
+            format!("{prefix}{upper}"),
+            format!("{} values wide", high.len()),
+            format!("{lower} is {dim} wide and both must agree; {RESTORE}"),
+        ));
     }
-    let mask = match action.get("mask").filter(|mask| !mask.is_null()) {
+    let mask = match object.get("mask").filter(|mask| !mask.is_null()) {
         None => vec![true; dim],
         Some(mask) => {
             let flags: Option<Vec<bool>> =
@@ -242,10 +351,10 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
             path,
             format!("{prefix}mask"),
             format!("{} values wide", mask.len()),
-            format!("q01 is {dim} wide and both must agree; {RESTORE}"),
+            format!("{lower} is {dim} wide and both must agree; {RESTORE}"),
         ));
     }
-    Ok(ActionStats { q01, q99, mask })
+    Ok(ValueBounds { low, high, mask })
 }
 
 fn numbers(
@@ -260,7 +369,7 @@ fn numbers(
     let Some(value) = action.get(name) else {
         return Err(fail(
             "missing".to_owned(),
-            "un-normalising needs q01 and q99 (mean and std belong to other policies)".to_owned(),
+            "un-normalising needs it (mean and std belong to other policies)".to_owned(),
         ));
     };
     let Some(values) = value.as_array() else {

@@ -1,6 +1,6 @@
 //! Small files read whole, never more than a bound.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -45,6 +45,18 @@ pub(super) fn is_listed(path: &Path) -> bool {
     !metadata.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
+/// Largest small JSON file, bytes.
+const MAX_SMALL_JSON_BYTES: u64 = 1 << 20;
+
+/// Reads a JSON file of at most 1 MiB.
+///
+/// # Errors
+/// When it cannot be read, is larger, or is not what `T` describes.
+pub fn read_json_file<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let remedy = "restore it from the checkpoint";
+    parse_json(path, &read_bounded(path, MAX_SMALL_JSON_BYTES, remedy)?)
+}
+
 /// Parses JSON; errors name `path`.
 pub(super) fn parse_json<T: DeserializeOwned>(
     path: &Path,
@@ -60,6 +72,38 @@ pub(super) struct UniqueMap<T>(pub BTreeMap<String, T>);
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for UniqueMap<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(UniqueVisitor(PhantomData))
+    }
+}
+
+/// A JSON object in the order of its text; a key given twice is an error.
+#[derive(Debug, Clone)]
+pub(super) struct OrderedMap<T>(pub Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrderedMap<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OrderedVisitor(PhantomData))
+    }
+}
+
+struct OrderedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OrderedVisitor<T> {
+    type Value = OrderedMap<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OrderedMap<T>, A::Error> {
+        let mut entries = Vec::new();
+        let mut seen = BTreeSet::new();
+        while let Some((key, value)) = map.next_entry::<String, T>()? {
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format!("{} is listed twice", quoted(&key))));
+            }
+            entries.push((key, value));
+        }
+        Ok(OrderedMap(entries))
     }
 }
 

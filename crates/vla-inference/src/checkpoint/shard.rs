@@ -17,9 +17,9 @@ compile_error!(
     "safetensors data is little-endian and is used in place; this machine would need a copy"
 );
 
-/// One mapped `*.safetensors` file whose header has been checked (see [`parse_header`]).
+/// Named tensors in one mapped file.
 #[derive(Debug, Clone)]
-pub struct SafetensorsFile {
+pub(super) struct TensorTable {
     file: Arc<MappedFile>,
     tensors: BTreeMap<String, Slot>,
 }
@@ -31,42 +31,27 @@ struct Slot {
     range: Range<usize>,
 }
 
-/// What to do when a weight file is not there.
-const MISSING_FILE: &str = "copy the file from the original checkpoint into the folder";
-
-impl SafetensorsFile {
-    /// Maps the file and checks its header. Reads only the header's pages.
-    ///
-    /// # Errors
-    /// When the file is missing, not a regular file, or its header is invalid.
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let file = MappedFile::open(path, MISSING_FILE)?;
-        let entries = parse_header(file.bytes())
-            .map_err(|problem| CheckpointError::Header { path: path.to_owned(), problem })?;
+impl TensorTable {
+    /// The tensors of `entries`, whose ranges were checked against the file.
+    pub(super) fn new(file: MappedFile, entries: Vec<TensorEntry>) -> Self {
         let tensors = entries
             .into_iter()
             .map(|TensorEntry { name, dtype, shape, range }| {
                 (name, Slot { dtype, shape: shape.into(), range })
             })
             .collect();
-        Ok(Self { file: Arc::new(file), tensors })
+        Self { file: Arc::new(file), tensors }
     }
 
-    /// Path of the file.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Tensor names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of this name.
-    ///
-    /// # Errors
-    /// When the file does not hold it.
-    pub fn tensor(&self, name: &str) -> Result<MappedTensor, CheckpointError> {
+    pub(super) fn tensor(&self, name: &str) -> Result<MappedTensor, CheckpointError> {
         let Some((name, slot)) = self.tensors.get_key_value(name) else {
             return Err(CheckpointError::MissingTensor {
                 path: self.path().to_owned(),
@@ -84,14 +69,59 @@ impl SafetensorsFile {
         })
     }
 
+    pub(super) fn verify_unchanged(&self) -> Result<(), CheckpointError> {
+        self.file.verify_unchanged()
+    }
+}
+
+/// One mapped `*.safetensors` file whose header has been checked (see [`parse_header`]).
+#[derive(Debug, Clone)]
+pub struct SafetensorsFile {
+    table: TensorTable,
+}
+
+/// What to do when a weight file is not there.
+const MISSING_FILE: &str = "copy the file from the original checkpoint into the folder";
+
+impl SafetensorsFile {
+    /// Maps the file and checks its header. Reads only the header's pages.
+    ///
+    /// # Errors
+    /// When the file is missing, not a regular file, or its header is invalid.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let file = MappedFile::open(path, MISSING_FILE)?;
+        let entries = parse_header(file.bytes())
+            .map_err(|problem| CheckpointError::Header { path: path.to_owned(), problem })?;
+        Ok(Self { table: TensorTable::new(file, entries) })
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        self.table.path()
+    }
+
+    /// Tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.table.names()
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// When the file does not hold it.
+    pub fn tensor(&self, name: &str) -> Result<MappedTensor, CheckpointError> {
+        self.table.tensor(name)
+    }
+
     /// Requests read-ahead of the whole file.
     pub fn prefetch(&self) {
-        self.file.prefetch(0..self.file.bytes().len());
+        let file = &self.table.file;
+        file.prefetch(0..file.bytes().len());
     }
 
     /// See [`WeightFiles::verify_unchanged`](super::WeightFiles::verify_unchanged).
     pub fn verify_unchanged(&self) -> Result<(), CheckpointError> {
-        self.file.verify_unchanged()
+        self.table.verify_unchanged()
     }
 }
 

@@ -44,6 +44,20 @@ impl Tokenizer {
         Self::from_json(&path, &bytes)
     }
 
+    /// Reads a tokenizer.json, or a SentencePiece model when the name ends in `.model`; `remedy` is
+    /// part of the error when there is none.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_file(path: &Path, remedy: &'static str) -> Result<Self, CheckpointError> {
+        let bytes = read_bounded(path, MAX_TOKENIZER_BYTES, remedy)?;
+        if path.extension().is_some_and(|extension| extension == "model") {
+            let json = super::sentencepiece::to_tokenizer_json(path, &bytes)?;
+            return Self::from_json(path, &json);
+        }
+        Self::from_json(path, &bytes)
+    }
+
     /// Parses the bytes of a tokenizer.json; `path` is only named in errors.
     ///
     /// # Errors
@@ -89,6 +103,19 @@ impl Tokenizer {
             }
         })?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// [`Tokenizer::encode`] of an OpenVLA prompt: with the empty word at the end. The official code
+    /// appends it (id 29871) if the prompt does not end with it, as in training.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>, CheckpointError> {
+        let mut ids = self.encode(prompt)?;
+        if ids.last().copied() != self.empty_word {
+            ids.extend(self.empty_word);
+        }
+        Ok(ids)
     }
 
     /// The text of a token, as the vocabulary spells it (`▁robot`), for messages.
@@ -155,6 +182,39 @@ impl Tokenizer {
             return Err(fail(format!(
                 "a text begins with token {first:?}, not with <s> ({bos:?})"
             )));
+        }
+        Ok(())
+    }
+}
+
+impl Tokenizer {
+    /// Checks that every id has one of the `rows` of the embedding, and that a text begins with
+    /// `<bos>` and does not end with `<eos>`, as PaliGemma's.
+    ///
+    /// # Errors
+    /// The first mismatch.
+    pub(super) fn check_fits_gemma(&self, rows: usize) -> Result<(), CheckpointError> {
+        let fail = |detail: String| CheckpointError::Tokenizer {
+            path: self.path.clone(),
+            detail,
+            remedy: "use the tokenizer that the checkpoint was trained with: PaliGemma's, of \
+                google/paligemma-3b-pt-224",
+        };
+        let end = self.id_end();
+        if end > rows {
+            let last = end - 1;
+            return Err(fail(format!("token ids go up to {last}, the embedding has {rows} rows")));
+        }
+        let ids = self.encode("a")?;
+        let bos = self.id("<bos>");
+        if bos.is_none() || ids.first().copied() != bos || ids.len() < 2 {
+            let first = ids.first();
+            return Err(fail(format!(
+                "a text begins with token {first:?}, not with <bos> ({bos:?})"
+            )));
+        }
+        if self.id("<eos>").is_some_and(|eos| ids.last() == Some(&eos)) {
+            return Err(fail("a text ends with <eos>, which the prompt must not have".into()));
         }
         Ok(())
     }

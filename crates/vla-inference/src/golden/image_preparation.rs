@@ -161,14 +161,15 @@ fn compare(
         path: folder.join("cases.json"),
         reason: format!("{name}: {reason}"),
     };
-    let mut preparer =
-        Preparer::new(preparation).map_err(|error| failed(error.to_string()))?;
+    let mut preparer = Preparer::new(preparation).map_err(|error| failed(error.to_string()))?;
     let (mut steps, mut missed) = (Vec::new(), Vec::new());
     let mut expected = case.steps.iter();
     let result = preparer.rgb_in_steps(image, |operation, size, pixels| {
         let done = step_name(operation);
         match expected.next() {
-            Some(step) if step.step == done => missed.extend(difference(folder, step, size, pixels)),
+            Some(step) if step.step == done => {
+                missed.extend(difference(folder, step, size, pixels))
+            }
             Some(step) => missed.push(format!("step {done} where the kit has {}", step.step)),
             None => missed.push(format!("step {done} where the kit has none")),
         }

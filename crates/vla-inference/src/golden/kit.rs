@@ -163,9 +163,7 @@ impl Kit {
     /// # Errors
     /// When it cannot be read.
     pub fn image(&self, path: &Path) -> Result<RgbImage, KitError> {
-        let path = self.folder.join(path);
-        observation::open(&path)
-            .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
+        image(&self.folder, path)
     }
 
     /// The intermediate tensors of a case; `None` when the kit has none for it.
@@ -173,22 +171,33 @@ impl Kit {
     /// # Errors
     /// When the file is broken.
     pub fn tensors(&self, case: usize) -> Result<Option<BTreeMap<String, HostTensor>>, KitError> {
-        let path = self.folder.join(format!("tensors/case{case:02}.safetensors"));
-        if !path.exists() {
-            return Ok(None);
-        }
-        let failed = |reason: String| KitError { path: path.clone(), reason };
-        let file = SafetensorsFile::open(&path).map_err(|error| failed(error.to_string()))?;
-        let mut tensors = BTreeMap::new();
-        for name in file.names() {
-            let tensor = file.tensor(name).map_err(|error| failed(error.to_string()))?;
-            let values = tensor.to_f32_vec().map_err(|error| failed(error.to_string()))?;
-            let tensor = HostTensor::from_f32(tensor.shape(), values)
-                .map_err(|error| failed(error.to_string()))?;
-            tensors.insert(name.to_owned(), tensor);
-        }
-        Ok(Some(tensors))
+        read_tensors(&self.folder.join(format!("tensors/case{case:02}.safetensors")))
     }
+}
+
+/// An image of a kit.
+pub(super) fn image(folder: &Path, path: &Path) -> Result<RgbImage, KitError> {
+    let path = folder.join(path);
+    observation::open(&path)
+        .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
+}
+
+/// The float tensors of a file; `None` when there is no such file.
+pub(super) fn read_tensors(path: &Path) -> Result<Option<BTreeMap<String, HostTensor>>, KitError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |reason: String| KitError { path: path.to_owned(), reason };
+    let file = SafetensorsFile::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let tensor = file.tensor(name).map_err(|error| failed(error.to_string()))?;
+        let values = tensor.to_f32_vec().map_err(|error| failed(error.to_string()))?;
+        let tensor = HostTensor::from_f32(tensor.shape(), values)
+            .map_err(|error| failed(error.to_string()))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(Some(tensors))
 }
 
 pub(super) fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, KitError> {

@@ -7,9 +7,12 @@ mod check;
 pub mod image_preparation;
 mod kind;
 mod kit;
+mod oft;
+pub mod pi0;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
 pub use kind::KitKind;
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
+pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, check_oft, check_oft_with};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{ModelError, NoProbe, Probe, Weights};
 use crate::backend::{
-    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, TensorParallel,
+    Activation, Backend, BackendError, CacheSpec, HeadShape, LinearSource, Mask, TensorParallel,
     TokenBufferSpec, TraceBackend, WeightRole,
 };
 use crate::checkpoint::LlamaConfig;
@@ -18,7 +18,8 @@ pub struct Llama<B: Backend> {
     embed_tokens: B::Table,
     layers: Vec<Layer<B>>,
     norm: B::Norm,
-    lm_head: B::Linear,
+    /// `None` for no ids.
+    lm_head: Option<B::Linear>,
     /// Token ids of the head's outputs.
     head_ids: Range<usize>,
 }
@@ -33,7 +34,8 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Loads `language_model.*`, of the head only the rows `head_ids`.
+    /// Loads `language_model.*`, of the head only the rows `head_ids`; without ids there are no
+    /// logits.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or refused by the device.
@@ -46,20 +48,10 @@ impl<B: Backend> Llama<B> {
         let model = weights.at("model");
         let table =
             model.tensor("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
-        let head = weights.tensor("lm_head.weight", &[config.vocab_size, config.hidden_size])?;
-        let rows = head.rows(head_ids.clone()).map_err(BackendError::from)?;
-        let lm_head = backend.load_linear(LinearSource {
-            role: WeightRole::Head,
-            weights: vec![rows],
-            bias: None,
-            output_scale: None,
-            // The 256 action tokens' rows are replicated, so that no logits are gathered.
-            parallelism: if head_ids.len() > WIDE_HEAD {
-                TensorParallel::Column
-            } else {
-                TensorParallel::Replicated
-            },
-        })?;
+        let lm_head = match head_ids.is_empty() {
+            true => None,
+            false => Some(load_head(backend, weights, &config, head_ids.clone())?),
+        };
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(backend, &model.at("layers").at(index), &config))
             .collect::<Result<_, _>>()?;
@@ -95,8 +87,17 @@ impl<B: Backend> Llama<B> {
     /// # Errors
     /// When device memory is short.
     pub fn new_cache(&self, backend: &B, capacity: usize) -> Result<B::Cache, BackendError> {
+        self.cache_of(backend, self.config.num_hidden_layers, capacity)
+    }
+
+    fn cache_of(
+        &self,
+        backend: &B,
+        layers: usize,
+        capacity: usize,
+    ) -> Result<B::Cache, BackendError> {
         backend.new_cache(CacheSpec {
-            layers: self.config.num_hidden_layers,
+            layers,
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
@@ -126,33 +127,61 @@ impl<B: Backend> Llama<B> {
         (position, keep): (usize, usize),
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        self.run(backend, x, keep, probe, |qkv, layer| {
-            backend.causal_attention(qkv, cache, layer, position)
+        let [rows, _] = backend.shape(&x);
+        let kept = rows.saturating_sub(keep)..rows;
+        self.run(backend, x, kept, probe, |qkv, layer| {
+            backend.cached_attention(qkv, cache, layer, position, Mask::Causal)
+        })
+    }
+
+    /// A cache of one layer, which all layers of [`Llama::forward_once`] use in turn.
+    ///
+    /// # Errors
+    /// When device memory is short.
+    pub fn scratch_cache(&self, backend: &B, positions: usize) -> Result<B::Cache, BackendError> {
+        self.cache_of(backend, 1, positions)
+    }
+
+    /// Runs a whole sequence `x` = `[positions, hidden]` that nothing continues, so that no keys are
+    /// kept, and returns the normalised hidden state of the rows `kept`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn forward_once(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        scratch: &mut B::Cache,
+        (mask, kept): (Mask, Range<usize>),
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        self.run(backend, x, kept, probe, |qkv, _| {
+            backend.cached_attention(qkv, scratch, 0, 0, mask)
         })
     }
 
     /// All layers with the given attention. The last layer's attention output and MLP run for the
-    /// last `keep` positions only, unless the probe needs every position.
+    /// rows `kept` only, unless the probe needs every position.
     fn run(
         &self,
         backend: &B,
         mut x: B::Tensor,
-        keep: usize,
+        kept: Range<usize>,
         probe: &mut impl Probe<B>,
         mut attend: impl FnMut(&B::Tensor, usize) -> Result<B::Tensor, BackendError>,
     ) -> Result<B::Tensor, BackendError> {
         let [rows, _] = backend.shape(&x);
-        let last = rows.saturating_sub(keep)..rows;
+        let partial = kept != (0..rows);
         for (index, layer) in self.layers.iter().enumerate() {
-            let cut = (index + 1 == self.layers.len() && last.start > 0 && !probe.every_layer())
-                .then(|| last.clone());
+            let cut = (index + 1 == self.layers.len() && partial && !probe.every_layer())
+                .then(|| kept.clone());
             x = layer.forward(backend, x, cut, |qkv| attend(qkv, index))?;
             if probe.every_layer() {
                 probe.observe(&format!("llm.layer{index}.out"), &x)?;
             }
         }
-        if probe.every_layer() && last.start > 0 {
-            x = backend.slice_rows(&x, last)?;
+        if probe.every_layer() && partial {
+            x = backend.slice_rows(&x, kept)?;
         }
         let x = backend.rms_norm(&x, &self.norm)?;
         probe.observe("llm.final_norm.out", &x)?;
@@ -162,9 +191,16 @@ impl<B: Backend> Llama<B> {
     /// Logits `[rows, head_ids]`.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the head was not loaded or the device fails.
     pub fn logits(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor, BackendError> {
-        backend.linear(x, &self.lm_head, Activation::Identity)
+        backend.linear(x, self.head()?, Activation::Identity)
+    }
+
+    fn head(&self) -> Result<&B::Linear, BackendError> {
+        self.lm_head.as_ref().ok_or_else(|| BackendError::Shape {
+            operation: "logits",
+            detail: "the model was loaded without its head".into(),
+        })
     }
 }
 
@@ -199,7 +235,7 @@ impl<B: TraceBackend> Llama<B> {
         x: &B::Tensor,
         buffer: &mut B::TokenBuffer,
     ) -> Result<(), BackendError> {
-        backend.argmax_append(x, &self.lm_head, &self.embed_tokens, buffer)
+        backend.argmax_append(x, self.head()?, &self.embed_tokens, buffer)
     }
 
     /// Makes `id` the token that the next decode step continues from.
@@ -225,10 +261,32 @@ impl<B: TraceBackend> Llama<B> {
         x: B::Tensor,
         cache: &mut B::Cache,
     ) -> Result<B::Tensor, BackendError> {
-        self.run(backend, x, 1, &mut NoProbe, |qkv, layer| {
+        self.run(backend, x, 0..1, &mut NoProbe, |qkv, layer| {
             backend.causal_attention_at_counter(qkv, cache, layer)
         })
     }
+}
+
+/// The rows `ids` of the output head.
+fn load_head<B: Backend>(
+    backend: &B,
+    weights: &Weights<'_>,
+    config: &LlamaConfig,
+    ids: Range<usize>,
+) -> Result<B::Linear, ModelError> {
+    let head = weights.tensor("lm_head.weight", &[config.vocab_size, config.hidden_size])?;
+    // The 256 action tokens' rows are replicated, so that no logits are gathered.
+    let parallelism = match ids.len() > WIDE_HEAD {
+        true => TensorParallel::Column,
+        false => TensorParallel::Replicated,
+    };
+    Ok(backend.load_linear(LinearSource {
+        role: WeightRole::Head,
+        weights: vec![head.rows(ids).map_err(BackendError::from)?],
+        bias: None,
+        output_scale: None,
+        parallelism,
+    })?)
 }
 
 impl<B: Backend> Layer<B> {

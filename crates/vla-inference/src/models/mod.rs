@@ -6,7 +6,9 @@
 
 pub mod action_trace;
 pub mod llama;
+pub mod oft;
 pub mod openvla;
+pub mod pi0;
 pub mod probe;
 pub mod projector;
 pub mod speculative;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::llama::Llama;
 use super::projector::Projector;
-use super::vit::VisionTower;
+use super::vit::{Conditioning, VisionTower};
 use super::{ModelError, Probe, TensorSource, Weights, speculative};
 use crate::backend::{Backend, BackendError, Normalisation, Pixels, TopTwo};
 use crate::checkpoint::{OpenVlaConfig, PreprocessorConfig};
@@ -102,10 +102,24 @@ impl<B: Backend> OpenVla<B> {
         images: &[B::Image],
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
+        self.conditioned_features(backend, images, None, probe)
+    }
+
+    /// [`OpenVla::features_of`] with an instruction's effect on the towers.
+    ///
+    /// # Errors
+    /// When the conditioning is for other towers, or the device fails.
+    pub fn conditioned_features(
+        &self,
+        backend: &B,
+        images: &[B::Image],
+        film: Option<&Conditioning<B>>,
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
         let cut =
             images.iter().map(|image| backend.cut_patches(image)).collect::<Result<Vec<_>, _>>()?;
         let mut features = Vec::with_capacity(self.towers.len());
-        for (tower, grid) in &self.towers {
+        for (index, (tower, grid)) in self.towers.iter().enumerate() {
             let patches = cut.get(*grid).ok_or_else(|| BackendError::Shape {
                 operation: "features",
                 detail: format!(
@@ -114,7 +128,8 @@ impl<B: Backend> OpenVla<B> {
                     self.grids.len()
                 ),
             })?;
-            features.push(tower.forward(backend, patches, probe)?);
+            let film = film.and_then(|film| film.0.get(index)).map_or(&[][..], Vec::as_slice);
+            features.push(tower.modulated(backend, patches, film, probe)?);
         }
         backend.concat_columns(&features.iter().collect::<Vec<_>>())
     }

@@ -13,12 +13,24 @@ use crate::backend::{
 use crate::checkpoint::{TowerConfig, TowerFamily};
 
 /// Name of a tower in the golden kit and in probes.
-fn name(family: TowerFamily) -> &'static str {
+pub(super) fn family_name(family: TowerFamily) -> &'static str {
     match family {
         TowerFamily::Dinov2 => "dino",
         TowerFamily::Siglip => "siglip",
     }
 }
+
+/// What an instruction does to one block's features (FiLM): `x * factor + offset` between attention
+/// and MLP. Both are `[1, width]`.
+pub struct Modulation<B: Backend> {
+    /// One plus the learned scale.
+    pub factor: B::Tensor,
+    /// The learned shift.
+    pub offset: B::Tensor,
+}
+
+/// The modulations of all towers for one instruction: by tower, then by block.
+pub struct Conditioning<B: Backend>(pub Vec<Vec<Modulation<B>>>);
 
 /// A tower without its last block.
 pub struct VisionTower<B: Backend> {
@@ -102,7 +114,25 @@ impl<B: Backend> VisionTower<B> {
         patches: &B::Tensor,
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let name = name(self.config.family);
+        self.modulated(backend, patches, &[], probe)
+    }
+
+    /// [`VisionTower::forward`] with the modulation of each block, or none at all.
+    ///
+    /// # Errors
+    /// When the number of modulations is another than that of blocks, or the device fails.
+    pub fn modulated(
+        &self,
+        backend: &B,
+        patches: &B::Tensor,
+        film: &[Modulation<B>],
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        if !film.is_empty() && film.len() != self.blocks.len() {
+            let detail = format!("{} modulations for {} blocks", film.len(), self.blocks.len());
+            return Err(BackendError::Shape { operation: "vision tower", detail });
+        }
+        let name = family_name(self.config.family);
         let x = backend.embed_patches(patches, &self.patch_embed)?;
         probe.observe(&format!("{name}.patch_embed"), &x)?;
         // The position embedding belongs to the patches only; prefix tokens have none.
@@ -115,7 +145,7 @@ impl<B: Backend> VisionTower<B> {
         };
         probe.observe(&format!("{name}.embedded"), &x)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(backend, x, self.config.num_heads)?;
+            x = block.forward(backend, x, self.config.num_heads, film.get(index))?;
             if probe.every_layer() {
                 probe.observe(&format!("{name}.block{index}.out"), &x)?;
             }
@@ -164,11 +194,21 @@ impl<B: Backend> Block<B> {
         })
     }
 
-    fn forward(&self, backend: &B, x: B::Tensor, heads: usize) -> Result<B::Tensor, BackendError> {
+    fn forward(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        heads: usize,
+        film: Option<&Modulation<B>>,
+    ) -> Result<B::Tensor, BackendError> {
         let normed = backend.layer_norm(&x, &self.norm1)?;
         let qkv = backend.linear(&normed, &self.qkv, Activation::Identity)?;
         let attended = backend.attention(&qkv, heads)?;
         let x = backend.add(x, &backend.linear(&attended, &self.proj, Activation::Identity)?)?;
+        let x = match film {
+            Some(Modulation { factor, offset }) => backend.multiply_add(&x, factor, offset)?,
+            None => x,
+        };
         let normed = backend.layer_norm(&x, &self.norm2)?;
         let hidden = backend.linear(&normed, &self.fc1, Activation::Gelu)?;
         backend.add(x, &backend.linear(&hidden, &self.fc2, Activation::Identity)?)

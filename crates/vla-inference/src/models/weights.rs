@@ -20,24 +20,29 @@ pub trait TensorSource {
 
 impl TensorSource for WeightFiles {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
-        let mapped = self.expect(name, shape)?;
-        let dtype = match mapped.dtype() {
-            StoredType::BF16 => Some(DType::Bf16),
-            StoredType::F32 => Some(DType::F32),
-            _ => None,
-        };
-        let tensor = match dtype {
-            Some(dtype) => HostTensor::from_bytes(dtype, shape, Bytes::from_owner(Mapped(mapped))),
-            None => HostTensor::from_f32(shape, mapped.to_f32_vec()?),
-        };
-        // The shape was checked against the bytes when the file was opened, so this cannot fail for
-        // a mapped tensor.
-        tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
+        host_tensor(name, self.expect(name, shape)?)
     }
 
     fn contains(&self, name: &str) -> bool {
         WeightFiles::contains(self, name)
     }
+}
+
+/// A checked weight as a tensor: in place where it is bf16 or float32, widened otherwise.
+pub(super) fn host_tensor(name: &str, mapped: MappedTensor) -> Result<HostTensor, ModelError> {
+    let dtype = match mapped.dtype() {
+        StoredType::BF16 => Some(DType::Bf16),
+        StoredType::F32 => Some(DType::F32),
+        _ => None,
+    };
+    let shape = mapped.shape().to_vec();
+    let tensor = match dtype {
+        Some(dtype) => HostTensor::from_bytes(dtype, &shape, Bytes::from_owner(Mapped(mapped))),
+        None => HostTensor::from_f32(&shape, mapped.to_f32_vec()?),
+    };
+    // The shape was checked against the bytes when the file was opened, so this cannot fail for a
+    // mapped tensor.
+    tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
 }
 
 /// Keeps the file mapped while a weight refers to it.
@@ -153,6 +158,32 @@ impl<'a> Weights<'a> {
             .map(|(name, outputs)| self.at(name).tensor("weight", &[*outputs, inputs]))
             .collect::<Result<_, _>>()?;
         let source = LinearSource { role, weights, bias: None, output_scale: None, parallelism };
+        backend
+            .load_linear(source)
+            .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
+    }
+
+    /// [`Weights::stacked`] of layers with a bias each.
+    ///
+    /// # Errors
+    /// As [`Weights::linear`].
+    pub fn stacked_with_bias<B: Backend>(
+        &self,
+        backend: &B,
+        (role, parallelism): (WeightRole, TensorParallel),
+        parts: &[(&str, usize)],
+        inputs: usize,
+    ) -> Result<B::Linear, ModelError> {
+        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        for (name, outputs) in parts {
+            let layer = self.at(name);
+            weights.push(layer.tensor("weight", &[*outputs, inputs])?);
+            bias.extend(layer.tensor("bias", &[*outputs])?.to_f32());
+        }
+        let bias = HostTensor::from_f32(&[bias.len()], bias)
+            .map_err(|source| ModelError::Tensor { name: self.prefix.clone(), source })?;
+        let source =
+            LinearSource { role, weights, bias: Some(bias), output_scale: None, parallelism };
         backend
             .load_linear(source)
             .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })

@@ -177,7 +177,9 @@ mod tests {
                         .sum();
                     let mean = sum as f32 * (1.0 / (nx * ny) as f32);
                     let half = (nx, ny) == (2, 2);
-                    out.push(if half { (sum + 2) >> 2 } else { mean.round_ties_even() as u32 } as u8);
+                    out.push(
+                        if half { (sum + 2) >> 2 } else { mean.round_ties_even() as u32 } as u8
+                    );
                     continue;
                 }
                 let (mut sum, (top, heights)) = (0.0, down.of(y));

@@ -1,8 +1,8 @@
 //! Resizing with the aspect ratio kept and black margins, as openpi's client and LeRobot do.
 
+use super::ImageError;
 use super::preparation::{Size, View};
 use super::resize::{Filter, Resizer};
-use super::ImageError;
 
 /// Where a resized image lies between its margins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

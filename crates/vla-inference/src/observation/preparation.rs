@@ -155,7 +155,9 @@ pub enum PreparationError {
         unless: Size,
     },
     /// A step after, or a condition on, one that gives floats.
-    #[error("image step '{step}' gives floating-point pixels; it must be the last, without condition")]
+    #[error(
+        "image step '{step}' gives floating-point pixels; it must be the last, without condition"
+    )]
     NotLast {
         /// The step that gives floats.
         step: Operation,

@@ -84,7 +84,9 @@ impl Preparer {
                 Operation::Jpeg => Stage::Jpeg(Box::new(JpegRoundTrip::new())),
                 Operation::Bicubic(size) => pillow(Filter::Bicubic, size)?,
                 Operation::Bilinear(size) => pillow(Filter::Bilinear, size)?,
-                Operation::BilinearPad(size) => Stage::BilinearPad(Box::new(BilinearPad::new(size))),
+                Operation::BilinearPad(size) => {
+                    Stage::BilinearPad(Box::new(BilinearPad::new(size)))
+                }
                 Operation::Lanczos3(size) => Stage::Lanczos3(Box::new(Lanczos3::new(size))),
                 Operation::Area(size) => Stage::Area(Box::new(AreaResize::new(size))),
                 Operation::CenterCrop(area) => Stage::CenterCrop(Box::new(CenterCrop::new(area))),

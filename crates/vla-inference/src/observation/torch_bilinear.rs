@@ -144,11 +144,7 @@ impl TorchBilinearPad {
 }
 
 /// Float neighbours of the output columns in an input row, a plane for each channel.
-fn neighbours(
-    (left, right): (&mut [f32], &mut [f32]),
-    pixels: &[u8],
-    positions: &[Position],
-) {
+fn neighbours((left, right): (&mut [f32], &mut [f32]), pixels: &[u8], positions: &[Position]) {
     let pixels = pixels.as_chunks::<3>().0;
     let width = positions.len();
     for channel in 0..3 {
@@ -246,9 +242,8 @@ mod tests {
             places.map(move |place| (channel, place))
         }) {
             let (h, v) = (across[x], down[y]);
-            let at = |x: usize, y: usize| {
-                f32::from(pixels[(y * from.width + x) * 3 + channel]) / 255.0
-            };
+            let at =
+                |x: usize, y: usize| f32::from(pixels[(y * from.width + x) * 3 + channel]) / 255.0;
             let value = at(h.upper, v.lower) * ((1.0 - v.weight) * h.weight);
             let value = at(h.lower, v.lower).mul_add((1.0 - v.weight) * (1.0 - h.weight), value);
             let value = at(h.lower, v.upper).mul_add(v.weight * (1.0 - h.weight), value);

@@ -1,6 +1,6 @@
 //! Every linear layer of OpenVLA by its shape, and its memory on a chip.
 
-use super::{Assumptions, allocated};
+use super::{Assumptions, HEAD_BLOCKS, OnePass, allocated};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::Placement;
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
@@ -153,7 +153,7 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
             [outputs, inputs],
             true,
             1,
-            patches,
+            assumptions.images * patches,
         );
         inputs = outputs;
     }
@@ -167,7 +167,7 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     };
     let (queries, keys) =
         (llama.num_attention_heads * llama.head_dim, llama.num_key_value_heads * llama.head_dim);
-    let rows = crate::backend::tt::bucket(assumptions.positions);
+    let rows = assumptions.rows();
     let mut language = |role, parallelism, parts, shape| {
         push(Group::Llama, role, parallelism, parts, shape, false, llama.num_hidden_layers, rows)
     };
@@ -180,6 +180,20 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
     language(WeightRole::Attention, TensorParallel::RowByHead(heads), 1, [hidden, queries]);
     language(WeightRole::Mlp, TensorParallel::Column, 2, [2 * inside, hidden]);
     language(WeightRole::Mlp, TensorParallel::Row, 1, [hidden, inside]);
+    if let Some(OnePass { chunk, action_dim, state_dim }) = assumptions.one_pass {
+        let whole = TensorParallel::Replicated;
+        let mut part = |group, shape, count, rows| {
+            push(group, WeightRole::Projector, whole, 1, shape, true, count, rows);
+        };
+        if state_dim > 0 {
+            part(Group::Projector, [hidden, state_dim], 1, 1);
+            part(Group::Projector, [hidden, hidden], 1, 1);
+        }
+        part(Group::Head, [hidden, action_dim * hidden], 1, chunk);
+        part(Group::Head, [hidden, hidden], HEAD_BLOCKS, chunk);
+        part(Group::Head, [action_dim, hidden], 1, chunk);
+        return layers;
+    }
     let parallelism = if assumptions.head_rows > 1024 {
         TensorParallel::Column
     } else {

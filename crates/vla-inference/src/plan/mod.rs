@@ -12,6 +12,7 @@ use tt_metal::{DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::{MLP_COLUMN_MULTIPLE, MeshKind, TILE_SIDE, bucket, cache_dims};
 use crate::checkpoint::OpenVlaConfig;
+use crate::models::oft::OftLayout;
 pub use layers::{Group, PlannedLayer};
 pub use stages::StagePlan;
 
@@ -20,9 +21,27 @@ pub const GIB: f64 = (1u64 << 30) as f64;
 /// Rows of the output head for action tokens.
 pub const ACTION_ROWS: usize = 256;
 
+/// A chunk of actions answered in one pass (OpenVLA-OFT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnePass {
+    /// Steps of a chunk.
+    pub chunk: usize,
+    /// Numbers per step.
+    pub action_dim: usize,
+    /// Numbers of the robot's state; 0 for none.
+    pub state_dim: usize,
+}
+
+/// Residual blocks of the published regression heads.
+const HEAD_BLOCKS: usize = 2;
+
 /// Assumptions of a plan. Rates are per chip.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assumptions {
+    /// Images of one observation.
+    pub images: usize,
+    /// One pass for a chunk instead of decoding.
+    pub one_pass: Option<OnePass>,
     /// Positions of the prompt with its image, before padding to a bucket.
     pub positions: usize,
     /// Action tokens; the prefill gives the first.
@@ -57,6 +76,8 @@ impl Assumptions {
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
         Self {
+            images: 1,
+            one_pass: None,
             positions: patches + 20,
             tokens: 7,
             head_rows: ACTION_ROWS,
@@ -77,18 +98,52 @@ impl Assumptions {
         }
     }
 
+    /// For OpenVLA-OFT: `images` images and a prompt of 30 ids, answered in one pass.
+    #[must_use]
+    pub fn one_pass(config: &OpenVlaConfig, images: usize, pass: OnePass) -> Self {
+        let patches = config.towers.first().map_or(0, |tower| tower.patches());
+        let state = pass.state_dim > 0;
+        let layout = OftLayout::new(images * patches, state, 30, pass.chunk * pass.action_dim);
+        Self {
+            images,
+            one_pass: Some(pass),
+            positions: layout.rows,
+            tokens: 1,
+            ..Self::standard(config)
+        }
+    }
+
+    /// Rows that the language model computes for the prompt.
+    pub(super) fn rows(&self) -> usize {
+        match self.one_pass {
+            // Padding rows would be attended to, so that there are only a tile's.
+            Some(_) => self.positions.next_multiple_of(TILE_SIDE),
+            None => bucket(self.positions),
+        }
+    }
+
     /// One line of text per assumption.
     #[must_use]
     pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
         let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
         vec![
             format!(
-                "{} positions, computed as {}; {} action tokens",
+                "{} image{}, {} positions, computed as {}; {}",
+                self.images,
+                if self.images == 1 { "" } else { "s" },
                 self.positions,
-                bucket(self.positions),
-                self.tokens
+                self.rows(),
+                match self.one_pass {
+                    Some(OnePass { chunk, action_dim, .. }) => format!(
+                        "{chunk} x {action_dim} numbers in one pass, attention in both directions"
+                    ),
+                    None => format!("{} action tokens", self.tokens),
+                }
             ),
-            format!("head: {} rows", self.head_rows),
+            match self.one_pass {
+                Some(_) => format!("head: regression, {HEAD_BLOCKS} residual blocks, replicated"),
+                None => format!("head: {} rows", self.head_rows),
+            },
             format!(
                 "arithmetic: {:.1} TFLOP/s per chip and pass (64 cores, 1 GHz, 8x16x16 per \
                 cycle), divided by the passes of the fidelity",
@@ -127,9 +182,17 @@ impl Assumptions {
                 "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
                 self.host_seconds * 1e3
             ),
-            "no launch overhead between operations: prefill and decode step are executed as \
-            captured traces (not with --eager)"
-                .into(),
+            match self.one_pass {
+                Some(_) => {
+                    "no launch overhead between operations: the pass is executed as one \
+                    captured trace (not with --eager)"
+                }
+                None => {
+                    "no launch overhead between operations: prefill and decode step are \
+                    executed as captured traces (not with --eager)"
+                }
+            }
+            .into(),
         ]
     }
 
@@ -237,6 +300,8 @@ fn memory(
         cache_dims(llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim, chips, {
             assumptions.positions + assumptions.tokens - 1
         });
+    // One pass keeps no keys: all layers use the same place in turn.
+    let cached = if assumptions.one_pass.is_some() { 1 } else { llama.num_hidden_layers };
     let side = allocated(groups * rows, width, policy.cache, true);
     // Cosine and sine, in tiles for the prefill and row-major for the lookup of a decode step.
     let tables = [true, false]
@@ -247,7 +312,7 @@ fn memory(
     let widest = llama.hidden_size * 4
         + (llama.num_attention_heads + 2 * llama.num_key_value_heads) * llama.head_dim
         + 3 * llama.intermediate_size;
-    let work = allocated(bucket(assumptions.positions), widest, policy.stream, true);
+    let work = allocated(assumptions.rows(), widest, policy.stream, true);
     let items = vec![
         ("vision towers".into(), of(Group::Vision)),
         ("projector".into(), of(Group::Projector)),
@@ -258,10 +323,7 @@ fn memory(
             allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
         ),
         ("norms and embeddings".into(), layers::small_tensors(config, policy)),
-        (
-            format!("keys and values of {rows} positions"),
-            2 * llama.num_hidden_layers as u64 * side + tables,
-        ),
+        (format!("keys and values of {rows} positions"), 2 * cached as u64 * side + tables),
         ("activations".into(), work),
         ("trace region".into(), DRAM_BANKS * DEFAULT_TRACE_REGION_BYTES),
     ];

@@ -1,7 +1,7 @@
 //! Roofline estimate of each stage.
 
 use super::layers::{Group, PlannedLayer};
-use super::{Assumptions, MeshKind, TILE_SIDE, bucket};
+use super::{Assumptions, MeshKind, TILE_SIDE};
 use crate::backend::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
 use crate::backend::tt::cache_dims;
 use crate::checkpoint::OpenVlaConfig;
@@ -103,14 +103,17 @@ pub(super) fn stages(
     let [first, later] = assumptions.payloads(policy);
     let further = assumptions.tokens.saturating_sub(1);
     let (prefill, decode) = (
-        model.all_reduces(first, bucket(assumptions.positions)),
+        model.all_reduces(first, assumptions.rows()),
         model.all_reduces(later, assumptions.decode_rows),
     );
-    vec![
+    let mut stages = vec![
         model.vision().stage("vision", 1, (0.0, 0.0), assumptions),
         model.prefill().stage("prefill", 1, prefill, assumptions),
-        model.decode_step().stage("decode step", further, decode, assumptions),
-    ]
+    ];
+    if assumptions.one_pass.is_none() {
+        stages.push(model.decode_step().stage("decode step", further, decode, assumptions));
+    }
+    stages
 }
 
 impl Model<'_> {
@@ -145,7 +148,13 @@ impl Model<'_> {
     fn vision(&self) -> Work {
         let chips = self.mesh.chips();
         let mut work = Work::default();
-        for layer in self.layers(&[Group::Vision, Group::Projector]) {
+        // The towers run for each image, the projector once for all.
+        for _ in 0..self.assumptions.images {
+            for layer in self.layers(&[Group::Vision]) {
+                self.add(&mut work, layer, layer.rows);
+            }
+        }
+        for layer in self.layers(&[Group::Projector]) {
             self.add(&mut work, layer, layer.rows);
         }
         for tower in &self.config.towers {
@@ -153,7 +162,8 @@ impl Model<'_> {
             let width = (tower.num_heads * tower.head_dim().next_multiple_of(TILE_SIDE)) as f64;
             let sharded = self.policy.split_vision && tower.num_heads.is_multiple_of(chips);
             let shards = if sharded { chips as f64 } else { 1.0 };
-            let flop = 4.0 * rows * rows * width * tower.used_blocks() as f64 / shards;
+            let images = self.assumptions.images as f64;
+            let flop = images * 4.0 * rows * rows * width * tower.used_blocks() as f64 / shards;
             work.add(flop, self.policy.attention_math, 0.0, self.assumptions);
         }
         work
@@ -161,20 +171,21 @@ impl Model<'_> {
 
     /// The language model over the prompt.
     fn prefill(&self) -> Work {
-        let (llama, rows) = (&self.config.llama, bucket(self.assumptions.positions));
+        let (llama, rows) = (&self.config.llama, self.assumptions.rows());
         let mut work = Work::default();
         for layer in self.layers(&[Group::Llama]) {
             self.add(&mut work, layer, rows);
         }
         for layer in self.layers(&[Group::Head]) {
-            // The last position only.
-            self.add(&mut work, layer, TILE_SIDE);
+            // The last position only, or the steps of a chunk.
+            self.add(&mut work, layer, layer.rows);
         }
         let [groups, width] = self.local_cache();
         let queries = (groups * (llama.num_attention_heads / llama.num_key_value_heads)) as f64;
         // Causal: half of the square.
+        let part = if self.assumptions.one_pass.is_some() { 4.0 } else { 2.0 };
         let square =
-            (rows * rows) as f64 * 2.0 * queries * width as f64 * llama.num_hidden_layers as f64;
+            (rows * rows) as f64 * part * queries * width as f64 * llama.num_hidden_layers as f64;
         work.add(square, self.policy.attention_math, 0.0, self.assumptions);
         work
     }

@@ -5,7 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{OpenVlaPolicy, Policy, PolicyError, PolicyOptions};
+use super::{
+    OftContract, OftError, OftPolicy, OpenVlaPolicy, Pi0Policy, Policy, PolicyError, PolicyOptions,
+    ScriptedPolicy,
+};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
@@ -242,10 +245,9 @@ pub enum PolicyLoadError {
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
     match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
         CheckpointKind::OpenVla => {}
-        kind => {
-            let folder = source.checkpoint.display().to_string();
-            return Err(PolicyError::Kind { folder, kind }.into());
-        }
+        CheckpointKind::Scripted => return Ok(Box::new(ScriptedPolicy::open(source.checkpoint)?)),
+        CheckpointKind::Pi0 | CheckpointKind::Pi05 => return load_pi0(source),
+        CheckpointKind::OpenVlaOft => return load_oft(source),
     }
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
@@ -272,5 +274,63 @@ pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLo
         }
     }
     let work = Load(source.checkpoint, source.options);
+    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
+}
+
+fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
+    struct Load<'a>(&'a Path, PolicyOptions);
+    impl WithBackend for Load<'_> {
+        type Output = Box<dyn Policy>;
+        fn run<B: Backend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?))
+        }
+    }
+    let work = Load(source.checkpoint, source.options);
+    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
+}
+
+fn load_oft(mut source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
+    struct Load<'a>(&'a Path, PolicyOptions, OftContract);
+    impl Load<'_> {
+        fn open<B: Backend>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<OftPolicy<B>, PolicyLoadError> {
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(OftPolicy::open(backend, self.0, &options, self.2)?)
+        }
+    }
+    impl WithBackend for Load<'_> {
+        type Output = Box<dyn Policy>;
+        fn run<B: Backend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            Ok(Box::new(self.open(backend, precision)?))
+        }
+
+        fn run_traced<B: TraceBackend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            if self.1.eager {
+                return self.run(backend, precision);
+            }
+            Ok(Box::new(self.open(backend, precision)?.with_traces()))
+        }
+    }
+    let Some(contract) = source.options.oft.take() else {
+        let folder = source.checkpoint.display().to_string();
+        return Err(PolicyError::Oft(OftError::NoContract(folder)).into());
+    };
+    let work = Load(source.checkpoint, source.options, contract);
     with_backend(source.device, source.precision, source.threads, &source.mesh, work)
 }

@@ -2,18 +2,24 @@
 
 mod action_codec;
 mod device;
+mod oft;
 mod openvla;
+pub mod pi0;
 mod preparation_rule;
 mod prompt;
+mod scripted;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
     load_policy, with_backend,
 };
+pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
+pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use preparation_rule::{PreparationRule, PreparationRuleError};
 pub use prompt::prompt;
+pub use scripted::{ScriptError, ScriptedPolicy};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -50,7 +56,8 @@ pub struct Decision {
 /// A part of an inference and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
-    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` (eager), or `capture`
+    /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
+    /// `capture`
     /// (first action of a prompt length) or `execute` (traced).
     pub name: &'static str,
     /// Wall-clock milliseconds.
@@ -135,12 +142,21 @@ pub enum PolicyError {
     /// The observation lacks something.
     #[error(transparent)]
     Observation(#[from] ObservationError),
+    /// A script or its instruction is unfit.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
     /// The instruction is unfit.
     #[error(transparent)]
     Instruction(#[from] InstructionError),
+    /// A flow-matching policy cannot decide.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
     /// A token that stands for no action.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// The checkpoint does not do what the policy file says of it.
+    #[error(transparent)]
+    Oft(#[from] OftError),
     /// The end-of-sequence token before all action tokens.
     #[error(
         "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does \

@@ -57,6 +57,10 @@ pub struct PolicyOptions {
     pub eager: bool,
     /// Which image preparation is used.
     pub preparation: PreparationRule,
+    /// Options of flow-matching policies (pi0, pi0.5).
+    pub flow: super::FlowOptions,
+    /// What the policy file says of an OpenVLA-OFT checkpoint; required for one.
+    pub oft: Option<super::OftContract>,
 }
 
 /// Counters of speculative decoding.
@@ -104,17 +108,17 @@ pub struct OpenVlaPolicy<B: Backend> {
 }
 
 /// Measures consecutive stages.
-struct Stopwatch {
+pub(super) struct Stopwatch {
     last: Instant,
-    stages: Vec<Stage>,
+    pub(super) stages: Vec<Stage>,
 }
 
 impl Stopwatch {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self { last: Instant::now(), stages: Vec::with_capacity(5) }
     }
 
-    fn lap(&mut self, name: &'static str) {
+    pub(super) fn lap(&mut self, name: &'static str) {
         let now = Instant::now();
         self.stages
             .push(Stage { name, milliseconds: now.duration_since(self.last).as_secs_f64() * 1e3 });
@@ -242,14 +246,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
     /// # Errors
     /// When the text is too long for the tokenizer.
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>, PolicyError> {
-        let mut ids = self.checkpoint.tokenizer.encode(prompt)?;
-        // The official code appends the empty word (id 29871) if the prompt does not end with it,
-        // as in training.
-        let empty_word = self.checkpoint.tokenizer.empty_word();
-        if ids.last().copied() != empty_word {
-            ids.extend(empty_word);
-        }
-        Ok(ids)
+        Ok(self.checkpoint.tokenizer.encode_prompt(prompt)?)
     }
 
     /// Generates an action's tokens from a resized image and a prompt's ids.

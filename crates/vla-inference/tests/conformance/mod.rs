@@ -4,7 +4,7 @@
 //! number formats.
 
 use vla_inference::backend::{
-    Activation, Backend, CacheSpec, GreedyToken, HeadShape, LinearSource, NormSource,
+    Activation, Backend, CacheSpec, GreedyToken, HeadShape, LinearSource, Mask, NormSource,
     Normalisation, PatchEmbeddingSource, Pixels, TensorParallel, TokenBufferSpec, TraceBackend,
     WeightRole,
 };
@@ -124,6 +124,7 @@ pub fn suite<B: Backend>(backend: &B, tolerance: Tolerance) {
         elementwise(backend, &mut numbers, tolerance);
         bidirectional_attention(backend, &mut numbers, tolerance);
         causal_attention(backend, &mut numbers, tolerance);
+        suffix_attention(backend, &mut numbers, tolerance);
         patches(backend, &mut numbers, tolerance);
         moving(backend, &mut numbers, tolerance);
         parallel_mlp(backend, &mut numbers, tolerance);
@@ -152,6 +153,20 @@ fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf.copysign(x))
 }
 
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+}
+
+fn active(x: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::Identity => x,
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    }
+}
+
 fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     // One row and few rows are streamed, many go through the GEMM; widths that no register divides.
     for (rows, inputs, parts) in [
@@ -171,7 +186,13 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
             values: weights.iter().flat_map(|w| w.values.clone()).collect(),
         };
         let product = x.times_transposed(&stacked);
-        for activation in [Activation::Identity, Activation::Gelu] {
+        for activation in [
+            Activation::Identity,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Silu,
+            Activation::Relu,
+        ] {
             for full in [false, true] {
                 let layer = backend
                     .load_linear(LinearSource {
@@ -184,8 +205,7 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
                     .unwrap();
                 let want = Matrix::from_fn(rows, outputs, |row, column| {
                     let sum = product.at(row, column) + if full { bias.at(0, column) } else { 0.0 };
-                    let active = if activation == Activation::Gelu { gelu(sum) } else { sum };
-                    active * if full { scale.at(0, column) } else { 1.0 }
+                    active(sum, activation) * if full { scale.at(0, column) } else { 1.0 }
                 });
                 let x = backend.upload(&host(&x)).unwrap();
                 let got = backend.linear(&x, &layer, activation).unwrap();
@@ -252,6 +272,18 @@ fn elementwise<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolera
             gate / (1.0 + (-gate).exp()) * x.at(r, columns + c)
         });
         near(backend, "silu_mul", &backend.silu_mul(&up(&x)).unwrap(), &want, tolerance);
+        let want =
+            Matrix::from_fn(rows, columns, |r, c| gelu_tanh(x.at(r, c)) * x.at(r, columns + c));
+        near(backend, "gelu_tanh_mul", &backend.gelu_tanh_mul(&up(&x)).unwrap(), &want, tolerance);
+        let (whole, row) = (numbers.matrix(rows, 2 * columns), numbers.matrix(1, 2 * columns));
+        for (factor, offset) in [(&whole, &row), (&row, &whole), (&row, &row), (&whole, &whole)] {
+            let of = |m: &Matrix, r: usize, c: usize| m.at(if m.rows == 1 { 0 } else { r }, c);
+            let want = Matrix::from_fn(rows, 2 * columns, |r, c| {
+                y.at(r, c) * of(factor, r, c) + of(offset, r, c)
+            });
+            let got = backend.multiply_add(&up(&y), &up(factor), &up(offset)).unwrap();
+            near(backend, "multiply_add", &got, &want, tolerance);
+        }
         // Values that every format of a logit holds exactly: the order must be right, ties
         // included.
         let top = backend.top_two(&up(&y)).unwrap();
@@ -364,7 +396,8 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
                     .to_vec(),
             };
             let device = backend.upload(&host(&piece)).unwrap();
-            let got = backend.causal_attention(&device, &mut cache, 1, position).unwrap();
+            let got =
+                backend.cached_attention(&device, &mut cache, 1, position, Mask::Causal).unwrap();
             let expected = Matrix {
                 rows,
                 columns: want.columns,
@@ -373,7 +406,7 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             };
             near(
                 backend,
-                &format!("causal_attention at {position}"),
+                &format!("causal cached_attention at {position}"),
                 &got,
                 &expected,
                 tolerance.of_scores(),
@@ -395,8 +428,63 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             columns: qkv.columns,
             values: qkv.values[..qkv.columns].to_vec(),
         }));
-        backend.causal_attention(&device.unwrap(), &mut cache, 1, 10).unwrap();
+        backend.cached_attention(&device.unwrap(), &mut cache, 1, 10, Mask::Causal).unwrap();
         assert_eq!(backend.read_cache(&cache, 1).unwrap().0.shape(), [kv_heads, 11, dim]);
+    }
+}
+
+/// A prefix that sees all of itself, one row after it, then rows that see both and each other,
+/// repeated at the same positions: heads share one key/value head, as in Gemma.
+fn suffix_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
+    for (heads, kv_heads, dim, prefix, rows) in
+        [(4, 1, 32, 37, 10), (6, 1, 24, 64, 33), (4, 2, 16, 3, 1)]
+    {
+        let spec = CacheSpec {
+            layers: 2,
+            heads,
+            kv_heads,
+            head_dim: dim,
+            capacity: prefix + 1 + rows,
+            rope_theta: 10_000.0,
+        };
+        let mut cache = backend.new_cache(spec).unwrap();
+        let width = (heads + 2 * kv_heads) * dim;
+        let mut stored: Option<Matrix> = None;
+        // The last two passes are at one position: the second must forget the first.
+        let passes = [(0, prefix), (prefix, 1), (prefix + 1, rows), (prefix + 1, rows)];
+        for (pass, (position, count)) in passes.into_iter().enumerate() {
+            let new = numbers.matrix(count, width);
+            let before = stored.as_ref().map_or(0, |all| all.rows.min(position));
+            let kept = stored.as_ref().map_or(&[][..], |all| &all.values[..before * width]);
+            let all = Matrix {
+                rows: position + count,
+                columns: width,
+                values: [kept, &new.values].concat(),
+            };
+            let device = backend.upload(&host(&new)).unwrap();
+            let head = |of: &Matrix, which: usize| of.columns(which * dim..(which + 1) * dim);
+            let want: Vec<Matrix> = (0..heads)
+                .map(|h| {
+                    let kv = h / (heads / kv_heads);
+                    let q = rotate(&head(&new, h), position, spec.rope_theta);
+                    let k = rotate(&head(&all, heads + kv), 0, spec.rope_theta);
+                    attend(&q, &k, &head(&all, heads + kv_heads + kv), |_, _| true)
+                })
+                .collect();
+            let got = backend
+                .cached_attention(&device, &mut cache, 1, position, Mask::Bidirectional)
+                .unwrap();
+            let what = format!("bidirectional cached_attention, pass {pass} at {position}");
+            near(backend, &what, &got, &side_by_side(&want), tolerance.of_scores());
+            // The other layer is only written; both hold the same keys and values.
+            backend.write_cache(&device, &mut cache, 0, position).unwrap();
+            let [a, b] = [0, 1].map(|layer| {
+                let (keys, values) = backend.read_cache(&cache, layer).unwrap();
+                [keys.to_f32(), values.to_f32()].concat()
+            });
+            assert_eq!(a, b, "write_cache at {position}");
+            stored = Some(all);
+        }
     }
 }
 
@@ -456,7 +544,7 @@ fn position_counter<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
     let [mut given, mut counted] = [0, 1].map(|_| backend.new_cache(spec).unwrap());
     for cache in [&mut given, &mut counted] {
         for layer in 0..2 {
-            backend.causal_attention(&prompt, cache, layer, 0).unwrap();
+            backend.cached_attention(&prompt, cache, layer, 0, Mask::Causal).unwrap();
         }
     }
     backend.set_position(&mut counted, 33).unwrap();
@@ -465,7 +553,9 @@ fn position_counter<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
         backend.reset_position(&mut counted).unwrap();
         for (at, row) in rows.iter().enumerate() {
             for layer in 0..2 {
-                let a = backend.causal_attention(row, &mut given, layer, 33 + at).unwrap();
+                let a = backend
+                    .cached_attention(row, &mut given, layer, 33 + at, Mask::Causal)
+                    .unwrap();
                 let b = backend.causal_attention_at_counter(row, &mut counted, layer).unwrap();
                 let [a, b] = [a, b].map(|x| backend.download(&x).unwrap().to_f32());
                 assert_eq!(a, b, "round {round}, row {at}, layer {layer}");
@@ -549,6 +639,17 @@ fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
     near(backend, "concat_rows", &joined, &rows, tolerance);
     let cut = Matrix { rows: 4, columns: 64, values: rows.values[2 * 64..6 * 64].to_vec() };
     near(backend, "slice_rows", &backend.slice_rows(&joined, 2..6).unwrap(), &cut, tolerance);
+    // Rows that neither tiles nor registers divide, side by side and back.
+    let tall = numbers.matrix(35, 48);
+    let wide = Matrix { rows: 5, columns: 7 * 48, values: tall.values.clone() };
+    let device = backend.upload(&host(&tall)).unwrap();
+    let reshaped = backend.reshape_rows(&device, 5).unwrap();
+    near(backend, "reshape_rows", &reshaped, &wide, tolerance);
+    let back = backend.reshape_rows(&reshaped, 35).unwrap();
+    near(backend, "reshape_rows back", &back, &tall, tolerance);
+    assert!(
+        backend.reshape_rows(&device, 11).is_err() && backend.reshape_rows(&device, 0).is_err()
+    );
     let c = numbers.matrix(3, 72);
     let want = Matrix::from_fn(3, 136, |row, column| {
         if column < 64 { a.at(row, column) } else { c.at(row, column - 64) }
@@ -666,7 +767,7 @@ fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance:
                 rope_theta: 10_000.0,
             };
             let mut cache = backend.new_cache(spec).unwrap();
-            let attended = backend.causal_attention(&laid, &mut cache, 0, 0).unwrap();
+            let attended = backend.cached_attention(&laid, &mut cache, 0, 0, Mask::Causal).unwrap();
             let (keys, values) = backend.read_cache(&cache, 0).unwrap();
             for (which, stored) in [(1, keys), (2, values)] {
                 assert_eq!(stored.shape(), [kv_heads, rows, head_dim]);
@@ -697,6 +798,8 @@ fn refusals<B: Backend>(backend: &B) {
     let (narrow, wide) = (numbers.matrix(2, 64), numbers.matrix(2, 96));
     assert!(backend.add(up(&narrow), &up(&wide)).is_err());
     assert!(backend.concat_rows(&[&up(&narrow), &up(&wide)]).is_err());
+    assert!(backend.multiply_add(&up(&narrow), &up(&wide), &up(&narrow)).is_err());
+    assert!(backend.multiply_add(&up(&narrow), &up(&narrow), &up(&numbers.matrix(3, 64))).is_err());
     assert!(backend.slice_rows(&up(&narrow), 1..3).is_err());
     assert!(backend.attention(&up(&narrow), 5).is_err());
     let weight = bf16(&numbers.matrix(32, 64), &[32, 64]);
@@ -721,9 +824,9 @@ fn refusals<B: Backend>(backend: &B) {
         CacheSpec { layers: 1, heads: 1, kv_heads: 1, head_dim: 32, capacity: 4, rope_theta: 1e4 };
     let mut cache = backend.new_cache(spec).unwrap();
     let qkv = up(&numbers.matrix(3, 96));
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, 1).is_err(), "a gap");
-    backend.causal_attention(&qkv, &mut cache, 0, 0).unwrap();
-    assert!(backend.causal_attention(&qkv, &mut cache, 0, 3).is_err(), "full");
+    assert!(backend.cached_attention(&qkv, &mut cache, 0, 1, Mask::Causal).is_err(), "a gap");
+    backend.cached_attention(&qkv, &mut cache, 0, 0, Mask::Causal).unwrap();
+    assert!(backend.cached_attention(&qkv, &mut cache, 0, 3, Mask::Causal).is_err(), "full");
     assert!(backend.new_cache(CacheSpec { heads: 3, kv_heads: 2, ..spec }).is_err());
     let rgb = [0; 12];
     assert!(backend.upload_image(Pixels { rgb: &rgb, side: 3, patch: 3 }).is_err());

@@ -1,9 +1,9 @@
-//! Attention: bidirectional for the towers, causal with a key/value cache for the language model.
+//! Attention: bidirectional for the towers, with a key/value cache for the language model.
 
 use rayon::prelude::*;
 
 use super::matmul::{self, Strided};
-use super::{BackendError, CacheSpec, CpuTensor, loops, shape_error};
+use super::{BackendError, CacheSpec, CpuTensor, Mask, loops, shape_error};
 use crate::tensor::HostTensor;
 
 /// A strided view of a matrix, for the GEMM.
@@ -158,42 +158,35 @@ impl CpuCache {
         Ok((filled(&layer.keys)?, filled(&layer.values)?))
     }
 
-    pub(super) fn attend(
+    /// Rotates and stores the keys and stores the values of `qkv` = `[rows, q | k | v]`.
+    pub(super) fn write(
         &mut self,
+        operation: &'static str,
         qkv: &CpuTensor,
         layer: usize,
         position: usize,
-    ) -> Result<CpuTensor, BackendError> {
-        const OPERATION: &str = "causal_attention";
+    ) -> Result<(), BackendError> {
         let CacheSpec { heads, kv_heads, head_dim, capacity, layers, .. } = self.spec;
         if qkv.columns != (heads + 2 * kv_heads) * head_dim || qkv.rows == 0 {
             let detail = format!(
                 "[{}, {}] for {heads} + 2 x {kv_heads} heads of {head_dim}",
                 qkv.rows, qkv.columns
             );
-            return Err(shape_error(OPERATION, detail));
+            return Err(shape_error(operation, detail));
         }
         let end = position + qkv.rows;
         if end > capacity {
-            return Err(BackendError::Capacity {
-                operation: OPERATION,
-                position: end - 1,
-                capacity,
-            });
+            return Err(BackendError::Capacity { operation, position: end - 1, capacity });
         }
         let (cos, sin) = (&self.cos, &self.sin);
         let Some(layer) = self.layers.get_mut(layer) else {
-            return Err(shape_error(OPERATION, format!("layer {layer} of {layers}")));
+            return Err(shape_error(operation, format!("layer {layer} of {layers}")));
         };
         if position > layer.filled {
             let detail = format!("position {position} would leave a gap after {}", layer.filled);
-            return Err(shape_error(OPERATION, detail));
+            return Err(shape_error(operation, detail));
         }
         layer.filled = end;
-        let angle = |row: usize| {
-            let start = (position + row) * head_dim / 2;
-            (&cos[start..start + head_dim / 2], &sin[start..start + head_dim / 2])
-        };
         let head_size = capacity * head_dim;
         layer
             .keys
@@ -207,12 +200,26 @@ impl CpuCache {
                     .zip(values[new].chunks_exact_mut(head_dim));
                 for (row, (key, value)) in rows.enumerate() {
                     let column = (heads + head) * head_dim;
-                    rotate(key, &qkv.row(row)[column..column + head_dim], angle(row));
+                    let angle = angle(cos, sin, position + row, head_dim);
+                    rotate(key, &qkv.row(row)[column..column + head_dim], angle);
                     let column = (heads + kv_heads + head) * head_dim;
                     value.copy_from_slice(&qkv.row(row)[column..column + head_dim]);
                 }
             });
-        let (keys, values) = (&layer.keys, &layer.values);
+        Ok(())
+    }
+
+    pub(super) fn attend(
+        &mut self,
+        qkv: &CpuTensor,
+        layer: usize,
+        position: usize,
+        mask: Mask,
+    ) -> Result<CpuTensor, BackendError> {
+        self.write("cached_attention", qkv, layer, position)?;
+        let CacheSpec { heads, kv_heads, head_dim, capacity, .. } = self.spec;
+        let (head_size, end) = (capacity * head_dim, position + qkv.rows);
+        let Layer { keys, values, .. } = &self.layers[layer];
         let scale = 1.0 / (head_dim as f32).sqrt();
         let outputs: Vec<Vec<f32>> = (0..heads)
             .into_par_iter()
@@ -220,23 +227,35 @@ impl CpuCache {
                 let start = head / (heads / kv_heads) * head_size;
                 let mut queries = vec![0.0; qkv.rows * head_dim];
                 for (row, query) in queries.chunks_exact_mut(head_dim).enumerate() {
-                    rotate(
-                        query,
-                        &qkv.row(row)[head * head_dim..(head + 1) * head_dim],
-                        angle(row),
-                    );
+                    let x = &qkv.row(row)[head * head_dim..(head + 1) * head_dim];
+                    rotate(query, x, angle(&self.cos, &self.sin, position + row, head_dim));
                 }
                 let keys = &keys[start..start + end * head_dim];
                 let values = &values[start..start + end * head_dim];
                 if qkv.rows == 1 {
                     attend_one(&queries, keys, values, scale)
                 } else {
-                    attend_many(&queries, keys, values, position, scale, head_dim)
+                    let visible = |row| match mask {
+                        Mask::Causal => position + row + 1,
+                        Mask::Bidirectional => end,
+                    };
+                    attend_many(&queries, keys, values, visible, scale, head_dim)
                 }
             })
             .collect();
         Ok(gather_heads(&outputs, qkv.rows, head_dim))
     }
+}
+
+/// Cosine and sine of a position's angles.
+fn angle<'a>(
+    cos: &'a [f32],
+    sin: &'a [f32],
+    position: usize,
+    head_dim: usize,
+) -> (&'a [f32], &'a [f32]) {
+    let range = position * head_dim / 2..(position + 1) * head_dim / 2;
+    (&cos[range.clone()], &sin[range])
 }
 
 /// Rotates pairs `(i, i + head_dim / 2)` by their angle: the order of Hugging Face checkpoints.
@@ -264,7 +283,7 @@ fn attend_many(
     queries: &[f32],
     keys: &[f32],
     values: &[f32],
-    position: usize,
+    visible: impl Fn(usize) -> usize,
     scale: f32,
     head_dim: usize,
 ) -> Vec<f32> {
@@ -273,7 +292,7 @@ fn attend_many(
     let mut weights = vec![0.0; rows * past];
     matmul(&mut weights, view(queries, rows, head_dim), view(keys, past, head_dim), true, scale);
     for (row, weights) in weights.chunks_exact_mut(past).enumerate() {
-        let (seen, future) = weights.split_at_mut(position + row + 1);
+        let (seen, future) = weights.split_at_mut(visible(row));
         loops::softmax(seen);
         future.fill(0.0);
     }

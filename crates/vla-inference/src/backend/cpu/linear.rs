@@ -159,6 +159,9 @@ impl CpuLinear {
         match activation {
             Activation::Identity => {}
             Activation::Gelu => loops::gelu(out),
+            Activation::GeluTanh => loops::gelu_tanh(out),
+            Activation::Silu => loops::silu(out),
+            Activation::Relu => out.iter_mut().for_each(|x| *x = x.max(0.0)),
         }
         if let Some(scale) = &self.output_scale {
             loops::multiply_in_place(out, &scale[range]);

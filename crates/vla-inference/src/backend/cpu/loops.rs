@@ -81,6 +81,46 @@ pub(super) fn silu_mul(out: &mut [f32], gate: &[f32], up: &[f32]) {
     }
 }
 
+/// Tanh form of GELU: `x/2 (1 + tanh u)` is `x / (1 + e^(-2u))`.
+#[inline(always)]
+fn gelu_tanh_of(x: f32) -> f32 {
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    let u = TWICE_SQRT_2_OVER_PI * (x * x * x).mul_add(0.044_715, x);
+    x / (1.0 + exp(-u))
+}
+
+/// Tanh form of GELU in place.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn gelu_tanh(x: &mut [f32]) {
+    for x in x {
+        *x = gelu_tanh_of(*x);
+    }
+}
+
+/// SiLU in place.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn silu(x: &mut [f32]) {
+    for x in x {
+        *x /= 1.0 + exp(-*x);
+    }
+}
+
+/// `out = gelu_tanh(gate) * up`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn gelu_tanh_mul(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gelu_tanh_of(gate) * up;
+    }
+}
+
+/// `out = x * factor + offset`, element by element.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn multiply_add(out: &mut [f32], x: &[f32], factor: &[f32], offset: &[f32]) {
+    for (((out, x), factor), offset) in out.iter_mut().zip(x).zip(factor).zip(offset) {
+        *out = x.mul_add(*factor, *offset);
+    }
+}
+
 /// Exact GELU in place.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn gelu(x: &mut [f32]) {
@@ -262,6 +302,21 @@ mod tests {
             gelu(&mut got);
             let want = 0.5 * x * (1. + erf_reference(x / 2f64.sqrt()));
             assert!((f64::from(got[0]) - want).abs() < 1e-6, "{x}: {} {want}", got[0]);
+        }
+    }
+
+    #[test]
+    fn tanh_gelu_and_silu_match_their_definitions() {
+        for i in -1200..=1200 {
+            let x = f64::from(i) * 0.01;
+            let (mut gelu, mut sigmoid) = ([x as f32], [x as f32]);
+            gelu_tanh(&mut gelu);
+            silu(&mut sigmoid);
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let want = 0.5 * x * (1.0 + u.tanh());
+            assert!((f64::from(gelu[0]) - want).abs() < 1e-6, "{x}: {} {want}", gelu[0]);
+            let want = x / (1.0 + (-x).exp());
+            assert!((f64::from(sigmoid[0]) - want).abs() < 1e-6, "{x}: {} {want}", sigmoid[0]);
         }
     }
 

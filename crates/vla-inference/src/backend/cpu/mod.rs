@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use super::patches::{centred_patches, check_pixels, normalisation_tables};
 use super::{
-    Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, Normalisation,
+    Activation, Backend, BackendError, CacheSpec, LinearSource, Mask, NormSource, Normalisation,
     PatchEmbeddingSource, Pixels, TopTwo,
 };
 use crate::tensor::HostTensor;
@@ -111,6 +111,30 @@ impl CpuBackend {
         normalisation: Normalisation,
     ) -> Result<CpuTensor, BackendError> {
         normalised(patches, &normalisation_tables(normalisation))
+    }
+
+    /// `product(gate, up)` for `x` = `[rows, gate | up]`.
+    fn gated(
+        &self,
+        operation: &'static str,
+        x: &CpuTensor,
+        product: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+    ) -> Result<CpuTensor, BackendError> {
+        if !x.columns.is_multiple_of(2) {
+            return Err(shape_error(operation, format!("{} columns are not gate | up", x.columns)));
+        }
+        let half = x.columns / 2;
+        let mut out = CpuTensor::zeros(x.rows, half);
+        self.scope(|| {
+            out.values
+                .par_chunks_mut(half.max(1))
+                .zip(x.values.par_chunks(x.columns.max(1)))
+                .for_each(|(out, row)| {
+                    let (gate, up) = row.split_at(half);
+                    product(out, gate, up);
+                });
+        });
+        Ok(out)
     }
 }
 
@@ -246,39 +270,59 @@ impl Backend for CpuBackend {
         Ok(x)
     }
 
-    fn silu_mul(&self, x: &CpuTensor) -> Result<CpuTensor, BackendError> {
-        if !x.columns.is_multiple_of(2) {
-            return Err(shape_error(
-                "silu_mul",
-                format!("{} columns are not gate | up", x.columns),
-            ));
+    fn multiply_add(
+        &self,
+        x: &CpuTensor,
+        factor: &CpuTensor,
+        offset: &CpuTensor,
+    ) -> Result<CpuTensor, BackendError> {
+        for other in [factor, offset] {
+            if other.columns != x.columns || ![1, x.rows].contains(&other.rows) {
+                let detail =
+                    format!("[{}, {}] and [{}, {}]", x.rows, x.columns, other.rows, other.columns);
+                return Err(shape_error("multiply_add", detail));
+            }
         }
-        let half = x.columns / 2;
-        let mut out = CpuTensor::zeros(x.rows, half);
-        self.scope(|| {
-            out.values
-                .par_chunks_mut(half.max(1))
-                .zip(x.values.par_chunks(x.columns.max(1)))
-                .for_each(|(out, row)| {
-                    let (gate, up) = row.split_at(half);
-                    loops::silu_mul(out, gate, up);
-                });
-        });
+        let mut out = CpuTensor::zeros(x.rows, x.columns);
+        let of = |tensor: &CpuTensor, row: usize| if tensor.rows == 1 { 0 } else { row };
+        for (row, out) in out.values.chunks_exact_mut(x.columns.max(1)).enumerate() {
+            let (factor, offset) = (factor.row(of(factor, row)), offset.row(of(offset, row)));
+            loops::multiply_add(out, x.row(row), factor, offset);
+        }
         Ok(out)
+    }
+
+    fn silu_mul(&self, x: &CpuTensor) -> Result<CpuTensor, BackendError> {
+        self.gated("silu_mul", x, loops::silu_mul)
+    }
+
+    fn gelu_tanh_mul(&self, x: &CpuTensor) -> Result<CpuTensor, BackendError> {
+        self.gated("gelu_tanh_mul", x, loops::gelu_tanh_mul)
     }
 
     fn attention(&self, qkv: &CpuTensor, heads: usize) -> Result<CpuTensor, BackendError> {
         self.scope(|| attention::bidirectional(qkv, heads))
     }
 
-    fn causal_attention(
+    fn cached_attention(
         &self,
         qkv: &CpuTensor,
         cache: &mut CpuCache,
         layer: usize,
         position: usize,
+        mask: Mask,
     ) -> Result<CpuTensor, BackendError> {
-        self.scope(|| cache.attend(qkv, layer, position))
+        self.scope(|| cache.attend(qkv, layer, position, mask))
+    }
+
+    fn write_cache(
+        &self,
+        qkv: &CpuTensor,
+        cache: &mut CpuCache,
+        layer: usize,
+        position: usize,
+    ) -> Result<(), BackendError> {
+        self.scope(|| cache.write("write_cache", qkv, layer, position))
     }
 
     fn embed(&self, table: &CpuTable, ids: &[u32]) -> Result<CpuTensor, BackendError> {
@@ -323,6 +367,14 @@ impl Backend for CpuBackend {
         }
         let values = x.values[range.start * x.columns..range.end * x.columns].to_vec();
         Ok(CpuTensor::new(range.len(), x.columns, values))
+    }
+
+    fn reshape_rows(&self, x: &CpuTensor, rows: usize) -> Result<CpuTensor, BackendError> {
+        if rows == 0 || !x.values.len().is_multiple_of(rows) {
+            let detail = format!("[{}, {}] as {rows} rows", x.rows, x.columns);
+            return Err(shape_error("reshape_rows", detail));
+        }
+        Ok(CpuTensor::new(rows, x.values.len() / rows, x.values.clone()))
     }
 
     fn top_two(&self, x: &CpuTensor) -> Result<Vec<TopTwo>, BackendError> {

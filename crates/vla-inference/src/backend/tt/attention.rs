@@ -43,11 +43,15 @@ pub(super) fn bidirectional(
     })
 }
 
-/// `silu(gate) * up` for `x` = `[rows, gate | up]`.
-pub(super) fn silu_mul(backend: &TtBackend, x: &TtTensor) -> Result<TtTensor, BackendError> {
-    const OPERATION: &str = "silu_mul";
+/// `activation(gate) * up` for `x` = `[rows, gate | up]`.
+pub(super) fn gated(
+    backend: &TtBackend,
+    operation: &'static str,
+    x: &TtTensor,
+    activation: tt_metal::Activation,
+) -> Result<TtTensor, BackendError> {
     if !x.columns.is_multiple_of(2) {
-        return Err(shape_error(OPERATION, format!("{} columns are not gate | up", x.columns)));
+        return Err(shape_error(operation, format!("{} columns are not gate | up", x.columns)));
     }
     let half = x.columns / 2;
     let (sharding, gate, up) = match (x.sharding, x.parts.as_slice()) {
@@ -57,15 +61,15 @@ pub(super) fn silu_mul(backend: &TtBackend, x: &TtTensor) -> Result<TtTensor, Ba
         }
         _ => {
             let x = backend.reshard(x, Sharding::Replicated)?;
-            let (x, rows) = (x.one(OPERATION)?, x.physical_rows());
+            let (x, rows) = (x.one(operation)?, x.physical_rows());
             let cut = |from: usize| {
-                x.slice([0, 0, 0, from], [1, 1, rows, from + half]).map_err(device(OPERATION))
+                x.slice([0, 0, 0, from], [1, 1, rows, from + half]).map_err(device(operation))
             };
             (Sharding::Replicated, cut(0)?, cut(half)?)
         }
     };
     let out = gate
-        .combine(&up, Combine::Mul, tt_metal::Activation::Silu, backend.formats.hidden)
-        .map_err(device(OPERATION))?;
+        .combine(&up, Combine::Mul, activation, backend.formats.hidden)
+        .map_err(device(operation))?;
     Ok(TtTensor { parts: vec![out], sharding, rows: x.rows, columns: half })
 }

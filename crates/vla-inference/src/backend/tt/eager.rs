@@ -11,8 +11,8 @@ use super::{
 };
 use crate::backend::types::top_two_of;
 use crate::backend::{
-    Activation, Backend, BackendError, CacheSpec, LinearSource, NormSource, PatchEmbeddingSource,
-    Pixels, TopTwo, TraceBackend,
+    Activation, Backend, BackendError, CacheSpec, LinearSource, Mask, NormSource,
+    PatchEmbeddingSource, Pixels, TopTwo, TraceBackend,
 };
 use crate::tensor::HostTensor;
 
@@ -146,22 +146,65 @@ impl Backend for TtBackend {
         Ok(TtTensor { parts: sums.collect::<Result<_, _>>()?, ..x })
     }
 
+    fn multiply_add(
+        &self,
+        x: &TtTensor,
+        factor: &TtTensor,
+        offset: &TtTensor,
+    ) -> Result<TtTensor, BackendError> {
+        const OPERATION: &str = "multiply_add";
+        let whole = |tensor: &TtTensor| {
+            self.without_padding_rows(&self.reshard(tensor, Sharding::Replicated)?)
+        };
+        let (x, factor, offset) = (whole(x)?, whole(factor)?, whole(offset)?);
+        for other in [&factor, &offset] {
+            if other.columns != x.columns || ![1, x.rows].contains(&other.rows) {
+                let detail =
+                    format!("[{}, {}] and [{}, {}]", x.rows, x.columns, other.rows, other.columns);
+                return Err(shape_error(OPERATION, detail));
+            }
+        }
+        let none = tt_metal::Activation::None;
+        let (one, factor, offset) =
+            (x.one(OPERATION)?, factor.one(OPERATION)?, offset.one(OPERATION)?);
+        let out = one
+            .combine(factor, Combine::Mul, none, one.format())
+            .and_then(|product| product.combine(offset, Combine::Add, none, one.format()))
+            .map_err(device(OPERATION))?;
+        Ok(TtTensor { parts: vec![out], ..x })
+    }
+
     fn silu_mul(&self, x: &TtTensor) -> Result<TtTensor, BackendError> {
-        attention::silu_mul(self, x)
+        attention::gated(self, "silu_mul", x, tt_metal::Activation::Silu)
+    }
+
+    fn gelu_tanh_mul(&self, x: &TtTensor) -> Result<TtTensor, BackendError> {
+        attention::gated(self, "gelu_tanh_mul", x, tt_metal::Activation::GeluTanh)
     }
 
     fn attention(&self, qkv: &TtTensor, heads: usize) -> Result<TtTensor, BackendError> {
         attention::bidirectional(self, qkv, heads)
     }
 
-    fn causal_attention(
+    fn cached_attention(
         &self,
         qkv: &TtTensor,
         cache: &mut TtCache,
         layer: usize,
         position: usize,
+        mask: Mask,
     ) -> Result<TtTensor, BackendError> {
-        cache.attend(self, qkv, layer, position)
+        cache.attend(self, qkv, layer, position, mask)
+    }
+
+    fn write_cache(
+        &self,
+        qkv: &TtTensor,
+        cache: &mut TtCache,
+        layer: usize,
+        position: usize,
+    ) -> Result<(), BackendError> {
+        cache.write(self, qkv, layer, position)
     }
 
     fn embed(&self, table: &TtTable, ids: &[u32]) -> Result<TtTensor, BackendError> {
@@ -202,6 +245,20 @@ impl Backend for TtBackend {
             return self.without_padding_rows(x);
         }
         self.cut_rows(x, range)
+    }
+
+    fn reshape_rows(&self, x: &TtTensor, rows: usize) -> Result<TtTensor, BackendError> {
+        const OPERATION: &str = "reshape_rows";
+        let elements = x.rows * x.columns;
+        if rows == 0 || !elements.is_multiple_of(rows) {
+            let detail = format!("[{}, {}] as {rows} rows", x.rows, x.columns);
+            return Err(shape_error(OPERATION, detail));
+        }
+        let columns = elements / rows;
+        let whole = self.without_padding_rows(&self.reshard(x, Sharding::Replicated)?)?;
+        let part = whole.one(OPERATION)?.reshape([1, 1, rows, columns]);
+        let parts = vec![part.map_err(device(OPERATION))?];
+        Ok(TtTensor { parts, sharding: Sharding::Replicated, rows, columns })
     }
 
     fn top_two(&self, x: &TtTensor) -> Result<Vec<TopTwo>, BackendError> {

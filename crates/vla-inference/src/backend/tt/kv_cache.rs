@@ -1,4 +1,4 @@
-//! KV cache on the mesh and the causal attention over it: heads sharded over the chips, rotary
+//! KV cache on the mesh and the attention over it: heads sharded over the chips, rotary
 //! embedding in the checkpoint's column order.
 //!
 //! TT-NN's rotary embedding rotates pairs (i, i + d/2) as Hugging Face does, so no weight is
@@ -9,10 +9,10 @@ use tt_metal::{Distribution, Format, HostArray, Layout, RopeOrder, Tensor};
 
 use super::sharding::{LocalHeads, Sharding, column_of_head, head_shards, local_heads};
 use super::{BackendError, TtBackend, TtTensor, bucket, device, shape_error};
-use crate::backend::{CacheSpec, HeadShape};
+use crate::backend::{CacheSpec, HeadShape, Mask};
 use crate::tensor::HostTensor;
 
-const CAUSAL: &str = "causal_attention";
+const ATTENTION: &str = "cached_attention";
 /// Added to a masked score: far below any score, and finite in bf16.
 const MASKED: f32 = -1e30;
 
@@ -62,7 +62,8 @@ struct RotaryAngles {
     sine: Tensor,
     /// I32 `[1, 1, 1, 1]` for each row; empty for a first pass of several rows.
     positions: Vec<Tensor>,
-    /// Added to the scores when the pass continues a sequence with several rows, BF16
+    attended: Mask,
+    /// Added to the scores when a causal pass continues a sequence with several rows, BF16
     /// `[1, 1, rows, position + rows]`.
     mask: Option<Tensor>,
 }
@@ -190,14 +191,15 @@ impl TtCache {
             return Ok(angles.clone());
         }
         let [position, row] = &counter.current;
-        let [cosine, sine] =
-            [0, 1].map(|i| counter.tables[i].embedding(row, Layout::Tile).map_err(device(CAUSAL)));
+        let [cosine, sine] = [0, 1]
+            .map(|i| counter.tables[i].embedding(row, Layout::Tile).map_err(device(ATTENTION)));
         let angles = RotaryAngles {
             position: counter.host.1,
             rows: 1,
             cosine: cosine?,
             sine: sine?,
             positions: vec![position.clone()],
+            attended: Mask::Causal,
             mask: None,
         };
         counter.angles = Some(angles.clone());
@@ -244,15 +246,19 @@ impl TtCache {
         backend: &TtBackend,
         position: usize,
         rows: usize,
+        attended: Mask,
     ) -> Result<RotaryAngles, BackendError> {
-        let known =
-            self.angles.as_ref().filter(|known| (known.position, known.rows) == (position, rows));
+        let known = self.angles.as_ref().filter(|known| {
+            (known.position, known.rows, known.attended) == (position, rows, attended)
+        });
         if let Some(angles) = known {
             return Ok(angles.clone());
         }
         let width = self.local.width;
         let cut = |table: &Tensor| {
-            table.slice([0, 0, position, 0], [1, 1, position + rows, width]).map_err(device(CAUSAL))
+            table
+                .slice([0, 0, position, 0], [1, 1, position + rows, width])
+                .map_err(device(ATTENTION))
         };
         let mut angles = RotaryAngles {
             position,
@@ -260,6 +266,7 @@ impl TtCache {
             cosine: cut(&self.cosine)?,
             sine: cut(&self.sine)?,
             positions: Vec::new(),
+            attended,
             mask: None,
         };
         if position > 0 || rows == 1 {
@@ -272,25 +279,46 @@ impl TtCache {
                     Format::I32,
                     Layout::RowMajor,
                 );
-                angles.positions.push(place.map_err(device(CAUSAL))?);
+                angles.positions.push(place.map_err(device(ATTENTION))?);
             }
         }
-        if position > 0 && rows > 1 {
+        if position > 0 && rows > 1 && attended == Mask::Causal {
             angles.mask = Some(causal_mask(backend, position, rows)?);
         }
         self.angles = Some(angles.clone());
         Ok(angles)
     }
 
-    /// Causal attention of the new rows `position..`.
+    /// Attention of the new rows `position..`.
     pub(super) fn attend(
         &mut self,
         backend: &TtBackend,
         qkv: &TtTensor,
         layer: usize,
         position: usize,
+        mask: Mask,
     ) -> Result<TtTensor, BackendError> {
-        self.attend_from(backend, qkv, layer, Start::At(position))
+        self.attend_from(backend, qkv, layer, Start::At(position), mask)
+    }
+
+    /// Writes keys and values of the new rows `position..`.
+    pub(super) fn write(
+        &mut self,
+        backend: &TtBackend,
+        qkv: &TtTensor,
+        layer: usize,
+        position: usize,
+    ) -> Result<(), BackendError> {
+        let start = Start::At(position);
+        let ([_, k, v], angles) = self.rotated(backend, qkv, layer, start, Mask::Bidirectional)?;
+        let written = &self.layers[layer];
+        if position == 0 && angles.rows > 1 {
+            written.fill([&k, &v])?;
+        } else {
+            written.update([&k, &v], &angles.positions)?;
+        }
+        self.layers[layer].len = position + qkv.rows;
+        Ok(())
     }
 
     /// Causal attention of one new row at the position counter.
@@ -301,10 +329,48 @@ impl TtCache {
         layer: usize,
     ) -> Result<TtTensor, BackendError> {
         if qkv.rows != 1 {
-            return Err(shape_error(CAUSAL, format!("{} rows at the position counter", qkv.rows)));
+            return Err(shape_error(
+                ATTENTION,
+                format!("{} rows at the position counter", qkv.rows),
+            ));
         }
         let position = self.counter()?.host.1;
-        self.attend_from(backend, qkv, layer, Start::Counter(position))
+        self.attend_from(backend, qkv, layer, Start::Counter(position), Mask::Causal)
+    }
+
+    /// Heads of q, k and v, q and k rotated, and the angles of the new rows.
+    fn rotated(
+        &mut self,
+        backend: &TtBackend,
+        qkv: &TtTensor,
+        layer: usize,
+        start: Start,
+        mask: Mask,
+    ) -> Result<([Tensor; 3], RotaryAngles), BackendError> {
+        let (Start::At(position) | Start::Counter(position)) = start;
+        self.check(qkv, layer, position)?;
+        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards: self.num_shards };
+        let sharded = backend.reshard(qkv, sharding)?;
+        // Padding rows of a first causal pass are overwritten by later passes; a later pass must
+        // not write any, because they would land on the positions after it, and a bidirectional
+        // pass would attend to them.
+        let sharded = match (start, mask) {
+            (Start::At(0), Mask::Causal) => sharded,
+            _ => backend.without_padding_rows(&sharded)?,
+        };
+        let angles = match start {
+            Start::At(_) => self.angles_at(backend, position, sharded.physical_rows(), mask)?,
+            Start::Counter(_) => self.angles_at_counter()?,
+        };
+        let [q, k, v] = sharded
+            .one(ATTENTION)?
+            .split_heads(self.local.queries, self.local.groups)
+            .map_err(device(ATTENTION))?;
+        let rotate = |x: &Tensor| {
+            x.rope(&angles.cosine, &angles.sine, RopeOrder::Half, backend.exact())
+                .map_err(device(ATTENTION))
+        };
+        Ok(([rotate(&q)?, rotate(&k)?, v], angles))
     }
 
     fn attend_from(
@@ -313,34 +379,14 @@ impl TtCache {
         qkv: &TtTensor,
         layer: usize,
         start: Start,
+        mask: Mask,
     ) -> Result<TtTensor, BackendError> {
         let (Start::At(position) | Start::Counter(position)) = start;
-        self.check(qkv, layer, position)?;
-        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards: self.num_shards };
-        let sharded = backend.reshard(qkv, sharding)?;
-        // Padding rows of a first pass are overwritten by later passes; a later pass must not
-        // write any, because they would land on the positions after it.
-        let sharded = match start {
-            Start::At(0) => sharded,
-            _ => backend.without_padding_rows(&sharded)?,
-        };
-        let angles = match start {
-            Start::At(_) => self.angles_at(backend, position, sharded.physical_rows())?,
-            Start::Counter(_) => self.angles_at_counter()?,
-        };
-        let [q, k, v] = sharded
-            .one(CAUSAL)?
-            .split_heads(self.local.queries, self.local.groups)
-            .map_err(device(CAUSAL))?;
-        let rotate = |x: &Tensor| {
-            x.rope(&angles.cosine, &angles.sine, RopeOrder::Half, backend.exact())
-                .map_err(device(CAUSAL))
-        };
-        let (q, k) = (rotate(&q)?, rotate(&k)?);
+        let ([q, k, v], angles) = self.rotated(backend, qkv, layer, start, mask)?;
         let head_dim = self.spec.head_dim;
         let out = self.layers[layer].attend(backend, [&q, &k, &v], &angles, start, head_dim)?;
         self.layers[layer].len = position + qkv.rows;
-        let out = out.concat_heads().map_err(device(CAUSAL))?;
+        let out = out.concat_heads().map_err(device(ATTENTION))?;
         Ok(TtTensor {
             parts: vec![out],
             sharding: Sharding::OutputHeads { shape: self.shape, num_shards: self.num_shards },
@@ -356,17 +402,21 @@ impl TtCache {
                 "[{}, {}] for {heads} + 2 x {kv_heads} heads of {head_dim}",
                 qkv.rows, qkv.columns
             );
-            return Err(shape_error(CAUSAL, detail));
+            return Err(shape_error(ATTENTION, detail));
         }
         let Some(Layer { len, .. }) = self.layers.get(layer) else {
-            return Err(shape_error(CAUSAL, format!("layer {layer} of {layers}")));
+            return Err(shape_error(ATTENTION, format!("layer {layer} of {layers}")));
         };
         if position > *len {
             let detail = format!("position {position} leaves a gap after {len}");
-            return Err(shape_error(CAUSAL, detail));
+            return Err(shape_error(ATTENTION, detail));
         }
         if position + qkv.rows > capacity {
-            return Err(BackendError::Capacity { operation: CAUSAL, position: capacity, capacity });
+            return Err(BackendError::Capacity {
+                operation: ATTENTION,
+                position: capacity,
+                capacity,
+            });
         }
         Ok(())
     }
@@ -383,29 +433,35 @@ impl Layer {
         head_dim: usize,
     ) -> Result<Tensor, BackendError> {
         let Self { keys, values, .. } = self;
-        let failed = device(CAUSAL);
+        let failed = device(ATTENTION);
         let scale = 1.0 / (head_dim as f32).sqrt();
         let compute = backend.attention_compute();
         if matches!(start, Start::At(0)) && angles.rows > 1 {
-            keys.cache_fill(k).map_err(failed)?;
-            values.cache_fill(v).map_err(failed)?;
-            return q.attention(k, v, None, true, scale, compute).map_err(failed);
+            self.fill([k, v])?;
+            let causal = angles.attended == Mask::Causal;
+            return q.attention(k, v, None, causal, scale, compute).map_err(failed);
         }
         self.update([k, v], &angles.positions)?;
-        let out = match (&angles.mask, angles.positions.first()) {
-            (Some(mask), _) => {
-                let past = angles.position + angles.rows;
-                let written = |cache: &Tensor| {
-                    let [_, groups, _, width] = cache.dims();
-                    cache.slice([0; 4], [1, groups, past, width]).map_err(failed)
-                };
-                let (keys, values) = (written(keys)?, written(values)?);
-                q.attention(&keys, &values, Some(mask), false, scale, compute)
-            }
-            (None, Some(position)) => q.attention_decode(keys, values, position, scale, compute),
-            (None, None) => return Err(shape_error(CAUSAL, "no position was uploaded".into())),
+        if angles.rows > 1 {
+            let past = angles.position + angles.rows;
+            let written = |cache: &Tensor| {
+                let [_, groups, _, width] = cache.dims();
+                cache.slice([0; 4], [1, groups, past, width]).map_err(failed)
+            };
+            let (keys, values) = (written(keys)?, written(values)?);
+            let mask = angles.mask.as_ref();
+            return q.attention(&keys, &values, mask, false, scale, compute).map_err(failed);
+        }
+        let Some(position) = angles.positions.first() else {
+            return Err(shape_error(ATTENTION, "no position was uploaded".into()));
         };
-        out.map_err(failed)
+        q.attention_decode(keys, values, position, scale, compute).map_err(failed)
+    }
+
+    /// Writes the first rows.
+    fn fill(&self, [k, v]: [&Tensor; 2]) -> Result<(), BackendError> {
+        self.keys.cache_fill(k).map_err(device(ATTENTION))?;
+        self.values.cache_fill(v).map_err(device(ATTENTION))
     }
 
     /// Writes row by row at the given positions.
@@ -417,9 +473,9 @@ impl Layer {
                 } else {
                     let [_, groups, _, width] = new.dims();
                     new.slice([0, 0, row, 0], [1, groups, row + 1, width])
-                        .map_err(device(CAUSAL))?
+                        .map_err(device(ATTENTION))?
                 };
-                cache.cache_update(&line, position).map_err(device(CAUSAL))?;
+                cache.cache_update(&line, position).map_err(device(ATTENTION))?;
             }
         }
         Ok(())
@@ -456,5 +512,5 @@ fn causal_mask(backend: &TtBackend, position: usize, rows: usize) -> Result<Tens
     backend
         .mesh
         .upload(array, Distribution::Replicate, Format::Bf16, Layout::Tile)
-        .map_err(device(CAUSAL))
+        .map_err(device(ATTENTION))
 }

@@ -182,7 +182,9 @@ impl TtLinear {
                 format!("{} columns into {} inputs", x.columns, self.inputs),
             ));
         }
-        if let (Some((scale, source)), Activation::Gelu) = (&self.scaled, activation) {
+        if let Some((scale, source)) = &self.scaled
+            && activation != Activation::Identity
+        {
             let plain = self.without_scale(backend, source)?.apply(backend, x, activation)?;
             return backend.times_columns(&plain, scale);
         }
@@ -192,6 +194,9 @@ impl TtLinear {
         let activation = match activation {
             Activation::Identity => tt_metal::Activation::None,
             Activation::Gelu => tt_metal::Activation::Gelu,
+            Activation::GeluTanh => tt_metal::Activation::GeluTanh,
+            Activation::Silu => tt_metal::Activation::Silu,
+            Activation::Relu => tt_metal::Activation::Relu,
         };
         let options = LinearOptions {
             // Applied after the all-reduce, not to partial sums.

@@ -8,6 +8,7 @@ use super::{
     shape_error,
 };
 use crate::backend::{BackendError, GreedyToken, TokenBufferSpec, TraceBackend};
+use crate::tensor::HostTensor;
 
 /// The ids followed by zeros up to a multiple of a tile's side; a single id is not padded.
 fn padded(ids: &[u32]) -> Vec<u32> {
@@ -25,6 +26,20 @@ impl TraceBackend for TtBackend {
 
     fn write_image(&self, image: &mut TtImage, rgb: &[u8]) -> Result<(), BackendError> {
         image.write(rgb)
+    }
+
+    fn write_matrix(&self, place: &mut TtTensor, values: &HostTensor) -> Result<(), BackendError> {
+        const OPERATION: &str = "write_matrix";
+        if *values.shape() != [place.rows, place.columns] {
+            let detail = format!("{:?} into [{}, {}]", values.shape(), place.rows, place.columns);
+            return Err(shape_error(OPERATION, detail));
+        }
+        if place.sharding != Sharding::Replicated {
+            return Err(shape_error(OPERATION, "the matrix was not uploaded whole".into()));
+        }
+        let (one, values) = (place.one(OPERATION)?, values.to_f32());
+        let array = HostArray::f32(&values, one.dims());
+        one.write(array, Distribution::Replicate).map_err(device(OPERATION))
     }
 
     fn upload_ids(&self, ids: &[u32]) -> Result<TtTokenIds, BackendError> {

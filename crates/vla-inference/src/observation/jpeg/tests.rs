@@ -150,10 +150,10 @@ mod plain {
         };
         let half = |plane: Plane| {
             Plane::of(width.div_ceil(16) * 8, height.div_ceil(2), |x, y| {
-                let sum: i64 =
-                    [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(i, j)| plane.at(2 * x + i, 2 * y + j))
-                        .iter()
-                        .sum();
+                let sum: i64 = [(0, 0), (1, 0), (0, 1), (1, 1)]
+                    .map(|(i, j)| plane.at(2 * x + i, 2 * y + j))
+                    .iter()
+                    .sum();
                 (sum + 1 + (x as i64 & 1)) >> 2
             })
         };
@@ -164,8 +164,7 @@ mod plain {
         });
         let mut out = Vec::new();
         for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
-            let (l, cb, cr) =
-                (luma.at(x, y), smooth(&blue, x, y) - 128, smooth(&red, x, y) - 128);
+            let (l, cb, cr) = (luma.at(x, y), smooth(&blue, x, y) - 128, smooth(&red, x, y) - 128);
             let r = l + ((91881 * cr + 32768) >> 16);
             let g = l + ((-22554 * cb - 46802 * cr + 32768) >> 16);
             let b = l + ((116_130 * cb + 32768) >> 16);

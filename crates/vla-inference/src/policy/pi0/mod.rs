@@ -1,0 +1,582 @@
+//! pi0 and pi0.5 as a policy: images, state and instruction to a chunk of actions, by flow matching
+//! from fresh noise, with real-time chunking.
+
+mod noise;
+mod prompt;
+mod rtc;
+mod sample;
+
+pub use noise::{Noise, fresh_seed, next_seed};
+pub use prompt::{prompt, state_bin};
+pub use rtc::{Continuation, ContinuationError, Schedule, guidance_weight, prefix_weights};
+pub use sample::{EulerStep, sample};
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::openvla::Stopwatch;
+use super::{Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions};
+use crate::backend::Backend;
+use crate::checkpoint::pi0::{
+    ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
+};
+use crate::models::pi0::Pi0;
+use crate::models::{NoProbe, Probe, TensorSource};
+use crate::observation::{
+    ImageError, Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size,
+};
+
+/// Options of a flow-matching policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FlowOptions {
+    /// A tokenizer file or its folder; `None` searches the checkpoint's folder and beside it.
+    pub tokenizer: Option<PathBuf>,
+    /// A norm_stats.json that replaces the checkpoint's statistics.
+    pub statistics: Option<PathBuf>,
+    /// Resizing, where it is not that of the code that wrote the folder.
+    pub resize: Option<Resize>,
+    /// State in the prompt of pi0.5, where the folder does not say.
+    pub state_tokens: Option<StateTokens>,
+    /// Steps of a chunk, where the folder does not say.
+    pub horizon: Option<usize>,
+    /// What the action's numbers are, where the folder does not say.
+    pub actions: Option<ActionMapping>,
+    /// Cameras of the checkpoint that this robot does not have; their tokens are left out.
+    pub absent_cameras: Vec<String>,
+    /// Euler steps; `None` for the checkpoint's.
+    pub steps: Option<usize>,
+    /// Seed of the first chunk's noise, from which those of the later ones follow; `None` draws
+    /// one.
+    pub seed: Option<u64>,
+    /// Real-time chunking.
+    pub continuation: ContinuationMode,
+}
+
+/// Real-time chunking of a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ContinuationMode {
+    /// Every chunk starts anew.
+    #[default]
+    None,
+    /// LeRobot's guided mode, with the checkpoint's values where none are given.
+    Guided {
+        /// Rows that are guided.
+        horizon: Option<usize>,
+        /// How the weight falls.
+        schedule: Option<Schedule>,
+        /// Largest weight of the correction.
+        max_weight: Option<f32>,
+    },
+    /// The trained mode, for checkpoints that were trained for it.
+    Trained,
+}
+
+impl std::str::FromStr for ContinuationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "guided" => Ok(Self::Guided { horizon: None, schedule: None, max_weight: None }),
+            "trained" => Ok(Self::Trained),
+            other => Err(format!("rtc is '{other}'; use none, guided or trained")),
+        }
+    }
+}
+
+/// A policy that cannot be loaded so, or an observation that it cannot decide from.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FlowError {
+    /// A checkpoint without statistics.
+    #[error(
+        "{folder}: a base checkpoint without statistics of the {feature}; fine-tune it, or give \
+        the robot's norm_stats.json"
+    )]
+    NoStatistics {
+        /// The folder.
+        folder: String,
+        /// `state` or `action`.
+        feature: &'static str,
+    },
+    /// Statistics by which a value would be divided by almost 0.
+    #[error(
+        "{folder}: dimensions {dimensions:?} of the state were constant in the training data, so \
+        that any other value would become very large; give statistics of this robot's data"
+    )]
+    Degenerate {
+        /// The folder.
+        folder: String,
+        /// Dimensions, from 0.
+        dimensions: Vec<usize>,
+    },
+    /// A camera that the checkpoint does not have.
+    #[error("camera '{given}' is none of the checkpoint's: {}", known.join(", "))]
+    UnknownCamera {
+        /// Name as given.
+        given: String,
+        /// The checkpoint's.
+        known: Vec<String>,
+    },
+    /// Every camera is declared absent.
+    #[error("all cameras are declared absent; the policy needs one")]
+    NoCamera,
+    /// A prompt that would be cut.
+    #[error(
+        "the prompt takes {tokens} tokens but the model was trained with at most {limit}; shorten \
+        the instruction (the end of the prompt would be lost without a word)"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A number of Euler steps out of range.
+    #[error("{0} Euler steps; use 1 to 1000 (the checkpoints were published with 10)")]
+    Steps(usize),
+    /// A previous chunk that does not fit.
+    #[error(transparent)]
+    Continuation(#[from] ContinuationError),
+}
+
+/// Everything that a chunk is computed from, prepared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// The prompt.
+    pub prompt: String,
+    /// Its token ids.
+    pub input_ids: Vec<u32>,
+    /// The raw state.
+    pub state: Vec<f32>,
+    /// The normalised state.
+    pub normalized_state: Vec<f32>,
+    /// Feature and pixels of each camera that has an image, in the model's order: `[3, height,
+    /// width]`, values from -1 to 1.
+    pub images: Vec<(String, Vec<f32>)>,
+}
+
+impl Prepared {
+    /// The normalised state padded with zeros to the model's width.
+    #[must_use]
+    pub fn padded_state(&self, width: usize) -> Vec<f32> {
+        let mut state = self.normalized_state.clone();
+        state.resize(width, 0.0);
+        state
+    }
+}
+
+/// A chunk, to be continued by the next.
+struct Previous {
+    normalized: Vec<Vec<f32>>,
+    actions: Vec<Vec<f32>>,
+}
+
+/// pi0 or pi0.5 on a backend.
+pub struct Pi0Policy<B: Backend> {
+    backend: B,
+    model: Pi0<B>,
+    checkpoint: Pi0Checkpoint,
+    schedule: crate::models::pi0::Schedule<B>,
+    state: Normalizer,
+    action: Normalizer,
+    info: PolicyInfo,
+    /// Feature and name of each camera that must have an image.
+    cameras: Vec<(String, Arc<str>)>,
+    preparer: Mutex<Preparer>,
+    continuation: ContinuationMode,
+    seed: u64,
+    previous: Option<Previous>,
+}
+
+impl<B: Backend> Pi0Policy<B> {
+    /// Loads a checkpoint folder onto a backend.
+    ///
+    /// # Errors
+    /// When the folder is unfit or has no statistics, in one line with the remedy.
+    pub fn open(backend: B, folder: &Path, options: &PolicyOptions) -> Result<Self, PolicyError> {
+        let flow = &options.flow;
+        let checkpoint = Pi0Checkpoint::open(&Pi0Source {
+            folder: folder.to_owned(),
+            tokenizer: flow.tokenizer.clone(),
+            statistics: flow.statistics.clone(),
+            resize: flow.resize,
+            state_tokens: flow.state_tokens,
+            horizon: flow.horizon,
+            actions: flow.actions.clone(),
+        })?;
+        let weights = checkpoint.weights.clone();
+        Self::from_checkpoint(backend, checkpoint, &weights, options)
+    }
+
+    /// Like [`Pi0Policy::open`], with the weights of another source than the checkpoint's files.
+    ///
+    /// # Errors
+    /// As [`Pi0Policy::open`].
+    pub fn from_checkpoint(
+        backend: B,
+        checkpoint: Pi0Checkpoint,
+        weights: &(dyn TensorSource + Send + Sync),
+        options: &PolicyOptions,
+    ) -> Result<Self, PolicyError> {
+        let flow = &options.flow;
+        let place = || checkpoint.folder.display().to_string();
+        let missing = |feature| FlowError::NoStatistics { folder: place(), feature };
+        let processors = &checkpoint.processors;
+        let state = processors.state.clone().ok_or_else(|| missing("state"))?;
+        let action = processors.action.clone().ok_or_else(|| missing("action"))?;
+        let dimensions = state.constant_dimensions();
+        if !dimensions.is_empty() {
+            return Err(FlowError::Degenerate { folder: place(), dimensions }.into());
+        }
+        let config = &checkpoint.config;
+        if flow.continuation == ContinuationMode::Trained && config.rtc_training_max_delay == 0 {
+            return Err(FlowError::from(ContinuationError::Untrained).into());
+        }
+        let cameras = cameras(&checkpoint, &flow.absent_cameras)?;
+        let steps = flow.steps.unwrap_or(config.num_inference_steps);
+        if !(1..=1000).contains(&steps) {
+            return Err(FlowError::Steps(steps).into());
+        }
+        let load = || Pi0::load(&backend, weights, &checkpoint);
+        let model = backend.scope(load)?;
+        let schedule = backend.scope(|| model.schedule(&backend, steps))?;
+        let ranges = action.ranges();
+        let envelope = (0..config.action.1)
+            .map(|at| match processors.mapping {
+                ActionMapping::Absolute => ranges.get(at).copied(),
+                ActionMapping::Relative { .. } => None,
+            })
+            .collect();
+        let info = PolicyInfo {
+            unnorm_key: config.action.0.clone(),
+            action_dim: config.action.1,
+            action_names: processors.action_names.clone().unwrap_or_default(),
+            horizon: config.chunk_size,
+            cameras: cameras.iter().map(|(_, name)| Arc::clone(name)).collect(),
+            state_dim: config.state.1,
+            device: backend.name(),
+            precision: options.precision.clone(),
+            envelope,
+            action_tokens: None,
+        };
+        Ok(Self {
+            backend,
+            model,
+            schedule,
+            state,
+            action,
+            info,
+            cameras,
+            preparer: Mutex::new(preparer(&checkpoint)?),
+            continuation: flow.continuation,
+            seed: flow.seed.unwrap_or_else(fresh_seed),
+            previous: None,
+            checkpoint,
+        })
+    }
+
+    /// The checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Pi0Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn model(&self) -> &Pi0<B> {
+        &self.model
+    }
+
+    /// Normalisers of state and action.
+    #[must_use]
+    pub fn normalizers(&self) -> [&Normalizer; 2] {
+        [&self.state, &self.action]
+    }
+
+    /// The prompt and its ids, without the limit of the length.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn tokenize(
+        &self,
+        instruction: &str,
+        normalized_state: &[f32],
+    ) -> Result<(String, Vec<u32>), PolicyError> {
+        let config = &self.checkpoint.config;
+        let tokens = (self.checkpoint.state_tokens, config.max_state_dim);
+        let form = (config.kind, self.checkpoint.lerobot);
+        let prompt = prompt(form, instruction, normalized_state, tokens);
+        let tokenizer = &self.checkpoint.tokenizer;
+        let ids = match (self.checkpoint.lerobot, prompt.strip_suffix('\n')) {
+            // openpi encodes the line break by itself.
+            (false, Some(text)) => {
+                let line_break = tokenizer.encode("\n")?;
+                let rest = line_break.get(1..).unwrap_or_default();
+                [tokenizer.encode(text)?.as_slice(), rest].concat()
+            }
+            _ => tokenizer.encode(&prompt)?,
+        };
+        Ok((prompt, ids))
+    }
+
+    /// An image at the model's input size, `[3, height, width]`, values from -1 to 1.
+    ///
+    /// # Errors
+    /// When the image cannot be resized.
+    pub fn resize(&self, image: &RgbImage) -> Result<Vec<f32>, PolicyError> {
+        let mut pixels = Vec::new();
+        // A panic while it was held leaves a plan and buffers, which the next image replaces.
+        let mut preparer = self.preparer.lock().unwrap_or_else(PoisonError::into_inner);
+        preparer.floats(image, Layout::Chw, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// Prepares images by feature, the raw state and an instruction.
+    ///
+    /// # Errors
+    /// When the prompt would be cut or the tokenizer refuses it.
+    pub fn prepare(
+        &self,
+        images: &BTreeMap<String, &RgbImage>,
+        state: &[f32],
+        instruction: &str,
+    ) -> Result<Prepared, PolicyError> {
+        let normalized_state = self.state.normalize(state);
+        let (prompt, input_ids) = self.tokenize(instruction, &normalized_state)?;
+        let limit = self.checkpoint.processors.max_length;
+        if input_ids.len() > limit {
+            return Err(FlowError::PromptTooLong { tokens: input_ids.len(), limit }.into());
+        }
+        let cameras = self.checkpoint.config.real_cameras();
+        let images = cameras
+            .filter_map(|camera| Some((camera.feature.clone(), images.get(&camera.feature)?)))
+            .map(|(feature, image)| Ok((feature, self.resize(image)?)))
+            .collect::<Result<_, PolicyError>>()?;
+        Ok(Prepared { prompt, input_ids, state: state.to_vec(), normalized_state, images })
+    }
+
+    /// The normalised chunk `[chunk, max_action_dim]`, flat, from noise of the same shape.
+    ///
+    /// # Errors
+    /// When the device fails or a value is not finite.
+    pub fn sample(
+        &self,
+        prepared: &Prepared,
+        schedule: &crate::models::pi0::Schedule<B>,
+        noise: Vec<f32>,
+        continuation: &Continuation,
+        probe: &mut (impl Probe<B> + Send),
+        observe: impl FnMut(EulerStep<'_>) + Send,
+    ) -> Result<Vec<f32>, PolicyError> {
+        self.backend.scope(|| {
+            let mut prefix = self.prefix(prepared, probe)?;
+            let place = (&mut prefix, schedule);
+            let backend = &self.backend;
+            Ok(sample(backend, &self.model, place, noise, continuation, probe, observe)?)
+        })
+    }
+
+    /// Keys and values of an observation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn prefix(
+        &self,
+        prepared: &Prepared,
+        probe: &mut impl Probe<B>,
+    ) -> Result<crate::models::pi0::Prefix<B>, PolicyError> {
+        let images = prepared
+            .images
+            .iter()
+            .map(|(name, pixels)| self.model.image(&self.backend, name, pixels, probe))
+            .collect::<Result<Vec<_>, _>>()?;
+        let state = prepared.padded_state(self.checkpoint.config.max_state_dim);
+        Ok(self.model.prefix(&self.backend, &images, &prepared.input_ids, &state, probe)?)
+    }
+
+    /// Tables for a number of Euler steps.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn schedule(&self, steps: usize) -> Result<crate::models::pi0::Schedule<B>, PolicyError> {
+        Ok(self.backend.scope(|| self.model.schedule(&self.backend, steps))?)
+    }
+
+    /// Physical actions of a normalised chunk, `[chunk][action_dim]`; relative ones are added to
+    /// the raw state.
+    #[must_use]
+    pub fn actions(&self, chunk: &[f32], state: &[f32], mapping: &ActionMapping) -> Vec<Vec<f32>> {
+        let config = &self.checkpoint.config;
+        chunk
+            .chunks_exact(config.max_action_dim)
+            .map(|row| {
+                mapping.to_absolute(&self.action.unnormalize(&row[..config.action.1]), state)
+            })
+            .collect()
+    }
+
+    /// Absolute actions in the model's space, as seen from another state.
+    #[must_use]
+    pub fn reanchored(
+        &self,
+        actions: &[Vec<f32>],
+        state: &[f32],
+        mapping: &ActionMapping,
+    ) -> Vec<Vec<f32>> {
+        let one = |row: &Vec<f32>| self.action.normalize(&mapping.to_relative(row, state));
+        actions.iter().map(one).collect()
+    }
+
+    /// How the next chunk continues the previous one.
+    fn continuation(
+        &self,
+        observation: &Observation,
+        state: &[f32],
+    ) -> Result<Continuation, FlowError> {
+        let (Some(previous), Some(executed)) = (&self.previous, observation.playback.executed)
+        else {
+            return Ok(Continuation::None);
+        };
+        let config = &self.checkpoint.config;
+        let (shape, delay) =
+            ([config.chunk_size, config.max_action_dim], observation.playback.delay);
+        let mapping = &self.checkpoint.processors.mapping;
+        let first = executed.min(previous.normalized.len());
+        let rest = match mapping {
+            ActionMapping::Absolute => previous.normalized[first..].to_vec(),
+            ActionMapping::Relative { .. } => {
+                self.reanchored(&previous.actions[first..], state, mapping)
+            }
+        };
+        Ok(match self.continuation {
+            ContinuationMode::None => Continuation::None,
+            ContinuationMode::Trained => {
+                Continuation::trained(&rest, shape, delay, config.rtc_training_max_delay)?
+            }
+            ContinuationMode::Guided { horizon, schedule, max_weight } => {
+                let horizon = horizon.unwrap_or(config.rtc.execution_horizon);
+                let stored = config.rtc.prefix_attention_schedule.parse().unwrap_or_default();
+                let curve = (
+                    schedule.unwrap_or(stored),
+                    max_weight.unwrap_or(config.rtc.max_guidance_weight as f32),
+                );
+                Continuation::guided(&rest, shape, (delay, horizon), curve)?
+            }
+        })
+    }
+
+    fn decide(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let mut clock = Stopwatch::start();
+        let state: Vec<f32> =
+            observation.state(self.info.state_dim)?.iter().map(|&v| v as f32).collect();
+        let mut images = BTreeMap::new();
+        for (feature, name) in &self.cameras {
+            let image = match observation.image(feature) {
+                Ok(image) => image,
+                Err(_) => observation.image(name)?,
+            };
+            images.insert(feature.clone(), image);
+        }
+        let instruction: &Instruction = &observation.instruction;
+        let prepared = self.prepare(&images, &state, instruction.as_given())?;
+        let continuation = self.continuation(observation, &state)?;
+        clock.lap("preprocess");
+        let config = &self.checkpoint.config;
+        let seed = self.seed;
+        let noise = Noise::new(seed).take(config.chunk_size * config.max_action_dim);
+        let chunk = self.backend.scope(|| -> Result<Vec<f32>, PolicyError> {
+            let mut prefix = self.prefix(&prepared, &mut NoProbe)?;
+            clock.lap("prefix");
+            let place = (&mut prefix, &self.schedule);
+            let (model, backend) = (&self.model, &self.backend);
+            let chunk = sample(backend, model, place, noise, &continuation, &mut NoProbe, |_| {})?;
+            clock.lap("denoise");
+            Ok(chunk)
+        })?;
+        self.seed = next_seed(seed);
+        let actions = self.actions(&chunk, &state, &self.checkpoint.processors.mapping);
+        let rows = chunk.chunks_exact(config.max_action_dim);
+        let normalized: Vec<Vec<f32>> = rows.map(|row| row[..config.action.1].to_vec()).collect();
+        let wide = |rows: &[Vec<f32>]| -> Vec<Vec<f64>> {
+            rows.iter().map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect()
+        };
+        let decision = Decision {
+            prompt: prepared.prompt,
+            input_ids: prepared.input_ids,
+            normalized: wide(&normalized),
+            actions: wide(&actions),
+            seed: Some(seed),
+            stages: clock.stages,
+            ..Decision::default()
+        };
+        self.previous = Some(Previous { normalized, actions });
+        Ok(decision)
+    }
+}
+
+impl<B: Backend> Policy for Pi0Policy<B> {
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let decision = self.decide(observation);
+        // What the robot does after an error is unknown here, so that nothing is continued.
+        if decision.is_err() {
+            self.previous = None;
+        }
+        decision
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        &self.info
+    }
+}
+
+/// The resizing of a checkpoint's images.
+fn preparer(checkpoint: &Pi0Checkpoint) -> Result<Preparer, ImageError> {
+    let [height, width] = checkpoint.config.image_resolution;
+    let size = Size { width, height };
+    let operation = match checkpoint.resize {
+        Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
+        Resize::PilBilinearPad => Operation::BilinearPad(size),
+    };
+    let preparation = Preparation::new(vec![operation.into()])
+        // Sides are bounded when config.json is read.
+        .map_err(|_| ImageError::Side { width, height })?;
+    Preparer::new(preparation)
+}
+
+/// Prefix of LeRobot's names of camera features.
+const IMAGES: &str = "observation.images.";
+
+/// Feature and name of each camera that must have an image; the name is the robot's, without
+/// LeRobot's prefix.
+fn cameras(
+    checkpoint: &Pi0Checkpoint,
+    absent: &[String],
+) -> Result<Vec<(String, Arc<str>)>, FlowError> {
+    let name = |feature: &str| -> String {
+        let outer = checkpoint.processors.outer_name(feature);
+        outer.strip_prefix(IMAGES).unwrap_or(outer).to_owned()
+    };
+    let all: Vec<(String, String)> = checkpoint
+        .config
+        .real_cameras()
+        .map(|camera| (camera.feature.clone(), name(&camera.feature)))
+        .collect();
+    let is = |(feature, name): &(String, String), given: &String| given == feature || given == name;
+    if let Some(given) = absent.iter().find(|given| !all.iter().any(|camera| is(camera, given))) {
+        let known = all.into_iter().map(|(_, name)| name).collect();
+        return Err(FlowError::UnknownCamera { given: given.clone(), known });
+    }
+    let present: Vec<(String, Arc<str>)> = all
+        .into_iter()
+        .filter(|camera| !absent.iter().any(|given| is(camera, given)))
+        .map(|(feature, name)| (feature, name.into()))
+        .collect();
+    if present.is_empty() { Err(FlowError::NoCamera) } else { Ok(present) }
+}

@@ -1,0 +1,138 @@
+//! OpenVLA-OFT on simulated meshes: every stage of the golden kits, and traces that answer as eager
+//! passes do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
+use vla_inference::backend::{Mask, TraceBackend};
+use vla_inference::checkpoint::{BoundsKind, OftCheckpoint};
+use vla_inference::golden::{OftKit, check_oft, check_oft_with};
+use vla_inference::observation::{
+    CameraFrame, Instruction, Observation, Operation, Playback, Preparation, RgbImage, Size,
+};
+use vla_inference::policy::{OftContract, OftPolicy, Policy, PolicyOptions};
+
+fn data(kit: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(kit)
+}
+
+fn backend(mesh: MeshKind, precision: &str) -> TtBackend {
+    open(Provider::Simulated, mesh, PrecisionPolicy::load(precision).unwrap()).unwrap()
+}
+
+#[test]
+fn kits_agree_on_every_mesh() {
+    // Every mesh and precision once; `openvla selfcheck` runs any other combination.
+    for (kit, mesh, precision) in [
+        ("oft_tiny", MeshKind::N150, "bf16"),
+        ("oft_tiny", MeshKind::T3k, "bf16"),
+        ("oft_tiny", MeshKind::N300, "mixed"),
+        ("oft_tiny_aloha", MeshKind::N300, "bf16"),
+        ("oft_tiny_aloha", MeshKind::T3k, "bfp8"),
+    ] {
+        let kit = OftKit::open(&data(kit)).unwrap();
+        let device = backend(mesh, precision);
+        let report = check_oft(&kit, device, &kit.checkpoint(), precision).unwrap();
+        println!("{mesh:?} {precision}: {}", report.cases[0]);
+        assert_eq!(report.missed(), Vec::<String>::new(), "{mesh:?} {precision}");
+    }
+}
+
+#[test]
+fn causal_attention_is_noticed_on_a_mesh() {
+    let kit = OftKit::open(&data("oft_tiny")).unwrap();
+    let device = backend(MeshKind::N300, "bfp8");
+    let causal = |policy: &mut OftPolicy<TtBackend>| policy.set_mask(Mask::Causal);
+    let report = check_oft_with(&kit, device, &kit.checkpoint(), "bfp8", causal).unwrap();
+    assert!(report.missed().iter().any(|line| line.contains("causal")), "{report:?}");
+}
+
+/// A kit's cameras, chunk and statistics.
+fn contract(kit: &str) -> (OftContract, &'static str, usize) {
+    let steps = vec![Operation::Lanczos3(Size::square(224)).into()];
+    let libero = OftContract {
+        cameras: vec!["full".into(), "wrist".into()],
+        preparation: Preparation::new(steps).unwrap(),
+        chunk: 8,
+        bounds: BoundsKind::Quantiles,
+        state: true,
+        discrete: false,
+        film: true,
+    };
+    match kit {
+        "oft_tiny" => (libero, "libero_spatial_no_noops", 8),
+        _ => {
+            let cameras = vec!["full".into(), "left_wrist".into(), "right_wrist".into()];
+            let bounds = BoundsKind::Extremes;
+            let aloha = OftContract { cameras, bounds, chunk: 25, ..libero };
+            (aloha, "aloha1_tiny_fold", 14)
+        }
+    }
+}
+
+fn policy<B: TraceBackend + 'static>(device: B, kit: &str) -> OftPolicy<B> {
+    let (contract, key, _) = contract(kit);
+    let options = PolicyOptions { unnorm_key: Some(key.into()), ..Default::default() };
+    let checkpoint = OftCheckpoint::open(&data(kit).join("ckpt")).unwrap();
+    OftPolicy::from_checkpoint(device, checkpoint, &options, contract).unwrap()
+}
+
+fn observation(kit: &str, words: &str, seed: u8) -> Observation {
+    let (contract, _, state_dim) = contract(kit);
+    let image = |number: usize| {
+        let value = |at: usize| ((at / 97 + number * 31) as u8).wrapping_mul(seed);
+        RgbImage::new(224, 224, (0..224 * 224 * 3).map(value).collect()).unwrap()
+    };
+    let frames = contract.cameras.iter().enumerate();
+    Observation {
+        instruction: Instruction::new(words).unwrap(),
+        images: frames
+            .map(|(number, camera)| CameraFrame { camera: camera.clone(), image: image(number) })
+            .collect(),
+        state: (0..state_dim).map(|at| f64::from(seed) * 0.01 - 0.05 * at as f64).collect(),
+        playback: Playback::default(),
+    }
+}
+
+/// One pass, one trace: no program is launched by the host, and only the inputs are sent.
+fn traces_equal_eager(kit: &str, mesh: MeshKind) {
+    let mut eager = policy(backend(mesh, "bf16"), kit);
+    let mut traced = policy(backend(mesh, "bf16"), kit).with_traces();
+    let film = kit == "oft_tiny_aloha";
+    let executes = if film { "capture" } else { "execute" };
+    let steps = [
+        ("pick up the bowl", 3, "capture"),
+        ("pick up the bowl", 5, "execute"),
+        // As long; with FiLM another prompt needs another trace.
+        ("lift up the bowl", 5, executes),
+        ("open the middle drawer of the cabinet", 7, "capture"),
+        ("open the middle drawer of the cabinet", 9, "execute"),
+    ];
+    let mut distinct = Vec::new();
+    for (words, seed, stage) in steps {
+        let observation = observation(kit, words, seed);
+        let (ours, theirs) = (traced.act(&observation).unwrap(), eager.act(&observation).unwrap());
+        assert_eq!(ours.stages.last().unwrap().name, stage, "{kit} {mesh:?} {words}");
+        assert_eq!(ours.actions, theirs.actions, "{kit} {mesh:?} {words}");
+        distinct.push(ours.actions);
+    }
+    distinct.dedup();
+    assert_eq!(distinct.len(), steps.len(), "inputs do not matter");
+    for policy in [&eager, &traced] {
+        assert_eq!(policy.backend().resharding_count(), 0, "resharded through the host");
+    }
+}
+
+#[test]
+fn traces_answer_as_eager_passes() {
+    for mesh in [MeshKind::N150, MeshKind::T3k] {
+        traces_equal_eager("oft_tiny", mesh);
+    }
+}
+
+#[test]
+fn traces_hold_the_prompt_of_film() {
+    traces_equal_eager("oft_tiny_aloha", MeshKind::N300);
+}
