@@ -58,6 +58,8 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                     .into(),
             );
         }
+        let preparation = crate::preparation::rule(parameters.policy_file())
+            .map_err(|error| error.to_string())?;
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
@@ -71,6 +73,7 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 unnorm_key: parameters.unnorm_key.clone(),
                 decode: parameters.decode,
                 draft: parameters.draft,
+                preparation,
                 ..PolicyOptions::default()
             },
         })
