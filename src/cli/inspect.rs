@@ -92,7 +92,7 @@ impl Inspect {
                 let parts = oft_summary(sign_of_oft(folder)?.unwrap_or_default(), &oft);
                 return show_all(&oft.base, Some(&parts), self.json);
             }
-            CheckpointKind::OpenVla => {}
+            CheckpointKind::OpenVla | CheckpointKind::Scripted => {}
         }
         let checkpoint = Checkpoint::open_unchecked(folder)?;
         show_all(&checkpoint, None, self.json)?;

@@ -60,6 +60,8 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
         }
         let preparation = crate::preparation::rule(parameters.policy_file())
             .map_err(|error| error.to_string())?;
+        let oft = parameters.policy_file().map(crate::preparation::oft_contract);
+        let oft = oft.transpose().map_err(|error| error.to_string())?.flatten();
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
@@ -74,6 +76,7 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 decode: parameters.decode,
                 draft: parameters.draft,
                 preparation,
+                oft,
                 ..PolicyOptions::default()
             },
         })

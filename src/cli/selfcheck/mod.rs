@@ -36,6 +36,10 @@ impl Selfcheck {
             KitKind::Policy(CheckpointKind::OpenVlaOft) => oft::run(&self),
             KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
             KitKind::ImagePreparation => image_preparation::run(&self),
+            kind @ KitKind::Policy(CheckpointKind::Scripted) => Err(CliError::Bounds(format!(
+                "{}: a kit of the kind {kind:?}, which is not implemented",
+                self.golden.display()
+            ))),
         }
     }
 }
