@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation;
 use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation};
@@ -17,6 +17,8 @@ use vla_inference::stats::percentile;
 pub(super) struct Bench {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// JPEG or PNG
@@ -108,7 +110,7 @@ impl Bench {
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
-        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
+        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         let observation = Observation::single(&image, &instruction);
         let mut token_ids = Vec::new();
         let mut stages = Stages::default();

@@ -83,13 +83,16 @@ enum Statistics {
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
         let folder = self.checkpoint.folder()?;
-        if let CheckpointKind::Pi0 | CheckpointKind::Pi05 = CheckpointKind::of(folder)? {
-            return pi0::run(&self.folder.source(folder), self.json);
-        }
-        if let Some(sign) = sign_of_oft(folder)? {
-            let oft = OftCheckpoint::open(folder)?;
-            let parts = oft_summary(sign, &oft);
-            return show_all(&oft.base, Some(&parts), self.json);
+        match CheckpointKind::of(folder)? {
+            CheckpointKind::Pi0 | CheckpointKind::Pi05 => {
+                return pi0::run(&self.folder.source(folder), self.json);
+            }
+            CheckpointKind::OpenVlaOft => {
+                let oft = OftCheckpoint::open(folder)?;
+                let parts = oft_summary(sign_of_oft(folder)?.unwrap_or_default(), &oft);
+                return show_all(&oft.base, Some(&parts), self.json);
+            }
+            CheckpointKind::OpenVla | CheckpointKind::Scripted => {}
         }
         let checkpoint = Checkpoint::open_unchecked(folder)?;
         show_all(&checkpoint, None, self.json)?;

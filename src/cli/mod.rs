@@ -64,6 +64,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Load(#[from] vla_inference::policy::PolicyLoadError),
     #[error(transparent)]
+    LoadPolicy(#[from] options::LoadError),
+    #[error(transparent)]
     NoCheckpoint(#[from] options::NoCheckpoint),
     #[error(transparent)]
     Kit(#[from] vla_inference::golden::KitError),

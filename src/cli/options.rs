@@ -4,17 +4,40 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use vla_config::PolicyFile;
 use vla_inference::backend::tt::Kernels;
 use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
-    ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
-    PolicyOptions, PolicySource, Precision, load_policy,
+    ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, OftContract, Policy, PolicyLoadError,
+    PolicyOptions, PolicySource, Precision, PreparationRule, load_policy,
 };
+
+use crate::preparation::{self, PreparationFileError};
 
 /// Neither the option nor the environment variable names a checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
 pub(crate) struct NoCheckpoint;
+
+/// Why a policy is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The policy file.
+    #[error(transparent)]
+    PolicyFile(#[from] PreparationFileError),
+    /// The device or the checkpoint.
+    #[error(transparent)]
+    Policy(#[from] PolicyLoadError),
+}
+
+impl From<LoadError> for vla_eval::EvalError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::PolicyFile(error) => Self::Usage(error.to_string()),
+            LoadError::Policy(error) => Self::Load(error),
+        }
+    }
+}
 
 /// The checkpoint folder.
 #[derive(Args, Clone, Debug)]
@@ -44,6 +67,38 @@ pub(crate) struct DeviceArgs {
     /// and precision is faster
     #[arg(long, value_name = "DIR")]
     pub(crate) weight_cache: Option<PathBuf>,
+}
+
+/// The policy file.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct PolicyFileArgs {
+    /// How images are prepared, and for which statistics: a file as in config/policies/. Without
+    /// it, as the checkpoint's own processor does; checkpoints that are known to need another
+    /// preparation are then refused
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy_file: Option<PathBuf>,
+}
+
+impl PolicyFileArgs {
+    /// Reads the file: which preparation it states, and the statistics key to use.
+    ///
+    /// # Errors
+    /// When the file is invalid, or `asked` is none of its keys.
+    pub(crate) fn read(
+        &self,
+        asked: Option<String>,
+    ) -> Result<(PreparationRule, Option<String>), PreparationFileError> {
+        preparation::read(self.policy_file.as_deref(), asked)
+    }
+
+    /// What the file says of an OpenVLA-OFT checkpoint, if it is one for it.
+    ///
+    /// # Errors
+    /// When the file is invalid.
+    pub(crate) fn oft(&self) -> Result<Option<OftContract>, PreparationFileError> {
+        let Some(path) = &self.policy_file else { return Ok(None) };
+        Ok(preparation::oft_contract(&PolicyFile::load(path)?)?)
+    }
 }
 
 /// How action tokens are generated and un-normalized.
@@ -167,14 +222,17 @@ impl DeviceArgs {
     /// Loads the policy of the checkpoint `folder` on this device.
     ///
     /// # Errors
-    /// When the device cannot be opened or the checkpoint is unfit.
+    /// When the policy file is invalid, the device cannot be opened or the checkpoint is unfit.
     pub(crate) fn load(
         &self,
         folder: &Path,
         decode: DecodeArgs,
-    ) -> Result<Box<dyn Policy>, PolicyLoadError> {
+        policy_file: &PolicyFileArgs,
+    ) -> Result<Box<dyn Policy>, LoadError> {
         let DecodeArgs { unnorm_key, decode, draft, eager, flow } = decode;
-        load_policy(PolicySource {
+        let (preparation, unnorm_key) = policy_file.read(unnorm_key)?;
+        let oft = policy_file.oft()?;
+        let policy = load_policy(PolicySource {
             checkpoint: folder,
             device: self.device,
             precision: self.precision.as_ref(),
@@ -185,9 +243,12 @@ impl DeviceArgs {
                 decode,
                 draft,
                 eager,
+                preparation,
                 flow: flow.into(),
+                oft,
                 ..Default::default()
             },
-        })
+        })?;
+        Ok(policy)
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation::{self, CameraFrame, Playback, RgbImage};
 use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
@@ -16,6 +16,8 @@ use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 pub(super) struct Predict {
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// JPEG or PNG; with several cameras, CAMERA=FILE once for each
@@ -61,7 +63,8 @@ impl Predict {
         let instruction = Instruction::new(&self.instruction)?;
         let mut images =
             self.image.iter().map(|text| named(text)).collect::<Result<Vec<_>, _>>()?;
-        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode)?;
+        let mut policy =
+            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         // A file without a name is that of the only camera.
         if let ([(None, _)], [camera]) = (images.as_slice(), policy.info().cameras.as_slice()) {
             images[0].0 = Some(camera.to_string());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::options::CheckpointArgs;
+use super::options::{CheckpointArgs, LoadError, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
@@ -22,6 +22,8 @@ pub(super) struct Sensitivity {
     golden: PathBuf,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    #[command(flatten)]
+    policy_file: PolicyFileArgs,
     /// Devices; default sim:n150, sim:n300 and sim:t3k. The float32 reference always runs on the
     /// CPU
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
@@ -57,13 +59,15 @@ impl Sensitivity {
         let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let measure = |device: Device, precision: &Precision| -> Result<Row, CliError> {
             let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
+            let (preparation, unnorm_key) =
+                self.policy_file.read(unnorm_key).map_err(LoadError::from)?;
             let mut policy = load_policy(PolicySource {
                 checkpoint: &folder,
                 device,
                 precision: Some(precision),
                 threads: self.threads,
                 mesh: MeshChoices::default(),
-                options: PolicyOptions { unnorm_key, ..Default::default() },
+                options: PolicyOptions { unnorm_key, preparation, ..Default::default() },
             })?;
             let measured = sensitivity(&kit, policy.as_mut(), self.inputs as usize)?;
             Ok(Row { device: device.to_string(), precision: precision.to_string(), measured })

@@ -6,8 +6,8 @@ use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
 
 use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
-    Arguments, CommandTopics, Given, LifecycleState, Measured, Remark, Resolved, STEP_WIDTH,
-    StateAssembler, StatePart, Value, read_arguments, resolve,
+    Arguments, CommandTopics, Given, LifecycleState, Measured, PolicyFile, Remark, Resolved,
+    STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments, resolve,
 };
 use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig, Source};
@@ -121,6 +121,12 @@ impl ResolvedConfig {
         }
         remarks.extend(config.resolved.summary());
         Ok((config, remarks))
+    }
+
+    /// The policy file, if one was named.
+    #[must_use]
+    pub fn policy_file(&self) -> Option<&PolicyFile> {
+        self.resolved.files.policy.as_deref()
     }
 
     fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, ConfigError> {

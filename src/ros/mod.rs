@@ -58,6 +58,10 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                     .into(),
             );
         }
+        let preparation = crate::preparation::rule(parameters.policy_file())
+            .map_err(|error| error.to_string())?;
+        let oft = parameters.policy_file().map(crate::preparation::oft_contract);
+        let oft = oft.transpose().map_err(|error| error.to_string())?.flatten();
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
@@ -71,6 +75,8 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 unnorm_key: parameters.unnorm_key.clone(),
                 decode: parameters.decode,
                 draft: parameters.draft,
+                preparation,
+                oft,
                 ..PolicyOptions::default()
             },
         })

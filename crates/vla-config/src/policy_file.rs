@@ -87,7 +87,20 @@ impl PolicyFile {
     /// # Errors
     /// [`ConfigFileError`]: unreadable, too large, not YAML, or every rule it breaks.
     pub fn load(path: &Path) -> Result<Self, ConfigFileError> {
-        let raw: RawPolicyFile = read(path)?;
+        Self::validated(path, read(path)?)
+    }
+
+    /// Validates the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`PolicyFile::load`].
+    pub fn from_text(path: &Path, text: &str) -> Result<Self, ConfigFileError> {
+        let raw = super::parse_yaml(text)
+            .map_err(|message| ConfigFileError::Parse { path: path.to_owned(), message })?;
+        Self::validated(path, raw)
+    }
+
+    fn validated(path: &Path, raw: RawPolicyFile) -> Result<Self, ConfigFileError> {
         raw.validate()
             .map_err(|problems| ConfigFileError::Invalid { path: path.to_owned(), problems })
     }

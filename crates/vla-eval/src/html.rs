@@ -62,6 +62,7 @@ fn settings(report: &Report) -> Markup {
     html! {
         p.muted {
             (policy.device) ", precision " (policy.precision) ", decode " (policy.decode)
+            ", image preparation " (policy.image_preparation)
             ", statistics " (policy.unnorm_key) ", images " code { (settings.image_topic) }
             @if let Some(topic) = &settings.action_topic { ", actions " code { (topic) } }
             ", version " (report.version)

@@ -52,6 +52,9 @@ pub struct PolicySettings {
     pub device: String,
     /// Name of the precision policy.
     pub precision: String,
+    /// Steps of the policy file's image preparation, or `own` for the checkpoint's processor.
+    #[serde(default)]
+    pub image_preparation: String,
     /// `full` or `actions`: the tokens over which it decodes.
     pub decode: String,
 }
@@ -168,6 +171,7 @@ pub(super) mod tests {
                 action_dim: 7,
                 device: "cpu".into(),
                 precision: "f32".into(),
+                image_preparation: "own".into(),
                 decode: "full".into(),
             },
         }

@@ -225,7 +225,7 @@ fn keys_after_rope_and_values_agree() {
     .unwrap();
     let case = &kit.cases[0];
     let golden = kit.tensors(case.id).unwrap().unwrap();
-    let rgb = policy.resize(&kit.image(&case.image).unwrap());
+    let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
     let features = model.features(&backend, &rgb, &mut NoProbe).unwrap();
     let image = model.project(&backend, &features, &mut NoProbe).unwrap();
     let (sequence, _) =
@@ -249,7 +249,7 @@ fn normalised_pixels_are_exact() {
         else {
             continue;
         };
-        let rgb = policy.resize(&kit.image(&kit.cases[id].image).unwrap());
+        let rgb = policy.prepare(&kit.image(&kit.cases[id].image).unwrap()).unwrap().pixels().to_vec();
         let golden = golden.to_f32();
         for (tower, pixels) in towers.iter().enumerate() {
             let image = backend.upload_image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();

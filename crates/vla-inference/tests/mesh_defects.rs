@@ -75,7 +75,7 @@ fn first_logits<B: Backend>(
 ) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     for case in &kit.cases[..cases] {
-        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
         let mut probe = LogitsOf { backend: policy.backend(), logits: Logits::default() };
         // An error in a later token does not affect the first logits.
         let _ = policy.generate(&rgb, &case.input_ids_fed, &mut probe);
@@ -107,7 +107,7 @@ fn bfp8_does_not_collapse_to_repeated_tokens() {
     let mut policy = policy(&kit, MeshKind::N300, PrecisionPolicy::load("bfp8").unwrap());
     let (mut ours, mut theirs) = (BTreeSet::new(), BTreeSet::new());
     for case in &kit.cases {
-        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
         let tokens = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap().token_ids;
         let distinct = |tokens: &[u32]| tokens.iter().collect::<BTreeSet<_>>().len();
         assert!(
@@ -192,7 +192,7 @@ fn positions_are_not_off_by_one() {
     let kit = kit();
     for mesh in MESHES {
         let mut policy = policy(&kit, mesh, PrecisionPolicy::load("bf16").unwrap());
-        let rgb = policy.resize(&kit.image(&kit.cases[0].image).unwrap());
+        let rgb = policy.prepare(&kit.image(&kit.cases[0].image).unwrap()).unwrap().pixels().to_vec();
         let checkpoint = policy.checkpoint().clone();
         let backend = policy.backend();
         let model = OpenVla::load(
@@ -273,13 +273,13 @@ fn speculative_tokens_equal_greedy_tokens() {
     for mesh in [MeshKind::N300, MeshKind::T3k] {
         let policy = &mut policy(&kit, mesh, PrecisionPolicy::load("mixed").unwrap());
         for case in &kit.cases[..3] {
-            let rgb = policy.resize(&kit.image(&case.image).unwrap());
+            let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
             drafts(policy, &rgb, &case.input_ids_fed);
         }
     }
     let policy = &mut cpu(&kit);
     for case in &kit.cases[..4] {
-        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
         drafts(policy, &rgb, &case.input_ids_fed);
     }
 }

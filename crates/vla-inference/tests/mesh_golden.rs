@@ -84,7 +84,7 @@ fn stages_before_all_reduce_are_bit_identical() {
     let case = &kit.cases[0];
     let results = MESHES.map(|mesh| {
         let mut policy = policy(&kit, mesh, "mixed");
-        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
         let checkpoint = policy.checkpoint().clone();
         let backend = policy.backend();
         let model = OpenVla::load(

@@ -107,7 +107,7 @@ fn traces_equal_eager(
         if number == 1 {
             memory = Some(policy.backend().allocated_memory().unwrap());
         }
-        let rgb = policy.resize(image);
+        let rgb = policy.prepare(image).unwrap().pixels().to_vec();
         let eager = policy.generate(&rgb, &decision.input_ids, &mut NoProbe).unwrap();
         assert_eq!(decision.token_ids, eager.token_ids, "{what}");
         if kernels == Kernels::Custom {
@@ -230,7 +230,7 @@ fn custom_kernels_equal_ttnn_bit_for_bit() {
             let mut policy =
                 policy(&kit, backend(MeshKind::N300, precision, kernels), DecodeMode::Actions);
             let image = kit.image(&case.image).unwrap();
-            let rgb = policy.resize(&image);
+            let rgb = policy.prepare(&image).unwrap().pixels().to_vec();
             // Eager: patches from the kernel or from the host; logit margins compare the logits'
             // bits.
             let eager = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap();
@@ -322,7 +322,7 @@ fn weight_cache_serves_the_second_load() {
             plain
         };
         let mut policy = policy(&kit, backend, DecodeMode::Actions);
-        let rgb = policy.resize(&kit.image(&case.image).unwrap());
+        let rgb = policy.prepare(&kit.image(&case.image).unwrap()).unwrap().pixels().to_vec();
         let generation = policy.generate(&rgb, &case.input_ids_fed, &mut NoProbe).unwrap();
         (policy.backend().weight_cache_counts(), generation.token_ids, generation.logit_margins)
     };

@@ -269,7 +269,7 @@ fn one_pass_of_openvla_oft_agrees_with_the_roofline() {
     let pass = OnePass { chunk: 8, action_dim: 7, state_dim: 8 };
     let assumptions = Assumptions::one_pass(&real(), 2, pass);
     assert_eq!(assumptions.positions, 600);
-    let policy = uniform(NumberFormat::Bfp8, MathFidelity::HiFi2);
+    let policy = uniform(NumberFormat::Bfp8B, MathFidelity::HiFi2);
     let flop = |plan: &Plan| plan.stages.iter().map(|stage| stage.flop).sum::<f64>();
     let one = Plan::new(&real(), MeshKind::N150, policy.clone(), assumptions.clone());
     assert!((8.6e12..9.6e12).contains(&flop(&one)), "{:.3e}", flop(&one));

@@ -9,7 +9,7 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
 use super::{check_complete, print_report};
-use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs};
+use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, PolicyFileArgs};
 use rosbag2_reader::align::ActionMatch;
 use vla_eval::{
     EvalError, PolicySettings, Report, RunOptions, Settings, Shard, evaluate, write_all,
@@ -37,6 +37,8 @@ pub(super) struct Run {
     checkpoint: CheckpointArgs,
     #[command(flatten)]
     decode: DecodeArgs,
+    #[command(flatten)]
+    policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Show no progress
@@ -119,8 +121,10 @@ impl Run {
     pub(super) fn run(self: Box<Self>) -> Result<(), EvalError> {
         let folder =
             self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
-        let mut policy = self.device.load(folder, self.decode.clone())?;
-        let settings = self.settings(folder.to_owned(), policy.info());
+        let (preparation, _) =
+            self.policy_file.read(self.decode.unnorm_key.clone()).map_err(LoadError::from)?;
+        let mut policy = self.device.load(folder, self.decode.clone(), &self.policy_file)?;
+        let settings = self.settings(folder.to_owned(), policy.info(), preparation.to_string());
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
         let evaluated = evaluate(policy.as_mut(), &settings, &self.out, options, &stop)?;
@@ -136,7 +140,12 @@ impl Run {
         check_complete(&report.incomplete)
     }
 
-    fn settings(&self, checkpoint: PathBuf, info: &PolicyInfo) -> Settings {
+    fn settings(
+        &self,
+        checkpoint: PathBuf,
+        info: &PolicyInfo,
+        image_preparation: String,
+    ) -> Settings {
         let (bags, frames) = (&self.bags, &self.frames);
         let decode = match self.decode.decode {
             DecodeMode::Full => "full",
@@ -162,6 +171,7 @@ impl Run {
                 action_dim: info.action_dim,
                 device: self.device.device.to_string(),
                 precision: info.precision.clone(),
+                image_preparation,
                 decode: decode.to_owned(),
             },
         }

@@ -36,7 +36,7 @@ impl Selfcheck {
             KitKind::Policy(CheckpointKind::OpenVlaOft) => oft::run(&self),
             KitKind::Policy(CheckpointKind::Pi0 | CheckpointKind::Pi05) => pi0::run(&self),
             KitKind::ImagePreparation => image_preparation::run(&self),
-            kind => Err(CliError::Bounds(format!(
+            kind @ KitKind::Policy(CheckpointKind::Scripted) => Err(CliError::Bounds(format!(
                 "{}: a kit of the kind {kind:?}, which is not implemented",
                 self.golden.display()
             ))),

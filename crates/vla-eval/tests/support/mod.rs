@@ -46,6 +46,7 @@ pub fn settings(bag: &Path) -> Settings {
             action_dim: 7,
             device: "cpu".into(),
             precision: "f32".into(),
+            image_preparation: "own".into(),
             decode: "full".into(),
         },
     }

@@ -138,7 +138,9 @@ pub fn check<B: Backend>(
         Report { stages: vec![], cases: vec![], special: vec![], texts: 0, missed: vec![] };
     for case in &kit.cases {
         let policy_error = |source| CheckError::Policy { case: case.id, source };
-        let rgb = policy.resize(&kit.image(&case.image)?);
+        let image = kit.image(&case.image)?;
+        let rgb = policy.prepare(&image).map_err(|error| policy_error(error.into()))?;
+        let rgb = rgb.pixels();
         let pixels_equal = rgb == kit.image(&case.resized_rgb)?.pixels();
         let ids = policy.tokenize(&case.prompt).map_err(policy_error)?;
         let generation = match kit.tensors(case.id)? {
@@ -147,11 +149,11 @@ pub fn check<B: Backend>(
                 let mut recorder =
                     Recorder { backend, tensors: BTreeMap::new(), order: vec![], logits: vec![] };
                 let generation =
-                    policy.generate(&rgb, &ids, &mut recorder).map_err(policy_error)?;
+                    policy.generate(rgb, &ids, &mut recorder).map_err(policy_error)?;
                 compare_stages(case, &golden, &recorder, &generation.token_ids, &mut report.stages);
                 generation
             }
-            None => policy.generate(&rgb, &ids, &mut NoProbe).map_err(policy_error)?,
+            None => policy.generate(rgb, &ids, &mut NoProbe).map_err(policy_error)?,
         };
         report.cases.push(compare_case(
             case,
@@ -380,8 +382,10 @@ fn trailing_space<B: Backend>(
             special.input_ids
         )));
     }
-    let rgb = policy.resize(&kit.image(&special.image)?);
-    let tokens = policy.generate(&rgb, &ids, &mut NoProbe).map_err(failed)?.token_ids;
+    let image = kit.image(&special.image)?;
+    let rgb = policy.prepare(&image).map_err(|error| failed(error.into()))?;
+    let rgb = rgb.pixels();
+    let tokens = policy.generate(rgb, &ids, &mut NoProbe).map_err(failed)?.token_ids;
     // A case with the same input, if the kit has one: its answer must be the same, and its recorded
     // margins apply here too.
     let twin = kit
@@ -432,11 +436,13 @@ fn end_token<B: Backend>(
         return Ok(if as_recorded { missing() } else { None });
     };
     let failed = |source| CheckError::Policy { case: case.case, source };
-    let rgb = policy.resize(&kit.image(&base.image)?);
+    let image = kit.image(&base.image)?;
+    let rgb = policy.prepare(&image).map_err(|error| failed(error.into()))?;
+    let rgb = rgb.pixels();
     let ids = policy.tokenize(&base.prompt).map_err(failed)?;
     let end = policy.end_of_sequence();
     policy.set_end_of_sequence(Some(id));
-    let result = policy.generate(&rgb, &ids, &mut NoProbe);
+    let result = policy.generate(rgb, &ids, &mut NoProbe);
     policy.set_end_of_sequence(end);
     let complete = place + 1 == answer.tokens.len();
     Ok(match result.map(|generation| generation.token_ids) {

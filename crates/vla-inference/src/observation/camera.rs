@@ -1,8 +1,9 @@
-//! Image messages: `sensor_msgs/Image` in five encodings, and `sensor_msgs/CompressedImage`.
+//! Image messages: `sensor_msgs/Image` in its 8-bit encodings, and `sensor_msgs/CompressedImage`.
 
 use bytes::Bytes;
 
-use super::{ImageError, RgbImage, check_side};
+use super::yuv::YuvLayout;
+use super::{ImageError, RgbImage, bayer, check_side};
 
 /// Accepted encodings, named as in `sensor_msgs/image_encodings.hpp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,54 @@ pub enum Encoding {
     Bgra8,
     /// Grey.
     Mono8,
+    /// YUV 4:2:2, bytes `U Y V Y`; `yuv422` is its deprecated name. BT.601, limited range, as all
+    /// of the YUV encodings.
+    Uyvy,
+    /// YUV 4:2:2, bytes `Y U Y V`; `yuv422_yuy2` is its deprecated name.
+    Yuyv,
+    /// YUV 4:2:0, luma, then rows of `U V`.
+    Nv12,
+    /// YUV 4:2:0, luma, then rows of `V U`.
+    Nv21,
+    /// YUV 4:4:4, luma, then rows of `U V`, twice as long.
+    Nv24,
+    /// Bayer pattern, red first.
+    BayerRggb8,
+    /// Bayer pattern, blue first.
+    BayerBggr8,
+    /// Bayer pattern, green then blue.
+    BayerGbrg8,
+    /// Bayer pattern, green then red.
+    BayerGrbg8,
 }
+
+/// How the bytes of an encoding are read.
+enum Form {
+    /// Bytes of a pixel, and the offsets of red, green and blue in it.
+    Channels(usize, [usize; 3]),
+    Yuv(YuvLayout),
+    Bayer(bayer::Pattern),
+}
+
+/// Every accepted name.
+const NAMES: &[(&str, Encoding)] = &[
+    ("rgb8", Encoding::Rgb8),
+    ("bgr8", Encoding::Bgr8),
+    ("rgba8", Encoding::Rgba8),
+    ("bgra8", Encoding::Bgra8),
+    ("mono8", Encoding::Mono8),
+    ("uyvy", Encoding::Uyvy),
+    ("yuyv", Encoding::Yuyv),
+    ("yuv422", Encoding::Uyvy),
+    ("yuv422_yuy2", Encoding::Yuyv),
+    ("nv12", Encoding::Nv12),
+    ("nv21", Encoding::Nv21),
+    ("nv24", Encoding::Nv24),
+    ("bayer_rggb8", Encoding::BayerRggb8),
+    ("bayer_bggr8", Encoding::BayerBggr8),
+    ("bayer_gbrg8", Encoding::BayerGbrg8),
+    ("bayer_grbg8", Encoding::BayerGrbg8),
+];
 
 impl Encoding {
     /// The encoding of that name.
@@ -25,34 +73,32 @@ impl Encoding {
     /// # Errors
     /// When it is not supported; the error shows at most 32 characters of the name.
     pub fn from_name(name: &str) -> Result<Self, ImageError> {
-        Ok(match name {
-            "rgb8" => Self::Rgb8,
-            "bgr8" => Self::Bgr8,
-            "rgba8" => Self::Rgba8,
-            "bgra8" => Self::Bgra8,
-            "mono8" => Self::Mono8,
-            _ => return Err(ImageError::Encoding(name.chars().take(32).collect())),
-        })
+        let known = NAMES.iter().find(|(known, _)| *known == name);
+        known
+            .map(|(_, encoding)| *encoding)
+            .ok_or_else(|| ImageError::Encoding(name.chars().take(32).collect()))
     }
 
     fn name(self) -> &'static str {
-        match self {
-            Self::Rgb8 => "rgb8",
-            Self::Bgr8 => "bgr8",
-            Self::Rgba8 => "rgba8",
-            Self::Bgra8 => "bgra8",
-            Self::Mono8 => "mono8",
-        }
+        NAMES.iter().find(|(_, encoding)| *encoding == self).map_or("", |(name, _)| name)
     }
 
-    /// Bytes of a pixel, and the offsets of red, green and blue in it.
-    fn layout(self) -> (usize, [usize; 3]) {
+    fn form(self) -> Form {
         match self {
-            Self::Rgb8 => (3, [0, 1, 2]),
-            Self::Bgr8 => (3, [2, 1, 0]),
-            Self::Rgba8 => (4, [0, 1, 2]),
-            Self::Bgra8 => (4, [2, 1, 0]),
-            Self::Mono8 => (1, [0, 0, 0]),
+            Self::Rgb8 => Form::Channels(3, [0, 1, 2]),
+            Self::Bgr8 => Form::Channels(3, [2, 1, 0]),
+            Self::Rgba8 => Form::Channels(4, [0, 1, 2]),
+            Self::Bgra8 => Form::Channels(4, [2, 1, 0]),
+            Self::Mono8 => Form::Channels(1, [0, 0, 0]),
+            Self::Uyvy => Form::Yuv(YuvLayout::Uyvy),
+            Self::Yuyv => Form::Yuv(YuvLayout::Yuyv),
+            Self::Nv12 => Form::Yuv(YuvLayout::Nv12),
+            Self::Nv21 => Form::Yuv(YuvLayout::Nv21),
+            Self::Nv24 => Form::Yuv(YuvLayout::Nv24),
+            Self::BayerRggb8 => Form::Bayer([[0, 1], [1, 2]]),
+            Self::BayerBggr8 => Form::Bayer([[2, 1], [1, 0]]),
+            Self::BayerGbrg8 => Form::Bayer([[1, 2], [0, 1]]),
+            Self::BayerGrbg8 => Form::Bayer([[1, 0], [2, 1]]),
         }
     }
 }
@@ -71,7 +117,8 @@ pub enum EncodedImage {
         encoding: String,
         /// Bytes from the start of one row to the start of the next, padding included.
         step: u32,
-        /// `height * step` bytes; the padding of the last row may be missing.
+        /// `height * step` bytes, with chroma planes half as many or twice as many more; the
+        /// padding of the last row may be missing.
         data: Bytes,
     },
     /// The data of `sensor_msgs/CompressedImage`: JPEG or PNG, recognised by its first bytes, since
@@ -104,97 +151,56 @@ fn to_rgb(
     data: &Bytes,
 ) -> Result<RgbImage, ImageError> {
     check_side(width, height)?;
-    let (bytes, channels) = encoding.layout();
-    let row_bytes = width * bytes;
+    let form = encoding.form();
+    let (row_bytes, rows) = match &form {
+        Form::Channels(bytes, _) => (width * bytes, height),
+        Form::Yuv(layout) => (layout.row_bytes(width), layout.rows(height)),
+        Form::Bayer(_) => (width, height),
+    };
     if step < row_bytes {
         return Err(ImageError::Step { step, width, encoding: encoding.name(), needed: row_bytes });
     }
-    let needed = step.checked_mul(height);
-    let last_row = step.checked_mul(height - 1).and_then(|start| start.checked_add(row_bytes));
-    match (needed, last_row) {
-        (Some(needed), Some(last)) if data.len() >= last && data.len() <= needed => {}
+    let needed = step.checked_mul(rows);
+    match needed {
+        // The padding of the last row may be missing.
+        Some(needed) if (needed - (step - row_bytes)..=needed).contains(&data.len()) => {}
         _ => {
             let needed = needed.unwrap_or(usize::MAX);
-            return Err(ImageError::Bytes { bytes: data.len(), height, step, needed });
+            return Err(ImageError::Bytes { bytes: data.len(), height: rows, step, needed });
         }
     }
-    if encoding == Encoding::Rgb8 && step == row_bytes {
-        return RgbImage::shared(width, height, data.clone());
-    }
-    let mut pixels = Vec::with_capacity(width * height * 3);
-    for row in data.chunks(step).take(height) {
-        let row = &row[..row_bytes];
-        if encoding == Encoding::Rgb8 {
-            pixels.extend_from_slice(row);
-        } else {
-            let chosen = |pixel: &[u8]| channels.map(|channel| pixel[channel]);
-            pixels.extend(row.chunks_exact(bytes).flat_map(chosen));
+    match form {
+        Form::Channels(3, [0, 1, 2]) if step == row_bytes => {
+            RgbImage::shared(width, height, data.clone())
+        }
+        Form::Channels(bytes, channels) => {
+            let mut pixels = Vec::with_capacity(width * height * 3);
+            for row in data.chunks(step).take(height) {
+                let row = &row[..row_bytes];
+                if encoding == Encoding::Rgb8 {
+                    pixels.extend_from_slice(row);
+                } else {
+                    let chosen = |pixel: &[u8]| channels.map(|channel| pixel[channel]);
+                    pixels.extend(row.chunks_exact(bytes).flat_map(chosen));
+                }
+            }
+            RgbImage::new(width, height, pixels)
+        }
+        Form::Yuv(layout) => {
+            let mut pixels = vec![0; width * height * 3];
+            layout.to_rgb((width, height), step, data, &mut pixels);
+            RgbImage::new(width, height, pixels)
+        }
+        Form::Bayer(pattern) => {
+            if width.min(height) < bayer::MIN_SIDE {
+                return Err(ImageError::BayerSide { width, height });
+            }
+            let mut pixels = vec![0; width * height * 3];
+            bayer::to_rgb(pattern, (width, height), step, data, &mut pixels);
+            RgbImage::new(width, height, pixels)
         }
     }
-    RgbImage::new(width, height, pixels)
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
-
-    fn raw(encoding: &str, step: u32, data: &'static [u8]) -> EncodedImage {
-        sized(2, 2, encoding, step, data)
-    }
-
-    fn sized(width: u32, height: u32, encoding: &str, step: u32, data: &[u8]) -> EncodedImage {
-        let data = Bytes::copy_from_slice(data);
-        EncodedImage::Raw { width, height, encoding: encoding.into(), step, data }
-    }
-
-    #[test]
-    fn encodings_and_padding() {
-        let rgb = raw("rgb8", 6, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).decode().unwrap();
-        let bgr = raw("bgr8", 7, &[3, 2, 1, 6, 5, 4, 0, 9, 8, 7, 12, 11, 10, 0]).decode().unwrap();
-        let bgra = raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99])
-            .decode()
-            .unwrap();
-        assert_eq!(rgb, bgr);
-        assert_eq!(rgb, bgra);
-        // the last row's padding is missing
-        let grey = raw("mono8", 3, &[1, 2, 0, 3, 4]).decode().unwrap();
-        assert_eq!(grey.pixels(), [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
-    }
-
-    #[test]
-    fn rgb8_shares_the_message() {
-        let message = Bytes::from_static(&[9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9]);
-        let data = message.slice(1..13);
-        let image =
-            EncodedImage::Raw { width: 2, height: 2, encoding: "rgb8".into(), step: 6, data };
-        let rgb = image.decode().unwrap();
-        assert_eq!(rgb.pixels(), &message[1..13]);
-        assert_eq!(rgb.pixels().as_ptr(), message[1..].as_ptr());
-    }
-
-    #[test]
-    fn disagreements_are_named() {
-        let text = |image: EncodedImage| image.decode().unwrap_err().to_string();
-        assert!(text(raw("bayer_rggb8", 2, &[0; 4])).contains("'bayer_rggb8'"));
-        assert!(text(raw("rgb8", 5, &[0; 10])).contains("step 5"));
-        assert!(text(raw("rgb8", 6, &[0; 11])).contains("11 bytes"));
-        assert!(text(raw("rgb8", 6, &[0; 13])).contains("13 bytes"));
-        assert!(text(sized(0, 2, "rgb8", 6, &[])).contains("0 x 2"));
-        assert!(text(sized(2, u32::MAX, "rgb8", u32::MAX, &[])).contains("pixels"));
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_panics(
-            width in 0u32..9000,
-            height in 0u32..9000,
-            step in any::<u32>(),
-            encoding in "(rgb8|bgr8|rgba8|bgra8|mono8|yuv422|)",
-            data in proptest::collection::vec(any::<u8>(), 0..600),
-        ) {
-            let _ = sized(width, height, &encoding, step, &data).decode();
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,6 @@
 //! `v * 255.5`, not rounding. Source: TensorFlow 2.15,
 //! `tensorflow/core/kernels/image/crop_and_resize_op.cc` and `python/ops/image_ops_impl.py`.
 
-use super::columns::{FloatGroup, Group, LANES, ROWS, put_side_by_side, take_floats_apart};
 use super::preparation::{Size, View};
 
 /// Crops images of any size; the result has the input's size.
@@ -18,10 +17,13 @@ pub(super) struct CenterCrop {
     positions_for: Option<Size>,
     horizontal: Vec<Position>,
     vertical: Vec<Position>,
-    columns: Vec<Group>,
-    between: Vec<FloatGroup>,
-    /// All rows after the horizontal pass, each one value longer than its pixels.
-    rows: Vec<f32>,
+    /// The weights of right neighbours, three times each.
+    weights: Vec<f32>,
+    /// Left and right neighbours of every output pixel in a row, with a byte behind the last.
+    left: Vec<u8>,
+    right: Vec<u8>,
+    /// Two rows after the horizontal pass.
+    rows: [Vec<f32>; 2],
 }
 
 /// Two neighbouring input positions and the weight of the second.
@@ -68,43 +70,66 @@ impl CenterCrop {
         if self.positions_for != Some(image.size) {
             self.horizontal = self.plan(width);
             self.vertical = self.plan(height);
+            let weights = self.horizontal.iter().map(|position| [position.fraction; 3]);
+            self.weights = weights.flatten().collect();
             self.positions_for = Some(image.size);
         }
         let row_bytes = width * 3;
-        let stride = row_bytes + 1;
-        self.columns.resize(width, [0; LANES]);
-        self.between.resize(width, [0.0; LANES]);
-        self.rows.resize(height * stride, 0.0);
-        for (block, rows) in self.rows.chunks_mut(ROWS * stride).enumerate() {
-            let pixels = &image.pixels[block * ROWS * row_bytes..];
-            put_side_by_side(&mut self.columns, pixels, width);
-            blend_columns(&mut self.between, &self.columns, &self.horizontal);
-            for (place, row) in rows.chunks_exact_mut(stride).enumerate() {
-                take_floats_apart(row, &self.between, place);
-            }
-        }
+        self.left.resize(row_bytes + 1, 0);
+        self.right.resize(row_bytes + 1, 0);
+        self.rows.iter_mut().for_each(|row| row.resize(row_bytes, 0.0));
         out.resize(row_bytes * height, 0);
+        // The input rows that the two slots hold.
+        let mut held = [usize::MAX; 2];
         for (out, position) in out.chunks_exact_mut(row_bytes).zip(&self.vertical) {
-            let row = |y: usize| &self.rows[y * stride..y * stride + row_bytes];
-            blend_rows(out, row(position.lower), row(position.upper), position.fraction);
+            if held[1] == position.lower {
+                held.swap(0, 1);
+                self.rows.swap(0, 1);
+            }
+            for (slot, y) in [position.lower, position.upper].into_iter().enumerate() {
+                if held[slot] != y {
+                    let pixels = &image.pixels[y * row_bytes..];
+                    gather(&mut self.left, &mut self.right, pixels, &self.horizontal);
+                    blend_columns(&mut self.rows[slot], &self.left, &self.right, &self.weights);
+                    held[slot] = y;
+                }
+            }
+            blend_rows(out, &self.rows[0], &self.rows[1], position.fraction);
         }
     }
 }
 
-/// The horizontal pass, with bytes as float32 from 0 to 1.
+/// The left and right neighbours of every output pixel. Eight bytes are read at once where there are
+/// eight: both pixels, since the right one follows the left one, or has no weight.
+fn gather(left: &mut [u8], right: &mut [u8], pixels: &[u8], positions: &[Position]) {
+    for (x, Position { lower, upper, .. }) in positions.iter().enumerate() {
+        let place = x * 3..x * 3 + 4;
+        match pixels.get(lower * 3..lower * 3 + 8) {
+            Some(eight) => {
+                left[place.clone()].copy_from_slice(&eight[..4]);
+                right[place].copy_from_slice(&eight[3..7]);
+            }
+            None => {
+                let pixel = |at: usize| &pixels[at * 3..at * 3 + 3];
+                left[x * 3..x * 3 + 3].copy_from_slice(pixel(*lower));
+                right[x * 3..x * 3 + 3].copy_from_slice(pixel(*upper));
+            }
+        }
+    }
+}
+
+/// The horizontal pass of a row, with bytes as float32 from 0 to 1.
 #[multiversion::multiversion(targets(
     "x86_64+avx512f+avx512bw+avx512vl",
     "x86_64+avx2",
     "aarch64+neon"
 ))]
-fn blend_columns(out: &mut [FloatGroup], columns: &[Group], positions: &[Position]) {
-    for (out, position) in out.iter_mut().zip(positions) {
-        let (lower, upper) = (&columns[position.lower], &columns[position.upper]);
-        for (out, (lower, upper)) in out.iter_mut().zip(lower.iter().zip(upper)) {
-            let lower = f32::from(*lower) * (1.0 / 255.0);
-            let upper = f32::from(*upper) * (1.0 / 255.0);
-            *out = lower + (upper - lower) * position.fraction;
-        }
+fn blend_columns(out: &mut [f32], left: &[u8], right: &[u8], weights: &[f32]) {
+    let neighbours = left.iter().zip(right).zip(weights);
+    for (out, ((left, right), weight)) in out.iter_mut().zip(neighbours) {
+        let left = f32::from(*left) * (1.0 / 255.0);
+        let right = f32::from(*right) * (1.0 / 255.0);
+        *out = left + (right - left) * weight;
     }
 }
 
@@ -117,9 +142,19 @@ fn blend_columns(out: &mut [FloatGroup], columns: &[Group], positions: &[Positio
 fn blend_rows(out: &mut [u8], lower: &[f32], upper: &[f32], fraction: f32) {
     for (out, (lower, upper)) in out.iter_mut().zip(lower.iter().zip(upper)) {
         let value = lower + (upper - lower) * fraction;
-        // 255.5 is beyond a byte: truncated and clipped at once.
-        *out = ((value.clamp(0.0, 1.0) * 255.5) as i32).min(255) as u8;
+        *out = truncate_to_byte(value.clamp(0.0, 1.0) * 255.5);
     }
+}
+
+/// The integer part of a value from 0 to 255.5, at most 255. (A cast would also care for values
+/// that have no place here, and not become vector instructions.)
+#[inline(always)]
+fn truncate_to_byte(value: f32) -> u8 {
+    // Adding 2^23 leaves no fractional bits, so that the addition rounds, by half a unit at most.
+    const SHIFT: f32 = 8_388_608.0;
+    let rounded = (value + SHIFT) - SHIFT;
+    let whole = if rounded > value { rounded - 1.0 } else { rounded };
+    (whole + SHIFT).to_bits() as u8
 }
 
 #[cfg(test)]
@@ -166,6 +201,20 @@ mod tests {
                 crop.apply(view, &mut out);
                 prop_assert!(out == plain(view.size, &pixels, area), "{} {}", view.size, area);
             }
+        }
+    }
+
+    #[test]
+    fn truncation_is_exact() {
+        for bits in (0..=255.5f32.to_bits()).step_by(997).chain([255.5f32.to_bits()]) {
+            let value = f32::from_bits(bits);
+            assert_eq!(truncate_to_byte(value), (value as i32).min(255) as u8, "{value}");
+        }
+        for whole in 0..=255u8 {
+            let value = f32::from(whole);
+            assert_eq!(truncate_to_byte(value), whole);
+            let below = f32::from_bits(value.to_bits().saturating_sub(1));
+            assert_eq!(truncate_to_byte(below), whole.saturating_sub(1));
         }
     }
 

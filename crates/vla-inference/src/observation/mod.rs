@@ -3,6 +3,7 @@
 //! in training, byte for byte as Pillow, TensorFlow, OpenCV and torch do them.
 
 mod area;
+mod bayer;
 mod camera;
 mod columns;
 mod crop;
@@ -16,6 +17,7 @@ mod preparer;
 mod resize;
 mod rotate;
 mod torch_bilinear;
+mod yuv;
 
 use std::sync::Arc;
 
@@ -139,7 +141,10 @@ pub enum ObservationError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// An encoding of `sensor_msgs/image_encodings.hpp` that is not handled.
-    #[error("image encoding '{0}' is not supported; publish rgb8, bgr8, rgba8, bgra8 or mono8")]
+    #[error(
+        "image encoding '{0}' is not supported; publish an 8-bit one: rgb8, bgr8, rgba8, bgra8, \
+        mono8, uyvy, yuyv, nv12, nv21, nv24 or bayer_*8"
+    )]
     Encoding(String),
     /// No pixels, or more than [`MAX_SIDE`] in a direction.
     #[error(
@@ -147,6 +152,14 @@ pub enum ImageError {
         accepted"
     )]
     Side {
+        /// Pixels from left to right.
+        width: usize,
+        /// Pixels from top to bottom.
+        height: usize,
+    },
+    /// A Bayer pattern without a pixel that has neighbours on all sides.
+    #[error("Bayer image of {width} x {height} pixels; at least 3 in each direction are needed")]
+    BayerSide {
         /// Pixels from left to right.
         width: usize,
         /// Pixels from top to bottom.

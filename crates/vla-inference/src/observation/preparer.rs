@@ -115,6 +115,21 @@ impl Preparer {
         self.rgb_in_steps(image, |_, _, _| {})
     }
 
+    /// The bytes of [`Preparer::rgb`], without a copy: they are the preparer's own until the next
+    /// image.
+    ///
+    /// # Errors
+    /// As [`Preparer::rgb`].
+    pub fn bytes<'a>(&'a mut self, image: &'a RgbImage) -> Result<&'a [u8], ImageError> {
+        if self.floats.is_some() {
+            return Err(ImageError::FloatPixels);
+        }
+        match self.run(image, &mut |_, _, _| {})? {
+            Place::Given => Ok(image.pixels()),
+            Place::Front(_) => Ok(&self.front),
+        }
+    }
+
     /// The image as floats from -1 to 1, `3 * height * width` values, into a buffer that is used
     /// again. Bytes become `v / 255 * 2 - 1`.
     ///

@@ -9,23 +9,31 @@ pub(super) fn rotate_180(image: View<'_>, out: &mut Vec<u8>) {
     reverse(out, image.pixels);
 }
 
-/// Pixels that are reversed at once; their bytes are a multiple of a vector register's.
-const PIXELS: usize = 16;
-const BYTES: usize = PIXELS * 3;
+/// Five pixels and a byte, which the compiler reverses with one shuffle of a vector register.
+const BLOCK: usize = 16;
+const BYTES: usize = 15;
 
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx512vbmi",
-    "x86_64+avx2",
-    "aarch64+neon"
-))]
+#[multiversion::multiversion(targets("x86_64+avx2", "x86_64+ssse3", "aarch64+neon"))]
 fn reverse(out: &mut [u8], pixels: &[u8]) {
-    let (blocks, rest) = out.as_chunks_mut::<BYTES>();
-    let (first, sources) = pixels.as_rchunks::<BYTES>();
-    for (out, source) in blocks.iter_mut().zip(sources.iter().rev()) {
-        *out = std::array::from_fn(|place| source[BYTES - 3 - place / 3 * 3 + place % 3]);
+    let (mut done, mut end) = (0, pixels.len());
+    // The byte before the pixels is written behind them, where the next block overwrites it.
+    while done + BLOCK <= out.len() && BLOCK <= end {
+        let (Some(source), Some(out)) = (
+            pixels[end - BLOCK..end].first_chunk::<BLOCK>(),
+            out[done..done + BLOCK].first_chunk_mut::<BLOCK>(),
+        ) else {
+            break;
+        };
+        let s = *source;
+        *out = [
+            s[13], s[14], s[15], s[10], s[11], s[12], s[7], s[8], s[9], s[4], s[5], s[6], s[1],
+            s[2], s[3], s[0],
+        ];
+        done += BYTES;
+        end -= BYTES;
     }
-    let rest = rest.as_chunks_mut::<3>().0.iter_mut();
-    for (out, pixel) in rest.zip(first.as_chunks::<3>().0.iter().rev()) {
+    let rest = out[done..].as_chunks_mut::<3>().0.iter_mut();
+    for (out, pixel) in rest.zip(pixels[..end].as_chunks::<3>().0.iter().rev()) {
         *out = *pixel;
     }
 }

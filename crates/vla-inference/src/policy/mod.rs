@@ -5,6 +5,7 @@ mod device;
 mod oft;
 mod openvla;
 pub mod pi0;
+mod preparation_rule;
 mod prompt;
 mod scripted;
 
@@ -16,6 +17,7 @@ pub use device::{
 pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
+pub use preparation_rule::{PreparationRule, PreparationRuleError};
 pub use prompt::prompt;
 pub use scripted::{ScriptError, ScriptedPolicy};
 
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use crate::backend::BackendError;
 use crate::checkpoint::{CheckpointError, CheckpointKind};
 use crate::models::ModelError;
-use crate::observation::{ImageError, ObservationError};
+use crate::observation::{ImageError, ObservationError, PreparationError};
 pub use crate::observation::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, Observation};
 
 /// A chunk of actions of a policy, with its intermediate results.
@@ -131,6 +133,12 @@ pub enum PolicyError {
     /// The image is unfit.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The image preparation does not fit the model.
+    #[error(transparent)]
+    Preparation(#[from] PreparationError),
+    /// The image preparation does not fit the statistics.
+    #[error(transparent)]
+    PreparationRule(#[from] PreparationRuleError),
     /// The observation lacks something.
     #[error(transparent)]
     Observation(#[from] ObservationError),

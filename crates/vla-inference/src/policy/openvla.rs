@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{
     ActionCodec, CodecError, Decision, Instruction, Observation, Policy, PolicyError, PolicyInfo,
-    Stage, prompt,
+    PreparationRule, Stage, prompt,
 };
 use crate::backend::{Backend, TraceBackend};
 use crate::checkpoint::Checkpoint;
@@ -15,7 +15,7 @@ use crate::models::action_trace::{
 };
 use crate::models::openvla::OpenVla;
 use crate::models::{NoProbe, Probe, TensorSource, speculative};
-use crate::observation::{Resizer, RgbImage, SINGLE_CAMERA};
+use crate::observation::{ImageError, Preparation, Preparer, RgbImage, SINGLE_CAMERA, Size};
 
 /// Tokens among which the argmax selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -55,6 +55,8 @@ pub struct PolicyOptions {
     /// Launch every operation from the host, also on a device that can execute traces. Read by
     /// [`load_policy`](super::load_policy).
     pub eager: bool,
+    /// Which image preparation is used.
+    pub preparation: PreparationRule,
     /// Options of flow-matching policies (pi0, pi0.5).
     pub flow: super::FlowOptions,
     /// What the policy file says of an OpenVLA-OFT checkpoint; required for one.
@@ -92,7 +94,7 @@ pub struct OpenVlaPolicy<B: Backend> {
     model: OpenVla<B>,
     checkpoint: Checkpoint,
     codec: ActionCodec,
-    resizer: Resizer,
+    preparer: Preparer,
     info: PolicyInfo,
     /// The last instruction with its prompt and token ids: it rarely changes between images.
     prompted: Option<(Instruction, String, Vec<u32>)>,
@@ -149,6 +151,10 @@ impl<B: Backend> OpenVlaPolicy<B> {
         let Checkpoint { config, preprocessor, .. } = &checkpoint;
         let (key, stats) = checkpoint.norm_stats.select(options.unnorm_key.as_deref())?;
         let (key, codec) = (key.to_owned(), ActionCodec::new(config, stats.clone()));
+        // Refused before the weights are read, which takes minutes.
+        let side = config.image_size();
+        let preparation = options.preparation.for_statistics(&key, Preparation::plain(side)?)?;
+        preparation.require_bytes(Size::square(side))?;
         let head_ids = match options.decode {
             DecodeMode::Full => 0..config.llama.vocab_size,
             DecodeMode::Actions => codec.ids().start as usize..codec.ids().end as usize,
@@ -174,14 +180,14 @@ impl<B: Backend> OpenVlaPolicy<B> {
             envelope,
             action_tokens: Some(codec.ids()),
         };
-        let resizer = Resizer::new(checkpoint.config.image_size())?;
+        let preparer = Preparer::new(preparation)?;
         let end_of_sequence = checkpoint.tokenizer.id("</s>");
         Ok(Self {
             backend,
             model,
             checkpoint,
             codec,
-            resizer,
+            preparer,
             info,
             prompted: None,
             end_of_sequence,
@@ -221,9 +227,18 @@ impl<B: Backend> OpenVlaPolicy<B> {
         self.end_of_sequence = id;
     }
 
-    /// The image at the model's input size, RGB, `side * side * 3` bytes.
-    pub fn resize(&mut self, image: &RgbImage) -> Vec<u8> {
-        self.resizer.resize(image)
+    /// The image as the model takes it: prepared, at its input size.
+    ///
+    /// # Errors
+    /// When a step of the preparation cannot be done with this image.
+    pub fn prepare(&mut self, image: &RgbImage) -> Result<RgbImage, ImageError> {
+        self.preparer.rgb(image)
+    }
+
+    /// How images are prepared.
+    #[must_use]
+    pub fn preparation(&self) -> &Preparation {
+        self.preparer.preparation()
     }
 
     /// Token ids of a prompt as fed to the model.
@@ -356,7 +371,8 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
     fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
         let started = Instant::now();
         let instruction = &observation.instruction;
-        let rgb = self.resizer.resize(observation.image(SINGLE_CAMERA)?);
+        let image = self.preparer.rgb(observation.image(SINGLE_CAMERA)?)?;
+        let rgb = image.pixels();
         let (prompt_text, input_ids) = match &self.prompted {
             Some((known, text, ids)) if known == instruction => (text.clone(), ids.clone()),
             _ => {
@@ -369,10 +385,10 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
         let preprocess =
             Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
         let draft = std::mem::take(&mut self.previous_tokens);
-        let input = ActionInput { rgb: &rgb, prompt: &input_ids, draft: &draft };
+        let input = ActionInput { rgb, prompt: &input_ids, draft: &draft };
         let generation = match self.generate_traced(input) {
             Some(generation) => generation?,
-            None => self.generate_speculative(&rgb, &input_ids, &draft, &mut NoProbe)?,
+            None => self.generate_speculative(rgb, &input_ids, &draft, &mut NoProbe)?,
         };
         self.counts.drafted += generation.drafted as u64;
         self.counts.accepted += generation.accepted as u64;
