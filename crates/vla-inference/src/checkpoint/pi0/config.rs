@@ -226,8 +226,9 @@ impl Pi0Config {
         for (name, side) in
             [("height", self.image_resolution[0]), ("width", self.image_resolution[1])]
         {
-            if !side.is_multiple_of(self.vision.patch_size) {
-                let remedy = format!("its {name} must be a multiple of {}", self.vision.patch_size);
+            if side < self.vision.patch_size {
+                let remedy =
+                    format!("its {name} must be at least a patch of {}", self.vision.patch_size);
                 return Err(fields.error("image_resolution", side, remedy));
             }
         }
@@ -242,11 +243,17 @@ impl Pi0Config {
         Ok(())
     }
 
+    /// Rows and columns of an image's patches. Pixels beyond the last whole patch are left out, as
+    /// by the convolution (384 pixels are 27 patches of 14).
+    #[must_use]
+    pub fn grid(&self) -> [usize; 2] {
+        self.image_resolution.map(|side| side / self.vision.patch_size)
+    }
+
     /// Patches of one camera image.
     #[must_use]
     pub fn patches(&self) -> usize {
-        let [height, width] = self.image_resolution;
-        (height / self.vision.patch_size) * (width / self.vision.patch_size)
+        self.grid().iter().product()
     }
 
     /// Cameras that can have an image.

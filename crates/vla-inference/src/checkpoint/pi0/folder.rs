@@ -6,8 +6,9 @@ use super::config::{Pi0Config, Pi0Kind};
 use super::expected::{
     EMBED_TOKENS, LM_HEAD, ONLY_PI0, ONLY_PI05, check_complete, expected_tensors, optional_tensors,
 };
+use super::mapping::ActionMapping;
 use super::openpi;
-use super::processors::{ActionMapping, Processors};
+use super::processors::Processors;
 use super::statistics::read_norm_stats;
 use crate::checkpoint::config::{MAX_CONFIG_BYTES, read_config};
 use crate::checkpoint::error::{CheckpointError, quoted};

@@ -1,144 +1,32 @@
 //! pi0 and pi0.5 as a policy: images, state and instruction to a chunk of actions, by flow matching
 //! from fresh noise, with real-time chunking.
 
+mod cameras;
 mod noise;
+mod options;
 mod prompt;
 mod rtc;
 mod sample;
 
 pub use noise::{Noise, fresh_seed, next_seed};
+pub use options::{ContinuationMode, FlowError, FlowOptions};
 pub use prompt::{prompt, state_bin};
 pub use rtc::{Continuation, ContinuationError, Schedule, guidance_weight, prefix_weights};
 pub use sample::{EulerStep, sample};
 
+use cameras::{cameras, preparer};
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::openvla::Stopwatch;
 use super::{Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions};
 use crate::backend::Backend;
-use crate::checkpoint::pi0::{
-    ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
-};
+use crate::checkpoint::pi0::{ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source};
 use crate::models::pi0::Pi0;
 use crate::models::{NoProbe, Probe, TensorSource};
-use crate::observation::{
-    ImageError, Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size,
-};
-
-/// Options of a flow-matching policy.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FlowOptions {
-    /// A tokenizer file or its folder; `None` searches the checkpoint's folder and beside it.
-    pub tokenizer: Option<PathBuf>,
-    /// A norm_stats.json that replaces the checkpoint's statistics.
-    pub statistics: Option<PathBuf>,
-    /// Resizing, where it is not that of the code that wrote the folder.
-    pub resize: Option<Resize>,
-    /// State in the prompt of pi0.5, where the folder does not say.
-    pub state_tokens: Option<StateTokens>,
-    /// Steps of a chunk, where the folder does not say.
-    pub horizon: Option<usize>,
-    /// What the action's numbers are, where the folder does not say.
-    pub actions: Option<ActionMapping>,
-    /// Cameras of the checkpoint that this robot does not have; their tokens are left out.
-    pub absent_cameras: Vec<String>,
-    /// Euler steps; `None` for the checkpoint's.
-    pub steps: Option<usize>,
-    /// Seed of the first chunk's noise, from which those of the later ones follow; `None` draws
-    /// one.
-    pub seed: Option<u64>,
-    /// Real-time chunking.
-    pub continuation: ContinuationMode,
-}
-
-/// Real-time chunking of a policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum ContinuationMode {
-    /// Every chunk starts anew.
-    #[default]
-    None,
-    /// LeRobot's guided mode, with the checkpoint's values where none are given.
-    Guided {
-        /// Rows that are guided.
-        horizon: Option<usize>,
-        /// How the weight falls.
-        schedule: Option<Schedule>,
-        /// Largest weight of the correction.
-        max_weight: Option<f32>,
-    },
-    /// The trained mode, for checkpoints that were trained for it.
-    Trained,
-}
-
-impl std::str::FromStr for ContinuationMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "guided" => Ok(Self::Guided { horizon: None, schedule: None, max_weight: None }),
-            "trained" => Ok(Self::Trained),
-            other => Err(format!("rtc is '{other}'; use none, guided or trained")),
-        }
-    }
-}
-
-/// A policy that cannot be loaded so, or an observation that it cannot decide from.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum FlowError {
-    /// A checkpoint without statistics.
-    #[error(
-        "{folder}: a base checkpoint without statistics of the {feature}; fine-tune it, or give \
-        the robot's norm_stats.json"
-    )]
-    NoStatistics {
-        /// The folder.
-        folder: String,
-        /// `state` or `action`.
-        feature: &'static str,
-    },
-    /// Statistics by which a value would be divided by almost 0.
-    #[error(
-        "{folder}: dimensions {dimensions:?} of the state were constant in the training data, so \
-        that any other value would become very large; give statistics of this robot's data"
-    )]
-    Degenerate {
-        /// The folder.
-        folder: String,
-        /// Dimensions, from 0.
-        dimensions: Vec<usize>,
-    },
-    /// A camera that the checkpoint does not have.
-    #[error("camera '{given}' is none of the checkpoint's: {}", known.join(", "))]
-    UnknownCamera {
-        /// Name as given.
-        given: String,
-        /// The checkpoint's.
-        known: Vec<String>,
-    },
-    /// Every camera is declared absent.
-    #[error("all cameras are declared absent; the policy needs one")]
-    NoCamera,
-    /// A prompt that would be cut.
-    #[error(
-        "the prompt takes {tokens} tokens but the model was trained with at most {limit}; shorten \
-        the instruction (the end of the prompt would be lost without a word)"
-    )]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        tokens: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A number of Euler steps out of range.
-    #[error("{0} Euler steps; use 1 to 1000 (the checkpoints were published with 10)")]
-    Steps(usize),
-    /// A previous chunk that does not fit.
-    #[error(transparent)]
-    Continuation(#[from] ContinuationError),
-}
+use crate::observation::{Layout, Observation, Preparer, RgbImage};
 
 /// Everything that a chunk is computed from, prepared.
 #[derive(Clone, Debug, PartialEq)]
@@ -534,49 +422,4 @@ impl<B: Backend> Policy for Pi0Policy<B> {
     fn info(&self) -> &PolicyInfo {
         &self.info
     }
-}
-
-/// The resizing of a checkpoint's images.
-fn preparer(checkpoint: &Pi0Checkpoint) -> Result<Preparer, ImageError> {
-    let [height, width] = checkpoint.config.image_resolution;
-    let size = Size { width, height };
-    let operation = match checkpoint.resize {
-        Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
-        Resize::PilBilinearPad => Operation::BilinearPad(size),
-    };
-    let preparation = Preparation::new(vec![operation.into()])
-        // Sides are bounded when config.json is read.
-        .map_err(|_| ImageError::Side { width, height })?;
-    Preparer::new(preparation)
-}
-
-/// Prefix of LeRobot's names of camera features.
-const IMAGES: &str = "observation.images.";
-
-/// Feature and name of each camera that must have an image; the name is the robot's, without
-/// LeRobot's prefix.
-fn cameras(
-    checkpoint: &Pi0Checkpoint,
-    absent: &[String],
-) -> Result<Vec<(String, Arc<str>)>, FlowError> {
-    let name = |feature: &str| -> String {
-        let outer = checkpoint.processors.outer_name(feature);
-        outer.strip_prefix(IMAGES).unwrap_or(outer).to_owned()
-    };
-    let all: Vec<(String, String)> = checkpoint
-        .config
-        .real_cameras()
-        .map(|camera| (camera.feature.clone(), name(&camera.feature)))
-        .collect();
-    let is = |(feature, name): &(String, String), given: &String| given == feature || given == name;
-    if let Some(given) = absent.iter().find(|given| !all.iter().any(|camera| is(camera, given))) {
-        let known = all.into_iter().map(|(_, name)| name).collect();
-        return Err(FlowError::UnknownCamera { given: given.clone(), known });
-    }
-    let present: Vec<(String, Arc<str>)> = all
-        .into_iter()
-        .filter(|camera| !absent.iter().any(|given| is(camera, given)))
-        .map(|(feature, name)| (feature, name.into()))
-        .collect();
-    if present.is_empty() { Err(FlowError::NoCamera) } else { Ok(present) }
 }
