@@ -4,7 +4,7 @@ use super::{
     config::ControlConfig,
     frozen_image::UnchangedImageMonitor,
     inputs::{ImageSeen, Inputs, JointsSeen, Lifecycle, StateSeen},
-    joint_config::JointSpace,
+    joint_config::{JointSpace, UNIT},
     reason::{Cause, Reason, Source},
     watchdog::WatchdogContext,
 };
@@ -146,7 +146,9 @@ impl StateWatchdog {
             .then(|| Cause::seconds(Reason::StateStale, age.seconds(), limit.as_secs_f64()))
     }
 
-    /// The measured joint positions: as a state source, and every joint needs a finite position.
+    /// The measured joint positions: as a state source, and every joint needs a finite position
+    /// that is not far outside of its limits: an arm is commanded to start where it is, so that a
+    /// wrong unit or a glitch would become a command.
     pub(super) fn check_joints(
         &mut self,
         now: Instant,
@@ -154,8 +156,10 @@ impl StateWatchdog {
         space: &JointSpace,
         joints: Option<&JointsSeen>,
     ) -> Option<Cause> {
-        let missing = joints
-            .and_then(|seen| seen.positions.iter().take(space.count).position(|x| !x.is_finite()));
+        let believed = |joint: usize, x: f64| space.lowest[joint] <= x && x <= space.highest[joint];
+        let missing = joints.and_then(|seen| {
+            (0..space.count).find(|joint| !believed(*joint, seen.positions[*joint]))
+        });
         let state = joints.map(|seen| StateSeen {
             received: seen.received,
             stamp: seen.stamp,
@@ -163,6 +167,16 @@ impl StateWatchdog {
             complete: missing.is_none(),
         });
         let source = missing.map_or(Source::Joints, |joint| Source::Joint(joint as u8));
-        self.check(now, config, state).map(|cause| cause.of(source))
+        let cause = self.check(now, config, state)?;
+        let implausible = missing.zip(joints).map(|(joint, seen)| (joint, seen.positions[joint]));
+        let cause = match implausible.filter(|(_, x)| x.is_finite()) {
+            Some((joint, x)) => {
+                let limit =
+                    if x < space.lowest[joint] { space.lowest } else { space.highest }[joint];
+                Cause::measured(cause.reason, x, limit, UNIT)
+            }
+            None => cause,
+        };
+        Some(cause.of(source))
     }
 }
