@@ -58,10 +58,14 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                     .into(),
             );
         }
-        let preparation = crate::preparation::rule(parameters.policy_file())
+        let given = PolicyOptions {
+            unnorm_key: parameters.unnorm_key.clone(),
+            decode: parameters.decode,
+            draft: parameters.draft,
+            ..PolicyOptions::default()
+        };
+        let options = crate::preparation::options(parameters.policy_file(), given)
             .map_err(|error| error.to_string())?;
-        let oft = parameters.policy_file().map(crate::preparation::oft_contract);
-        let oft = oft.transpose().map_err(|error| error.to_string())?.flatten();
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
@@ -71,14 +75,7 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 weight_cache: parameters.weight_cache.clone(),
                 ..MeshChoices::default()
             },
-            options: PolicyOptions {
-                unnorm_key: parameters.unnorm_key.clone(),
-                decode: parameters.decode,
-                draft: parameters.draft,
-                preparation,
-                oft,
-                ..PolicyOptions::default()
-            },
+            options,
         })
         .map_err(|error| error.to_string())
     })

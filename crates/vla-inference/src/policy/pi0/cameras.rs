@@ -2,22 +2,31 @@
 
 use std::sync::Arc;
 
+use super::super::{PolicyError, PreparationRule};
 use super::FlowError;
 use crate::checkpoint::pi0::{Pi0Checkpoint, Resize};
-use crate::observation::{ImageError, Operation, Preparation, Preparer, Size};
+use crate::observation::{Operation, Preparation, Preparer, Size};
 
-/// The resizing of a checkpoint's images.
-pub(super) fn preparer(checkpoint: &Pi0Checkpoint) -> Result<Preparer, ImageError> {
+/// The preparation of a checkpoint's images: a policy file's, or the resizing of the code that wrote
+/// the folder. (Folders name no statistics, so that a policy file's keys are not compared.)
+pub(super) fn preparer(
+    checkpoint: &Pi0Checkpoint,
+    rule: &PreparationRule,
+) -> Result<Preparer, PolicyError> {
     let [height, width] = checkpoint.config.image_resolution;
     let size = Size { width, height };
-    let operation = match checkpoint.resize {
-        Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
-        Resize::PilBilinearPad => Operation::BilinearPad(size),
+    let preparation = match rule {
+        PreparationRule::Stated { preparation, .. } => preparation.clone(),
+        PreparationRule::Own { .. } => {
+            let operation = match checkpoint.resize {
+                Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
+                Resize::PilBilinearPad => Operation::BilinearPad(size),
+            };
+            Preparation::new(vec![operation.into()])?
+        }
     };
-    let preparation = Preparation::new(vec![operation.into()])
-        // Sides are bounded when config.json is read.
-        .map_err(|_| ImageError::Side { width, height })?;
-    Preparer::new(preparation)
+    preparation.require_size(size)?;
+    Ok(Preparer::new(preparation)?)
 }
 
 /// Prefix of LeRobot's names of camera features.

@@ -118,6 +118,7 @@ impl<B: Backend> Pi0Policy<B> {
             return Err(FlowError::Degenerate { folder: place(), dimensions }.into());
         }
         let config = &checkpoint.config;
+        let preparer = preparer(&checkpoint, &options.preparation)?;
         if flow.continuation == ContinuationMode::Trained && config.rtc_training_max_delay == 0 {
             return Err(FlowError::from(ContinuationError::Untrained).into());
         }
@@ -156,7 +157,7 @@ impl<B: Backend> Pi0Policy<B> {
             action,
             info,
             cameras,
-            preparer: Mutex::new(preparer(&checkpoint)?),
+            preparer: Mutex::new(preparer),
             continuation: flow.continuation,
             seed: flow.seed.unwrap_or_else(fresh_seed),
             previous: None,
