@@ -43,8 +43,8 @@ def plain(value):
 
 
 def seams(status):
-    """{"seam_last": ..., "seam_max": ...} of the node's status; None where it has no such field."""
-    return {name: plain(getattr(status, name, None)) for name in ("seam_last", "seam_max")}
+    """{"seam_last": ..., "seam_largest": ...} of the node's status; None where it has no such field."""
+    return {name: plain(getattr(status, name, None)) for name in ("seam_last", "seam_largest")}
 
 
 def cartesian_ratios(peaks, robot):

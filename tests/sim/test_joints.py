@@ -550,9 +550,9 @@ class Expert(unittest.TestCase):
         )
 
     def test_seams_of_the_status(self):
-        self.assertEqual(seams(object()), dict(seam_last=None, seam_max=None))
-        status = types.SimpleNamespace(seam_last=math.nan, seam_max=np.array([0.1, 0.2]))
-        self.assertEqual(seams(status), dict(seam_last=None, seam_max=[0.1, 0.2]))
+        self.assertEqual(seams(object()), dict(seam_last=None, seam_largest=None))
+        status = types.SimpleNamespace(seam_last=math.nan, seam_largest=np.array([0.1, 0.2]))
+        self.assertEqual(seams(status), dict(seam_last=None, seam_largest=[0.1, 0.2]))
 
     def test_cartesian_ratios(self):
         robot = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())

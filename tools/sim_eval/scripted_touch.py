@@ -124,10 +124,8 @@ def summary(episodes, output):
         exceeded=[q for q, bound in JUDGED[output].items() if commanded.get(q, 0.0) > bound],
         refused=sum(e["refused"] for e in episodes),
         command_timeouts=sum(e.get("command_timeouts", 0) for e in episodes),
-        seam_max=max(
-            (e["seam_max"] for e in episodes if isinstance(e["seam_max"], (int, float))),
-            default=episodes[-1]["seam_max"] if episodes else None,
-        ),
+        # The node counts since its start: translation [m], rotation [rad], joint [rad].
+        seam_largest=episodes[-1]["seam_largest"] if episodes else None,
         lost_periods=episodes[-1]["lost_periods"] if episodes else 0,
     )
 
