@@ -309,20 +309,6 @@ mod tests {
     }
 
     #[test]
-    fn contracts_of_oft_are_those_of_the_files() {
-        let contract = |name| loaded(name, PolicyOptions::default()).unwrap().oft;
-        let libero = contract("openvla-oft-libero.yaml").unwrap();
-        assert_eq!(libero.cameras, ["full".into(), "wrist".into()]);
-        assert_eq!((libero.chunk, libero.state, libero.discrete), (8, true, false));
-        assert_eq!(libero.preparation, pipeline("oft_libero", 224).unwrap());
-        let aloha = contract("openvla-oft-aloha.yaml").unwrap();
-        assert_eq!((aloha.cameras.len(), aloha.chunk), (3, 25));
-        assert_eq!(aloha.bounds, BoundsKind::Extremes);
-        assert_eq!(aloha.preparation, pipeline("oft_aloha", 224).unwrap());
-        assert!(contract("openvla-7b.yaml").is_none());
-    }
-
-    #[test]
     fn flow_options_are_completed_by_the_file() {
         let options = loaded("pi0-droid.yaml", PolicyOptions::default()).unwrap();
         assert_eq!(options.flow.absent_cameras, ["right_wrist_0_rgb"]);
