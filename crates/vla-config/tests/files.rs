@@ -36,23 +36,52 @@ fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, ConfigErro
     resolve_with(&given, &files, ConfigErrors::default())
 }
 
+/// Whether a robot file is for a policy file's action space and joints.
+fn belong_together(policy: &PolicyFile, robot: &RobotFile) -> bool {
+    let joints: Vec<&str> = robot.joints.iter().map(|joint| joint.name.as_str()).collect();
+    match policy.action.joints() {
+        None => joints.is_empty(),
+        Some(action) => {
+            action.joints().map(|column| action.columns[column].as_str()).eq(joints.iter().copied())
+        }
+    }
+}
+
 #[test]
 fn shipped_files_fit_in_every_pair() {
     let (policy_files, robots) = (config("policies"), config("robots"));
     assert!(3 <= policy_files.len() && 3 <= robots.len());
     let statistics = Some(([-0.02; 7], [0.03; 7]));
-    let measured = Measured { inference_s: 0.1, horizon: 1, action_dim: 7, statistics };
-    for policy_file in &policy_files {
-        let policy_file = PolicyFile::load(policy_file).unwrap();
+    for file in &policy_files {
+        let policy_file = PolicyFile::load(file).unwrap();
+        let mut pairs = 0;
         for robot in &robots {
             let robot = RobotFile::load(robot).unwrap();
-            let resolved = merged(&policy_file, &robot).unwrap();
+            let fits = belong_together(&policy_file, &robot);
+            let resolved = match merged(&policy_file, &robot) {
+                Ok(resolved) if fits => resolved,
+                Ok(_) => panic!("{} takes {}", file.display(), robot.name),
+                Err(_) if !fits => continue,
+                Err(error) => panic!("{} and {}: {error}", file.display(), robot.name),
+            };
+            pairs += 1;
+            let joints = policy_file.action.joints().is_some();
+            let measured = Measured {
+                inference_s: 0.1,
+                horizon: policy_file.horizon,
+                action_dim: policy_file.action.width(),
+                statistics: statistics.filter(|_| !joints),
+            };
             let config = resolved.control_for(&measured).unwrap();
             assert!(config.dry_run(), "no shipped file turns commands on");
-            assert!(config.needs_ee_pose());
-            assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
             assert_eq!(resolved.command_topics.command, robot.command.topic);
+            assert_eq!(config.joints().is_some(), joints);
+            if !joints {
+                assert!(config.needs_ee_pose());
+                assert!(config.linear().velocity() <= 0.25, "{}", robot.name);
+            }
         }
+        assert!(0 < pairs, "no robot file for {}", file.display());
     }
 }
 
