@@ -4,13 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use vla_config::{
-    ConfigFileError, ImageOperation, ImageSection, OftBounds, OftSection, PolicyFile,
-};
+use vla_config::{ConfigFileError, ImageOperation, ImageSection, PolicyFile};
 use vla_control::ConfigErrors;
-use vla_inference::checkpoint::BoundsKind;
 use vla_inference::observation::{Operation, Preparation, PreparationError, Size, Step};
-use vla_inference::policy::{OftContract, PreparationRule};
+use vla_inference::policy::PreparationRule;
 
 /// The policy files that are shipped, by name.
 const SHIPPED: &[(&str, &str)] = &[
@@ -20,23 +17,7 @@ const SHIPPED: &[(&str, &str)] = &[
         "openvla-7b-finetuned-libero.yaml",
         include_str!("../config/policies/openvla-7b-finetuned-libero.yaml"),
     ),
-    ("openvla-oft-aloha.yaml", include_str!("../config/policies/openvla-oft-aloha.yaml")),
-    ("openvla-oft-libero.yaml", include_str!("../config/policies/openvla-oft-libero.yaml")),
     ("openvla_tiny.yaml", include_str!("../config/policies/openvla_tiny.yaml")),
-    ("lerobot-so101.yaml", include_str!("../config/policies/lerobot-so101.yaml")),
-    ("pi0-droid.yaml", include_str!("../config/policies/pi0-droid.yaml")),
-    (
-        "tabletop_scripted_end_effector.yaml",
-        include_str!("../config/policies/tabletop_scripted_end_effector.yaml"),
-    ),
-    (
-        "tabletop_scripted_joint_position.yaml",
-        include_str!("../config/policies/tabletop_scripted_joint_position.yaml"),
-    ),
-    (
-        "tabletop_scripted_joint_velocity.yaml",
-        include_str!("../config/policies/tabletop_scripted_joint_velocity.yaml"),
-    ),
     ("tabletop.yaml", include_str!("../config/policies/tabletop.yaml")),
 ];
 
@@ -96,26 +77,6 @@ pub fn rule(file: Option<&PolicyFile>) -> Result<PreparationRule, PreparationFil
         },
         None => PreparationRule::Own { others: needing_a_policy_file()? },
     })
-}
-
-/// What a policy file says of an OpenVLA-OFT checkpoint; `None` for a file of another policy.
-///
-/// # Errors
-/// When the image steps are no preparation.
-pub fn oft_contract(file: &PolicyFile) -> Result<Option<OftContract>, PreparationError> {
-    let Some(OftSection { bounds, discrete }) = file.oft else { return Ok(None) };
-    Ok(Some(OftContract {
-        cameras: file.cameras.iter().map(|camera| camera.name.as_str().into()).collect(),
-        preparation: of(&file.image)?,
-        chunk: file.horizon,
-        bounds: match bounds {
-            OftBounds::Quantiles => BoundsKind::Quantiles,
-            OftBounds::Extremes => BoundsKind::Extremes,
-        },
-        state: !file.state.is_empty(),
-        discrete,
-        film: true,
-    }))
 }
 
 /// Reads a policy file, if one is named: the rule, and the statistics key to use, which is `asked`
@@ -198,22 +159,6 @@ mod tests {
         }
         let plain = of(&shipped("openvla-7b.yaml").image).unwrap();
         assert_eq!(plain, Preparation::plain(224).unwrap());
-    }
-
-    #[test]
-    fn contracts_of_openvla_oft() {
-        let contract = |name| oft_contract(&shipped(name)).unwrap();
-        assert!(contract("openvla-7b.yaml").is_none());
-        let libero = contract("openvla-oft-libero.yaml").unwrap();
-        let cameras: Vec<&str> = libero.cameras.iter().map(|camera| &**camera).collect();
-        assert_eq!(cameras, ["full", "wrist"]);
-        assert_eq!((libero.chunk, libero.bounds), (8, BoundsKind::Quantiles));
-        assert!(libero.state && !libero.discrete);
-        assert_eq!(libero.preparation, pipeline("oft_libero", 224).unwrap());
-        let aloha = contract("openvla-oft-aloha.yaml").unwrap();
-        assert_eq!((aloha.cameras.len(), aloha.chunk), (3, 25));
-        assert_eq!(aloha.bounds, BoundsKind::Extremes);
-        assert_eq!(aloha.preparation, pipeline("oft_aloha", 224).unwrap());
     }
 
     #[test]

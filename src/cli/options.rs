@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use vla_config::PolicyFile;
 use vla_inference::backend::tt::Kernels;
 use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
-    ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, OftContract, Policy, PolicyLoadError,
+    ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
     PolicyOptions, PolicySource, Precision, PreparationRule, load_policy,
 };
 
@@ -89,15 +88,6 @@ impl PolicyFileArgs {
         asked: Option<String>,
     ) -> Result<(PreparationRule, Option<String>), PreparationFileError> {
         preparation::read(self.policy_file.as_deref(), asked)
-    }
-
-    /// What the file says of an OpenVLA-OFT checkpoint, if it is one for it.
-    ///
-    /// # Errors
-    /// When the file is invalid.
-    pub(crate) fn oft(&self) -> Result<Option<OftContract>, PreparationFileError> {
-        let Some(path) = &self.policy_file else { return Ok(None) };
-        Ok(preparation::oft_contract(&PolicyFile::load(path)?)?)
     }
 }
 
@@ -231,7 +221,6 @@ impl DeviceArgs {
     ) -> Result<Box<dyn Policy>, LoadError> {
         let DecodeArgs { unnorm_key, decode, draft, eager, flow } = decode;
         let (preparation, unnorm_key) = policy_file.read(unnorm_key)?;
-        let oft = policy_file.oft()?;
         let policy = load_policy(PolicySource {
             checkpoint: folder,
             device: self.device,
@@ -245,7 +234,6 @@ impl DeviceArgs {
                 eager,
                 preparation,
                 flow: flow.into(),
-                oft,
                 ..Default::default()
             },
         })?;

@@ -60,8 +60,6 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
         }
         let preparation = crate::preparation::rule(parameters.policy_file())
             .map_err(|error| error.to_string())?;
-        let oft = parameters.policy_file().map(crate::preparation::oft_contract);
-        let oft = oft.transpose().map_err(|error| error.to_string())?.flatten();
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
@@ -76,7 +74,6 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 decode: parameters.decode,
                 draft: parameters.draft,
                 preparation,
-                oft,
                 ..PolicyOptions::default()
             },
         })
