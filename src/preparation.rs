@@ -1,24 +1,48 @@
-//! Image preparation as policy files state it, for the node and the command line alike: what a
-//! policy file's steps mean, and which checkpoints must not be run without one.
+//! What a policy file means for loading a checkpoint, for the node and the command line alike: image
+//! preparation, what OpenVLA-OFT, pi0 and pi0.5 need, and which checkpoints must not be run without
+//! one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use vla_config::{ConfigFileError, ImageOperation, ImageSection, PolicyFile};
+use vla_config::{
+    ConfigFileError, Continuation, ImageOperation, ImageSection, OftBounds, PolicyFile,
+    StateInPrompt,
+};
 use vla_control::ConfigErrors;
+use vla_inference::checkpoint::BoundsKind;
+use vla_inference::checkpoint::pi0::StateTokens;
 use vla_inference::observation::{Operation, Preparation, PreparationError, Size, Step};
-use vla_inference::policy::PreparationRule;
+use vla_inference::policy::{
+    ContinuationMode, FlowOptions, OftContract, PolicyOptions, PreparationRule,
+};
 
 /// The policy files that are shipped, by name.
 const SHIPPED: &[(&str, &str)] = &[
-    ("openvla-7b.yaml", include_str!("../config/policies/openvla-7b.yaml")),
+    ("lerobot-so101.yaml", include_str!("../config/policies/lerobot-so101.yaml")),
     ("openvla-7b-bridge.yaml", include_str!("../config/policies/openvla-7b-bridge.yaml")),
     (
         "openvla-7b-finetuned-libero.yaml",
         include_str!("../config/policies/openvla-7b-finetuned-libero.yaml"),
     ),
+    ("openvla-7b.yaml", include_str!("../config/policies/openvla-7b.yaml")),
+    ("openvla-oft-aloha.yaml", include_str!("../config/policies/openvla-oft-aloha.yaml")),
+    ("openvla-oft-libero.yaml", include_str!("../config/policies/openvla-oft-libero.yaml")),
     ("openvla_tiny.yaml", include_str!("../config/policies/openvla_tiny.yaml")),
+    ("pi0-droid.yaml", include_str!("../config/policies/pi0-droid.yaml")),
     ("tabletop.yaml", include_str!("../config/policies/tabletop.yaml")),
+    (
+        "tabletop_scripted_end_effector.yaml",
+        include_str!("../config/policies/tabletop_scripted_end_effector.yaml"),
+    ),
+    (
+        "tabletop_scripted_joint_position.yaml",
+        include_str!("../config/policies/tabletop_scripted_joint_position.yaml"),
+    ),
+    (
+        "tabletop_scripted_joint_velocity.yaml",
+        include_str!("../config/policies/tabletop_scripted_joint_velocity.yaml"),
+    ),
 ];
 
 /// Why a policy file gives no image preparation.
@@ -30,6 +54,9 @@ pub enum PreparationFileError {
     /// Its steps are no preparation.
     #[error("the policy file's image steps: {0}")]
     Steps(#[from] PreparationError),
+    /// Two statements about the same.
+    #[error("the policy file '{0}' states the image steps; leave out --resize")]
+    ResizeTwice(String),
     /// The statistics asked for are none of the file's.
     #[error("the policy file '{name}': {problems}")]
     Key {
@@ -79,18 +106,22 @@ pub fn rule(file: Option<&PolicyFile>) -> Result<PreparationRule, PreparationFil
     })
 }
 
-/// Reads a policy file, if one is named: the rule, and the statistics key to use, which is `asked`
-/// or the only one of the file. `None` leaves the choice to the checkpoint.
+/// Options of loading a policy with what the policy file says: image preparation, statistics key,
+/// contract of OpenVLA-OFT, and what the folders of pi0 and pi0.5 leave open. What is given
+/// otherwise goes first.
 ///
 /// # Errors
-/// When the file is invalid or `asked` is none of its keys.
-pub fn read(
-    path: Option<&Path>,
-    asked: Option<String>,
-) -> Result<(PreparationRule, Option<String>), PreparationFileError> {
-    let Some(path) = path else { return Ok((rule(None)?, asked)) };
-    let file = PolicyFile::load(path)?;
-    let key = match (asked, file.unnorm_keys.as_slice()) {
+/// When the key given is none of the file's, or the file and an option both state the resizing.
+pub fn options(
+    file: Option<&PolicyFile>,
+    given: PolicyOptions,
+) -> Result<PolicyOptions, PreparationFileError> {
+    let preparation = rule(file)?;
+    let Some(file) = file else { return Ok(PolicyOptions { preparation, ..given }) };
+    if given.flow.resize.is_some() {
+        return Err(PreparationFileError::ResizeTwice(file.name.clone()));
+    }
+    let unnorm_key = match (given.unnorm_key, file.unnorm_keys.as_slice()) {
         (None, [only]) => Some(only.clone()),
         (None, _) => None,
         (Some(key), _) => {
@@ -98,7 +129,69 @@ pub fn read(
             Some(file.choose_key(Some(&key)).map_err(wrong)?.to_owned())
         }
     };
-    Ok((rule(Some(&file))?, key))
+    let oft = match given.oft {
+        Some(contract) => Some(contract),
+        None => oft(file)?,
+    };
+    let flow = flow(file, given.flow);
+    Ok(PolicyOptions { preparation, unnorm_key, oft, flow, ..given })
+}
+
+/// The contract of OpenVLA-OFT that a policy file states, if it does.
+fn oft(file: &PolicyFile) -> Result<Option<OftContract>, PreparationError> {
+    let Some(section) = file.oft else { return Ok(None) };
+    let cameras = file.cameras.iter().filter(|camera| camera.topic.is_some());
+    Ok(Some(OftContract {
+        cameras: cameras.map(|camera| camera.name.as_str().into()).collect(),
+        preparation: of(&file.image)?,
+        chunk: file.horizon,
+        bounds: match section.bounds {
+            OftBounds::Quantiles => BoundsKind::Quantiles,
+            OftBounds::Extremes => BoundsKind::Extremes,
+        },
+        state: !file.state.is_empty(),
+        discrete: section.discrete,
+        // Where the folder has them, the checkpoint was trained with them.
+        film: true,
+    }))
+}
+
+/// What is given, and the policy file's values for what is not.
+fn flow(file: &PolicyFile, given: FlowOptions) -> FlowOptions {
+    let section = &file.flow;
+    let absent = file.cameras.iter().filter(|camera| camera.topic.is_none());
+    let mut absent_cameras = given.absent_cameras;
+    absent_cameras.extend(absent.map(|camera| camera.name.clone()));
+    let continuation = match (given.continuation, section.continuation) {
+        (ContinuationMode::None, Continuation::Guided) => {
+            ContinuationMode::Guided { horizon: None, schedule: None, max_weight: None }
+        }
+        (ContinuationMode::None, Continuation::Trained) => ContinuationMode::Trained,
+        (given, _) => given,
+    };
+    let state_tokens = section.state_in_prompt.map(|form| match form {
+        StateInPrompt::Exact => StateTokens::Exact,
+        StateInPrompt::Padded => StateTokens::Padded,
+        StateInPrompt::None => StateTokens::None,
+    });
+    FlowOptions {
+        tokenizer: given.tokenizer.or(section.tokenizer.as_deref().map(Into::into)),
+        statistics: given.statistics.or(section.statistics.as_deref().map(Into::into)),
+        state_tokens: given.state_tokens.or(state_tokens),
+        horizon: given.horizon.or(Some(file.horizon)),
+        steps: given.steps.or(section.euler_steps.map(|steps| steps as usize)),
+        absent_cameras,
+        continuation,
+        ..given
+    }
+}
+
+/// Reads a policy file, if one is named.
+///
+/// # Errors
+/// When the file is invalid.
+pub fn load(path: Option<&Path>) -> Result<Option<PolicyFile>, PreparationFileError> {
+    Ok(path.map(PolicyFile::load).transpose()?)
 }
 
 /// Statistics keys that are known to need another image preparation than the checkpoint's own
@@ -127,7 +220,7 @@ pub fn needing_a_policy_file() -> Result<BTreeMap<String, String>, PreparationFi
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use vla_inference::golden::image_preparation::pipeline;
 
@@ -181,11 +274,15 @@ mod tests {
         assert!(error.contains("'bridge_orig'") && error.contains("libero_goal"), "{error}");
     }
 
+    fn loaded(name: &str, given: PolicyOptions) -> Result<PolicyOptions, PreparationFileError> {
+        options(Some(&shipped(name)), given)
+    }
+
     #[test]
     fn keys_are_those_of_the_file() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
         let read = |name: &str, key: Option<&str>| {
-            super::read(Some(&folder.join(name)), key.map(str::to_owned)).map(|(_, key)| key)
+            let given = PolicyOptions { unnorm_key: key.map(str::to_owned), ..Default::default() };
+            loaded(name, given).map(|options| options.unnorm_key)
         };
         assert_eq!(read("openvla-7b.yaml", None).unwrap().unwrap(), "bridge_orig");
         assert_eq!(read("openvla-7b-finetuned-libero.yaml", None).unwrap(), None);
@@ -193,6 +290,42 @@ mod tests {
         assert_eq!(libero.unwrap(), "libero_10");
         let error = read("openvla-7b.yaml", Some("libero_10")).unwrap_err().to_string();
         assert!(error.contains("`libero_10` is none of bridge_orig"), "{error}");
+    }
+
+    #[test]
+    fn contracts_of_oft_are_those_of_the_files() {
+        let contract = |name| loaded(name, PolicyOptions::default()).unwrap().oft;
+        let libero = contract("openvla-oft-libero.yaml").unwrap();
+        assert_eq!(libero.cameras, ["full".into(), "wrist".into()]);
+        assert_eq!((libero.chunk, libero.state, libero.discrete), (8, true, false));
+        assert_eq!(libero.preparation, pipeline("oft_libero", 224).unwrap());
+        let aloha = contract("openvla-oft-aloha.yaml").unwrap();
+        assert_eq!((aloha.cameras.len(), aloha.chunk), (3, 25));
+        assert_eq!(aloha.bounds, BoundsKind::Extremes);
+        assert_eq!(aloha.preparation, pipeline("oft_aloha", 224).unwrap());
+        assert!(contract("openvla-7b.yaml").is_none());
+    }
+
+    #[test]
+    fn flow_options_are_completed_by_the_file() {
+        let options = loaded("pi0-droid.yaml", PolicyOptions::default()).unwrap();
+        assert_eq!(options.flow.absent_cameras, ["right_wrist_0_rgb"]);
+        assert_eq!(options.flow.state_tokens, Some(StateTokens::Exact));
+        assert_eq!(options.flow.horizon, Some(15));
+        let openpi = vec![Operation::BilinearPad(Size::square(224)).into()];
+        let PreparationRule::Stated { preparation, .. } = options.preparation else {
+            panic!("not stated");
+        };
+        assert_eq!(preparation, Preparation::new(openpi).unwrap());
+        let given = FlowOptions { steps: Some(3), horizon: Some(10), ..Default::default() };
+        let given = PolicyOptions { flow: given, ..Default::default() };
+        let flow = loaded("pi0-droid.yaml", given).unwrap().flow;
+        assert_eq!((flow.steps, flow.horizon), (Some(3), Some(10)));
+        let resize = "pil_bilinear_pad".parse().ok();
+        let given = FlowOptions { resize, ..Default::default() };
+        let given = PolicyOptions { flow: given, ..Default::default() };
+        let error = loaded("pi0-droid.yaml", given).unwrap_err().to_string();
+        assert!(error.contains("leave out --resize"), "{error}");
     }
 
     /// The node decodes messages, `predict` opens files, `eval` reads messages of bags: the same
@@ -204,15 +337,17 @@ mod tests {
         let cases: serde_json::Value =
             serde_json::from_slice(&std::fs::read(data.join("cases.json")).unwrap()).unwrap();
         let path = data.join("images/08_odd_321x243.png");
-        let expected = cases["cases"].as_array().unwrap().iter().find(|case| {
-            case["source"] == 8 && case["pipeline"] == "libero"
-        });
+        let expected = cases["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|case| case["source"] == 8 && case["pipeline"] == "libero");
         let expected = expected.unwrap()["sha256"].as_str().unwrap();
 
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policies");
         let file = folder.join("openvla-7b-finetuned-libero.yaml");
         let node = rule(Some(&PolicyFile::load(&file).unwrap())).unwrap();
-        let (program, _) = read(Some(&file), None).unwrap();
+        let program = rule(load(Some(&file)).unwrap().as_ref()).unwrap();
         let own = Preparation::plain(224).unwrap();
         let pixels = |rule: &PreparationRule, image: &observation::RgbImage| {
             let preparation = rule.for_statistics("libero_10", own.clone()).unwrap();

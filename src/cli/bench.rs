@@ -110,7 +110,8 @@ impl Bench {
         let instruction = Instruction::new(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
-        let mut policy = self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+        let mut policy =
+            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         let observation = Observation::single(&image, &instruction);
         let mut token_ids = Vec::new();
         let mut stages = Stages::default();

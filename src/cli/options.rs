@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use vla_config::PolicyFile;
 use vla_inference::backend::tt::Kernels;
 use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
 use vla_inference::policy::{
     ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
-    PolicyOptions, PolicySource, Precision, PreparationRule, load_policy,
+    PolicyOptions, PolicySource, Precision, load_policy,
 };
 
 use crate::preparation::{self, PreparationFileError};
@@ -71,23 +72,20 @@ pub(crate) struct DeviceArgs {
 /// The policy file.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct PolicyFileArgs {
-    /// How images are prepared, and for which statistics: a file as in config/policies/. Without
-    /// it, as the checkpoint's own processor does; checkpoints that are known to need another
-    /// preparation are then refused
+    /// What the checkpoint was trained with, image preparation above all: a file as in
+    /// config/policies/. Without it, images are prepared as the checkpoint's own processor does;
+    /// checkpoints that are known to need more are then refused
     #[arg(long, value_name = "FILE")]
     pub(crate) policy_file: Option<PathBuf>,
 }
 
 impl PolicyFileArgs {
-    /// Reads the file: which preparation it states, and the statistics key to use.
+    /// Reads the file, if one is named.
     ///
     /// # Errors
-    /// When the file is invalid, or `asked` is none of its keys.
-    pub(crate) fn read(
-        &self,
-        asked: Option<String>,
-    ) -> Result<(PreparationRule, Option<String>), PreparationFileError> {
-        preparation::read(self.policy_file.as_deref(), asked)
+    /// When the file is invalid.
+    pub(crate) fn load(&self) -> Result<Option<PolicyFile>, LoadError> {
+        Ok(preparation::load(self.policy_file.as_deref())?)
     }
 }
 
@@ -220,22 +218,22 @@ impl DeviceArgs {
         policy_file: &PolicyFileArgs,
     ) -> Result<Box<dyn Policy>, LoadError> {
         let DecodeArgs { unnorm_key, decode, draft, eager, flow } = decode;
-        let (preparation, unnorm_key) = policy_file.read(unnorm_key)?;
+        let given = PolicyOptions {
+            unnorm_key,
+            decode,
+            draft,
+            eager,
+            flow: flow.into(),
+            ..Default::default()
+        };
+        let options = preparation::options(policy_file.load()?.as_ref(), given)?;
         let policy = load_policy(PolicySource {
             checkpoint: folder,
             device: self.device,
             precision: self.precision.as_ref(),
             threads: self.threads,
             mesh: self.mesh(),
-            options: PolicyOptions {
-                unnorm_key,
-                decode,
-                draft,
-                eager,
-                preparation,
-                flow: flow.into(),
-                ..Default::default()
-            },
+            options,
         })?;
         Ok(policy)
     }

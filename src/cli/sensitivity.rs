@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::options::{CheckpointArgs, LoadError, PolicyFileArgs};
 use super::{CliError, print, print_json};
+use crate::preparation;
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::golden::{Kit, Sensitivity as Measured, Spread, sensitivity};
 use vla_inference::policy::{
@@ -59,15 +60,16 @@ impl Sensitivity {
         let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
         let measure = |device: Device, precision: &Precision| -> Result<Row, CliError> {
             let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
-            let (preparation, unnorm_key) =
-                self.policy_file.read(unnorm_key).map_err(LoadError::from)?;
+            let given = PolicyOptions { unnorm_key, ..Default::default() };
+            let options = preparation::options(self.policy_file.load()?.as_ref(), given)
+                .map_err(LoadError::from)?;
             let mut policy = load_policy(PolicySource {
                 checkpoint: &folder,
                 device,
                 precision: Some(precision),
                 threads: self.threads,
                 mesh: MeshChoices::default(),
-                options: PolicyOptions { unnorm_key, preparation, ..Default::default() },
+                options,
             })?;
             let measured = sensitivity(&kit, policy.as_mut(), self.inputs as usize)?;
             Ok(Row { device: device.to_string(), precision: precision.to_string(), measured })

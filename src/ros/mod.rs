@@ -58,7 +58,13 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                     .into(),
             );
         }
-        let preparation = crate::preparation::rule(parameters.policy_file())
+        let given = PolicyOptions {
+            unnorm_key: parameters.unnorm_key.clone(),
+            decode: parameters.decode,
+            draft: parameters.draft,
+            ..PolicyOptions::default()
+        };
+        let options = crate::preparation::options(parameters.policy_file(), given)
             .map_err(|error| error.to_string())?;
         load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
@@ -69,13 +75,7 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
                 weight_cache: parameters.weight_cache.clone(),
                 ..MeshChoices::default()
             },
-            options: PolicyOptions {
-                unnorm_key: parameters.unnorm_key.clone(),
-                decode: parameters.decode,
-                draft: parameters.draft,
-                preparation,
-                ..PolicyOptions::default()
-            },
+            options,
         })
         .map_err(|error| error.to_string())
     })

@@ -90,8 +90,7 @@ fn steps(lines: &mut Vec<Line>, (width, height): (usize, usize)) {
         let name = operation.name().to_owned();
         lines.push(Line { name, size: (width, height), shortest, median });
     }
-    let mut preparer =
-        Preparer::new(preparation(&[Operation::TorchBilinearPad(size)])).unwrap();
+    let mut preparer = Preparer::new(preparation(&[Operation::TorchBilinearPad(size)])).unwrap();
     let mut out = Vec::new();
     let (shortest, median) = time(|| {
         preparer.floats(black_box(&image), Layout::Chw, &mut out).unwrap();
@@ -149,7 +148,9 @@ fn main() {
                 \"shortest_us\": {shortest:.1}, \"median_us\": {median:.1}}}"
             );
         } else {
-            println!("{name:<20} {width:>5} x {height:<5} {shortest:>9.1} us  median {median:>9.1}");
+            println!(
+                "{name:<20} {width:>5} x {height:<5} {shortest:>9.1} us  median {median:>9.1}"
+            );
         }
     }
 }

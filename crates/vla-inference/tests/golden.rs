@@ -249,7 +249,8 @@ fn normalised_pixels_are_exact() {
         else {
             continue;
         };
-        let rgb = policy.prepare(&kit.image(&kit.cases[id].image).unwrap()).unwrap().pixels().to_vec();
+        let rgb =
+            policy.prepare(&kit.image(&kit.cases[id].image).unwrap()).unwrap().pixels().to_vec();
         let golden = golden.to_f32();
         for (tower, pixels) in towers.iter().enumerate() {
             let image = backend.upload_image(Pixels { rgb: &rgb, side: 224, patch: 14 }).unwrap();

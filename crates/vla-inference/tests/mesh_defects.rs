@@ -192,7 +192,8 @@ fn positions_are_not_off_by_one() {
     let kit = kit();
     for mesh in MESHES {
         let mut policy = policy(&kit, mesh, PrecisionPolicy::load("bf16").unwrap());
-        let rgb = policy.prepare(&kit.image(&kit.cases[0].image).unwrap()).unwrap().pixels().to_vec();
+        let rgb =
+            policy.prepare(&kit.image(&kit.cases[0].image).unwrap()).unwrap().pixels().to_vec();
         let checkpoint = policy.checkpoint().clone();
         let backend = policy.backend();
         let model = OpenVla::load(

@@ -75,9 +75,8 @@ fn every_step_is_its_librarys_to_the_byte() {
     for case in cases {
         let name = case["step"].as_str().unwrap();
         let [side, width, height] = ["side", "width", "height"].map(|key| number(case, key));
-        let preparer = preparers
-            .entry((name.to_owned(), side))
-            .or_insert_with(|| preparer(name, side));
+        let preparer =
+            preparers.entry((name.to_owned(), side)).or_insert_with(|| preparer(name, side));
         let image = picture(width, height, number(case, "seed") as u64);
         let mut hash = None;
         let see = |_, _, pixels: &[u8]| {

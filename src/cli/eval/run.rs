@@ -10,6 +10,7 @@ use signal_hook::iterator::Signals;
 
 use super::{check_complete, print_report};
 use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, PolicyFileArgs};
+use crate::preparation;
 use rosbag2_reader::align::ActionMatch;
 use vla_eval::{
     EvalError, PolicySettings, Report, RunOptions, Settings, Shard, evaluate, write_all,
@@ -121,8 +122,8 @@ impl Run {
     pub(super) fn run(self: Box<Self>) -> Result<(), EvalError> {
         let folder =
             self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
-        let (preparation, _) =
-            self.policy_file.read(self.decode.unnorm_key.clone()).map_err(LoadError::from)?;
+        let preparation =
+            preparation::rule(self.policy_file.load()?.as_ref()).map_err(LoadError::from)?;
         let mut policy = self.device.load(folder, self.decode.clone(), &self.policy_file)?;
         let settings = self.settings(folder.to_owned(), policy.info(), preparation.to_string());
         let stop = stop_on_interrupt();

@@ -148,8 +148,7 @@ pub fn check<B: Backend>(
                 let backend = policy.backend();
                 let mut recorder =
                     Recorder { backend, tensors: BTreeMap::new(), order: vec![], logits: vec![] };
-                let generation =
-                    policy.generate(rgb, &ids, &mut recorder).map_err(policy_error)?;
+                let generation = policy.generate(rgb, &ids, &mut recorder).map_err(policy_error)?;
                 compare_stages(case, &golden, &recorder, &generation.token_ids, &mut report.stages);
                 generation
             }

@@ -207,6 +207,7 @@ impl<B: Backend> OftPolicy<B> {
         check_contract(&checkpoint, &contract)?;
         let Statistics { key, action, state } =
             statistics(&checkpoint, &contract, options.unnorm_key.as_deref())?;
+        options.preparation.for_statistics(&key, contract.preparation.clone())?;
         let state = state.as_ref().and_then(ValueBounds::inverted);
         for (what, inverted) in [("action", action.inverted()), ("state", state)] {
             if let Some((index, low, high)) = inverted {

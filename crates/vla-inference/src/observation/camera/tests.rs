@@ -15,9 +15,8 @@ fn sized(width: u32, height: u32, encoding: &str, step: u32, data: &[u8]) -> Enc
 fn encodings_and_padding() {
     let rgb = raw("rgb8", 6, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]).decode().unwrap();
     let bgr = raw("bgr8", 7, &[3, 2, 1, 6, 5, 4, 0, 9, 8, 7, 12, 11, 10, 0]).decode().unwrap();
-    let bgra = raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99])
-        .decode()
-        .unwrap();
+    let bgra =
+        raw("bgra8", 8, &[3, 2, 1, 99, 6, 5, 4, 99, 9, 8, 7, 99, 12, 11, 10, 99]).decode().unwrap();
     assert_eq!(rgb, bgr);
     assert_eq!(rgb, bgra);
     // the last row's padding is missing
@@ -29,8 +28,7 @@ fn encodings_and_padding() {
 fn rgb8_shares_the_message() {
     let message = Bytes::from_static(&[9, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9]);
     let data = message.slice(1..13);
-    let image =
-        EncodedImage::Raw { width: 2, height: 2, encoding: "rgb8".into(), step: 6, data };
+    let image = EncodedImage::Raw { width: 2, height: 2, encoding: "rgb8".into(), step: 6, data };
     let rgb = image.decode().unwrap();
     assert_eq!(rgb.pixels(), &message[1..13]);
     assert_eq!(rgb.pixels().as_ptr(), message[1..].as_ptr());
@@ -61,11 +59,7 @@ fn yuv_layouts() {
         ("nv12", 2, &[82, 82, 82, 82, 90, 240]),
         ("nv21", 3, &[82, 82, 9, 82, 82, 9, 240, 90]),
         ("nv24", 2, &[82, 82, 82, 82, 90, 240, 90, 240, 90, 240, 90, 240]),
-        (
-            "nv24",
-            3,
-            &[82, 82, 9, 82, 82, 9, 90, 240, 90, 240, 9, 9, 90, 240, 90, 240, 9],
-        ),
+        ("nv24", 3, &[82, 82, 9, 82, 82, 9, 90, 240, 90, 240, 9, 9, 90, 240, 90, 240, 9]),
     ] {
         let pixels = sized(2, 2, encoding, step, data).decode().unwrap();
         let distance = pixels.pixels().iter().zip(&red).map(|(a, b)| a.abs_diff(*b)).max();

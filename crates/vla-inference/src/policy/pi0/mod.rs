@@ -16,16 +16,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::openvla::Stopwatch;
-use super::{Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions};
+use super::{
+    Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions, PreparationRule,
+};
 use crate::backend::Backend;
 use crate::checkpoint::pi0::{
     ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
 };
 use crate::models::pi0::Pi0;
 use crate::models::{NoProbe, Probe, TensorSource};
-use crate::observation::{
-    ImageError, Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size,
-};
+use crate::observation::{Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size};
 
 /// Options of a flow-matching policy.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -230,6 +230,7 @@ impl<B: Backend> Pi0Policy<B> {
             return Err(FlowError::Degenerate { folder: place(), dimensions }.into());
         }
         let config = &checkpoint.config;
+        let preparer = preparer(&checkpoint, &options.preparation)?;
         if flow.continuation == ContinuationMode::Trained && config.rtc_training_max_delay == 0 {
             return Err(FlowError::from(ContinuationError::Untrained).into());
         }
@@ -268,7 +269,7 @@ impl<B: Backend> Pi0Policy<B> {
             action,
             info,
             cameras,
-            preparer: Mutex::new(preparer(&checkpoint)?),
+            preparer: Mutex::new(preparer),
             continuation: flow.continuation,
             seed: flow.seed.unwrap_or_else(fresh_seed),
             previous: None,
@@ -536,18 +537,23 @@ impl<B: Backend> Policy for Pi0Policy<B> {
     }
 }
 
-/// The resizing of a checkpoint's images.
-fn preparer(checkpoint: &Pi0Checkpoint) -> Result<Preparer, ImageError> {
+/// The preparation of a checkpoint's images: a policy file's, or the resizing of the code that wrote
+/// the folder. (Folders name no statistics, so that a policy file's keys are not compared.)
+fn preparer(checkpoint: &Pi0Checkpoint, rule: &PreparationRule) -> Result<Preparer, PolicyError> {
     let [height, width] = checkpoint.config.image_resolution;
     let size = Size { width, height };
-    let operation = match checkpoint.resize {
-        Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
-        Resize::PilBilinearPad => Operation::BilinearPad(size),
+    let preparation = match rule {
+        PreparationRule::Stated { preparation, .. } => preparation.clone(),
+        PreparationRule::Own { .. } => {
+            let operation = match checkpoint.resize {
+                Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
+                Resize::PilBilinearPad => Operation::BilinearPad(size),
+            };
+            Preparation::new(vec![operation.into()])?
+        }
     };
-    let preparation = Preparation::new(vec![operation.into()])
-        // Sides are bounded when config.json is read.
-        .map_err(|_| ImageError::Side { width, height })?;
-    Preparer::new(preparation)
+    preparation.require_size(size)?;
+    Ok(Preparer::new(preparation)?)
 }
 
 /// Prefix of LeRobot's names of camera features.
