@@ -63,8 +63,8 @@ bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@tools/ros/run tools/bench/run
 
-soak: cargo ## ten million random scripts against the control core; about ten minutes
-	@OPENVLA_SOAK_CASES=10000000 cargo test --release -p vla-control --test properties
+soak: cargo ## ten million random scripts against the control core, in both spaces; about 3 CPU hours
+	@OPENVLA_SOAK_CASES=10000000 cargo test --release -p vla-control --test properties --test joint_properties
 
 ros: ## set up ROS 2 (nothing to do the second time)
 	@tools/ros/setup

@@ -1,5 +1,6 @@
 """Input of an arm's driver in joint space: interfaces, timeout, and the referee's input."""
 
+import collections
 import math
 import time
 
@@ -21,6 +22,8 @@ INTERFACES = {
 # A stream whose positions are further away than this, and too far for the driver's speed, is
 # refused as a jump [rad]. Less is caught up with: a message may come late.
 JUMP = 0.3
+# Stamps that differ more from the present [ns] are of another clock: the command counts from now.
+OTHER_CLOCK = 10**9
 
 
 def nanoseconds(stamp):
@@ -32,13 +35,16 @@ class JointReceiver:
     """Takes commands for the joints `names` and moves a goal accordingly.
 
     `order`: of the numbers of an array. `goals()`: where the joints are driven to, `joints()`:
-    where they are, shape [n]. `referee`: a CommandReferee. `period`: of the driver [s].
-    `warn(text)`: called for a refused command unless the same text came just before.
+    where they are, shape [n]. `referee`: a CommandReferee. `warn(text)`: called for a refused
+    command unless the same text came just before. Seconds: `timeout`; `period` of the driver;
+    `delay` with which it follows, so that messages which arrive unevenly are followed evenly.
     """
 
-    def __init__(self, interface, names, order, goals, joints, referee, timeout, period, warn):
+    def __init__(
+        self, interface, names, order, goals, joints, referee, timeout, period, delay, warn
+    ):
         self.interface, self.names, self.order = interface, list(names), list(order)
-        self.timeout, self.period = timeout, period
+        self.timeout, self.period, self.delay = timeout, period, round(delay * 1e9)
         self.goals, self.joints, self.referee, self.warn = goals, joints, referee, warn
         self.gripper = 1.0
         self.received_at, self.warned = None, None
@@ -52,15 +58,16 @@ class JointReceiver:
         """
         self.received = self.late = 0
         self.peaks = {}  # those of twists
-        self.following, self.position, self.velocity, self.left = False, None, None, 0.0
+        self.following = False
+        self.plan = collections.deque()  # (time of the stamps [ns], positions, velocities)
         self.referee.new_episode()
 
     # -- Messages
 
-    def take(self, message, sent, now=None):
+    def take(self, message, sent, now):
         """Callback for the interface's message.
 
-        `sent`: its time of sending on any clock [ns]. `now`: the time of the stamps [ns], or None.
+        `now`: present time of the stamps [ns]; `sent`: time of sending, on any clock [ns].
         """
         try:
             stamp, positions, velocities, duration = getattr(self, f"_{self.interface}")(message)
@@ -68,13 +75,16 @@ class JointReceiver:
         except Refused as error:
             self.refuse(str(error))
             return
-        if stamp and now is not None and stamp + 1e9 * duration < now:
+        if stamp and stamp + 1e9 * duration < now:
             self.late += 1  # joint_trajectory_controller would refuse it
         self.referee.take(stamp or sent, positions, velocities, self.joints())
         self.received += 1
-        self.received_at, self.following, self.left = time.monotonic(), True, duration
-        self.position = positions
-        self.velocity = velocities if positions is None else None
+        self.received_at, self.following = time.monotonic(), True
+        begin = stamp or sent
+        at = (begin if abs(begin - now) < OTHER_CLOCK else now) + round(1e9 * duration)
+        while self.plan and at <= self.plan[-1][0]:
+            self.plan.pop()  # the newest command counts
+        self.plan.append((at, positions, velocities))
 
     def refuse(self, reason):
         self.refused += 1
@@ -150,15 +160,31 @@ class JointReceiver:
 
     # -- The driver
 
-    def drive(self, scene):
-        """Moves the scene by one period; at rest without a command and after the timeout."""
+    def drive(self, scene, now):
+        """Moves the scene by one period; at rest without a command and after the timeout.
+
+        `now`: time of the stamps at the end of the period [ns].
+        """
         if self.received_at is not None and self.timeout < time.monotonic() - self.received_at:
             self.timeouts += 1
-            self.received_at = self.position = self.velocity = None
-        target = self.position
-        if target is not None:
-            # On the straight way to the point, which is reached when its time has come.
-            goals = self.goals()
-            target = goals + (target - goals) * min(1.0, self.period / max(self.left, self.period))
-            self.left -= self.period
-        scene.apply_joints(self.gripper, self.period, positions=target, velocities=self.velocity)
+            self.received_at = None
+            self.plan.clear()
+        positions, velocities = self._at(now - self.delay)
+        scene.apply_joints(self.gripper, self.period, positions=positions, velocities=velocities)
+
+    def _at(self, now):
+        """Positions, or velocities, or neither, that the commands give for that time."""
+        while len(self.plan) > 1 and self.plan[1][0] <= now:
+            self.plan.popleft()
+        if not self.plan:
+            return None, None
+        at, positions, velocities = self.plan[0]
+        if positions is None:
+            return None, velocities if at <= now else None
+        if now < at:  # on the straight way to the first point
+            share = self.period / (self.period + (at - now) * 1e-9)
+            return self.goals() + share * (positions - self.goals()), None
+        if len(self.plan) == 1 or self.plan[1][1] is None:
+            return positions, None
+        share = (now - at) / (self.plan[1][0] - at)
+        return positions + share * (self.plan[1][1] - positions), None

@@ -3,9 +3,9 @@
 A smooth motion whose derivatives are within the limits has divided differences within them, for any
 times of sampling (Hermite-Genocchi): |f[t0, t1]| <= V, 2 |f[t0, t1, t2]| <= A, 6 |f[t0 .. t3]| <= J
 for positions. So commands are judged by the stamps in their messages, exactly and at any rate.
-Messages without stamps have the time of sending instead, which is a little later than that for which
-they were computed: a position that is early by e changes the second difference by 2 V e / T^2, which
-is a third of the usual limits for e = 0.2 ms.
+Messages without stamps have the time of sending instead, a little later than that for which they
+were computed: a position that is early by e changes the second difference by 2 V e / T^2, a third
+of the usual limits for e = 0.2 ms.
 """
 
 import dataclasses

@@ -67,6 +67,13 @@ PARAMETERS = {
         None,
         "Order of the numbers of an array, with commas.",
     ),
+    "command_delay_s": (
+        0.08,
+        0.0,
+        1.0,
+        "Commands in joint space are followed this long after their stamp or time of sending, so"
+        " that those which arrive unevenly are followed evenly [s].",
+    ),
     "robot_file": (
         "",
         None,

@@ -173,6 +173,7 @@ class RobotSimNode:
             CommandReferee(ARM_JOINTS, limits, PERIOD, s["command_timeout_s"]),
             s["command_timeout_s"],
             PERIOD,
+            s["command_delay_s"],
             warn,
         )
         kind, topic = INTERFACES[interface]
@@ -369,7 +370,7 @@ class RobotSimNode:
         if self.joint_motion is None:
             self.scene.apply(self.arm.command(), self.arm.gripper, PERIOD)
         else:
-            self.arm.drive(self.scene)
+            self.arm.drive(self.scene, self.time_of_period())
             self.joint_motion.take(self.joint_positions())
         self.simulated += PERIOD
         self.motion.take(self.scene.ee_pose()[0])
@@ -398,6 +399,14 @@ class RobotSimNode:
             return self.node.get_clock().now().to_msg()
         nanoseconds = round(self.simulated * 1e9)
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+    def time_of_period(self):
+        """Time of the stamps at the end of the present period [ns], also when it is late."""
+        if self.settings["publish_clock"]:
+            return round((self.simulated + PERIOD) * 1e9)
+        end = self.started + self.ticks * PERIOD / self.settings["real_time_factor"]
+        behind = time.monotonic() - end
+        return self.node.get_clock().now().nanoseconds - round(behind * 1e9)
 
     # -- Publications
 

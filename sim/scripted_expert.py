@@ -43,8 +43,8 @@ def plain(value):
 
 
 def seams(status):
-    """{"seam_last": ..., "seam_max": ...} of the node's status; None where it has no such field."""
-    return {name: plain(getattr(status, name, None)) for name in ("seam_last", "seam_max")}
+    """{"seam_last": ..., "seam_largest": ...} of the node's status; None where it has no such field."""
+    return {name: plain(getattr(status, name, None)) for name in ("seam_last", "seam_largest")}
 
 
 def cartesian_ratios(peaks, robot):
@@ -85,12 +85,14 @@ class ScriptedTouch:
             self.bring_to_rest()
             runner.new_scene(seed=seed, task="touch")
             record["target"] = runner.state["target"]
-            start, goals = self._plan()
+            goals = self._plan()
             self._name(goals[0])
             if not runner.enable_motion():
                 raise RunnerError(f"the node refuses motion: {runner.describe_status()}")
-            began = runner.state["time_s"]
+            began, timeouts = runner.state["time_s"], runner.state["command_timeouts"]
             record["reached"] = self._follow(goals, began, seconds)
+            # Not 0: the stream stopped in motion, which is a jump from rest when it goes on.
+            record["command_timeouts"] = runner.state["command_timeouts"] - timeouts
         except (RunnerError, ValueError) as error:
             record["error"] = str(error)
         if began is not None:
@@ -152,7 +154,7 @@ class ScriptedTouch:
         raise RunnerError(f"the node cannot be reset: {runner.describe_status()}")
 
     def _plan(self):
-        """The tool's position and the waypoints, once the joints of the new scene have arrived."""
+        """The waypoints, once the joints of the new scene have arrived."""
         runner = self.runner
 
         def arrived():
@@ -163,7 +165,7 @@ class ScriptedTouch:
 
         runner.wait_until("the joints of the new scene have arrived", arrived)
         block = runner.state["blocks"][runner.state["target"]]
-        return runner.state["tool"], self.reach.touch(block, self.joints)
+        return self.reach.touch(block, self.joints)
 
     def _name(self, waypoint):
         text = instruction_of(self.space, waypoint, self.order)

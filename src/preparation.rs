@@ -255,6 +255,22 @@ mod tests {
     }
 
     #[test]
+    fn contracts_of_openvla_oft() {
+        let contract = |name| oft(&shipped(name)).unwrap();
+        assert!(contract("openvla-7b.yaml").is_none());
+        let libero = contract("openvla-oft-libero.yaml").unwrap();
+        let cameras: Vec<&str> = libero.cameras.iter().map(|camera| &**camera).collect();
+        assert_eq!(cameras, ["full", "wrist"]);
+        assert_eq!((libero.chunk, libero.bounds), (8, BoundsKind::Quantiles));
+        assert!(libero.state && !libero.discrete);
+        assert_eq!(libero.preparation, pipeline("oft_libero", 224).unwrap());
+        let aloha = contract("openvla-oft-aloha.yaml").unwrap();
+        assert_eq!((aloha.cameras.len(), aloha.chunk), (3, 25));
+        assert_eq!(aloha.bounds, BoundsKind::Extremes);
+        assert_eq!(aloha.preparation, pipeline("oft_aloha", 224).unwrap());
+    }
+
+    #[test]
     fn known_checkpoints_need_their_file() {
         let others = needing_a_policy_file().unwrap();
         for key in ["libero_spatial", "libero_object", "libero_goal", "libero_10"] {
@@ -290,20 +306,6 @@ mod tests {
         assert_eq!(libero.unwrap(), "libero_10");
         let error = read("openvla-7b.yaml", Some("libero_10")).unwrap_err().to_string();
         assert!(error.contains("`libero_10` is none of bridge_orig"), "{error}");
-    }
-
-    #[test]
-    fn contracts_of_oft_are_those_of_the_files() {
-        let contract = |name| loaded(name, PolicyOptions::default()).unwrap().oft;
-        let libero = contract("openvla-oft-libero.yaml").unwrap();
-        assert_eq!(libero.cameras, ["full".into(), "wrist".into()]);
-        assert_eq!((libero.chunk, libero.state, libero.discrete), (8, true, false));
-        assert_eq!(libero.preparation, pipeline("oft_libero", 224).unwrap());
-        let aloha = contract("openvla-oft-aloha.yaml").unwrap();
-        assert_eq!((aloha.cameras.len(), aloha.chunk), (3, 25));
-        assert_eq!(aloha.bounds, BoundsKind::Extremes);
-        assert_eq!(aloha.preparation, pipeline("oft_aloha", 224).unwrap());
-        assert!(contract("openvla-7b.yaml").is_none());
     }
 
     #[test]

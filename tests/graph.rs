@@ -75,6 +75,11 @@ fn workspace_needs_fresh_poses() {
 }
 
 #[test]
+fn every_source_of_an_arm_is_watched() {
+    scenario("joints", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }

@@ -65,6 +65,8 @@ pub struct ResolvedConfig {
     pub joints: Vec<String>,
     /// Rate at which a chunk's steps follow each other, Hz.
     pub policy_hz: f64,
+    /// Steps of a chunk that begin before the next observation.
+    pub execute: usize,
     /// At most so many inferences per second, Hz.
     pub inference_rate_hz: f64,
     /// Frame of the action: `header.frame_id` of every command.
@@ -168,6 +170,7 @@ impl ResolvedConfig {
             state: policy.map(|policy| policy.state.clone()).unwrap_or_default(),
             joints: joints.map(|joint| joint.name.clone()).collect(),
             policy_hz: values.policy_hz,
+            execute: policy.map_or(1, |policy| policy.execute),
             inference_rate_hz: values.inference_rate_hz,
             frame_id: values.frame_id.clone(),
             command_topics: resolved.command_topics.clone(),

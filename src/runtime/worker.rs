@@ -20,11 +20,11 @@ use super::{
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
-use vla_control::time::Clock;
+use vla_control::time::{Clock, Instant};
 use vla_control::{Inference, PolicyFailure};
 use vla_inference::observation::{CameraFrame, ImageError, Observation, Playback, RgbImage};
 use vla_inference::policy::{
-    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, Stage,
+    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, ScriptError, Stage,
 };
 
 /// Measured inferences of the self-test. One more precedes them: it touches every weight for the
@@ -43,6 +43,8 @@ pub struct LoadRequest {
     pub transform: ActionTransform,
     /// Steps per second that it was trained for.
     pub policy_hz: f64,
+    /// Steps of a chunk that begin before the next observation is taken; 1 for single actions.
+    pub execute: usize,
     /// Limit of the inference rate, Hz; 0 for none. When the limit decides the start of an
     /// inference, not the policy, the worker may wait for the next image: an eighth of the limit's
     /// interval and at most 50 ms.
@@ -123,10 +125,12 @@ struct Installed {
     info: Arc<PolicyInfo>,
     transform: ActionTransform,
     policy_hz: f64,
+    execute: usize,
     collector: Collector,
-    /// Steps begun when the observation of the previous chunk arrived, and when the one before the
-    /// present did.
-    previous: Option<u64>,
+    /// Steps begun when the observation of the previous chunk arrived, and the start of its
+    /// inference.
+    previous: Option<(u64, Instant)>,
+    /// Steps begun when the last observation arrived.
     last_begun: u64,
     /// Duration of the last inference, seconds.
     last_inference_s: f64,
@@ -204,13 +208,24 @@ impl Worker {
             installed.collector.clear();
             return None;
         }
+        let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
+        if installed.executes(steps_begun, self.clock.steady()) {
+            return None;
+        }
         installed.collector.take(&self.shared)
     }
 
     fn load(&mut self, request: LoadRequest) -> Result<Loaded, String> {
         self.unload();
-        let LoadRequest { loader, transform, policy_hz, rate_limit_hz, cameras, needs_state } =
-            request;
+        let LoadRequest {
+            loader,
+            transform,
+            policy_hz,
+            execute,
+            rate_limit_hz,
+            cameras,
+            needs_state,
+        } = request;
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
             let loaded = self_test(policy.as_mut(), transform.width(), self.clock.as_ref())?;
@@ -224,6 +239,7 @@ impl Worker {
             info: Arc::new(loaded.info.clone()),
             transform,
             policy_hz,
+            execute,
             collector: Collector::new(cameras, needs_state),
             previous: None,
             last_begun: 0,
@@ -310,7 +326,8 @@ impl Worker {
         let hz = installed.policy_hz;
         match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
-                installed.previous = Some(origin.steps_begun_at_observation);
+                let begun = origin.steps_begun_at_observation;
+                installed.previous = Some((begun, origin.inference_started));
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
                 Some(WorkerReport::Decided(Box::new(DecisionReport {
@@ -359,6 +376,19 @@ impl Worker {
 }
 
 impl Installed {
+    /// Whether steps of the present chunk are still to begin before the next observation. An
+    /// observation is taken for a step, not for a time: of a chunk from an observation of before,
+    /// the steps begun in between would be left out, and with them a part of the way. Where no step
+    /// begins any more, as on a hold, the time of half as many steps more ends the wait.
+    fn executes(&self, steps_begun: u64, now: Instant) -> bool {
+        let Some((previous, started)) = self.previous.filter(|_| self.execute > 1) else {
+            return false;
+        };
+        let longest = Duration::from_secs_f64(1.5 * self.execute as f64 / self.policy_hz);
+        let begun = steps_begun.saturating_sub(previous);
+        (1..self.execute as u64).contains(&begun) && now.since(started).get() < longest
+    }
+
     /// How far the previous chunk has been executed. Where no step began since the last observation
     /// nothing is being executed: control holds, and a chunk that continues the old one would keep
     /// a plan alive that nobody follows.
@@ -368,7 +398,7 @@ impl Installed {
         let executed = self
             .previous
             .filter(|_| moving)
-            .and_then(|previous| usize::try_from(steps_begun.saturating_sub(previous)).ok());
+            .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
         // Saturates; a delay beyond the horizon is the policy's to refuse.
         let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
         Playback { executed, delay }
@@ -422,9 +452,11 @@ fn self_test(
                         .into(),
                 );
             }
-            Err(error @ (PolicyError::Codec(_) | PolicyError::EndedEarly { .. })) => {
-                remark = Some(error.to_string())
-            }
+            Err(
+                error @ (PolicyError::Codec(_)
+                | PolicyError::EndedEarly { .. }
+                | PolicyError::Script(ScriptError::Instruction { .. })),
+            ) => remark = Some(error.to_string()),
             Err(error) => return Err(format!("the self-test failed: {error}")),
         }
         if run > 0 {

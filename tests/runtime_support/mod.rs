@@ -65,6 +65,7 @@ pub fn request(loader: Loader, rate_limit_hz: f64) -> LoadRequest {
         loader,
         transform: ActionTransform::identity(),
         policy_hz: 5.0,
+        execute: 1,
         rate_limit_hz,
         cameras: vec!["image".into()],
         needs_state: false,

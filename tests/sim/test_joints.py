@@ -179,7 +179,7 @@ class Receiver(unittest.TestCase):
     def setUp(self):
         self.warnings, self.goal, self.driven = [], np.zeros(3), None
 
-    def receiver(self, interface, order=("a", "b", "c"), **values):
+    def receiver(self, interface, order=("a", "b", "c"), delay=0.0):
         names = ["a", "b", "c"]
         arm = JointReceiver(
             interface,
@@ -188,8 +188,9 @@ class Receiver(unittest.TestCase):
             lambda: self.goal,
             lambda: self.goal,
             CommandReferee(names, None, T, 0.2),
-            values.get("timeout", 0.2),
+            0.2,
             T,
+            delay,
             self.warnings.append,
         )
         return arm
@@ -201,30 +202,71 @@ class Receiver(unittest.TestCase):
 
     def test_joints_are_taken_by_name(self):
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory(["c", "a", "b"], [0.03, 0.01, 0.02]), 0)
-        arm.drive(self)
+        arm.take(trajectory(["c", "a", "b"], [0.03, 0.01, 0.02]), 0, 0)
+        arm.drive(self, 20_000_000)
         np.testing.assert_allclose(self.driven[0], [0.01, 0.02, 0.03])
         arm = self.receiver("joint_state")
-        arm.take(JointState(name=["b", "c", "a"], velocity=[0.2, 0.3, 0.1]), 0)
-        arm.drive(self)
+        arm.take(JointState(name=["b", "c", "a"], velocity=[0.2, 0.3, 0.1]), 0, 0)
+        arm.drive(self, 0)
         self.assertIsNone(self.driven[0])
         np.testing.assert_allclose(self.driven[1], [0.1, 0.2, 0.3])
         for interface, k in (("joint_position_array", 0), ("joint_velocity_array", 1)):
             self.goal = np.zeros(3)
             arm = self.receiver(interface, ["b", "c", "a"])
-            arm.take(Float64MultiArray(data=[0.02, 0.03, 0.01]), 0)
-            arm.drive(self)
+            arm.take(Float64MultiArray(data=[0.02, 0.03, 0.01]), 0, 0)
+            arm.drive(self, 0)
             np.testing.assert_allclose(self.driven[k], [0.01, 0.02, 0.03])
             self.assertIsNone(self.driven[1 - k])
 
     def test_a_point_is_reached_when_its_time_has_come(self):
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory("abc", [0.2, 0.0, -0.1], after=0.1), 0)
+        arm.take(trajectory("abc", [0.2, 0.0, -0.1], after=0.1), 0, 0)
         seen = []
-        for _ in range(6):
-            arm.drive(self)
+        for k in range(6):
+            arm.drive(self, round((k + 1) * T * 1e9))
             seen.append(self.goal[0])
         np.testing.assert_allclose(seen, [0.04, 0.08, 0.12, 0.16, 0.2, 0.2])
+
+    def test_uneven_messages_are_followed_evenly(self):
+        # Sent every 20 ms and received three at a time; the driver is late by up to 60 ms too.
+        for interface, stamped, delay, even in (
+            ("joint_trajectory", True, 0.15, True),
+            ("joint_position_array", False, 0.15, True),
+            ("joint_trajectory", True, 0.0, False),
+        ):
+            self.goal = np.zeros(3)
+            arm, motion = self.receiver(interface, delay=delay), JointMotion(["a"], LIMITS, T)
+            motion.new_episode(np.zeros(1))
+            ns = lambda k: 10**12 + k * 20_000_000
+            for k in range(0, 150, 3):
+                for message_k in range(k, k + 3):
+                    positions = [curve(T * message_k), 0.0, 0.0]
+                    message = trajectory("abc", positions, after=0.0)
+                    message.header.stamp = Time(sec=1000, nanosec=message_k * 20_000_000 % 10**9)
+                    message.header.stamp.sec += message_k * 20_000_000 // 10**9
+                    if not stamped:
+                        message = Float64MultiArray(data=positions)
+                    arm.take(message, ns(message_k), ns(k + 2))
+                for tick in range(k, k + 3):
+                    arm.drive(self, ns(tick) + 7_000_000)
+                    motion.take(self.goal[:1])
+            ratio = max(motion.peaks.report()["ratios"].values())
+            self.assertEqual(ratio < 1.1, even, (interface, delay, motion.peaks.report()))
+            self.assertEqual(arm.refused, 0)
+            # It ends where the commands do.
+            arm.drive(self, ns(200))
+            self.assertAlmostEqual(self.goal[0], curve(T * 149))
+
+    def test_a_newer_point_replaces_later_ones_and_other_clocks_count_from_now(self):
+        arm = self.receiver("joint_trajectory")
+        arm.take(trajectory("abc", [1.0, 0.0, 0.0], after=2.0), 0, 0)
+        arm.take(trajectory("abc", [0.04, 0.0, 0.0]), 0, 0)
+        for sent in (-(10**12), 10**15):
+            self.goal = np.zeros(3)
+            arm.take(trajectory("abc", [0.04, 0.0, 0.0]), sent, 0)
+            for k in range(5):
+                arm.drive(self, round((k + 1) * T * 1e9))
+            self.assertAlmostEqual(self.goal[0], 0.04)
 
     def test_refused_commands(self):
         nan = math.nan
@@ -249,8 +291,8 @@ class Receiver(unittest.TestCase):
             arm = self.receiver(interface)
             self.warnings.clear()
             for _ in range(3):
-                arm.take(message, 0)
-            arm.drive(self)
+                arm.take(message, 0, 0)
+            arm.drive(self, 0)
             self.assertEqual((arm.refused, arm.received, self.driven), (3, 0, (None, None)))
             self.assertEqual(len(self.warnings), 1)
             self.assertRegex(self.warnings[0], words)
@@ -258,27 +300,29 @@ class Receiver(unittest.TestCase):
     def test_a_jump_is_refused(self):
         arm = self.receiver("joint_position_array")
         # Before the first command that is near the joints, everything else is.
-        arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0)
+        arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0, 0)
         self.assertIn("would need 5.0 rad/s", self.warnings[0])
-        arm.take(Float64MultiArray(data=[0.01, 0.0, 0.0]), 0)
-        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]), 0)  # late messages, to be caught up with
-        arm.take(Float64MultiArray(data=[0.4, 0.0, 0.0]), 0)
+        arm.take(Float64MultiArray(data=[0.01, 0.0, 0.0]), 0, 0)
+        arm.take(
+            Float64MultiArray(data=[0.2, 0.0, 0.0]), 0, 0
+        )  # late messages, to be caught up with
+        arm.take(Float64MultiArray(data=[0.4, 0.0, 0.0]), 0, 0)
         self.assertEqual((arm.received, arm.refused), (2, 2))
         arm.new_episode()
-        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]), 0)
+        arm.take(Float64MultiArray(data=[0.2, 0.0, 0.0]), 0, 0)
         self.assertEqual((arm.received, arm.refused), (0, 3))
         # A point that is far away in space and time is not a jump.
         arm = self.receiver("joint_trajectory")
-        arm.take(trajectory("abc", [1.0, 0.0, 0.0], after=1.0), 0)
+        arm.take(trajectory("abc", [1.0, 0.0, 0.0], after=1.0), 0, 0)
         self.assertEqual(arm.received, 1)
 
     def test_timeout(self):
         arm = self.receiver("joint_velocity_array")
         with unittest.mock.patch("time.monotonic", lambda: 100.0):
-            arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0)
+            arm.take(Float64MultiArray(data=[0.1, 0.0, 0.0]), 0, 0)
         for now, driven in ((100.19, True), (100.21, False), (101.0, False)):
             with unittest.mock.patch("time.monotonic", lambda now=now: now):
-                arm.drive(self)
+                arm.drive(self, 0)
             self.assertEqual(self.driven[1] is not None, driven)
         self.assertEqual(arm.timeouts, 1)
 
@@ -287,7 +331,7 @@ class Receiver(unittest.TestCase):
         message = trajectory("abc", [0.0, 0.0, 0.0], after=0.02)
         for stamp, late in ((0, 0), (10, 0), (9, 1)):
             message.header.stamp = Time(sec=stamp)
-            arm.take(message, 0, now=10 * 10**9)
+            arm.take(message, 0, 10 * 10**9)
             self.assertEqual(arm.late, late)
 
 
@@ -506,9 +550,9 @@ class Expert(unittest.TestCase):
         )
 
     def test_seams_of_the_status(self):
-        self.assertEqual(seams(object()), dict(seam_last=None, seam_max=None))
-        status = types.SimpleNamespace(seam_last=math.nan, seam_max=np.array([0.1, 0.2]))
-        self.assertEqual(seams(status), dict(seam_last=None, seam_max=[0.1, 0.2]))
+        self.assertEqual(seams(object()), dict(seam_last=None, seam_largest=None))
+        status = types.SimpleNamespace(seam_last=math.nan, seam_largest=np.array([0.1, 0.2]))
+        self.assertEqual(seams(status), dict(seam_last=None, seam_largest=[0.1, 0.2]))
 
     def test_cartesian_ratios(self):
         robot = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())

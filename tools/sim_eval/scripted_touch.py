@@ -26,14 +26,14 @@ OUTPUTS = {
     "joint_velocity": "joint_velocity_array",
 }
 # Ratios of commands to limits that are judged, and the largest one that is none too large. Arrays
-# have no stamps but a time of sending, with which only the lower derivatives are measured well
+# have no stamps but a time of sending, with which only the lowest derivatives are exact
 # (sim/joint_referee.py).
 JUDGED = {
     "twist": dict.fromkeys(("linear_velocity", "angular_velocity"), 1.0001)
     | dict.fromkeys(("linear_acceleration", "angular_acceleration"), 1.001),
     "joint_trajectory": dict.fromkeys(("position", "velocity", "acceleration", "jerk"), 1.0001),
-    "joint_position_array": dict(position=1.0001, velocity=1.05),
-    "joint_velocity_array": dict(velocity=1.0001, acceleration=1.05),
+    "joint_position_array": dict(position=1.0001),
+    "joint_velocity_array": dict(velocity=1.0001),
 }
 JUDGED["joint_state"] = JUDGED["joint_trajectory"]
 
@@ -123,10 +123,9 @@ def summary(episodes, output):
         judged=list(JUDGED[output]),
         exceeded=[q for q, bound in JUDGED[output].items() if commanded.get(q, 0.0) > bound],
         refused=sum(e["refused"] for e in episodes),
-        seam_max=max(
-            (e["seam_max"] for e in episodes if isinstance(e["seam_max"], (int, float))),
-            default=episodes[-1]["seam_max"] if episodes else None,
-        ),
+        command_timeouts=sum(e.get("command_timeouts", 0) for e in episodes),
+        # The node counts since its start: translation [m], rotation [rad], joint [rad].
+        seam_largest=episodes[-1]["seam_largest"] if episodes else None,
         lost_periods=episodes[-1]["lost_periods"] if episodes else 0,
     )
 

@@ -291,7 +291,8 @@ fn motion(entry: &Entry) -> Value {
             })
         }),
         "seam": motion.seams.last.map(|seam| {
-            json!({ "translation": seam.translation, "rotation": seam.rotation, "joint": seam.joint })
+            let (translation, rotation) = (seam.translation, seam.rotation);
+            json!({ "translation": translation, "rotation": rotation, "joint": seam.joint })
         }),
         "interventions": names,
     })

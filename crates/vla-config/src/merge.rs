@@ -271,8 +271,9 @@ fn observe(values: &mut Values, files: &Files) {
     if let Some(spread) = policy.observation_spread_s {
         control.observation_spread_s = spread;
     }
-    // A chunk of one step is replaced by the next one at once.
-    control.execute_steps = if policy.horizon == 1 { 0 } else { count(policy.execute) };
+    // The worker takes the next observation when the steps to be executed have begun, so that a new
+    // chunk takes over at once.
+    control.execute_steps = 0;
     control.gripper.continuous = policy.gripper.continuous;
 }
 
@@ -329,7 +330,8 @@ fn command_joints(values: &mut Values, files: &Files, problems: &mut ConfigError
             _ => JointOutput::Position,
         },
         joints,
-        look_ahead: true,
+        // Read ahead, the first velocities of a chunk would be lost, and with them a part of the way.
+        look_ahead: action.quantity != JointQuantity::Velocity,
     });
 }
 

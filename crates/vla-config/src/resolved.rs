@@ -112,11 +112,12 @@ impl Resolved {
     /// Everything about the checkpoint that does not fit.
     pub fn control_for(&self, measured: &Measured) -> Result<ControlConfig, ConfigErrors> {
         let mut problems = ConfigErrors::default();
-        // A result within the policy's own period is never late: a shorter deadline would only
-        // refuse results of a busy machine.
-        let expected_inference_s =
-            measured.inference_s.max(0.5 / self.values.policy_hz).clamp(1e-4, 300.0);
         let policy = self.files.policy.as_ref();
+        // A result within the time of the steps that are executed of a chunk is never late: a
+        // shorter deadline would only refuse results of a busy machine.
+        let steps = policy.map_or(1, |policy| policy.execute) as f64;
+        let expected_inference_s =
+            measured.inference_s.max(0.5 * steps / self.values.policy_hz).clamp(1e-4, 300.0);
         if let Some(policy) = policy
             && (policy.horizon, policy.action.width()) != (measured.horizon, measured.action_dim)
         {

@@ -22,8 +22,11 @@ const BOUND_NS: u64 = 10_000;
 fn main() {
     println!("{:>8} {:>10} {:>10} {:>10} {:>10}", "rate", "p50 ns", "p99 ns", "p99.9 ns", "max ns");
     let mut worst = 0;
-    let cases: [(&str, fn(f64) -> Vec<u64>); 2] =
-        [("end effector", measure), ("14 joints, chunks of 50, 3 cameras", measure_joints)];
+    type Measure = fn(f64) -> Vec<u64>;
+    let cases = [
+        ("end effector", measure as Measure),
+        ("14 joints, chunks of 50, 3 cameras", measure_joints),
+    ];
     for (name, measure) in cases {
         println!("{name}");
         for rate_hz in [50.0, 100.0, 250.0, 1000.0] {

@@ -254,8 +254,8 @@ impl ChunkPlayer {
         Some((whole, (steps - whole as f64).clamp(0.0, 1.0)))
     }
 
-    /// The positions of a chunk of joint positions at `at`: each step's are reached at its end, on a
-    /// straight line from the step before it. The first step's hold during it.
+    /// The positions of a chunk of joint positions at `at`: each step's are reached at its end, on
+    /// a straight line from the step before it. The first step's hold during it.
     pub(super) fn line_at(&self, at: Instant) -> Option<JointLine> {
         let (whole, part) = self.position_at(at)?;
         let mut line = JointLine { from: [0.0; WIDTH_MAX], to: [0.0; WIDTH_MAX], part };

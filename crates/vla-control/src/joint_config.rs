@@ -13,6 +13,9 @@ use super::{
 };
 use crate::action_chunk::{JOINTS_MAX, JointAction};
 
+/// Unit of a joint's position in causes: what it is depends on the joint.
+pub(super) const UNIT: &str = "rad or m";
+
 /// A value per joint; those beyond the configured joints are unused.
 pub(super) type PerJoint = [f64; JOINTS_MAX];
 
@@ -48,8 +51,8 @@ pub struct RawJoint {
     /// control period at full speed, since the arm keeps a velocity until the next one.
     #[serde(default = "default_margin")]
     pub margin: f64,
-    /// Largest distance between commanded and measured position. Must cover the lag of the arm at
-    /// full speed and the age of the measurement.
+    /// Largest distance between commanded and measured position, which must cover the lag of the
+    /// arm at full speed. Also how far outside of `min` and `max` a measured position is believed.
     #[serde(default = "default_tracking_error")]
     pub tracking_error: f64,
 }
@@ -170,6 +173,9 @@ pub struct JointSpace {
     /// Position limits within their margins; infinite for a continuous joint.
     pub(super) min: PerJoint,
     pub(super) max: PerJoint,
+    /// A measured position beyond these is not believed.
+    pub(super) lowest: PerJoint,
+    pub(super) highest: PerJoint,
     pub(super) velocity: PerJoint,
     pub(super) acceleration: PerJoint,
     pub(super) jerk: PerJoint,
@@ -188,6 +194,8 @@ pub(super) struct Windows {
     pub(super) tick_ns: u64,
 }
 
+/// Farthest position of a continuous joint that is believed; beyond it rounding would count.
+const TURNED: f64 = 1e4;
 /// Shortest tick of the joint limiter, seconds.
 const TICK_SHORTEST_S: f64 = 0.0025;
 /// Ticks of the joint limiter per control period, unless they would be shorter than that.
@@ -300,6 +308,8 @@ pub(super) fn check(
         count: joints.len(),
         min: per_joint(&|joint| joint.min.map_or(f64::NEG_INFINITY, |min| min + inside(joint))),
         max: per_joint(&|joint| joint.max.map_or(f64::INFINITY, |max| max - inside(joint))),
+        lowest: per_joint(&|joint| joint.min.map_or(-TURNED, |min| min - joint.tracking_error)),
+        highest: per_joint(&|joint| joint.max.map_or(TURNED, |max| max + joint.tracking_error)),
         velocity: per_joint(&|joint| joint.velocity),
         acceleration: per_joint(&|joint| joint.acceleration),
         jerk: per_joint(&|joint| joint.jerk),

@@ -16,11 +16,11 @@
 //!    `v = dp/dt` at the times of publication are the commands.
 //!
 //! # Properties and proof
-//! The kernel `k` of both averages together is not negative, has the integral 1 and vanishes outside
-//! of `[0, W1 + W2]`.
+//! The kernel `k` of both averages together is not negative, has the integral 1 and vanishes
+//! outside of `[0, W1 + W2]`.
 //!
-//! * **Position limits, no overshoot.** `p(t)` is a weighted mean of `r` over `[t - W1 - W2, t]`: it
-//!   never leaves the interval of recent setpoints. `r` is kept within the position limits, so `p`
+//! * **Position limits, no overshoot.** `p(t)` is a weighted mean of `r` over `[t - W1 - W2, t]`:
+//!   it never leaves the interval of recent setpoints. `r` is kept within the position limits, so `p`
 //!   is. `r` ends exactly on its target, so `p` comes to rest there, from one side. An arm that
 //!   starts outside has an `r` that only moves inwards, hence so does `p`. This holds for every
 //!   setpoint curve, so retargeting, pushing at a limit and stopping at any time need no case of
@@ -32,8 +32,8 @@
 //!   <= A` by the rule. Both times lie in ticks that are `m1` apart, since `W1` is `m1` ticks.
 //! * **Jerk.** `d2v/dt2 = (g(t) - g(t - W2)) / W2`, at most `2 A / W2 <= J`.
 //! * **Finite differences, for any jitter.** `p` has a second derivative that is Lipschitz. By the
-//!   Hermite-Genocchi formula every divided difference of its samples is a mean of a derivative over
-//!   the span of the nodes. So for *any* sampling times, of the published **positions**: `|f[t0,
+//!   Hermite-Genocchi formula every divided difference of its samples is a mean of a derivative
+//!   over the span of the nodes. So for *any* sampling times, of the published **positions**: `|f[t0,
 //!   t1]| <= V`, `2 |f[t0, t1, t2]| <= A`, `6 |f[t0 .. t3]| <= J`; and of the published
 //!   **velocities**: `|v| <= V`, `|f[t0, t1]| <= A`, `2 |f[t0, t1, t2]| <= J`.
 //! * **In step.** The kernel is common to all joints and the setpoint moves straight to its target
@@ -295,5 +295,165 @@ impl Kernel {
             *open = (1.0 - (d[1] - d[0])).clamp(0.0, 1.0);
             *share = (c[1] - c[0]).max(0.0) * per_second;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::action_chunk::JointAction;
+    use crate::joint_config::{JointList, JointOutput, RawJoint, RawJointSpace};
+    use crate::{JointSpace, RawControlConfig};
+
+    /// One joint per triple of velocity, acceleration and jerk, at 50 Hz.
+    fn space(limits: &[[f64; 3]]) -> JointSpace {
+        let joint = |[velocity, acceleration, jerk]: &[f64; 3]| RawJoint {
+            min: Some(-9.0),
+            max: Some(9.0),
+            velocity: *velocity,
+            acceleration: *acceleration,
+            jerk: *jerk,
+            margin: 0.0,
+            tracking_error: 1.0,
+        };
+        let joints: Vec<RawJoint> = limits.iter().map(joint).collect();
+        let joints = RawJointSpace {
+            action: JointAction::Position,
+            output: JointOutput::Position,
+            joints: JointList::new(&joints).unwrap(),
+            look_ahead: false,
+        };
+        let raw = RawControlConfig { joints: Some(joints), ..RawControlConfig::default() };
+        *raw.validate().unwrap().joints().unwrap()
+    }
+
+    const MS: u64 = 1_000_000;
+
+    fn at(nanoseconds: u64) -> Instant {
+        Instant::from_nanoseconds(nanoseconds)
+    }
+
+    #[test]
+    fn windows_cover_the_slowest_joint() {
+        for (limits, first, second) in [
+            (&[[1.0, 5.0, 50.0]][..], 40, 40),
+            (&[[1.0, 5.0, 50.0], [2.0, 4.0, 80.0], [0.1, 40.0, 200.0]], 100, 80),
+            // Not a whole number of ticks, and less than one.
+            (&[[1.01, 5.0, 51.0]], 41, 40),
+            (&[[0.01, 100.0, 1e5]], 1, 1),
+        ] {
+            let windows = space(limits).windows;
+            let seen = (windows.first, windows.second, windows.tick_ns);
+            assert_eq!(seen, (first, second, 5 * MS), "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn position_is_the_mean_of_means() {
+        // A slow way of comparing: the setpoint is kept from the beginning as a function of time,
+        // and averaged twice by a fine midpoint rule.
+        let mut limiter = JointLimiter::new(&space(&[[1.0, 8.0, 200.0]]));
+        let tick_s = limiter.tick_s;
+        let (m1, m2) = (limiter.first, limiter.second);
+        limiter.start_at(&[0.5]);
+        limiter.sample(at(0), |_, _, _| None);
+        let mut ends = vec![0.5; m1 + m2 + 2];
+        let before = ends.len() - 1;
+        let mut now = 0;
+        let mut last: Option<(u64, f64, f64)> = None;
+        for (i, dt) in [3, 7, 20, 20, 1, 19, 20, 5, 15, 10, 33, 20, 2, 18, 40, 20, 20, 20]
+            .into_iter()
+            .enumerate()
+        {
+            now += dt * MS;
+            let target = if i < 9 { 0.9 } else { 0.6 };
+            let sample = limiter.sample(at(now), |_, setpoint, _| {
+                let mut way = [0.0; JOINTS_MAX];
+                way[0] = target - setpoint[0];
+                Some(way)
+            });
+            let decided = now.div_ceil(limiter.tick_ns) as usize;
+            let new = decided + before + 1 - ends.len();
+            let mut x = limiter.setpoint[0];
+            let mut added: Vec<f64> = (0..new)
+                .map(|ago| {
+                    let end = x;
+                    x -= limiter.tick(ago)[0];
+                    end
+                })
+                .collect();
+            added.reverse();
+            ends.extend(added);
+            let setpoint = |ticks: f64| {
+                let place = ticks + before as f64;
+                let (low, part) = (place.floor() as usize, place.fract());
+                let next = ends.get(low + 1).copied().unwrap_or(ends[low]);
+                ends[low] + part * (next - ends[low])
+            };
+            let ticks = now as f64 / limiter.tick_ns as f64;
+            let (cells1, cells2) = (m1 * 20, m2 * 20);
+            let mut sum = 0.0;
+            for i in 0..cells1 {
+                for j in 0..cells2 {
+                    let back = (i as f64 + 0.5) / 20.0 + (j as f64 + 0.5) / 20.0;
+                    sum += setpoint(ticks - back);
+                }
+            }
+            let mean = sum / (cells1 * cells2) as f64;
+            assert!((sample.positions[0] - mean).abs() < 1e-6, "{}: {mean}", sample.positions[0]);
+            // The velocity is the derivative of the position.
+            if let Some((then, x, v)) = last {
+                let dt = (now - then) as f64 * 1e-9;
+                let error = sample.positions[0] - x - 0.5 * dt * (v + sample.velocities[0]);
+                assert!(error.abs() <= 200.0 * dt.powi(3) / 12.0 + 1e-12, "{error}");
+            }
+            last = Some((now, sample.positions[0], sample.velocities[0]));
+        }
+        assert!(tick_s == 0.005 && last.unwrap().1 != 0.5);
+    }
+
+    #[test]
+    fn a_stop_ends_at_the_setpoint_in_time() {
+        let space = space(&[[1.0, 5.0, 50.0], [2.0, 20.0, 300.0]]);
+        for moving in 0..40 {
+            let mut limiter = JointLimiter::new(&space);
+            limiter.sample(at(0), |_, _, _| None);
+            let mut now = 0;
+            for _ in 0..moving {
+                now += 20 * MS;
+                limiter.sample(at(now), |_, _, _| Some([1.0; JOINTS_MAX]));
+            }
+            let ends_at = *limiter.setpoint();
+            let began = now + 20 * MS;
+            while !limiter.at_rest() {
+                now += 20 * MS;
+                let sample = limiter.sample(at(now), |_, _, _| None);
+                assert_eq!(limiter.at_rest(), sample.velocities == [0.0; JOINTS_MAX]);
+                if limiter.at_rest() {
+                    assert_eq!(sample.positions, ends_at);
+                }
+            }
+            let took_s = now.saturating_sub(began) as f64 * 1e-9;
+            assert!(took_s <= space.stop_time_s() + 0.02, "{moving}: {took_s}");
+        }
+    }
+
+    #[test]
+    fn a_reversal_waits_for_its_room() {
+        // At full speed the other way no displacement is legal before a first window has passed.
+        let mut limiter = JointLimiter::new(&space(&[[1.0, 5.0, 50.0]]));
+        limiter.sample(at(0), |_, _, _| None);
+        let go = |limiter: &mut JointLimiter, ms: u64, way: f64| {
+            limiter.sample(at(ms * MS), |_, _, _| Some([way; JOINTS_MAX]))
+        };
+        let sample = go(&mut limiter, 1000, 1.0);
+        assert!(sample.by_velocity && !sample.by_acceleration);
+        let turned_at = limiter.setpoint()[0];
+        let sample = go(&mut limiter, 1100, -1.0);
+        assert!(sample.by_acceleration);
+        assert!((limiter.setpoint()[0] - turned_at).abs() < 1e-6);
+        let back = go(&mut limiter, 1300, -1.0);
+        assert!(limiter.setpoint()[0] < turned_at - 0.09 && back.by_acceleration);
     }
 }

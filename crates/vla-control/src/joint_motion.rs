@@ -8,8 +8,8 @@
 //!   closed in proportion over one step, in addition to the limits.
 //! * **Velocities as actions.** Scaled with one factor to the velocity limits. A joint at its
 //!   position limit stops alone.
-//! * **Reading ahead.** The limiter delays by half of its windows; a chunk is read ahead by as much,
-//!   as far as it goes. So the arm follows a chunk in time, smoothed symmetrically.
+//! * **Reading ahead.** The limiter delays by half of its windows; a chunk is read ahead by as
+//!   much, as far as it goes. So the arm follows a chunk in time, smoothed symmetrically.
 //! * **Position limits.** Targets are clipped to them. A joint outside of them (at the start) may
 //!   only move inwards, or stay.
 //! * **Velocities as output.** The arm integrates them by itself, so its position is known from the
@@ -19,7 +19,7 @@
 use super::{
     chunk_player::{ChunkPlayer, Row},
     inputs::JointsSeen,
-    joint_config::{JointOutput, JointSpace, PerJoint},
+    joint_config::{JointOutput, JointSpace, PerJoint, UNIT},
     joint_limiter::JointLimiter,
     joint_target::{Blend, JointTarget},
     outputs::{JointReport, JointState},
@@ -28,9 +28,6 @@ use super::{
 use crate::action_chunk::{JOINTS_MAX, JointAction};
 use crate::time::Instant;
 use std::time::Duration;
-
-/// Unit of a joint's position in causes: what it is depends on the joint.
-const UNIT: &str = "rad or m";
 
 /// State between steps.
 #[derive(Debug)]
@@ -44,8 +41,9 @@ pub(super) struct JointMotion {
     /// The last sample, and its time.
     state: JointState,
     sampled: Option<Instant>,
-    /// Start of the run.
+    /// Start of the run, and the last time at which the joints were not at rest.
     started: Instant,
+    moved: Instant,
     /// Arrival of the last measurement that was followed, and of the last that was compared.
     measured: Option<Instant>,
     compared: Option<Instant>,
@@ -69,6 +67,7 @@ impl JointMotion {
             state: JointState { count: space.count, ..JointState::default() },
             sampled: None,
             started: Instant::START,
+            moved: Instant::START,
             measured: None,
             compared: None,
             lagging: None,
@@ -106,12 +105,13 @@ impl JointMotion {
     }
 
     /// `TRACKING_ERROR` for the first joint that was too far from its commanded position when it
-    /// was last measured. Only for an arm that is commanded by positions.
+    /// was last measured. An arm that takes velocities is followed, so that only a jump between two
+    /// measurements counts there.
     ///
     /// A measurement is compared once, on arrival: a source that falls silent is a fault of its
     /// own.
     pub(super) fn check_tracking(&mut self, joints: Option<&JointsSeen>) -> Option<Cause> {
-        if !self.running || self.space.output == JointOutput::Velocity {
+        if !self.running {
             self.lagging = None;
         } else if let Some(joints) = joints.filter(|joints| self.compared != Some(joints.received))
         {
@@ -155,6 +155,10 @@ impl JointMotion {
             return;
         }
         if allowed && !self.running {
+            // One that was measured on the way is not where the arm is now.
+            if joints.taken() < self.moved {
+                return;
+            }
             self.limiter.start_at(measured);
             self.state.positions[..self.space.count].copy_from_slice(measured);
             (self.running, self.run) = (true, self.run.saturating_add(1));
@@ -240,6 +244,7 @@ impl JointMotion {
         let Self { space, limiter, lead, blend, .. } = self;
         let target = JointTarget { space, player, lead: *lead, blend: blend.as_ref() };
         let mut scaled = false;
+        let desired = desired.filter(|_| self.running);
         let sample = limiter.sample(now, |end, setpoint, tick_s| {
             desired?;
             match space.action {
@@ -254,6 +259,9 @@ impl JointMotion {
         self.state.positions = sample.positions;
         self.state.velocities = sample.velocities;
         self.sampled = Some(now);
+        if !self.limiter.at_rest() {
+            self.moved = now;
+        }
         if scaled || sample.by_velocity {
             done.insert(Intervention::Velocity);
         }

@@ -51,8 +51,8 @@ pub(super) struct VelocityWay {
 }
 
 impl JointTarget<'_> {
-    /// The positions that the setpoint should have at `at`, on the chunk's line, within the position
-    /// limits; for a continuous joint the turn that is nearest to the setpoint.
+    /// The positions that the setpoint should have at `at`, on the chunk's line, within the
+    /// position limits; for a continuous joint the turn that is nearest to the setpoint.
     pub(super) fn line(&self, at: Instant, setpoint: &PerJoint) -> Option<PerJoint> {
         let line = self.player.line_at(at.after(self.lead))?;
         let mut positions = [0.0; JOINTS_MAX];
@@ -136,4 +136,37 @@ fn turn(angle: f64) -> f64 {
     }
     let turned = (angle + PI).rem_euclid(TAU) - PI;
     turned.clamp(-PI, PI)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_left_out() {
+        for (angle, expected) in [
+            (0.0, 0.0),
+            (3.0, 3.0),
+            (-3.0, -3.0),
+            (4.0, 4.0 - TAU),
+            (-4.0, TAU - 4.0),
+            (1.0 + 10.0 * TAU, 1.0),
+        ] {
+            assert!((turn(angle) - expected).abs() < 1e-12, "{angle}: {}", turn(angle));
+        }
+        for huge in [f64::MAX, f64::MIN, 1e300] {
+            assert!(turn(huge).abs() <= PI);
+        }
+    }
+
+    #[test]
+    fn a_seam_closes_in_its_time() {
+        let began = Instant::from_nanoseconds(1_000_000_000);
+        let blend = Blend { offset: [1.0; JOINTS_MAX], began, length_s: 0.5 };
+        let left = |ms: u64| blend.left(Instant::from_nanoseconds(ms * 1_000_000));
+        assert_eq!(
+            [left(0), left(1000), left(1250), left(1500), left(9000)],
+            [1.0, 1.0, 0.5, 0.0, 0.0]
+        );
+    }
 }

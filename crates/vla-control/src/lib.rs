@@ -1,4 +1,5 @@
-//! Control core: turns the newest action chunk of a policy into velocity commands within limits.
+//! Control core: turns the newest action chunk of a policy into commands within limits: velocities
+//! of the end effector, or positions and velocities of joints.
 //!
 //! Pure: no clock, thread, ROS, model or allocation per step. The runtime calls [`step`] once per
 //! control period and publishes the result:
@@ -9,8 +10,8 @@
 //! loop {
 //!     // at a fixed rate, e.g. 50 Hz, on absolute deadlines of the steady clock
 //!     let now = clock.steady();              // directly before the publication
-//!     let inputs = Inputs { ros_now: clock.ros(), lifecycle, requests, instruction, image,
-//!                           ee_pose, chunk: newest.as_ref(), inference, .. };
+//!     let inputs = Inputs { ros_now: clock.ros(), lifecycle, requests, instruction, images,
+//!                           states, joints, ee_pose, chunk: newest.as_ref(), inference, .. };
 //!     let output = step(now, &mut state, &inputs);
 //!     if let Some(command) = output.command { publish(command); }
 //!     for event in output.events.iter() { log_and_publish_status(event); }
@@ -18,8 +19,9 @@
 //! }
 //! ```
 //!
-//! * `image`, `ee_pose`, `instruction`, `lifecycle`, `inference` are levels: pass the present value
-//!   in every step. `chunk`, `requests`, `policy_failure` are edges: pass them once.
+//! * `images`, `states`, `joints`, `ee_pose`, `instruction`, `lifecycle`, `inference` are levels:
+//!   pass the present value in every step. `chunk`, `requests`, `policy_failure` are edges: pass
+//!   them once.
 //! * Call [`step`] in every lifecycle state. To deactivate, set `lifecycle: Inactive` and reply
 //!   when `output.at_rest`.
 //! * `dry_run` computes everything (see [`MotionReport::limited`]) and publishes nothing.
@@ -31,21 +33,27 @@
 //!   workspace and velocity. *limited*: after acceleration and jerk limits; this is published.
 //! * *watchdog*: a condition whose violation stops motion. *fault*: a watchdog that interrupted
 //!   motion. *hold*: an interruption that may end by itself. *latch*: a stop until `~/reset`.
+//! * *setpoint*: where the joints come to rest if nothing follows. *run*: from a start at the
+//!   measured positions until the joints are at rest and motion is not allowed. *seam*: the
+//!   distance between a chunk's first executed step and the step executed before it.
 //! * *intervention*: a limit that changed the velocity, or a refused result; counted by name.
 //!
 //! # Modules, in the order of a step
 //! | module | task |
 //! |---|---|
 //! | `inputs` | what a step receives |
-//! | `watchdog`, `frozen_image` | timeouts and plausibility; a camera that repeats one image |
+//! | `watchdog` | timeouts and plausibility |
+//! | `source_watchdog`, `frozen_image` | those of one camera or state; repeated images |
 //! | `state_machine` | enabling, holds, faults, latches, reset |
 //! | [`action_chunk`], `chunk_player` | the policy's steps, and which of them is executed now |
 //! | `gripper` | threshold, hysteresis and dwell of the gripper command |
 //! | `command_limits` | envelope, step cap, workspace and velocity limits |
 //! | `jerk_limiter` | acceleration and jerk limits with a bounded stop |
+//! | `joint_motion`, `joint_target` | joints: start, targets, position limits, tracking |
+//! | `joint_limiter` | joints: velocity, acceleration and jerk limits, all in step |
 //! | `stall_detector` | repeated actions, a robot that does not follow; reported only |
 //! | `outputs`, `events`, `reason` | command, state, causes, events |
-//! | `config`, `config_rules`, `config_error` | parameters and their validation |
+//! | `config`, `joint_config`, `config_rules`, `config_error` | parameters and their validation |
 //! | [`time`] | steady and ROS time |
 //!
 //! `SAFETY.md` lists hazard, mechanism, file and test.
@@ -68,6 +76,7 @@ mod joint_target;
 mod outputs;
 pub mod ranges;
 mod reason;
+mod source_watchdog;
 mod stall_detector;
 mod state_machine;
 mod step;

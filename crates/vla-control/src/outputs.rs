@@ -213,8 +213,8 @@ impl Command {
     }
 }
 
-/// The seam between two chunks: how far the first executed step of a chunk is from the last executed
-/// step before it. For joint positions after a start: from the start position.
+/// The seam between two chunks: how far the first executed step of a chunk is from the last
+/// executed step before it. For joint positions after a start: from the start position.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Seam {
     /// Difference of the displacements, metres per policy step; zero in joint space.

@@ -96,7 +96,7 @@ reasons! {
     StateStale = 35, "STATE_STALE", Fault, "the newest message of a state source is too old";
     StateStamp = 36, "STATE_STAMP", Fault, "a state source's stamps are too far from ROS time";
     StateInvalid = 37, "STATE_INVALID", Fault, "a state source's message lacks a value, or one \
-        is not finite";
+        is not plausible";
     ObservationSpread = 38, "OBSERVATION_SPREAD", Fault, "the newest images and states were taken \
         too far apart";
     TrackingError = 39, "TRACKING_ERROR", Fault, "a joint does not follow its command";

@@ -3,14 +3,10 @@
 
 use super::{
     config::ControlConfig,
-    frozen_image::UnchangedImageMonitor,
-    inputs::{
-        CAMERAS_MAX, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, PolicyFailure,
-        STATE_SOURCES_MAX, StateSeen,
-    },
-    joint_config::JointSpace,
+    inputs::{CAMERAS_MAX, Inference, Inputs, Lifecycle, PolicyFailure, STATE_SOURCES_MAX},
     outputs::Twist,
     reason::{Cause, CauseSet, Reason, Source},
+    source_watchdog::{CameraWatchdog, StateWatchdog},
 };
 use crate::time::{Instant, Stamp};
 use std::time::Duration;
@@ -25,40 +21,6 @@ pub(super) struct Watchdogs {
     latest_ros: Option<Stamp>,
     /// Start of the interval in which the command has had no subscriber.
     unsubscribed_since: Option<Instant>,
-}
-
-/// State of one camera's watchdogs.
-#[derive(Debug, Clone, Copy, Default)]
-struct CameraWatchdog {
-    /// The newest image whose stamp differed from the one before it.
-    latest: Option<LatestImage>,
-    unchanged: UnchangedImageMonitor,
-}
-
-/// State of one state source's watchdog.
-#[derive(Debug, Clone, Copy, Default)]
-struct StateWatchdog {
-    /// The newest message whose stamp differed from the one before it.
-    latest: Option<LatestState>,
-}
-
-/// A state at its first arrival.
-#[derive(Debug, Clone, Copy)]
-struct LatestState {
-    stamp: Stamp,
-    taken: Instant,
-    /// As [`LatestImage::behind_s`].
-    behind_s: f64,
-}
-
-/// An image at its first arrival.
-#[derive(Debug, Clone, Copy)]
-struct LatestImage {
-    stamp: Stamp,
-    received: Instant,
-    taken: Instant,
-    /// Delay of its stamp behind ROS time at arrival, seconds; negative when ahead.
-    behind_s: f64,
 }
 
 /// State of the control loop that the watchdogs use besides the inputs.
@@ -125,7 +87,7 @@ impl Watchdogs {
     pub(super) fn image_age_s(&self, now: Instant, config: &ControlConfig) -> Option<f64> {
         let mut oldest: Option<f64> = None;
         for camera in self.cameras.iter().take(config.cameras) {
-            let age = now.since(camera.latest?.taken).seconds();
+            let age = now.since(camera.taken()?).seconds();
             oldest = Some(oldest.map_or(age, |oldest| oldest.max(age)));
         }
         oldest
@@ -135,10 +97,9 @@ impl Watchdogs {
     fn check_spread(&self, config: &ControlConfig) -> Option<Cause> {
         let cameras = self.cameras.iter().take(config.cameras).enumerate();
         let cameras =
-            cameras.filter_map(|(i, camera)| Some((camera.latest?.taken, Source::Camera(i as u8))));
+            cameras.filter_map(|(i, camera)| Some((camera.taken()?, Source::Camera(i as u8))));
         let states = self.states.iter().take(config.states).enumerate();
-        let states =
-            states.filter_map(|(i, state)| Some((state.latest?.taken, Source::State(i as u8))));
+        let states = states.filter_map(|(i, state)| Some((state.taken()?, Source::State(i as u8))));
         let (mut oldest, mut newest): (Option<(Instant, Source)>, Instant) = (None, Instant::START);
         for (taken, source) in cameras.chain(states) {
             newest = newest.max(taken);
@@ -180,119 +141,6 @@ impl Watchdogs {
         let limit = config.subscriber_timeout;
         time.exceeds(limit)
             .then(|| Cause::seconds(Reason::SubscriberGone, time.seconds(), limit.as_secs_f64()))
-    }
-}
-
-impl CameraWatchdog {
-    fn check_age(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        image: Option<ImageSeen>,
-    ) -> Option<Cause> {
-        let Some(image) = image else {
-            return Some(Cause::plain(Reason::ImageMissing));
-        };
-        // A driver that repeats one message delivers no new image: only a new stamp counts.
-        let latest = match self.latest {
-            Some(latest) if latest.stamp == image.stamp => latest,
-            _ => LatestImage {
-                stamp: image.stamp,
-                received: image.received,
-                taken: image.taken(),
-                behind_s: image.ros_received.seconds_since(image.stamp),
-            },
-        };
-        self.latest = Some(latest);
-        let (past_s, future_s) = (config.stamp_past_tolerance_s, config.stamp_future_tolerance_s);
-        if past_s < latest.behind_s {
-            return Some(Cause::seconds(Reason::ImageStampPast, latest.behind_s, past_s));
-        }
-        if future_s < -latest.behind_s {
-            return Some(Cause::seconds(Reason::ImageStampFuture, -latest.behind_s, future_s));
-        }
-        let age = now.since(latest.taken);
-        if !age.exceeds(config.observation_timeout) {
-            return None;
-        }
-        let repeated = latest.received < image.received;
-        let frozen = repeated && !now.since(image.received).exceeds(config.observation_timeout);
-        let reason = if frozen { Reason::ImageFrozen } else { Reason::ImageStale };
-        Some(Cause::seconds(reason, age.seconds(), config.observation_timeout.as_secs_f64()))
-    }
-
-    fn check_unchanged(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        inputs: &Inputs<'_>,
-        image: Option<&ImageSeen>,
-        context: &WatchdogContext,
-    ) -> Option<Cause> {
-        let before = now.before(context.interval.unwrap_or_default());
-        self.unchanged.update(before, now, &context.twist, image);
-        // A dry run executes no motion; motion before a deactivation does not count afterwards.
-        if inputs.lifecycle != Lifecycle::Active || config.dry_run {
-            self.unchanged.reset_motion();
-        }
-        self.unchanged.check(&config.unchanged_image)
-    }
-}
-
-impl StateWatchdog {
-    /// Presence, completeness, stamp and age of a state source's newest message.
-    fn check(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        state: Option<StateSeen>,
-    ) -> Option<Cause> {
-        let Some(state) = state else {
-            return Some(Cause::plain(Reason::StateMissing));
-        };
-        // A driver that repeats one message delivers no new state: only a new stamp counts.
-        let latest = match self.latest {
-            Some(latest) if latest.stamp == state.stamp => latest,
-            _ => LatestState {
-                stamp: state.stamp,
-                taken: state.taken(),
-                behind_s: state.ros_received.seconds_since(state.stamp),
-            },
-        };
-        self.latest = Some(latest);
-        if !state.complete {
-            return Some(Cause::plain(Reason::StateInvalid));
-        }
-        let (past_s, future_s) = (config.stamp_past_tolerance_s, config.stamp_future_tolerance_s);
-        if past_s < latest.behind_s {
-            return Some(Cause::seconds(Reason::StateStamp, latest.behind_s, past_s));
-        }
-        if future_s < -latest.behind_s {
-            return Some(Cause::seconds(Reason::StateStamp, latest.behind_s, -future_s));
-        }
-        let (age, limit) = (now.since(latest.taken), config.state_timeout);
-        age.exceeds(limit)
-            .then(|| Cause::seconds(Reason::StateStale, age.seconds(), limit.as_secs_f64()))
-    }
-
-    /// The measured joint positions: as a state source, and every joint needs a finite position.
-    fn check_joints(
-        &mut self,
-        now: Instant,
-        config: &ControlConfig,
-        space: &JointSpace,
-        joints: Option<&JointsSeen>,
-    ) -> Option<Cause> {
-        let missing = joints
-            .and_then(|seen| seen.positions.iter().take(space.count).position(|x| !x.is_finite()));
-        let state = joints.map(|seen| StateSeen {
-            received: seen.received,
-            stamp: seen.stamp,
-            ros_received: seen.ros_received,
-            complete: missing.is_none(),
-        });
-        let source = missing.map_or(Source::Joints, |joint| Source::Joint(joint as u8));
-        self.check(now, config, state).map(|cause| cause.of(source))
     }
 }
 

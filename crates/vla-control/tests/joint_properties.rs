@@ -141,8 +141,13 @@ fn play(raw: RawControlConfig, seed: u64, steps: usize) -> Result<World, String>
     let mut world = World::new(raw);
     let period_ns = world.state.config().period().as_nanos() as u64;
     let starts = joints.iter().map(|joint| {
-        let far = if rng.u8(..8) == 0 { 1.3 } else { 0.95 };
-        joint.max.unwrap_or(7.0) * far * signed(&mut rng)
+        let [low, high] = [joint.min.unwrap_or(-7.0), joint.max.unwrap_or(7.0)];
+        match rng.u8(..16) {
+            // A little outside.
+            0 => high + 0.09 * rng.f64(),
+            1 => low - 0.09 * rng.f64(),
+            _ => low + (high - low) * rng.f64(),
+        }
     });
     arm(&mut world).positions = starts.collect();
     world.policy.takes_ns = [0, 20, 60, 200][rng.usize(..4)] * MS;

@@ -130,15 +130,31 @@ fn motion_starts_at_the_measured_position() {
 }
 
 #[test]
+fn motion_does_not_start_at_a_position_measured_on_the_way() {
+    let mut world = moving(sources(), &[-1.5, 0.0, 0.0], &[1.5, 0.0, 0.0]);
+    run(&mut world, 1.0);
+    // The last measurement is of the motion; the next one comes after the new start.
+    arm(&mut world).source.on = false;
+    world.tick(STEP, DISABLE).unwrap();
+    let rest = world.until(30, |output| output.at_rest);
+    let (ends_at, measured) = (positions(&rest)[0], arm(&mut world).positions[0]);
+    tick(&mut world);
+    let output = world.tick(STEP, ENABLE).unwrap();
+    assert_eq!((output.state, output.command), (State::Running, None));
+    arm(&mut world).source.on = true;
+    assert!((positions(&tick(&mut world))[0] - ends_at).abs() < 1e-3, "{ends_at} {measured}");
+}
+
+#[test]
 fn an_arm_outside_of_its_limits_moves_inwards_only() {
-    for (target, ends_at) in [(2.5, 2.2), (2.2, 2.2), (2.1, 2.1), (0.0, 0.0), (-9.0, -1.98)] {
-        let mut world = moving(sources(), &[2.2, 0.0, 0.0], &[target, 0.5, 0.0]);
+    for (target, ends_at) in [(2.5, 2.15), (2.15, 2.15), (2.1, 2.1), (0.0, 0.0), (-9.0, -1.98)] {
+        let mut world = moving(sources(), &[2.15, 0.0, 0.0], &[target, 0.5, 0.0]);
         let output = tick(&mut world);
         let cause = output.causes.iter().find(|cause| cause.reason == Reason::JointOutside);
         let cause = cause.unwrap_or_else(|| panic!("{target}: {:?}", output.causes));
         assert_eq!(cause.source, Some(Source::Joint(0)));
-        assert_eq!((cause.value, cause.limit), (2.2, 1.98));
-        let mut before = 2.2;
+        assert_eq!((cause.value, cause.limit), (2.15, 1.98));
+        let mut before = 2.15;
         for _ in 0..400 {
             let x = positions(&tick(&mut world))[0];
             assert!(x <= before + 1e-12, "{target}: {x} after {before}");
@@ -319,6 +335,9 @@ fn a_source_that_never_sent_refuses_enabling() {
         ("state 0", |w| w.states[0].on = false, Reason::StateMissing, Some(Source::State(0))),
         ("joints", |w| arm(w).source.on = false, Reason::StateMissing, Some(Source::Joints)),
         ("NaN", |w| arm(w).positions[1] = f64::NAN, Reason::StateInvalid, Some(Source::Joint(1))),
+        // In degrees: to start there would be a command to go there.
+        ("57", |w| arm(w).positions[2] = 57.3, Reason::StateInvalid, Some(Source::Joint(2))),
+        ("1e300", |w| arm(w).positions[0] = -1e300, Reason::StateInvalid, Some(Source::Joint(0))),
     ];
     for (name, change, reason, source) in silent {
         let mut world = World::new(sources());

@@ -50,12 +50,8 @@ impl Bench<'_> {
             change(&mut checkpoint);
         }
         let nothing: Change = Box::new(|_, _, _| {});
-        let weights = Altered {
-            files: checkpoint.weights.clone(),
-            instead: defect.instead,
-            change: Box::new(|_, _, _| {}),
-        };
-        let weights = Altered { change: nothing, ..weights };
+        let files = checkpoint.weights.clone();
+        let weights = Altered { files, instead: defect.instead, change: nothing };
         let backend = Defective::new(defect.wrong.unwrap_or(Wrong::Nothing));
         let options = PolicyOptions { precision: "f32".into(), ..Default::default() };
         match &defect.weights {
@@ -268,7 +264,12 @@ fn common(head_dim: usize, width: f32, norms: usize) -> Vec<(&'static str, Defec
                 }
             }),
         ),
-        ("no BOS", prepared(|prepared| drop(prepared.input_ids.remove(0)))),
+        (
+            "no BOS",
+            prepared(|prepared| {
+                prepared.input_ids.remove(0);
+            }),
+        ),
         ("camera order reversed", prepared(|prepared| prepared.images.reverse())),
         ("pad tokens visible", prepared(|prepared| prepared.input_ids.extend([0; 5]))),
         (

@@ -40,6 +40,11 @@ fn n300_agrees_in_bf16() {
 }
 
 #[test]
+fn t3k_agrees_in_bf16() {
+    stages_agree(MeshKind::T3k, "bf16");
+}
+
+#[test]
 fn n300_agrees_with_block_float_weights() {
     stages_agree(MeshKind::N300, "mixed");
 }

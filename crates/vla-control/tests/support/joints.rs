@@ -233,11 +233,11 @@ impl JointJudge {
             return Err("a command without positions".into());
         }
         let positions = joints.positions().unwrap_or_default();
-        for joint in 0..positions.len() {
+        for (joint, position) in positions.iter().enumerate() {
             let limits = self.space.motion_limits(joint);
             let name = |error| format!("joint {joint}: {error}");
             let velocity = joints.velocities()[joint];
-            if !(velocity.abs() <= limits[0] && positions[joint].is_finite()) {
+            if !(velocity.abs() <= limits[0] && position.is_finite()) {
                 return Err(name(format!("velocity {velocity} above {}", limits[0])));
             }
             self.velocities[joint].check(at, velocity, &limits[1..]).map_err(name)?;

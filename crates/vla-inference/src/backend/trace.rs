@@ -78,7 +78,7 @@ pub trait TraceBackend: Backend {
     fn reset_position(&self, cache: &mut Self::Cache) -> Result<(), BackendError>;
     /// Increments the position counter.
     fn advance_position(&self, cache: &mut Self::Cache) -> Result<(), BackendError>;
-    /// [`Backend::cached_attention`] with [`Mask::Causal`](super::Mask) of one row at the position counter.
+    /// [`Backend::cached_attention`], causal, of one row at the position counter.
     fn causal_attention_at_counter(
         &self,
         qkv: &Self::Tensor,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::checkpoint::SafetensorsFile;
+use crate::checkpoint::{SafetensorsFile, StoredType};
 use crate::observation::{self, RgbImage};
 use crate::tensor::HostTensor;
 
@@ -192,6 +192,11 @@ pub(super) fn read_tensors(path: &Path) -> Result<Option<BTreeMap<String, HostTe
     let mut tensors = BTreeMap::new();
     for name in file.names() {
         let tensor = file.tensor(name).map_err(|error| failed(error.to_string()))?;
+        // Masks and positions beside the values.
+        let floats = [StoredType::F32, StoredType::F64, StoredType::F16, StoredType::BF16];
+        if !floats.contains(&tensor.dtype()) {
+            continue;
+        }
         let values = tensor.to_f32_vec().map_err(|error| failed(error.to_string()))?;
         let tensor = HostTensor::from_f32(tensor.shape(), values)
             .map_err(|error| failed(error.to_string()))?;

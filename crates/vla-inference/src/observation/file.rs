@@ -110,6 +110,32 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn damaged_images_do_not_panic(
+            damage in proptest::collection::vec((proptest::prelude::any::<u16>(), 0u8..), 1..20),
+            keep in 0.1f64..1.0,
+            png: bool,
+            noise in proptest::collection::vec(0u8.., 0..200),
+        ) {
+            let mut bytes = jpeg();
+            if png {
+                let image = image::load_from_memory(&bytes).unwrap();
+                let mut out = Cursor::new(Vec::new());
+                image.write_to(&mut out, ImageFormat::Png).unwrap();
+                bytes = out.into_inner();
+            }
+            for (place, value) in damage {
+                let place = usize::from(place) % bytes.len();
+                bytes[place] = value;
+            }
+            let _ = decode(&bytes);
+            let _ = decode(&bytes[..(bytes.len() as f64 * keep) as usize]);
+            // Behind the first bytes of each format, anything.
+            let _ = decode(&[&bytes[..bytes.len().min(30)], &noise].concat());
+        }
+    }
+
     #[test]
     fn other_bytes_are_refused() {
         assert_eq!(decode(b"GIF89a..."), Err(ImageError::Format(9)));

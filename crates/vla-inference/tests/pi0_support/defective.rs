@@ -153,6 +153,9 @@ impl Backend for Defective {
     fn silu_mul(&self, x: &CpuTensor) -> Done<CpuTensor> {
         self.cpu.silu_mul(x)
     }
+    fn reshape_rows(&self, x: &CpuTensor, rows: usize) -> Done<CpuTensor> {
+        self.cpu.reshape_rows(x, rows)
+    }
     fn gelu_tanh_mul(&self, x: &CpuTensor) -> Done<CpuTensor> {
         match self.wrong {
             Wrong::SiluInGemma => self.cpu.silu_mul(x),

@@ -6,9 +6,10 @@ use serde_json::{Map, Value};
 
 use super::dimensions::{GemmaConfig, SiglipConfig, overridden_vocabulary, read_dimensions};
 use super::features::{Camera, read_features};
+use super::keys::{refuse_other_forms, unknown};
 use super::normalizer::NormMode;
 use crate::checkpoint::error::{CheckpointError, quoted};
-use crate::checkpoint::fields::{Fields, shown};
+use crate::checkpoint::fields::Fields;
 use crate::checkpoint::read::parse_json;
 
 /// The two models: pi0 has a state token and plain norms, pi0.5 the state in its prompt and norms
@@ -103,61 +104,6 @@ pub struct Pi0Config {
     pub unknown: Vec<String>,
 }
 
-/// Keys of training and of its infrastructure, which inference does not need.
-const IGNORED: [&str; 39] = [
-    "type",
-    "n_obs_steps",
-    "input_features",
-    "output_features",
-    "device",
-    "use_amp",
-    "use_peft",
-    "push_to_hub",
-    "repo_id",
-    "private",
-    "tags",
-    "license",
-    "pretrained_path",
-    "pretrained_revision",
-    "dtype",
-    "empty_cameras",
-    "relative_exclude_joints",
-    "gradient_checkpointing",
-    "compile_model",
-    "compile_mode",
-    "freeze_vision_encoder",
-    "train_expert_only",
-    "memory_frames",
-    "memory_stride",
-    "memory_temporal_attention_every",
-    "use_visual_memory",
-    "use_proprioceptive_memory",
-    "paligemma_variant",
-    "action_expert_variant",
-    "tiny_overrides",
-    "n_action_steps",
-    "chunk_size",
-    "max_state_dim",
-    "max_action_dim",
-    "num_inference_steps",
-    "min_period",
-    "max_period",
-    "image_resolution",
-    "tokenizer_max_length",
-];
-const READ: [&str; 6] = [
-    "normalization_mapping",
-    "use_relative_actions",
-    "action_feature_names",
-    "rtc_config",
-    "rtc_training_max_delay",
-    "revision",
-];
-const IGNORED_PREFIXES: [&str; 4] = ["time_sampling_", "optimizer_", "scheduler_", "train_"];
-/// Keys of folders written before LeRobot 0.4, with other tensor names and other statistics.
-const BEFORE_0_4: [&str; 4] =
-    ["resize_imgs_with_padding", "proj_width", "adapt_to_pi_aloha", "use_cache"];
-
 impl Pi0Config {
     /// Parses the bytes of a LeRobot config.json; `path` is only named in errors.
     ///
@@ -226,8 +172,9 @@ impl Pi0Config {
         for (name, side) in
             [("height", self.image_resolution[0]), ("width", self.image_resolution[1])]
         {
-            if !side.is_multiple_of(self.vision.patch_size) {
-                let remedy = format!("its {name} must be a multiple of {}", self.vision.patch_size);
+            if side < self.vision.patch_size {
+                let remedy =
+                    format!("its {name} must be at least a patch of {}", self.vision.patch_size);
                 return Err(fields.error("image_resolution", side, remedy));
             }
         }
@@ -242,11 +189,17 @@ impl Pi0Config {
         Ok(())
     }
 
+    /// Rows and columns of an image's patches. Pixels beyond the last whole patch are left out, as
+    /// by the convolution (384 pixels are 27 patches of 14).
+    #[must_use]
+    pub fn grid(&self) -> [usize; 2] {
+        self.image_resolution.map(|side| side / self.vision.patch_size)
+    }
+
     /// Patches of one camera image.
     #[must_use]
     pub fn patches(&self) -> usize {
-        let [height, width] = self.image_resolution;
-        (height / self.vision.patch_size) * (width / self.vision.patch_size)
+        self.grid().iter().product()
     }
 
     /// Cameras that can have an image.
@@ -266,31 +219,6 @@ fn kind(fields: &Fields<'_>) -> Result<Pi0Kind, CheckpointError> {
         )),
         None => Err(fields.error("type", "missing", "give a checkpoint of type pi0 or pi05")),
     }
-}
-
-fn refuse_other_forms(fields: &Fields<'_>) -> Result<(), CheckpointError> {
-    if let Some(key) = BEFORE_0_4.iter().find(|key| fields.map.contains_key(**key)) {
-        return Err(fields.error(
-            key,
-            "present",
-            "the folder was written before LeRobot 0.4, with other names and statistics; convert \
-            it with LeRobot's migrate_policy_normalization, or take the current revision",
-        ));
-    }
-    for key in ["use_visual_memory", "use_proprioceptive_memory"] {
-        if fields.flag(key, false)? {
-            return Err(fields.error(key, true, "the memory variant is not implemented"));
-        }
-    }
-    if fields.size("n_obs_steps", 1, 1, 1 << 20)? != 1 {
-        let steps = fields.get("n_obs_steps").map(shown).unwrap_or_default();
-        return Err(fields.error(
-            "n_obs_steps",
-            steps,
-            "only one observation is fed; it must be 1",
-        ));
-    }
-    Ok(())
 }
 
 fn resolution(fields: &Fields<'_>) -> Result<[usize; 2], CheckpointError> {
@@ -365,16 +293,4 @@ fn rtc(fields: &Fields<'_>, chunk_size: usize) -> Result<RtcConfig, CheckpointEr
             1e6,
         )?,
     })
-}
-
-fn unknown(map: &Map<String, Value>) -> Vec<String> {
-    map.keys()
-        .filter(|key| {
-            !IGNORED.contains(&key.as_str())
-                && !READ.contains(&key.as_str())
-                && !IGNORED_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
-        })
-        .take(64)
-        .cloned()
-        .collect()
 }

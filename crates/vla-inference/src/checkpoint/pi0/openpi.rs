@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::config::{Pi0Config, Pi0Kind};
 use super::features::Camera;
-use super::folder::{Pi0Source, StateTokens};
 use super::normalizer::NormMode;
 use super::processors::Processors;
+use super::source::{Pi0Source, StateTokens};
 use super::statistics::read_norm_stats;
 use crate::checkpoint::error::{CheckpointError, list};
 use crate::checkpoint::fields::Fields;

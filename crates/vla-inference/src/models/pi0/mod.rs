@@ -1,8 +1,8 @@
 //! pi0 and pi0.5: PaliGemma and an action expert with a shared cache, from one checkpoint.
 //!
 //! The prefix, images and text, sees all of itself and is computed once per chunk. The expert then
-//! integrates a velocity field from noise at time 1 to actions at time 0; each of its layers attends
-//! to the keys and values of the same layer of the prefix, and to its own rows.
+//! integrates a velocity field from noise at time 1 to actions at time 0; each of its layers
+//! attends to the keys and values of the same layer of the prefix, and to its own rows.
 //!
 //! What the reference computes and this does not, with the same result (`tests/pi0_plain_form.rs`):
 //! - Cameras without an image and padding tokens are left out instead of masked: no row sees them,
@@ -80,8 +80,6 @@ impl<B: Backend> Pi0<B> {
         let root = Weights::new(source);
         let root = if checkpoint.prefix.is_empty() { root } else { root.at(checkpoint.prefix) };
         let model = root.at("paligemma_with_expert.paligemma.model");
-        let [height, width] = config.image_resolution;
-        let patch = config.vision.patch_size;
         let (embed_tokens, rows) = checkpoint.embedding;
         Ok(Self {
             vision_tower: SiglipTower::load(
@@ -89,7 +87,7 @@ impl<B: Backend> Pi0<B> {
                 &model.at("vision_tower.vision_model"),
                 &config.vision,
                 checkpoint.positions,
-                [height / patch, width / patch],
+                config.grid(),
             )?,
             multi_modal_projector: model.linear(
                 backend,

@@ -125,27 +125,25 @@ impl<B: Backend> Layer<B> {
 }
 
 /// Patches of an image with channels outermost, `[3, height, width]`: `[patches, 3 * patch *
-/// patch]`, patches row by row, columns in the order (channel, y, x).
+/// patch]`, patches row by row, columns in the order (channel, y, x). Pixels beyond the last whole
+/// patch are left out.
 ///
 /// # Errors
-/// When the values do not fill whole patches.
+/// When the values do not fill the image, or it is smaller than a patch.
 pub fn patches_of(
     values: &[f32],
     [height, width]: [usize; 2],
     patch: usize,
 ) -> Result<HostTensor, BackendError> {
-    if patch == 0
-        || !height.is_multiple_of(patch)
-        || !width.is_multiple_of(patch)
-        || values.len() != 3 * height * width
-    {
+    if patch == 0 || height < patch || width < patch || values.len() != 3 * height * width {
         let detail =
             format!("{} values are not 3 x {height} x {width} in patches of {patch}", values.len());
         return Err(BackendError::Shape { operation: "patches", detail });
     }
     let mut rows = Vec::with_capacity(values.len());
-    for top in (0..height).step_by(patch) {
-        for left in (0..width).step_by(patch) {
+    let (down, across) = (height / patch, width / patch);
+    for top in (0..down).map(|row| row * patch) {
+        for left in (0..across).map(|column| column * patch) {
             for channel in 0..3 {
                 for y in top..top + patch {
                     let start = (channel * height + y) * width + left;
@@ -154,6 +152,23 @@ pub fn patches_of(
             }
         }
     }
-    let count = (height / patch) * (width / patch);
-    Ok(HostTensor::from_f32(&[count, 3 * patch * patch], rows)?)
+    Ok(HostTensor::from_f32(&[down * across, 3 * patch * patch], rows)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn patches_are_cut_row_by_row_and_the_rest_is_left_out() {
+        // 3 x 5 x 7 pixels in patches of 2: two rows of three, the last row and column left out.
+        let values: Vec<f32> = (0..3 * 5 * 7).map(|at| at as f32).collect();
+        let patches = patches_of(&values, [5, 7], 2).unwrap();
+        assert_eq!(patches.shape(), [6, 12]);
+        let last = patches.rows(5..6).unwrap().to_f32();
+        assert_eq!(last[..4], [18., 19., 25., 26.]);
+        assert_eq!(last[4..8], [53., 54., 60., 61.]);
+        assert!(patches_of(&values, [5, 7], 6).is_err() && patches_of(&values, [5, 6], 2).is_err());
+    }
 }

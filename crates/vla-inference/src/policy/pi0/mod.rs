@@ -1,144 +1,32 @@
 //! pi0 and pi0.5 as a policy: images, state and instruction to a chunk of actions, by flow matching
 //! from fresh noise, with real-time chunking.
 
+mod cameras;
+mod decide;
 mod noise;
+mod options;
 mod prompt;
 mod rtc;
 mod sample;
 
 pub use noise::{Noise, fresh_seed, next_seed};
+pub use options::{ContinuationMode, FlowError, FlowOptions};
 pub use prompt::{prompt, state_bin};
 pub use rtc::{Continuation, ContinuationError, Schedule, guidance_weight, prefix_weights};
 pub use sample::{EulerStep, sample};
 
+use cameras::{cameras, preparer};
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::openvla::Stopwatch;
-use super::{
-    Decision, Instruction, Policy, PolicyError, PolicyInfo, PolicyOptions, PreparationRule,
-};
+use super::{PolicyError, PolicyInfo, PolicyOptions};
 use crate::backend::Backend;
-use crate::checkpoint::pi0::{
-    ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source, Resize, StateTokens,
-};
+use crate::checkpoint::pi0::{ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source};
 use crate::models::pi0::Pi0;
-use crate::models::{NoProbe, Probe, TensorSource};
-use crate::observation::{Layout, Observation, Operation, Preparation, Preparer, RgbImage, Size};
-
-/// Options of a flow-matching policy.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FlowOptions {
-    /// A tokenizer file or its folder; `None` searches the checkpoint's folder and beside it.
-    pub tokenizer: Option<PathBuf>,
-    /// A norm_stats.json that replaces the checkpoint's statistics.
-    pub statistics: Option<PathBuf>,
-    /// Resizing, where it is not that of the code that wrote the folder.
-    pub resize: Option<Resize>,
-    /// State in the prompt of pi0.5, where the folder does not say.
-    pub state_tokens: Option<StateTokens>,
-    /// Steps of a chunk, where the folder does not say.
-    pub horizon: Option<usize>,
-    /// What the action's numbers are, where the folder does not say.
-    pub actions: Option<ActionMapping>,
-    /// Cameras of the checkpoint that this robot does not have; their tokens are left out.
-    pub absent_cameras: Vec<String>,
-    /// Euler steps; `None` for the checkpoint's.
-    pub steps: Option<usize>,
-    /// Seed of the first chunk's noise, from which those of the later ones follow; `None` draws
-    /// one.
-    pub seed: Option<u64>,
-    /// Real-time chunking.
-    pub continuation: ContinuationMode,
-}
-
-/// Real-time chunking of a policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum ContinuationMode {
-    /// Every chunk starts anew.
-    #[default]
-    None,
-    /// LeRobot's guided mode, with the checkpoint's values where none are given.
-    Guided {
-        /// Rows that are guided.
-        horizon: Option<usize>,
-        /// How the weight falls.
-        schedule: Option<Schedule>,
-        /// Largest weight of the correction.
-        max_weight: Option<f32>,
-    },
-    /// The trained mode, for checkpoints that were trained for it.
-    Trained,
-}
-
-impl std::str::FromStr for ContinuationMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Self::None),
-            "guided" => Ok(Self::Guided { horizon: None, schedule: None, max_weight: None }),
-            "trained" => Ok(Self::Trained),
-            other => Err(format!("rtc is '{other}'; use none, guided or trained")),
-        }
-    }
-}
-
-/// A policy that cannot be loaded so, or an observation that it cannot decide from.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum FlowError {
-    /// A checkpoint without statistics.
-    #[error(
-        "{folder}: a base checkpoint without statistics of the {feature}; fine-tune it, or give \
-        the robot's norm_stats.json"
-    )]
-    NoStatistics {
-        /// The folder.
-        folder: String,
-        /// `state` or `action`.
-        feature: &'static str,
-    },
-    /// Statistics by which a value would be divided by almost 0.
-    #[error(
-        "{folder}: dimensions {dimensions:?} of the state were constant in the training data, so \
-        that any other value would become very large; give statistics of this robot's data"
-    )]
-    Degenerate {
-        /// The folder.
-        folder: String,
-        /// Dimensions, from 0.
-        dimensions: Vec<usize>,
-    },
-    /// A camera that the checkpoint does not have.
-    #[error("camera '{given}' is none of the checkpoint's: {}", known.join(", "))]
-    UnknownCamera {
-        /// Name as given.
-        given: String,
-        /// The checkpoint's.
-        known: Vec<String>,
-    },
-    /// Every camera is declared absent.
-    #[error("all cameras are declared absent; the policy needs one")]
-    NoCamera,
-    /// A prompt that would be cut.
-    #[error(
-        "the prompt takes {tokens} tokens but the model was trained with at most {limit}; shorten \
-        the instruction (the end of the prompt would be lost without a word)"
-    )]
-    PromptTooLong {
-        /// Tokens of the prompt.
-        tokens: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A number of Euler steps out of range.
-    #[error("{0} Euler steps; use 1 to 1000 (the checkpoints were published with 10)")]
-    Steps(usize),
-    /// A previous chunk that does not fit.
-    #[error(transparent)]
-    Continuation(#[from] ContinuationError),
-}
+use crate::models::{Probe, TensorSource};
+use crate::observation::{Layout, Preparer, RgbImage};
 
 /// Everything that a chunk is computed from, prepared.
 #[derive(Clone, Debug, PartialEq)]
@@ -434,155 +322,4 @@ impl<B: Backend> Pi0Policy<B> {
         let one = |row: &Vec<f32>| self.action.normalize(&mapping.to_relative(row, state));
         actions.iter().map(one).collect()
     }
-
-    /// How the next chunk continues the previous one.
-    fn continuation(
-        &self,
-        observation: &Observation,
-        state: &[f32],
-    ) -> Result<Continuation, FlowError> {
-        let (Some(previous), Some(executed)) = (&self.previous, observation.playback.executed)
-        else {
-            return Ok(Continuation::None);
-        };
-        let config = &self.checkpoint.config;
-        let (shape, delay) =
-            ([config.chunk_size, config.max_action_dim], observation.playback.delay);
-        let mapping = &self.checkpoint.processors.mapping;
-        let first = executed.min(previous.normalized.len());
-        let rest = match mapping {
-            ActionMapping::Absolute => previous.normalized[first..].to_vec(),
-            ActionMapping::Relative { .. } => {
-                self.reanchored(&previous.actions[first..], state, mapping)
-            }
-        };
-        Ok(match self.continuation {
-            ContinuationMode::None => Continuation::None,
-            ContinuationMode::Trained => {
-                Continuation::trained(&rest, shape, delay, config.rtc_training_max_delay)?
-            }
-            ContinuationMode::Guided { horizon, schedule, max_weight } => {
-                let horizon = horizon.unwrap_or(config.rtc.execution_horizon);
-                let stored = config.rtc.prefix_attention_schedule.parse().unwrap_or_default();
-                let curve = (
-                    schedule.unwrap_or(stored),
-                    max_weight.unwrap_or(config.rtc.max_guidance_weight as f32),
-                );
-                Continuation::guided(&rest, shape, (delay, horizon), curve)?
-            }
-        })
-    }
-
-    fn decide(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
-        let mut clock = Stopwatch::start();
-        let state: Vec<f32> =
-            observation.state(self.info.state_dim)?.iter().map(|&v| v as f32).collect();
-        let mut images = BTreeMap::new();
-        for (feature, name) in &self.cameras {
-            let image = match observation.image(feature) {
-                Ok(image) => image,
-                Err(_) => observation.image(name)?,
-            };
-            images.insert(feature.clone(), image);
-        }
-        let instruction: &Instruction = &observation.instruction;
-        let prepared = self.prepare(&images, &state, instruction.as_given())?;
-        let continuation = self.continuation(observation, &state)?;
-        clock.lap("preprocess");
-        let config = &self.checkpoint.config;
-        let seed = self.seed;
-        let noise = Noise::new(seed).take(config.chunk_size * config.max_action_dim);
-        let chunk = self.backend.scope(|| -> Result<Vec<f32>, PolicyError> {
-            let mut prefix = self.prefix(&prepared, &mut NoProbe)?;
-            clock.lap("prefix");
-            let place = (&mut prefix, &self.schedule);
-            let (model, backend) = (&self.model, &self.backend);
-            let chunk = sample(backend, model, place, noise, &continuation, &mut NoProbe, |_| {})?;
-            clock.lap("denoise");
-            Ok(chunk)
-        })?;
-        self.seed = next_seed(seed);
-        let actions = self.actions(&chunk, &state, &self.checkpoint.processors.mapping);
-        let rows = chunk.chunks_exact(config.max_action_dim);
-        let normalized: Vec<Vec<f32>> = rows.map(|row| row[..config.action.1].to_vec()).collect();
-        let wide = |rows: &[Vec<f32>]| -> Vec<Vec<f64>> {
-            rows.iter().map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect()
-        };
-        let decision = Decision {
-            prompt: prepared.prompt,
-            input_ids: prepared.input_ids,
-            normalized: wide(&normalized),
-            actions: wide(&actions),
-            seed: Some(seed),
-            stages: clock.stages,
-            ..Decision::default()
-        };
-        self.previous = Some(Previous { normalized, actions });
-        Ok(decision)
-    }
-}
-
-impl<B: Backend> Policy for Pi0Policy<B> {
-    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
-        let decision = self.decide(observation);
-        // What the robot does after an error is unknown here, so that nothing is continued.
-        if decision.is_err() {
-            self.previous = None;
-        }
-        decision
-    }
-
-    fn info(&self) -> &PolicyInfo {
-        &self.info
-    }
-}
-
-/// The preparation of a checkpoint's images: a policy file's, or the resizing of the code that wrote
-/// the folder. (Folders name no statistics, so that a policy file's keys are not compared.)
-fn preparer(checkpoint: &Pi0Checkpoint, rule: &PreparationRule) -> Result<Preparer, PolicyError> {
-    let [height, width] = checkpoint.config.image_resolution;
-    let size = Size { width, height };
-    let preparation = match rule {
-        PreparationRule::Stated { preparation, .. } => preparation.clone(),
-        PreparationRule::Own { .. } => {
-            let operation = match checkpoint.resize {
-                Resize::TorchBilinearPad => Operation::TorchBilinearPad(size),
-                Resize::PilBilinearPad => Operation::BilinearPad(size),
-            };
-            Preparation::new(vec![operation.into()])?
-        }
-    };
-    preparation.require_size(size)?;
-    Ok(Preparer::new(preparation)?)
-}
-
-/// Prefix of LeRobot's names of camera features.
-const IMAGES: &str = "observation.images.";
-
-/// Feature and name of each camera that must have an image; the name is the robot's, without
-/// LeRobot's prefix.
-fn cameras(
-    checkpoint: &Pi0Checkpoint,
-    absent: &[String],
-) -> Result<Vec<(String, Arc<str>)>, FlowError> {
-    let name = |feature: &str| -> String {
-        let outer = checkpoint.processors.outer_name(feature);
-        outer.strip_prefix(IMAGES).unwrap_or(outer).to_owned()
-    };
-    let all: Vec<(String, String)> = checkpoint
-        .config
-        .real_cameras()
-        .map(|camera| (camera.feature.clone(), name(&camera.feature)))
-        .collect();
-    let is = |(feature, name): &(String, String), given: &String| given == feature || given == name;
-    if let Some(given) = absent.iter().find(|given| !all.iter().any(|camera| is(camera, given))) {
-        let known = all.into_iter().map(|(_, name)| name).collect();
-        return Err(FlowError::UnknownCamera { given: given.clone(), known });
-    }
-    let present: Vec<(String, Arc<str>)> = all
-        .into_iter()
-        .filter(|camera| !absent.iter().any(|given| is(camera, given)))
-        .map(|(feature, name)| (feature, name.into()))
-        .collect();
-    if present.is_empty() { Err(FlowError::NoCamera) } else { Ok(present) }
 }

@@ -49,7 +49,7 @@ pub fn prefix_weights(schedule: Schedule, start: usize, end: usize, total: usize
         // `torch.linspace(1, 0, n + 2)[1:-1]`, from both ends as torch computes it.
         let (steps, at) = (between + 1, row - start + 1);
         let step = -1.0 / steps as f32;
-        let linear = if at < (steps + 1) / 2 {
+        let linear = if at < steps.div_ceil(2) {
             step.mul_add(at as f32, 1.0)
         } else {
             -step * (steps - at) as f32
