@@ -107,6 +107,8 @@ fn heal(world: &mut World) {
     if let Some(arm) = &mut world.arm {
         arm.source.heal();
         (arm.stuck, arm.missing) = (false, None);
+        // Moved by hand to where its position is believed.
+        arm.positions.iter_mut().for_each(|x| *x = x.clamp(-2.1, 2.1));
     }
     world.camera_on = true;
     world.camera_frozen = false;
