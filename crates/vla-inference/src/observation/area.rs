@@ -68,7 +68,7 @@ impl AreaResize {
             return Err(ImageError::Enlarge { from: image.size, to: self.size });
         }
         out.resize(width * height * 3, 0);
-        if image.size.width % width == 0 && image.size.height % height == 0 {
+        if image.size.width.is_multiple_of(width) && image.size.height.is_multiple_of(height) {
             self.whole(image, out);
         } else {
             self.weighted(image, out);
@@ -165,7 +165,8 @@ mod tests {
     fn plain(from: Size, to: Size, pixels: &[u8]) -> Vec<u8> {
         let (across, down) = (taps(from.width, to.width), taps(from.height, to.height));
         let value = |y: usize, x: usize, channel: usize| pixels[(y * from.width + x) * 3 + channel];
-        let (whole_x, whole_y) = (from.width % to.width == 0, from.height % to.height == 0);
+        let (whole_x, whole_y) =
+            (from.width.is_multiple_of(to.width), from.height.is_multiple_of(to.height));
         let mut out = Vec::new();
         for (y, x) in (0..to.height).flat_map(|y| (0..to.width).map(move |x| (y, x))) {
             for channel in 0..3 {
@@ -208,7 +209,7 @@ mod tests {
             let (mut out, mut state) = (Vec::new(), seed);
             for (x, y, times) in more {
                 // Whole multiples are their own loop: one size in four.
-                let whole = seed % 4 == 0;
+                let whole = seed.is_multiple_of(4);
                 let grown = |side, more| if whole { side * times } else { side + more };
                 let from = Size { width: grown(width, x), height: grown(height, y) };
                 let pixels: Vec<u8> = (0..from.width * from.height * 3).map(|_| {

@@ -14,8 +14,8 @@ use super::preparation::{Size, View};
 
 /// The kernel's half width at scale 1.
 const RADIUS: f32 = 3.0;
-/// TensorFlow's own constant.
-const PI: f32 = 3.141_592_653_59;
+/// TensorFlow writes 3.14159265359, which is the same float32.
+const PI: f32 = std::f32::consts::PI;
 
 /// Resizes to a fixed size; keeps its weights and buffers between images.
 #[derive(Default)]

@@ -129,6 +129,8 @@ fn forward(values: &mut [[i32; LANES]; 64]) {
     }
 }
 
+// A lane is the same place in eight rows.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn forward_pass(
     values: &mut [[i32; LANES]; 64],
@@ -186,6 +188,8 @@ fn high<const K: i32>(value: i16) -> i16 {
     ((i32::from(value) * (64 * K)) >> 16) as i16
 }
 
+// As in the forward pass.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn inverse_pass(values: &mut [[i16; LANES]; 64], at: [usize; 8]) {
     let add = i16::wrapping_add;
