@@ -9,6 +9,7 @@ from lifecycle_msgs.srv import GetState
 from peer import KIT, POLICY_FILE, ROOT, NodeProcess, Peer
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+from rclpy.node import NodeNameNonExistentError
 
 NUMERIC = (
     ParameterType.PARAMETER_INTEGER,
@@ -63,15 +64,35 @@ def put(graph, name, value):
     return graph.call(SetParameters, "set_parameters", request).results[0]
 
 
+def policy_file_for(robot):
+    """A policy file of the robot's joints; none is needed for a robot that takes twists."""
+    wanted = [joint["name"] for joint in robot.get("joints", [])]
+    for path in sorted((ROOT / "config/policies").glob("*.yaml")) if wanted else []:
+        policy = yaml.safe_load(path.read_text())
+        action = policy["action"]
+        grippers = action.get("grippers", [])
+        if wanted == [name for name in action.get("joints", []) if name not in grippers]:
+            return dict(policy_file=str(path), unnorm_key=policy["unnorm_keys"][0])
+    assert not wanted, f"no policy file for the joints {wanted}"
+    return {}
+
+
 def a_robot_file_decides_the_topics(executable, logs, path):
-    command = yaml.safe_load(path.read_text())["command"]
-    topics = [command[key].replace("~", "/vla") for key in ("twist_topic", "gripper_topic")]
-    node, graph = started(executable, logs, robot_file=str(path))
+    robot = yaml.safe_load(path.read_text())
+    command = robot["command"]
+    motion = command.get("twist_topic") or command["topic"]
+    grippers = command.get("gripper_topics") or [command["gripper_topic"]]
+    full = lambda name: name.replace("~", "/vla") if name[0] in "~/" else f"/{name}"
+    topics = [full(name) for name in [motion, *grippers]]
+    node, graph = started(executable, logs, robot_file=str(path), **policy_file_for(robot))
     try:
         graph.until("the node answers", lambda: graph.status is not None)
 
         def published():
-            pairs = graph.node.get_publisher_names_and_types_by_node("vla", "/")
+            try:
+                pairs = graph.node.get_publisher_names_and_types_by_node("vla", "/")
+            except NodeNameNonExistentError:
+                return False  # its topics may be discovered before its name
             offered = {name for name, _ in pairs}
             private = {name for name in offered if name.startswith("/vla/command/")}
             return set(topics) <= offered and private <= set(topics)
