@@ -213,7 +213,7 @@ fn torch_file() {
         ("head/data/0", &[1; 24]),
         ("head/data/1", &[2; 8]),
     ]);
-    drive(checkpoint_entries::fuzz_torch_file, &[whole.clone()], 8000);
+    drive(checkpoint_entries::fuzz_torch_file, std::slice::from_ref(&whole), 8000);
     // Every byte once: the structure is small, and mutations at random miss most of it.
     let mut random = Random(5);
     for at in 0..whole.len() {

@@ -21,7 +21,7 @@ const BUDGET: Duration = Duration::from_millis(400);
 fn picture(width: usize, height: usize) -> RgbImage {
     let mut pixels = Vec::with_capacity(width * height * 3);
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-        let values = [x * 255 / width, y * 255 / height, (x * y >> 5) & 255];
+        let values = [x * 255 / width, y * 255 / height, ((x * y) >> 5) & 255];
         for (channel, value) in values.into_iter().enumerate() {
             let hash = (x * 73_856_093) ^ (y * 19_349_663) ^ (channel * 83_492_791);
             pixels.push(((value + (hash >> 7 & 15)) & 255) as u8);
@@ -117,7 +117,7 @@ fn cameras(lines: &mut Vec<Line>, (width, height): (usize, usize)) {
         ("nv12", width, height * 3 / 2),
         ("bayer_rggb8", width, height),
     ] {
-        let data: Vec<u8> = (0..step * rows).map(|i| (i * 2_654_435_761 >> 12) as u8).collect();
+        let data: Vec<u8> = (0..step * rows).map(|i| ((i * 2_654_435_761) >> 12) as u8).collect();
         let message = EncodedImage::Raw {
             width: width as u32,
             height: height as u32,

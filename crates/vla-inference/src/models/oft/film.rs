@@ -195,6 +195,7 @@ impl TensorSource for FilmWeights<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -129,7 +129,7 @@ mod plain {
         if plane.width <= 2 {
             return plane.at(x / 2, y / 2);
         }
-        let far = if y % 2 == 0 { (y / 2).saturating_sub(1) } else { y / 2 + 1 };
+        let far = if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { y / 2 + 1 };
         let v = |x: usize| 3 * plane.at(x, y / 2) + plane.at(x, far);
         let centre = x / 2;
         match (x % 2, centre) {
@@ -191,7 +191,8 @@ fn picture(width: usize, height: usize, kind: usize, seed: u64) -> Vec<u8> {
         1 => noise(count, seed).map(|value| if value < 128 { 0 } else { 255 }).collect(),
         kind => {
             let side = kind - 1;
-            let white = move |i: usize| (i / 3 % width / side + i / 3 / width / side) % 2 == 0;
+            let white =
+                move |i: usize| (i / 3 % width / side + i / 3 / width / side).is_multiple_of(2);
             let channel = seed as usize % 4;
             (0..count)
                 .map(|i| if white(i) && (channel == 3 || i % 3 != channel) { 255 } else { 0 })
