@@ -80,6 +80,11 @@ fn every_source_of_an_arm_is_watched() {
 }
 
 #[test]
+fn chunk_policies_answer_live_as_offline() {
+    scenario("chunks", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }

@@ -47,6 +47,7 @@ fn action() -> Action {
         normalized: vec![-1.0, 0.1, 1.0],
         action: (0..14).map(|index| f64::from(index) * 0.1 - 0.7).collect(),
         policy_hz: 5.0,
+        seed: vec![u64::MAX],
         device: "cpu".into(),
         precision: "f32".into(),
         latency_s: 0.125,

@@ -65,6 +65,7 @@ pub fn action(report: &DecisionReport, frame_id: &str) -> Action {
         logit_margins: decision.logit_margins.clone(),
         normalized: decision.normalized.concat(),
         action: decision.actions.concat(),
+        seed: decision.seed.into_iter().collect(),
         policy_hz: report.policy_hz,
         device: text(&report.info.device),
         precision: text(&report.info.precision),

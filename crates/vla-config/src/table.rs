@@ -207,6 +207,8 @@ table! {
         "Interval between two control steps from which on the process counts as paused.";
     "pose_timeout_s": Own, Inactive, Float(control.pose_timeout_s) in ranges::POSE_TIMEOUT,
         "Oldest ee_pose that still guards the workspace.";
+    "state_timeout_s": Own, Inactive, Float(control.state_timeout_s) in ranges::STATE_TIMEOUT,
+        "Oldest message of a state source, and of the measured joints, that may move the robot.";
     "subscriber_timeout_s": Own, Inactive, Float(control.subscriber_timeout_s)
         in ranges::SUBSCRIBER_TIMEOUT,
         "How long the command may be without a subscriber.";
