@@ -112,7 +112,9 @@ impl Bench {
         let drafts = self.decode.draft;
         let mut policy =
             self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
-        let observation = Observation::single(&image, &instruction);
+        let info = policy.info();
+        // Every camera of a policy sees the same picture, and its state is zero: time is measured.
+        let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);
         let mut token_ids = Vec::new();
         let mut stages = Stages::default();
         for run in 0..self.warm_up + self.repeats {

@@ -22,7 +22,7 @@ use super::{
 use vla_control::action_chunk::ChunkOrigin;
 use vla_control::time::{Clock, Instant};
 use vla_control::{Inference, PolicyFailure};
-use vla_inference::observation::{CameraFrame, ImageError, Observation, Playback, RgbImage};
+use vla_inference::observation::{ImageError, Observation, Playback, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, ScriptError, Stage,
 };
@@ -432,14 +432,8 @@ fn self_test(
     }
     let image =
         RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
-    let frame =
-        |camera: &Arc<str>| CameraFrame { camera: Arc::clone(camera), image: image.clone() };
-    let observation = Observation {
-        instruction: Instruction::new("pick up the block").map_err(|error| error.to_string())?,
-        images: info.cameras.iter().map(frame).collect(),
-        state: vec![0.0; info.state_dim],
-        playback: Playback::default(),
-    };
+    let instruction = Instruction::new("pick up the block").map_err(|error| error.to_string())?;
+    let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);
     let (mut inference_s, mut remark) = (0.0_f64, None);
     for run in 0..=SELF_TEST_RUNS {
         let started = clock.steady();

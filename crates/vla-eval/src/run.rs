@@ -13,7 +13,7 @@ use super::report::{EpisodeNotes, Report};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
-use vla_inference::observation::{Observation, RgbImage};
+use vla_inference::observation::{Instruction, Observation, RgbImage};
 use vla_inference::policy::{Policy, PolicyError};
 
 /// Options of a run that do not change its result.
@@ -46,6 +46,7 @@ pub fn evaluate(
     options: RunOptions,
     stop: &AtomicBool,
 ) -> Result<Evaluated, EvalError> {
+    one_camera(policy)?;
     // Every bag is checked before the first inference, so that a misspelt topic is found at once.
     let episodes = settings
         .bags
@@ -89,6 +90,20 @@ pub fn evaluate(
     let interrupted = stop.load(Ordering::Relaxed);
     let action_tokens = action_tokens.as_ref().and_then(ActionTokens::new);
     Ok(sum_up(settings, &episodes, results, steps, action_tokens, abort, interrupted))
+}
+
+/// Refuses a policy that needs more than the one camera that an evaluation reads: a picture in the
+/// place of another camera's would be a wrong picture.
+fn one_camera(policy: &dyn Policy) -> Result<(), EvalError> {
+    let info = policy.info();
+    match (info.cameras.len(), info.state_dim) {
+        (1, 0) => Ok(()),
+        (cameras, state) => Err(EvalError::Usage(format!(
+            "the policy needs {cameras} cameras ({}) and a state of {state} numbers; an evaluation \
+            reads one camera of a recording and no state yet",
+            info.cameras.join(", ")
+        ))),
+    }
 }
 
 /// Matches frames with recorded actions and computes the report.
@@ -196,6 +211,11 @@ impl Run<'_> {
         Ok(result)
     }
 
+    /// What the policy sees of a frame; [`one_camera`] has checked that it is all it needs.
+    fn observation(&self, image: &RgbImage, instruction: &Instruction) -> Observation {
+        Observation::uniform(image, instruction, &self.policy.info().cameras, 0)
+    }
+
     /// Evaluates one frame. `None`: the policy cannot go on.
     fn step(
         &mut self,
@@ -203,7 +223,7 @@ impl Run<'_> {
         frame: Frame,
         image: &RgbImage,
     ) -> Result<Option<Step>, EvalError> {
-        let outcome = match self.policy.act(&Observation::single(image, &frame.instruction)) {
+        let outcome = match self.policy.act(&self.observation(image, &frame.instruction)) {
             // Of a chunk, the step that belongs to this frame is the first.
             Ok(decision) => Outcome::Action(Prediction {
                 token_ids: decision.token_ids,

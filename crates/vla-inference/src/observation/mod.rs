@@ -77,6 +77,24 @@ impl Observation {
         Self { instruction, images, state: Vec::new(), playback }
     }
 
+    /// The same image for every camera, and a state of zeros: for measurements of time.
+    #[must_use]
+    pub fn uniform(
+        image: &RgbImage,
+        instruction: &Instruction,
+        cameras: &[Arc<str>],
+        state_dim: usize,
+    ) -> Self {
+        let frame =
+            |camera: &Arc<str>| CameraFrame { camera: Arc::clone(camera), image: image.clone() };
+        Self {
+            instruction: instruction.clone(),
+            images: cameras.iter().map(frame).collect(),
+            state: vec![0.0; state_dim],
+            playback: Playback::default(),
+        }
+    }
+
     /// The image of a camera.
     ///
     /// # Errors
