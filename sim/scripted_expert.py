@@ -43,7 +43,7 @@ def plain(value):
 
 
 def seams(status):
-    """{"seam_last": ..., "seam_largest": ...} of the node's status; None where it has no such field."""
+    """`seam_last` and `seam_largest` of the node's status; None where it has no such field."""
     return {name: plain(getattr(status, name, None)) for name in ("seam_last", "seam_largest")}
 
 

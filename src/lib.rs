@@ -1,8 +1,8 @@
 //! Vision-language-action policies on real robots, from ROS 2, on Tenstorrent hardware.
 //!
 //! This crate is the ROS 2 node ([`ros`]), its threads ([`runtime`]) and the command line
-//! ([`cli`]), with the image preparation of policy files ([`preparation`]) for both; control, inference, recordings and evaluation are crates of their own. See
-//! ARCHITECTURE.md.
+//! ([`cli`]), with the image preparation of policy files ([`preparation`]) for both; control,
+//! inference, recordings and evaluation are crates of their own. See ARCHITECTURE.md.
 
 #[cfg(feature = "cli")]
 pub mod cli;

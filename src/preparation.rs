@@ -1,6 +1,6 @@
-//! What a policy file means for loading a checkpoint, for the node and the command line alike: image
-//! preparation, what OpenVLA-OFT, pi0 and pi0.5 need, and which checkpoints must not be run without
-//! one.
+//! What a policy file means for loading a checkpoint, for the node and the command line alike:
+//! image preparation, what OpenVLA-OFT, pi0 and pi0.5 need, and which checkpoints must not be run
+//! without one.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -497,7 +497,7 @@ fn result_for_an_earlier_instruction_is_dropped() {
     rig.until("inference started", |_| has_started.try_recv().is_ok());
     assert!(rig.runtime.set_instruction(Some(Instruction::new("something else").unwrap())));
     assert!(
-        !rig.runtime.set_instruction(Some(Instruction::new("Something Else").unwrap())),
+        !rig.runtime.set_instruction(Some(Instruction::new("something else\n").unwrap())),
         "the same to the policy"
     );
     go_on.send(()).unwrap();

@@ -117,8 +117,8 @@ impl CommandPublishers {
         let velocities = command.velocities().to_vec();
         let positions = command.positions().map(<[f64]>::to_vec);
         let array = |data| Float64MultiArray { data, ..Float64MultiArray::default() };
-        // A failure cannot be handled here; the timeout of the robot's controller covers it. Without
-        // positions nothing has begun to move: an arm that takes positions holds by itself.
+        // A failure cannot be handled here; the timeout of the robot's controller covers it.
+        // Without positions nothing has begun to move: an arm that takes positions holds by itself.
         let _ = match (&self.motion, positions) {
             (MotionPublisher::Velocities(publisher), _) => publisher.publish(&array(velocities)),
             (MotionPublisher::Positions(publisher), Some(positions)) => {

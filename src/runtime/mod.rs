@@ -234,7 +234,8 @@ impl Runtime {
     /// header; `complete` tells whether it has every value that the policy needs of it.
     ///
     /// # Panics
-    /// For an index from [`vla_control::STATE_SOURCES_MAX`] on: more are refused with the configuration.
+    /// For an index from [`vla_control::STATE_SOURCES_MAX`] on: more are refused with the
+    /// configuration.
     pub fn set_state_source(&mut self, source: usize, stamp: Option<Stamp>, complete: bool) {
         let (received, ros_received) = (self.clock.steady(), self.clock.ros());
         let stamp = stamp.unwrap_or(ros_received);
@@ -341,7 +342,8 @@ impl Runtime {
         self.reports.try_recv().ok()
     }
 
-    /// Images of the first camera that arrived, and those of them that were replaced by a newer one before use.
+    /// Images of the first camera that arrived, and those of them that were replaced by a newer one
+    /// before use.
     #[must_use]
     pub fn images(&self) -> (u64, u64) {
         let [first, ..] = &self.shared.images;

@@ -189,9 +189,8 @@ def sources_fail(graph):
         only("joint_states", late(5)),
         0.1,
     )
-    fails(
-        graph, "joint elbow missing", "elbow", "STATE_INVALID", only("joint_states", without("elbow"))
-    )
+    missing = only("joint_states", without("elbow"))
+    fails(graph, "joint elbow missing", "elbow", "STATE_INVALID", missing)
     fails(
         graph, "joint elbow NaN", "elbow", "STATE_INVALID", only("joint_states", not_a_number), 0.1
     )

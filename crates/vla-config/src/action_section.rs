@@ -38,7 +38,8 @@ pub enum Composition {
     Right,
 }
 
-/// Displacement of the end effector in one policy step: `dx dy dz`, three rotation numbers, gripper.
+/// Displacement of the end effector in one policy step: `dx dy dz`, three rotation numbers, and the
+/// gripper.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndEffectorDelta {
     /// In which frame the action is.

@@ -330,7 +330,8 @@ fn command_joints(values: &mut Values, files: &Files, problems: &mut ConfigError
             _ => JointOutput::Position,
         },
         joints,
-        // Read ahead, the first velocities of a chunk would be lost, and with them a part of the way.
+        // Read ahead, the first velocities of a chunk would be lost, and a part of the way with
+        // them.
         look_ahead: action.quantity != JointQuantity::Velocity,
     });
 }

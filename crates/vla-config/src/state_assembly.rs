@@ -67,9 +67,9 @@ pub struct StateAssembler {
 }
 
 impl StateAssembler {
-    /// For the parts of a policy file. `others` are joints that are wanted beside the state. A joint
-    /// that messages stop naming, as where two drivers publish on one topic, counts as unknown after
-    /// `hold_s`.
+    /// For the parts of a policy file. `others` are joints that are wanted beside the state. A
+    /// joint that messages stop naming, as where two drivers publish on one topic, counts as
+    /// unknown after `hold_s`.
     #[must_use]
     pub fn new(parts: &[StatePart], others: &[String], hold_s: f64) -> Self {
         let mut topics: Vec<StateTopic> = Vec::new();
@@ -190,8 +190,8 @@ impl StateAssembler {
             && values.iter().all(|value| value.is_finite())
     }
 
-    /// The state in the policy's order, scale and offset applied; `None` while a value is unknown or
-    /// not finite.
+    /// The state in the policy's order, scale and offset applied; `None` while a value is unknown
+    /// or not finite.
     #[must_use]
     pub fn values(&self, now: f64) -> Option<Vec<f64>> {
         let mut values = Vec::new();

@@ -93,7 +93,9 @@ mod tests {
 
     const ARM: &str = r#"<robot name="arm">
         <joint name="base" type="fixed"/>
-        <joint name="shoulder" type="revolute"><limit lower="-1.5" upper="2" velocity="3.1"/></joint>
+        <joint name="shoulder" type="revolute">
+            <limit lower="-1.5" upper="2" velocity="3.1"/>
+        </joint>
         <joint name="wrist" type="continuous"><limit effort="1" velocity="0"/></joint>
         <joint name="rail" type="prismatic"><limit upper="0.4" velocity="0.2"/></joint>
     </robot>"#;

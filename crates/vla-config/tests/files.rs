@@ -563,7 +563,9 @@ fn a_checkpoint_that_does_not_fit_is_refused() {
     };
     assert!(with((1, 7), None).is_ok());
     let error = with((8, 14), None).unwrap_err();
-    assert!(error.contains("chunks of 1 steps (horizon) of 7 numbers (action), but the checkpoint's have 8 steps of 14"), "{error}");
+    let wanted = "chunks of 1 steps (horizon) of 7 numbers (action), but the checkpoint's have 8 \
+        steps of 14";
+    assert!(error.contains(wanted), "{error}");
     let error = with((1, 7), Some(([f64::NAN; 7], [1.0; 7]))).unwrap_err();
     assert!(error.contains("envelope.dx"), "{error}");
     // Roll, pitch, yaw may be taken as a rotation vector for small steps only.

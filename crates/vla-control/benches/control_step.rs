@@ -117,8 +117,9 @@ fn measure(rate_hz: f64) -> Vec<u64> {
     times
 }
 
-/// Two arms of seven joints with two grippers, as ALOHA, on the move all the time: a new chunk of 50
-/// steps at 50 Hz every 0.2 s, each with other targets. Limits of an ordinary arm: 0.4 s of windows.
+/// Two arms of seven joints with two grippers, as ALOHA, on the move all the time: a new chunk of
+/// 50 steps at 50 Hz every 0.2 s, each with other targets. Limits of an ordinary arm: 0.4 s of
+/// windows.
 fn measure_joints(rate_hz: f64) -> Vec<u64> {
     let joint = RawJoint {
         min: Some(-3.0),

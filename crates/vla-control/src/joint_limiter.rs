@@ -20,8 +20,8 @@
 //! outside of `[0, W1 + W2]`.
 //!
 //! * **Position limits, no overshoot.** `p(t)` is a weighted mean of `r` over `[t - W1 - W2, t]`:
-//!   it never leaves the interval of recent setpoints. `r` is kept within the position limits, so `p`
-//!   is. `r` ends exactly on its target, so `p` comes to rest there, from one side. An arm that
+//!   it never leaves the interval of recent setpoints. `r` is kept within the position limits, so
+//!   `p` is. `r` ends exactly on its target, so `p` comes to rest there, from one side. An arm that
 //!   starts outside has an `r` that only moves inwards, hence so does `p`. This holds for every
 //!   setpoint curve, so retargeting, pushing at a limit and stopping at any time need no case of
 //!   their own.
@@ -33,8 +33,8 @@
 //! * **Jerk.** `d2v/dt2 = (g(t) - g(t - W2)) / W2`, at most `2 A / W2 <= J`.
 //! * **Finite differences, for any jitter.** `p` has a second derivative that is Lipschitz. By the
 //!   Hermite-Genocchi formula every divided difference of its samples is a mean of a derivative
-//!   over the span of the nodes. So for *any* sampling times, of the published **positions**: `|f[t0,
-//!   t1]| <= V`, `2 |f[t0, t1, t2]| <= A`, `6 |f[t0 .. t3]| <= J`; and of the published
+//!   over the span of the nodes. So for *any* sampling times, of the published **positions**:
+//!   `|f[t0, t1]| <= V`, `2 |f[t0, t1, t2]| <= A`, `6 |f[t0 .. t3]| <= J`; and of the published
 //!   **velocities**: `|v| <= V`, `|f[t0, t1]| <= A`, `2 |f[t0, t1, t2]| <= J`.
 //! * **In step.** The kernel is common to all joints and the setpoint moves straight to its target
 //!   with a common factor. From rest, or along one line, every joint has covered the same fraction

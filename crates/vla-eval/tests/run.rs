@@ -370,7 +370,7 @@ fn changing_sizes_and_invalid_images_are_reported() {
     writer.image("/camera/image", 3, 4, 2, "rgb8", 3, vec![1; 24]);
     writer.image("/camera/image", 4, 2, 2, "bgra8", 4, vec![2; 16]);
     writer.image("/camera/image", 5, 4, 2, "rgb8", 3, vec![1; 23]);
-    writer.image("/camera/image", 6, 4, 2, "yuv422", 2, vec![1; 16]);
+    writer.image("/camera/image", 6, 4, 2, "32FC1", 16, vec![1; 32]);
     writer.text("/instruction", 7, "two\nlines");
     writer.image("/camera/image", 8, 4, 2, "rgb8", 3, vec![1; 24]);
     writer.text("/instruction", 9, "stop");

@@ -72,7 +72,8 @@ pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
     }
     if let Some(worst) = worst {
         print(&format!(
-            "worst stage {}: PCC {:.9}, error {:.2e}; largest error of x {:.2e}, of an action {:.2e}",
+            "worst stage {}: PCC {:.9}, error {:.2e}; largest error of x {:.2e}, of an action \
+            {:.2e}",
             worst.name,
             worst.agreement.pcc,
             worst.agreement.max_abs,

@@ -49,8 +49,9 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Like [`Checkpoint::open`], also for the folder of an OpenVLA-OFT checkpoint, and without comparing the tensors with the configuration, so that
-    /// `inspect` can list all that is missing.
+    /// Like [`Checkpoint::open`], also for the folder of an OpenVLA-OFT checkpoint, and without
+    /// comparing the tensors with the configuration, so that `inspect` can list all that is
+    /// missing.
     ///
     /// # Errors
     /// The first missing, broken or inconsistent file.

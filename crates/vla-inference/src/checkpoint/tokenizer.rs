@@ -105,8 +105,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// [`Tokenizer::encode`] of an OpenVLA prompt: with the empty word at the end. The official code
-    /// appends it (id 29871) if the prompt does not end with it, as in training.
+    /// [`Tokenizer::encode`] of an OpenVLA prompt: with the empty word at the end. The official
+    /// code appends it (id 29871) if the prompt does not end with it, as in training.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].

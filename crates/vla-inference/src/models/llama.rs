@@ -142,8 +142,8 @@ impl<B: Backend> Llama<B> {
         self.cache_of(backend, 1, positions)
     }
 
-    /// Runs a whole sequence `x` = `[positions, hidden]` that nothing continues, so that no keys are
-    /// kept, and returns the normalised hidden state of the rows `kept`.
+    /// Runs a whole sequence `x` = `[positions, hidden]` that nothing continues, so that no keys
+    /// are kept, and returns the normalised hidden state of the rows `kept`.
     ///
     /// # Errors
     /// When the device fails.

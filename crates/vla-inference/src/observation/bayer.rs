@@ -10,8 +10,8 @@ pub(super) type Pattern = [[usize; 2]; 2];
 /// Smallest side of an image that can be demosaiced, pixels.
 pub(super) const MIN_SIDE: usize = 3;
 
-/// The pixels of `width * height * 3` bytes. `data` has `height` rows of `width` bytes, `step` bytes
-/// apart; both sides are at least [`MIN_SIDE`].
+/// The pixels of `width * height * 3` bytes. `data` has `height` rows of `width` bytes, `step`
+/// bytes apart; both sides are at least [`MIN_SIDE`].
 pub(super) fn to_rgb(
     pattern: Pattern,
     (width, height): (usize, usize),

@@ -99,8 +99,8 @@ impl CenterCrop {
     }
 }
 
-/// The left and right neighbours of every output pixel. Eight bytes are read at once where there are
-/// eight: both pixels, since the right one follows the left one, or has no weight.
+/// The left and right neighbours of every output pixel. Eight bytes are read at once where there
+/// are eight: both pixels, since the right one follows the left one, or has no weight.
 fn gather(left: &mut [u8], right: &mut [u8], pixels: &[u8], positions: &[Position]) {
     for (x, Position { lower, upper, .. }) in positions.iter().enumerate() {
         let place = x * 3..x * 3 + 4;

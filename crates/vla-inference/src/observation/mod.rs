@@ -122,6 +122,11 @@ impl Observation {
     }
 }
 
+/// Names of images in words.
+fn listed(given: &[String]) -> String {
+    if given.is_empty() { "none".to_owned() } else { format!("only '{}'", given.join("', '")) }
+}
+
 /// An observation that does not fit the policy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ObservationError {
@@ -129,7 +134,7 @@ pub enum ObservationError {
     #[error(
         "the policy needs an image of camera '{wanted}' but the observation has {}; name the \
         camera",
-        if .given.is_empty() { "none".to_owned() } else { format!("only '{}'", .given.join("', '")) }
+        listed(.given)
     )]
     Camera {
         /// Name of the camera.

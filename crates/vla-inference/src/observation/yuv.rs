@@ -1,9 +1,9 @@
 //! YUV images as OpenCV converts them, byte for byte.
 //!
 //! ITU-R BT.601, limited range (luma 16..235), in OpenCV's 20-bit fixed point, each chroma sample
-//! repeated for its pixels: what cv_bridge gives for `yuv422` and `yuv422_yuy2`, and what cameras of
-//! the USB video class send. `sensor_msgs/Image` has no field for another matrix or range. Source:
-//! OpenCV 4.9, `modules/imgproc/src/color_yuv.simd.hpp`.
+//! repeated for its pixels: what cv_bridge gives for `yuv422` and `yuv422_yuy2`, and what cameras
+//! of the USB video class send. `sensor_msgs/Image` has no field for another matrix or range.
+//! Source: OpenCV 4.9, `modules/imgproc/src/color_yuv.simd.hpp`.
 
 /// A layout of luma and chroma in the rows of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Keys of config.json: those that inference does not need, those that nothing here knows, and those
-//! of folders that are not read.
+//! Keys of config.json: those that inference does not need, those that nothing here knows, and
+//! those of folders that are not read.
 
 use serde_json::{Map, Value};
 

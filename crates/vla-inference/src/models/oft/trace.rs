@@ -1,5 +1,5 @@
-//! One decision of OpenVLA-OFT as one captured trace, from the images' bytes to the actions: there is
-//! no decoding, so nothing returns to the host in between.
+//! One decision of OpenVLA-OFT as one captured trace, from the images' bytes to the actions: there
+//! is no decoding, so nothing returns to the host in between.
 //!
 //! The first decision for a shape runs eagerly, which compiles every program; its trace is captured
 //! afterwards. With FiLM the factors of a prompt are part of the trace, and another prompt gets
@@ -13,8 +13,8 @@ use crate::models::{ModelError, NoProbe};
 /// Answers with traces. A trait object of it keeps the trace types of a backend out of the policy's
 /// type.
 pub trait TracedAnswer<B: Backend>: Send + Sync {
-    /// Answers one decision; the input's conditioning is not read. The flag says whether a trace was
-    /// executed. An error drops the trace; the next decision captures a new one.
+    /// Answers one decision; the input's conditioning is not read. The flag says whether a trace
+    /// was executed. An error drops the trace; the next decision captures a new one.
     ///
     /// # Errors
     /// As [`OpenVlaOft::answer`].

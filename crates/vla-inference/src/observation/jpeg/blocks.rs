@@ -43,8 +43,8 @@ impl Divisor {
     /// For `8 * step`, steps to 255: exact for magnitudes to 2^13, and a DCT of bytes has no more.
     pub(super) fn new(step: u16) -> Self {
         let divisor = 8 * u32::from(step);
-        // The factor is 2^shift / divisor rounded up. A dividend below 2^14 times its error, at most
-        // `divisor`, stays below 2^shift, so that the quotient is exact.
+        // The factor is 2^shift / divisor rounded up. A dividend below 2^14 times its error, at
+        // most `divisor`, stays below 2^shift, so that the quotient is exact.
         let shift = 15 + divisor.ilog2();
         Self { half: divisor / 2, factor: (1 << shift) / divisor + 1, shift }
     }

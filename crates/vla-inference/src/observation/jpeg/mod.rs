@@ -4,10 +4,10 @@
 //! `tf.io.decode_image`, as OpenVLA's evaluations do because the training data went through it.
 //! Entropy coding is lossless, so that only the integer arithmetic around it remains: colour
 //! conversion, chroma reduction, accurate DCT, quantisation, and on the way back the *fast* inverse
-//! DCT, which TensorFlow chooses and no general decoder uses, in 16 bits that wrap as libjpeg-turbo's
-//! SSE2 code does. Source: TensorFlow 2.15 with libjpeg-turbo 2.1.4 on x86-64 (`jccolor.c`,
-//! `jcsample.c`, `jfdctint.c`, `jcdctmgr.c`, `jddctmgr.c`, `jidctfst-sse2.asm`, `jdsample.c`,
-//! `jdcolor.c`).
+//! DCT, which TensorFlow chooses and no general decoder uses, in 16 bits that wrap as
+//! libjpeg-turbo's SSE2 code does. Source: TensorFlow 2.15 with libjpeg-turbo 2.1.4 on x86-64
+//! (`jccolor.c`, `jcsample.c`, `jfdctint.c`, `jcdctmgr.c`, `jddctmgr.c`, `jidctfst-sse2.asm`,
+//! `jdsample.c`, `jdcolor.c`).
 
 mod blocks;
 mod colour;

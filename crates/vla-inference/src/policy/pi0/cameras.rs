@@ -7,8 +7,8 @@ use super::FlowError;
 use crate::checkpoint::pi0::{Pi0Checkpoint, Resize};
 use crate::observation::{Operation, Preparation, Preparer, Size};
 
-/// The preparation of a checkpoint's images: a policy file's, or the resizing of the code that wrote
-/// the folder. (Folders name no statistics, so that a policy file's keys are not compared.)
+/// The preparation of a checkpoint's images: a policy file's, or the resizing of the code that
+/// wrote the folder. (Folders name no statistics, so that a policy file's keys are not compared.)
 pub(super) fn preparer(
     checkpoint: &Pi0Checkpoint,
     rule: &PreparationRule,

@@ -106,8 +106,8 @@ pub enum Continuation {
 pub enum ContinuationError {
     /// A longer delay than the checkpoint was trained for.
     #[error(
-        "the inference takes {delay} steps but the checkpoint was trained to continue after at most \
-        {trained} (rtc_training_max_delay); use a faster device or a lower rate"
+        "the inference takes {delay} steps but the checkpoint was trained to continue after at \
+        most {trained} (rtc_training_max_delay); use a faster device or a lower rate"
     )]
     Delay {
         /// Steps of this inference.
