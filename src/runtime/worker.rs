@@ -391,7 +391,7 @@ impl Installed {
 
     /// How far the previous chunk has been executed. Where no step began since the last observation
     /// nothing is being executed: control holds, and a chunk that continues the old one would keep
-    /// a plan alive that nobody follows.
+    /// a plan alive that is not executed.
     fn playback(&mut self, steps_begun: u64) -> Playback {
         let moving = self.last_begun != steps_begun;
         self.last_begun = steps_begun;

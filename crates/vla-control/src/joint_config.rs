@@ -52,7 +52,7 @@ pub struct RawJoint {
     #[serde(default = "default_margin")]
     pub margin: f64,
     /// Largest distance between commanded and measured position, which must cover the lag of the
-    /// arm at full speed. Also how far outside of `min` and `max` a measured position is believed.
+    /// arm at full speed. Also how far outside of `min` and `max` a measured position is plausible.
     #[serde(default = "default_tracking_error")]
     pub tracking_error: f64,
 }
@@ -173,7 +173,7 @@ pub struct JointSpace {
     /// Position limits within their margins; infinite for a continuous joint.
     pub(super) min: PerJoint,
     pub(super) max: PerJoint,
-    /// A measured position beyond these is not believed.
+    /// A measured position beyond these is not plausible.
     pub(super) lowest: PerJoint,
     pub(super) highest: PerJoint,
     pub(super) velocity: PerJoint,
@@ -194,7 +194,7 @@ pub(super) struct Windows {
     pub(super) tick_ns: u64,
 }
 
-/// Farthest position of a continuous joint that is believed; beyond it rounding would count.
+/// Farthest position of a continuous joint that is plausible; beyond it rounding would count.
 const TURNED: f64 = 1e4;
 /// Shortest tick of the joint limiter, seconds.
 const TICK_SHORTEST_S: f64 = 0.0025;

@@ -107,7 +107,7 @@ fn heal(world: &mut World) {
     if let Some(arm) = &mut world.arm {
         arm.source.heal();
         (arm.stuck, arm.missing) = (false, None);
-        // Moved by hand to where its position is believed.
+        // Moved by hand to where its position is plausible.
         arm.positions.iter_mut().for_each(|x| *x = x.clamp(-2.1, 2.1));
     }
     world.camera_on = true;

@@ -13,7 +13,7 @@
 //! | `lora_adapter/` | the adapter before merging; its constants only are read |
 //!
 //! config.json is that of plain OpenVLA. Run as such, the weights give tokens that mean nothing,
-//! and some of them are valid actions; therefore [`sign_of_oft`] is asked before any folder is run
+//! and some of them are valid actions; therefore [`sign_of_oft`] decides before any folder is run
 //! as plain OpenVLA.
 
 use std::collections::BTreeMap;
