@@ -244,6 +244,8 @@ impl StateSubscriptions {
 
     /// Passes on all messages that have arrived.
     fn take(&mut self, shared: &mut Shared) {
+        // The parameter may change while the node is inactive.
+        self.assembler.set_hold(shared.parameters.raw_control.state_timeout_s);
         let mut changed = false;
         while let Some(message) = self.joint_states.as_mut().and_then(Inbox::next) {
             changed = true;

@@ -103,6 +103,11 @@ impl StateAssembler {
         Self { parts: parts.to_vec(), topics, joints, hold_s, pose: None, grippers }
     }
 
+    /// Changes how long a joint's reading holds, seconds.
+    pub fn set_hold(&mut self, hold_s: f64) {
+        self.hold_s = hold_s;
+    }
+
     /// The topics that the state needs, each once. Joints wanted beside the state are not counted.
     #[must_use]
     pub fn topics(&self) -> &[StateTopic] {
