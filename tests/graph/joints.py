@@ -24,6 +24,7 @@ POSITIONS = dict(
     zip(JOINTS, [(-2.7, 2.7), (-1.5, 2.1), (0.3, 2.7), (-2.7, 2.7), (-2.1, 2.1), (-2.9, 2.9)])
 )
 TIMEOUT_S = 0.5  # of images and of the state
+DECISION_S = 0.8  # from one decision to the next: 8 steps at 10 Hz
 STOP_S = VELOCITY / ACCELERATION + ACCELERATION / JERK + 0.04
 # A stop may be seen later by what other processes take of the machine.
 SLACK_S = 0.25
@@ -96,12 +97,12 @@ class Arm(Peer):
                 assert abs(v) <= VELOCITY * (1 + 1e-9), (name, v)
 
 
-def fails(graph, name, source, reason, fault, timeout_s=TIMEOUT_S, goal=[2.0]):
+def fails(graph, name, source, reason, fault, timeout_s=TIMEOUT_S):
     """Injects a fault in motion, and checks that the arm stops in time with the cause named."""
-    goal[0] = -goal[0]
-    graph.go(goal[0])
-    graph.until("motion", graph.moving)
-    graph.spin(0.3)
+    # At least 2 rad away at 0.5 rad/s; motion towards the goal of before does not count.
+    goal = -2.0 if 0.0 < graph.position["base_yaw"] else 2.0
+    graph.go(goal)
+    graph.until("motion", lambda: 0.4 < numpy.sign(goal) * graph.commands[-1][2][0])
     graph.fault, at = fault, time.monotonic()
 
     def named():
@@ -129,9 +130,13 @@ def only(kind, change):
     return lambda of, message: change(message) if of == kind else message
 
 
-def stamped(stamp):
+def frozen():
+    """Messages with the stamp of the first one."""
+    first = []
+
     def change(message):
-        message.header.stamp = stamp
+        first.append(message.header.stamp)
+        message.header.stamp = first[0]
         return message
 
     return change
@@ -176,10 +181,12 @@ def sources_fail(graph):
     for camera in ("image", "wrist_image"):
         name = f"camera {camera}"
         fails(graph, f"{name} lost", name, "IMAGE_STALE", only(camera, lost))
-        frozen = stamped(graph.stamp())
-        fails(graph, f"{name} frozen", name, "IMAGE_FROZEN", only(camera, frozen))
+        fails(graph, f"{name} frozen", name, "IMAGE_FROZEN", only(camera, frozen()))
         fails(graph, f"{name} 5 s late", name, "IMAGE_STAMP_PAST", only(camera, late(5)), 0.1)
-        fails(graph, f"{name} malformed", name, "IMAGE_MALFORMED", only(camera, truncated))
+        # An image is decoded when a decision needs it.
+        noticed = DECISION_S + TIMEOUT_S
+        bad = only(camera, truncated)
+        fails(graph, f"{name} malformed", name, "IMAGE_MALFORMED", bad, noticed)
     fails(graph, "joint_states lost", "joint_states", "STATE_STALE", only("joint_states", lost))
     fails(
         graph,
