@@ -234,7 +234,7 @@ fn common(head_dim: usize, width: f32, norms: usize) -> Vec<(&'static str, Defec
             Defect {
                 image: Some(|kit, name, image| {
                     let file = format!("resized_openpi/{name}.png");
-                    kit.part(&file).map_or(image, |path| kit.image(&path).unwrap())
+                    kit.part(&file).map_or(image, |_| kit.image(file.as_ref()).unwrap())
                 }),
                 ..Default::default()
             },

@@ -14,11 +14,12 @@ use vla_inference::policy::{Pi0Policy, PolicyOptions};
 pub const KITS: [&str; 2] = ["pi0_lerobot_tiny", "pi05_lerobot_tiny"];
 
 /// Folder of a kit: the repository's, or that of the same name below `PI0_KITS`, to run whole ones.
+///
+/// Relative to the package, where `cargo test` starts its programs: a path that is joined to the
+/// kit's folder twice is found only by an absolute one.
 pub fn folder(name: &str) -> PathBuf {
-    match std::env::var_os("PI0_KITS") {
-        Some(folder) => PathBuf::from(folder).join(name),
-        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data")).join(name),
-    }
+    let kits = std::env::var_os("PI0_KITS").map(PathBuf::from);
+    kits.unwrap_or_else(|| "../../tests/data".into()).join(name)
 }
 
 pub fn kit(name: &str) -> Pi0Kit {

@@ -268,19 +268,19 @@ impl Pi0Kit {
         self.folder.join("ckpt")
     }
 
-    /// A file or folder of the kit, if it is there.
+    /// Path of a file or folder of the kit, if it is there.
     #[must_use]
     pub fn part(&self, name: &str) -> Option<PathBuf> {
         let path = self.folder.join(name);
         path.exists().then_some(path)
     }
 
-    /// An image of the kit.
+    /// An image of the kit; `path` starts at the kit's folder.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn image(&self, path: &Path) -> Result<RgbImage, KitError> {
-        let path = self.folder.join(path);
+    pub fn image(&self, file: &Path) -> Result<RgbImage, KitError> {
+        let path = self.folder.join(file);
         observation::open(&path)
             .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
     }

@@ -111,11 +111,12 @@ impl<B: Backend> Run<'_, B> {
                 let ours: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
                 report.require(ours == *hash, || format!("resized.{name}: other values"));
             }
-            if let Some(file) = self.kit.part(&format!("resized_openpi/{name}.png")) {
-                let wanted = self.kit.image(&file)?;
+            let file = format!("resized_openpi/{name}.png");
+            if self.kit.part(&file).is_some() {
+                let wanted = self.kit.image(Path::new(&file))?;
                 let size = Size { width: wanted.width(), height: wanted.height() };
                 let ours = openpi(&image, size).map_err(failed("images"))?;
-                report.require(ours == wanted, || format!("resized_openpi/{name}: other pixels"));
+                report.require(ours == wanted, || format!("{file}: other pixels"));
             }
         }
         Ok(report)
