@@ -6,8 +6,8 @@ use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
 
 use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
-    Arguments, CommandTopics, Given, LifecycleState, Measured, PolicyFile, Remark, Resolved,
-    STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments, resolve,
+    Arguments, CommandTopics, Given, LifecycleState, Measured, PolicyFile, QosOverride, Remark,
+    Resolved, STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments, resolve,
 };
 use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig, Source};
@@ -127,6 +127,12 @@ impl ResolvedConfig {
     #[must_use]
     pub fn policy_file(&self) -> Option<&PolicyFile> {
         self.resolved.files.policy.as_deref()
+    }
+
+    /// Overridden QoS of subscriptions.
+    #[must_use]
+    pub fn qos_overrides(&self) -> &[QosOverride] {
+        &self.resolved.given.qos
     }
 
     fn new(resolved: Resolved, measured: Option<Measured>) -> Result<Self, ConfigError> {

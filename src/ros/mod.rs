@@ -22,7 +22,9 @@ mod metrics;
 mod names;
 mod node;
 mod notes;
+mod parameter_events;
 mod parameter_services;
+mod qos;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;

@@ -13,6 +13,7 @@ use super::{
     metrics::NodeMetrics,
     names::Names,
     notes::Notes,
+    parameter_events::ParameterEvents,
     parameter_services::ParameterServices,
     requests::RequestHandler,
     shared::Shared,
@@ -42,6 +43,7 @@ pub struct VlaNode {
     requests: RequestHandler,
     lifecycle: LifecycleManager,
     parameter_services: ParameterServices,
+    parameter_events: ParameterEvents,
     status: StatusPublisher,
     /// Asked for its subscribers; control has a clone that publishes.
     commands: CommandPublishers,
@@ -88,6 +90,7 @@ impl VlaNode {
         let requests = RequestHandler::create(&mut ros, recorder)?;
         let lifecycle = LifecycleManager::create(&mut ros, parameters.autostart)?;
         let parameter_services = ParameterServices::create(&mut ros)?;
+        let parameter_events = ParameterEvents::create(&mut ros, &name)?;
         let status = StatusPublisher::create(&mut ros, name.clone())?;
         let runtime = Runtime::start(
             Arc::new(clock.clone()),
@@ -114,6 +117,7 @@ impl VlaNode {
             requests,
             lifecycle,
             parameter_services,
+            parameter_events,
             status,
             commands,
             stop,
@@ -193,6 +197,7 @@ impl VlaNode {
             if state == LifecycleState::Inactive {
                 shared.runtime.configure_control(changed.control);
             }
+            self.parameter_events.changed(&shared.parameters, &changed, shared.ros_now());
             shared.parameters = changed;
         }
     }

@@ -116,7 +116,7 @@ fn value(message: &msg::ParameterValue) -> Value {
 }
 
 /// The table holds five of ROS's nine types.
-fn message(value: Value) -> msg::ParameterValue {
+pub(super) fn message(value: Value) -> msg::ParameterValue {
     let mut message = msg::ParameterValue::default();
     match value {
         Value::Bool(value) => (message.type_, message.bool_value) = (1, value),

@@ -17,6 +17,7 @@ use super::{
     log::{self, Severity},
     messages,
     names::Names,
+    qos::SensorQos,
     shared::Shared,
     topics::{Role, TopicMonitor},
 };
@@ -37,26 +38,24 @@ impl Images {
         node: &mut r2r::Node,
         parameters: &ResolvedConfig,
         camera: &CameraTopic,
-        names: &Names,
+        sensor: &mut SensorQos<'_>,
         monitor: &mut TopicMonitor,
     ) -> Result<Self, NodeError> {
-        let sensor = QosProfile::sensor_data;
         let purpose = match parameters.cameras.len() {
             1 => "camera".to_owned(),
             _ => format!("camera {}", camera.name),
         };
-        let (topic, kind, images) = match parameters.image_transport {
-            ImageTransport::Raw => {
-                let images = Images::Raw(subscribe(node, &camera.topic, sensor())?);
-                (camera.topic.clone(), "sensor_msgs/msg/Image", images)
-            }
-            ImageTransport::Compressed => {
-                let topic = format!("{}/compressed", camera.topic);
-                let images = Images::Compressed(subscribe(node, &topic, sensor())?);
-                (topic, "sensor_msgs/msg/CompressedImage", images)
-            }
+        let raw = parameters.image_transport == ImageTransport::Raw;
+        let topic = if raw { camera.topic.clone() } else { format!("{}/compressed", camera.topic) };
+        let qos = sensor.of(&topic);
+        let (kind, images) = if raw {
+            let images = Images::Raw(subscribe(node, &topic, qos.clone())?);
+            ("sensor_msgs/msg/Image", images)
+        } else {
+            let images = Images::Compressed(subscribe(node, &topic, qos.clone())?);
+            ("sensor_msgs/msg/CompressedImage", images)
         };
-        monitor.watch(names, purpose, &topic, kind, Role::Input, sensor());
+        monitor.watch(sensor.names(), purpose, &topic, kind, Role::Input, qos);
         Ok(images)
     }
 
@@ -101,22 +100,24 @@ impl Subscriptions {
         names: &Names,
         monitor: &mut TopicMonitor,
     ) -> Result<Self, NodeError> {
-        let sensor = QosProfile::sensor_data;
+        let mut sensor = SensorQos::new(names, parameters.qos_overrides());
         let cameras = parameters.cameras.iter();
         let images = cameras
-            .map(|camera| Images::create(node, parameters, camera, names, monitor))
+            .map(|camera| Images::create(node, parameters, camera, &mut sensor, monitor))
             .collect::<Result<_, _>>()?;
-        let state = StateSubscriptions::create(node, parameters, names, monitor)?;
+        let state = StateSubscriptions::create(node, parameters, &mut sensor, monitor)?;
         let instruction = InstructionSubscription::create(node, "instruction")?;
-        let (string, any) = ("std_msgs/msg/String", sensor());
+        let (string, any) = ("std_msgs/msg/String", QosProfile::sensor_data());
         monitor.watch(names, "instruction", "instruction", string, Role::SharedInput, any);
         let of_state = state.assembler.topics().contains(&StateTopic::EePose);
-        let ee_pose = (parameters.control.needs_ee_pose() || of_state)
-            .then(|| subscribe(node, "ee_pose", sensor()))
-            .transpose()?;
-        if ee_pose.is_some() {
-            let pose = "geometry_msgs/msg/PoseStamped";
-            monitor.watch(names, "end-effector pose", "ee_pose", pose, Role::Input, sensor());
+        let mut ee_pose = None;
+        if parameters.control.needs_ee_pose() || of_state {
+            let (qos, pose) = (sensor.of("ee_pose"), "geometry_msgs/msg/PoseStamped");
+            ee_pose = Some(subscribe(node, "ee_pose", qos.clone())?);
+            monitor.watch(names, "end-effector pose", "ee_pose", pose, Role::Input, qos);
+        }
+        for line in sensor.without_effect() {
+            log::warn(line);
         }
         let clock_qos = || QosProfile::default().keep_last(1).best_effort();
         let clock =
@@ -216,28 +217,28 @@ impl StateSubscriptions {
     fn create(
         node: &mut r2r::Node,
         parameters: &ResolvedConfig,
-        names: &Names,
+        sensor: &mut SensorQos<'_>,
         monitor: &mut TopicMonitor,
     ) -> Result<Self, NodeError> {
-        let sensor = QosProfile::sensor_data;
+        let names = sensor.names();
         let assembler = parameters.state_assembler();
         let joints = parameters.joints.clone();
         let topics = assembler.topics();
         let needs_joints = !joints.is_empty() || topics.contains(&StateTopic::JointStates);
-        let joint_states =
-            needs_joints.then(|| subscribe(node, "joint_states", sensor())).transpose()?;
+        let mut joint_states = None;
         if needs_joints {
             // Several drivers may share the topic.
-            let kind = "sensor_msgs/msg/JointState";
-            let role = Role::SharedInput;
-            monitor.watch(names, "joint states", "joint_states", kind, role, sensor());
+            let (kind, role) = ("sensor_msgs/msg/JointState", Role::SharedInput);
+            let qos = sensor.of("joint_states");
+            joint_states = Some(subscribe(node, "joint_states", qos.clone())?);
+            monitor.watch(names, "joint states", "joint_states", kind, role, qos);
         }
         let mut grippers = Vec::new();
         for (index, topic) in topics.iter().enumerate() {
             let StateTopic::Gripper(topic) = topic else { continue };
-            grippers.push((index, subscribe(node, topic, sensor())?));
-            let kind = "std_msgs/msg/Float64";
-            monitor.watch(names, "gripper state", topic, kind, Role::Input, sensor());
+            let (qos, kind) = (sensor.of(topic), "std_msgs/msg/Float64");
+            grippers.push((index, subscribe(node, topic, qos.clone())?));
+            monitor.watch(names, "gripper state", topic, kind, Role::Input, qos);
         }
         Ok(Self { assembler, joint_states, grippers, joints })
     }

@@ -7,9 +7,10 @@ import peer
 import yaml
 from lifecycle_msgs.srv import GetState
 from peer import KIT, POLICY_FILE, ROOT, NodeProcess, Peer
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 from rclpy.node import NodeNameNonExistentError
+from rclpy.qos import ReliabilityPolicy
 
 NUMERIC = (
     ParameterType.PARAMETER_INTEGER,
@@ -168,6 +169,42 @@ def a_pattern_applies_and_is_logged(executable, logs, folder):
     assert "there is no such parameter" in log, log
 
 
+def a_change_is_an_event(graph, events):
+    known = lambda: graph.node.count_publishers("/parameter_events") == 2  # the peer's own too
+    graph.until("the node's events", known)
+    assert put(graph, "clear_s", 0.9).successful
+    graph.until("an event of the change", lambda: any(e.node == "/vla" for e in events))
+    assert not put(graph, "clear_s", -1.0).successful
+    assert put(graph, "rearm_window_s", 1.5).successful
+    mine = lambda: [e for e in events if e.node == "/vla"]
+    graph.until("an event of the second change", lambda: len(mine()) == 2)
+    changes = [[(p.name, plain(p.value)) for p in e.changed_parameters] for e in mine()]
+    assert changes == [[("clear_s", 0.9)], [("rearm_window_s", 1.5)]], changes
+    assert all(e.stamp.sec and not e.new_parameters for e in mine())
+
+
+def qos_is_overridden_by_topic(executable, logs, folder):
+    shared = folder / "qos.yaml"
+    policies = "{subscription: {reliability: reliable, depth: 2}, publisher: {depth: 7}}"
+    topics = f"{{/cam/image: {policies}, /not/ours: {policies}}}"
+    shared.write_text(f"/**: {{ros__parameters: {{qos_overrides: {topics}}}}}\n")
+    arguments = ["--ros-args", "-r", "image:=/cam/image"]
+    node, graph = started([*executable, *arguments], logs, files=(shared,))
+    try:
+        events = []
+        subscribe = graph.node.create_subscription
+        subscribe(ParameterEvent, "/parameter_events", events.append, 100)
+        found = lambda: graph.node.get_subscriptions_info_by_topic("/cam/image")
+        (camera,) = graph.until("the camera's subscription", found)
+        assert camera.qos_profile.reliability == ReliabilityPolicy.RELIABLE, camera.qos_profile
+        log = node.text()
+        a_change_is_an_event(graph, events)
+    finally:
+        ended(node, graph)
+    assert "qos_overrides./not/ours.subscription has no effect" in log, log
+    assert "qos_overrides./cam/image.publisher.depth" in log, log
+
+
 def scenario(executable, logs):
     for path in sorted((ROOT / "config/robots").glob("*.yaml")):
         a_robot_file_decides_the_topics(executable, logs, path)
@@ -187,6 +224,7 @@ def scenario(executable, logs):
     dump_can_be_given_back(executable, logs, folder, robot_file=robot, **given)
     dump_can_be_given_back(executable, logs, folder)
     a_pattern_applies_and_is_logged(executable, logs, folder)
+    qos_is_overridden_by_topic(executable, logs, folder)
 
 
 if __name__ == "__main__":

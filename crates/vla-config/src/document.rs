@@ -43,6 +43,9 @@ pub fn markdown() -> String {
         a regular file. An unknown name stops the node, except in\na section whose last level is \
         `*` or `**`, where it is a warning unless it resembles a parameter's\nname. A request of \
         `set_parameters_atomically` may have a name only once.\n\n\
+        `qos_overrides.<topic>.subscription.<policy>` changes the `depth`, `reliability` or \
+        `durability` of the\nsubscription to a camera or a source of the state (best effort, \
+        volatile, depth 5 without it); the topic\nis its full name after remapping.\n\n\
         | parameter | type | default | range | changes | meaning |\n|---|---|---|---|---|---|\n",
     );
     for row in TABLE {

@@ -16,6 +16,7 @@ use super::{
     Value, nearest, parameter,
     parameter_file::{Section, applies, is_shared, parse_value, read_parameter_file},
     parse_remap_rule,
+    qos_overrides::{self, QosOverride, QosProblem},
 };
 
 /// Where a value was given.
@@ -61,6 +62,8 @@ pub struct Given {
     pub twist_remapped: bool,
     /// `-r ~/command/gripper:=...` was given.
     pub gripper_remapped: bool,
+    /// Overridden QoS; of two for one policy of a topic the later one wins.
+    pub qos: Vec<QosOverride>,
 }
 
 /// A remark for the log.
@@ -240,6 +243,15 @@ impl Arguments {
             self.given.insert(parameter.name, value, origin);
             return;
         }
+        if let Some(rest) = name.strip_prefix("qos_overrides.") {
+            self.take_qos(
+                name,
+                qos_overrides::parse(rest, &value, origin.clone()),
+                origin,
+                problems,
+            );
+            return;
+        }
         if has_no_effect(name) {
             if name != "start_type_description_service" {
                 self.remarks.push(Remark::Warning(format!(
@@ -266,6 +278,27 @@ impl Arguments {
             }
         }
     }
+
+    /// Takes an override of a topic's QoS. In a section for nodes of several names it may be meant
+    /// for another one.
+    fn take_qos(
+        &mut self,
+        name: &str,
+        read: Result<QosOverride, QosProblem>,
+        origin: Origin,
+        problems: &mut ConfigErrors,
+    ) {
+        let shared = matches!(&origin, Origin::File { section, .. } if is_shared(section));
+        match read {
+            Ok(changed) => self.given.qos.push(changed),
+            Err(QosProblem::Invalid(what)) if !shared => problems.add(name, what),
+            Err(QosProblem::Invalid(what) | QosProblem::NoEffect(what)) => {
+                self.remarks.push(Remark::Warning(format!(
+                    "{name} (given {origin}) has no effect on this node: {what}"
+                )));
+            }
+        }
+    }
 }
 
 /// What to say about a name that is no parameter.
@@ -280,5 +313,4 @@ pub fn unknown(name: &str) -> String {
 /// Parameters that ROS nodes in general may be given and that this one does not use.
 fn has_no_effect(name: &str) -> bool {
     matches!(name, "start_type_description_service" | "robot_description")
-        || name.starts_with("qos_overrides.")
 }

@@ -27,6 +27,7 @@ mod observation_section;
 mod parameter;
 mod parameter_file;
 mod policy_file;
+mod qos_overrides;
 mod remap_rule;
 mod resolved;
 mod robot_file;
@@ -60,6 +61,7 @@ pub use parameter_file::{
     PARAMETER_FILE_BYTES_MAX, Section, applies, parse_sections, parse_value, read_parameter_file,
 };
 pub use policy_file::{PolicyFile, PromptStyle};
+pub use qos_overrides::{QosOverride, QosPolicy, QosProblem};
 pub use remap_rule::parse_remap_rule;
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{CommandOutput, EndEffectorLimits, RobotCommand, RobotFile, RobotWorkspace};

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use vla_config::{Given, LifecycleState, Origin, Remark, Resolved, Value, read_arguments, resolve};
+use vla_config::{
+    Given, LifecycleState, Origin, QosPolicy, Remark, Resolved, Value, read_arguments, resolve,
+};
 use vla_control::ConfigErrors;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -209,13 +211,38 @@ fn unknown_names_stop_the_node_only_where_they_are_its_own() {
             .iter()
             .any(|remark| matches!(remark, Remark::Warning(text) if text.contains(wanted)))
     };
-    assert!(warned("publish_rate") && warned("qos_overrides./image"), "{remarks:?}");
+    assert!(warned("publish_rate") && !warned("qos_overrides"), "{remarks:?}");
     let (_folder, path) = file("/vla: {ros__parameters: {comand_rate_hz: 5, nonsense: 1}}");
     let error = node("/vla", &["--params-file", &path]).0.unwrap_err();
     assert!(error.contains("comand_rate_hz: there is no such parameter; did you mean"), "{error}");
     assert!(error.contains("nonsense: there is no such parameter; see vla_node --help"), "{error}");
     let error = with(&["limits.linear.velocty:=0.1"]).unwrap_err();
     assert!(error.contains("did you mean 'limits.linear.velocity'?"), "{error}");
+}
+
+#[test]
+fn quality_of_service_is_overridden_by_topic() {
+    let depth = |resolved: &Resolved| {
+        let depths = resolved.given.qos.iter().map(|change| (change.topic.clone(), change.policy));
+        depths.collect::<Vec<_>>()
+    };
+    let (_folder, path) = file(
+        "/**: {ros__parameters: {qos_overrides: {/a/image: {subscription: {depth: 3, \
+         reliability: dependable}, publisher: {depth: 1}}}}}",
+    );
+    let (resolved, remarks) = node("/vla", &["--params-file", &path]);
+    let camera = ("/a/image".to_owned(), QosPolicy::Depth(3));
+    assert_eq!(depth(&resolved.unwrap()), vec![camera]);
+    for wanted in ["reliability (given in", "publisher.depth (given in"] {
+        let warned = |remark: &Remark| matches!(remark, Remark::Warning(t) if t.contains(wanted));
+        assert!(remarks.iter().any(warned), "{wanted}: {remarks:?}");
+    }
+    // In a section of this node, and on the command line, a wrong value stops it.
+    let error = with(&["qos_overrides./image.subscription.depth:=0"]).unwrap_err();
+    assert!(
+        error.contains("subscription.depth: is 0, but must be an integer in 1..1000"),
+        "{error}"
+    );
 }
 
 #[test]
