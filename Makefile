@@ -74,7 +74,7 @@ build: cargo ## the command line: target/release/openvla; needs no ROS
 
 # Without the command line's features: no SQLite, plots or HTML.
 node: cargo ## the ROS 2 node: target/release/vla_node
-	@tools/ros/run cargo build --release --no-default-features --features ros --bin vla_node
+	@tools/ros/build --release --no-default-features --features ros --bin vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean

@@ -107,7 +107,7 @@ impl LifecycleManager {
         self.machine.begin(0, "shutdown");
         self.autostart = Autostart::Done;
         self.work = None;
-        shared.runtime.set_lifecycle(Lifecycle::Inactive);
+        shared.runtime.deactivate();
     }
 
     /// Serves requests and continues the transition under way.

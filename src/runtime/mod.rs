@@ -279,6 +279,13 @@ impl Runtime {
         self.wake_worker();
     }
 
+    /// Leaves `Active`, if that is the state, which ramps down.
+    pub fn deactivate(&mut self) {
+        if self.inputs.lifecycle == Lifecycle::Active {
+            self.set_lifecycle(Lifecycle::Inactive);
+        }
+    }
+
     fn publish_inputs(&mut self) {
         self.inputs.serial += 1;
         self.inputs_writer.write(self.inputs);
@@ -390,10 +397,10 @@ impl Runtime {
             .then_some("the inference thread ended")
     }
 
-    /// Ramps down, then io both threads. Gives a running inference `patience` to end; a worker
+    /// Ramps down, then joins both threads. Gives a running inference `patience` to end; a worker
     /// still busy then is left to die with the process. Tells whether everything ended in order.
     pub fn shut_down(mut self, patience: Duration) -> bool {
-        self.set_lifecycle(Lifecycle::Inactive);
+        self.deactivate();
         let rested = os::wait_until(patience, || {
             self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
         });
@@ -423,7 +430,7 @@ impl Drop for Runtime {
     /// panicked.
     fn drop(&mut self) {
         if self.control.is_some() {
-            self.set_lifecycle(Lifecycle::Inactive);
+            self.deactivate();
             os::wait_until(self.rest_within, || {
                 self.at_rest() || self.control.as_ref().is_none_or(JoinHandle::is_finished)
             });
