@@ -131,7 +131,7 @@ impl TopicMonitor {
                 qos: info.qos_profile,
             });
             let publishers: Vec<_> = publishers.collect();
-            let alternatives = || published_topics(node, topic.type_name, &topic.topic);
+            let alternatives = |kind: &str| published_topics(node, kind, &topic.topic);
             self.problems.extend(problem(topic, &publishers, alternatives));
         }
         for problem in &self.problems {
@@ -163,11 +163,12 @@ fn published_topics(node: &r2r::Node, type_name: &str, except: &str) -> Vec<Stri
     topics
 }
 
-/// The problem of a topic with these publishers, if there is one.
+/// The problem of a topic with these publishers, if there is one. `alternatives` finds the topics
+/// of a message type that others publish.
 fn problem(
     topic: &Watched,
     publishers: &[Publisher],
-    alternatives: impl Fn() -> Vec<String>,
+    alternatives: impl Fn(&str) -> Vec<String>,
 ) -> Option<TopicProblem> {
     let (right, wrong): (Vec<&Publisher>, Vec<&Publisher>) =
         publishers.iter().partition(|publisher| publisher.type_name == topic.type_name);
@@ -177,9 +178,7 @@ fn problem(
         _ if right.is_empty() && !wrong.is_empty() => {
             (ProblemKind::TypeMismatch, wrong_type(topic, &wrong))
         }
-        Role::Input if right.is_empty() => {
-            (ProblemKind::NoPublisher, absent(topic, &alternatives()))
-        }
+        Role::Input if right.is_empty() => (ProblemKind::NoPublisher, absent(topic, alternatives)),
         Role::Input => {
             incompatible(topic, &right).or_else(|| several(topic, &right, "stop all but one"))?
         }
@@ -211,18 +210,38 @@ fn wrong_type(topic: &Watched, publishers: &[&Publisher]) -> String {
     format!("{purpose}: {topic} is published as {published} by {names}, not {type_name}{hint}")
 }
 
-fn absent(topic: &Watched, alternatives: &[String]) -> String {
+fn absent(topic: &Watched, alternatives: impl Fn(&str) -> Vec<String>) -> String {
     let Watched { purpose, topic, type_name, .. } = topic;
-    let listed = match alternatives.len() {
-        0 => format!("no topic of type {type_name} is published"),
-        n if n <= LISTED => format!("{type_name} is published on {}", alternatives.join(", ")),
-        n => format!(
-            "{type_name} is published on {} and {} more topics",
-            alternatives[..LISTED].join(", "),
-            n - LISTED
-        ),
+    let listed = |kind: &str| {
+        let topics = alternatives(kind);
+        match topics.len() {
+            0 => None,
+            n if n <= LISTED => Some(format!("{kind} is published on {}", topics.join(", "))),
+            n => Some(format!(
+                "{kind} is published on {} and {} more topics",
+                topics[..LISTED].join(", "),
+                n - LISTED
+            )),
+        }
     };
-    format!("{purpose}: no node publishes on {topic}; {listed}")
+    // A camera may publish its images in the other form only.
+    let other = || {
+        let form = other_form(type_name)?;
+        listed(form).map(|found| format!("{found}{}", transport_hint(purpose, form)))
+    };
+    let found = listed(type_name)
+        .or_else(other)
+        .unwrap_or_else(|| format!("no topic of type {type_name} is published"));
+    format!("{purpose}: no node publishes on {topic}; {found}")
+}
+
+/// Raw for compressed images, and the other way round.
+fn other_form(type_name: &str) -> Option<&'static str> {
+    match type_name {
+        "sensor_msgs/msg/Image" => Some("sensor_msgs/msg/CompressedImage"),
+        "sensor_msgs/msg/CompressedImage" => Some("sensor_msgs/msg/Image"),
+        _ => None,
+    }
 }
 
 /// All publishers of the right type are incompatible with the subscription.
@@ -278,7 +297,7 @@ mod tests {
     }
 
     fn found(publishers: &[Publisher], role: Role) -> Option<(ProblemKind, String)> {
-        let others = || vec!["/cam/image_raw".to_owned()];
+        let others = |_: &str| vec!["/cam/image_raw".to_owned()];
         problem(&camera(role, QosProfile::sensor_data()), publishers, others)
             .map(|problem| (problem.kind, problem.text))
     }
@@ -296,6 +315,15 @@ mod tests {
         assert_eq!(kind, ProblemKind::NoPublisher);
         assert!(text.contains("/robot1/image;") && text.contains("/cam/image_raw"), "{text}");
         assert_eq!(found(&[], Role::SharedInput), None);
+        let camera = camera(Role::Input, QosProfile::sensor_data());
+        let compressed = |kind: &str| match kind {
+            "sensor_msgs/msg/CompressedImage" => vec!["/cam/compressed".to_owned()],
+            _ => Vec::new(),
+        };
+        let text = problem(&camera, &[], compressed).unwrap().text;
+        assert!(text.contains("on /cam/compressed; set image_transport to compressed"), "{text}");
+        let text = problem(&camera, &[], |_: &str| Vec::new()).unwrap().text;
+        assert!(text.ends_with("no topic of type sensor_msgs/msg/Image is published"), "{text}");
     }
 
     #[test]
@@ -320,7 +348,7 @@ mod tests {
     fn incompatible_qos_is_named() {
         let offered = [publisher("/cam", IMAGE)];
         let reliable = camera(Role::Input, QosProfile::default().reliable());
-        let problem = problem(&reliable, &offered, Vec::new).unwrap();
+        let problem = problem(&reliable, &offered, |_: &str| Vec::new()).unwrap();
         assert_eq!(problem.kind, ProblemKind::QosMismatch);
         assert!(problem.text.contains("best-effort"), "{}", problem.text);
     }

@@ -393,6 +393,10 @@ fn missing_for_activation(shared: &Shared, subscriptions: &Subscriptions) -> Opt
     if newest.is_some_and(|age| age <= shared.parameters.raw_control.pose_timeout_s) {
         return None;
     }
+    // Ages by a clock that stands at zero would only mislead.
+    if subscriptions.clock_missing() {
+        return Some("use_sim_time is true, but no /clock message has arrived".into());
+    }
     let pose = shared.notes.pose.as_ref();
     let note = pose.map_or("no fresh ee_pose arrives", |(_, note)| note.as_str());
     Some(format!(
