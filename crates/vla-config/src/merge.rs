@@ -274,6 +274,7 @@ fn observe(values: &mut Values, files: &Files) {
     // The worker takes the next observation when the steps to be executed have begun, so that a new
     // chunk takes over at once.
     control.execute_steps = 0;
+    control.ensemble = policy.ensemble;
     control.gripper.continuous = policy.gripper.continuous;
 }
 

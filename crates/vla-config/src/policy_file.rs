@@ -9,14 +9,16 @@ use super::action_section::{
     end_effector_step,
 };
 use super::image_section::{ImageSection, RawImageSection};
-use super::model_sections::{FlowSection, OftSection, RawFlow, RawOft, check_flow, check_oft};
+use super::model_sections::{
+    Continuation, FlowSection, OftSection, RawFlow, RawOft, check_flow, check_oft,
+};
 use super::observation_section::{
     Camera, RawCameras, RawStatePart, StatePart, StateSource, check_cameras, check_spread,
     check_state,
 };
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
-use vla_control::ConfigErrors;
 use vla_control::action_chunk::ChunkStep;
+use vla_control::{ConfigErrors, RawEnsemble, ranges};
 
 /// The text around the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct PolicyFile {
     pub horizon: usize,
     /// Steps of a chunk that are executed before the next inference begins; at most the horizon.
     pub execute: usize,
+    /// Temporal ensembling of overlapping chunks.
+    pub ensemble: Option<RawEnsemble>,
     /// From camera to pixels.
     pub image: ImageSection,
     /// The text around the instruction.
@@ -69,6 +73,7 @@ struct RawPolicyFile {
     policy_hz: Option<f64>,
     horizon: Option<u32>,
     execute: Option<u32>,
+    ensemble: Option<RawEnsemble>,
     image: Option<RawImageSection>,
     prompt: Option<String>,
     cameras: Option<RawCameras>,
@@ -194,6 +199,9 @@ impl RawPolicyFile {
         check_relative(p, action.as_ref(), &state);
         let oft = self.oft.and_then(|raw| check_oft(p, raw));
         let flow = self.flow.and_then(|raw| check_flow(p, raw)).unwrap_or_default();
+        if let Some(ensemble) = &self.ensemble {
+            check_ensemble(p, ensemble, execute < horizon, &flow);
+        }
         Some(PolicyFile {
             name: name?,
             unnorm_keys: unnorm_keys?,
@@ -202,6 +210,7 @@ impl RawPolicyFile {
             policy_hz: policy_hz?,
             horizon: horizon as usize,
             execute: execute as usize,
+            ensemble: self.ensemble,
             image: image?,
             prompt: prompt?,
             cameras: cameras?,
@@ -248,5 +257,24 @@ fn check_keys(p: &mut ConfigErrors, keys: &[String]) {
         if keys[..i].contains(key) {
             p.add(&format!("unnorm_keys[{i}]"), format!("`{}` is named twice", key.escape_debug()));
         }
+    }
+}
+
+fn check_ensemble(
+    p: &mut ConfigErrors,
+    ensemble: &RawEnsemble,
+    chunks_overlap: bool,
+    flow: &FlowSection,
+) {
+    p.within("ensemble.decay", ensemble.decay, &ranges::ENSEMBLE_DECAY);
+    p.within("ensemble.chunks", f64::from(ensemble.chunks), &ranges::ENSEMBLE_CHUNKS);
+    if !chunks_overlap {
+        let message = "averages nothing: chunks overlap only when execute is below the horizon";
+        p.add("ensemble", message);
+    }
+    if flow.continuation != Continuation::None {
+        let message = "and flow.real_time_chunking exclude each other: the mean of several chunks \
+            is not the chunk that the next one continues";
+        p.add("ensemble", message);
     }
 }

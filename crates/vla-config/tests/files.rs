@@ -236,6 +236,24 @@ fn each_rule_of_a_policy_file_has_a_bad_file() {
         ),
         (CAMERAS, "cameras: [{name: a, topic: x, fps: 3}]", "cameras[0].fps: unknown key"),
         ("horizon: 1", "horizon: 8\nexecute: 9", "execute: 9 is outside 1..8"),
+        ("horizon: 1", "horizon: 1\nensemble: {}", "ensemble: averages nothing"),
+        ("horizon: 1", "horizon: 8\nensemble: {chunks: 2}", "ensemble: averages nothing"),
+        (
+            "horizon: 1",
+            "horizon: 8\nexecute: 1\nensemble: {chunks: 65}",
+            "ensemble.chunks: 65 is outside 2..64",
+        ),
+        (
+            "horizon: 1",
+            "horizon: 8\nexecute: 1\nensemble: {decay: .nan}",
+            "ensemble.decay: NaN is outside -10..10",
+        ),
+        ("horizon: 1", "horizon: 8\nexecute: 1\nensemble: {window: 3}", "window"),
+        (
+            "horizon: 1",
+            "horizon: 8\nexecute: 1\nensemble: {}\nflow: {real_time_chunking: guided}",
+            "ensemble: and flow.real_time_chunking exclude each other",
+        ),
         ("horizon: 1", "state: [{from: sonar}]\nhorizon: 1", "state[0].from: `sonar` is none of"),
         ("horizon: 1", "state: [{from: gripper}]\nhorizon: 1", "state[0].topic: missing"),
         (

@@ -6,7 +6,7 @@ use std::path::Path;
 use vla_config::{
     Given, LifecycleState, Origin, QosPolicy, Remark, Resolved, Value, read_arguments, resolve,
 };
-use vla_control::ConfigErrors;
+use vla_control::{ConfigErrors, RawEnsemble};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -481,4 +481,16 @@ fn the_defaults_are_valid_and_move_nothing() {
     assert!(resolved.control.dry_run() && !resolved.values.autostart);
     assert_eq!(resolved.values.policy_hz, 5.0);
     assert!(Path::new(&config("robots")).is_dir());
+}
+
+#[test]
+fn an_ensemble_of_the_policy_file_reaches_control() {
+    let text = std::fs::read_to_string(config("policies/lerobot-so101.yaml")).unwrap();
+    let (_folder, policy) = file(&format!("{text}\nensemble: {{decay: 0.1, chunks: 4}}\n"));
+    let resolved = with(&[
+        &format!("policy_file:={policy}"),
+        &format!("robot_file:={}", config("robots/so101.yaml")),
+    ])
+    .unwrap();
+    assert_eq!(resolved.raw_control.ensemble, Some(RawEnsemble { decay: 0.1, chunks: 4 }));
 }
