@@ -105,6 +105,7 @@ impl VlaNode {
             parameters,
             factory,
             policy: None,
+            instruction_topic: names.resolve("instruction"),
             notes: Notes::default(),
             metrics: NodeMetrics::default(),
         };

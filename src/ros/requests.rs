@@ -98,14 +98,13 @@ impl RequestHandler {
 
     fn answer_requests(&mut self, shared: &mut Shared) {
         let now = shared.now();
-        let dry_run = shared.parameters.control.dry_run();
         for pending in std::mem::take(&mut self.pending) {
             let answered = shared.runtime.answered(pending.ticket);
             let snapshot = shared.runtime.snapshot().filter(|_| answered);
             if snapshot.is_none() && !now.since(pending.since).exceeds(TIMEOUT) {
                 self.pending.push(pending);
             } else {
-                reply(pending.request, snapshot.as_ref(), dry_run);
+                reply(pending.request, snapshot.as_ref(), shared);
             }
         }
     }
@@ -153,13 +152,13 @@ impl RequestHandler {
     }
 }
 
-fn reply(request: Request, snapshot: Option<&Snapshot>, dry_run: bool) {
+fn reply(request: Request, snapshot: Option<&Snapshot>, shared: &Shared) {
     let silent = || (false, "the control loop does not answer".to_owned());
     match request {
         Request::Enable(request) => {
             let (success, message) = snapshot
                 .and_then(|snapshot| snapshot.enable)
-                .map_or_else(silent, |outcome| enabled(request.message.data, outcome, dry_run));
+                .map_or_else(silent, |outcome| enabled(request.message.data, outcome, shared));
             answer(request, SetBool::Response { success, message: text(&message) });
         }
         Request::Estop(request) => {
@@ -179,7 +178,7 @@ fn reply(request: Request, snapshot: Option<&Snapshot>, dry_run: bool) {
 }
 
 /// The answer to a request to enable or disable.
-fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String) {
+fn enabled(wanted: bool, outcome: EnableOutcome, shared: &Shared) -> (bool, String) {
     match outcome {
         EnableOutcome::Disabled if wanted => {
             (false, "a request to disable came at the same time".into())
@@ -189,7 +188,7 @@ fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String
             (false, "a request to enable came after it: motion is enabled".into())
         }
         EnableOutcome::Refused(_) if !wanted => (true, "disabled; coming to rest".into()),
-        EnableOutcome::Enabled if dry_run => {
+        EnableOutcome::Enabled if shared.parameters.control.dry_run() => {
             (true, "enabled; dry_run is true: no command is published".into())
         }
         EnableOutcome::Enabled => (true, "enabled".into()),
@@ -199,7 +198,7 @@ fn enabled(wanted: bool, outcome: EnableOutcome, dry_run: bool) -> (bool, String
                 Class::Fault => "; call ~/enable again when the cause is gone",
                 _ => "",
             };
-            (false, format!("not enabled: {cause}{remedy}"))
+            (false, format!("not enabled: {}{remedy}", shared.cause_text(&cause)))
         }
     }
 }

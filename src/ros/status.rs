@@ -20,7 +20,7 @@ use super::{
 use crate::runtime::{ControlStatus, LoopEvent, Snapshot, WorkerReport};
 use std::time::Duration;
 use vla_control::time::Instant;
-use vla_control::{Cause, Event, Intervention, Reason, Seam, Source, State};
+use vla_control::{Event, Intervention, Reason, Seam, Source, State};
 
 /// Statuses kept for late or slow subscribers.
 const HISTORY: usize = 20;
@@ -284,7 +284,7 @@ fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec
             add(clock_missing.0, clock_missing.1.clone());
         } else {
             let code = reason_code(cause.reason, shared.notes.hints());
-            add(code, cause_text(shared, cause));
+            add(code, shared.cause_text(cause));
         }
     }
     if view.clock_missing {
@@ -297,16 +297,6 @@ fn causes(shared: &Shared, view: &StatusView<'_>, status: &ControlStatus) -> Vec
         add(Reason::DryRun.code(), vla_control::Cause::plain(Reason::DryRun).to_string());
     }
     causes
-}
-
-/// A cause in words, with the name of its source where there are several.
-fn cause_text(shared: &Shared, cause: &Cause) -> String {
-    let parameters = &shared.parameters;
-    match cause.source {
-        Some(Source::Camera(_)) if parameters.cameras.len() == 1 => cause.to_string(),
-        Some(source) => cause.named(&parameters.source_name(source)).to_string(),
-        None => cause.to_string(),
-    }
 }
 
 #[allow(clippy::cast_possible_truncation)] // uint16 constants, which bindgen widens

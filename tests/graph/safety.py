@@ -223,6 +223,8 @@ def instructions(graph, cases):
         took = graph.time_to_stop(begin)
         graph.until(f"{reason}", lambda: reason in graph.reasons(graph.status))
         assert graph.status.instruction == "", graph.shown()
+        if reason == "NO_INSTRUCTION":
+            assert any("instruction on /instruction" in line for line in graph.status.cause_details)
         assert graph.state in ("HOLDING", "IDLE"), graph.shown()
         assert took <= STOP_S + SLACK_S + 0.1, f"{took:.3f} s"
         print(
