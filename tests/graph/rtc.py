@@ -1,0 +1,105 @@
+"""Real-time chunking live: seams between chunks with it and without it, in one run.
+
+pi0 and pi0.5 with the weights of consensus.py, whose chunks are smooth and unrelated to each other.
+`added_latency_s` makes every inference as slow as on another device; the robot executes the present
+chunk meanwhile. A seam is what Status reports: the difference of the steps on both sides of a
+take-over. RTC_LATENCIES_S names other latencies (tools/bench/real_time_chunking).
+"""
+
+import os
+import pathlib
+import tempfile
+
+import chunks
+import consensus
+import numpy
+from peer import Peer, NodeProcess, main, noisy
+
+HZ, EXECUTE = 5.0, 4
+SEAMS = 6
+
+
+def measure(executable, logs, kit, mode, latency_s, **config):
+    """The translation of each seam, m per step, and the node's notes on the policy."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    consensus.write(kit["kit"], folder / "ckpt", **config)
+    kit = kit | dict(more=kit["more"].replace("}", f", real_time_chunking: {mode}}}"))
+    path = chunks.policy_file(folder, kit, EXECUTE)
+    logs.append(f"{folder}/node.log")
+    node = NodeProcess(
+        executable,
+        logs[-1],
+        checkpoint=str(folder / "ckpt"),
+        policy_file=str(path),
+        autostart=True,
+        dry_run=False,
+        seed=1,
+        added_latency_s=latency_s,
+        # A machine that does other things.
+        observation_timeout_s=5.0,
+        inference_timeout_s=20.0,
+        state_timeout_s=5.0,
+        overrun_s=0.4,
+    )
+    graph = Peer(publish=False)
+    seams, remarks = {}, set()
+    try:
+        robot = chunks.Robot(graph, kit, change=noisy)
+        graph.camera = robot.publish
+        graph.say(kit["instruction"])
+        graph.until("active", graph.in_state("IDLE", "RUNNING", "HOLDING"), timeout=60.0)
+        graph.enable_when_possible()
+
+        def enough():
+            status = graph.status
+            if status.seams:
+                seams[status.seams] = status.seam_last[0]
+            if "real-time chunking: " in status.detail:
+                remarks.add(status.detail.split("real-time chunking: ")[1])
+            return SEAMS <= len(seams)
+
+        graph.until(f"{SEAMS} seams", enough, 60.0)
+        assert not graph.status.latched and not graph.status.faults, graph.shown()
+        assert node.stop() == 0
+    finally:
+        graph.close()
+        node.process.kill()
+    return numpy.array(list(seams.values())), remarks
+
+
+def shown(name, latency_s, mode, seams):
+    mean, largest = 1e3 * seams.mean(), 1e3 * seams.max()
+    print(f"{name:18} {latency_s:4.1f} s  {mode:8} mean {mean:6.3f} mm  largest {largest:6.3f} mm")
+
+
+def smaller(executable, logs, kit, modes, latency_s):
+    """Every mode's seams are smaller than those of chunks that start anew."""
+    name = kit["kit"].name
+    plain, _ = measure(executable, logs, kit, "none", latency_s)
+    shown(name, latency_s, "none", plain)
+    for mode, bound, config in modes:
+        seams, remarks = measure(executable, logs, kit, mode, latency_s, **config)
+        shown(name, latency_s, mode, seams)
+        assert seams.mean() < bound * plain.mean(), (mode, seams, plain)
+        assert not remarks, remarks
+
+
+def scenario(executable, logs):
+    pi0 = chunks.pi("pi0_lerobot_tiny", "action")
+    pi05 = chunks.pi("pi05_lerobot_tiny", "action")
+    guided = ("guided", 0.5, {})
+    # As trained for any delay of these latencies. Its rows behind the frozen ones only tend to
+    # them, since these weights were not trained.
+    trained = ("trained", 0.7, {"rtc_training_max_delay": 9})
+    for text in os.environ.get("RTC_LATENCIES_S", "0.3").split(","):
+        smaller(executable, logs, pi0, [guided], float(text))
+        smaller(executable, logs, pi05, [guided, trained], float(text))
+    # A delay beyond the training's is no fault: the chunk continues what it can, and Status says so.
+    short = {"rtc_training_max_delay": 1}
+    seams, remarks = measure(executable, logs, pi05, "trained", 0.3, **short)
+    shown("trained for 1 step", 0.3, "trained", seams)
+    assert any("at most 1 (rtc_training_max_delay)" in text for text in remarks), remarks
+
+
+if __name__ == "__main__":
+    main(scenario)
