@@ -8,6 +8,8 @@ the chunks must be equal within a tolerance by precision. PyTorch is searched in
 OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed.
 
     tools/bench/chunks.py pi0|pi05|oft [--full] [--rounds 3] [--repeats 1] [--precision f32,bf16]
+
+`--prepare` only builds and makes the folder, so that a later run only measures.
 """
 
 import argparse
@@ -55,21 +57,24 @@ def run(command):
     return json.loads(done.stdout), None
 
 
-def build():
+def build(binaries):
+    """The folder of the programs; built unless it is given."""
+    if binaries:
+        return binaries
     command = ["cargo", "build", "--release", "--quiet", "--bin", "openvla"]
     subprocess.run(command, check=True, cwd=ROOT)
     command = ["cargo", "build", "--release", "--quiet", "-p", "vla-inference", "--examples"]
     subprocess.run(command, check=True, cwd=ROOT)
+    return TARGET / "release"
 
 
-def checkpoint(model, full, python):
+def checkpoint(model, full, python, examples):
     """The folder, made if it is not there."""
     name = {"oft": "oft_cut"}.get(model, f"{model}_{'full' if full else 'cut'}")
     folder = TARGET / "bench" / name / "ckpt"
     if (folder / "config.json").exists():
         return folder
     print(f"generating {folder}", flush=True)
-    examples = TARGET / "release/examples"
     if model != "oft":
         options = ["--pi05"] * (model == "pi05") + ["--cut"] * (not full)
         command = [examples / "make_pi0_checkpoint", "--seed", "1", *options, "--out", folder]
@@ -119,13 +124,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--precision", default="f32,bf16")
+    parser.add_argument("--binaries", type=Path, help="built programs; else they are built")
     parser.add_argument("--prepare", action="store_true", help="only build and generate")
     arguments = parser.parse_args()
     if arguments.full and arguments.model == "oft":
         parser.error("--full is for pi0 and pi05")
-    build()
+    binaries = build(arguments.binaries)
     python, pi = python_with_torch(), arguments.model != "oft"
-    folder = checkpoint(arguments.model, arguments.full, python)
+    folder = checkpoint(arguments.model, arguments.full, python, binaries / "examples")
     if arguments.prepare:
         return None
     threads = arguments.threads or len(os.sched_getaffinity(0))
@@ -134,7 +140,7 @@ def main():
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as policy:
         policy.write(OFT_POLICY)
         policy.flush()
-        ours = [TARGET / "release/openvla", "bench", *common, "--json"]
+        ours = [binaries / "openvla", "bench", *common, "--json"]
         ours += ["--steps", STEPS, "--seed", 7] if pi else ["--policy-file", policy.name]
         return compare(arguments, (ours, common), python, pi)
 
