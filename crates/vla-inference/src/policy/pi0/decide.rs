@@ -80,8 +80,7 @@ impl<B: Backend> Pi0Policy<B> {
         let seed = self.seed;
         let noise = Noise::new(seed).take(config.chunk_size * config.max_action_dim);
         let chunk = self.backend.scope(|| -> Result<Vec<f32>, PolicyError> {
-            let mut prefix =
-                self.timed_prefix(&prepared, &mut NoProbe, || clock.lap("vision"))?;
+            let mut prefix = self.timed_prefix(&prepared, &mut NoProbe, || clock.lap("vision"))?;
             clock.lap("prefix");
             let place = (&mut prefix, &self.schedule);
             let (model, backend) = (&self.model, &self.backend);
