@@ -6,8 +6,8 @@ state's projector and the regression head from the folder's .pt files. Every cam
 picture of 224 x 224 pixels and the state is zero, as `openvla bench` has it.
 
     python oft_reference.py --checkpoint DIR --image FILE --ids 1,512,29871 [--repeats 3]
-    python oft_reference.py --checkpoint DIR --from BASE    makes DIR of an OpenVLA folder, with
-                                                            random heads and the test kit's statistics
+    python oft_reference.py --checkpoint DIR --from BASE    makes DIR of OpenVLA's folder, with
+                                                            random heads
 
 Prints one JSON object. Needs torch, numpy, pillow, safetensors and tokenizers.
 """
