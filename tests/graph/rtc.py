@@ -70,8 +70,9 @@ def measure(executable, logs, kit, mode, latency_s, **config):
 
 
 def shown(name, latency_s, mode, seams):
-    mean, largest = 1e3 * seams.mean(), 1e3 * seams.max()
-    print(f"{name:18} {latency_s:4.1f} s  {mode:8} mean {mean:6.3f} mm  largest {largest:6.3f} mm")
+    median = 1e3 * numpy.median(seams)
+    each = " ".join(f"{1e3 * seam:.3f}" for seam in seams)
+    print(f"{name:18} {latency_s:4.1f} s  {mode:8} median {median:6.3f} mm of {each}", flush=True)
 
 
 def smaller(executable, logs, kit, modes, latency_s):
@@ -82,7 +83,8 @@ def smaller(executable, logs, kit, modes, latency_s):
     for mode, bound, config in modes:
         seams, remarks = measure(executable, logs, kit, mode, latency_s, **config)
         shown(name, latency_s, mode, seams)
-        assert seams.mean() < bound * plain.mean(), (mode, seams, plain)
+        # The median: on a busy machine a chunk may take over later than was expected.
+        assert numpy.median(seams) < bound * numpy.median(plain), (mode, seams, plain)
         assert not remarks, remarks
 
 
