@@ -1,14 +1,15 @@
 """A pi0 or pi0.5 checkpoint whose chunks are smooth, made from a golden kit with weights by hand.
 
 Random weights give chunks whose steps are independent noise, in which no seam can be seen. Here
-the velocity of an action row is `RATE * (x - mean of all rows)`: Euler's method moves every row to
-the mean of the noise, so that a chunk is almost constant and two chunks are unrelated. Every other
+the velocity of an action row at time t is `(x - mean of all rows) / t`: Euler's method moves every
+row to the mean of the noise, so that a chunk is constant and two chunks are unrelated. Every other
 weight is zero; images, text and state have no effect.
 
-The layers are made linear: a constant in one dimension, large beside all others, makes an RMS norm
-a division by a constant, and a bias makes pi0's SiLU the identity. The mean is attention with equal
-weights: query and key have one large constant each, in the pair of dimensions that RoPE turns
-slowest, and the prefix has none.
+How layers become linear: an RMS norm divides by a constant where one dimension is large beside all
+others, and SiLU is the identity behind a large bias. The mean is attention with equal weights:
+query and key have one large constant each, in the pair of dimensions that RoPE turns slowest, and
+the prefix has none. The factor 1 / t is a norm again: in pi0 the last one divides by a dimension
+that is proportional to t, in pi0.5 its scale depends on the time anyway.
 """
 
 import json
@@ -17,45 +18,74 @@ import shutil
 
 import numpy
 
-RATE = 2.5  # a row keeps (1 - RATE / 10)^10 = 6 % of its distance to the mean
+STEPS = 10
 USED = 7  # columns of x that become actions
-CONSTANT = 100.0
+LARGE, TIMES = 1e5, 1e3  # the constant dimension; factor of t in pi0's other one
 SILU = 20.0  # silu(x + 20) is x + 20 within 4e-8
 LOGIT = 20.0  # a row of the prefix has exp(-20) of an action row's weight
 
 
+def fitted(config, width, wanted):
+    """Weights of the time's embedding that give `wanted` at the time of every Euler step."""
+    times = (1.0 - numpy.arange(STEPS) / STEPS).astype(numpy.float32).astype(float)
+    low, high = config["min_period"], config["max_period"]
+    periods = low * (high / low) ** numpy.linspace(0.0, 1.0, width // 2)
+    angles = 2.0 * numpy.pi * times[:, None] / periods
+    embedded = numpy.concatenate([numpy.sin(angles), numpy.cos(angles)], axis=1)
+    return numpy.linalg.lstsq(embedded, wanted(times), rcond=None)[0]
+
+
 def weights(config, shapes):
-    """The tensors that are not zero."""
+    """All tensors, most of them zero."""
     expert = config["tiny_overrides"]["gemma_300m"]
     width, dim, heads = expert["width"], expert["head_dim"], expert["num_heads"]
     out = {name: numpy.zeros(shape, numpy.float32) for name, shape in shapes.items()}
     at = lambda name: out[f"model.{name}"]
-    layer = "paligemma_with_expert.gemma_expert.model.layers.0.self_attn"
-    own = range(USED)
-    scale = width**0.5 / CONSTANT  # of the norm
-    last = dim // 2 - 1
-    strength = (LOGIT * dim**0.5) ** 0.5 / width**0.5
+    attention = lambda layer, name: at(
+        f"paligemma_with_expert.gemma_expert.model.layers.{layer}.self_attn.{name}_proj.weight"
+    )
+    # Dimensions of a row: x, from USED on the mean, then the large constant, last pi0's time.
+    own, constant, time = range(USED), -2, -1
+    large = LARGE / width**0.5  # what a norm divides by
+    pair, strength = dim // 2 - 1, (LOGIT * dim**0.5) ** 0.5 / width**0.5
+    for layer in (0, 1):
+        for head in range(heads):
+            attention(layer, "q")[head * dim + pair, constant] = strength
+        attention(layer, "k")[pair, constant] = strength
     for i in own:
         at("action_in_proj.weight")[i, i] = 1.0
-        at(f"{layer}.v_proj.weight")[i, i] = 1.0 / scale
-        at(f"{layer}.o_proj.weight")[USED + i, i] = 1.0
-        at("action_out_proj.weight")[i, i] = RATE / scale
-        at("action_out_proj.weight")[i, USED + i] = -RATE / scale
-    for head in range(heads):
-        at(f"{layer}.q_proj.weight")[head * dim + last, -1] = strength
-    at(f"{layer}.k_proj.weight")[last, -1] = strength
+        attention(0, "v")[i, i] = large
+        attention(0, "o")[USED + i, i] = 1.0
     if config["type"] == "pi0":
+        # The second layer takes the constant away again, so that the time's dimension is largest.
+        attention(1, "v")[0, constant] = 1.0
+        attention(1, "o")[constant, 0] = -large
+        divided = TIMES / width**0.5
+        inner, outer = (f"action_time_mlp_{name}" for name in ("in", "out"))
         for i in own:
-            at("action_time_mlp_in.weight")[i, i] = 1.0
-            at("action_time_mlp_in.bias")[i] = SILU
-            at("action_time_mlp_out.weight")[i, i] = 1.0
-            at("action_time_mlp_out.bias")[i] = -SILU
-        at("action_time_mlp_out.bias")[-1] = CONSTANT
+            at(f"{inner}.weight")[i, i] = at(f"{outer}.weight")[i, i] = 1.0
+            at(f"{outer}.bias")[i] = -SILU
+        at(f"{inner}.bias")[:] = SILU
+        at(f"{inner}.weight")[time, width:] = fitted(config, width, lambda t: t)
+        at(f"{outer}.weight")[time, time] = TIMES
+        at(f"{outer}.bias")[time] = -TIMES * SILU
+        at(f"{outer}.bias")[constant] = LARGE
     else:
-        at("action_in_proj.bias")[-1] = CONSTANT
+        divided = large
+        at("action_in_proj.bias")[constant] = LARGE
+        numpy.fill_diagonal(at("time_mlp_in.weight"), 1.0)
+        numpy.fill_diagonal(at("time_mlp_out.weight"), 1.0)
+        at("time_mlp_in.bias")[:] = SILU
         for name, tensor in out.items():
             if name.endswith("dense.bias"):
                 tensor[2 * width :] = 1.0  # the gates; scales and shifts are 0
+        factor = fitted(config, width, lambda t: 1.0 / t)
+        last = "paligemma_with_expert.gemma_expert.model.norm.dense"
+        at(f"{last}.weight")[:width] = factor
+        at(f"{last}.bias")[:width] = -1.0 - SILU * factor.sum()
+    for i in own:
+        at("action_out_proj.weight")[i, i] = divided
+        at("action_out_proj.weight")[i, USED + i] = -divided
     return out
 
 

@@ -16,7 +16,7 @@ import consensus
 import numpy
 from peer import Peer, NodeProcess, main, noisy
 
-EXECUTE = 4  # of 10 steps, at 5 Hz
+EXECUTE = 3  # of 10 steps, at 5 Hz: 7 steps, 1.4 s, are left for an inference
 SEAMS = 5
 
 
@@ -37,6 +37,7 @@ def measure(executable, logs, kit, mode, latency_s, **config):
         seed=1,
         added_latency_s=latency_s,
         # A machine that does other things.
+        inference_niceness=0,
         observation_timeout_s=5.0,
         inference_timeout_s=20.0,
         state_timeout_s=5.0,
@@ -91,7 +92,7 @@ def smaller(executable, logs, kit, modes, latency_s):
 def scenario(executable, logs):
     pi0 = chunks.pi("pi0_lerobot_tiny", "action")
     pi05 = chunks.pi("pi05_lerobot_tiny", "action")
-    guided = ("guided", 0.5, {})
+    guided = ("guided", 0.3, {})
     latencies = os.environ.get("RTC_LATENCIES_S")
     if latencies:
         # As trained for any delay of these latencies. Its rows behind the frozen ones only tend to
