@@ -85,6 +85,11 @@ fn chunk_policies_answer_live_as_offline() {
 }
 
 #[test]
+fn real_time_chunking_makes_seams_smaller() {
+    scenario("rtc", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }

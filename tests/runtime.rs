@@ -8,15 +8,17 @@ use std::{
     time::{Duration, Instant as Wall},
 };
 
-use openvla_tt::runtime::{LoopEvent, NodeClock, Runtime, Snapshot, Threads, WorkerReport};
+use openvla_tt::runtime::{
+    AddedLatency, LoopEvent, NodeClock, Runtime, Snapshot, Threads, WorkerReport,
+};
 use runtime_support::{FORWARD, Recorded, Scripted, request};
 use vla_control::time::{Clock, Instant};
 use vla_control::{
     Command, ControlConfig, EnableOutcome, Intervention, Lifecycle, RawControlConfig, Reason,
     Requests, ResetOutcome, State,
 };
-use vla_inference::observation::EncodedImage;
-use vla_inference::policy::{Instruction, Policy};
+use vla_inference::observation::{EncodedImage, Observation};
+use vla_inference::policy::{Decision, Instruction, Policy, PolicyError, PolicyInfo};
 
 struct Rig {
     runtime: Runtime,
@@ -634,6 +636,53 @@ fn unsuitable_policies_are_refused() {
     let error = rig.load(five).unwrap_err();
     assert!(error.contains("5 numbers"), "{error}");
     rig.load(Scripted::forward()).unwrap();
+}
+
+/// A policy with noise, whose seed is the number of its chunks since it was loaded or restarted.
+struct Noisy(Box<Scripted>, u64);
+
+impl Policy for Noisy {
+    fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        self.1 += 1;
+        Ok(Decision { seed: Some(self.1 - 1), ..self.0.act(observation)? })
+    }
+
+    fn info(&self) -> &PolicyInfo {
+        self.0.info()
+    }
+
+    fn restart(&mut self) {
+        self.1 = 0;
+    }
+
+    fn next_seed(&self) -> Option<u64> {
+        Some(self.1)
+    }
+}
+
+#[test]
+fn the_self_test_takes_no_noise() {
+    let mut rig = Rig::new();
+    let policy = AddedLatency::to(Box::new(Noisy(Scripted::forward(), 0)), 1e-3);
+    let answer = rig.runtime.load(request(Box::new(move || Ok(policy)), 0.0));
+    let loaded = answer.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    assert_eq!(loaded.seed, Some(0));
+    assert!(1e-3 <= loaded.inference_s);
+    rig.activate();
+    let first = |rig: &Rig| {
+        rig.reports.iter().find_map(|report| match report {
+            WorkerReport::Decided(report) => Some(report.decision.clone()),
+            _ => None,
+        })
+    };
+    let end = Wall::now() + Duration::from_secs(20);
+    while first(&rig).is_none() {
+        assert!(Wall::now() < end, "no decision");
+        rig.until("a snapshot", |_| true);
+    }
+    let decision = first(&rig).unwrap();
+    assert_eq!(decision.seed, Some(0));
+    assert_eq!(decision.stages.last().unwrap().name, "added");
 }
 
 #[test]

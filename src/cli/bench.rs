@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation};
+use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation, PolicyInfo};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -66,12 +66,23 @@ struct Drafts {
     accepted: u64,
 }
 
-/// The JSON object.
+/// The JSON object. What was decided is the last inference's, for a comparison with another
+/// program.
 #[derive(Serialize)]
 struct Measured<'a> {
     device: &'a str,
+    precision: &'a str,
     repeats: u32,
-    token_ids: Vec<u32>,
+    cameras: Vec<&'a str>,
+    prompt: &'a str,
+    input_ids: &'a [u32],
+    token_ids: &'a [u32],
+    /// `[steps][action_dim]`, before the statistics are applied.
+    normalized: &'a [Vec<f64>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    /// Largest resident memory of the process, mapped weights included.
+    peak_memory_bytes: Option<u64>,
     milliseconds: BTreeMap<&'static str, Times>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<Drafts>,
@@ -105,6 +116,14 @@ impl Stages {
     }
 }
 
+/// Largest resident memory of this process; `None` where the system does not provide it.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 impl Bench {
     pub(super) fn run(self) -> Result<(), CliError> {
         let instruction = Instruction::new(&self.instruction)?;
@@ -115,34 +134,45 @@ impl Bench {
         let info = policy.info();
         // Every camera of a policy sees the same picture, and its state is zero: time is measured.
         let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);
-        let mut token_ids = Vec::new();
+        let mut last = Decision::default();
         let mut stages = Stages::default();
         for run in 0..self.warm_up + self.repeats {
             let decision = policy.act(&observation)?;
             if run >= self.warm_up {
                 stages.add(&decision);
             }
-            token_ids = decision.token_ids;
+            last = decision;
         }
         let DraftCounts { drafted, accepted } = policy.draft_counts();
         let measured = stages.times();
-        let device = &policy.info().device;
+        let peak_memory_bytes = peak_memory_bytes();
+        let PolicyInfo { device, precision, cameras, .. } = policy.info();
         if self.json {
             return print_json(&Measured {
                 device,
+                precision,
                 repeats: self.repeats,
-                token_ids,
+                cameras: cameras.iter().map(AsRef::as_ref).collect(),
+                prompt: &last.prompt,
+                input_ids: &last.input_ids,
+                token_ids: &last.token_ids,
+                normalized: &last.normalized,
+                seed: last.seed,
+                peak_memory_bytes,
                 milliseconds: measured.into_iter().collect(),
                 draft: drafts.then_some(Drafts { drafted, accepted }),
             });
         }
-        print(&format!("{device}, {} inferences", self.repeats))?;
+        print(&format!("{device}, {precision}, {} inferences", self.repeats))?;
         print(&format!(
             "{:<12} {:>10} {:>10} {:>10} {:>10}  ms",
             "stage", "p50", "p90", "p99", "max"
         ))?;
         for (name, Times { p50, p90, p99, max }) in measured {
             print(&format!("{name:<12} {p50:>10.2} {p90:>10.2} {p99:>10.2} {max:>10.2}"))?;
+        }
+        if let Some(bytes) = peak_memory_bytes {
+            print(&format!("peak memory: {:.2} GiB", bytes as f64 / f64::from(1 << 30)))?;
         }
         if drafts {
             print(&format!("draft tokens: {accepted} of {drafted} accepted"))?;

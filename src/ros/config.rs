@@ -51,6 +51,10 @@ pub struct ResolvedConfig {
     pub decode: DecodeMode,
     /// Speculative decoding with the last action's tokens.
     pub draft: bool,
+    /// Seed of the first chunk's noise; `None` draws one.
+    pub seed: Option<u64>,
+    /// Time added to every inference, seconds.
+    pub added_latency_s: f64,
     /// Folder of packed weights; `None` keeps none.
     pub weight_cache: Option<PathBuf>,
     /// Configure and activate without a lifecycle manager.
@@ -166,6 +170,8 @@ impl ResolvedConfig {
             decode: DecodeMode::from_str(&values.decode)
                 .map_err(|error| refuse("decode", error))?,
             draft: values.draft,
+            seed: u64::try_from(values.seed).ok().filter(|seed| *seed != 0),
+            added_latency_s: values.added_latency_s,
             weight_cache: path(&values.weight_cache),
             autostart: values.autostart,
             image_transport: match values.image_transport.as_str() {
@@ -380,7 +386,7 @@ mod tests {
             precision: "f32".into(),
             envelope: vec![None; 7],
         };
-        Loaded { info, inference_s, remark: None }
+        Loaded { info, inference_s, remark: None, seed: None }
     }
 
     #[test]

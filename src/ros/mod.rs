@@ -41,8 +41,9 @@ pub use config::{CameraTopic, ImageTransport, ParameterProblems, ResolvedConfig}
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 
-use crate::runtime::Loader;
-use vla_inference::policy::{MeshChoices, PolicyOptions, PolicySource, load_policy};
+use crate::runtime::{AddedLatency, Loader};
+use vla_inference::policy::pi0::fresh_seed;
+use vla_inference::policy::{FlowOptions, MeshChoices, PolicyOptions, PolicySource, load_policy};
 
 /// Makes the loader of the policy that the parameters describe: [`checkpoint_policy`], or another
 /// in tests.
@@ -64,11 +65,15 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
             unnorm_key: parameters.unnorm_key.clone(),
             decode: parameters.decode,
             draft: parameters.draft,
+            flow: FlowOptions {
+                seed: Some(parameters.seed.unwrap_or_else(drawn_seed)),
+                ..FlowOptions::default()
+            },
             ..PolicyOptions::default()
         };
         let options = crate::preparation::options(parameters.policy_file(), given)
             .map_err(|error| error.to_string())?;
-        load_policy(PolicySource {
+        let policy = load_policy(PolicySource {
             checkpoint: &parameters.checkpoint,
             device: parameters.device,
             precision: parameters.precision.as_ref(),
@@ -79,8 +84,14 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
             },
             options,
         })
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+        Ok(AddedLatency::to(policy, parameters.added_latency_s))
     })
+}
+
+/// A seed that no earlier run had and that the parameter `seed` can repeat.
+fn drawn_seed() -> u64 {
+    (fresh_seed() >> 11).max(1)
 }
 
 /// Errors that end the node.

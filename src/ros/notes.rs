@@ -20,6 +20,8 @@ pub(super) struct Notes {
     pub state: Option<String>,
     /// Why the policy's last result was refused, and whether a token was no action.
     pub policy: Option<(bool, String)>,
+    /// How the policy's last decision was made otherwise than was asked for.
+    pub remark: Option<String>,
 }
 
 impl Notes {
@@ -41,10 +43,21 @@ impl Notes {
             ("image refused: ", self.image.as_ref().map(|(_, text)| text.as_str())),
             ("", self.state.as_deref()),
             ("policy: ", self.policy.as_ref().map(|(_, text)| text.as_str())),
+            ("", self.remark.as_deref()),
             ("", self.pose.as_ref().map(|(_, text)| text.as_str())),
         ];
         let present = all.iter().filter_map(|(what, note)| Some(format!("{what}{}", (*note)?)));
         present.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Sets or clears the remark, and logs it when it is new.
+    pub fn remark(&mut self, text: Option<&str>) {
+        if let Some(text) = text
+            && self.remark.as_deref() != Some(text)
+        {
+            log::limited(Severity::Warn, "policy's remark", text.to_owned());
+        }
+        self.remark = text.map(str::to_owned);
     }
 
     /// Sets a note and logs it when it is new: a camera that is always wrong does not fill the log.
@@ -67,6 +80,11 @@ mod tests {
         notes.policy = Some((true, "token 13".into()));
         notes.instruction = Some("too long".into());
         assert_eq!(notes.text(), "instruction refused: too long; policy: token 13");
+        notes.remark(Some("a seam remains"));
+        notes.policy = None;
+        assert_eq!(notes.text(), "instruction refused: too long; a seam remains");
+        notes.remark(None);
+        notes.policy = Some((true, "token 13".into()));
         assert!(notes.hints().non_action_token && notes.hints().instruction_refused);
     }
 }

@@ -169,6 +169,7 @@ impl StatusPublisher {
                     metrics.latencies.push(report.latency_s);
                     metrics.draft = report.draft;
                     (notes.image, notes.policy) = (None, None);
+                    notes.remark(report.decision.remark.as_deref());
                     let action = messages::action(&report, &shared.parameters.frame_id);
                     if let Err(error) = self.action.publish(&action) {
                         log::limited(Severity::Warn, "publish", format!("~/action: {error}"));

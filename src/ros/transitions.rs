@@ -314,6 +314,15 @@ impl LifecycleManager {
             loaded.inference_s * 1e3,
             control.inference_timeout().as_secs_f64() * 1e3
         ));
+        if let Some(seed) = loaded.seed {
+            log::info(format!("the noise of the first chunk has the seed {seed} (parameter seed)"));
+        }
+        if 0.0 < configured.added_latency_s {
+            log::warn(format!(
+                "every inference takes {} s longer than it needs (parameter added_latency_s)",
+                configured.added_latency_s
+            ));
+        }
         if configured.joints.is_empty() && loaded.info.envelope.iter().take(6).any(Option::is_none)
         {
             log::warn(

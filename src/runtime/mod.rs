@@ -10,6 +10,7 @@
 //! loop takes no lock, so no other thread can block it, and it frees no memory: what it receives is
 //! sent back and dropped by another thread.
 
+mod added_latency;
 mod camera;
 mod control_loop;
 mod flight;
@@ -31,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+pub use added_latency::AddedLatency;
 pub use camera::CameraImage;
 pub use control_loop::{
     CommandSink, ControlStatus, LoopEvent, Punctuality, Snapshot, StepObserver, TimedEvent,

@@ -71,6 +71,8 @@ pub struct Loaded {
     pub inference_s: f64,
     /// A remark of the self-test, e.g. that a plain grey image gave no action.
     pub remark: Option<String>,
+    /// Seed of the first chunk's noise, for a policy with noise.
+    pub seed: Option<u64>,
 }
 
 /// Reports of the worker to the executor thread, in a bounded queue: with newest-wins the reason
@@ -134,6 +136,8 @@ struct Installed {
     last_begun: u64,
     /// Duration of the last inference, seconds.
     last_inference_s: f64,
+    /// Steps that began between the observation of the last chunk and its end.
+    last_delay: usize,
 }
 
 pub(super) struct Worker {
@@ -229,6 +233,7 @@ impl Worker {
         let (policy, loaded) = catch_unwind(AssertUnwindSafe(|| {
             let mut policy = loader()?;
             let loaded = self_test(policy.as_mut(), transform.width(), self.clock.as_ref())?;
+            policy.restart();
             Ok::<_, String>((policy, loaded))
         }))
         .unwrap_or_else(|panic| {
@@ -244,6 +249,7 @@ impl Worker {
             previous: None,
             last_begun: 0,
             last_inference_s: loaded.inference_s,
+            last_delay: 0,
         });
         self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
         self.shared.set_inference(Inference::Idle);
@@ -327,6 +333,9 @@ impl Worker {
         match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
                 let begun = origin.steps_begun_at_observation;
+                let present = self.shared.steps_begun.load(Ordering::Acquire);
+                installed.last_delay =
+                    usize::try_from(present.saturating_sub(begun)).unwrap_or(usize::MAX);
                 installed.previous = Some((begun, origin.inference_started));
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
@@ -399,9 +408,10 @@ impl Installed {
             .previous
             .filter(|_| moving)
             .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
-        // Saturates; a delay beyond the horizon is the policy's to refuse.
+        // The count includes an observation's wait for the inference, the time the step that begins
+        // just before its end. Saturates; a delay beyond the chunk is the policy's to handle.
         let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
-        Playback { executed, delay }
+        Playback { executed, delay: delay.max(self.last_delay) }
     }
 }
 
@@ -419,7 +429,7 @@ fn self_test(
     width: Option<usize>,
     clock: &dyn Clock,
 ) -> Result<Loaded, String> {
-    let info = policy.info().clone();
+    let (info, seed) = (policy.info().clone(), policy.next_seed());
     if let Some(width) = width
         && info.action_dim != width
     {
@@ -457,7 +467,7 @@ fn self_test(
             inference_s = inference_s.max(clock.steady().since(started).seconds());
         }
     }
-    Ok(Loaded { info, inference_s, remark })
+    Ok(Loaded { info, inference_s, remark, seed })
 }
 
 /// Message of a panic.

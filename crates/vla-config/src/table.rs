@@ -127,6 +127,9 @@ macro_rules! table {
 pub const POLICY_RATE: Range = Range::new(0.1, 200.0, "Hz");
 const INFERENCE_RATE: Range = Range::new(0.01, 1000.0, "Hz");
 const LOAD_TIMEOUT: Range = Range::new(1.0, 3600.0, "s");
+/// Exact as a float64, which ROS's descriptors of ranges are.
+const SEED: Range = Range::new(0.0, 9_007_199_254_740_991.0, "");
+const ADDED_LATENCY: Range = Range::new(0.0, 10.0, "s");
 const THREADS: Range = Range::new(0.0, 255.0, "");
 const PRIORITY: Range = Range::new(0.0, 99.0, "");
 const NICENESS: Range = Range::new(0.0, 19.0, "");
@@ -154,6 +157,11 @@ table! {
     "draft": Own, Unconfigured, Bool(draft),
         "Speculative decoding with the last action's tokens as draft: the same tokens in fewer \
         steps.";
+    "seed": Own, Unconfigured, Integer(seed) in SEED, unset "drawn, and logged",
+        "Seed of the first chunk's noise after configuring, from which those of the later ones \
+        follow; pi0 and pi0.5 only.";
+    "added_latency_s": Own, Unconfigured, Float(added_latency_s) in ADDED_LATENCY, unset "none",
+        "Every inference takes so much longer, to see how a robot behaves with a slower device.";
     "weight_cache": Own, Unconfigured, Path(weight_cache), unset "none",
         "Folder in which a mesh keeps packed weights, for a quicker next start.";
     "dry_run": Own, Inactive, Bool(control.dry_run),

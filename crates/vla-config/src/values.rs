@@ -25,6 +25,10 @@ pub struct Values {
     pub decode: String,
     /// Speculative decoding with the last action's tokens.
     pub draft: bool,
+    /// Seed of the first chunk's noise; 0 draws one.
+    pub seed: i64,
+    /// Time added to every inference, seconds.
+    pub added_latency_s: f64,
     /// Folder of packed weights, empty for none.
     pub weight_cache: String,
     /// Configure and activate without a lifecycle manager.
@@ -70,6 +74,8 @@ impl Default for Values {
             threads: 0,
             decode: "full".into(),
             draft: false,
+            seed: 0,
+            added_latency_s: 0.0,
             weight_cache: String::new(),
             autostart: false,
             image_transport: "raw".into(),

@@ -200,10 +200,35 @@ fn the_trained_mode_keeps_what_is_being_executed() {
     seen.playback = Playback { executed: Some(2), delay: 4 };
     let second = policy.act(&seen).unwrap();
     assert_eq!(second.normalized[..4], first.normalized[2..6]);
+    assert_eq!(second.remark, None);
+    // A longer delay than in training is no reason to stop: the trained part is continued.
     seen.playback = Playback { executed: Some(2), delay: 5 };
-    let error = policy.act(&seen).unwrap_err().to_string();
-    assert!(error.contains("5 steps") && error.contains("at most 4"), "{error}");
-    // After an error nothing is continued.
     let third = policy.act(&seen).unwrap();
-    assert_ne!(third.normalized[..4], second.normalized[2..6]);
+    assert_eq!(third.normalized[..4], second.normalized[2..6]);
+    assert_ne!(third.normalized[4], second.normalized[6]);
+    let remark = third.remark.unwrap();
+    assert!(remark.contains("takes 5 steps") && remark.contains("at most 4"), "{remark}");
+    // Two steps are left of the chunk, fewer than the inference takes.
+    seen.playback = Playback { executed: Some(first.normalized.len() - 2), delay: 4 };
+    let fourth = policy.act(&seen).unwrap();
+    assert_eq!(fourth.normalized[..2], third.normalized[first.normalized.len() - 2..]);
+    assert!(fourth.remark.unwrap().contains("2 steps left"));
+    // Nothing is left: nothing is continued, and control says that the chunk has run out.
+    seen.playback = Playback { executed: Some(usize::MAX), delay: 4 };
+    assert_eq!(policy.act(&seen).unwrap().remark, None);
+}
+
+#[test]
+fn a_policy_restarts_from_its_first_seed() {
+    let kit = kit(KITS[0]);
+    let seen = observation(&kit, &kit.cases[0]);
+    let flow = FlowOptions { seed: Some(3), ..Default::default() };
+    let mut policy = open(&kit.checkpoint(), flow).unwrap();
+    let first = policy.act(&seen).unwrap();
+    let second = policy.act(&seen).unwrap();
+    assert_ne!(first.normalized, second.normalized);
+    assert_eq!(first.seed, Some(3));
+    policy.restart();
+    assert_eq!(policy.next_seed(), Some(3));
+    assert_eq!(policy.act(&seen).unwrap().normalized, first.normalized);
 }

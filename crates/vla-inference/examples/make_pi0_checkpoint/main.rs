@@ -5,6 +5,8 @@
 //! ```text
 //! # as large as pi0 without its unused heads (6.5 GB)
 //! cargo run --release -p vla-inference --example make_pi0_checkpoint -- --out /tmp/pi0/ckpt
+//! # the same widths with 3 layers, 4 of vision and a small vocabulary (0.9 GB)
+//! cargo run --release -p vla-inference --example make_pi0_checkpoint -- --out /tmp/cut/ckpt --cut
 //! ```
 
 use std::fs::{self, File};
@@ -28,8 +30,11 @@ struct Arguments {
     #[arg(long)]
     pi05: bool,
     /// Keep the small dimensions of the test kit
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cut")]
     tiny: bool,
+    /// Full widths, with 3 layers of language model and expert, 4 of vision, 4096 tokens
+    #[arg(long)]
+    cut: bool,
     /// Steps of a chunk
     #[arg(long, default_value_t = 50)]
     chunk: usize,
@@ -82,7 +87,9 @@ fn generate(arguments: &Arguments) -> Result<String, String> {
     let bytes = fs::read(&template).map_err(at(&template))?;
     let mut json: Map<String, Value> =
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    if !arguments.tiny {
+    if arguments.cut {
+        json.insert("tiny_overrides".into(), cut());
+    } else if !arguments.tiny {
         json.remove("tiny_overrides");
     }
     json.insert("chunk_size".into(), json!(arguments.chunk));
@@ -97,6 +104,16 @@ fn generate(arguments: &Arguments) -> Result<String, String> {
     write(&path, &tensors, arguments.seed).map_err(at(&path))?;
     let parameters: u64 = tensors.iter().map(ExpectedTensor::parameters).sum();
     Ok(format!("{}: {} tensors, {parameters} parameters", out.display(), tensors.len()))
+}
+
+/// Fewer layers and tokens; what is not named keeps its size.
+fn cut() -> Value {
+    json!({
+        "gemma_2b": {"depth": 3},
+        "gemma_300m": {"depth": 3},
+        "vision": {"num_hidden_layers": 4},
+        "vocab_size": 4096
+    })
 }
 
 fn write(path: &Path, tensors: &[ExpectedTensor], seed: u64) -> io::Result<()> {
@@ -123,11 +140,22 @@ fn write(path: &Path, tensors: &[ExpectedTensor], seed: u64) -> io::Result<()> {
         });
         let mut random = fastrand::Rng::with_seed(hash ^ seed);
         let (mean, deviation) = distribution(tensor);
-        for _ in 0..tensor.parameters() {
-            // Uniform: only the variance matters after a sum of thousands.
-            let unit = random.f32() * 2.0 - 1.0;
-            let value = mean + unit * deviation * 1.732_050_8;
-            file.write_all(&bf16::from_f32(value).to_le_bytes())?;
+        let mut left = usize::try_from(tensor.parameters()).map_err(io::Error::other)?;
+        let mut block = Vec::with_capacity(2 << 16);
+        while left > 0 {
+            block.clear();
+            // Uniform: only the variance matters after a sum of thousands. Four from each number.
+            for _ in 0..(1 << 16).min(left).div_ceil(4) {
+                let word = random.u64(..);
+                for part in 0..4 {
+                    let unit = f32::from((word >> (16 * part)) as u16) / 32_767.5 - 1.0;
+                    let value = mean + unit * deviation * 1.732_050_8;
+                    block.extend_from_slice(&bf16::from_f32(value).to_le_bytes());
+                }
+            }
+            block.truncate(2 * left);
+            file.write_all(&block)?;
+            left -= block.len() / 2;
         }
     }
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()

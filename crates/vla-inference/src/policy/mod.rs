@@ -49,6 +49,8 @@ pub struct Decision {
     pub logit_margins: Vec<f32>,
     /// Seed of the noise that a diffusion or flow-matching policy started from.
     pub seed: Option<u64>,
+    /// How the decision was made otherwise than was asked for, with the remedy; one line.
+    pub remark: Option<String>,
     /// Duration of each stage.
     pub stages: Vec<Stage>,
 }
@@ -57,8 +59,8 @@ pub struct Decision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
-    /// `capture`
-    /// (first action of a prompt length) or `execute` (traced).
+    /// `capture` (first action of a prompt length) or `execute` (traced). pi0: `vision`, all images
+    /// with their projection, `prefix` and `denoise`, all Euler steps.
     pub name: &'static str,
     /// Wall-clock milliseconds.
     pub milliseconds: f64,
@@ -107,6 +109,13 @@ pub trait Policy: Send {
     fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError>;
     /// Properties of this policy.
     fn info(&self) -> &PolicyInfo;
+    /// Puts the policy back to where it was after loading: the next chunk starts from the first
+    /// seed and continues nothing.
+    fn restart(&mut self) {}
+    /// Seed of the next chunk's noise; `None` for a policy without noise.
+    fn next_seed(&self) -> Option<u64> {
+        None
+    }
     /// Counters of speculative decoding; zero for a policy without it.
     fn draft_counts(&self) -> DraftCounts {
         DraftCounts::default()

@@ -604,8 +604,8 @@ impl<B: Backend> Policy for OftPolicy<B> {
             normalized: generation.normalized,
             actions: generation.actions,
             logit_margins: generation.logit_margins,
-            seed: None,
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
+            ..Decision::default()
         })
     }
 

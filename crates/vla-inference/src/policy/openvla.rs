@@ -404,8 +404,8 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             normalized: vec![normalized],
             actions: vec![action],
             logit_margins: generation.logit_margins,
-            seed: None,
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
+            ..Decision::default()
         })
     }
 

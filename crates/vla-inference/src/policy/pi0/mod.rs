@@ -73,6 +73,8 @@ pub struct Pi0Policy<B: Backend> {
     cameras: Vec<(String, Arc<str>)>,
     preparer: Mutex<Preparer>,
     continuation: ContinuationMode,
+    /// Seed of the first chunk's noise, and of the next one's.
+    first_seed: u64,
     seed: u64,
     previous: Option<Previous>,
 }
@@ -149,6 +151,7 @@ impl<B: Backend> Pi0Policy<B> {
             envelope,
             action_tokens: None,
         };
+        let first_seed = flow.seed.unwrap_or_else(fresh_seed);
         Ok(Self {
             backend,
             model,
@@ -159,7 +162,8 @@ impl<B: Backend> Pi0Policy<B> {
             cameras,
             preparer: Mutex::new(preparer),
             continuation: flow.continuation,
-            seed: flow.seed.unwrap_or_else(fresh_seed),
+            first_seed,
+            seed: first_seed,
             previous: None,
             checkpoint,
         })
@@ -281,11 +285,22 @@ impl<B: Backend> Pi0Policy<B> {
         prepared: &Prepared,
         probe: &mut impl Probe<B>,
     ) -> Result<crate::models::pi0::Prefix<B>, PolicyError> {
+        self.timed_prefix(prepared, probe, || {})
+    }
+
+    /// [`Pi0Policy::prefix`], with a call after the images.
+    fn timed_prefix(
+        &self,
+        prepared: &Prepared,
+        probe: &mut impl Probe<B>,
+        after_images: impl FnOnce(),
+    ) -> Result<crate::models::pi0::Prefix<B>, PolicyError> {
         let images = prepared
             .images
             .iter()
             .map(|(name, pixels)| self.model.image(&self.backend, name, pixels, probe))
             .collect::<Result<Vec<_>, _>>()?;
+        after_images();
         let state = prepared.padded_state(self.checkpoint.config.max_state_dim);
         Ok(self.model.prefix(&self.backend, &images, &prepared.input_ids, &state, probe)?)
     }
