@@ -87,7 +87,7 @@ fn commands_run_on_a_simulated_mesh() {
             None,
             "use bf16, mixed, bfp8 or a YAML file",
         ),
-        (&["--precision", "bf16"], None, "is for a mesh"),
+        (&["--precision", "mixed"], None, "is for a mesh"),
     ];
     for (arguments, provider, wanted) in refused {
         let (status, out, error) = command(&with(arguments), provider);

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
+use vla_inference::backend::cpu::Ceilings;
 use vla_inference::observation;
-use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation};
+use vla_inference::policy::{Decision, Device, DraftCounts, Instruction, Observation};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -75,6 +76,8 @@ struct Measured<'a> {
     milliseconds: BTreeMap<&'static str, Times>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<Drafts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceilings: Option<Ceilings>,
 }
 
 /// Milliseconds by stage, in the order of the first occurrence.
@@ -127,6 +130,11 @@ impl Bench {
         let DraftCounts { drafted, accepted } = policy.draft_counts();
         let measured = stages.times();
         let device = &policy.info().device;
+        // Measured last: large memory that it uses is not in the way of the model's.
+        let ceilings = (self.device.device == Device::Cpu)
+            .then(|| Ceilings::measure(self.device.threads))
+            .transpose()
+            .map_err(PolicyError::from)?;
         if self.json {
             return print_json(&Measured {
                 device,
@@ -134,6 +142,7 @@ impl Bench {
                 token_ids,
                 milliseconds: measured.into_iter().collect(),
                 draft: drafts.then_some(Drafts { drafted, accepted }),
+                ceilings,
             });
         }
         print(&format!("{device}, {} inferences", self.repeats))?;
@@ -143,6 +152,9 @@ impl Bench {
         ))?;
         for (name, Times { p50, p90, p99, max }) in measured {
             print(&format!("{name:<12} {p50:>10.2} {p90:>10.2} {p99:>10.2} {max:>10.2}"))?;
+        }
+        if let Some(ceilings) = ceilings {
+            print(&ceilings.to_string())?;
         }
         if drafts {
             print(&format!("draft tokens: {accepted} of {drafted} accepted"))?;

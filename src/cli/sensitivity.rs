@@ -86,7 +86,7 @@ impl Sensitivity {
         let mut rows = Vec::new();
         for device in devices {
             for precision in &precisions {
-                rows.push(measure(device, &Precision::Mesh(precision.clone()))?);
+                rows.push(measure(device, &Precision::Named(precision.clone()))?);
             }
         }
         let insensitive: Vec<String> = rows
