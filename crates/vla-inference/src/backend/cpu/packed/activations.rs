@@ -3,7 +3,7 @@
 use half::bf16;
 use multiversion::multiversion;
 
-use super::layout::widened;
+use super::layout::{LANES, widened};
 use super::tile::Tile;
 
 /// Largest magnitude of a quantised value.
@@ -30,25 +30,36 @@ pub(super) fn pack(
     scales: &mut [f32],
 ) {
     let count = scales.len();
-    let mut row_words = vec![0u32; words];
-    for (row, (values, scale)) in rows.chunks_exact(inputs).zip(scales).enumerate() {
+    let mut by_row = vec![0u32; count * words];
+    let each = rows.chunks_exact(inputs).zip(by_row.chunks_exact_mut(words)).zip(scales);
+    for ((values, words), scale) in each {
         *scale = match tile {
-            Tile::Bytes => quantise(&mut row_words, values),
+            Tile::Bytes => quantise(bytemuck::cast_slice_mut(words), values),
             _ => {
-                round(&mut row_words, values);
+                round(words, values);
                 1.0
             }
         };
-        match tile {
-            Tile::Floats | Tile::Widening => {
-                for (out, word) in out.chunks_exact_mut(2 * count).zip(&row_words) {
-                    [out[row], out[count + row]] = widened(*word);
-                }
-            }
-            Tile::Pairs | Tile::Bytes => {
-                for (out, word) in out.chunks_exact_mut(count).zip(&row_words) {
-                    out[row] = *word;
-                }
+    }
+    let wide = matches!(tile, Tile::Floats | Tile::Widening);
+    interleave(&by_row, words, |step, row, word| {
+        if wide {
+            let out = &mut out[2 * step * count..][..2 * count];
+            [out[row], out[count + row]] = widened(word);
+        } else {
+            out[step * count + row] = word;
+        }
+    });
+}
+
+/// Gives every word of some rows to `put`, with its step and row, in an order that stays within a
+/// few cache lines on both sides.
+pub(super) fn interleave(by_row: &[u32], words: usize, mut put: impl FnMut(usize, usize, u32)) {
+    for start in (0..words).step_by(LANES) {
+        let end = words.min(start + LANES);
+        for (row, words) in by_row.chunks_exact(words).enumerate() {
+            for (step, word) in (start..end).zip(&words[start..end]) {
+                put(step, row, *word);
             }
         }
     }
@@ -56,7 +67,7 @@ pub(super) fn pack(
 
 /// Pairs of values as bf16, to nearest, ties to even; a missing partner is 0.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn round(words: &mut [u32], values: &[f32]) {
+pub(super) fn round(words: &mut [u32], values: &[f32]) {
     let (pairs, rest) = values.as_chunks::<2>();
     for (word, pair) in words.iter_mut().zip(pairs) {
         *word = rounded(pair[0]) | rounded(pair[1]) << 16;
@@ -74,20 +85,14 @@ fn rounded(value: f32) -> u32 {
     if value.is_nan() { bits >> 16 | 0x40 } else { nearest }
 }
 
-/// Four values per word as unsigned bytes around [`ZERO_POINT`], and the value of one unit. The unit
-/// is NaN when a value is not finite, so that the outputs are not finite either.
+/// Values as unsigned bytes around [`ZERO_POINT`], and the value of one unit. The unit is NaN when a
+/// value is not finite, so that the outputs are not finite either.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-fn quantise(words: &mut [u32], values: &[f32]) -> f32 {
-    let largest = magnitude(values);
-    let (unit, inverse) = unit_of(largest);
-    let byte = |value: f32| (nearest(value, inverse) + ZERO_POINT).cast_unsigned();
-    let (fours, rest) = values.as_chunks::<4>();
-    for (word, four) in words.iter_mut().zip(fours) {
-        *word = byte(four[0]) | byte(four[1]) << 8 | byte(four[2]) << 16 | byte(four[3]) << 24;
-    }
-    if let (false, Some(word)) = (rest.is_empty(), words.last_mut()) {
-        // Weights beside missing values are 0.
-        *word = rest.iter().rev().fold(0, |word, value| word << 8 | byte(*value));
+fn quantise(bytes: &mut [u8], values: &[f32]) -> f32 {
+    let (unit, inverse) = unit_of(magnitude(values));
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        // The lowest byte of the sum, two's complement; plus 128 is a flipped sign.
+        *byte = nearest(*value, inverse) as u8 ^ 0x80;
     }
     unit
 }
@@ -115,28 +120,31 @@ fn unit_of(largest: f32) -> (f32, f32) {
     if largest < 1e-30 { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) }
 }
 
+/// The nearest whole number (ties to even) in the lowest byte; `value * inverse` is within
+/// -127..=127, or the unit is NaN and the result does not matter.
 #[inline(always)]
-fn nearest(value: f32, inverse: f32) -> i32 {
-    // The cast of NaN is 0; the clamp keeps a rounded-up quotient within the range.
-    (value * inverse).round_ties_even().clamp(-LARGEST, LARGEST) as i32
+fn nearest(value: f32, inverse: f32) -> u32 {
+    // Of 1.5 * 2^23 plus a small number, the last bit of the significand is worth 1.
+    (value * inverse + 12_582_912.0).to_bits()
 }
 
 /// Weights of one output as int8, the value of one unit (NaN when a weight is not finite) and the
 /// sum of the quantised weights.
-pub(super) fn quantise_weights(out: &mut [i8], weights: &[f32]) -> (f32, i32) {
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn quantise_weights(bytes: &mut [u8], weights: &[f32]) -> (f32, i32) {
     let (unit, inverse) = unit_of(magnitude(weights));
-    let mut sum = 0;
-    for (out, weight) in out.iter_mut().zip(weights) {
-        let quantised = nearest(*weight, inverse);
-        *out = quantised as i8; // within -127..=127
-        sum += quantised;
+    for (byte, weight) in bytes.iter_mut().zip(weights) {
+        *byte = nearest(*weight, inverse) as u8;
     }
-    (unit, sum)
+    (unit, bytes.iter().map(|byte| i32::from(byte.cast_signed())).sum())
 }
 
-/// Bits of a weight as bf16.
-pub(super) fn weight_bits(weight: f32) -> u16 {
-    bf16::from_f32(weight).to_bits()
+/// bf16 weights as words.
+pub(super) fn pair(words: &mut [u32], weights: &[bf16]) {
+    for (word, pair) in words.iter_mut().zip(weights.chunks(2)) {
+        let upper = pair.get(1).map_or(0, |weight| u32::from(weight.to_bits()));
+        *word = u32::from(pair[0].to_bits()) | upper << 16;
+    }
 }
 
 #[cfg(test)]
@@ -157,28 +165,29 @@ mod tests {
     #[test]
     fn quantised_values_are_within_half_a_unit() {
         let values: Vec<f32> = (0..37).map(|i| ((i * 29 % 37) as f32 - 18.0) / 7.0).collect();
-        let mut words = [0u32; 10];
-        let unit = quantise(&mut words, &values);
-        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        let mut bytes = [0u8; 40];
+        let unit = quantise(&mut bytes, &values);
         for (value, byte) in values.iter().zip(bytes) {
             let back = unit * (i32::from(byte) - ZERO_POINT) as f32;
             assert!((back - value).abs() <= 0.500_01 * unit, "{value} {back}");
         }
-        let mut weights = [0i8; 37];
+        let mut weights = [0u8; 40];
         let (unit, sum) = quantise_weights(&mut weights, &values);
-        assert!(
-            weights
-                .iter()
-                .zip(&values)
-                .all(|(w, v)| { (f32::from(*w) * unit - v).abs() <= 0.500_01 * unit })
-        );
-        assert_eq!(sum, weights.iter().map(|w| i32::from(*w)).sum::<i32>());
+        let weights = weights.map(|byte| i32::from(byte.cast_signed()));
+        for (value, weight) in values.iter().zip(weights) {
+            assert!((weight as f32 * unit - value).abs() <= 0.500_01 * unit, "{value} {weight}");
+        }
+        assert_eq!(sum, weights.iter().sum::<i32>());
+        // The largest magnitudes, of either sign, and ties to even.
+        let mut bytes = [0u8; 6];
+        let unit = quantise(&mut bytes, &[-127.0, 127.0, 0.5, 1.5, -0.5, -2.5]);
+        assert_eq!((unit, bytes), (1.0, [1, 255, 128, 130, 128, 126]));
     }
 
     #[test]
     fn what_is_not_finite_stays_so() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut words = [0u32; 6];
+            let mut words = [0u8; 24];
             let mut values = [1.0f32; 22];
             values[20] = bad;
             assert!(quantise(&mut words, &values).is_nan());
@@ -186,6 +195,6 @@ mod tests {
             values[3] = bad;
             assert!(quantise(&mut words, &values).is_nan());
         }
-        assert_eq!(quantise(&mut [0; 1], &[0.0, -0.0, 1e-35]), 0.0);
+        assert_eq!(quantise(&mut [0; 4], &[0.0, -0.0, 1e-35]), 0.0);
     }
 }

@@ -19,13 +19,14 @@ mod tile;
 use std::cell::Cell;
 use std::ops::Range;
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{BackendError, CpuTensor};
 use crate::tensor::HostTensor;
-use layout::{Line, MAX_ROWS, PANEL, PASS, widened};
+use layout::{Line, MAX_ROWS, PANEL, PASS};
 use store::Store;
-use tile::{Features, Tile};
+use tile::{Ahead, Features, Tile};
 
 /// Up to this many rows, weights are widened in registers.
 const FEW_ROWS: usize = 8;
@@ -231,20 +232,24 @@ impl Packed {
                 let wide = 4 * words.len();
                 if tile == Tile::Floats {
                     for (panel, out) in panels.clone().zip(scratch.chunks_exact_mut(wide)) {
-                        widen(out, self.lines_of(panel, &words));
+                        self.features.widen(out, self.lines_of(panel, &words));
                     }
                 }
-                for block in x.blocks {
-                    let first = block.start * x.per_row + start * steps_per_word * block.rows;
-                    let a = &x.words[first..][..words.len() * steps_per_word * block.rows];
-                    let block_sums = &mut sums[block.start * panels.len() * PANEL..];
-                    let block_sums = block_sums.chunks_exact_mut(block.rows * PANEL);
-                    for (index, (panel, c)) in panels.clone().zip(block_sums).enumerate() {
-                        let b = match tile {
-                            Tile::Floats => &scratch[index * wide..][..wide],
-                            _ => self.lines_of(panel, &words),
-                        };
+                // A panel's lines stay in the first-level cache while the rows pass by.
+                for (index, panel) in panels.clone().enumerate() {
+                    let b = match tile {
+                        Tile::Floats => &scratch[index * wide..][..wide],
+                        _ => self.lines_of(panel, &words),
+                    };
+                    let next = words.end..(words.end + pass).min(self.words);
+                    let mut next = Ahead::new(self.lines_of(panel, &next), x.blocks.len());
+                    for block in x.blocks {
+                        let first = block.start * x.per_row + start * steps_per_word * block.rows;
+                        let a = &x.words[first..][..words.len() * steps_per_word * block.rows];
+                        let c = (block.start * panels.len() + index * block.rows) * PANEL;
+                        let c = &mut sums[c..][..block.rows * PANEL];
                         self.features.run(tile, block.rows, a, b, c, start == 0);
+                        next.fetch();
                     }
                 }
             }
@@ -270,27 +275,31 @@ impl Packed {
             let sums = &sums[block.start * panels.len() * PANEL..];
             for row in 0..block.rows {
                 let out = &mut *rows[block.start + row];
-                for (panel, out) in out.chunks_mut(PANEL).enumerate() {
-                    let sums = &sums[(panel * block.rows + row) * PANEL..][..out.len()];
-                    match self.format {
-                        Format::Bf16 => out.copy_from_slice(sums),
-                        Format::Int8 => {
-                            let scale = x.scales[block.start + row];
-                            self.dequantise(out, sums, first + panel * PANEL, scale);
-                        }
-                    }
+                let sums = &sums[row * PANEL..];
+                gather(out, sums, block.rows * PANEL);
+                if self.format == Format::Int8 {
+                    let (units, zeros) = (&self.units[first..], &self.zero_sums[first..]);
+                    dequantise(out, units, zeros, x.scales[block.start + row]);
                 }
                 finish(out, first);
             }
         }
     }
+}
 
-    fn dequantise(&self, out: &mut [f32], sums: &[f32], first: usize, scale: f32) {
-        let sums: &[i32] = bytemuck::cast_slice(sums);
-        let (units, zeros) = (&self.units[first..], &self.zero_sums[first..]);
-        for (((out, sum), unit), zero) in out.iter_mut().zip(sums).zip(units).zip(zeros) {
-            *out = (sum - zero) as f32 * (scale * unit);
-        }
+/// A row's sums of consecutive panels, `stride` apart.
+fn gather(out: &mut [f32], sums: &[f32], stride: usize) {
+    for (out, sums) in out.chunks_mut(PANEL).zip(sums.chunks(stride)) {
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// Integer sums in place of floats: without the zero point, times the units of weights and
+/// activations.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn dequantise(out: &mut [f32], units: &[f32], zeros: &[i32], scale: f32) {
+    for ((out, unit), zero) in out.iter_mut().zip(units).zip(zeros) {
+        *out = (out.to_bits().cast_signed() - zero) as f32 * (scale * unit);
     }
 }
 
@@ -305,15 +314,4 @@ fn columns_of(out: &mut CpuTensor, width: usize) -> Vec<Vec<&mut [f32]>> {
         }
     }
     columns
-}
-
-/// Lines of bf16 pairs as twice the lines of float32, the upper halves first.
-fn widen(out: &mut [Line], stored: &[Line]) {
-    for (out, stored) in out.chunks_exact_mut(4).zip(stored.chunks_exact(2)) {
-        for half in 0..2 {
-            let wide = stored[half].0.map(widened);
-            out[half] = Line(wide.map(|[upper, _]| upper));
-            out[2 + half] = Line(wide.map(|[_, lower]| lower));
-        }
-    }
 }

@@ -85,6 +85,18 @@ pub(super) fn bytes(rows: usize, a: &[u32], b: &[Line], c: &mut [i32], first: bo
     }
 }
 
+/// Lines of bf16 pairs as twice the lines of float32, the upper halves first.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+pub(super) fn widen(out: &mut [Line], stored: &[Line]) {
+    for (out, stored) in out.chunks_exact_mut(4).zip(stored.chunks_exact(2)) {
+        for half in 0..2 {
+            for lane in 0..LANES {
+                [out[half].0[lane], out[2 + half].0[lane]] = widened(stored[half].0[lane]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn signed_byte(word: u32, byte: u32) -> f32 {
     ((word << (24 - 8 * byte)).cast_signed() >> 24) as f32

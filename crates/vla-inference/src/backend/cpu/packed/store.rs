@@ -5,7 +5,7 @@ use std::ops::Deref;
 use memmap2::{Advice, MmapMut};
 use rayon::prelude::*;
 
-use super::activations::{ZERO_POINT, quantise_weights, weight_bits};
+use super::activations::{ZERO_POINT, interleave, pair, quantise_weights, round};
 use super::layout::{LANES, Line, PANEL};
 use super::tile::Features;
 use super::{BackendError, Format, Packed};
@@ -92,45 +92,33 @@ fn pack_panel(
     panel: usize,
     lines: &mut [Line],
 ) -> Vec<Quantised> {
-    (0..PANEL)
-        .map_while(|lane| {
+    let words = lines.len() / 2;
+    let mut by_output = vec![0u32; PANEL * words];
+    let quantised = by_output
+        .chunks_exact_mut(words)
+        .enumerate()
+        .map_while(|(lane, words)| {
             let weights = output(weights, panel * PANEL + lane)?;
-            let column = (lane / LANES, lane % LANES);
             Some(match format {
                 Format::Bf16 => {
-                    let bits = weights.as_bf16().map_or_else(
-                        || weights.to_f32().into_iter().map(weight_bits).collect::<Vec<u16>>(),
-                        |stored| stored.iter().map(|weight| weight.to_bits()).collect(),
-                    );
-                    scatter(
-                        lines,
-                        column,
-                        bits.chunks(2).map(|pair| match *pair {
-                            [lower, upper] => u32::from(lower) | u32::from(upper) << 16,
-                            [lower] => u32::from(lower),
-                            _ => 0,
-                        }),
-                    );
+                    match weights.as_bf16() {
+                        Some(stored) => pair(words, stored),
+                        None => round(words, &weights.to_f32()),
+                    }
                     Quantised { unit: 1.0, zero_sum: 0 }
                 }
                 Format::Int8 => {
-                    let weights = weights.to_f32();
-                    let mut bytes = vec![0; weights.len()];
-                    let (unit, sum) = quantise_weights(&mut bytes, &weights);
-                    scatter(
-                        lines,
-                        column,
-                        bytes.chunks(4).map(|four| {
-                            let byte =
-                                |word, byte: &i8| word << 8 | u32::from(byte.cast_unsigned());
-                            four.iter().rev().fold(0, byte)
-                        }),
-                    );
+                    let bytes = bytemuck::cast_slice_mut(words);
+                    let (unit, sum) = quantise_weights(bytes, &weights.to_f32());
                     Quantised { unit, zero_sum: sum * ZERO_POINT }
                 }
             })
         })
-        .collect()
+        .collect();
+    interleave(&by_output, words, |step, lane, word| {
+        lines[2 * step + lane / LANES].0[lane % LANES] = word;
+    });
+    quantised
 }
 
 /// Weights of one output of the stacked parts.
@@ -143,11 +131,4 @@ fn output(weights: &[HostTensor], mut output: usize) -> Option<HostTensor> {
         output -= rows;
     }
     None
-}
-
-/// Writes the words of one output.
-fn scatter(lines: &mut [Line], (half, lane): (usize, usize), words: impl Iterator<Item = u32>) {
-    for (step, word) in lines.chunks_exact_mut(2).zip(words) {
-        step[half].0[lane] = word;
-    }
 }

@@ -22,6 +22,33 @@ pub(super) enum Tile {
     Bytes,
 }
 
+/// Weights of the next pass, requested from memory piece by piece while this one is computed.
+pub(super) struct Ahead<'a> {
+    lines: &'a [Line],
+    piece: usize,
+}
+
+impl<'a> Ahead<'a> {
+    /// In about so many pieces.
+    pub(super) fn new(lines: &'a [Line], pieces: usize) -> Self {
+        Self { lines, piece: lines.len().div_ceil(pieces.max(1)) }
+    }
+
+    /// Requests the next piece.
+    pub(super) fn fetch(&mut self) {
+        let (now, later) = self.lines.split_at(self.piece.min(self.lines.len()));
+        self.lines = later;
+        #[cfg(target_arch = "x86_64")]
+        for line in now {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: every x86-64 has the instruction, and it faults on no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = now;
+    }
+}
+
 /// Instructions beyond the portable loops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Features {
@@ -91,6 +118,17 @@ impl Features {
             Tile::Bytes => portable::bytes(rows, a, b, bytemuck::cast_slice_mut(c), first),
             Tile::Pairs => unreachable!("pairs are only chosen where the processor has them"),
         }
+    }
+
+    /// Lines of bf16 pairs as lines of float32, for [`Tile::Floats`].
+    pub(super) fn widen(self, out: &mut [Line], stored: &[Line]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.avx512 {
+            // SAFETY: only set where it was detected.
+            unsafe { avx512::widen(out, stored) };
+            return;
+        }
+        portable::widen(out, stored);
     }
 
     /// The faster tile for bf16 and many rows. `vdpbf16ps` does twice the work of a multiply-add on
