@@ -64,12 +64,11 @@ def options():
 
 
 def prepare(checkpoint):
-    """Builds the program, and generates the checkpoint where it is missing."""
-    build = ["cargo", "build", "--release", "--quiet", "--bin", "openvla"]
-    generator = ["--package", "vla-inference", "--example", "make_checkpoint"]
+    """Builds the programs, and generates the checkpoint where it is missing."""
+    build = ["cargo", "build", "--release", "--quiet", "-p", "openvla_tt", "-p", "vla-inference"]
+    build += ["--bin", "openvla", "--example", "make_checkpoint"]
     subprocess.run(build, check=True, cwd=ROOT)
     if not (checkpoint / "config.json").exists():
-        subprocess.run([*build[:4], *generator], check=True, cwd=ROOT)
         print(f"generating {checkpoint} (2.6 GB)", flush=True)
         program = TARGET / "release/examples/make_checkpoint"
         subprocess.run(
