@@ -10,7 +10,7 @@ use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
 use vla_inference::backend::cpu::Ceilings;
 use vla_inference::observation;
-use vla_inference::policy::{Decision, Device, DraftCounts, Instruction, Observation};
+use vla_inference::policy::{Decision, Device, DraftCounts, Instruction, Observation, PolicyError};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
