@@ -73,6 +73,15 @@ fn commands_run_on_a_simulated_mesh() {
     assert_eq!(status, Some(0), "{error}");
     // Three inferences of one image: the second and the third take the previous tokens as draft.
     assert_eq!(answer(&out)["draft"], serde_json::json!({"drafted": 12, "accepted": 12}));
+    // On the CPU in other number formats, with the processor's best rates.
+    for precision in ["bf16", "int8"] {
+        let (status, out, error) =
+            command(&[&bench[..], &["--precision", precision]].concat(), None);
+        assert_eq!(status, Some(0), "{error}");
+        let answer = answer(&out);
+        assert!(answer["device"].as_str().unwrap().contains(precision), "{answer}");
+        assert!(answer["ceilings"]["f32_gflops"].as_f64().unwrap() > 0.0, "{answer}");
+    }
     let refused: [(&[&str], Option<&str>, &str); 6] = [
         (
             &["--device", "sim:n300", "--weight-cache", "/proc/nowhere"],
@@ -87,7 +96,7 @@ fn commands_run_on_a_simulated_mesh() {
             None,
             "use bf16, mixed, bfp8 or a YAML file",
         ),
-        (&["--precision", "bf16"], None, "is for a mesh"),
+        (&["--precision", "mixed"], None, "is for a mesh"),
     ];
     for (arguments, provider, wanted) in refused {
         let (status, out, error) = command(&with(arguments), provider);

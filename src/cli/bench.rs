@@ -8,8 +8,11 @@ use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
+use vla_inference::backend::cpu::Ceilings;
 use vla_inference::observation;
-use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation, PolicyInfo};
+use vla_inference::policy::{
+    Decision, Device, DraftCounts, Instruction, Observation, PolicyError, PolicyInfo,
+};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -86,6 +89,8 @@ struct Measured<'a> {
     milliseconds: BTreeMap<&'static str, Times>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draft: Option<Drafts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceilings: Option<Ceilings>,
 }
 
 /// Milliseconds by stage, in the order of the first occurrence.
@@ -147,6 +152,11 @@ impl Bench {
         let measured = stages.times();
         let peak_memory_bytes = peak_memory_bytes();
         let PolicyInfo { device, precision, cameras, .. } = policy.info();
+        // Measured last: large memory that it uses is not in the way of the model's.
+        let ceilings = (self.device.device == Device::Cpu)
+            .then(|| Ceilings::measure(self.device.threads))
+            .transpose()
+            .map_err(PolicyError::from)?;
         if self.json {
             return print_json(&Measured {
                 device,
@@ -161,6 +171,7 @@ impl Bench {
                 peak_memory_bytes,
                 milliseconds: measured.into_iter().collect(),
                 draft: drafts.then_some(Drafts { drafted, accepted }),
+                ceilings,
             });
         }
         print(&format!("{device}, {precision}, {} inferences", self.repeats))?;
@@ -173,6 +184,9 @@ impl Bench {
         }
         if let Some(bytes) = peak_memory_bytes {
             print(&format!("peak memory: {:.2} GiB", bytes as f64 / f64::from(1 << 30)))?;
+        }
+        if let Some(ceilings) = ceilings {
+            print(&ceilings.to_string())?;
         }
         if drafts {
             print(&format!("draft tokens: {accepted} of {drafted} accepted"))?;

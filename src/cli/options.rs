@@ -53,7 +53,8 @@ pub(crate) struct DeviceArgs {
     /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
-    /// f32, bf16, mixed, bfp8 or a YAML file; default f32 on the CPU, mixed on a mesh
+    /// On the CPU f32 (default), bf16, int8 or a YAML file; on a mesh bf16, mixed (default), bfp8 or
+    /// a YAML file
     #[arg(long)]
     pub(crate) precision: Option<Precision>,
     /// Worker threads of the CPU backend; 0 means one per core

@@ -29,7 +29,7 @@ pub(super) struct Sensitivity {
     /// CPU
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     device: Vec<Device>,
-    /// Precisions; default bf16, mixed and bfp8
+    /// Precisions; default bf16, mixed and bfp8 on a mesh, bf16 and int8 on the CPU
     #[arg(long, value_delimiter = ',', value_name = "P")]
     precision: Vec<String>,
     /// Images and instructions of the kit to use
@@ -78,15 +78,16 @@ impl Sensitivity {
         if devices.is_empty() {
             devices = [Mesh::N150, Mesh::N300, Mesh::T3k].map(Device::Simulated).to_vec();
         }
-        let mut precisions = self.precision.clone();
-        if precisions.is_empty() {
-            precisions = PrecisionPolicy::shipped().map(str::to_owned).to_vec();
-        }
+        let precisions = |device: Device| match (self.precision.as_slice(), device) {
+            ([], Device::Cpu) => vec!["bf16".to_owned(), "int8".to_owned()],
+            ([], _) => PrecisionPolicy::shipped().map(str::to_owned).to_vec(),
+            (given, _) => given.to_vec(),
+        };
         let reference = measure(Device::Cpu, &Precision::F32)?;
         let mut rows = Vec::new();
         for device in devices {
-            for precision in &precisions {
-                rows.push(measure(device, &Precision::Mesh(precision.clone()))?);
+            for precision in precisions(device) {
+                rows.push(measure(device, &Precision::Named(precision))?);
             }
         }
         let insensitive: Vec<String> = rows

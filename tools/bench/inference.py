@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Compares the inference time of a model of real width with plain PyTorch.
+"""Compares the inference time of a model of real width with plain PyTorch, in every precision.
 
 The model: OpenVLA's vision towers and projector with a Llama reduced to 2048 x 8 layers, random
 weights (examples/make_checkpoint), one 640x480 image, 7 tokens. Both programs read the same folder
-and must generate the same tokens. Rounds alternate, so that a temporary load affects both. PyTorch
-is searched in OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed.
+and must generate the same tokens in float32; in other precisions the equal tokens are counted.
+Rounds alternate, so that a temporary load affects all. PyTorch is searched in OPENVLA_BENCH_PYTHON,
+then in python3; without it only our own times are printed.
 
-    tools/bench/inference.py [--rounds 3] [--repeats 3] [--threads 0] [--checkpoint DIR]
+    tools/bench/inference.py [--rounds 2] [--repeats 2] [--threads 0] [--checkpoint DIR]
+        [--ours f32,bf16,int8] [--theirs float32,bfloat16,int8]
 """
 
 import argparse
@@ -22,13 +24,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 IMAGE = ROOT / "tests/data/openvla_tiny/images/00_640x480_RGB.png"
 STAGES = ["preprocess", "vision", "projector", "prefill", "decode", "total"]
+# Our precision, and the PyTorch number formats that stand beside it.
+PAIRS = [("f32", "float32"), ("bf16", "bfloat16"), ("int8", "int8"), ("int8", "bfloat16")]
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"inference.py: {command[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout)
+        return None, " ".join(done.stderr.strip().splitlines()[-1:])
+    return json.loads(done.stdout), None
 
 
 def python_with_torch():
@@ -41,99 +45,127 @@ def python_with_torch():
     return None
 
 
-def main():
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown processor"
+
+
+def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--checkpoint", type=Path, default=TARGET / "bench/cut")
-    arguments = parser.parse_args()
-    subprocess.run(
-        [
-            "cargo",
-            "build",
-            "--release",
-            "--quiet",
-            "--bin",
-            "openvla",
-            "--example",
-            "make_checkpoint",
-        ],
-        check=True,
-        cwd=ROOT,
-    )
-    if not (arguments.checkpoint / "config.json").exists():
-        print(f"generating {arguments.checkpoint} (2.6 GB)", flush=True)
-        generator = TARGET / "release/examples/make_checkpoint"
+    parser.add_argument("--ours", default="f32,bf16,int8", help="precisions, with commas")
+    parser.add_argument("--theirs", default="float32,bfloat16,int8", help="PyTorch's")
+    return parser.parse_args()
+
+
+def prepare(checkpoint):
+    """Builds the programs, and generates the checkpoint where it is missing."""
+    build = ["cargo", "build", "--release", "--quiet", "-p", "openvla_tt", "-p", "vla-inference"]
+    build += ["--bin", "openvla", "--example", "make_checkpoint"]
+    subprocess.run(build, check=True, cwd=ROOT)
+    if not (checkpoint / "config.json").exists():
+        print(f"generating {checkpoint} (2.6 GB)", flush=True)
+        program = TARGET / "release/examples/make_checkpoint"
         subprocess.run(
-            [generator, "--preset", "cut", "--seed", "1", "--out", arguments.checkpoint], check=True
+            [program, "--preset", "cut", "--seed", "1", "--out", checkpoint], check=True
         )
+
+
+def contestants(arguments):
+    """(name, command) of every program and precision; the name is a pair."""
     threads = arguments.threads or len(os.sched_getaffinity(0))
-    common = [
-        "--checkpoint",
-        arguments.checkpoint,
-        "--image",
-        IMAGE,
-        "--repeats",
-        str(arguments.repeats),
-        "--threads",
-        str(threads),
-    ]
-    ours = [
-        TARGET / "release/openvla",
-        "bench",
-        *common,
-        "--decode",
-        "actions",
-        "--unnorm-key",
-        "bridge_orig",
-        "--json",
+    common = ["--checkpoint", arguments.checkpoint, "--image", IMAGE]
+    common += ["--repeats", arguments.repeats, "--threads", threads]
+    ours = [TARGET / "release/openvla", "bench", *common, "--json"]
+    ours += ["--decode", "actions", "--unnorm-key", "bridge_orig"]
+    listed = [
+        (("ours", name), [*ours, "--precision", name]) for name in arguments.ours.split(",")
     ]
     python = python_with_torch()
-    theirs = python and [
-        python,
-        ROOT / "tools/bench/pytorch_reference.py",
-        *common,
-        "--actions-only",
-    ]
     if not python:
         print(
             "PyTorch not found (set OPENVLA_BENCH_PYTHON to a python with torch, numpy, pillow,"
             " safetensors, tokenizers): no comparison"
         )
-    times = {"openvla": {}, "torch": {}}
+        return threads, listed
+    theirs = [python, ROOT / "tools/bench/pytorch_reference.py", *common, "--actions-only"]
+    for name in filter(None, arguments.theirs.split(",")):
+        listed.append((("torch", name), [*theirs, "--dtype", name]))
+    return threads, listed
+
+
+def milliseconds(result):
+    """Median per stage: ours are objects of percentiles, PyTorch's plain numbers."""
+    stages = result["milliseconds"]
+    return {
+        stage: value["p50"] if isinstance(value, dict) else value
+        for stage, value in stages.items()
+    }
+
+
+def measure(arguments, listed):
+    times, tokens, facts = {}, {}, {}
     for number in range(arguments.rounds):
-        print(f"round {number + 1} of {arguments.rounds}", flush=True)
-        result = run(list(map(str, ours)))
-        tokens = result["token_ids"]
-        for stage in STAGES:
-            times["openvla"].setdefault(stage, []).append(result["milliseconds"][stage]["p50"])
-        if theirs:
-            result = run(list(map(str, theirs)))
-            version = result["torch"]
-            if result["token_ids"] != tokens:
-                sys.exit(
-                    f"inference.py: tokens differ: ours {tokens}, PyTorch {result['token_ids']}"
-                )
-            for stage in STAGES:
-                times["torch"].setdefault(stage, []).append(result["milliseconds"][stage])
+        for name, command in listed:
+            if name in facts.get("failed", {}):
+                continue
+            print(f"round {number + 1} of {arguments.rounds}: {' '.join(name)}", flush=True)
+            result, error = run(command)
+            if error is not None:
+                if name[0] == "ours":
+                    sys.exit(f"inference.py: {' '.join(name)} failed: {error}")
+                facts.setdefault("failed", {})[name] = error
+                continue
+            tokens[name] = result["token_ids"]
+            for stage, value in milliseconds(result).items():
+                times.setdefault(name, {}).setdefault(stage, []).append(value)
+            facts.setdefault("ceilings", result.get("ceilings"))
+            facts["torch"] = result.get("torch", facts.get("torch"))
+    medians = {
+        name: {stage: statistics.median(values) for stage, values in stages.items()}
+        for name, stages in times.items()
+    }
+    return medians, tokens, facts
+
+
+def report(arguments, threads, medians, tokens, facts):
     print(
-        f"\n{threads} threads, float32, medians of {arguments.rounds} rounds of"
-        f" {arguments.repeats}, ms"
+        f"\n{processor()}, {threads} threads, medians of {arguments.rounds} rounds of"
+        f" {arguments.repeats}, ms; PyTorch {facts.get('torch', 'not run')}"
     )
-    print(
-        f"{'stage':<12} {'openvla_tt':>12}"
-        + (f" {'torch ' + version:>18} {'ours/theirs':>12}" if theirs else "")
-    )
-    for stage in STAGES:
-        mine = statistics.median(times["openvla"][stage])
-        line = f"{stage:<12} {mine:>12.1f}"
-        if theirs:
-            other = statistics.median(times["torch"][stage])
-            line += f" {other:>18.1f} {mine / other:>12.2f}"
+    if facts.get("ceilings"):
+        found = ", ".join(f"{key} {value:.1f}" for key, value in facts["ceilings"].items())
+        print(f"best rates of the processor: {found}")
+    print(f"{'':<16}" + "".join(f"{stage:>12}" for stage in STAGES) + f"{'tokens equal':>14}")
+    reference = tokens.get(("ours", "f32"))
+    for name, stages in medians.items():
+        line = f"{' '.join(name):<16}" + "".join(f"{stages[stage]:>12.1f}" for stage in STAGES)
+        if reference:
+            equal = sum(a == b for a, b in zip(tokens[name], reference))
+            line += f"{equal:>9} of {len(reference)}"
         print(line)
-    if theirs:
-        print("tokens equal")
+    for mine, other in PAIRS:
+        ours, theirs = medians.get(("ours", mine)), medians.get(("torch", other))
+        if ours and theirs:
+            ratios = "".join(f"{ours[stage] / theirs[stage]:>12.2f}" for stage in STAGES)
+            print(f"{mine + '/' + other:<16}{ratios}")
+    for name, error in facts.get("failed", {}).items():
+        print(f"{' '.join(name)} did not run: {error}")
+    theirs = tokens.get(("torch", "float32"))
+    if reference and theirs and reference != theirs:
+        sys.exit(f"inference.py: float32 tokens differ: ours {reference}, PyTorch {theirs}")
+
+
+def main():
+    arguments = options()
+    prepare(arguments.checkpoint)
+    threads, listed = contestants(arguments)
+    report(arguments, threads, *measure(arguments, listed))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ Written from the papers and the checkpoint's shapes (timm's ViT, Prismatic's pro
 `openvla`. Prints one JSON object: per-stage medians in milliseconds and the tokens.
 
     python pytorch_reference.py --checkpoint DIR --image FILE [--instruction TEXT] [--repeats 5]
-        [--threads 2] [--dtype float32]
+        [--threads 2] [--dtype float32|bfloat16|int8]
+
+int8 is PyTorch's dynamic quantisation: int8 weights per output, activations quantised per call, in
+every linear layer but the output head; everything else float32.
 
 Needs torch, numpy, pillow, safetensors and tokenizers.
 """
@@ -47,6 +50,31 @@ def load(folder, dtype):
     return weights
 
 
+class Int8Weight:
+    """A weight packed for dynamic quantisation, as `torch.ao.nn.quantized.dynamic.Linear` does it."""
+
+    def __init__(self, weight, bias=None):
+        scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127
+        zeros = torch.zeros_like(scales, dtype=torch.int64)
+        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantised, bias)
+
+
+def linear(x, weight, bias=None):
+    if isinstance(weight, Int8Weight):
+        return torch.ops.quantized.linear_dynamic(x, weight.packed)
+    return F.linear(x, weight, bias)
+
+
+def quantised(weights):
+    """Matrices of linear layers as `Int8Weight`, with their bias."""
+    kept = ("embed_tokens.weight", "lm_head.weight", "pos_embed", "patch_embed.proj.weight")
+    for name, weight in list(weights.items()):
+        if weight.dim() == 2 and not name.endswith(kept):
+            weights[name] = Int8Weight(weight, weights.get(name.removesuffix("weight") + "bias"))
+    return weights
+
+
 class Tower:
     def __init__(self, weights, prefix, spec):
         self.w = {
@@ -70,14 +98,14 @@ class Tower:
         w = self.w
         rows, width = x.shape[1:]
         h = F.layer_norm(x, (width,), w[at + "norm1.weight"], w[at + "norm1.bias"], 1e-6)
-        qkv = F.linear(h, w[at + "attn.qkv.weight"], w[at + "attn.qkv.bias"])
+        qkv = linear(h, w[at + "attn.qkv.weight"], w[at + "attn.qkv.bias"])
         q, k, v = qkv.view(1, rows, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, rows, width)
-        h = F.linear(h, w[at + "attn.proj.weight"], w[at + "attn.proj.bias"])
+        h = linear(h, w[at + "attn.proj.weight"], w[at + "attn.proj.bias"])
         x = x + h * w.get(at + "ls1.scale_factor", 1)
         h = F.layer_norm(x, (width,), w[at + "norm2.weight"], w[at + "norm2.bias"], 1e-6)
-        h = F.linear(
-            F.gelu(F.linear(h, w[at + "mlp.fc1.weight"], w[at + "mlp.fc1.bias"])),
+        h = linear(
+            F.gelu(linear(h, w[at + "mlp.fc1.weight"], w[at + "mlp.fc1.bias"])),
             w[at + "mlp.fc2.weight"],
             w[at + "mlp.fc2.bias"],
         )
@@ -110,12 +138,12 @@ class Llama:
         rows = x.shape[1]
         for index in range(self.spec["num_hidden_layers"]):
             layer = f"layers.{index}"
-            linear = lambda x, name: F.linear(
+            project = lambda x, name: linear(
                 x, self.w[f"language_model.model.{layer}.{name}.weight"]
             )
             h = self.norm(x, f"{layer}.input_layernorm")
             q, k, v = (
-                linear(h, f"self_attn.{name}_proj").view(1, rows, self.heads, -1).transpose(1, 2)
+                project(h, f"self_attn.{name}_proj").view(1, rows, self.heads, -1).transpose(1, 2)
                 for name in "qkv"
             )
             q, k = self.rotate(q, position), self.rotate(k, position)
@@ -123,13 +151,13 @@ class Llama:
                 k, v = (torch.cat([old, new], 2) for old, new in zip(self.cache[index], (k, v)))
             self.cache[index] = (k, v)
             h = F.scaled_dot_product_attention(q, k, v, is_causal=rows > 1)
-            x = x + linear(h.transpose(1, 2).reshape(1, rows, -1), "self_attn.o_proj")
+            x = x + project(h.transpose(1, 2).reshape(1, rows, -1), "self_attn.o_proj")
             h = self.norm(x, f"{layer}.post_attention_layernorm")
-            x = x + linear(
-                F.silu(linear(h, "mlp.gate_proj")) * linear(h, "mlp.up_proj"), "mlp.down_proj"
+            x = x + project(
+                F.silu(project(h, "mlp.gate_proj")) * project(h, "mlp.up_proj"), "mlp.down_proj"
             )
         # Kinder than the official code, which runs the head on every position.
-        return F.linear(self.norm(x[:, -1:], "norm"), self.w["language_model.lm_head.weight"])[
+        return linear(self.norm(x[:, -1:], "norm"), self.w["language_model.lm_head.weight"])[
             0, -1
         ].float()
 
@@ -142,7 +170,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
     parser.add_argument(
         "--actions-only", action="store_true", help="choose among the 256 action tokens only"
     )
@@ -150,12 +178,14 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
-    dtype = getattr(torch, arguments.dtype)
+    int8 = arguments.dtype == "int8"
+    dtype = torch.float32 if int8 else getattr(torch, arguments.dtype)
     config = json.loads((arguments.checkpoint / "config.json").read_text())
     pixels_config = json.loads((arguments.checkpoint / "preprocessor_config.json").read_text())
     spec = {**LLAMA, **{key: value for key, value in config["text_config"].items() if key in LLAMA}}
     overrides = config.get("tiny_timm_overrides") or [{}] * len(config["timm_model_ids"])
     weights = load(arguments.checkpoint, dtype)
+    weights = quantised(weights) if int8 else weights
     names = ["vision_backbone.featurizer", "vision_backbone.fused_featurizer"]
     towers = [
         Tower(weights, name, {**TOWERS[timm_id], **override})
@@ -191,7 +221,7 @@ def main():
         x = features
         for index, activation in ((1, F.gelu), (2, F.gelu), (3, lambda x: x)):
             x = activation(
-                F.linear(
+                linear(
                     x, weights[f"projector.fc{index}.weight"], weights[f"projector.fc{index}.bias"]
                 )
             )

@@ -148,7 +148,7 @@ table! {
         "Where to compute: cpu, tt:n150, tt:n300, tt:t3k, or a simulated mesh sim:n150, \
         sim:n300, sim:t3k.";
     "precision": Own, Unconfigured, Path(precision), unset "the device's default",
-        "Number formats: f32, bf16, mixed, bfp8, or a precision policy's YAML file.";
+        "Number formats: f32, bf16, int8, mixed, bfp8, or a precision policy's YAML file.";
     "threads": Own, Unconfigured, Integer(threads) in THREADS, unset "one per core",
         "Threads of the CPU backend.";
     "decode": Own, Unconfigured, Text(decode), of ["full", "actions"],

@@ -4,7 +4,7 @@
 mod conformance;
 
 use conformance::{Tolerance, suite, trace_suite};
-use vla_inference::backend::cpu::CpuBackend;
+use vla_inference::backend::cpu::{CpuBackend, CpuFormat, CpuPrecision};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::backend::tt::{Kernels, MeshKind, Provider, TtBackend, open};
 
@@ -17,6 +17,24 @@ fn cpu_computes_in_float32() {
 #[test]
 fn cpu_computes_in_float32_on_one_thread() {
     suite(&CpuBackend::new(1).unwrap(), Tolerance(2e-5));
+}
+
+fn cpu_in(format: CpuFormat) -> CpuBackend {
+    CpuBackend::new(2).unwrap().with_precision(CpuPrecision::uniform(format))
+}
+
+#[test]
+fn cpu_computes_in_bf16() {
+    // Inputs and weights of the suite are exact in bf16; what one layer gives to the next is rounded
+    // by up to 2^-9.
+    suite(&cpu_in(CpuFormat::Bf16), Tolerance(1e-2));
+}
+
+#[test]
+fn cpu_computes_in_int8() {
+    // Half a unit is 1/254 of the largest value of a row; the sum of a few hundred such errors, in
+    // weights and activations, next to that of the products.
+    suite(&cpu_in(CpuFormat::Int8), Tolerance(4e-2));
 }
 
 fn mesh(kind: MeshKind, precision: &str) -> TtBackend {

@@ -134,7 +134,10 @@ pub struct PrecisionPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrecisionError {
     /// Neither a shipped name nor a file.
-    #[error("precision '{0}' is not known; use bf16, mixed, bfp8 or a YAML file (on the CPU: f32)")]
+    #[error(
+        "precision '{0}' is not known; on a mesh use bf16, mixed, bfp8 or a YAML file, on the CPU \
+        f32, bf16, int8 or a YAML file"
+    )]
     Unknown(String),
     /// The file cannot be read.
     #[error("precision file {}: {reason}", path.display())]
@@ -155,6 +158,31 @@ pub enum PrecisionError {
         /// Each problem.
         problems: Vec<String>,
     },
+    /// A file that is no policy of the CPU.
+    #[error("precision '{name}': {problem}; see config/precision/cpu_int8.yaml for a complete one")]
+    Cpu {
+        /// Name or file.
+        name: String,
+        /// What is wrong and where.
+        problem: String,
+    },
+}
+
+/// Text of a policy file; `None` when the name is not that of a YAML file.
+///
+/// # Errors
+/// When the file is too large or cannot be read.
+pub(crate) fn read_file(name: &str) -> Result<Option<String>, PrecisionError> {
+    let path = Path::new(name);
+    if !path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        return Ok(None);
+    }
+    let failed = |reason: String| PrecisionError::File { path: path.to_owned(), reason };
+    let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    if size > MAX_BYTES {
+        return Err(failed(format!("{size} bytes; a policy has at most {MAX_BYTES}")));
+    }
+    std::fs::read_to_string(path).map(Some).map_err(|error| failed(error.to_string()))
 }
 
 /// Built-in policies by name.
@@ -179,19 +207,10 @@ impl PrecisionPolicy {
         if let Some((name, text)) = SHIPPED.iter().find(|(name, _)| *name == name_or_file) {
             return Self::parse(name, text);
         }
-        let path = Path::new(name_or_file);
-        let yaml =
-            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if !yaml {
-            return Err(PrecisionError::Unknown(name_or_file.to_owned()));
+        match read_file(name_or_file)? {
+            Some(text) => Self::parse(name_or_file, &text),
+            None => Err(PrecisionError::Unknown(name_or_file.to_owned())),
         }
-        let failed = |reason: String| PrecisionError::File { path: path.to_owned(), reason };
-        let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-        if size > MAX_BYTES {
-            return Err(failed(format!("{size} bytes; a policy has at most {MAX_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        Self::parse(name_or_file, &text)
     }
 
     /// Parses a policy's YAML text.

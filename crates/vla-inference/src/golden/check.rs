@@ -28,6 +28,8 @@ impl Bounds {
     /// three layers and in the sums between chips can change on the kit: four times the root mean
     /// square error of its logits at the lowest PCC.
     pub const BF16: Self = Self { pcc: 0.999, logits: None, margin: 0.1 };
+    /// For int8 products on the CPU: tokens may differ, their mean distance is reported.
+    pub const INT8: Self = Self { pcc: 0.995, logits: None, margin: f64::INFINITY };
     /// For block-float weights: tokens may differ, their mean distance is reported.
     pub const BLOCK_FLOAT: Self = Self { pcc: 0.99, logits: None, margin: f64::INFINITY };
 
@@ -37,6 +39,7 @@ impl Bounds {
         match precision {
             "f32" => Self::F32,
             "bf16" => Self::BF16,
+            "int8" => Self::INT8,
             _ => Self::BLOCK_FLOAT,
         }
     }

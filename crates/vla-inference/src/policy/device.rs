@@ -9,7 +9,7 @@ use super::{
     OftContract, OftError, OftPolicy, OpenVlaPolicy, Pi0Policy, Policy, PolicyError, PolicyOptions,
     ScriptedPolicy,
 };
-use crate::backend::cpu::CpuBackend;
+use crate::backend::cpu::{CpuBackend, CpuPrecision};
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
 use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open};
@@ -35,8 +35,8 @@ pub enum Device {
 pub enum Precision {
     /// float32 arithmetic on the stored weights; CPU only.
     F32,
-    /// Name of a shipped precision policy, or a YAML file; mesh only.
-    Mesh(String),
+    /// Name of a built-in precision policy of the device, or a YAML file.
+    Named(String),
 }
 
 /// An unknown device, or a precision that the device does not support.
@@ -56,8 +56,8 @@ pub enum DeviceError {
     HostPrecision(Device),
     /// A mesh precision on the CPU.
     #[error(
-        "precision {0} is for a mesh; the CPU computes in f32 over the stored bf16 weights, use \
-        --precision f32"
+        "precision {0} is for a mesh; the CPU computes in f32, bf16, int8 or what a YAML file like \
+        config/precision/cpu_int8.yaml says"
     )]
     MeshPrecision(String),
 }
@@ -105,7 +105,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
-            Self::Mesh(name) => name,
+            Self::Named(name) => name,
         })
     }
 }
@@ -114,7 +114,7 @@ impl FromStr for Precision {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text == "f32" { Self::F32 } else { Self::Mesh(text.to_owned()) })
+        Ok(if text == "f32" { Self::F32 } else { Self::Named(text.to_owned()) })
     }
 }
 
@@ -183,19 +183,23 @@ pub fn with_backend<W: WithBackend>(
 ) -> Result<W::Output, PolicyLoadError> {
     let (provider, mesh) = match device {
         Device::Cpu => {
-            return match precision {
-                None | Some(Precision::F32) => {
-                    work.run(CpuBackend::new(threads).map_err(PolicyError::from)?, "f32")
+            let policy = match precision {
+                None | Some(Precision::F32) => CpuPrecision::load("f32")?,
+                Some(Precision::Named(name)) if matches!(name.as_str(), "mixed" | "bfp8") => {
+                    return Err(DeviceError::MeshPrecision(name.clone()).into());
                 }
-                Some(Precision::Mesh(name)) => Err(DeviceError::MeshPrecision(name.clone()).into()),
+                Some(Precision::Named(name)) => CpuPrecision::load(name)?,
             };
+            let name = policy.name.clone();
+            let backend = CpuBackend::new(threads).map_err(PolicyError::from)?;
+            return work.run(backend.with_precision(policy), &name);
         }
         Device::Simulated(mesh) => (Provider::Simulated, mesh),
         Device::Tenstorrent(mesh) => (Provider::Silicon, mesh),
     };
     let name = match precision {
         None => MESH_DEFAULT,
-        Some(Precision::Mesh(name)) => name,
+        Some(Precision::Named(name)) => name,
         Some(Precision::F32) => return Err(DeviceError::HostPrecision(device).into()),
     };
     // Read first: no mesh is opened for an invalid precision policy.

@@ -1,6 +1,7 @@
-//! Linear layers over bf16 weights.
+//! Linear layers: float32 arithmetic over the weights as stored, or packed weights in another
+//! number format ([`packed`](super::packed)).
 //!
-//! Many rows (a prefill): blocks of outputs are widened into a scratch that stays in cache and
+//! As stored: many rows (a prefill): blocks of outputs are widened into a scratch that stays in cache and
 //! handed to the GEMM, so the weights are read once, as bf16. One row (a decode step): the weights
 //! are streamed through dot products, which is as fast as memory delivers them.
 
@@ -11,6 +12,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::matmul::{self, Strided};
+use super::packed::{Format, Packed};
+use super::precision::CpuFormat;
 use super::{Activation, BackendError, CpuTensor, LinearSource, loops, shape_error};
 use crate::tensor::{DType, HostTensor};
 
@@ -26,13 +29,18 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A linear layer; weights as stored.
+/// A linear layer.
 pub struct CpuLinear {
-    parts: Vec<Part>,
+    weights: Weights,
     inputs: usize,
     outputs: usize,
     bias: Option<Vec<f32>>,
     output_scale: Option<Vec<f32>>,
+}
+
+enum Weights {
+    Stored(Vec<Part>),
+    Packed(Packed),
 }
 
 /// One of the stacked weights, `[outputs, inputs]`.
@@ -68,36 +76,8 @@ impl Output {
 }
 
 impl CpuLinear {
-    pub(super) fn new(source: LinearSource) -> Result<Self, BackendError> {
-        let mut parts = Vec::new();
-        let mut outputs = 0;
-        let mut inputs = None;
-        for weight in source.weights {
-            let [rows, columns] = *weight.shape() else {
-                return Err(shape_error(
-                    "load_linear",
-                    format!("weight {:?} is not [outputs, inputs]", weight.shape()),
-                ));
-            };
-            if *inputs.get_or_insert(columns) != columns {
-                return Err(shape_error(
-                    "load_linear",
-                    format!("{columns} inputs after {inputs:?}"),
-                ));
-            }
-            // Bytes of a file may have an odd address; such a weight is copied once.
-            let aligned = match weight.dtype() {
-                DType::Bf16 => weight.as_bf16().is_some(),
-                DType::F32 => weight.as_f32().is_some(),
-            };
-            let weight = if aligned {
-                weight
-            } else {
-                HostTensor::from_f32(&[rows, columns], weight.to_f32())?
-            };
-            parts.push(Part { weight, first_output: outputs, outputs: rows });
-            outputs += rows;
-        }
+    pub(super) fn new(source: LinearSource, format: CpuFormat) -> Result<Self, BackendError> {
+        let (inputs, outputs) = stacked_shape(&source.weights)?;
         let vector = |name: &str, tensor: Option<HostTensor>| match tensor {
             Some(tensor) if tensor.len() != outputs => Err(shape_error(
                 "load_linear",
@@ -105,12 +85,17 @@ impl CpuLinear {
             )),
             other => Ok(other.map(|tensor| tensor.to_f32())),
         };
+        let packed = |format| Packed::new(format, &source.weights, inputs, outputs);
         Ok(Self {
             bias: vector("bias", source.bias)?,
             output_scale: vector("output_scale", source.output_scale)?,
-            inputs: inputs.ok_or_else(|| shape_error("load_linear", "no weight given".into()))?,
+            inputs,
             outputs,
-            parts,
+            weights: match format {
+                CpuFormat::F32 => Weights::Stored(stored(source.weights)?),
+                CpuFormat::Bf16 => Weights::Packed(packed(Format::Bf16)?),
+                CpuFormat::Int8 => Weights::Packed(packed(Format::Int8)?),
+            },
         })
     }
 
@@ -126,29 +111,23 @@ impl CpuLinear {
             ));
         }
         let mut out = CpuTensor::zeros(x.rows, self.outputs);
+        let parts = match &self.weights {
+            Weights::Stored(parts) => parts,
+            Weights::Packed(packed) => {
+                packed.multiply(x, &mut out, |out, first| self.finish(out, first, activation));
+                return Ok(out);
+            }
+        };
         if x.rows <= STREAMED_ROWS {
             for (x, out) in
                 x.values.chunks_exact(x.columns).zip(out.values.chunks_exact_mut(self.outputs))
             {
-                self.stream(x, out, activation);
+                self.stream(parts, x, out, activation);
             }
         } else {
-            self.multiply(x, &mut out, activation);
+            self.multiply(parts, x, &mut out, activation);
         }
         Ok(out)
-    }
-
-    fn blocks(&self, outputs_per_block: usize) -> Vec<Block<'_>> {
-        let split = |part: &'_ Part| {
-            let starts = (0..part.outputs).step_by(outputs_per_block);
-            starts
-                .map(|start| start..(start + outputs_per_block).min(part.outputs))
-                .collect::<Vec<_>>()
-        };
-        self.parts
-            .iter()
-            .flat_map(|part| split(part).into_iter().map(move |rows| Block { part, rows }))
-            .collect()
     }
 
     fn finish(&self, out: &mut [f32], first_output: usize, activation: Activation) {
@@ -169,10 +148,10 @@ impl CpuLinear {
     }
 
     /// One row by dot products.
-    fn stream(&self, x: &[f32], out: &mut [f32], activation: Activation) {
+    fn stream(&self, parts: &[Part], x: &[f32], out: &mut [f32], activation: Activation) {
         let mut rest = out;
         let mut tasks = Vec::new();
-        for block in self.blocks(STREAMED_OUTPUTS) {
+        for block in blocks(parts, STREAMED_OUTPUTS) {
             let (head, tail) = rest.split_at_mut(block.rows.len());
             tasks.push((block, head));
             rest = tail;
@@ -195,13 +174,13 @@ impl CpuLinear {
     }
 
     /// Many rows by GEMM.
-    fn multiply(&self, x: &CpuTensor, out: &mut CpuTensor, activation: Activation) {
+    fn multiply(&self, parts: &[Part], x: &CpuTensor, out: &mut CpuTensor, activation: Activation) {
         let target = Output { start: out.values.as_mut_ptr(), columns: out.columns };
         let wanted = BLOCK_BYTES / (4 * self.inputs);
         // At least two blocks per worker, so that none waits long for the last one.
         let fair = self.outputs.div_ceil(2 * rayon::current_num_threads());
         let per_block = wanted.min(fair).clamp(16, 1024).next_multiple_of(16);
-        self.blocks(per_block).into_par_iter().for_each(|block| {
+        blocks(parts, per_block).into_par_iter().for_each(|block| {
             let first = block.part.first_output + block.rows.start;
             let elements = block.rows.start * self.inputs..block.rows.end * self.inputs;
             match block.part.weight.as_bf16() {
@@ -247,10 +226,60 @@ impl CpuLinear {
     }
 }
 
+/// Inputs, and outputs of all stacked weights.
+fn stacked_shape(weights: &[HostTensor]) -> Result<(usize, usize), BackendError> {
+    let mut outputs = 0;
+    let mut inputs = None;
+    for weight in weights {
+        let [rows, columns] = *weight.shape() else {
+            return Err(shape_error(
+                "load_linear",
+                format!("weight {:?} is not [outputs, inputs]", weight.shape()),
+            ));
+        };
+        if *inputs.get_or_insert(columns) != columns {
+            return Err(shape_error("load_linear", format!("{columns} inputs after {inputs:?}")));
+        }
+        outputs += rows;
+    }
+    let none = || shape_error("load_linear", "no weight given".into());
+    Ok((inputs.ok_or_else(none)?, outputs))
+}
+
+/// The weights where they are.
+fn stored(weights: Vec<HostTensor>) -> Result<Vec<Part>, BackendError> {
+    let mut first_output = 0;
+    let part = |weight: HostTensor| {
+        // Bytes of a file may have an odd address; such a weight is copied once.
+        let aligned = match weight.dtype() {
+            DType::Bf16 => weight.as_bf16().is_some(),
+            DType::F32 => weight.as_f32().is_some(),
+        };
+        let weight =
+            if aligned { weight } else { HostTensor::from_f32(weight.shape(), weight.to_f32())? };
+        let outputs = weight.shape().first().copied().unwrap_or(0);
+        let part = Part { weight, first_output, outputs };
+        first_output += outputs;
+        Ok(part)
+    };
+    weights.into_iter().map(part).collect()
+}
+
+fn blocks(parts: &[Part], outputs_per_block: usize) -> Vec<Block<'_>> {
+    let split = |part: &'_ Part| {
+        let starts = (0..part.outputs).step_by(outputs_per_block);
+        starts.map(|start| start..(start + outputs_per_block).min(part.outputs)).collect::<Vec<_>>()
+    };
+    parts
+        .iter()
+        .flat_map(|part| split(part).into_iter().map(move |rows| Block { part, rows }))
+        .collect()
+}
+
 impl Part {
     /// The weight as float32; only for weights that are not bf16.
     fn floats(&self) -> &[f32] {
-        // `CpuLinear::new` keeps nothing that is neither aligned bf16 nor aligned float32.
+        // `stored` keeps nothing that is neither aligned bf16 nor aligned float32.
         self.weight.as_f32().unwrap_or(&[])
     }
 }

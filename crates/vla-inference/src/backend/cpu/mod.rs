@@ -1,14 +1,18 @@
 //! CPU backend: the reference of all tests and the default device.
 //!
-//! float32 arithmetic; weights stay in bf16 as stored (a mapped file is not copied) and are
-//! widened block by block in the GEMM. The loops in `loops.rs` are compiled for AVX2, AVX-512 and
-//! NEON and selected at run time.
+//! By default float32 arithmetic; weights stay in bf16 as stored (a mapped file is not copied) and
+//! are widened block by block in the GEMM. The loops in `loops.rs` are compiled for AVX2, AVX-512
+//! and NEON and selected at run time. A [`CpuPrecision`] gives the linear layers of a role packed
+//! bf16 or int8 weights (`packed/`); everything else stays float32.
 
 mod attention;
+mod ceilings;
 mod linear;
 mod loops;
 mod matmul;
 mod norm;
+mod packed;
+mod precision;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,13 +26,16 @@ use super::{
 };
 use crate::tensor::HostTensor;
 pub use attention::CpuCache;
+pub use ceilings::Ceilings;
 pub use linear::CpuLinear;
 pub use norm::CpuNorm;
+pub use precision::{CpuFormat, CpuPrecision};
 
 /// Runs a network on the host's cores.
 #[derive(Clone)]
 pub struct CpuBackend {
     pool: Arc<rayon::ThreadPool>,
+    precision: Arc<CpuPrecision>,
 }
 
 /// A float32 matrix.
@@ -78,7 +85,7 @@ fn shape_error(operation: &'static str, detail: String) -> BackendError {
 }
 
 impl CpuBackend {
-    /// A backend with a pool of `threads` workers; 0 means one per core.
+    /// A float32 backend with a pool of `threads` workers; 0 means one per core.
     ///
     /// # Errors
     /// When the operating system refuses to start the threads.
@@ -91,7 +98,13 @@ impl CpuBackend {
                 operation: "start worker threads",
                 detail: error.to_string(),
             })?;
-        Ok(Self { pool: Arc::new(pool) })
+        Ok(Self { pool: Arc::new(pool), precision: Arc::default() })
+    }
+
+    /// The same with other number formats of linear layers that are loaded from now on.
+    #[must_use]
+    pub fn with_precision(self, precision: CpuPrecision) -> Self {
+        Self { precision: Arc::new(precision), ..self }
     }
 
     /// Number of workers.
@@ -163,7 +176,7 @@ impl Backend for CpuBackend {
     type Image = CpuImage;
 
     fn name(&self) -> String {
-        format!("cpu ({} threads, f32 arithmetic)", self.threads())
+        format!("cpu ({} threads, {})", self.threads(), self.precision.in_words())
     }
 
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
@@ -171,7 +184,8 @@ impl Backend for CpuBackend {
     }
 
     fn load_linear(&self, source: LinearSource) -> Result<CpuLinear, BackendError> {
-        CpuLinear::new(source)
+        let format = self.precision.of(source.role);
+        self.scope(|| CpuLinear::new(source, format))
     }
 
     fn load_norm(&self, source: NormSource) -> Result<CpuNorm, BackendError> {
@@ -220,7 +234,9 @@ impl Backend for CpuBackend {
         source: PatchEmbeddingSource,
     ) -> Result<CpuPatchEmbedding, BackendError> {
         let tables = normalisation_tables(source.normalisation);
-        Ok(CpuPatchEmbedding { linear: CpuLinear::new(source.linear)?, tables })
+        let format = self.precision.of_pixels();
+        let linear = self.scope(|| CpuLinear::new(source.linear, format))?;
+        Ok(CpuPatchEmbedding { linear, tables })
     }
 
     fn upload_image(&self, pixels: Pixels<'_>) -> Result<CpuImage, BackendError> {
