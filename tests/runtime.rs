@@ -164,7 +164,10 @@ impl Rig {
         self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
             Camera::Broken => {
-                EncodedImage::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into())
+                EncodedImage::Compressed {
+                    format: "jpeg".into(),
+                    data: vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into(),
+                }
             }
             _ => pixels(self.pictures),
         };
