@@ -259,9 +259,10 @@ impl Track {
     }
 
     /// All actions in ascending order of time: the header stamp if `stamped` and every action has
-    /// one, else the log time. Of two with the same time, the one recorded first.
+    /// one and they move, else the log time. Of two with the same time, the one recorded first.
     pub fn in_order(&self, stamped: bool) -> InOrder {
-        let by_stamp = stamped && self.len() > 0 && self.actions.stamps.len() == self.len();
+        let every = self.len() > 0 && self.actions.stamps.len() == self.len();
+        let by_stamp = stamped && every && !self.stamps().stands_still();
         let mut times =
             if by_stamp { self.actions.stamps.clone() } else { self.actions.log_times.clone() };
         times.sort_unstable();
