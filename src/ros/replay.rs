@@ -440,7 +440,9 @@ fn about(message: Message, topic: &Topic) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     match image.decode() {
-        Err(error) => Some(format!("{}: the node refuses this: {}", topic.name, error.at(Place::Recording))),
+        Err(error) => {
+            Some(format!("{}: the node refuses this: {}", topic.name, error.at(Place::Recording)))
+        }
         Ok(_) => image.remark().map(|remark| format!("{}: {remark}", topic.name)),
     }
 }

@@ -163,7 +163,11 @@ impl Subscriptions {
                     && let Some(remark) = bytes.remark()
                 {
                     let name = &shared.parameters.cameras[camera].name;
-                    log::limited(Severity::Warn, "image remark", format!("camera {name}: {remark}"));
+                    log::limited(
+                        Severity::Warn,
+                        "image remark",
+                        format!("camera {name}: {remark}"),
+                    );
                 }
                 shared.runtime.set_image(camera, stamp, bytes);
             }

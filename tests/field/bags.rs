@@ -85,7 +85,8 @@ fn metadata(identifier: &str, files: &[&str]) -> String {
 /// The files of a folder with their sizes and contents.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let mut files: Vec<_> =
+        entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     files.sort();
     files
 }
@@ -129,7 +130,11 @@ fn storages_and_journals() {
         ("split_empty_identifier", split, Read(5, "")),
         ("mcap_named_db3", wrong_name, Read(3, "")),
         ("mcap_without_ending", no_name, Read(3, "")),
-        ("hot_journal", hot.clone(), Read(5, "a rollback journal: its last transaction was undone")),
+        (
+            "hot_journal",
+            hot.clone(),
+            Read(5, "a rollback journal: its last transaction was undone"),
+        ),
         ("hot_journal_file", hot.join("hot_journal_0.db3"), Read(5, "the files are unchanged")),
         ("write_ahead_log", log.clone(), Read(5, "a write-ahead log")),
         ("finished_journal", finished.join("a.db3"), Read(5, "")),
@@ -348,10 +353,20 @@ fn conventions() {
         (
             "millimetres",
             |d, v| if d < 3 { v * 1000.0 } else { v },
-            &["dx, dy, dz", "% of the values lie outside q01..q99", "1000 times", "1.00", "millimetres"],
+            &[
+                "dx, dy, dz",
+                "% of the values lie outside q01..q99",
+                "1000 times",
+                "1.00",
+                "millimetres",
+            ],
         ),
         ("degrees", |d, v| if (3..6).contains(&d) { v.to_degrees() } else { v }, &["degrees"]),
-        ("velocities_as_steps", |d, v| if d < 6 { v * 5.0 } else { v }, &["5.00 times", "velocities"]),
+        (
+            "velocities_as_steps",
+            |d, v| if d < 6 { v * 5.0 } else { v },
+            &["5.00 times", "velocities"],
+        ),
         ("axis_reversed", |d, v| if d == 1 { -v } else { v }, &["dy (-1.00)"]),
         ("gripper_0_to_255", |d, v| if d == 6 { v * 255.0 } else { v }, &["from 0 to 255"]),
         ("gripper_in_metres", |d, v| if d == 6 { v * 0.04 } else { v }, &["from 0 to 0.04"]),

@@ -124,9 +124,10 @@ fn check(rows: Vec<Row>) {
             ("topic", true, &from_topic(&row)),
             ("bag", true, &from_bag(folder.path(), &row)),
         ];
-        let faults = found.into_iter().filter(|(_, counts, _)| *counts).filter_map(
-            |(place, _, outcome)| fault(&row, outcome, &plain).map(|f| format!("{place}: {f}")),
-        );
+        let faults =
+            found.into_iter().filter(|(_, counts, _)| *counts).filter_map(|(place, _, outcome)| {
+                fault(&row, outcome, &plain).map(|f| format!("{place}: {f}"))
+            });
         let faults: Vec<String> = faults.collect();
         verdicts.add(row.name, (!faults.is_empty()).then(|| faults.join("; ")));
     }
@@ -250,9 +251,17 @@ fn found_beside_them() {
         Row { name: "jpeg_called_png", bytes: plain.clone(), format: "png", should: Plain },
         jpeg("webp_named_jpg", data("webp_named.jpg"), Refuse("found: a WebP")),
         jpeg("heic_named_jpg", b"\0\0\0\x18ftypheic\0\0\0\0".to_vec(), Refuse("found: a HEIC")),
-        jpeg("lfs_pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), Refuse("git lfs pull")),
+        jpeg(
+            "lfs_pointer",
+            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+            Refuse("git lfs pull"),
+        ),
         jpeg("html", b"<!DOCTYPE html><html></html>".to_vec(), Refuse("found: an HTML page")),
-        jpeg("line_break_before", then(b"\r\n".to_vec(), &plain), Refuse("found: white space before")),
+        jpeg(
+            "line_break_before",
+            then(b"\r\n".to_vec(), &plain),
+            Refuse("found: white space before"),
+        ),
         jpeg("zeros", vec![0; 4096], Refuse("found: zeros only")),
         jpeg("empty_data", vec![], Refuse("found: empty")),
         png("png_with_more", then(cut.clone(), b"\nmore"), Plain),
@@ -296,9 +305,8 @@ fn raw_encodings_are_one_picture() {
     let planes = |chroma: [u8; 2], count: usize| {
         [vec![y; w * h], chroma.iter().copied().cycle().take(count).collect()].concat()
     };
-    let bayer = |rows: [[u8; 2]; 2]| {
-        (0..w * h).map(|i| rows[(i / w) % 2][i % w % 2]).collect::<Vec<u8>>()
-    };
+    let bayer =
+        |rows: [[u8; 2]; 2]| (0..w * h).map(|i| rows[(i / w) % 2][i % w % 2]).collect::<Vec<u8>>();
     let (r, g, b) = (180, 90, 60);
     let cases: Vec<(&str, usize, Vec<u8>)> = vec![
         ("rgb8", 3 * w, [r, g, b].repeat(w * h)),
@@ -323,7 +331,15 @@ fn raw_encodings_are_one_picture() {
         let (width, height) = (w as u32, h as u32);
         // The writer takes bytes for a pixel; planes have rows of their luma.
         let channels = (step / w) as u32;
-        writer.image(&format!("/{name}"), 1_000_000_000, width, height, name, channels, data.clone());
+        writer.image(
+            &format!("/{name}"),
+            1_000_000_000,
+            width,
+            height,
+            name,
+            channels,
+            data.clone(),
+        );
     }
     writer.finish();
     let mut verdicts = Verdicts::default();
@@ -338,9 +354,10 @@ fn raw_encodings_are_one_picture() {
         let topic = message.decode().map_err(|error| error.to_string());
         let (recorded, _) = evaluated(&bag, &format!("/{name}"));
         let near = |image: &RgbImage| {
-            image.pixels().chunks_exact(3).all(|pixel| {
-                pixel.iter().zip([r, g, b]).all(|(a, b)| a.abs_diff(b) <= 3)
-            })
+            image
+                .pixels()
+                .chunks_exact(3)
+                .all(|pixel| pixel.iter().zip([r, g, b]).all(|(a, b)| a.abs_diff(b) <= 3))
         };
         let good = topic.as_ref().is_ok_and(near) && recorded == topic;
         verdicts.add(&format!("raw_{name}"), (!good).then(|| format!("{topic:?} {recorded:?}")));

@@ -105,7 +105,8 @@ pub(super) fn to_temporary(
 fn restore(copy: &Path, shown: &Path) -> Result<(), BagError> {
     let restored = Connection::open(copy).and_then(|connection| {
         connection.pragma_update(None, "trusted_schema", false)?;
-        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))?;
+        connection
+            .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))?;
         // Moves the log's transactions into the file; without a log nothing happens.
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)

@@ -98,7 +98,8 @@ pub(super) fn folder(path: &Path) -> String {
         [] => "it has no .mcap or .db3 file".to_owned(),
         [only] => format!("the bag is the folder {only} in it: name {}", path.join(only).display()),
         several => {
-            let mut shown: Vec<&str> = several.iter().take(NAMED).map(|name| name.as_str()).collect();
+            let mut shown: Vec<&str> =
+                several.iter().take(NAMED).map(|name| name.as_str()).collect();
             if several.len() > NAMED {
                 shown.push("...");
             }

@@ -98,8 +98,13 @@ fn against(log_minus_stamp: i64) -> String {
 /// A duration in the unit in which it is read best.
 pub fn in_words(nanoseconds: u64) -> String {
     let seconds = nanoseconds as f64 * 1e-9;
-    let units =
-        [(31_557_600.0, "years"), (86_400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "s")];
+    let units = [
+        (31_557_600.0, "years"),
+        (86_400.0, "days"),
+        (3600.0, "hours"),
+        (60.0, "minutes"),
+        (1.0, "s"),
+    ];
     match units.iter().find(|(length, _)| seconds >= 2.0 * length) {
         Some((length, name)) => format!("{:.1} {name}", seconds / length),
         None => format!("{:.0} ms", seconds * 1e3),

@@ -40,16 +40,23 @@ pub fn warnings(pairs: &[Paired], known: &Known<'_>) -> Vec<String> {
         }
     }
     let names = dimension_names(known.dimensions);
-    let named: Vec<(&str, &Column)> =
-        names.iter().map(String::as_str).zip(&columns).filter(|(_, c)| c.pairs.len() >= FEWEST).collect();
+    let named: Vec<(&str, &Column)> = names
+        .iter()
+        .map(String::as_str)
+        .zip(&columns)
+        .filter(|(_, c)| c.pairs.len() >= FEWEST)
+        .collect();
     let gripper = (known.dimensions == 7).then_some("gripper");
     let moving = || named.iter().filter(|(name, _)| Some(*name) != gripper);
     let mut lines = Vec::new();
     lines.extend(scale(moving().copied(), &names, known));
     lines.extend(signs(moving().copied()));
-    lines.extend(named.iter().find(|(name, _)| Some(*name) == gripper).and_then(|(_, column)| {
-        column.gripper(known.gripper_threshold)
-    }));
+    lines.extend(
+        named
+            .iter()
+            .find(|(name, _)| Some(*name) == gripper)
+            .and_then(|(_, column)| column.gripper(known.gripper_threshold)),
+    );
     lines
 }
 
@@ -149,7 +156,8 @@ impl Column {
 
     /// Root mean squares of recorded by predicted values.
     fn factor(&self) -> Option<f64> {
-        let squares = |of: fn(&(f64, f64)) -> f64| self.pairs.iter().map(of).map(|v| v * v).sum::<f64>();
+        let squares =
+            |of: fn(&(f64, f64)) -> f64| self.pairs.iter().map(of).map(|v| v * v).sum::<f64>();
         let (predicted, recorded) = (squares(|p| p.0), squares(|p| p.1));
         (predicted > 0.0 && recorded > 0.0).then(|| (recorded / predicted).sqrt())
     }
@@ -161,9 +169,8 @@ impl Column {
     /// Whether the correlation is negative beyond chance: t above 5.
     fn is_reversed(&self) -> bool {
         let freedom = self.pairs.len() as f64 - 2.0;
-        self.correlation().is_some_and(|r| {
-            r < -0.5 && -r * freedom.sqrt() > 5.0 * (1.0 - r * r).max(0.0).sqrt()
-        })
+        self.correlation()
+            .is_some_and(|r| r < -0.5 && -r * freedom.sqrt() > 5.0 * (1.0 - r * r).max(0.0).sqrt())
     }
 
     /// What does not fit in the gripper's values.

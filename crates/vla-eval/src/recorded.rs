@@ -187,8 +187,7 @@ impl Track {
     pub fn nearest(&self, frames: &[(i64, Option<i64>)]) -> Option<u64> {
         let clocks = Clocks::new(&self.actions);
         let distance = |frame: &(i64, Option<i64>)| {
-            let (_, time) =
-                self.actions.find(&clocks, *frame, ActionMatch::Nearest, i64::MAX)?;
+            let (_, time) = self.actions.find(&clocks, *frame, ActionMatch::Nearest, i64::MAX)?;
             let by_stamp = self.actions.stamps.len() == self.len();
             Some(time.abs_diff(frame.1.filter(|_| by_stamp).unwrap_or(frame.0)))
         };

@@ -89,9 +89,15 @@ fn units_are_named() {
     for part in ["dx, dy, dz:", "q01..q99 of 'bridge_orig'", "1000 times", "1.00", "millimetres"] {
         assert!(metres.contains(part), "{part}: {metres}");
     }
-    assert!(one_line(20, |i, v| if (3..6).contains(&i) { v.to_degrees() } else { v }).contains("degrees"));
+    assert!(
+        one_line(20, |i, v| if (3..6).contains(&i) { v.to_degrees() } else { v })
+            .contains("degrees")
+    );
     assert!(one_line(20, |i, v| if i < 6 { v * 5.0 } else { v }).contains("velocities"));
-    assert!(one_line(20, |i, v| if i < 3 { v / 1000.0 } else { v }).contains("statistics in millimetres"));
+    assert!(
+        one_line(20, |i, v| if i < 3 { v / 1000.0 } else { v })
+            .contains("statistics in millimetres")
+    );
 }
 
 #[test]

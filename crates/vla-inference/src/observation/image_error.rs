@@ -75,8 +75,10 @@ pub enum ImageError {
         reason: String,
     },
     /// A compressed image that needs more memory than the decoder may take.
-    #[error("{format} image of {bytes} bytes is too large: at most {MAX_SIDE} pixels in each \
-        direction are read")]
+    #[error(
+        "{format} image of {bytes} bytes is too large: at most {MAX_SIDE} pixels in each \
+        direction are read"
+    )]
     Limits {
         /// Format as recognised.
         format: &'static str,
@@ -101,7 +103,9 @@ pub enum ImageError {
     #[error("format '{0}' is a video, whose frames cannot be decoded one by one")]
     Video(String),
     /// Grey from a camera with colour: a fault of the compressing node.
-    #[error("the picture is grey although the camera sends '{0}': its colour was lost in compression")]
+    #[error(
+        "the picture is grey although the camera sends '{0}': its colour was lost in compression"
+    )]
     Grey(String),
     /// `INTER_AREA` to a larger size.
     #[error(
@@ -185,9 +189,11 @@ impl ImageError {
                 "have the camera publish smaller images",
                 "record smaller images",
             ],
-            Self::Step { .. } | Self::Bytes { .. } => {
-                ["save it again", "check the camera's driver", "it was recorded so: check the driver"]
-            }
+            Self::Step { .. } | Self::Bytes { .. } => [
+                "save it again",
+                "check the camera's driver",
+                "it was recorded so: check the driver",
+            ],
             Self::Compressed { .. } | Self::Incomplete { .. } => [
                 "save or copy it again",
                 "check the camera's driver and the network",

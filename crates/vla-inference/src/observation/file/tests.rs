@@ -140,7 +140,8 @@ fn formats_that_never_lie() {
 fn orientation_is_remarked_and_pixels_stay() {
     let bytes = jpeg();
     assert_eq!(remark(&bytes), None);
-    for (value, words) in [(1, None), (3, Some("180")), (6, Some("90 degrees clockwise")), (9, None)]
+    for (value, words) in
+        [(1, None), (3, Some("180")), (6, Some("90 degrees clockwise")), (9, None)]
     {
         let mut exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
         exif.extend([value, 0, 0, 0, 0, 0, 0]);

@@ -4,7 +4,7 @@
 pub(super) struct Bits<'a> {
     data: &'a [u8],
     at: usize,
-    /// The next bits, from the top; zeros behind them.
+    /// The next bits, from the top. Behind them zeros, or bits of the data that are read again.
     bits: u64,
     count: u32,
 }
@@ -25,6 +25,19 @@ impl<'a> Bits<'a> {
 
     #[inline]
     fn fill(&mut self) {
+        // Eight bytes at once where none of them is 255, which is nearly everywhere.
+        if self.count < 56
+            && let Some(bytes) = self.data.get(self.at..).and_then(|rest| rest.first_chunk::<8>())
+        {
+            let (word, inverse) = (u64::from_be_bytes(*bytes), !u64::from_be_bytes(*bytes));
+            if inverse.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080 == 0 {
+                let taken = (63 - self.count) / 8;
+                self.bits |= word >> self.count;
+                self.at += taken as usize;
+                self.count += taken * 8;
+                return;
+            }
+        }
         while self.count <= 56 {
             let Some(&byte) = self.data.get(self.at) else { return };
             if byte == 0xff {
@@ -40,7 +53,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next 16 bits, with zeros behind the last.
+    /// The next 16 bits; what follows the last is no data.
     #[inline]
     pub fn peek(&mut self) -> u16 {
         if self.count < 32 {

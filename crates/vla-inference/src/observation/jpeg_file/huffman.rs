@@ -63,18 +63,31 @@ impl Huffman {
     /// The next symbol.
     #[inline]
     pub fn symbol(&self, bits: &mut Bits<'_>) -> Result<u8, Unread> {
+        self.symbol_and(bits, 0)
+    }
+
+    /// The next symbol; also passes over the bits of the value whose size its lower half is.
+    #[inline]
+    pub fn symbol_and_value(&self, bits: &mut Bits<'_>) -> Result<u8, Unread> {
+        self.symbol_and(bits, 15)
+    }
+
+    /// The next symbol, with as many bits behind it as its bits under a mask say.
+    #[inline]
+    fn symbol_and(&self, bits: &mut Bits<'_>, mask: u8) -> Result<u8, Unread> {
         let next = u32::from(bits.peek());
         let (length, symbol) = self.short[(next >> (16 - LOOKED_UP)) as usize];
         if length > 0 {
-            bits.skip(u32::from(length))?;
+            bits.skip(u32::from(length + (symbol & mask)))?;
             return Ok(symbol);
         }
         for length in LOOKED_UP + 1..=16 {
             let (code, first, count) = self.by_length[length as usize];
             let offset = (next >> (16 - length)).wrapping_sub(code);
             if offset < count {
-                bits.skip(length)?;
-                return Ok(self.symbols[first + offset as usize]);
+                let symbol = self.symbols[first + offset as usize];
+                bits.skip(length + u32::from(symbol & mask))?;
+                return Ok(symbol);
             }
         }
         // Behind the last bit the look-ahead has zeros, which may be no code.

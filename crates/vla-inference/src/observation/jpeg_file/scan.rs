@@ -134,7 +134,13 @@ impl Frame {
                     Some(progress) => {
                         let x = column * block.across + block.x;
                         let y = row * block.down + block.y;
-                        progress.read(block.component, y * block.columns + x, &scan.pass, block, bits)
+                        progress.read(
+                            block.component,
+                            y * block.columns + x,
+                            &scan.pass,
+                            block,
+                            bits,
+                        )
                     }
                 };
                 read.map_err(|unread| self.missing(row, rows, &unread))?;
@@ -206,17 +212,14 @@ impl Block<'_> {
     #[inline]
     fn read(&self, bits: &mut Bits<'_>) -> Result<(), Unread> {
         let (Some(dc), Some(ac)) = (self.dc, self.ac) else { return Err(Unread::NoCode) };
-        let size = dc.symbol(bits)?;
-        bits.skip(u32::from(size & 15))?;
+        dc.symbol_and_value(bits)?;
         let mut index = 1;
         while index < 64 {
-            let symbol = ac.symbol(bits)?;
-            let (run, size) = (symbol >> 4, u32::from(symbol & 15));
-            if size == 0 && run != 15 {
+            let symbol = ac.symbol_and_value(bits)?;
+            if symbol & 15 == 0 && symbol != 0xf0 {
                 return Ok(()); // the rest of the block is zero
             }
-            index += usize::from(run) + 1;
-            bits.skip(size)?;
+            index += usize::from(symbol >> 4) + 1;
         }
         Ok(())
     }

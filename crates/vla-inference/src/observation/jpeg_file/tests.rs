@@ -68,7 +68,8 @@ fn the_row_of_the_cut_is_named() {
     let bytes = encoded(64, 480, 90);
     let half = [&bytes[..bytes.len() / 2], &[0xff, 0xd9]].concat();
     let Err(Problem::Incomplete(reason)) = examine(&half) else { unreachable!() };
-    let row: usize = reason.split("row ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let row: usize =
+        reason.split("row ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((200..280).contains(&row) && reason.contains("of 480"), "{reason}");
 }
 
@@ -90,10 +91,7 @@ fn standard_tables_are_taken_where_there_are_none() {
     }
     bare.extend(&bytes[segments.at..]);
     assert!(bare.len() < bytes.len());
-    assert_eq!(
-        examine(&bare).unwrap().unwrap(),
-        Whole { bytes: bare.len(), lacks_tables: true }
-    );
+    assert_eq!(examine(&bare).unwrap().unwrap(), Whole { bytes: bare.len(), lacks_tables: true });
 }
 
 #[test]
