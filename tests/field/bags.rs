@@ -390,7 +390,7 @@ fn conventions() {
 fn nothing_matched_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let bag = folder.path().join("apart.mcap");
-    Recording { later: 7200 * S, ..Recording::default() }.write(&bag);
+    Recording { later: 7300 * S, ..Recording::default() }.write(&bag);
     let found = eval(&bag, &["--image-topic=/camera", "--action-topic=/action", "--limit=2"]);
     let good = found.status == Some(1)
         && found.error.contains("no frame has a recorded action")
