@@ -363,7 +363,10 @@ mod tests {
             step: opened.width() as u32 * 3,
             data: opened.pixels().to_vec().into(),
         };
-        let compressed = EncodedImage::Compressed(std::fs::read(&path).unwrap().into());
+        let compressed = EncodedImage::Compressed {
+            format: "png".into(),
+            data: std::fs::read(&path).unwrap().into(),
+        };
         let offline = pixels(&program, &opened);
         for message in [raw, compressed] {
             assert!(pixels(&node, &message.decode().unwrap()) == offline);

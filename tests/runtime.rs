@@ -165,9 +165,10 @@ impl Rig {
         self.last_image = if due.elapsed() < self.camera_period { due } else { Wall::now() };
         self.pictures = self.pictures.wrapping_add(u8::from(self.camera != Camera::Repeating));
         let bytes = match self.camera {
-            Camera::Broken => {
-                EncodedImage::Compressed(vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into())
-            }
+            Camera::Broken => EncodedImage::Compressed {
+                format: "jpeg".into(),
+                data: vec![0xff, 0xd8, 0xff, 0xe0, 0, self.pictures].into(),
+            },
             _ => pixels(self.pictures),
         };
         self.runtime.set_image(0, self.clock.ros(), bytes);

@@ -106,10 +106,19 @@ impl Predict {
 fn named(text: &str) -> Result<(Option<String>, RgbImage), CliError> {
     match text.split_once('=') {
         Some((camera, file)) if !Path::new(text).exists() => {
-            Ok((Some(camera.to_owned()), observation::open(Path::new(file))?))
+            Ok((Some(camera.to_owned()), opened(Path::new(file))?))
         }
-        _ => Ok((None, observation::open(Path::new(text))?)),
+        _ => Ok((None, opened(Path::new(text))?)),
     }
+}
+
+/// The image of a file; what the file says about it goes to stderr.
+fn opened(file: &Path) -> Result<RgbImage, CliError> {
+    let (image, remark) = observation::open_with_remark(file)?;
+    if let Some(remark) = remark {
+        eprintln!("openvla predict: {}: {remark}", file.display());
+    }
+    Ok(image)
 }
 
 fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {

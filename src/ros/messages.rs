@@ -45,7 +45,8 @@ pub fn camera_image(message: Image) -> (Stamp, EncodedImage) {
 /// A compressed camera image and its stamp.
 #[must_use]
 pub fn compressed_image(message: CompressedImage) -> (Stamp, EncodedImage) {
-    (stamp(&message.header.stamp), EncodedImage::Compressed(message.data.into()))
+    let CompressedImage { header, format, data } = message;
+    (stamp(&header.stamp), EncodedImage::Compressed { format, data: data.into() })
 }
 
 /// `~/action`.

@@ -3,6 +3,8 @@
 //!
 //! Payloads are published byte for byte as they were recorded, without decoding. Without a list of
 //! topics only observations are published: replaying a recorded command would move a robot.
+//! The first image of each topic is looked at: what the node will refuse, or what the image says
+//! about itself, is noted once.
 
 use std::{
     path::PathBuf,
@@ -16,6 +18,8 @@ use r2r::{PublisherUntyped, QosProfile, rosgraph_msgs::msg::Clock};
 use super::{NodeError, arguments::context, inbox::publish, messages::time, signals::StopSignals};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic, messages};
 use vla_control::time::Stamp;
+use vla_eval::encoded_image;
+use vla_inference::observation::Place;
 
 /// Longest sleep, and thereby the longest delay until a signal takes effect.
 const NAP: Duration = Duration::from_millis(20);
@@ -101,6 +105,8 @@ struct Outlet {
     index: usize,
     recorded: String,
     name: String,
+    /// The topic while its first image is to be looked at.
+    unseen: Option<Topic>,
     /// Whether replay waits for its subscriber.
     awaited: bool,
     publisher: PublisherUntyped,
@@ -124,8 +130,10 @@ impl Outlet {
             })?;
         let awaited = [messages::IMAGE, messages::COMPRESSED_IMAGE, messages::STRING]
             .contains(&&*topic.type_name);
+        let images = [messages::IMAGE, messages::COMPRESSED_IMAGE].contains(&&*topic.type_name);
+        let unseen = images.then(|| topic.clone());
         let (index, recorded) = (topic.index, topic.name.clone());
-        Ok(Self { index, recorded, name, awaited, publisher, sent: 0 })
+        Ok(Self { index, recorded, name, unseen, awaited, publisher, sent: 0 })
     }
 }
 
@@ -371,6 +379,7 @@ impl Player<'_> {
                 clock.tick(playback.now_ns().max(message.log_time))?;
             }
             send(&mut self.outlets, &message)?;
+            look(&mut self.outlets, message, note);
             self.last = Instant::now();
         }
         let warnings = stream.warnings().iter().skip(self.bag.warnings().len());
@@ -409,6 +418,35 @@ fn send(outlets: &mut [Outlet], message: &Message) -> Result<(), ReplayError> {
     Ok(())
 }
 
+/// Notes what is wrong with the first image of a topic, or remarkable about it. After it was
+/// published: decoding takes time.
+fn look(outlets: &mut [Outlet], message: Message, note: &mut dyn FnMut(&str)) {
+    let Some(topic) = outlets
+        .iter_mut()
+        .find(|outlet| outlet.index == message.topic)
+        .and_then(|outlet| outlet.unseen.take())
+    else {
+        return;
+    };
+    if let Some(line) = about(message, &topic) {
+        note(&line);
+    }
+}
+
+/// What there is to say about an image message.
+fn about(message: Message, topic: &Topic) -> Option<String> {
+    let image = match encoded_image(message, topic) {
+        Ok((_, image)) => image,
+        Err(error) => return Some(error.to_string()),
+    };
+    match image.decode() {
+        Err(error) => {
+            Some(format!("{}: the node refuses this: {}", topic.name, error.at(Place::Recording)))
+        }
+        Ok(_) => image.remark().map(|remark| format!("{}: {remark}", topic.name)),
+    }
+}
+
 /// Waits until images and texts have subscribers, so that they miss nothing.
 fn await_subscribers(
     outlets: &[Outlet],
@@ -443,6 +481,35 @@ fn await_subscribers(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_image_is_looked_at() {
+        let image = |encoding: &str| {
+            let mut payload = vec![0, 1, 0, 0];
+            let words = |payload: &mut Vec<u8>, values: &[u32]| {
+                values.iter().for_each(|v| payload.extend(v.to_le_bytes()));
+            };
+            words(&mut payload, &[1, 0, 1, 0, 1, 2]); // stamp, empty frame, height, width
+            words(&mut payload, &[encoding.len() as u32 + 1]);
+            payload.extend(encoding.bytes().chain([0, 0]));
+            while (payload.len() - 4) % 4 != 0 {
+                payload.push(0);
+            }
+            words(&mut payload, &[6, 6]);
+            payload.extend([7; 6]);
+            Message { topic: 0, log_time: 0, payload }
+        };
+        let topic = Topic {
+            index: 0,
+            name: "/camera".into(),
+            type_name: messages::IMAGE.into(),
+            encoding: "cdr".into(),
+            messages: None,
+        };
+        assert_eq!(about(image("rgb8"), &topic), None);
+        let line = about(image("16UC1"), &topic).unwrap_or_default();
+        assert!(line.starts_with("/camera: the node refuses this: this is a depth"), "{line}");
+    }
 
     #[test]
     fn commands_are_no_observations() {

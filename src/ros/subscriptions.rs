@@ -81,6 +81,8 @@ struct StateSubscriptions {
 pub(super) struct Subscriptions {
     /// By camera.
     images: Vec<Images>,
+    /// By camera: whether its first image was looked at for remarks.
+    looked_at: Vec<bool>,
     state: StateSubscriptions,
     instruction: InstructionSubscription,
     ee_pose: Option<Inbox<PoseStamped>>,
@@ -127,6 +129,7 @@ impl Subscriptions {
             monitor.watch(names, "simulated time", "/clock", kind, Role::Input, clock_qos());
         }
         Ok(Self {
+            looked_at: vec![false; parameters.cameras.len()],
             images,
             state,
             instruction,
@@ -157,6 +160,16 @@ impl Subscriptions {
         self.state.take(shared);
         for (camera, images) in self.images.iter_mut().enumerate() {
             while let Some((stamp, bytes)) = images.next() {
+                if !std::mem::replace(&mut self.looked_at[camera], true)
+                    && let Some(remark) = bytes.remark()
+                {
+                    let name = &shared.parameters.cameras[camera].name;
+                    log::limited(
+                        Severity::Warn,
+                        "image remark",
+                        format!("camera {name}: {remark}"),
+                    );
+                }
                 shared.runtime.set_image(camera, stamp, bytes);
             }
         }

@@ -47,6 +47,10 @@ mod tests {
         EncodedImage::Raw { width, height, encoding: encoding.into(), step, data }
     }
 
+    fn compressed(format: &str, data: &[u8]) -> EncodedImage {
+        EncodedImage::Compressed { format: format.into(), data: data.to_vec().into() }
+    }
+
     #[test]
     fn equal_images_keep_their_first_arrival() {
         let mut repeats = RepeatDetector::default();
@@ -58,8 +62,9 @@ mod tests {
             raw(2, 1, "mono8", 3, &[7, 8]),
             raw(2, 1, "mono8", 2, &[7, 9]),
             raw(2, 1, "mono8", 2, &[7, 8, 8]),
-            EncodedImage::Compressed(vec![7, 8].into()),
-            EncodedImage::Compressed(vec![7].into()),
+            compressed("jpeg", &[7, 8]),
+            compressed("png", &[7, 8]),
+            compressed("jpeg", &[7]),
         ];
         let mut now = 0;
         let mut see = |bytes: EncodedImage| {

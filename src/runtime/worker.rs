@@ -22,7 +22,7 @@ use super::{
 use vla_control::action_chunk::ChunkOrigin;
 use vla_control::time::{Clock, Instant};
 use vla_control::{Inference, PolicyFailure};
-use vla_inference::observation::{ImageError, Observation, Playback, RgbImage};
+use vla_inference::observation::{Observation, Place, Playback, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, ScriptError, Stage,
 };
@@ -364,11 +364,9 @@ impl Worker {
             Failure::Image((camera, error)) => {
                 // Not a failure of the policy: the age of the last decodable image grows instead.
                 self.shared.decode_failed.fetch_or(1 << camera, Ordering::AcqRel);
-                let unsupported = matches!(
-                    error,
-                    ImageError::Encoding(_) | ImageError::Format(_) | ImageError::Side { .. }
-                );
-                WorkerReport::ImageRefused { text: error.to_string(), unsupported, camera }
+                let unsupported = error.concerns_every_image();
+                let text = error.at(Place::Topic);
+                WorkerReport::ImageRefused { text, unsupported, camera }
             }
             Failure::Policy(error) => {
                 self.shared.fail(if error.is_not_finite() {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::mcap_file::{self, Found, McapFile};
 use super::messages::canonical_type;
 use super::metadata::Metadata;
-use super::{BagError, BagWarning, Limits, Messages, Selection, sqlite_file, unpack};
+use super::recover::{self, Beside};
+use super::{BagError, BagWarning, Limits, Messages, Selection, sniff, sqlite_file, unpack};
 
 /// Number of topics that an error message lists.
 const LISTED: usize = 40;
@@ -40,7 +41,8 @@ pub(super) enum Kind {
 pub(super) struct BagFile {
     pub path: PathBuf,
     pub kind: Kind,
-    /// The decompressed copy of a compressed sqlite file.
+    /// The decompressed copy of a compressed sqlite file, or the restored copy of one with a
+    /// journal.
     pub unpacked: Option<Arc<tempfile::TempPath>>,
 }
 
@@ -99,15 +101,23 @@ impl Bag {
     pub fn open_with(path: impl AsRef<Path>, limits: Limits) -> Result<Bag, BagError> {
         let path = path.as_ref();
         let kind = std::fs::metadata(path).map_err(BagError::io("open", path))?;
-        let (files, metadata, mut warnings) = match kind.is_dir() {
+        let (mut files, metadata, mut warnings) = match kind.is_dir() {
             true => folder(path, &limits)?,
             false => (single(path)?, None, Vec::new()),
         };
-        for file in &files {
+        for file in &mut files {
             let size =
                 std::fs::metadata(&file.path).map_err(BagError::io("open", &file.path))?.len();
             if size == 0 {
                 return Err(BagError::Empty { path: file.path.clone(), what: "0 bytes" });
+            }
+            // What a file is decides, not its name.
+            if !file.is_packed() {
+                if let Some(found) = sniff::foreign(&file.path) {
+                    let (path, found) = (file.path.clone(), found.to_owned());
+                    return Err(BagError::NotABag { path, found });
+                }
+                file.kind = sniff::storage(&file.path).unwrap_or(file.kind);
             }
         }
         let mut bag = Bag {
@@ -225,6 +235,13 @@ impl Bag {
         for at in 0..self.files.len() {
             if self.files[at].kind == Kind::Sqlite && self.files[at].is_packed() {
                 let temporary = unpack::to_temporary(&self.files[at].path, &limits)?;
+                self.files[at].unpacked = Some(Arc::new(temporary));
+            } else if self.files[at].kind == Kind::Sqlite
+                && let Some(beside) = Beside::of(&self.files[at].path)
+            {
+                let path = &self.files[at].path;
+                let temporary = recover::to_temporary(path, beside, &limits)?;
+                warnings.push(BagWarning::Restored { path: path.clone(), from: beside.words() });
                 self.files[at].unpacked = Some(Arc::new(temporary));
             }
             let file = self.files[at].clone();
@@ -354,9 +371,21 @@ fn list<'a>(topics: impl Iterator<Item = &'a Topic>) -> String {
 }
 
 fn single(path: &Path) -> Result<Vec<BagFile>, BagError> {
-    let file =
-        BagFile::new(path.to_owned()).ok_or_else(|| BagError::NotABag { path: path.to_owned() })?;
-    Ok(vec![file])
+    if path.file_name().is_some_and(|name| name == "metadata.yaml") {
+        let found = "it describes a bag: name its folder".to_owned();
+        return Err(BagError::NotABag { path: path.to_owned(), found });
+    }
+    let by_content = || {
+        let kind = sniff::storage(path)?;
+        Some(BagFile { path: path.to_owned(), kind, unpacked: None })
+    };
+    match BagFile::new(path.to_owned()).or_else(by_content) {
+        Some(file) => Ok(vec![file]),
+        None => {
+            let found = sniff::foreign(path).unwrap_or("its name does not end in .mcap or .db3");
+            Err(BagError::NotABag { path: path.to_owned(), found: found.to_owned() })
+        }
+    }
 }
 
 type Opened = (Vec<BagFile>, Option<Metadata>, Vec<BagWarning>);
@@ -389,7 +418,7 @@ fn folder(path: &Path, limits: &Limits) -> Result<Opened, BagError> {
             supported: ".mcap, .db3, each also with .zstd",
         })?;
         let storage = if file.kind == Kind::Mcap { "mcap" } else { "sqlite3" };
-        if storage != metadata.storage {
+        if !metadata.storage.is_empty() && storage != metadata.storage {
             return Err(BagError::Metadata {
                 path: yaml,
                 what: format!("storage_identifier is {} but it lists `{name}`", metadata.storage),
@@ -416,7 +445,7 @@ fn files_in(path: &Path, limits: &Limits) -> Result<Vec<BagFile>, BagError> {
         }
     }
     if files.is_empty() {
-        return Err(BagError::NotABag { path: path.to_owned() });
+        return Err(BagError::NotABag { path: path.to_owned(), found: sniff::folder(path) });
     }
     files.sort_by_cached_key(|file| natural_key(&file.path));
     Ok(files)

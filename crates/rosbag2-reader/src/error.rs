@@ -18,12 +18,14 @@ pub enum BagError {
     },
     /// Neither a bag folder nor a bag file.
     #[error(
-        "{path} is not a bag: expected a folder with .mcap or .db3 files, or one such file (.zstd \
-        allowed)"
+        "{path} is not a bag: {found}; expected a folder with .mcap or .db3 files, or one such file \
+        (.zstd allowed)"
     )]
     NotABag {
         /// What was given.
         path: PathBuf,
+        /// What it is instead, and the way to a bag.
+        found: String,
     },
     /// A bag file without a byte, or without a message of any topic.
     #[error("{path} is empty: {what}; record again, or remove it from the list")]
@@ -156,12 +158,26 @@ impl BagError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BagWarning {
     /// The folder has no `metadata.yaml`.
-    #[error("{path} has no metadata.yaml; its {files} files are read in the order of their names")]
+    #[error(
+        "{path} has no metadata.yaml; its {files} files are read as one recording, in the order of \
+        their names"
+    )]
     MissingMetadata {
         /// The folder.
         path: PathBuf,
         /// How many files were found.
         files: usize,
+    },
+    /// A sqlite file whose recorder was interrupted within a transaction.
+    #[error(
+        "{path} has beside it {from}, in a temporary copy as sqlite itself does; the files are \
+        unchanged"
+    )]
+    Restored {
+        /// The file.
+        path: PathBuf,
+        /// What is beside it, and what was done with it.
+        from: &'static str,
     },
     /// The recorder was interrupted before it finished the file.
     #[error(

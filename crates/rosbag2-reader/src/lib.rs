@@ -46,6 +46,8 @@ pub mod messages;
 mod metadata;
 mod order;
 mod reader;
+mod recover;
+mod sniff;
 mod sqlite_file;
 mod unpack;
 

@@ -58,6 +58,22 @@ impl Time {
     }
 }
 
+/// Stamp of a payload that begins with a header, in nanoseconds since the epoch; the rest is not
+/// looked at. `None` for the zero stamp, and for payloads too short or not CDR.
+pub fn leading_stamp(payload: &[u8]) -> Option<i64> {
+    let (&[0, order @ (0 | 1), _, _, s0, s1, s2, s3, n0, n1, n2, n3], _) =
+        payload.split_first_chunk::<12>()?
+    else {
+        return None;
+    };
+    let (sec, nanosec) = ([s0, s1, s2, s3], [n0, n1, n2, n3]);
+    let time = match order {
+        0 => Time { sec: i32::from_be_bytes(sec), nanosec: u32::from_be_bytes(nanosec) },
+        _ => Time { sec: i32::from_le_bytes(sec), nanosec: u32::from_le_bytes(nanosec) },
+    };
+    time.nanoseconds()
+}
+
 /// `std_msgs/msg/Header`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 pub struct Header {

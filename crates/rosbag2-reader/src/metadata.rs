@@ -9,7 +9,7 @@ use super::{BagError, Limits};
 /// The parts of `metadata.yaml` that are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
-    /// `sqlite3` or `mcap`.
+    /// `sqlite3` or `mcap`; empty when the files say it (`ros2 bag reindex` of Humble).
     pub storage: String,
     /// File names inside the bag's folder, in recording order.
     pub files: Vec<String>,
@@ -105,7 +105,7 @@ impl Metadata {
             information.topics_with_message_count.len(),
             limits.topics,
         )?;
-        if !matches!(information.storage_identifier.as_str(), "sqlite3" | "mcap") {
+        if !matches!(information.storage_identifier.as_str(), "" | "sqlite3" | "mcap") {
             return Err(BagError::Unsupported {
                 path: path.to_owned(),
                 what: "storage",

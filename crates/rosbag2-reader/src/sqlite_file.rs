@@ -50,15 +50,9 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        // `immutable` allows read-only media, but would ignore a write-ahead log.
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let has_log = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-        let opened = if has_log {
-            Connection::open_with_flags(path, flags & !OpenFlags::SQLITE_OPEN_URI)
-        } else {
-            Connection::open_with_flags(uri(path), flags)
-        };
+        // `immutable` allows read-only media and makes no file beside it. A journal or log, which it
+        // would ignore, was dealt with in a copy (`recover`).
+        let opened = Connection::open_with_flags(uri(path), flags);
         let database = Database {
             connection: opened.map_err(|error| damaged(shown, 0, &error, limits))?,
             shown: shown.to_owned(),

@@ -90,6 +90,9 @@ pub enum EvalError {
         /// Why no frame was evaluated.
         why: String,
     },
+    /// Recorded actions were asked for, and belong to no frame. The report is written.
+    #[error("no frame has a recorded action: {0}")]
+    Unmatched(String),
     /// A plot could not be drawn.
     #[error("cannot draw {plot}: {what}")]
     Plot {

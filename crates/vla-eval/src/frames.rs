@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 
 use super::EvalError;
+use super::clock::StampLog;
 use super::recorded::{ActionKind, ActionSpace, Track};
 use super::settings::Settings;
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
@@ -48,6 +49,8 @@ pub struct ReadResult {
     /// Images of this run's shard that were not evaluated, by reason: their number, and details of
     /// the first.
     pub skipped: BTreeMap<&'static str, (u64, String)>,
+    /// Stamps of all images on the topic.
+    pub stamps: StampLog,
     /// The recorded actions.
     pub track: Option<Track>,
     /// Warnings about the bag.
@@ -114,6 +117,7 @@ impl Episode {
         let mut result = ReadResult {
             images: 0,
             skipped: BTreeMap::new(),
+            stamps: StampLog::default(),
             track,
             warnings: Vec::new(),
             failure: None,
@@ -208,6 +212,7 @@ impl Reader<'_> {
     ) -> Result<bool, BagError> {
         let number = result.images;
         result.images += 1;
+        result.stamps.add(message.log_time, messages::leading_stamp(&message.payload));
         if !self.settings.takes(self.index, number) || self.done.contains(&number) {
             return Ok(true);
         }
@@ -244,8 +249,9 @@ pub fn encoded_image(
     if topic.type_name == messages::COMPRESSED_IMAGE {
         let image: CompressedImage = messages::decode(&message, topic)?;
         let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));
+        let format = image.format;
         let data = Bytes::from(message.payload).slice(range);
-        return Ok((stamp, EncodedImage::Compressed(data)));
+        return Ok((stamp, EncodedImage::Compressed { format, data }));
     }
     let image: Image = messages::decode(&message, topic)?;
     let (stamp, range) = (image.header.stamp.nanoseconds(), range_of(image.data));

@@ -5,14 +5,17 @@
 //! - [`evaluate`]: runs the policy on each image and appends the result to the `journal`.
 //! - `recorded`, `tokens`: match the recorded actions to the frames at the end of a bag, and encode
 //!   them as in training.
+//! - `clock`, `convention`: whether stamps and recorded actions fit, in words where they do not.
 //! - [`Metrics`]: errors of predicted against recorded actions.
 //! - [`write_all`]: `report.json`, `actions.csv`, plots and `report.html`.
 //! - [`limits`]: replays recorded actions through the control core, without a policy.
 //!
 //! No part of this crate can publish to a robot.
 
+mod clock;
 mod compare;
 mod compare_page;
+mod convention;
 mod error;
 mod files;
 mod frames;
@@ -38,6 +41,7 @@ mod write;
 
 pub use compare::{Comparison, compare};
 pub use error::EvalError;
+pub use frames::encoded_image;
 pub use merge::merge;
 pub use metrics::{DimensionMetrics, GripperMetrics, MetricOptions, Metrics};
 pub use recorded::ActionKind;

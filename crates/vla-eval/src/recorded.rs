@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::StampLog;
 use super::tokens::{ActionTokens, normalize};
 use super::{EvalError, Recorded};
 use rosbag2_reader::align::{ActionMatch, match_action};
@@ -171,6 +172,28 @@ impl Track {
         self.actions.log_times.len()
     }
 
+    /// Stamps of the actions; empty where not every action has one.
+    pub fn stamps(&self) -> StampLog {
+        let mut log = StampLog::default();
+        if self.actions.stamps.len() == self.len() {
+            let times = self.actions.log_times.iter().zip(&self.actions.stamps);
+            times.for_each(|(&log_time, &stamp)| log.add(log_time, Some(stamp)));
+        }
+        log
+    }
+
+    /// Time from the nearest action to any of the frames, nanoseconds; by the clock of
+    /// [`Track::matched`].
+    pub fn nearest(&self, frames: &[(i64, Option<i64>)]) -> Option<u64> {
+        let clocks = Clocks::new(&self.actions);
+        let distance = |frame: &(i64, Option<i64>)| {
+            let (_, time) = self.actions.find(&clocks, *frame, ActionMatch::Nearest, i64::MAX)?;
+            let by_stamp = self.actions.stamps.len() == self.len();
+            Some(time.abs_diff(frame.1.filter(|_| by_stamp).unwrap_or(frame.0)))
+        };
+        frames.iter().filter_map(distance).min()
+    }
+
     /// Adds a message of the action topic.
     pub fn push(&mut self, bag: &Bag, message: &Message, topic: &Topic) -> Result<(), BagError> {
         if self.len() >= MAX_ACTIONS {
@@ -235,9 +258,10 @@ impl Track {
     }
 
     /// All actions in ascending order of time: the header stamp if `stamped` and every action has
-    /// one, else the log time. Of two with the same time, the one recorded first.
+    /// one and they move, else the log time. Of two with the same time, the one recorded first.
     pub fn in_order(&self, stamped: bool) -> InOrder {
-        let by_stamp = stamped && self.len() > 0 && self.actions.stamps.len() == self.len();
+        let every = self.len() > 0 && self.actions.stamps.len() == self.len();
+        let by_stamp = stamped && every && !self.stamps().stands_still();
         let mut times =
             if by_stamp { self.actions.stamps.clone() } else { self.actions.log_times.clone() };
         times.sort_unstable();

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::clock::{self, Verdict};
+use super::convention::{self, Known};
 use super::frames::{Episode, Frame, ReadResult};
 use super::journal::Journal;
 use super::pipeline::{self, Decoded, Source};
@@ -13,7 +15,8 @@ use super::report::{EpisodeNotes, Report};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
-use vla_inference::observation::{Instruction, Observation, RgbImage};
+use rosbag2_reader::align::ActionMatch;
+use vla_inference::observation::{Instruction, Observation, Place, RgbImage};
 use vla_inference::policy::{Policy, PolicyError};
 
 /// Options of a run that do not change its result.
@@ -34,6 +37,8 @@ pub struct Evaluated {
     pub pairs: Vec<Paired>,
     /// Whether `stop` ended it.
     pub interrupted: bool,
+    /// Why no frame has a recorded action, where recorded actions were asked for.
+    pub unmatched: Option<String>,
 }
 
 /// Evaluates `policy` on the bags of `settings`; resumes an earlier run in `out`. `stop` ends it
@@ -89,7 +94,8 @@ pub fn evaluate(
     steps.sort_by_key(|step| (step.bag, step.frame));
     let interrupted = stop.load(Ordering::Relaxed);
     let action_tokens = action_tokens.as_ref().and_then(ActionTokens::new);
-    Ok(sum_up(settings, &episodes, results, steps, action_tokens, abort, interrupted))
+    let ranges = space.ranges;
+    Ok(sum_up(settings, &episodes, results, steps, action_tokens, &ranges, abort, interrupted))
 }
 
 /// Refuses a policy that needs more than the one camera that an evaluation reads: a picture in the
@@ -107,28 +113,32 @@ fn one_camera(policy: &dyn Policy) -> Result<(), EvalError> {
 }
 
 /// Matches frames with recorded actions and computes the report.
+#[allow(clippy::too_many_arguments)] // everything that a run has gathered
 fn sum_up(
     settings: &Settings,
     episodes: &[Episode],
     results: Vec<ReadResult>,
     steps: Vec<Step>,
     action_tokens: Option<ActionTokens>,
+    ranges: &[Option<(f64, f64)>],
     abort: Option<PolicyError>,
     interrupted: bool,
 ) -> Evaluated {
     let (mut incomplete, mut warnings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut causes = Vec::new();
     let mut pairs: Vec<Paired> =
         steps.into_iter().map(|step| Paired { step, recorded: None }).collect();
     let read = results.len();
     for (bag, (result, episode)) in results.into_iter().zip(episodes).enumerate() {
         let own: Vec<&mut Paired> = pairs.iter_mut().filter(|pair| pair.step.bag == bag).collect();
-        let unmatched = match_actions(settings, episode, result.track.as_ref(), action_tokens, own);
+        let matching = match_actions(settings, episode, &result, action_tokens, own);
         let name = settings.bags[bag].display();
         warnings.extend(result.warnings);
         for (reason, (count, first)) in &result.skipped {
             warnings.push(format!("{name}: {count} frames skipped, {reason} ({first})"));
         }
-        warnings.extend(unmatched.map(|unmatched| format!("{name}: {unmatched}")));
+        warnings.extend(matching.warnings.iter().map(|warning| format!("{name}: {warning}")));
+        causes.extend(matching.cause);
         incomplete.extend(result.failure.map(|error| error.to_string()));
         let skipped = result.skipped.into_iter();
         notes.push(EpisodeNotes {
@@ -144,30 +154,116 @@ fn sum_up(
         settings.bags.iter().skip(read).map(|bag| format!("{} was not reached", bag.display())),
     );
     notes.resize(settings.bags.len(), EpisodeNotes::default());
+    warnings.extend(convention::warnings(
+        &pairs,
+        &Known {
+            dimensions: settings.policy.action_dim,
+            ranges,
+            policy_hz: settings.policy_hz,
+            gripper_threshold: settings.gripper_threshold,
+            unnorm_key: &settings.policy.unnorm_key,
+        },
+    ));
+    let none = settings.action_topic.is_some()
+        && !pairs.is_empty()
+        && pairs.iter().all(|pair| pair.recorded.is_none());
+    let unmatched = none.then(|| causes.into_iter().next().unwrap_or_default());
     let report = Report::of(settings.clone(), action_tokens, notes, &pairs, incomplete, warnings);
-    Evaluated { report, pairs, interrupted }
+    Evaluated { report, pairs, interrupted, unmatched }
 }
 
-/// Sets the recorded action of each frame. Returns a warning about frames without one.
+/// What matching one bag's frames showed.
+#[derive(Default)]
+struct Matching {
+    warnings: Vec<String>,
+    /// Why no frame has a recorded action.
+    cause: Option<String>,
+}
+
+/// Sets the recorded action of each frame.
 fn match_actions(
     settings: &Settings,
     episode: &Episode,
-    track: Option<&Track>,
+    result: &ReadResult,
     action_tokens: Option<ActionTokens>,
     pairs: Vec<&mut Paired>,
-) -> Option<String> {
-    let (track, kind) = (track?, episode.action_kind()?);
+) -> Matching {
+    let (Some(track), Some(kind)) = (result.track.as_ref(), episode.action_kind()) else {
+        return Matching::default();
+    };
+    let mut matching = Matching::default();
     let how = settings.action_match.unwrap_or_else(|| kind.default_match());
     let tolerance_ms = settings.tolerance_ms.unwrap_or(1e3 / settings.policy_hz);
-    let times: Vec<(i64, Option<i64>)> =
-        pairs.iter().map(|pair| (pair.step.log_time, pair.step.stamp)).collect();
+    let topic = settings.action_topic.as_deref().unwrap_or_default();
+    let verdict = clock::compare(
+        (&settings.image_topic, &result.stamps),
+        (topic, &track.stamps()),
+        how == ActionMatch::Exact,
+    );
+    let clock = match verdict {
+        Verdict::Stamps => None,
+        Verdict::Doubtful(why) => {
+            let line = format!("{why}; actions are matched by these stamps all the same");
+            matching.warnings.push(line);
+            None
+        }
+        Verdict::LogTimes(why) => {
+            matching.warnings.push(format!("{why}; actions are matched by log times"));
+            Some(why)
+        }
+    };
+    let times: Vec<(i64, Option<i64>)> = pairs
+        .iter()
+        .map(|pair| (pair.step.log_time, pair.step.stamp.filter(|_| clock.is_none())))
+        .collect();
     let found = track.matched(&times, how, (tolerance_ms * 1e6) as i64, action_tokens);
     let (frames, missing) =
         (found.len(), found.iter().filter(|recorded| recorded.is_none()).count());
     pairs.into_iter().zip(found).for_each(|(pair, recorded)| pair.recorded = recorded);
-    (missing > 0).then(|| {
-        format!("{missing} of {frames} frames have no recorded action within {tolerance_ms} ms")
-    })
+    if missing > 0 {
+        let why = cause(track, topic, how, &times, clock);
+        let line = format!(
+            "{missing} of {frames} frames have no recorded action within {tolerance_ms} ms"
+        );
+        if missing == frames {
+            matching.warnings.push(format!("{line}: {why}"));
+            matching.cause = Some(why);
+        } else {
+            matching.warnings.push(line);
+        }
+    }
+    matching
+}
+
+/// Why no frame of a bag has a recorded action.
+fn cause(
+    track: &Track,
+    topic: &str,
+    how: ActionMatch,
+    frames: &[(i64, Option<i64>)],
+    clock: Option<String>,
+) -> String {
+    if track.len() == 0 {
+        return match track.wrong_size {
+            (0, _) => format!("{topic} has no message in this bag"),
+            (count, values) => format!(
+                "none of the {count} messages on {topic} has the policy's number of values (the \
+                first has {values})"
+            ),
+        };
+    }
+    let clock = clock.map_or_else(String::new, |why| format!("; {why}"));
+    if how == ActionMatch::Exact {
+        return format!(
+            "no message on {topic} has exactly the stamp of an image, which `exact` needs: use \
+            --match next or nearest{clock}"
+        );
+    }
+    let nearest = track.nearest(frames).map_or_else(String::new, clock::in_words);
+    format!(
+        "the nearest message on {topic} is {nearest} away: give a larger --tolerance-ms, another \
+        --match, or bags in which images and actions were recorded together{clock}"
+    )
 }
 
 struct Run<'a> {
@@ -192,11 +288,17 @@ impl Run<'_> {
         let (settings, stop, track) = (self.settings, self.stop, episode.track(space)?);
         let mut invalid: Vec<(u64, String)> = Vec::new();
         let mut sizes = Sizes::default();
+        // Once a bag: a camera does not turn between its images.
+        let (mut remarked, mut remark) = (false, None);
         let source = Source { episode, bag, settings, track, done, stop };
         let mut result = pipeline::run(source, &mut |Decoded { frame, image }| {
             match image {
-                Err(error) => invalid.push((frame.number, error.to_string())),
+                Err(error) => invalid.push((frame.number, error.at(Place::Recording))),
                 Ok(image) => {
+                    if !remarked {
+                        remarked = true;
+                        remark = frame.image.remark();
+                    }
                     sizes.add(frame.number, (image.width(), image.height()));
                     match self.step(bag, frame, &image)? {
                         Some(step) => steps.push(step),
@@ -208,6 +310,8 @@ impl Run<'_> {
         })?;
         invalid.iter().for_each(|(number, detail)| result.skip(*number, "invalid image", detail));
         result.warnings.extend(sizes.warning(episode.bag.path()));
+        let (bag, topic) = (episode.bag.path().display(), &settings.image_topic);
+        result.warnings.extend(remark.map(|remark| format!("{bag}: {topic}: {remark}")));
         Ok(result)
     }
 

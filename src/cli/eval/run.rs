@@ -138,7 +138,11 @@ impl Run {
         if evaluated.interrupted {
             return Err(EvalError::Interrupted { done: evaluated.pairs.len(), out: self.out });
         }
-        check_complete(&report.incomplete)
+        check_complete(&report.incomplete)?;
+        match evaluated.unmatched {
+            Some(why) => Err(EvalError::Unmatched(why)),
+            None => Ok(()),
+        }
     }
 
     fn settings(

@@ -173,6 +173,12 @@ fn plan(
 ) -> Plan {
     let stamped = positions.iter().all(|pose| pose.stamp.is_some());
     let recorded = track.in_order(stamped);
+    if stamped && track.stamps().stands_still() {
+        warnings.push(format!(
+            "{}: the stamps of the recorded actions stand still; their log times are used",
+            path.display()
+        ));
+    }
     let period = (1e9 / policy_file.policy_hz) as u64;
     let mut plan = Plan { period, ..Plan::default() };
     // Recorded and planned time of each step in use.

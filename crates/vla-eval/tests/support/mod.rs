@@ -158,6 +158,11 @@ struct Compressed<'a>(Header, &'a str, Vec<u8>);
 #[derive(Serialize)]
 struct Array(Vec<(String, u32, u32)>, u32, Vec<f64>);
 
+fn stamped(stamp: i64, frame: &str) -> Header {
+    let stamp = Stamp((stamp / 1_000_000_000) as i32, (stamp % 1_000_000_000) as u32);
+    Header(stamp, frame.into())
+}
+
 /// Writes an MCAP bag message by message.
 pub struct BagWriter {
     writer: mcap::Writer<std::io::BufWriter<File>>,
@@ -223,6 +228,21 @@ impl BagWriter {
         );
     }
 
+    /// An image whose stamp is not its log time.
+    pub fn image_stamped(
+        &mut self,
+        topic: &str,
+        at: i64,
+        stamp: i64,
+        (width, height): (u32, u32),
+        encoding: &str,
+        data: Vec<u8>,
+    ) {
+        let step = data.len() as u32 / height;
+        let image = RawImage(stamped(stamp, "camera"), height, width, encoding, 0, step, data);
+        self.message(topic, "sensor_msgs/msg/Image", at, &image);
+    }
+
     pub fn compressed(&mut self, topic: &str, at: i64, format: &str, data: Vec<u8>) {
         let header = Header(
             Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32),
@@ -260,6 +280,19 @@ impl BagWriter {
         let header =
             Header(Stamp((at / 1_000_000_000) as i32, (at % 1_000_000_000) as u32), "base".into());
         self.message(topic, "geometry_msgs/msg/TwistStamped", at, &(header, linear, angular));
+    }
+
+    /// A twist whose stamp is not its log time.
+    pub fn twist_stamped(
+        &mut self,
+        topic: &str,
+        at: i64,
+        stamp: i64,
+        linear: [f64; 3],
+        angular: [f64; 3],
+    ) {
+        let twist = (stamped(stamp, "base"), linear, angular);
+        self.message(topic, "geometry_msgs/msg/TwistStamped", at, &twist);
     }
 
     pub fn number(&mut self, topic: &str, at: i64, value: f64) {

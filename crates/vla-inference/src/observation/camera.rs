@@ -73,6 +73,9 @@ impl Encoding {
     /// # Errors
     /// When it is not supported; the error shows at most 32 characters of the name.
     pub fn from_name(name: &str) -> Result<Self, ImageError> {
+        if matches!(name, "16UC1" | "32FC1") {
+            return Err(ImageError::Depth(format!("its encoding is '{name}'")));
+        }
         let known = NAMES.iter().find(|(known, _)| *known == name);
         known
             .map(|(_, encoding)| *encoding)
@@ -121,9 +124,14 @@ pub enum EncodedImage {
         /// padding of the last row may be missing.
         data: Bytes,
     },
-    /// The data of `sensor_msgs/CompressedImage`: JPEG or PNG, recognised by its first bytes, since
-    /// the message's `format` field is often wrong.
-    Compressed(Bytes),
+    /// `sensor_msgs/CompressedImage`.
+    Compressed {
+        /// As sent. JPEG and PNG are recognised by their first bytes, since this is often wrong
+        /// about them; depth, video and grey from a colour camera are refused by it.
+        format: String,
+        /// A JPEG or PNG.
+        data: Bytes,
+    },
 }
 
 impl EncodedImage {
@@ -134,11 +142,22 @@ impl EncodedImage {
     /// When encoding, size, step and data do not agree, or the data does not decompress.
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
         match self {
-            Self::Compressed(data) => super::decode(data),
+            Self::Compressed { format, data } => super::file::decode_message(data, format),
             Self::Raw { width, height, encoding, step, data } => {
                 let size = (*width as usize, *height as usize);
                 to_rgb(Encoding::from_name(encoding)?, size, *step as usize, data)
             }
+        }
+    }
+}
+
+impl EncodedImage {
+    /// What the image says about itself that its pixels do not show, in words.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Self::Compressed { data, .. } => super::remark(data),
+            Self::Raw { .. } => None,
         }
     }
 }

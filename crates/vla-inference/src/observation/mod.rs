@@ -8,8 +8,12 @@ mod camera;
 mod columns;
 mod crop;
 mod file;
+mod format_field;
+mod found;
+mod image_error;
 mod instruction;
 mod jpeg;
+mod jpeg_file;
 mod lanczos;
 mod pad;
 mod preparation;
@@ -23,7 +27,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 pub use camera::{EncodedImage, Encoding};
-pub use file::{MAX_COMPRESSED_BYTES, decode, open};
+pub use file::{MAX_COMPRESSED_BYTES, decode, open, open_with_remark, remark};
+pub use image_error::{ImageError, Place};
 pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES};
 pub use preparation::{MAX_STEPS, Operation, Preparation, PreparationError, Size, Step};
 pub use preparer::Preparer;
@@ -157,114 +162,6 @@ pub enum ObservationError {
         index: usize,
         /// The value.
         value: f64,
-    },
-}
-
-/// Why an image is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ImageError {
-    /// An encoding of `sensor_msgs/image_encodings.hpp` that is not handled.
-    #[error(
-        "image encoding '{0}' is not supported; publish an 8-bit one: rgb8, bgr8, rgba8, bgra8, \
-        mono8, uyvy, yuyv, nv12, nv21, nv24 or bayer_*8"
-    )]
-    Encoding(String),
-    /// No pixels, or more than [`MAX_SIDE`] in a direction.
-    #[error(
-        "image of {width} x {height} pixels; between 1 and {MAX_SIDE} in each direction are \
-        accepted"
-    )]
-    Side {
-        /// Pixels from left to right.
-        width: usize,
-        /// Pixels from top to bottom.
-        height: usize,
-    },
-    /// A Bayer pattern without a pixel that has neighbours on all sides.
-    #[error("Bayer image of {width} x {height} pixels; at least 3 in each direction are needed")]
-    BayerSide {
-        /// Pixels from left to right.
-        width: usize,
-        /// Pixels from top to bottom.
-        height: usize,
-    },
-    /// Rows that are shorter than their pixels.
-    #[error(
-        "image rows have step {step} but {width} pixels of {encoding} take {needed} bytes; check \
-        the driver"
-    )]
-    Step {
-        /// Bytes between rows, as sent.
-        step: usize,
-        /// Pixels of a row.
-        width: usize,
-        /// Encoding, as sent.
-        encoding: &'static str,
-        /// Bytes a row needs.
-        needed: usize,
-    },
-    /// Fewer or more bytes than the rows take.
-    #[error(
-        "image data has {bytes} bytes but {height} rows of step {step} take {needed}; check the \
-        driver"
-    )]
-    Bytes {
-        /// Bytes sent.
-        bytes: usize,
-        /// Rows.
-        height: usize,
-        /// Bytes between rows.
-        step: usize,
-        /// Bytes the rows take.
-        needed: usize,
-    },
-    /// A compressed image that does not decode.
-    #[error("{format} image of {bytes} bytes does not decode: {reason}")]
-    Compressed {
-        /// Format as recognised.
-        format: &'static str,
-        /// Bytes given.
-        bytes: usize,
-        /// The decoder's message.
-        reason: String,
-    },
-    /// A compressed image that is neither JPEG nor PNG.
-    #[error("compressed image of {0} bytes is neither JPEG nor PNG; publish one of these")]
-    Format(usize),
-    /// More compressed bytes than any sensible camera sends.
-    #[error("compressed image of {0} bytes; at most {MAX_COMPRESSED_BYTES} are accepted")]
-    TooLarge(usize),
-    /// `INTER_AREA` to a larger size.
-    #[error(
-        "image of {from} pixels is smaller than {to}: the step 'area' only reduces; publish \
-        larger images"
-    )]
-    Enlarge {
-        /// Size of the image.
-        from: Size,
-        /// Size it is to be reduced to.
-        to: Size,
-    },
-    /// Nothing would be left of a side after resizing with margins.
-    #[error("image of {from} pixels is too narrow: resized into {to}, a side has no pixel left")]
-    TooNarrow {
-        /// Size of the image.
-        from: Size,
-        /// Size with margins.
-        to: Size,
-    },
-    /// Bytes were asked for where there are only floats.
-    #[error(
-        "the step 'torch_bilinear_pad' gives floating-point pixels; this model takes 8-bit pixels"
-    )]
-    FloatPixels,
-    /// A file that cannot be read.
-    #[error("{path}: cannot read the image: {reason}")]
-    File {
-        /// Path as given.
-        path: String,
-        /// The operating system's message.
-        reason: String,
     },
 }
 

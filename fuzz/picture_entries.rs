@@ -1,0 +1,36 @@
+//! Entry points of the fuzz target for pictures. `tests/fuzz_smoke.rs` includes this file and drives
+//! the same function with seeded mutations on stable Rust.
+
+use vla_inference::observation::{EncodedImage, Place, remark};
+
+use crate::checkpoint_entries::check_text;
+
+/// The bytes as the data of a compressed image, with each kind of format. Accepted: it has pixels.
+pub fn fuzz_picture(bytes: &[u8]) -> bool {
+    if let Some(line) = remark(bytes) {
+        check_text(&line);
+    }
+    let decoded = |format: &str| {
+        let image = EncodedImage::Compressed { format: format.into(), data: bytes.to_vec().into() };
+        image.decode()
+    };
+    // A colour camera's format refuses no more than grey pictures.
+    let (plain, colour) = (decoded("jpeg"), decoded("rgb8; jpeg compressed mono8"));
+    match (&plain, &colour) {
+        (Ok(a), Ok(b)) => assert!(a == b),
+        (Ok(_), Err(_)) => {}
+        (Err(a), b) => assert!(b.as_ref().is_err_and(|b| b == a)),
+    }
+    match plain {
+        Ok(image) => {
+            assert_eq!(image.pixels().len(), image.width() * image.height() * 3);
+            true
+        }
+        Err(error) => {
+            for place in [Place::File, Place::Topic, Place::Recording] {
+                check_text(&error.at(place));
+            }
+            false
+        }
+    }
+}
