@@ -97,6 +97,8 @@ pub(crate) struct Inner {
     capturing: Mutex<Option<Capturing>>,
     /// Reads, bytes read, writes, bytes written: see [`Traffic`].
     traffic: [AtomicU64; 4],
+    /// See [`Mesh::launches`].
+    launches: AtomicU64,
 }
 
 /// Transfers between host and mesh; each of them synchronises the two.
@@ -155,6 +157,11 @@ impl Inner {
 
     pub fn count_write(&self, bytes: usize) {
         self.count(2, bytes);
+    }
+
+    /// Adds an operation to [`Mesh::launches`].
+    pub fn count_launch(&self) {
+        self.launches.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the mesh was closed; its handles are invalid.
@@ -246,6 +253,7 @@ impl Mesh {
             deferred: Mutex::default(),
             capturing: Mutex::default(),
             traffic: Default::default(),
+            launches: AtomicU64::new(0),
         };
         inner.checked("ttp_mesh_describe", status)?;
         if info.chips != board.chips() {
@@ -289,6 +297,12 @@ impl Mesh {
         let [reads, read_bytes, writes, written_bytes] =
             [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
         Traffic { reads, read_bytes, writes, written_bytes }
+    }
+
+    /// Operations called since the mesh was opened, those of a capture included. An execution of a
+    /// trace calls none: its operations were counted at its capture.
+    pub fn launches(&self) -> u64 {
+        self.0.launches.load(Ordering::Relaxed)
     }
 
     /// DRAM of one chip.
