@@ -97,8 +97,8 @@ pub(crate) struct Inner {
     capturing: Mutex<Option<Capturing>>,
     /// Reads, bytes read, writes, bytes written: see [`Traffic`].
     traffic: [AtomicU64; 4],
-    /// See [`Mesh::launches`].
-    launches: AtomicU64,
+    /// Launched by the host, captured: see [`Launches`].
+    launches: [AtomicU64; 2],
 }
 
 /// Transfers between host and mesh; each of them synchronises the two.
@@ -112,6 +112,15 @@ pub struct Traffic {
     pub writes: u64,
     /// Bytes of these arrays, each counted once for all chips.
     pub written_bytes: u64,
+}
+
+/// Operations of the C ABI; an execution of a trace adds none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Launched by the host.
+    pub eager: u64,
+    /// Captured in traces.
+    pub captured: u64,
 }
 
 /// An error while a mesh was closed by its last owner: returned by the next `Mesh::open`.
@@ -161,7 +170,8 @@ impl Inner {
 
     /// Adds an operation to [`Mesh::launches`].
     pub fn count_launch(&self) {
-        self.launches.fetch_add(1, Ordering::Relaxed);
+        let captured = self.capturing().is_some();
+        self.launches[usize::from(captured)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the mesh was closed; its handles are invalid.
@@ -253,7 +263,7 @@ impl Mesh {
             deferred: Mutex::default(),
             capturing: Mutex::default(),
             traffic: Default::default(),
-            launches: AtomicU64::new(0),
+            launches: Default::default(),
         };
         inner.checked("ttp_mesh_describe", status)?;
         if info.chips != board.chips() {
@@ -299,10 +309,10 @@ impl Mesh {
         Traffic { reads, read_bytes, writes, written_bytes }
     }
 
-    /// Operations called since the mesh was opened, those of a capture included. An execution of a
-    /// trace calls none: its operations were counted at its capture.
-    pub fn launches(&self) -> u64 {
-        self.0.launches.load(Ordering::Relaxed)
+    /// Operations since the mesh was opened.
+    pub fn launches(&self) -> Launches {
+        let [eager, captured] = [0, 1].map(|i| self.0.launches[i].load(Ordering::Relaxed));
+        Launches { eager, captured }
     }
 
     /// DRAM of one chip.

@@ -68,6 +68,9 @@ pub trait TraceBackend: Backend {
         ids: &Self::TokenIds,
     ) -> Result<Self::Tensor, BackendError>;
 
+    /// Rows that a block of `rows` positions takes, padding included: see
+    /// [`Backend::new_block_cache`].
+    fn block_rows(&self, rows: usize) -> usize;
     /// Sets the positions in use of each block of a block cache, at most as many as fit where the
     /// cache was allocated for. Positions of later blocks follow; a trace over the cache leaves out
     /// the rows after them from then on. Not allowed while a trace is captured.

@@ -32,8 +32,8 @@ use crate::tensor::HostTensor;
 pub use cache::TtCache;
 pub use image::TtImage;
 pub use linear::{TtLinear, TtNorm};
-pub use open::{MeshKind, OpenError, Provider, open};
-pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims};
+pub use open::{FLOW_TRACE_REGION_BYTES, MeshKind, OpenError, Provider, open, open_with};
+pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims, head_shards};
 use sharding::{Sharding, TILE};
 pub use token_buffer::TtTokenBuffer;
 pub use weight_cache::{CacheCounts, WeightCache};
@@ -213,9 +213,9 @@ impl TtBackend {
         self.mesh.traffic()
     }
 
-    /// Operations called so far, those of captures included: see [`Mesh::launches`].
+    /// Operations so far.
     #[must_use]
-    pub fn launches(&self) -> u64 {
+    pub fn launches(&self) -> tt_metal::Launches {
         self.mesh.launches()
     }
 

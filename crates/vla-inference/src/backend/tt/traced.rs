@@ -81,6 +81,10 @@ impl TraceBackend for TtBackend {
         })
     }
 
+    fn block_rows(&self, rows: usize) -> usize {
+        rows.next_multiple_of(TILE)
+    }
+
     fn set_block_rows(&self, cache: &mut TtCache, rows: &[usize]) -> Result<(), BackendError> {
         cache.set_block_rows(rows)
     }

@@ -75,6 +75,8 @@ pub struct Pi0Policy<B: Backend> {
     continuation: ContinuationMode,
     seed: u64,
     previous: Option<Previous>,
+    /// Chunks with traces, see [`Pi0Policy::with_traces`].
+    traced: Option<Box<dyn crate::models::pi0::TracedChunk<B>>>,
 }
 
 impl<B: Backend> Pi0Policy<B> {
@@ -161,6 +163,7 @@ impl<B: Backend> Pi0Policy<B> {
             continuation: flow.continuation,
             seed: flow.seed.unwrap_or_else(fresh_seed),
             previous: None,
+            traced: None,
             checkpoint,
         })
     }
