@@ -7,7 +7,7 @@ mod pi0_support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pi0_support::{KITS, kit};
+use pi0_support::{KITS, copied, edit, kit};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
 use vla_inference::backend::{Backend, BackendError};
@@ -94,7 +94,7 @@ fn traces_equal_eager(name: &str, mesh: MeshKind) {
     let flow = || FlowOptions { continuation: guided(), ..Default::default() };
     let mut eager = open_on(mesh, &folder, flow());
     let mut traced = open_on(mesh, &folder, flow()).with_traces();
-    let long = "put the red block that lies behind the bowl into the upper drawer of the cabinet";
+    let long = "把红色的方块放到盘子里";
     let steps = [
         ("pick up the bowl", 3, "capture"),
         ("pick up the bowl", 5, "execute"),
@@ -105,7 +105,9 @@ fn traces_equal_eager(name: &str, mesh: MeshKind) {
         (long, 9, "execute"),
     ];
     let mut distinct = Vec::new();
-    for (number, (words, seed, stage)) in steps.into_iter().enumerate() {
+    // All of them on one mesh; the others need no second shape.
+    let count = if mesh == MeshKind::N300 { steps.len() } else { 4 };
+    for (number, (words, seed, stage)) in steps.into_iter().enumerate().take(count) {
         let what = format!("{name} {mesh:?}, chunk {number}");
         let mut seen = observation(&traced, words, seed);
         // The last one continues the one before it, with velocities corrected on the host.
@@ -132,7 +134,7 @@ fn traces_equal_eager(name: &str, mesh: MeshKind) {
         distinct.push(ours.actions);
     }
     distinct.dedup();
-    assert_eq!(distinct.len(), steps.len(), "{name} {mesh:?}: inputs do not matter");
+    assert_eq!(distinct.len(), count, "{name} {mesh:?}: inputs do not matter");
     for policy in [&eager, &traced] {
         assert_eq!(policy.backend().resharding_count(), 0, "resharded through the host");
     }
@@ -158,7 +160,9 @@ fn traces_of_pi05_equal_eager_chunks() {
 
 #[test]
 fn frozen_rows_run_eagerly_over_a_traced_prefix() {
-    let folder = pi0_support::folder(KITS[1]).join("ckpt_trained_rtc");
+    let copy = copied(KITS[1]);
+    let folder = copy.path().join("ckpt");
+    edit(&folder.join("config.json"), |config| config["rtc_training_max_delay"] = 4.into());
     let flow =
         || FlowOptions { continuation: ContinuationMode::Trained, ..Default::default() };
     let mut eager = open_on(MeshKind::N300, &folder, flow());

@@ -326,7 +326,7 @@ impl Model<'_> {
         self.attend(&mut work, [rows, rows], depth.saturating_sub(1), false);
         let sent = self.all_reduces(&layers, rows, self.config.vlm.width);
         // Concatenation; a layer, with two operations for each of keys and values; the last one.
-        let launches = 1 + 18 * depth.saturating_sub(1) + 9 + self.reductions(&layers);
+        let launches = 1 + 19 * depth.saturating_sub(1) + 9 + self.reductions(&layers);
         work.stage(("prefix", launches), 1, sent, self.assumptions)
     }
 
@@ -336,7 +336,7 @@ impl Model<'_> {
         let total = self.blocks().iter().sum();
         let mut work = Work::default();
         let sent = self.all_reduces(&layers, TILE_SIDE, self.config.expert.width);
-        let launches = 1 + 18 * depth + self.reductions(&layers);
+        let launches = 1 + 19 * depth + self.reductions(&layers);
         layers.extend(self.around().0);
         self.add(&mut work, &layers, TILE_SIDE);
         self.attend(&mut work, [TILE_SIDE, total], depth, true);
@@ -355,7 +355,7 @@ impl Model<'_> {
         let around = self.around().1;
         // The layers around the expert, its last norm, the step itself.
         let launches =
-            around.len() + 1 + 3 + 16 * depth + modulated + self.reductions(&layers);
+            around.len() + 1 + 3 + 17 * depth + modulated + self.reductions(&layers);
         layers.extend(around);
         self.add(&mut work, &layers, rows);
         self.attend(&mut work, [rows, total], depth, true);
