@@ -1,9 +1,9 @@
 //! Operations of OpenVLA-OFT's pass, as `models/oft` and `backend/tt` launch them under capture.
-//! `tests/plan_launches.rs` compares them with those that the backend counts.
+//! `tests/mesh_oft.rs` compares them with those that the backend counts.
 
 use std::collections::BTreeSet;
 
-use super::{HEAD_BLOCKS, OnePass};
+use super::{HEAD_BLOCKS, OnePass, TILE_SIDE};
 use crate::backend::precision::PrecisionPolicy;
 use crate::checkpoint::OpenVlaConfig;
 
@@ -26,8 +26,13 @@ pub(super) fn one_pass(
     });
     let joined = usize::from(config.towers.len() > 1);
     let image = grids.len() + towers.sum::<usize>() + joined;
-    // A sharded projector reduces once, applies the activation after it, and gathers its output.
-    let projector = config.projector.layers.len() + split_vision * (reduction + 2);
+    // A sharded projector reduces once, applies the activation after it, and gathers its output;
+    // a width that does not fill the tiles of its shards is cut.
+    let outputs = config.projector.layers.last().copied().unwrap_or(0);
+    let shards = if split_vision == 1 { chips } else { 1 };
+    let padded = shards * outputs.div_ceil(shards).next_multiple_of(TILE_SIDE) > outputs;
+    let projector =
+        config.projector.layers.len() + usize::from(padded) + split_vision * (reduction + 2);
     let vision = images * image + usize::from(images > 1) + projector;
 
     let state = if pass.state_dim > 0 { 2 } else { 0 };
