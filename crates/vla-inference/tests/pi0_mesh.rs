@@ -61,8 +61,7 @@ fn n300_agrees_with_block_float_weights() {
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
 
 fn open_on(mesh: MeshKind, folder: &Path, flow: FlowOptions) -> Pi0Policy<TtBackend> {
-    let backend =
-        open(Provider::Simulated, mesh, PrecisionPolicy::load("bf16").unwrap()).unwrap();
+    let backend = open(Provider::Simulated, mesh, PrecisionPolicy::load("bf16").unwrap()).unwrap();
     let flow = FlowOptions { steps: Some(2), seed: Some(3), ..flow };
     let options = PolicyOptions { precision: "bf16".into(), flow, ..Default::default() };
     Pi0Policy::open(backend, folder, &options).unwrap()
@@ -163,8 +162,7 @@ fn frozen_rows_run_eagerly_over_a_traced_prefix() {
     let copy = copied(KITS[1]);
     let folder = copy.path().join("ckpt");
     edit(&folder.join("config.json"), |config| config["rtc_training_max_delay"] = 4.into());
-    let flow =
-        || FlowOptions { continuation: ContinuationMode::Trained, ..Default::default() };
+    let flow = || FlowOptions { continuation: ContinuationMode::Trained, ..Default::default() };
     let mut eager = open_on(MeshKind::N300, &folder, flow());
     let mut traced = open_on(MeshKind::N300, &folder, flow()).with_traces();
     for (seed, delay, stage) in [(3, 0, "capture"), (5, 2, "execute"), (7, 0, "execute")] {

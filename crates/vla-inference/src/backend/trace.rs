@@ -77,11 +77,7 @@ pub trait TraceBackend: Backend {
     ///
     /// # Errors
     /// [`BackendError::Capacity`] for a block that has no room.
-    fn set_block_rows(
-        &self,
-        cache: &mut Self::Cache,
-        rows: &[usize],
-    ) -> Result<(), BackendError>;
+    fn set_block_rows(&self, cache: &mut Self::Cache, rows: &[usize]) -> Result<(), BackendError>;
     /// `x += y * factor` in float32 and in place; `x` and `factor` come from
     /// [`Backend::upload_block_f32`], all three have one shape. The product is rounded before the
     /// sum, as on the host.

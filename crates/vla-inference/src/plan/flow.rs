@@ -354,8 +354,7 @@ impl Model<'_> {
         let modulated = if self.has_state() { 0 } else { 6 * depth + 2 };
         let around = self.around().1;
         // The layers around the expert, its last norm, the step itself.
-        let launches =
-            around.len() + 1 + 3 + 17 * depth + modulated + self.reductions(&layers);
+        let launches = around.len() + 1 + 3 + 17 * depth + modulated + self.reductions(&layers);
         layers.extend(around);
         self.add(&mut work, &layers, rows);
         self.attend(&mut work, [rows, total], depth, true);

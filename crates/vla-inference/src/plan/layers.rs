@@ -91,8 +91,9 @@ impl PlannedLayer {
     /// Whether its partial sums are all-reduced.
     #[must_use]
     pub fn all_reduces(&self, policy: &PrecisionPolicy, chips: usize) -> bool {
-        let sharded =
-            chips > 1 && (policy.split_vision || matches!(self.group, Group::Llama | Group::Head | Group::Expert));
+        let sharded = chips > 1
+            && (policy.split_vision
+                || matches!(self.group, Group::Llama | Group::Head | Group::Expert));
         // Heads that the chips do not divide are computed by every chip.
         sharded
             && match self.parallelism {

@@ -129,9 +129,8 @@ impl BlockCache {
                 backend.upload_tiles(values, place.capacity, columns, Format::Bf16)
             };
             let [cosine, sine] = angles(&spec, shape, local.width, &places, index);
-            let zeros = (place.offset > 0).then(|| {
-                backend.mesh.zeros(of_heads(place.offset), Format::Bf16, Layout::Tile)
-            });
+            let zeros = (place.offset > 0)
+                .then(|| backend.mesh.zeros(of_heads(place.offset), Format::Bf16, Layout::Tile));
             Ok(Block {
                 place,
                 angles: [upload(&cosine)?, upload(&sine)?],
@@ -237,9 +236,8 @@ impl BlockCache {
             .split_heads(self.local.queries, self.local.groups)
             .map_err(failed)?;
         let Block { angles: [cosine, sine], zeros, .. } = &self.blocks[index];
-        let rotate = |x: &Tensor| {
-            x.rope(cosine, sine, RopeOrder::Half, backend.exact()).map_err(failed)
-        };
+        let rotate =
+            |x: &Tensor| x.rope(cosine, sine, RopeOrder::Half, backend.exact()).map_err(failed);
         let (q, k) = (rotate(&q)?, rotate(&k)?);
         let layer = &mut self.layers[layer];
         for (cache, new) in [(&layer.keys, &k), (&layer.values, &v)] {
@@ -326,9 +324,8 @@ impl BlockCache {
         let CacheSpec { kv_heads, head_dim, .. } = self.spec;
         let LocalHeads { groups, width, .. } = self.local;
         let count = rows.len();
-        let rows = cache
-            .slice([0, 0, rows.start, 0], [1, groups, rows.end, width])
-            .map_err(failed)?;
+        let rows =
+            cache.slice([0, 0, rows.start, 0], [1, groups, rows.end, width]).map_err(failed)?;
         for chip in 0..self.num_shards {
             for (at, value) in rows.read_f32(chip).map_err(failed)?.into_iter().enumerate() {
                 let head = chip * groups + at / (count * width);
@@ -365,10 +362,7 @@ mod tests {
     fn later_blocks_come_first_in_memory() {
         let places = places(&[37, 1, 50]);
         let wanted = [(37, 64, 96), (1, 32, 64), (50, 64, 0)];
-        assert_eq!(
-            places,
-            wanted.map(|(rows, capacity, offset)| Place { rows, capacity, offset })
-        );
+        assert_eq!(places, wanted.map(|(rows, capacity, offset)| Place { rows, capacity, offset }));
         assert_eq!((total(&places), first_position(&places, 2)), (160, 38));
     }
 

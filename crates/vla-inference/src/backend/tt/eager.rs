@@ -168,7 +168,8 @@ impl Backend for TtBackend {
         let whole = |tensor: &TtTensor| self.reshard(tensor, Sharding::Replicated);
         let all = [whole(x)?, whole(factor)?, whole(offset)?];
         // Padding rows stay where all operands of several rows have as many.
-        let heights = all.each_ref().map(|tensor| (tensor.rows > 1).then(|| tensor.physical_rows()));
+        let heights =
+            all.each_ref().map(|tensor| (tensor.rows > 1).then(|| tensor.physical_rows()));
         let padded = heights.iter().flatten().all(|height| Some(*height) == heights[0]);
         let [x, factor, offset] = if padded {
             all

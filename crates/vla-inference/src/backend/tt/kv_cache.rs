@@ -502,8 +502,7 @@ pub(super) fn head_shape(spec: &CacheSpec) -> Result<HeadShape, BackendError> {
         || head_dim == 0
         || !head_dim.is_multiple_of(2)
     {
-        let detail =
-            format!("{heads} heads over {kv_heads} key/value heads of {head_dim} columns");
+        let detail = format!("{heads} heads over {kv_heads} key/value heads of {head_dim} columns");
         return Err(shape_error("new_cache", detail));
     }
     Ok(HeadShape { heads, kv_heads, head_dim, rotary: true })

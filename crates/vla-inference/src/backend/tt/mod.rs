@@ -294,11 +294,7 @@ impl TtBackend {
     }
 
     /// Uploads `[rows, columns]` to every chip, padded with rows of zeros to whole tiles.
-    fn upload_padded(
-        &self,
-        tensor: &HostTensor,
-        format: Format,
-    ) -> Result<TtTensor, BackendError> {
+    fn upload_padded(&self, tensor: &HostTensor, format: Format) -> Result<TtTensor, BackendError> {
         let [rows, columns] = *tensor.shape() else {
             let detail = format!("shape {:?} is not a matrix", tensor.shape());
             return Err(shape_error("upload_block", detail));

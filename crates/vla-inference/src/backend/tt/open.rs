@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use tt_metal::{Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider};
+use tt_metal::{
+    Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider,
+};
 
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;

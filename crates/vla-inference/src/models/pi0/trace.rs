@@ -69,11 +69,8 @@ pub trait TracedChunk<B: Backend>: Send + Sync {
     ///
     /// # Errors
     /// When the device fails.
-    fn finish(
-        &mut self,
-        backend: &B,
-        network: (&Pi0<B>, &Schedule<B>),
-    ) -> Result<(), BackendError>;
+    fn finish(&mut self, backend: &B, network: (&Pi0<B>, &Schedule<B>))
+    -> Result<(), BackendError>;
 }
 
 /// The traces of the last shape, captured on demand.

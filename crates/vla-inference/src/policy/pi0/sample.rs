@@ -34,9 +34,8 @@ pub fn sample<B: Backend>(
     observe: impl FnMut(EulerStep<'_>),
 ) -> Result<Vec<f32>, BackendError> {
     let frozen = continuation.frozen();
-    let velocity = |x: &HostTensor, step| {
-        model.velocity(backend, prefix, x, (schedule, step, frozen), probe)
-    };
+    let velocity =
+        |x: &HostTensor, step| model.velocity(backend, prefix, x, (schedule, step, frozen), probe);
     euler(model, &schedule.times, noise, continuation, velocity, observe)
 }
 
