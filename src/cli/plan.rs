@@ -9,7 +9,10 @@ use serde::Serialize;
 use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::checkpoint::OpenVlaConfig;
-use vla_inference::plan::{ACTION_ROWS, Assumptions, GIB, OnePass, Plan as Planned};
+use vla_inference::checkpoint::pi0::{Pi0Config, Pi0Kind};
+use vla_inference::plan::{
+    ACTION_ROWS, Assumptions, Flow, GIB, OnePass, PUBLISHED, Plan as Planned,
+};
 use vla_inference::policy::{DecodeMode, Device, DeviceError, Mesh};
 
 /// Largest config.json read, bytes; the published one has 170 kB.
@@ -33,10 +36,16 @@ pub(super) struct Plan {
     /// Steps of a chunk that are answered in one pass: the checkpoint is OpenVLA-OFT's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     chunk: Option<u32>,
-    /// With --chunk: images of one observation
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "chunk",
-        value_parser = clap::value_parser!(u32).range(1..=8))]
-    images: u32,
+    /// With --chunk, or for pi0: images of one observation [default: 1; pi0: the checkpoint's
+    /// cameras]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    images: Option<u32>,
+    /// For pi0: token ids of the prompt, with pi0.5's state among them [default: 20; pi0.5: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    text: Option<u32>,
+    /// For pi0: Euler steps [default: the checkpoint's, 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    steps: Option<u32>,
     /// With --chunk: numbers per step
     #[arg(long, value_name = "N", default_value_t = 7, requires = "chunk",
         value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -64,22 +73,19 @@ fn mesh(text: &str) -> Result<Mesh, String> {
 }
 
 impl Plan {
-    pub(super) fn run(self) -> Result<(), CliError> {
-        let failed = |reason: String| CliError::Config { path: self.config.clone(), reason };
-        let size =
-            std::fs::metadata(&self.config).map_err(|error| failed(error.to_string()))?.len();
-        if size > MAX_CONFIG_BYTES {
-            return Err(failed(format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
+    /// A plan of OpenVLA or OpenVLA-OFT.
+    fn tokens(&self, bytes: &[u8], policy: PrecisionPolicy) -> Result<Planned, CliError> {
+        let options = [("text", self.text), ("steps", self.steps)];
+        self.refuse(&options, "is for pi0 and pi0.5")?;
+        if self.chunk.is_none() {
+            self.refuse(&[("images", self.images)], "needs --chunk")?;
         }
-        let bytes = std::fs::read(&self.config).map_err(|error| failed(error.to_string()))?;
-        let config = OpenVlaConfig::from_json(&self.config, &bytes)?;
-        let policy = PrecisionPolicy::load(&self.precision)
-            .map_err(vla_inference::policy::PolicyLoadError::from)?;
+        let config = OpenVlaConfig::from_json(&self.config, bytes)?;
         let mut assumptions = match self.chunk {
             Some(chunk) => {
                 let (action_dim, state_dim) = (self.action_dim as usize, self.state_dim as usize);
                 let pass = OnePass { chunk: chunk as usize, action_dim, state_dim };
-                Assumptions::one_pass(&config, self.images as usize, pass)
+                Assumptions::one_pass(&config, self.images.unwrap_or(1) as usize, pass)
             }
             None => Assumptions::standard(&config),
         };
@@ -90,7 +96,50 @@ impl Plan {
             DecodeMode::Full => config.llama.vocab_size,
             DecodeMode::Actions => ACTION_ROWS,
         };
-        let plan = Planned::new(&config, self.mesh, policy, assumptions);
+        Ok(Planned::new(&config, self.mesh, policy, assumptions))
+    }
+
+    /// A plan of pi0 or pi0.5.
+    fn flow(&self, bytes: &[u8], policy: PrecisionPolicy) -> Result<Planned, CliError> {
+        let options = [("positions", self.positions), ("chunk", self.chunk)];
+        self.refuse(&options, "is for OpenVLA; use --images and --text")?;
+        let config = Pi0Config::from_json(&self.config, bytes)?;
+        let text = if config.kind == Pi0Kind::Pi0 { 20 } else { 64 };
+        let number = |given: Option<u32>, default| given.map_or(default, |given| given as usize);
+        let flow = Flow {
+            cameras: number(self.images, config.real_cameras().count().max(1)),
+            text: number(self.text, text),
+            steps: number(self.steps, config.num_inference_steps),
+        };
+        let assumptions = Assumptions::flow(&config, flow);
+        Ok(Planned::flow(&config, self.mesh, policy, assumptions, flow))
+    }
+
+    /// Refuses options that do not fit the checkpoint.
+    fn refuse(&self, options: &[(&str, Option<u32>)], why: &str) -> Result<(), CliError> {
+        match options.iter().find_map(|(name, given)| given.map(|given| (name, given))) {
+            None => Ok(()),
+            Some((name, given)) => Err(CliError::Config {
+                path: self.config.clone(),
+                reason: format!("--{name} {given} {why}"),
+            }),
+        }
+    }
+
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let failed = |reason: String| CliError::Config { path: self.config.clone(), reason };
+        let size =
+            std::fs::metadata(&self.config).map_err(|error| failed(error.to_string()))?.len();
+        if size > MAX_CONFIG_BYTES {
+            return Err(failed(format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
+        }
+        let bytes = std::fs::read(&self.config).map_err(|error| failed(error.to_string()))?;
+        let policy = PrecisionPolicy::load(&self.precision)
+            .map_err(vla_inference::policy::PolicyLoadError::from)?;
+        let plan = match kind(&bytes).as_deref() {
+            Some("pi0" | "pi05") => self.flow(&bytes, policy)?,
+            _ => self.tokens(&bytes, policy)?,
+        };
         if self.json {
             show_json(&plan)?
         } else {
@@ -107,6 +156,15 @@ impl Plan {
             }),
         }
     }
+}
+
+/// The `type` of a LeRobot config.json.
+fn kind(bytes: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        r#type: String,
+    }
+    serde_json::from_slice::<Kind>(bytes).ok().map(|kind| kind.r#type)
 }
 
 fn name(mesh: Mesh) -> String {
@@ -129,11 +187,11 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
     print(
         "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        \
-        ms   (of one chip, one pass)",
+        ms       ops   (of one chip, one pass)",
     )?;
     for stage in &plan.stages {
         print(&format!(
-            "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2}",
+            "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9}",
             stage.name,
             stage.count,
             stage.flop / 1e9,
@@ -142,14 +200,31 @@ fn show(plan: &Planned) -> Result<(), CliError> {
             stage.flop_ms,
             stage.memory_ms,
             stage.collective_ms,
-            stage.ms()
+            stage.ms(),
+            if stage.launches == 0 { "-".to_owned() } else { stage.launches.to_string() }
         ))?;
     }
-    let answer = match plan.assumptions.one_pass {
-        Some(pass) => format!("chunk of {}", pass.chunk),
-        None => "action".to_owned(),
+    let answer = match (plan.assumptions.one_pass, plan.assumptions.flow) {
+        (Some(pass), _) => format!("chunk of {}", pass.chunk),
+        (None, Some(_)) => "chunk".to_owned(),
+        (None, None) => "action".to_owned(),
     };
     print(&format!("predicted: {:.1} ms per {answer}, {:.2} Hz", plan.total_ms(), plan.hz()))?;
+    if plan.launches() > 0 {
+        let ms = plan.launched_ms();
+        print(&format!(
+            "with {} operations in traces: {ms:.1} ms per {answer}, {:.2} Hz",
+            plan.launches(),
+            1e3 / ms
+        ))?;
+    }
+    if plan.assumptions.flow.is_some() {
+        for (board, ms, source) in PUBLISHED {
+            print(&format!(
+                "published: {ms:.1} ms per chunk of pi0, two cameras, on {board} ({source})"
+            ))?;
+        }
+    }
     print("\nassumed (nothing here was measured on silicon):")?;
     for line in plan.assumptions.lines(&plan.policy, chips) {
         print(&format!("  {line}"))?;
@@ -170,6 +245,9 @@ struct Summary<'a> {
     stages: Vec<StageSummary<'a>>,
     total_ms: f64,
     hz: f64,
+    /// 0 where operations are not counted.
+    launches: usize,
+    launched_ms: f64,
     assumptions: Vec<String>,
 }
 
@@ -177,6 +255,7 @@ struct Summary<'a> {
 struct StageSummary<'a> {
     name: &'a str,
     count: usize,
+    launches: usize,
     flop: f64,
     bytes: f64,
     sent: f64,
@@ -201,6 +280,7 @@ fn show_json(plan: &Planned) -> Result<(), CliError> {
             .map(|stage| StageSummary {
                 name: stage.name,
                 count: stage.count,
+                launches: stage.launches,
                 flop: stage.flop,
                 bytes: stage.bytes,
                 sent: stage.sent,
@@ -212,6 +292,8 @@ fn show_json(plan: &Planned) -> Result<(), CliError> {
             .collect(),
         total_ms: plan.total_ms(),
         hz: plan.hz(),
+        launches: plan.launches(),
+        launched_ms: plan.launched_ms(),
         assumptions: plan.assumptions.lines(&plan.policy, plan.mesh.chips()),
     })
 }

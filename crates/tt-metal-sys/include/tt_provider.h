@@ -265,7 +265,8 @@ ttp_status ttp_split_heads(ttp_tensor qkv, uint32_t q_heads, uint32_t kv_heads, 
 /* [1,H,S,D] -> [1,1,S,H*D]. */
 ttp_status ttp_concat_heads(ttp_tensor x, ttp_tensor* out);
 /* softmax(scale * q k^T + mask) v. q [1,H,S,D], k and v [1,G,T,D], G divides H; D a multiple of 32.
- * causal needs S = T and no mask. mask [1,1|H,S,T] or 0. */
+ * causal needs S = T and no mask. mask [1,1|H,S,T] or 0; with a mask TT-NN wants S and T to be
+ * multiples of 32. */
 ttp_status ttp_attention(ttp_tensor q, ttp_tensor k, ttp_tensor v, ttp_tensor mask, uint32_t causal,
                          float scale, const ttp_compute* compute, ttp_tensor* out);
 /* One query row against a cache: q [1,H,1,D], caches [1,G,T,D], position I32 [1,1,1,1] on the

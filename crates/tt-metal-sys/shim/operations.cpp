@@ -338,8 +338,13 @@ extern "C" ttp_status ttp_attention(ttp_tensor q, ttp_tensor k, ttp_tensor v, tt
         const Tensor& key = mesh.tensor(k);
         ttnn::operations::transformer::SDPAProgramConfig program{};
         program.compute_with_storage_grid_size = mesh.device->compute_with_storage_grid_size();
-        program.q_chunk_size = std::min<uint32_t>(64, tiles(dims_of(query)[2]) * 32);
-        program.k_chunk_size = std::min<uint32_t>(64, tiles(dims_of(key)[2]) * 32);
+        // With a mask, TT-NN wants chunks that divide the rows.
+        const auto chunk = [&](uint32_t rows) -> uint32_t {
+            const bool whole = mask == 0 || rows % 64 == 0;
+            return whole ? std::min<uint32_t>(64, tiles(rows) * 32) : 32;
+        };
+        program.q_chunk_size = chunk(dims_of(query)[2]);
+        program.k_chunk_size = chunk(dims_of(key)[2]);
         program.exp_approx_mode = compute != nullptr && compute->approx != 0;
         const auto mask_tensor =
             mask == 0 ? std::nullopt : std::optional<Tensor>(mesh.tensor(mask));

@@ -97,6 +97,8 @@ pub(crate) struct Inner {
     capturing: Mutex<Option<Capturing>>,
     /// Reads, bytes read, writes, bytes written: see [`Traffic`].
     traffic: [AtomicU64; 4],
+    /// Launched by the host, captured: see [`Launches`].
+    launches: [AtomicU64; 2],
 }
 
 /// Transfers between host and mesh; each of them synchronises the two.
@@ -110,6 +112,15 @@ pub struct Traffic {
     pub writes: u64,
     /// Bytes of these arrays, each counted once for all chips.
     pub written_bytes: u64,
+}
+
+/// Operations of the C ABI; an execution of a trace adds none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Launched by the host.
+    pub eager: u64,
+    /// Captured in traces.
+    pub captured: u64,
 }
 
 /// An error while a mesh was closed by its last owner: returned by the next `Mesh::open`.
@@ -155,6 +166,12 @@ impl Inner {
 
     pub fn count_write(&self, bytes: usize) {
         self.count(2, bytes);
+    }
+
+    /// Adds an operation to [`Mesh::launches`].
+    pub fn count_launch(&self) {
+        let captured = self.capturing().is_some();
+        self.launches[usize::from(captured)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the mesh was closed; its handles are invalid.
@@ -246,6 +263,7 @@ impl Mesh {
             deferred: Mutex::default(),
             capturing: Mutex::default(),
             traffic: Default::default(),
+            launches: Default::default(),
         };
         inner.checked("ttp_mesh_describe", status)?;
         if info.chips != board.chips() {
@@ -289,6 +307,12 @@ impl Mesh {
         let [reads, read_bytes, writes, written_bytes] =
             [0, 1, 2, 3].map(|i| self.0.traffic[i].load(Ordering::Relaxed));
         Traffic { reads, read_bytes, writes, written_bytes }
+    }
+
+    /// Operations since the mesh was opened.
+    pub fn launches(&self) -> Launches {
+        let [eager, captured] = [0, 1].map(|i| self.0.launches[i].load(Ordering::Relaxed));
+        Launches { eager, captured }
     }
 
     /// DRAM of one chip.

@@ -32,6 +32,7 @@ macro_rules! call {
     ($mesh:expr, $function:ident ( $($argument:expr),* )) => {{
         let mesh: &Arc<Inner> = $mesh;
         mesh.take_deferred_error()?;
+        mesh.count_launch();
         let mut handle: abi::TensorHandle = 0;
         // SAFETY: handles are numbers that the provider checks; every pointer is valid for the
         // call.
@@ -46,6 +47,7 @@ macro_rules! change {
     ($mesh:expr, $function:ident ( $($argument:expr),* )) => {{
         let mesh: &Arc<Inner> = $mesh;
         mesh.take_deferred_error()?;
+        mesh.count_launch();
         // SAFETY: handles are numbers that the provider checks.
         let status = unsafe { (mesh.api().$function)($($argument),*) };
         mesh.checked(stringify!($function), status)
@@ -129,6 +131,7 @@ impl Tensor {
     pub fn split_heads(&self, q_heads: usize, kv_heads: usize) -> Result<[Tensor; 3]> {
         let mesh = self.inner();
         mesh.take_deferred_error()?;
+        mesh.count_launch();
         let (q_heads, kv_heads) = (word(q_heads, "query heads")?, word(kv_heads, "key heads")?);
         let [mut q, mut k, mut v] = [0; 3];
         // SAFETY: the handle is a number that the provider checks; the pointers are valid for the

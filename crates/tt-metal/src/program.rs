@@ -197,6 +197,7 @@ impl Mesh {
             semaphore_count: semaphores.len() as u32,
             reserved: 0,
         };
+        self.0.count_launch();
         // SAFETY: every pointer in `raw` leads into vectors and strings above, which outlive the
         // call, with their lengths.
         let status = unsafe {

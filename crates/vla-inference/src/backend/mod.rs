@@ -21,6 +21,8 @@
 //! - **Token buffer**: the newest tokens on the device, selected there by argmax, with the
 //!   embedding of the last one ([`TraceBackend::argmax_append`]).
 //! - **KV cache**: rotated keys and values of one sequence, per layer ([`Backend::new_cache`]).
+//! - **Block cache**: a KV cache whose rows are computed in blocks that see themselves and the
+//!   blocks before them ([`Backend::new_block_cache`]).
 //! - **Position counter**: the next row of the KV cache, counted on the device so that one trace
 //!   serves every decode step ([`TraceBackend::set_position`]).
 //! - **Tensor parallel**: a layer's weight divided over the chips by outputs (column-parallel) or
@@ -98,6 +100,27 @@ pub trait Backend: Send + Sync {
     fn download(&self, tensor: &Self::Tensor) -> Result<HostTensor, BackendError>;
     /// Allocates an empty KV cache.
     fn new_cache(&self, spec: CacheSpec) -> Result<Self::Cache, BackendError>;
+    /// Allocates a KV cache for a sequence in blocks of `rows` positions each, which
+    /// [`Backend::cached_attention`] with [`Mask::Bidirectional`] and [`Backend::write_cache`] fill
+    /// one block at a time: a row sees its own block and those before it. `spec.capacity` is not
+    /// read. A device that compiles programs per shape may store each block at a boundary of its
+    /// own, with padding rows that nothing sees; the rows of a block then come from
+    /// [`Backend::upload_block`] or [`Backend::concat_sequence`].
+    fn new_block_cache(
+        &self,
+        spec: CacheSpec,
+        rows: &[usize],
+    ) -> Result<Self::Cache, BackendError> {
+        self.new_cache(CacheSpec { capacity: rows.iter().sum(), ..spec })
+    }
+    /// Copies the rows of a block to the device, see [`Backend::new_block_cache`].
+    fn upload_block(&self, rows: &HostTensor) -> Result<Self::Tensor, BackendError> {
+        self.upload(rows)
+    }
+    /// Like [`Backend::upload_block`], without rounding: for a state that is integrated.
+    fn upload_block_f32(&self, rows: &HostTensor) -> Result<Self::Tensor, BackendError> {
+        self.upload(rows)
+    }
     /// Keys (after RoPE, in the checkpoint's column order) and values of one layer, each
     /// `[kv_heads, positions, head_dim]`. For tests and `selfcheck`.
     fn read_cache(
@@ -182,8 +205,9 @@ pub trait Backend: Send + Sync {
     fn embed(&self, table: &Self::Table, ids: &[u32]) -> Result<Self::Tensor, BackendError>;
     /// Concatenates matrices of the same width along the rows.
     fn concat_rows(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor, BackendError>;
-    /// Like [`Backend::concat_rows`], for the input of a causal model. A device that compiles
-    /// programs per shape may append padding rows; no visible row attends to them.
+    /// Like [`Backend::concat_rows`], for the input of a causal model or a block of a block cache.
+    /// A device that compiles programs per shape may append padding rows; no visible row attends
+    /// to them.
     fn concat_sequence(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor, BackendError> {
         self.concat_rows(parts)
     }

@@ -68,6 +68,26 @@ pub trait TraceBackend: Backend {
         ids: &Self::TokenIds,
     ) -> Result<Self::Tensor, BackendError>;
 
+    /// Rows that a block of `rows` positions takes, padding included: see
+    /// [`Backend::new_block_cache`].
+    fn block_rows(&self, rows: usize) -> usize;
+    /// Sets the positions in use of each block of a block cache, at most as many as fit where the
+    /// cache was allocated for. Positions of later blocks follow; a trace over the cache leaves out
+    /// the rows after them from then on. Not allowed while a trace is captured.
+    ///
+    /// # Errors
+    /// [`BackendError::Capacity`] for a block that has no room.
+    fn set_block_rows(&self, cache: &mut Self::Cache, rows: &[usize]) -> Result<(), BackendError>;
+    /// `x += y * factor` in float32 and in place; `x` and `factor` come from
+    /// [`Backend::upload_block_f32`], all three have one shape. The product is rounded before the
+    /// sum, as on the host.
+    fn add_scaled(
+        &self,
+        x: &mut Self::Tensor,
+        y: &Self::Tensor,
+        factor: &Self::Tensor,
+    ) -> Result<(), BackendError>;
+
     /// Sets the KV cache's position counter, and the position that
     /// [`TraceBackend::reset_position`] restores. Not allowed while a trace is captured.
     ///

@@ -2,7 +2,7 @@
 
 use super::{Assumptions, HEAD_BLOCKS, OnePass, allocated};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::Placement;
+use crate::backend::tt::{Placement, head_shards};
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
 use crate::checkpoint::OpenVlaConfig;
 
@@ -15,8 +15,10 @@ pub enum Group {
     Projector,
     /// The language model's layers.
     Llama,
-    /// The output head.
+    /// The output head; pi0: the layers around the action expert.
     Head,
+    /// pi0's action expert.
+    Expert,
 }
 
 /// A linear layer that occurs `count` times.
@@ -89,9 +91,16 @@ impl PlannedLayer {
     /// Whether its partial sums are all-reduced.
     #[must_use]
     pub fn all_reduces(&self, policy: &PrecisionPolicy, chips: usize) -> bool {
-        let sharded =
-            chips > 1 && (policy.split_vision || matches!(self.group, Group::Llama | Group::Head));
-        sharded && matches!(self.parallelism, TensorParallel::Row | TensorParallel::RowByHead(_))
+        let sharded = chips > 1
+            && (policy.split_vision
+                || matches!(self.group, Group::Llama | Group::Head | Group::Expert));
+        // Heads that the chips do not divide are computed by every chip.
+        sharded
+            && match self.parallelism {
+                TensorParallel::Row => true,
+                TensorParallel::RowByHead(shape) => head_shards(shape, chips) > 1,
+                _ => false,
+            }
     }
 }
 

@@ -4,7 +4,10 @@
 //! collectives. All assumptions are in [`Assumptions`] and are printed with every plan. Nothing
 //! here was measured on silicon.
 
+mod flow;
+mod launches;
 mod layers;
+mod lines;
 mod stages;
 
 use tt_metal::{DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS};
@@ -12,7 +15,9 @@ use tt_metal::{DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::{MLP_COLUMN_MULTIPLE, MeshKind, TILE_SIDE, bucket, cache_dims};
 use crate::checkpoint::OpenVlaConfig;
+use crate::checkpoint::pi0::Pi0Config;
 use crate::models::oft::OftLayout;
+pub use flow::{Flow, PUBLISHED};
 pub use layers::{Group, PlannedLayer};
 pub use stages::StagePlan;
 
@@ -42,6 +47,8 @@ pub struct Assumptions {
     pub images: usize,
     /// One pass for a chunk instead of decoding.
     pub one_pass: Option<OnePass>,
+    /// A chunk by flow matching instead of decoding (pi0, pi0.5).
+    pub flow: Option<Flow>,
     /// Positions of the prompt with its image, before padding to a bucket.
     pub positions: usize,
     /// Action tokens; the prefill gives the first.
@@ -65,6 +72,8 @@ pub struct Assumptions {
     pub payload: Option<[NumberFormat; 2]>,
     /// MLP columns per chip are padded to a multiple of this.
     pub mlp_multiple: usize,
+    /// Seconds that an operation of a trace takes beyond its arithmetic and traffic.
+    pub launch_seconds: f64,
     /// Host time per inference that does not overlap with the device, seconds: resize, upload,
     /// read-back.
     pub host_seconds: f64,
@@ -76,26 +85,45 @@ impl Assumptions {
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
         Self {
-            images: 1,
-            one_pass: None,
             positions: patches + 20,
             tokens: 7,
-            head_rows: ACTION_ROWS,
-            flop_per_second: 262.144e12,
-            dram_bytes_per_second: 240e9,
-            link_bytes_per_second: 12.5e9,
-            hop_seconds: 1e-6,
-            serial_collectives: true,
             // The backend reshapes a single row to whole tiles if it fills them.
             decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) {
                 1
             } else {
                 TILE_SIDE
             },
+            ..Self::rates()
+        }
+    }
+
+    /// Rates from published measurements, for a model of no positions.
+    fn rates() -> Self {
+        Self {
+            images: 1,
+            one_pass: None,
+            flow: None,
+            positions: 0,
+            tokens: 1,
+            head_rows: ACTION_ROWS,
+            flop_per_second: 262.144e12,
+            dram_bytes_per_second: 240e9,
+            link_bytes_per_second: 12.5e9,
+            hop_seconds: 1e-6,
+            serial_collectives: true,
+            decode_rows: TILE_SIDE,
             payload: None,
             mlp_multiple: MLP_COLUMN_MULTIPLE,
+            launch_seconds: 18e-6,
             host_seconds: 0.0,
         }
+    }
+
+    /// For pi0 and pi0.5.
+    #[must_use]
+    pub fn flow(config: &Pi0Config, flow: Flow) -> Self {
+        let positions = flow::positions(config, flow);
+        Self { images: flow.cameras, flow: Some(flow), positions, ..Self::rates() }
     }
 
     /// For OpenVLA-OFT: `images` images and a prompt of 30 ids, answered in one pass.
@@ -120,80 +148,6 @@ impl Assumptions {
             Some(_) => self.positions.next_multiple_of(TILE_SIDE),
             None => bucket(self.positions),
         }
-    }
-
-    /// One line of text per assumption.
-    #[must_use]
-    pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
-        let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
-        vec![
-            format!(
-                "{} image{}, {} positions, computed as {}; {}",
-                self.images,
-                if self.images == 1 { "" } else { "s" },
-                self.positions,
-                self.rows(),
-                match self.one_pass {
-                    Some(OnePass { chunk, action_dim, .. }) => format!(
-                        "{chunk} x {action_dim} numbers in one pass, attention in both directions"
-                    ),
-                    None => format!("{} action tokens", self.tokens),
-                }
-            ),
-            match self.one_pass {
-                Some(_) => format!("head: regression, {HEAD_BLOCKS} residual blocks, replicated"),
-                None => format!("head: {} rows", self.head_rows),
-            },
-            format!(
-                "arithmetic: {:.1} TFLOP/s per chip and pass (64 cores, 1 GHz, 8x16x16 per \
-                cycle), divided by the passes of the fidelity",
-                self.flop_per_second / 1e12
-            ),
-            format!(
-                "DRAM: {:.0} GB/s per chip (288 by specification)",
-                self.dram_bytes_per_second / 1e9
-            ),
-            format!(
-                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, \
-                {}; prefill carries {prefill}, a decode step {} of {decode}",
-                self.link_bytes_per_second / 1e9,
-                self.hop_seconds * 1e6,
-                if self.serial_collectives {
-                    "no overlap with arithmetic"
-                } else {
-                    "hidden behind arithmetic"
-                },
-                if self.decode_rows == 1 {
-                    "one row, reshaped to whole tiles,".to_owned()
-                } else {
-                    format!("{} rows", self.decode_rows)
-                }
-            ),
-            format!(
-                "vision and projector: {}",
-                if policy.split_vision && chips > 1 {
-                    "sharded over the chips, collectives hidden"
-                } else {
-                    "replicated on every chip"
-                }
-            ),
-            format!("MLP columns per chip padded to a multiple of {}", self.mlp_multiple),
-            format!(
-                "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
-                self.host_seconds * 1e3
-            ),
-            match self.one_pass {
-                Some(_) => {
-                    "no launch overhead between operations: the pass is executed as one \
-                    captured trace (not with --eager)"
-                }
-                None => {
-                    "no launch overhead between operations: prefill and decode step are \
-                    executed as captured traces (not with --eager)"
-                }
-            }
-            .into(),
-        ]
     }
 
     fn payloads(&self, policy: &PrecisionPolicy) -> [NumberFormat; 2] {
@@ -254,7 +208,31 @@ impl Plan {
         Self { mesh, policy, assumptions, memory, stages }
     }
 
-    /// Milliseconds of one inference.
+    /// Plans pi0 or pi0.5 on a mesh; `assumptions` come from [`Assumptions::flow`].
+    #[must_use]
+    pub fn flow(
+        config: &Pi0Config,
+        mesh: MeshKind,
+        policy: PrecisionPolicy,
+        assumptions: Assumptions,
+        flow: Flow,
+    ) -> Self {
+        flow::plan(config, mesh, policy, assumptions, flow)
+    }
+
+    /// Operations of one inference in its traces; 0 where they are not counted.
+    #[must_use]
+    pub fn launches(&self) -> usize {
+        self.stages.iter().map(|stage| stage.launches * stage.count).sum()
+    }
+
+    /// Milliseconds of one inference with what every operation takes beyond the roofline.
+    #[must_use]
+    pub fn launched_ms(&self) -> f64 {
+        self.total_ms() + self.launches() as f64 * self.assumptions.launch_seconds * 1e3
+    }
+
+    /// Milliseconds of one inference by the roofline.
     #[must_use]
     pub fn total_ms(&self) -> f64 {
         self.stages.iter().map(|stage| stage.ms() * stage.count as f64).sum::<f64>()

@@ -1,7 +1,7 @@
 //! Roofline estimate of each stage.
 
 use super::layers::{Group, PlannedLayer};
-use super::{Assumptions, MeshKind, TILE_SIDE};
+use super::{Assumptions, MeshKind, TILE_SIDE, launches};
 use crate::backend::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
 use crate::backend::tt::cache_dims;
 use crate::checkpoint::OpenVlaConfig;
@@ -13,6 +13,9 @@ pub struct StagePlan {
     pub name: &'static str,
     /// Passes per inference.
     pub count: usize,
+    /// Operations of one pass in its trace, for a model whose operations are counted
+    /// (OpenVLA-OFT, pi0); otherwise 0.
+    pub launches: usize,
     /// FLOP on one chip.
     pub flop: f64,
     /// Bytes read from DRAM by one chip.
@@ -37,22 +40,28 @@ impl StagePlan {
 
 /// Accumulated work of a stage.
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     flop: f64,
     seconds: f64,
     bytes: f64,
 }
 
 impl Work {
-    fn add(&mut self, flop: f64, fidelity: MathFidelity, bytes: f64, assumptions: &Assumptions) {
+    pub(super) fn add(
+        &mut self,
+        flop: f64,
+        fidelity: MathFidelity,
+        bytes: f64,
+        assumptions: &Assumptions,
+    ) {
         self.flop += flop;
         self.seconds += flop * f64::from(fidelity.passes()) / assumptions.flop_per_second;
         self.bytes += bytes;
     }
 
-    fn stage(
+    pub(super) fn stage(
         self,
-        name: &'static str,
+        (name, launches): (&'static str, usize),
         count: usize,
         (sent, seconds): (f64, f64),
         assumptions: &Assumptions,
@@ -60,6 +69,7 @@ impl Work {
         StagePlan {
             name,
             count,
+            launches,
             flop: self.flop,
             bytes: self.bytes,
             sent,
@@ -72,7 +82,7 @@ impl Work {
 
 /// Bytes per link and seconds of one all-reduce of `bytes`, in both directions of a ring if there
 /// is one.
-fn all_reduce(bytes: f64, mesh: MeshKind, assumptions: &Assumptions) -> (f64, f64) {
+pub(super) fn all_reduce(bytes: f64, mesh: MeshKind, assumptions: &Assumptions) -> (f64, f64) {
     let chips = mesh.chips() as f64;
     if chips < 2.0 {
         return (0.0, 0.0);
@@ -106,12 +116,17 @@ pub(super) fn stages(
         model.all_reduces(first, assumptions.rows()),
         model.all_reduces(later, assumptions.decode_rows),
     );
+    let [vision_launches, prefill_launches] = match assumptions.one_pass {
+        Some(pass) => launches::one_pass(config, mesh.chips(), policy, (assumptions.images, pass)),
+        None => [0; 2],
+    };
     let mut stages = vec![
-        model.vision().stage("vision", 1, (0.0, 0.0), assumptions),
-        model.prefill().stage("prefill", 1, prefill, assumptions),
+        model.vision().stage(("vision", vision_launches), 1, (0.0, 0.0), assumptions),
+        model.prefill().stage(("prefill", prefill_launches), 1, prefill, assumptions),
     ];
     if assumptions.one_pass.is_none() {
-        stages.push(model.decode_step().stage("decode step", further, decode, assumptions));
+        let step = model.decode_step();
+        stages.push(step.stage(("decode step", 0), further, decode, assumptions));
     }
     stages
 }

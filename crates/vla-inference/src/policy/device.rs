@@ -12,7 +12,9 @@ use super::{
 use crate::backend::cpu::{CpuBackend, CpuPrecision};
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
-use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open};
+use crate::backend::tt::{
+    FLOW_TRACE_REGION_BYTES, Kernels, OpenError, Provider, WeightCache, open_with,
+};
 use crate::backend::{Backend, TraceBackend};
 use crate::checkpoint::CheckpointKind;
 
@@ -148,6 +150,10 @@ pub struct PolicySource<'a> {
 pub trait WithBackend: Sized {
     /// Result of the work.
     type Output;
+    /// Bytes of every DRAM bank to reserve for traces on a mesh.
+    fn trace_region_bytes(&self) -> u64 {
+        tt_metal::DEFAULT_TRACE_REGION_BYTES
+    }
     /// Runs the work. `precision` is the name of the number formats in force, for reports.
     ///
     /// # Errors
@@ -209,9 +215,10 @@ pub fn with_backend<W: WithBackend>(
         WeightCache::open(folder)
             .map_err(|error| PolicyLoadError::WeightCache { path: folder.clone(), reason: error })
     });
+    let opened = || open_with(provider, mesh, policy, work.trace_region_bytes());
     let backend = match cache.transpose()? {
-        Some(cache) => open(provider, mesh, policy)?.with_weight_cache(cache),
-        None => open(provider, mesh, policy)?,
+        Some(cache) => opened()?.with_weight_cache(cache),
+        None => opened()?,
     };
     work.run_traced(backend.with_kernels(choices.kernels), &name)
 }
@@ -285,6 +292,10 @@ fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
         type Output = Box<dyn Policy>;
+        fn trace_region_bytes(&self) -> u64 {
+            FLOW_TRACE_REGION_BYTES
+        }
+
         fn run<B: Backend + 'static>(
             self,
             backend: B,
@@ -292,6 +303,18 @@ fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError
         ) -> Result<Self::Output, PolicyLoadError> {
             let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
             Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?))
+        }
+
+        fn run_traced<B: TraceBackend + 'static>(
+            self,
+            backend: B,
+            precision: &str,
+        ) -> Result<Self::Output, PolicyLoadError> {
+            if self.1.eager {
+                return self.run(backend, precision);
+            }
+            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
+            Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?.with_traces()))
         }
     }
     let work = Load(source.checkpoint, source.options);

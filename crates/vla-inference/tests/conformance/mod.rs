@@ -435,10 +435,16 @@ fn causal_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
 
 /// A prefix that sees all of itself, one row after it, then rows that see both and each other,
 /// repeated at the same positions: heads share one key/value head, as in Gemma.
+///
+/// In a cache that grows row by row, and in one of blocks.
 fn suffix_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
-    for (heads, kv_heads, dim, prefix, rows) in
-        [(4, 1, 32, 37, 10), (6, 1, 24, 64, 33), (4, 2, 16, 3, 1)]
-    {
+    for (heads, kv_heads, dim, prefix, rows, blocks) in [
+        (4, 1, 32, 37, 10, false),
+        (4, 1, 32, 37, 10, true),
+        (6, 1, 24, 64, 33, true),
+        (4, 2, 16, 3, 1, false),
+        (4, 2, 16, 3, 1, true),
+    ] {
         let spec = CacheSpec {
             layers: 2,
             heads,
@@ -447,7 +453,11 @@ fn suffix_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             capacity: prefix + 1 + rows,
             rope_theta: 10_000.0,
         };
-        let mut cache = backend.new_cache(spec).unwrap();
+        let mut cache = if blocks {
+            backend.new_block_cache(spec, &[prefix, 1, rows]).unwrap()
+        } else {
+            backend.new_cache(spec).unwrap()
+        };
         let width = (heads + 2 * kv_heads) * dim;
         let mut stored: Option<Matrix> = None;
         // The last two passes are at one position: the second must forget the first.
@@ -461,7 +471,10 @@ fn suffix_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
                 columns: width,
                 values: [kept, &new.values].concat(),
             };
-            let device = backend.upload(&host(&new)).unwrap();
+            let new_rows = host(&new);
+            let device =
+                if blocks { backend.upload_block(&new_rows) } else { backend.upload(&new_rows) };
+            let device = device.unwrap();
             let head = |of: &Matrix, which: usize| of.columns(which * dim..(which + 1) * dim);
             let want: Vec<Matrix> = (0..heads)
                 .map(|h| {
@@ -474,7 +487,8 @@ fn suffix_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: T
             let got = backend
                 .cached_attention(&device, &mut cache, 1, position, Mask::Bidirectional)
                 .unwrap();
-            let what = format!("bidirectional cached_attention, pass {pass} at {position}");
+            let what =
+                format!("bidirectional cached_attention, blocks {blocks}, {pass} at {position}");
             near(backend, &what, &got, &side_by_side(&want), tolerance.of_scores());
             // The other layer is only written; both hold the same keys and values.
             backend.write_cache(&device, &mut cache, 0, position).unwrap();

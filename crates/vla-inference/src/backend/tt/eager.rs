@@ -85,6 +85,18 @@ impl Backend for TtBackend {
         TtCache::new(self, spec)
     }
 
+    fn new_block_cache(&self, spec: CacheSpec, rows: &[usize]) -> Result<TtCache, BackendError> {
+        TtCache::blocks(self, spec, rows)
+    }
+
+    fn upload_block(&self, rows: &HostTensor) -> Result<TtTensor, BackendError> {
+        self.upload_padded(rows, self.formats.stream)
+    }
+
+    fn upload_block_f32(&self, rows: &HostTensor) -> Result<TtTensor, BackendError> {
+        self.upload_padded(rows, Format::F32)
+    }
+
     fn read_cache(
         &self,
         cache: &TtCache,
@@ -153,10 +165,18 @@ impl Backend for TtBackend {
         offset: &TtTensor,
     ) -> Result<TtTensor, BackendError> {
         const OPERATION: &str = "multiply_add";
-        let whole = |tensor: &TtTensor| {
-            self.without_padding_rows(&self.reshard(tensor, Sharding::Replicated)?)
+        let whole = |tensor: &TtTensor| self.reshard(tensor, Sharding::Replicated);
+        let all = [whole(x)?, whole(factor)?, whole(offset)?];
+        // Padding rows stay where all operands of several rows have as many.
+        let heights =
+            all.each_ref().map(|tensor| (tensor.rows > 1).then(|| tensor.physical_rows()));
+        let padded = heights.iter().flatten().all(|height| Some(*height) == heights[0]);
+        let [x, factor, offset] = if padded {
+            all
+        } else {
+            let [x, factor, offset] = all.map(|tensor| self.without_padding_rows(&tensor));
+            [x?, factor?, offset?]
         };
-        let (x, factor, offset) = (whole(x)?, whole(factor)?, whole(offset)?);
         for other in [&factor, &offset] {
             if other.columns != x.columns || ![1, x.rows].contains(&other.rows) {
                 let detail =

@@ -1,9 +1,11 @@
-//! KV cache on the mesh and the attention over it: heads sharded over the chips, rotary
+//! KV cache of a sequence on the mesh and the attention over it: heads sharded over the chips, rotary
 //! embedding in the checkpoint's column order.
 //!
 //! TT-NN's rotary embedding rotates pairs (i, i + d/2) as Hugging Face does, so no weight is
 //! permuted. Heads whose halves do not fill tiles (test models) are padded half by half, see
 //! [`super::sharding`].
+
+use std::ops::Range;
 
 use tt_metal::{Distribution, Format, HostArray, Layout, RopeOrder, Tensor};
 
@@ -12,12 +14,12 @@ use super::{BackendError, TtBackend, TtTensor, bucket, device, shape_error};
 use crate::backend::{CacheSpec, HeadShape, Mask};
 use crate::tensor::HostTensor;
 
-const ATTENTION: &str = "cached_attention";
+pub(super) const ATTENTION: &str = "cached_attention";
 /// Added to a masked score: far below any score, and finite in bf16.
-const MASKED: f32 = -1e30;
+pub(super) const MASKED: f32 = -1e30;
 
 /// KV cache of one sequence: keys (after RoPE) and values, on the chips that own the heads.
-pub struct TtCache {
+pub(super) struct SequenceCache {
     spec: CacheSpec,
     shape: HeadShape,
     num_shards: usize,
@@ -76,20 +78,10 @@ enum Start {
     Counter(usize),
 }
 
-impl TtCache {
+impl SequenceCache {
     pub(super) fn new(backend: &TtBackend, spec: CacheSpec) -> Result<Self, BackendError> {
         const OPERATION: &str = "new_cache";
-        let CacheSpec { heads, kv_heads, head_dim, capacity, .. } = spec;
-        if kv_heads == 0
-            || !heads.is_multiple_of(kv_heads)
-            || head_dim == 0
-            || !head_dim.is_multiple_of(2)
-        {
-            let detail =
-                format!("{heads} heads over {kv_heads} key/value heads of {head_dim} columns");
-            return Err(shape_error(OPERATION, detail));
-        }
-        let shape = HeadShape { heads, kv_heads, head_dim, rotary: true };
+        let (shape, capacity) = (head_shape(&spec)?, spec.capacity);
         let num_shards = head_shards(shape, backend.mesh.chips());
         let local = local_heads(shape, num_shards);
         let rows = bucket(capacity.max(1));
@@ -101,7 +93,7 @@ impl TtCache {
             .map(|_| Ok(Layer { keys: side()?, values: side()?, len: 0 }))
             .collect::<Result<_, BackendError>>()?;
         let [cosine, sine] = [f32::cos, f32::sin].map(|of| {
-            let values = rotary_table(&spec, shape, local.width, rows, of);
+            let values = rotary_table(&spec, shape, local.width, 0..rows, of);
             let array = HostArray::f32(&values, [1, 1, rows, local.width]);
             backend
                 .mesh
@@ -482,13 +474,13 @@ impl Layer {
     }
 }
 
-/// Cosine or sine of every position's angles, `[rows, width]` with columns as in a padded head;
-/// inverse frequencies and angles are rounded to float32, as in the reference.
-fn rotary_table(
+/// Cosine or sine of the angles of `positions`, `[positions, width]` with columns as in a padded
+/// head; inverse frequencies and angles are rounded to float32, as in the reference.
+pub(super) fn rotary_table(
     spec: &CacheSpec,
     shape: HeadShape,
     width: usize,
-    rows: usize,
+    positions: Range<usize>,
     of: fn(f32) -> f32,
 ) -> Vec<f32> {
     let CacheSpec { head_dim, rope_theta, .. } = *spec;
@@ -499,7 +491,21 @@ fn rotary_table(
         .collect();
     let value =
         |row: usize, pair: Option<usize>| pair.map_or(0.0, |i| of(row as f32 * frequency(i)));
-    (0..rows).flat_map(|row| columns.iter().map(move |&pair| value(row, pair))).collect()
+    positions.flat_map(|row| columns.iter().map(move |&pair| value(row, pair))).collect()
+}
+
+/// Heads of a cache.
+pub(super) fn head_shape(spec: &CacheSpec) -> Result<HeadShape, BackendError> {
+    let CacheSpec { heads, kv_heads, head_dim, .. } = *spec;
+    if kv_heads == 0
+        || !heads.is_multiple_of(kv_heads)
+        || head_dim == 0
+        || !head_dim.is_multiple_of(2)
+    {
+        let detail = format!("{heads} heads over {kv_heads} key/value heads of {head_dim} columns");
+        return Err(shape_error("new_cache", detail));
+    }
+    Ok(HeadShape { heads, kv_heads, head_dim, rotary: true })
 }
 
 /// Mask of `rows` new rows from `position` on, BF16 tiles `[1, 1, rows, position + rows]`.

@@ -9,6 +9,8 @@
 //! [`PrecisionPolicy`].
 
 mod attention;
+mod block_cache;
+mod cache;
 mod eager;
 mod image;
 mod kv_cache;
@@ -26,11 +28,12 @@ use tt_metal::{Combine, Compute, Distribution, Fidelity, Format, HostArray, Layo
 
 use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
 use super::{Activation, BackendError, LinearSource, WeightRole};
+use crate::tensor::HostTensor;
+pub use cache::TtCache;
 pub use image::TtImage;
-pub use kv_cache::TtCache;
 pub use linear::{TtLinear, TtNorm};
-pub use open::{MeshKind, OpenError, Provider, open};
-pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims};
+pub use open::{FLOW_TRACE_REGION_BYTES, MeshKind, OpenError, Provider, open, open_with};
+pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims, head_shards};
 use sharding::{Sharding, TILE};
 pub use token_buffer::TtTokenBuffer;
 pub use weight_cache::{CacheCounts, WeightCache};
@@ -210,6 +213,12 @@ impl TtBackend {
         self.mesh.traffic()
     }
 
+    /// Operations so far.
+    #[must_use]
+    pub fn launches(&self) -> tt_metal::Launches {
+        self.mesh.launches()
+    }
+
     fn custom_kernels(&self) -> bool {
         self.kernels == Kernels::Custom
     }
@@ -282,6 +291,19 @@ impl TtBackend {
         self.mesh
             .upload(array, Distribution::Replicate, format, Layout::Tile)
             .map_err(device("upload"))
+    }
+
+    /// Uploads `[rows, columns]` to every chip, padded with rows of zeros to whole tiles.
+    fn upload_padded(&self, tensor: &HostTensor, format: Format) -> Result<TtTensor, BackendError> {
+        let [rows, columns] = *tensor.shape() else {
+            let detail = format!("shape {:?} is not a matrix", tensor.shape());
+            return Err(shape_error("upload_block", detail));
+        };
+        let mut values = tensor.to_f32();
+        let physical = rows.next_multiple_of(TILE);
+        values.resize(physical * columns, 0.0);
+        let part = self.upload_tiles(&values, physical, columns, format)?;
+        Ok(TtTensor { parts: vec![part], sharding: Sharding::Replicated, rows, columns })
     }
 
     /// `x` times a factor per column.

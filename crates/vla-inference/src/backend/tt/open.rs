@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
-use tt_metal::{Board, Mesh, MeshOptions, ProviderKind, Target, find_provider};
+use tt_metal::{
+    Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider,
+};
 
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;
 
 /// Environment variable with the path of a provider library, for simulated meshes and silicon.
 const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
+
+/// Bytes of every DRAM bank reserved for traces of pi0: `openvla plan` counts about 5 000 operations
+/// in eleven traces, of some 16 kB each on one chip (estimated from the traces of OpenVLA).
+pub const FLOW_TRACE_REGION_BYTES: u64 = 2 * DEFAULT_TRACE_REGION_BYTES;
 
 /// Supported boards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +78,19 @@ pub fn open(
     mesh: MeshKind,
     policy: PrecisionPolicy,
 ) -> Result<TtBackend, OpenError> {
+    open_with(provider, mesh, policy, DEFAULT_TRACE_REGION_BYTES)
+}
+
+/// [`open`] with a number of bytes of every DRAM bank reserved for traces.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(
+    provider: Provider,
+    mesh: MeshKind,
+    policy: PrecisionPolicy,
+    trace_region_bytes: u64,
+) -> Result<TtBackend, OpenError> {
     let board = mesh.board();
     let kind = match provider {
         Provider::Simulated => ProviderKind::Simulated,
@@ -83,7 +102,10 @@ pub fn open(
         Some(path) => tt_metal::Provider::open(&path).map_err(tt_metal::Error::from),
         None => find_provider(kind),
     };
-    let opened = library.and_then(|library| Mesh::open(&library, board, MeshOptions::default()));
+    let opened = library.and_then(|library| {
+        let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
+        Mesh::open(&library, board, options)
+    });
     match opened {
         Ok(mesh) => Ok(TtBackend::new(mesh, target, policy)),
         Err(source) => Err(OpenError { target, source }),

@@ -60,15 +60,18 @@ impl TtBackend {
         let distribution =
             if replicated { Distribution::Replicate } else { Distribution::Shard(3) };
         let parts = sharding.column_maps(x.columns).into_iter().map(|map| {
-            let mut physical = vec![0.0; x.rows * map.len()];
-            for (row, line) in physical.chunks_exact_mut(map.len().max(1)).enumerate() {
+            // Padding rows stay, as zeros.
+            let rows = x.physical_rows().max(x.rows);
+            let mut physical = vec![0.0; rows * map.len()];
+            let lines = physical.chunks_exact_mut(map.len().max(1)).take(x.rows);
+            for (row, line) in lines.enumerate() {
                 for (value, &column) in line.iter_mut().zip(&map) {
                     if column != PADDING {
                         *value = values[row * x.columns + column as usize];
                     }
                 }
             }
-            let array = HostArray::f32(&physical, [1, 1, x.rows, map.len()]);
+            let array = HostArray::f32(&physical, [1, 1, rows, map.len()]);
             self.mesh
                 .upload(array, distribution, number_format, Layout::Tile)
                 .map_err(device("reshard"))

@@ -46,7 +46,8 @@ pub(super) struct LocalHeads {
 
 /// Number of chips over which heads are sharded: all if they divide the key/value heads, or if each
 /// query has its own key (heads of zeros fill up); otherwise 1, and every chip computes all heads.
-pub(super) fn head_shards(shape: HeadShape, chips: usize) -> usize {
+#[must_use]
+pub fn head_shards(shape: HeadShape, chips: usize) -> usize {
     if shape.kv_heads.is_multiple_of(chips) || shape.heads == shape.kv_heads { chips } else { 1 }
 }
 

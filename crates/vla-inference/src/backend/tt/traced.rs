@@ -1,6 +1,6 @@
 //! Traced decoding on the mesh: inputs at fixed addresses, position counter, token buffer, traces.
 
-use tt_metal::{Distribution, Format, HostArray, Layout, Trace};
+use tt_metal::{Combine, Distribution, Format, HostArray, Layout, Trace};
 
 use super::sharding::{Sharding, TILE};
 use super::{
@@ -37,7 +37,8 @@ impl TraceBackend for TtBackend {
         if place.sharding != Sharding::Replicated {
             return Err(shape_error(OPERATION, "the matrix was not uploaded whole".into()));
         }
-        let (one, values) = (place.one(OPERATION)?, values.to_f32());
+        let (one, mut values) = (place.one(OPERATION)?, values.to_f32());
+        values.resize(place.physical_rows() * place.columns, 0.0);
         let array = HostArray::f32(&values, one.dims());
         one.write(array, Distribution::Replicate).map_err(device(OPERATION))
     }
@@ -80,16 +81,48 @@ impl TraceBackend for TtBackend {
         })
     }
 
+    fn block_rows(&self, rows: usize) -> usize {
+        rows.next_multiple_of(TILE)
+    }
+
+    fn set_block_rows(&self, cache: &mut TtCache, rows: &[usize]) -> Result<(), BackendError> {
+        cache.set_block_rows(rows)
+    }
+
+    fn add_scaled(
+        &self,
+        x: &mut TtTensor,
+        y: &TtTensor,
+        factor: &TtTensor,
+    ) -> Result<(), BackendError> {
+        const OPERATION: &str = "add_scaled";
+        let shapes = [&*x, y, factor].map(|tensor| (tensor.rows, tensor.columns));
+        let place = x.one(OPERATION)?;
+        if shapes.iter().any(|shape| *shape != shapes[0])
+            || place.format() != Format::F32
+            || y.sharding != Sharding::Replicated
+        {
+            let detail = format!("{shapes:?} in {}", place.format());
+            return Err(shape_error(OPERATION, detail));
+        }
+        let none = tt_metal::Activation::None;
+        y.one(OPERATION)?
+            .combine(factor.one(OPERATION)?, Combine::Mul, none, Format::F32)
+            .and_then(|step| place.combine(&step, Combine::Add, none, Format::F32))
+            .and_then(|sum| sum.copy_to(place))
+            .map_err(device(OPERATION))
+    }
+
     fn set_position(&self, cache: &mut TtCache, position: usize) -> Result<(), BackendError> {
-        cache.set_position(self, position)
+        cache.sequence()?.set_position(self, position)
     }
 
     fn reset_position(&self, cache: &mut TtCache) -> Result<(), BackendError> {
-        cache.reset_position()
+        cache.sequence()?.reset_position()
     }
 
     fn advance_position(&self, cache: &mut TtCache) -> Result<(), BackendError> {
-        cache.advance_position()
+        cache.sequence()?.advance_position()
     }
 
     fn causal_attention_at_counter(
@@ -98,7 +131,7 @@ impl TraceBackend for TtBackend {
         cache: &mut TtCache,
         layer: usize,
     ) -> Result<TtTensor, BackendError> {
-        cache.attend_at_counter(self, qkv, layer)
+        cache.sequence()?.attend_at_counter(self, qkv, layer)
     }
 
     fn new_token_buffer(

@@ -2,8 +2,8 @@
 //! is no decoding, so nothing returns to the host in between.
 //!
 //! The first decision for a shape runs eagerly, which compiles every program; its trace is captured
-//! afterwards. With FiLM the factors of a prompt are part of the trace, and another prompt gets
-//! another trace.
+//! afterwards. Another prompt of the same length renews the ids and, with FiLM, the factors of
+//! every block, which are computed eagerly and written in place.
 
 use super::{OftAnswer, OftInput, OpenVlaOft, Placed, row, with_stop};
 use crate::backend::{Backend, BackendError, TraceBackend};
@@ -57,12 +57,10 @@ impl<B: TraceBackend> TracedAnswer<B> for TracedAnswers<B> {
     ) -> Result<(OftAnswer, bool), ModelError> {
         let shape = model.check(input)?;
         let fed = with_stop(input.prompt);
-        let known = self.held.take().filter(|held| {
-            held.placed.shape == shape && (held.conditioning.is_none() || held.fed == fed)
-        });
+        let known = self.held.take().filter(|held| held.placed.shape == shape);
         let mut held = match known {
             Some(mut held) => {
-                held.write(backend, input, fed)?;
+                held.write(backend, model, input, fed)?;
                 held
             }
             // Only after the previous trace was released: memory allocated while a trace exists may
@@ -82,14 +80,29 @@ impl<B: TraceBackend> TracedAnswer<B> for TracedAnswers<B> {
     }
 }
 
+/// Writes the factors of a prompt in place of another's, through the host: once per instruction.
+fn overwrite<B: TraceBackend>(
+    backend: &B,
+    places: &mut Conditioning<B>,
+    new: &Conditioning<B>,
+) -> Result<(), BackendError> {
+    let blocks = places.0.iter_mut().flatten().zip(new.0.iter().flatten());
+    for (place, new) in blocks {
+        backend.write_matrix(&mut place.factor, &backend.download(&new.factor)?)?;
+        backend.write_matrix(&mut place.offset, &backend.download(&new.offset)?)?;
+    }
+    Ok(())
+}
+
 impl<B: TraceBackend> Held<B> {
     /// Overwrites the inputs in place.
     fn write(
         &mut self,
         backend: &B,
+        model: &OpenVlaOft<B>,
         input: &OftInput<'_, B>,
         fed: Vec<u32>,
-    ) -> Result<(), BackendError> {
+    ) -> Result<(), ModelError> {
         for (images, rgb) in self.placed.images.iter_mut().zip(input.images) {
             for image in images {
                 backend.write_image(image, rgb)?;
@@ -100,6 +113,11 @@ impl<B: TraceBackend> Held<B> {
         }
         if self.fed != fed {
             backend.write_ids(&mut self.ids, &fed)?;
+            if let Some(places) = &mut self.conditioning
+                && let Some(new) = model.condition(backend, input.prompt, &mut NoProbe)?
+            {
+                overwrite(backend, places, &new)?;
+            }
             self.fed = fed;
         }
         Ok(())

@@ -122,24 +122,28 @@ impl<B: Backend> Expert<B> {
         Ok(Schedule { times, steps })
     }
 
+    /// Whether the state has a row.
+    pub(super) fn has_state(&self) -> bool {
+        matches!(self.form, Form::Pi0 { .. })
+    }
+
     /// pi0's state row at `position`: fills its keys and values, which no Euler step changes,
-    /// because the state sees the prefix and itself only. Returns whether there is such a row.
+    /// because the state sees the prefix and itself only.
     pub(super) fn state(
         &self,
         backend: &B,
-        state: &[f32],
+        state: &B::Tensor,
         (cache, position): (&mut B::Cache, usize),
         probe: &mut impl Probe<B>,
-    ) -> Result<bool, BackendError> {
-        let Form::Pi0 { state_proj, .. } = &self.form else { return Ok(false) };
-        let state = backend.upload(&HostTensor::from_f32(&[1, state.len()], state.to_vec())?)?;
-        let x = backend.linear(&state, state_proj, Activation::Identity)?;
+    ) -> Result<(), BackendError> {
+        let Form::Pi0 { state_proj, .. } = &self.form else { return Ok(()) };
+        let x = backend.linear(state, state_proj, Activation::Identity)?;
         probe.observe("state.embs", &x)?;
         let x = self.run(backend, x, (cache, position), None, probe, "state")?;
         if probe.every_layer() {
             probe.observe("state.out", &backend.rms_norm(&x, &self.norm)?)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Velocity `[rows, action_dim]` of the noisy actions `x` at a step. The first `frozen` rows
@@ -147,22 +151,21 @@ impl<B: Backend> Expert<B> {
     pub(super) fn velocity(
         &self,
         backend: &B,
-        x: &HostTensor,
+        x: &B::Tensor,
         (cache, position): (&mut B::Cache, usize),
         (schedule, step, frozen): (&Schedule<B>, usize, usize),
         probe: &mut impl Probe<B>,
-    ) -> Result<HostTensor, BackendError> {
+    ) -> Result<B::Tensor, BackendError> {
         let no_step = || BackendError::Shape {
             operation: "velocity",
             detail: format!("step {step} of {}", schedule.times.len()),
         };
-        let rows = x.shape().first().copied().unwrap_or(0);
-        let x = backend.upload(x)?;
+        let [rows, _] = backend.shape(x);
         let mixed;
         let (x, modulation) = match (&self.form, &schedule.steps) {
             (Form::Pi0 { action_time_mlp_out, .. }, Steps::Pi0(steps)) => {
                 let first = steps.get(step).ok_or_else(no_step)?;
-                let hidden = backend.linear(&x, first, Activation::Silu)?;
+                let hidden = backend.linear(x, first, Activation::Silu)?;
                 (backend.linear(&hidden, action_time_mlp_out, Activation::Identity)?, None)
             }
             (Form::Pi05 { action_in_proj, .. }, Steps::Pi05(steps, table)) => {
@@ -173,7 +176,7 @@ impl<B: Backend> Expert<B> {
                     mixed = table.at(backend, &(0..rows).map(of).collect::<Vec<_>>())?;
                     &mixed
                 };
-                (backend.linear(&x, action_in_proj, Activation::Identity)?, Some(modulation))
+                (backend.linear(x, action_in_proj, Activation::Identity)?, Some(modulation))
             }
             _ => return Err(no_step()),
         };
@@ -185,7 +188,7 @@ impl<B: Backend> Expert<B> {
             None => x,
         };
         probe.observe("suffix.out", &x)?;
-        backend.download(&backend.linear(&x, &self.action_out_proj, Activation::Identity)?)
+        backend.linear(&x, &self.action_out_proj, Activation::Identity)
     }
 
     fn run(

@@ -17,12 +17,14 @@ mod modulation;
 mod position;
 mod siglip;
 mod time;
+mod trace;
 
 pub use expert::Schedule;
 pub use gemma::LanguageModel;
 pub use position::interpolated;
 pub use siglip::{SiglipTower, patches_of};
 pub use time::times;
+pub use trace::{ChunkInput, TracedChunk, TracedChunks};
 
 use expert::Expert;
 use gemma::ROPE_THETA;
@@ -120,26 +122,68 @@ impl<B: Backend> Pi0<B> {
         pixels: &[f32],
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        let patches =
-            patches_of(pixels, self.config.image_resolution, self.config.vision.patch_size)?;
-        let features = self.vision_tower.forward(backend, &patches)?;
+        let patches = backend.upload(&self.patches(pixels)?)?;
+        self.embed_image(backend, name, &patches, probe)
+    }
+
+    /// Patches of a camera's image.
+    fn patches(&self, pixels: &[f32]) -> Result<HostTensor, BackendError> {
+        patches_of(pixels, self.config.image_resolution, self.config.vision.patch_size)
+    }
+
+    fn embed_image(
+        &self,
+        backend: &B,
+        name: &str,
+        patches: &B::Tensor,
+        probe: &mut impl Probe<B>,
+    ) -> Result<B::Tensor, BackendError> {
+        let features = self.vision_tower.forward(backend, patches)?;
         probe.observe(&format!("vision.{name}"), &features)?;
         let image = backend.linear(&features, &self.multi_modal_projector, Activation::Identity)?;
         probe.observe(&format!("projector.{name}"), &image)?;
         Ok(image)
     }
 
-    /// Embeddings of a prompt, `[ids, width]`, times the square root of the width; images are not
-    /// scaled.
-    fn text(&self, backend: &B, ids: &[u32]) -> Result<B::Tensor, BackendError> {
+    /// Embeddings of a prompt, `[rows, width]`, times the square root of the width (images are not
+    /// scaled); the rows after the prompt's are zeros.
+    fn text(&self, ids: &[u32], rows: usize) -> Result<HostTensor, BackendError> {
         let width = self.config.vlm.width;
         let scale = (width as f64).sqrt() as f32;
-        let mut values = Vec::with_capacity(ids.len() * width);
+        let mut values = Vec::with_capacity(rows * width);
         for &id in ids {
             let row = id as usize;
             values.extend(self.embed_tokens.rows(row..row + 1)?.to_f32().iter().map(|v| v * scale));
         }
-        backend.upload(&HostTensor::from_f32(&[ids.len(), width], values)?)
+        values.resize(rows * width, 0.0);
+        Ok(HostTensor::from_f32(&[rows, width], values)?)
+    }
+
+    /// The state as a row, where the model has one.
+    fn state_row(&self, state: &[f32]) -> Result<Option<HostTensor>, BackendError> {
+        let row = || HostTensor::from_f32(&[1, state.len()], state.to_vec());
+        Ok(self.expert.has_state().then(row).transpose()?)
+    }
+
+    /// An empty prefix of `positions` for images and text.
+    fn empty_prefix(&self, backend: &B, positions: usize) -> Result<Prefix<B>, BackendError> {
+        let rows = self.block_rows(positions);
+        let spec = CacheSpec {
+            layers: self.config.vlm.depth,
+            heads: self.config.vlm.num_heads,
+            kv_heads: self.config.vlm.num_kv_heads,
+            head_dim: self.config.vlm.head_dim,
+            capacity: rows.iter().sum(),
+            rope_theta: ROPE_THETA,
+        };
+        let position = positions + usize::from(self.expert.has_state());
+        Ok(Prefix { cache: backend.new_block_cache(spec, &rows)?, prefix: positions, position })
+    }
+
+    /// Positions of the blocks of a sequence: images and text, pi0's state, actions.
+    fn block_rows(&self, positions: usize) -> Vec<usize> {
+        let state = self.expert.has_state().then_some(1);
+        [positions].into_iter().chain(state).chain([self.config.chunk_size]).collect()
     }
 
     /// Runs the prefix: the images that are there, in the checkpoint's order, then the prompt.
@@ -155,24 +199,32 @@ impl<B: Backend> Pi0<B> {
         state: &[f32],
         probe: &mut impl Probe<B>,
     ) -> Result<Prefix<B>, ModelError> {
-        let text = self.text(backend, ids)?;
-        let parts: Vec<&B::Tensor> = images.iter().chain([&text]).collect();
-        let x = backend.concat_rows(&parts)?;
+        let text = backend.upload(&self.text(ids, ids.len())?)?;
+        let state = self.state_row(state)?.map(|row| backend.upload_block(&row)).transpose()?;
+        let rows = images.iter().map(|image| backend.shape(image)[0]).sum::<usize>();
+        let mut prefix = self.empty_prefix(backend, rows + ids.len())?;
+        self.fill(backend, &mut prefix, (images, &text, state.as_ref()), probe)?;
+        Ok(prefix)
+    }
+
+    /// Computes keys and values of the prefix and of the state.
+    fn fill(
+        &self,
+        backend: &B,
+        prefix: &mut Prefix<B>,
+        (images, text, state): (&[B::Tensor], &B::Tensor, Option<&B::Tensor>),
+        probe: &mut impl Probe<B>,
+    ) -> Result<(), BackendError> {
+        let parts: Vec<&B::Tensor> = images.iter().chain([text]).collect();
+        let x = backend.concat_sequence(&parts)?;
         probe.observe("prefix.embs", &x)?;
-        let [positions, _] = backend.shape(&x);
-        let mut cache = backend.new_cache(CacheSpec {
-            layers: self.config.vlm.depth,
-            heads: self.config.vlm.num_heads,
-            kv_heads: self.config.vlm.num_kv_heads,
-            head_dim: self.config.vlm.head_dim,
-            capacity: positions + 1 + self.config.chunk_size,
-            rope_theta: ROPE_THETA,
-        })?;
-        self.language_model.fill(backend, x, &mut cache, probe)?;
-        let at = (&mut cache, positions);
-        let has_state = self.expert.state(backend, state, at, probe)?;
-        let position = positions + usize::from(has_state);
-        Ok(Prefix { cache, prefix: positions, position })
+        self.language_model.fill(backend, x, &mut prefix.cache, probe)?;
+        match state {
+            Some(state) => {
+                self.expert.state(backend, state, (&mut prefix.cache, prefix.prefix), probe)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Tables for `steps` Euler steps.
@@ -196,7 +248,9 @@ impl<B: Backend> Pi0<B> {
         (schedule, step, frozen): (&Schedule<B>, usize, usize),
         probe: &mut impl Probe<B>,
     ) -> Result<HostTensor, BackendError> {
+        let x = backend.upload_block_f32(x)?;
         let place = (&mut prefix.cache, prefix.position);
-        self.expert.velocity(backend, x, place, (schedule, step, frozen), probe)
+        let v = self.expert.velocity(backend, &x, place, (schedule, step, frozen), probe)?;
+        backend.download(&v)
     }
 }

@@ -164,7 +164,9 @@ impl ModulationTable {
         let [mut scale, shift, gate] = parts;
         scale.iter_mut().for_each(|scale| *scale += 1.0);
         let upload = |values: Vec<f32>| {
-            backend.upload(&HostTensor::from_f32(&[rows.len(), self.width], values)?)
+            let values = HostTensor::from_f32(&[rows.len(), self.width], values)?;
+            // One row serves every row of the block, several are one for each.
+            if rows.len() == 1 { backend.upload(&values) } else { backend.upload_block(&values) }
         };
         Ok(NormModulation { factor: upload(scale)?, shift: upload(shift)?, gate: upload(gate)? })
     }

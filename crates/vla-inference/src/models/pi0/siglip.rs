@@ -73,9 +73,8 @@ impl<B: Backend> SiglipTower<B> {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn forward(&self, backend: &B, patches: &HostTensor) -> Result<B::Tensor, BackendError> {
-        let patches = backend.upload(patches)?;
-        let x = backend.linear(&patches, &self.patch_embedding, Activation::Identity)?;
+    pub fn forward(&self, backend: &B, patches: &B::Tensor) -> Result<B::Tensor, BackendError> {
+        let x = backend.linear(patches, &self.patch_embedding, Activation::Identity)?;
         let mut x = backend.add(x, &self.position_embedding)?;
         for layer in &self.layers {
             x = layer.forward(backend, x, self.heads)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::options::{ContinuationMode, FlowError};
+use super::sample::sample_traced;
 use super::{Continuation, Noise, Pi0Policy, Previous, next_seed, sample};
 use crate::backend::Backend;
 use crate::checkpoint::pi0::ActionMapping;
@@ -79,7 +80,21 @@ impl<B: Backend> Pi0Policy<B> {
         let config = &self.checkpoint.config;
         let seed = self.seed;
         let noise = Noise::new(seed).take(config.chunk_size * config.max_action_dim);
+        let mut traced = self.traced.take();
         let chunk = self.backend.scope(|| -> Result<Vec<f32>, PolicyError> {
+            if let Some(traced) = &mut traced {
+                let (backend, network) = (&self.backend, (&self.model, &self.schedule));
+                let (chunk, executed) = sample_traced(
+                    backend,
+                    network,
+                    traced.as_mut(),
+                    &prepared,
+                    noise,
+                    &continuation,
+                )?;
+                clock.lap(if executed { "execute" } else { "capture" });
+                return Ok(chunk);
+            }
             let mut prefix = self.timed_prefix(&prepared, &mut NoProbe, || clock.lap("vision"))?;
             clock.lap("prefix");
             let place = (&mut prefix, &self.schedule);
@@ -87,7 +102,9 @@ impl<B: Backend> Pi0Policy<B> {
             let chunk = sample(backend, model, place, noise, &continuation, &mut NoProbe, |_| {})?;
             clock.lap("denoise");
             Ok(chunk)
-        })?;
+        });
+        self.traced = traced;
+        let chunk = chunk?;
         self.seed = next_seed(seed);
         let actions = self.actions(&chunk, &state, &self.checkpoint.processors.mapping);
         let rows = chunk.chunks_exact(config.max_action_dim);

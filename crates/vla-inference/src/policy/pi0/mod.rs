@@ -77,6 +77,8 @@ pub struct Pi0Policy<B: Backend> {
     first_seed: u64,
     seed: u64,
     previous: Option<Previous>,
+    /// Chunks with traces, see [`Pi0Policy::with_traces`].
+    traced: Option<Box<dyn crate::models::pi0::TracedChunk<B>>>,
 }
 
 impl<B: Backend> Pi0Policy<B> {
@@ -165,6 +167,7 @@ impl<B: Backend> Pi0Policy<B> {
             first_seed,
             seed: first_seed,
             previous: None,
+            traced: None,
             checkpoint,
         })
     }
