@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
-use super::{CliError, print, print_json};
+use super::{CliError, instruction, print, print_json};
 use vla_inference::observation;
-use vla_inference::policy::{Decision, DraftCounts, Instruction, Observation};
+use vla_inference::policy::{Decision, DraftCounts, Observation};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -107,11 +107,11 @@ impl Stages {
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let instruction = Instruction::new(&self.instruction)?;
+        let instruction = instruction(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
         let mut policy =
-            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+            self.device.load(&self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         let info = policy.info();
         // Every camera of a policy sees the same picture, and its state is zero: time is measured.
         let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);

@@ -130,7 +130,7 @@ fn action_tokens_alone_give_the_same_action() {
         (policy(&kit, DecodeMode::Full), policy(&kit, DecodeMode::Actions));
     for case in &kit.cases {
         let (image, instruction) =
-            (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap());
+            (kit.image(&case.image).unwrap(), Instruction::recorded(&case.instruction).unwrap());
         let (a, b) = (
             full.act(&Observation::single(&image, &instruction)).unwrap(),
             actions.act(&Observation::single(&image, &instruction)).unwrap(),
