@@ -21,6 +21,8 @@ pub enum InstructionRemark {
     SpecialToken(&'static str),
     /// A word mixes Latin letters with similar ones of another script.
     MixedScript(char),
+    /// A letter is written as a plain letter and a mark that combines with it.
+    Combining(char),
     /// It begins as a message or a field of one.
     Markup(&'static str),
 }
@@ -58,6 +60,13 @@ impl std::fmt::Display for InstructionRemark {
                 "the instruction has {character:?} (U+{:04X}) within a word of Latin letters, \
                 which the model reads as another letter; write the Latin one",
                 u32::from(*character)
+            ),
+            Self::Combining(mark) => write!(
+                f,
+                "the instruction has a combining mark (U+{:04X}), as file names of some systems \
+                have, and the model reads it apart from its letter; write the letter as one \
+                character",
+                u32::from(*mark)
             ),
             Self::Markup(what) => write!(
                 f,
@@ -99,8 +108,11 @@ pub(super) fn of(instruction: &Instruction, unwrapped: bool) -> Vec<InstructionR
     if let Some(token) = SPECIAL.iter().find(|token| text.contains(**token)) {
         remarks.push(SpecialToken(token));
     }
-    if let Some(character) = text.split_whitespace().find_map(mixed) {
+    if let Some(character) = given.split_whitespace().find_map(mixed) {
         remarks.push(MixedScript(character));
+    }
+    if let Some(mark) = given.chars().find(|c| matches!(c, '\u{300}'..='\u{36f}')) {
+        remarks.push(Combining(mark));
     }
     if let Some(what) = MARKUP.iter().find(|what| text.starts_with(**what)) {
         remarks.push(Markup(what));
