@@ -195,6 +195,46 @@ fn token_outside_the_actions_is_named() {
     );
 }
 
+/// The checkpoint's tensors, the head all zeros.
+struct Headless<'a>(&'a vla_inference::checkpoint::WeightFiles);
+
+impl TensorSource for Headless<'_> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<HostTensor, vla_inference::models::ModelError> {
+        if name == "language_model.lm_head.weight" {
+            let values = vec![0.0; shape.iter().product()];
+            return Ok(HostTensor::from_f32(shape, values).unwrap());
+        }
+        TensorSource::tensor(self.0, name, shape)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        TensorSource::contains(self.0, name)
+    }
+}
+
+#[test]
+fn an_action_that_nothing_is_preferred_for_is_an_error() {
+    let kit = kit();
+    let checkpoint = Checkpoint::open(&kit.checkpoint()).unwrap();
+    let weights = checkpoint.weights.clone();
+    let mut policy = OpenVlaPolicy::from_checkpoint(
+        CpuBackend::new(2).unwrap(),
+        checkpoint,
+        &Headless(&weights),
+        &options(DecodeMode::Actions),
+    )
+    .unwrap();
+    let case = &kit.cases[0];
+    let image = kit.image(&case.image).unwrap();
+    let instruction = Instruction::new(&case.instruction).unwrap();
+    let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
+    assert!(matches!(error, PolicyError::NoPreference(7)), "{error}");
+}
+
 #[test]
 fn non_finite_logit_is_an_error() {
     let kit = kit();

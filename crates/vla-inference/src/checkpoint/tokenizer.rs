@@ -262,12 +262,9 @@ impl Tokenizer {
     fn check_action_tokens(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
         let end = config.action_token_end;
         let begin = end - config.action_bins;
-        let added: BTreeMap<usize, &str> = self
-            .inner
-            .get_added_tokens_decoder()
-            .iter()
-            .map(|(&id, token)| (id as usize, token.content.as_str()))
-            .collect();
+        let added = self.inner.get_added_tokens_decoder();
+        let added: BTreeMap<usize, &str> =
+            added.iter().map(|(&id, token)| (id as usize, token.content.as_str())).collect();
         let words = self.inner.get_vocab(false).into_values().map(|id| id as usize);
         let words_end = words.filter(|id| !added.contains_key(id)).max().map_or(0, |id| id + 1);
         let fail = |detail: String, remedy| {
