@@ -6,8 +6,8 @@ use clap::Args;
 
 use vla_config::{PolicyFile, expand_path, named_on_the_hub};
 use vla_inference::backend::tt::Kernels;
-use vla_inference::checkpoint::{CheckpointError, locate};
 use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
+use vla_inference::checkpoint::{CheckpointError, locate};
 use vla_inference::policy::{
     ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
     PolicyOptions, PolicySource, Precision, load_policy,

@@ -146,7 +146,8 @@ fn vocabularies_that_do_not_fit_are_refused() {
             tensor.shape[0] = 32_001;
         }
     };
-    let config = edited("config.json", |config| config["text_config"]["vocab_size"] = 32_001.into());
+    let config =
+        edited("config.json", |config| config["text_config"]["vocab_size"] = 32_001.into());
     let files =
         [(FIRST, shard(FIRST, rows)), (SECOND, shard(SECOND, rows)), ("config.json", config)];
     let shifted: &[&str] = &["every action would be shifted"];

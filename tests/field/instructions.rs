@@ -68,21 +68,14 @@ fn what_nobody_sees_is_named() {
 
 #[test]
 fn sound_texts_in_other_scripts_are_read_without_remark() {
-    let read = |name, text, task: &[u32]| {
-        Input::instruction(name, text, Should::Read(prompt(task), ""))
-    };
+    let read =
+        |name, text, task: &[u32]| Input::instruction(name, text, Should::Read(prompt(task), ""));
     check(&[
-        read(
-            "emoji",
-            "pick up the \u{1f34e}",
-            &[5839, 701, 278, 29871, 243, 162, 144, 145, 29973],
-        ),
+        read("emoji", "pick up the \u{1f34e}", &[5839, 701, 278, 29871, 243, 162, 144, 145, 29973]),
         read(
             "emoji_with_joiner",
             "greet the \u{1f469}\u{200d}\u{1f373}",
-            &[
-                1395, 300, 278, 29871, 243, 162, 148, 172, 30722, 243, 162, 144, 182, 29973,
-            ],
+            &[1395, 300, 278, 29871, 243, 162, 148, 172, 30722, 243, 162, 144, 182, 29973],
         ),
         read(
             "chinese",

@@ -10,8 +10,7 @@ use vla_control::{
 use super::{
     Action, CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, JointLayout,
     JointQuantity, Origin, Parameter, PolicyFile, Resolved, RobotFile, RobotJoint, Rule,
-    STEP_WIDTH, StateAssembler, Value, Values, expand_path, parameter,
-    values::named_on_the_hub,
+    STEP_WIDTH, StateAssembler, Value, Values, expand_path, parameter, values::named_on_the_hub,
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.

@@ -121,7 +121,9 @@ pub fn expand_path(text: &str, home: Option<&str>) -> Result<String, String> {
             });
         }
         let home = home.filter(|home| !home.is_empty()).ok_or_else(|| {
-            format!("HOME is not set, so that {variable} cannot be expanded; write the path in full")
+            format!(
+                "HOME is not set, so that {variable} cannot be expanded; write the path in full"
+            )
         })?;
         return Ok(format!("{home}{rest}"));
     }
@@ -162,19 +164,24 @@ fn hub_name_of_url(rest: &str) -> Option<&str> {
     path.get(..end).filter(|name| has_form_of_hub_name(name))
 }
 
-/// Whether a path that does not exist names a model on the Hugging Face Hub: then what to do.
+/// What to do about a path that does not exist and has the form of a name on the Hugging Face Hub:
+/// `owner/model`, `owner/model@revision`, `hf:owner/model`.
 #[must_use]
 pub fn named_on_the_hub(text: &str) -> Option<String> {
-    let name = ["hf:", "huggingface:"].iter().find_map(|prefix| text.strip_prefix(prefix));
-    let name = name.unwrap_or(text).trim_start_matches('/').trim_end_matches('/');
-    let (name, _) = name.split_once('@').unwrap_or((name, ""));
-    let is_name = if name == text { is_hub_name(text) } else { has_form_of_hub_name(name) };
-    is_name.then(|| {
-        format!(
-            "'{text}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
-            download(name)
-        )
-    })
+    let prefixed = ["hf:", "huggingface:"].iter().find_map(|prefix| text.strip_prefix(prefix));
+    let name = prefixed.unwrap_or(text);
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    let name = name.strip_suffix('/').unwrap_or(name);
+    let path = Path::new(text);
+    // A folder that is being made, or that is misspelt, lies in one that exists.
+    let is_near = || path.exists() || path.parent().is_some_and(Path::exists);
+    if !has_form_of_hub_name(name) || (prefixed.is_none() && is_near()) {
+        return None;
+    }
+    Some(format!(
+        "'{text}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
+        download(name)
+    ))
 }
 
 fn has_form_of_hub_name(text: &str) -> bool {
@@ -184,12 +191,4 @@ fn has_form_of_hub_name(text: &str) -> bool {
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
     text.split_once('/').is_some_and(|(owner, model)| part(owner) && part(model))
-}
-
-/// Whether a path that does not exist has the form of a Hugging Face hub name, `owner/model`.
-fn is_hub_name(text: &str) -> bool {
-    has_form_of_hub_name(text)
-        && !Path::new(text).exists()
-        // A folder that is being made, or that is misspelt, lies in one that exists.
-        && Path::new(text).parent().is_none_or(|parent| !parent.exists())
 }

@@ -401,7 +401,11 @@ fn a_dangling_link_is_not_an_absent_file() {
         std::os::unix::fs::symlink("../blobs/gone", folder.path().join(name)).unwrap();
         one_line_with(
             Checkpoint::open(folder.path()).unwrap_err(),
-            &[name, "is a link to \"../blobs/gone\", which does not exist", "run hf download again"],
+            &[
+                name,
+                "is a link to \"../blobs/gone\", which does not exist",
+                "run hf download again",
+            ],
         );
     }
 }

@@ -233,11 +233,7 @@ pub enum CheckpointError {
 
 impl CheckpointError {
     /// `path` is `what`, which was recognised; `remedy` says what to do.
-    pub(super) fn is(
-        path: &Path,
-        what: impl fmt::Display,
-        remedy: impl fmt::Display,
-    ) -> Self {
+    pub(super) fn is(path: &Path, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
         Self::Recognised {
             path: path.to_owned(),
             what: one_line(&what.to_string()),

@@ -120,6 +120,10 @@ fn snapshot(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
         return Ok(None);
     }
     let fail = |what: String, remedy: &str| Err(CheckpointError::is(folder, what, remedy));
+    if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("datasets--")) {
+        let remedy = "give the folder of a checkpoint that was trained with it";
+        return fail("is a data set in Hugging Face's cache".into(), remedy);
+    }
     let again = "the download did not finish; run hf download again";
     let main = folder.join("refs").join("main");
     if is_listed(&main) {

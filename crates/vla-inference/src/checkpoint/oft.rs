@@ -28,8 +28,8 @@ use super::folder::Checkpoint;
 use super::location::no_folder;
 use super::norm_stats::{MAX_ACTION_DIM, NormStats};
 use super::read::{is_listed, parse_json, parse_python_json, read_bounded};
-use super::siblings::refuse_unread;
 use super::shard::MappedTensor;
+use super::siblings::refuse_unread;
 use super::torch::TorchFile;
 use crate::text::one_line;
 

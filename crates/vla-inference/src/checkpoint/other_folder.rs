@@ -56,7 +56,10 @@ fn data_set(folder: &Path, names: &[String]) -> Option<Description> {
         return Some(("is a ROS 2 bag".into(), bag.into()));
     }
     if ends(&[".bag"]) {
-        return Some(("is a folder of ROS 1 bags".into(), "give the folder of a checkpoint".into()));
+        return Some((
+            "is a folder of ROS 1 bags".into(),
+            "give the folder of a checkpoint".into(),
+        ));
     }
     if is_listed(&folder.join("meta").join("info.json")) {
         return Some(("is a LeRobot data set".into(), checkpoint.into()));
@@ -64,10 +67,6 @@ fn data_set(folder: &Path, names: &[String]) -> Option<Description> {
     let records = names.iter().any(|name| name.contains(".tfrecord"));
     if records || (has("dataset_info.json") && has("features.json")) {
         return Some(("is a data set of TensorFlow Datasets (RLDS)".into(), checkpoint.into()));
-    }
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    if name.starts_with("datasets--") {
-        return Some(("is a data set in Hugging Face's cache".into(), checkpoint.into()));
     }
     None
 }
@@ -127,8 +126,7 @@ fn below(folder: &Path, names: &[String]) -> Option<Description> {
             level.iter().filter(|path| is_listed(&path.join(CONFIG))).collect();
         // The newest of a training's folders has the highest number, or is named last.
         if let Some(newest) = found.last() {
-            let (what, newest) =
-                ("has no config.json itself", quoted(&newest.to_string_lossy()));
+            let (what, newest) = ("has no config.json itself", quoted(&newest.to_string_lossy()));
             let remedy = match found.len() {
                 1 => format!("the folder inside has one: give {newest}"),
                 count => format!("{count} folders inside have one: give {newest} or another"),

@@ -118,9 +118,8 @@ pub(super) fn refuse_siblings(
             return Err(CheckpointError::field(path, field, quoted(other), only));
         }
     }
-    let plain = |value: &Value| {
-        value.is_null() || value == false || matches!(value.as_u64(), Some(0 | 1))
-    };
+    let plain =
+        |value: &Value| value.is_null() || value == false || matches!(value.as_u64(), Some(0 | 1));
     for field in FIELDS {
         if let Some(value) = config.get(field).filter(|value| !plain(value)) {
             return Err(CheckpointError::field(path, field, shown(value), only));

@@ -24,9 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open};
-pub use instruction::{
-    Instruction, InstructionError, InstructionRemark, MAX_INSTRUCTION_BYTES,
-};
+pub use instruction::{Instruction, InstructionError, InstructionRemark, MAX_INSTRUCTION_BYTES};
 pub use preparation::{MAX_STEPS, Operation, Preparation, PreparationError, Size, Step};
 pub use preparer::Preparer;
 pub use resize::{Filter, Resizer};

@@ -18,11 +18,7 @@ const REMOVE: &str = "remove it";
 const SPACE: &str = "write an ordinary space";
 
 /// Why `character`, with its neighbours, does not belong into an instruction.
-pub(super) fn hidden(
-    before: Option<char>,
-    character: char,
-    after: Option<char>,
-) -> Option<Hidden> {
+pub(super) fn hidden(before: Option<char>, character: char, after: Option<char>) -> Option<Hidden> {
     if character.is_ascii() {
         return character.is_control().then_some(Hidden::Control);
     }
@@ -38,7 +34,10 @@ pub(super) fn hidden(
         '\u{feff}' => ("byte order mark", REMOVE),
         '\u{00ad}' => ("soft hyphen", REMOVE),
         '\u{034f}' => ("combining grapheme joiner", REMOVE),
-        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        '\u{061c}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{202a}'..='\u{202e}'
         | '\u{2066}'..='\u{2069}' => ("mark of the direction of writing", REMOVE),
         '\u{2061}'..='\u{2065}' | '\u{206a}'..='\u{206f}' => ("invisible operator", REMOVE),
         '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' => ("Hangul filler", REMOVE),
