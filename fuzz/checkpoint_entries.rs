@@ -8,9 +8,10 @@
 use std::path::Path;
 
 use vla_inference::checkpoint::{
-    CheckpointError, NormStats, OpenVlaConfig, PreprocessorConfig, Tokenizer, WeightIndex,
-    header_length, parse_header, parse_torch, parse_torch_pickle,
+    CheckpointError, NormStats, OpenVlaConfig, PreprocessorConfig, SpecialTokens, Tokenizer,
+    WeightIndex, header_length, parse_header, parse_torch, parse_torch_pickle,
 };
+use vla_inference::policy::Instruction;
 
 /// Longest error line, bytes: excerpts of foreign text are cut.
 const LONGEST_LINE: usize = 65_536;
@@ -184,11 +185,54 @@ fn check_stats(stats: &NormStats) -> bool {
 pub fn fuzz_preprocessor_json(bytes: &[u8]) -> bool {
     match PreprocessorConfig::from_json(Path::new("preprocessor_config.json"), bytes) {
         Err(error) => check_line(&error),
-        Ok(preprocessor) => {
-            assert!(matches!(preprocessor.towers.len(), 1 | 2));
-            for tower in &preprocessor.towers {
-                assert!(tower.size > 0 && tower.std.iter().all(|value| *value > 0.0));
-                assert!(tower.mean.iter().all(|value| value.is_finite()));
+        Ok(preprocessor) => check_preprocessor(&preprocessor),
+    }
+}
+
+fn check_preprocessor(preprocessor: &PreprocessorConfig) -> bool {
+    assert!(matches!(preprocessor.towers.len(), 1 | 2));
+    for tower in &preprocessor.towers {
+        assert!(tower.size > 0 && tower.std.iter().all(|value| *value > 0.0));
+        assert!(tower.mean.iter().all(|value| value.is_finite()));
+    }
+    true
+}
+
+/// The bytes as processor_config.json, in which transformers 5 keeps the preprocessing.
+pub fn fuzz_processor_json(bytes: &[u8]) -> bool {
+    match PreprocessorConfig::from_processor_json(Path::new("processor_config.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(None) => false,
+        Ok(Some(preprocessor)) => check_preprocessor(&preprocessor),
+    }
+}
+
+/// The bytes as tokenizer_config.json.
+pub fn fuzz_tokenizer_config_json(bytes: &[u8]) -> bool {
+    match SpecialTokens::from_json(Path::new("tokenizer_config.json"), bytes) {
+        Err(error) => check_line(&error),
+        Ok(tokens) => {
+            for token in [tokens.bos, tokens.eos].iter().flatten() {
+                assert!(!token.is_empty() && token.len() <= bytes.len());
+            }
+            true
+        }
+    }
+}
+
+/// The bytes as an instruction.
+pub fn fuzz_instruction(bytes: &[u8]) -> bool {
+    match Instruction::read(&String::from_utf8_lossy(bytes)) {
+        Err(error) => check_text(&error.to_string()),
+        Ok((instruction, remarks)) => {
+            let given = instruction.as_given();
+            assert!(!given.is_empty() && given.trim() == given);
+            assert!(!given.chars().any(char::is_control));
+            let question = "what action should the robot take to";
+            assert!(!given.to_ascii_lowercase().contains(question), "{given:?}");
+            assert_eq!(Instruction::new(given).as_ref(), Ok(&instruction), "not idempotent");
+            for remark in remarks {
+                check_text(&remark.to_string());
             }
             true
         }

@@ -108,6 +108,12 @@ fn drive(entry: fn(&[u8]) -> bool, seeds: &[Vec<u8>], rounds: usize) {
     }
 }
 
+/// Rounds of a test, times `OPENVLA_FUZZ_FACTOR` for long runs by hand.
+fn rounds(usual: usize) -> usize {
+    let factor = std::env::var("OPENVLA_FUZZ_FACTOR").ok().and_then(|text| text.parse().ok());
+    usual * factor.unwrap_or(1)
+}
+
 fn kit_file(name: &str) -> Vec<u8> {
     // Without white space every mutation changes the meaning.
     let value: serde_json::Value =
@@ -162,13 +168,60 @@ fn config_json() {
     value["norm_stats"] = serde_json::json!({
         "one": {"action": {"q01": [0.0, -1.5], "q99": [1.0, 2.0], "mask": [true, false]}},
     });
-    drive(checkpoint_entries::fuzz_config_json, &[serde_json::to_vec(&value).unwrap()], 10_000);
-    drive(checkpoint_entries::fuzz_config_json, &[whole], 1000);
+    let small = serde_json::to_vec(&value).unwrap();
+    drive(checkpoint_entries::fuzz_config_json, &[small], rounds(10_000));
+    drive(checkpoint_entries::fuzz_config_json, &[whole], rounds(1000));
 }
 
 #[test]
 fn statistics_json() {
-    drive(checkpoint_entries::fuzz_statistics_json, &[kit_file("dataset_statistics.json")], 2000);
+    let plain = kit_file("dataset_statistics.json");
+    let text = String::from_utf8(plain.clone()).unwrap();
+    // As Python writes numbers that are not finite.
+    let nan = text.replacen("[-", "[-Infinity,NaN,-", 1).into_bytes();
+    drive(checkpoint_entries::fuzz_statistics_json, &[plain, nan], rounds(2000));
+}
+
+#[test]
+fn processor_json() {
+    let pixels: serde_json::Value =
+        serde_json::from_slice(&kit_file("preprocessor_config.json")).unwrap();
+    let whole = serde_json::json!({"image_processor": pixels});
+    drive(
+        checkpoint_entries::fuzz_processor_json,
+        &[serde_json::to_vec(&whole).unwrap()],
+        rounds(5000),
+    );
+}
+
+#[test]
+fn tokenizer_config_json() {
+    drive(
+        checkpoint_entries::fuzz_tokenizer_config_json,
+        &[kit_file("tokenizer_config.json")],
+        rounds(10_000),
+    );
+}
+
+#[test]
+fn instruction() {
+    let seeds = [
+        "In: What action should the robot take to pick up the block?\nOut:",
+        "USER: what action should the robot take to pick up the block? ASSISTANT:",
+        "pick up </s> the block.",
+        "\u{628}\u{645}\u{6cc}\u{200c}\u{628} \u{1f469}\u{200d}\u{1f373} caf\u{e9}",
+    ];
+    let mut random = Random(3);
+    let mut accepted = 0;
+    let rounds = rounds(20_000);
+    for seed in seeds {
+        assert!(checkpoint_entries::fuzz_instruction(seed.as_bytes()), "{seed}");
+        for _ in 0..rounds {
+            let text = mutate(seed.as_bytes(), &mut random);
+            accepted += usize::from(checkpoint_entries::fuzz_instruction(&text));
+        }
+    }
+    assert!((rounds / 10..rounds * 4).contains(&accepted), "{accepted} accepted");
 }
 
 #[test]
@@ -176,7 +229,7 @@ fn preprocessor_json() {
     drive(
         checkpoint_entries::fuzz_preprocessor_json,
         &[kit_file("preprocessor_config.json")],
-        10_000,
+        rounds(10_000),
     );
 }
 
@@ -195,7 +248,11 @@ fn tokenizer_json() {
         .collect();
     value["model"]["vocab"] = serde_json::Value::Object(small);
     value["model"]["merges"] = serde_json::json!([]);
-    drive(checkpoint_entries::fuzz_tokenizer_json, &[serde_json::to_vec(&value).unwrap()], 5000);
+    drive(
+        checkpoint_entries::fuzz_tokenizer_json,
+        &[serde_json::to_vec(&value).unwrap()],
+        rounds(5000),
+    );
 }
 
 /// A state dict of two tensors, one of them a part of its storage.

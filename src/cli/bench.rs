@@ -7,12 +7,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
-use super::{CliError, print, print_json};
+use super::{CliError, instruction, print, print_json};
 use vla_inference::backend::cpu::Ceilings;
 use vla_inference::observation;
-use vla_inference::policy::{
-    Decision, Device, DraftCounts, Instruction, Observation, PolicyError, PolicyInfo,
-};
+use vla_inference::policy::{Decision, Device, DraftCounts, Observation, PolicyError, PolicyInfo};
 use vla_inference::stats::percentile;
 
 /// Time every stage of an inference.
@@ -131,11 +129,11 @@ fn peak_memory_bytes() -> Option<u64> {
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let instruction = Instruction::new(&self.instruction)?;
+        let instruction = instruction(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
         let mut policy =
-            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+            self.device.load(&self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         let info = policy.info();
         // Every camera of a policy sees the same picture, and its state is zero: time is measured.
         let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);

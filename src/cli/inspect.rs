@@ -82,7 +82,7 @@ enum Statistics {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let folder = self.checkpoint.folder()?;
+        let folder = &self.checkpoint.folder()?;
         match CheckpointKind::of(folder)? {
             CheckpointKind::Pi0 | CheckpointKind::Pi05 => {
                 return pi0::run(&self.folder.source(folder), self.json);
@@ -97,7 +97,7 @@ impl Inspect {
         let checkpoint = Checkpoint::open_unchecked(folder)?;
         show_all(&checkpoint, None, self.json)?;
         // After the output: an incomplete checkpoint is a failure.
-        Ok(checkpoint.weights.check(&checkpoint.config.expected_tensors())?)
+        Ok(checkpoint.check()?)
     }
 }
 

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use vla_inference::policy::Instruction;
 use vla_inference::text::unwrapped;
 
 /// Vision-language-action policies on Tenstorrent meshes and CPUs.
@@ -66,7 +67,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     LoadPolicy(#[from] options::LoadError),
     #[error(transparent)]
-    NoCheckpoint(#[from] options::NoCheckpoint),
+    CheckpointPath(#[from] options::CheckpointPathError),
     #[error(transparent)]
     Kit(#[from] vla_inference::golden::KitError),
     #[error(transparent)]
@@ -125,6 +126,15 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The instruction of an option; what is remarkable about it goes to stderr.
+fn instruction(text: &str) -> Result<Instruction, CliError> {
+    let (instruction, remarks) = Instruction::read(text)?;
+    for remark in remarks {
+        eprintln!("openvla: {remark}");
+    }
+    Ok(instruction)
 }
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.

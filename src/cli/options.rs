@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use vla_config::PolicyFile;
+use vla_config::{PolicyFile, expand_path, named_on_the_hub};
 use vla_inference::backend::tt::Kernels;
 use vla_inference::checkpoint::pi0::{ActionMapping, Pi0Source, Resize, StateTokens};
+use vla_inference::checkpoint::{CheckpointError, locate};
 use vla_inference::policy::{
     ContinuationMode, DecodeMode, Device, FlowOptions, MeshChoices, Policy, PolicyLoadError,
     PolicyOptions, PolicySource, Precision, load_policy,
@@ -14,10 +15,19 @@ use vla_inference::policy::{
 
 use crate::preparation::{self, PreparationFileError};
 
-/// Neither the option nor the environment variable names a checkpoint.
+/// What is given as the checkpoint is no checkpoint folder.
 #[derive(Debug, thiserror::Error)]
-#[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
-pub(crate) struct NoCheckpoint;
+pub(crate) enum CheckpointPathError {
+    /// Neither the option nor the environment variable names a checkpoint.
+    #[error("no checkpoint given; pass --checkpoint DIR or set OPENVLA_WEIGHTS")]
+    None,
+    /// A text that is no path.
+    #[error("checkpoint: {0}")]
+    Text(String),
+    /// A path that leads to something else.
+    #[error(transparent)]
+    Path(#[from] CheckpointError),
+}
 
 /// Why a policy is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -192,13 +202,34 @@ impl From<FlowArgs> for FlowOptions {
     }
 }
 
+/// The checkpoint folder that a path means.
+fn located(given: &Path) -> Result<PathBuf, CheckpointPathError> {
+    // A path that is no Unicode has nothing to expand.
+    let Some(text) = given.to_str() else { return Ok(locate(given)?) };
+    let path = expand_path(text, std::env::var("HOME").ok().as_deref())
+        .map_err(|reason| CheckpointPathError::Text(format!("'{text}' {reason}")))?;
+    if let Some(reason) = named_on_the_hub(&path) {
+        return Err(CheckpointPathError::Text(reason));
+    }
+    Ok(locate(Path::new(&path))?)
+}
+
 impl CheckpointArgs {
-    /// The folder.
+    /// The folder, by the rules of the node's parameter `checkpoint`.
     ///
     /// # Errors
-    /// When neither the option nor the environment variable names one.
-    pub(crate) fn folder(&self) -> Result<&Path, NoCheckpoint> {
-        self.checkpoint.as_deref().ok_or(NoCheckpoint)
+    /// When neither the option nor the environment variable names one, or what is named is none.
+    pub(crate) fn folder(&self) -> Result<PathBuf, CheckpointPathError> {
+        let given = self.checkpoint.as_deref().filter(|path| !path.as_os_str().is_empty());
+        located(given.ok_or(CheckpointPathError::None)?)
+    }
+
+    /// The folder, or `kit` when none is named.
+    ///
+    /// # Errors
+    /// When what is named is no checkpoint folder.
+    pub(crate) fn folder_or(&self, kit: PathBuf) -> Result<PathBuf, CheckpointPathError> {
+        self.checkpoint.as_deref().map_or(Ok(kit), located)
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
-use super::{CliError, print, print_json};
+use super::{CliError, instruction, print, print_json};
 use vla_inference::observation::{self, CameraFrame, Playback, RgbImage};
 use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 
@@ -60,11 +60,11 @@ struct Prediction<'a> {
 impl Predict {
     pub(super) fn run(self) -> Result<(), CliError> {
         // Arguments are checked before the checkpoint is loaded, which takes minutes.
-        let instruction = Instruction::new(&self.instruction)?;
+        let instruction = instruction(&self.instruction)?;
         let mut images =
             self.image.iter().map(|text| named(text)).collect::<Result<Vec<_>, _>>()?;
         let mut policy =
-            self.device.load(self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+            self.device.load(&self.checkpoint.folder()?, self.decode, &self.policy_file)?;
         // A file without a name is that of the only camera.
         if let ([(None, _)], [camera]) = (images.as_slice(), policy.info().cameras.as_slice()) {
             images[0].0 = Some(camera.to_string());

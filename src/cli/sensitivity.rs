@@ -57,7 +57,7 @@ struct Row {
 impl Sensitivity {
     pub(super) fn run(self) -> Result<(), CliError> {
         let kit = Kit::open(&self.golden)?;
-        let folder = self.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+        let folder = self.checkpoint.folder_or(kit.checkpoint())?;
         let measure = |device: Device, precision: &Precision| -> Result<Row, CliError> {
             let unnorm_key = kit.cases.first().and_then(|case| case.actions.keys().next().cloned());
             let given = PolicyOptions { unnorm_key, ..Default::default() };

@@ -340,8 +340,12 @@ fn seconds(now: Instant) -> f64 {
 
 fn take_instruction(shared: &mut Shared, text: &str) {
     shared.notes.instruction = None;
-    let instruction = match Instruction::new(text) {
-        Ok(instruction) => Some(instruction),
+    let mut remarks = Vec::new();
+    let instruction = match Instruction::read(text) {
+        Ok((instruction, found)) => {
+            remarks = found;
+            Some(instruction)
+        }
         Err(error) => {
             // A refused instruction clears the one in force: the operator wanted another one.
             if error != InstructionError::Empty {
@@ -358,5 +362,8 @@ fn take_instruction(shared: &mut Shared, text: &str) {
             None => "instruction: none".to_owned(),
         };
         log::limited(Severity::Info, "instruction", line);
+        for remark in remarks {
+            log::limited(Severity::Warn, "instruction remark", remark.to_string());
+        }
     }
 }

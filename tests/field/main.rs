@@ -9,5 +9,14 @@
 mod eval_support;
 
 mod bags;
+#[path = "../../crates/vla-inference/tests/checkpoint_support/mod.rs"]
+mod checkpoint_support;
 mod media;
 mod pictures;
+
+mod checkpoints;
+mod folders;
+mod instructions;
+mod paths;
+mod program;
+mod weights;

@@ -68,7 +68,7 @@ pub use robot_file::{CommandOutput, EndEffectorLimits, RobotCommand, RobotFile, 
 pub use state_assembly::{StateAssembler, StateMessageError, StateTopic};
 pub use table::{Change, POLICY_RATE, Parameter, Rule, TABLE, Type, parameter};
 pub use value::Value;
-pub use values::{Values, expand_path};
+pub use values::{Values, expand_path, named_on_the_hub};
 pub use yaml::parse as parse_yaml;
 
 use vla_control::ConfigErrors;

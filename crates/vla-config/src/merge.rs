@@ -10,7 +10,7 @@ use vla_control::{
 use super::{
     Action, CommandOutput, CommandTopics, EndEffectorLimits, Files, Given, GivenValue, JointLayout,
     JointQuantity, Origin, Parameter, PolicyFile, Resolved, RobotFile, RobotJoint, Rule,
-    STEP_WIDTH, StateAssembler, Value, Values, parameter, values::is_hub_name,
+    STEP_WIDTH, StateAssembler, Value, Values, expand_path, parameter, values::named_on_the_hub,
 };
 
 /// Bridge's rate, for looking at a checkpoint in a dry run without its policy file.
@@ -203,15 +203,13 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
     if values.frame_id.trim().is_empty() {
         problems.add("frame_id", "is empty; name the frame in which the actions are expressed");
     }
-    if is_hub_name(&values.checkpoint) {
-        problems.add(
-            "checkpoint",
-            format!(
-                "'{0}' is no folder here and has the form of a name on the Hugging Face Hub; \
-                nothing is downloaded here: run hf download {0} --local-dir DIR and give DIR",
-                values.checkpoint
-            ),
-        );
+    // Also the default, which is the environment's.
+    match expand_path(&values.checkpoint, std::env::var("HOME").ok().as_deref()) {
+        Ok(path) => values.checkpoint = path,
+        Err(reason) => problems.add("checkpoint", format!("'{}' {reason}", values.checkpoint)),
+    }
+    if let Some(reason) = named_on_the_hub(&values.checkpoint) {
+        problems.add("checkpoint", reason);
     }
     match (values.workspace_min, values.workspace_max) {
         (Some(_), None) => problems.add("workspace.max", "is missing while workspace.min is set"),

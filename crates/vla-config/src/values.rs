@@ -104,41 +104,97 @@ impl Values {
     }
 }
 
-/// A path parameter with a leading `~` replaced by the home folder.
+/// A path with a leading `~`, `$HOME` or `${HOME}` replaced by the home folder. Parameters of the
+/// node and the command line both take their paths through it: a shell expands neither in
+/// `--option=~/x` nor in a YAML file.
 ///
 /// # Errors
-/// What the path contains that a shell or a downloader would resolve and this node does not.
+/// What the path contains that a shell or a downloader would resolve and this program does not.
 pub fn expand_path(text: &str, home: Option<&str>) -> Result<String, String> {
-    if let Some(rest) = text.strip_prefix('~') {
+    let exists = Path::new(text).exists();
+    if text != text.trim() && !exists {
+        return Err("begins or ends with white space; write the path alone".into());
+    }
+    let quoted = |quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
+    if (quoted('"') || quoted('\'')) && !exists {
+        return Err("is in quotation marks, which are part of it; write the path alone".into());
+    }
+    if let Some((variable, rest)) = home_relative(text) {
         if !(rest.is_empty() || rest.starts_with('/')) {
-            return Err("only ~/ is expanded, not ~user; write the path in full".into());
+            return Err(match variable {
+                "~" => "only ~/ is expanded, not ~user; write the path in full".into(),
+                _ => "$ is not expanded; start with ~/ or write the path in full".to_owned(),
+            });
         }
-        let home = home
-            .filter(|home| !home.is_empty())
-            .ok_or("HOME is not set, so that ~ cannot be expanded; write the path in full")?;
+        let home = home.filter(|home| !home.is_empty()).ok_or_else(|| {
+            format!(
+                "HOME is not set, so that {variable} cannot be expanded; write the path in full"
+            )
+        })?;
         return Ok(format!("{home}{rest}"));
     }
-    if text.contains('$') && !Path::new(text).exists() {
+    if text.contains('$') && !exists {
         return Err("$ is not expanded; start with ~/ or write the path in full".into());
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(match scheme {
             "file" => format!("is a URL; write the path alone: {rest}"),
-            _ => "is a URL; nothing is downloaded here: download it, and name the folder".into(),
+            _ => match hub_name_of_url(rest) {
+                Some(name) => format!("is a URL; {}", download(name)),
+                None => {
+                    "is a URL; nothing is downloaded here: download it, and name the folder".into()
+                }
+            },
         });
     }
     Ok(text.to_owned())
 }
 
-/// Whether a path that does not exist has the form of a Hugging Face hub name, `owner/model`.
-pub(crate) fn is_hub_name(text: &str) -> bool {
+/// The variable that stands for the home folder at the beginning of a path, and what follows it.
+fn home_relative(text: &str) -> Option<(&'static str, &str)> {
+    let variables = ["~", "${HOME}", "$HOME"].into_iter();
+    variables.filter_map(|name| Some((name, text.strip_prefix(name)?))).next()
+}
+
+/// What to do about a model that is named instead of its folder.
+fn download(name: &str) -> String {
+    format!("nothing is downloaded here: run hf download {name} --local-dir DIR and give DIR")
+}
+
+/// `owner/model` of an address at Hugging Face, given without its scheme.
+fn hub_name_of_url(rest: &str) -> Option<&str> {
+    let path = ["huggingface.co/", "hf.co/", "www.huggingface.co/"]
+        .into_iter()
+        .find_map(|host| rest.strip_prefix(host))?;
+    let end = path.match_indices('/').nth(1).map_or(path.len(), |(at, _)| at);
+    path.get(..end).filter(|name| has_form_of_hub_name(name))
+}
+
+/// What to do about a path that does not exist and has the form of a name on the Hugging Face Hub:
+/// `owner/model`, `owner/model@revision`, `hf:owner/model`.
+#[must_use]
+pub fn named_on_the_hub(text: &str) -> Option<String> {
+    let prefixed = ["hf:", "huggingface:"].iter().find_map(|prefix| text.strip_prefix(prefix));
+    let name = prefixed.unwrap_or(text);
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    let name = name.strip_suffix('/').unwrap_or(name);
+    let path = Path::new(text);
+    // A folder that is being made, or that is misspelt, lies in one that exists.
+    let is_near = || path.exists() || path.parent().is_some_and(Path::exists);
+    if !has_form_of_hub_name(name) || (prefixed.is_none() && is_near()) {
+        return None;
+    }
+    Some(format!(
+        "'{text}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
+        download(name)
+    ))
+}
+
+fn has_form_of_hub_name(text: &str) -> bool {
     let part = |text: &str| {
         !text.is_empty()
             && !text.starts_with('.')
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
     text.split_once('/').is_some_and(|(owner, model)| part(owner) && part(model))
-        && !Path::new(text).exists()
-        // A folder that is being made, or that is misspelt, lies in one that exists.
-        && Path::new(text).parent().is_none_or(|parent| !parent.exists())
 }

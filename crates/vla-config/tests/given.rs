@@ -395,8 +395,13 @@ fn texts_lead_out() {
         ),
         ("unnorm_key:=123e5", "unnorm_key: is 123e5, which YAML does not read as a string; put it"),
         ("checkpoint:=$NOWHERE/x", "$ is not expanded"),
+        ("checkpoint:=$HOMES/x", "$ is not expanded"),
+        ("checkpoint:='/models/x '", "begins or ends with white space"),
+        ("checkpoint:='\"/models/x\"'", "is in quotation marks"),
+        ("checkpoint:=hf:openvla/openvla-7b", "hf download openvla/openvla-7b --local-dir DIR"),
         ("checkpoint:=file:///models/x", "is a URL; write the path alone: /models/x"),
         ("checkpoint:=https://huggingface.co/openvla/openvla-7b", "nothing is downloaded here"),
+        ("checkpoint:=https://hf.co/a/b/tree/main", "hf download a/b --local-dir DIR"),
         ("checkpoint:=openvla/openvla-7b", "hf download openvla/openvla-7b --local-dir DIR"),
         ("record_directory:=~nobody/records", "only ~/ is expanded"),
         ("workspace.min:=[1.0, 2.0]", "must be a list of three numbers"),
@@ -411,6 +416,9 @@ fn texts_lead_out() {
     let home = std::env::var("HOME").unwrap();
     let resolved = with(&["checkpoint:=~/models/x"]).unwrap();
     assert_eq!(resolved.values.checkpoint, format!("{home}/models/x"));
+    for given in ["checkpoint:=$HOME/models/x", "checkpoint:=${HOME}/models/x"] {
+        assert_eq!(with(&[given]).unwrap().values.checkpoint, format!("{home}/models/x"));
+    }
     // A relative path whose folder exists is no hub name, and the file decides about a `$`.
     assert!(with(&["checkpoint:=src/missing"]).is_ok());
 }

@@ -11,10 +11,13 @@ use super::settings::Settings;
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic};
 use vla_inference::observation::EncodedImage;
-use vla_inference::policy::Instruction;
+use vla_inference::policy::{Instruction, InstructionRemark};
 
 /// Types of an image topic.
 const IMAGE_TYPES: [&str; 2] = [messages::IMAGE, messages::COMPRESSED_IMAGE];
+
+/// Most warnings of one bag about its instructions.
+const MAX_REMARKS: usize = 32;
 
 /// One image of a bag.
 pub struct Frame {
@@ -60,6 +63,16 @@ pub struct ReadResult {
 }
 
 impl ReadResult {
+    /// Warns of what is remarkable about an instruction, of each remark once.
+    fn remark(&mut self, episode: &Episode, remarks: &[InstructionRemark]) {
+        for remark in remarks {
+            let line = format!("{}: {remark}", episode.bag.path().display());
+            if self.warnings.len() < MAX_REMARKS && !self.warnings.contains(&line) {
+                self.warnings.push(line);
+            }
+        }
+    }
+
     /// Counts an image that is not evaluated, and keeps the details of the first per reason.
     pub fn skip(&mut self, number: u64, reason: &'static str, detail: &str) {
         let entry =
@@ -122,6 +135,9 @@ impl Episode {
             warnings: Vec::new(),
             failure: None,
         };
+        if let Some(Ok((_, remarks))) = settings.instruction.as_deref().map(Instruction::read) {
+            result.remark(self, &remarks);
+        }
         let mut reader = Reader { episode: self, index, settings, done, current_instruction: None };
         let topics = [
             Some(&self.image),
@@ -150,7 +166,7 @@ impl Episode {
                 }
             }
         }
-        result.warnings = stream.warnings().iter().map(ToString::to_string).collect();
+        result.warnings.extend(stream.warnings().iter().map(ToString::to_string));
         if let Some((count, values)) =
             result.track.as_ref().map(|track| track.wrong_size).filter(|(count, _)| *count > 0)
         {
@@ -190,8 +206,13 @@ impl Reader<'_> {
         }
         if let Some(topic) = selected(&self.episode.instruction) {
             let text: Text = messages::decode(&message, &topic)?;
-            self.current_instruction =
-                Some(Instruction::new(&text.data).map_err(|error| error.to_string()));
+            self.current_instruction = Some(match Instruction::read(&text.data) {
+                Ok((instruction, remarks)) => {
+                    result.remark(self.episode, &remarks);
+                    Ok(instruction)
+                }
+                Err(error) => Err(error.to_string()),
+            });
         }
         if let (Some(topic), Some(track)) = (selected(&self.episode.action), result.track.as_mut())
         {

@@ -130,7 +130,7 @@ fn action_tokens_alone_give_the_same_action() {
         (policy(&kit, DecodeMode::Full), policy(&kit, DecodeMode::Actions));
     for case in &kit.cases {
         let (image, instruction) =
-            (kit.image(&case.image).unwrap(), Instruction::new(&case.instruction).unwrap());
+            (kit.image(&case.image).unwrap(), Instruction::recorded(&case.instruction).unwrap());
         let (a, b) = (
             full.act(&Observation::single(&image, &instruction)).unwrap(),
             actions.act(&Observation::single(&image, &instruction)).unwrap(),
@@ -193,6 +193,46 @@ fn token_outside_the_actions_is_named() {
         texts.iter().any(|text| text.contains("token 278 (\"▁the\")") && text.contains("31744")),
         "{texts:?}"
     );
+}
+
+/// The checkpoint's tensors, the head all zeros.
+struct Headless<'a>(&'a vla_inference::checkpoint::WeightFiles);
+
+impl TensorSource for Headless<'_> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<HostTensor, vla_inference::models::ModelError> {
+        if name == "language_model.lm_head.weight" {
+            let values = vec![0.0; shape.iter().product()];
+            return Ok(HostTensor::from_f32(shape, values).unwrap());
+        }
+        TensorSource::tensor(self.0, name, shape)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        TensorSource::contains(self.0, name)
+    }
+}
+
+#[test]
+fn an_action_that_nothing_is_preferred_for_is_an_error() {
+    let kit = kit();
+    let checkpoint = Checkpoint::open(&kit.checkpoint()).unwrap();
+    let weights = checkpoint.weights.clone();
+    let mut policy = OpenVlaPolicy::from_checkpoint(
+        CpuBackend::new(2).unwrap(),
+        checkpoint,
+        &Headless(&weights),
+        &options(DecodeMode::Actions),
+    )
+    .unwrap();
+    let case = &kit.cases[0];
+    let image = kit.image(&case.image).unwrap();
+    let instruction = Instruction::new(&case.instruction).unwrap();
+    let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
+    assert!(matches!(error, PolicyError::NoPreference(7)), "{error}");
 }
 
 #[test]

@@ -124,8 +124,8 @@ impl Run {
             self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
         let preparation =
             preparation::rule(self.policy_file.load()?.as_ref()).map_err(LoadError::from)?;
-        let mut policy = self.device.load(folder, self.decode.clone(), &self.policy_file)?;
-        let settings = self.settings(folder.to_owned(), policy.info(), preparation.to_string());
+        let mut policy = self.device.load(&folder, self.decode.clone(), &self.policy_file)?;
+        let settings = self.settings(folder, policy.info(), preparation.to_string());
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
         let evaluated = evaluate(policy.as_mut(), &settings, &self.out, options, &stop)?;

@@ -38,7 +38,7 @@ struct Summary<'a> {
 /// Runs the kit, prints one line for each case, and fails when a bound is missed.
 pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
     let kit = OftKit::open(&options.golden)?;
-    let folder = options.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+    let folder = options.checkpoint.folder_or(kit.checkpoint())?;
     let device = &options.device;
     let work = Check { kit: &kit, folder: &folder };
     let report = with_backend(

@@ -49,7 +49,7 @@ impl WithBackend for Check<'_> {
 /// Runs the kit, prints the result, and fails when a bound is missed.
 pub(super) fn run(options: &Selfcheck) -> Result<(), CliError> {
     let kit = Kit::open(&options.golden)?;
-    let folder = options.checkpoint.checkpoint.clone().unwrap_or_else(|| kit.checkpoint());
+    let folder = options.checkpoint.folder_or(kit.checkpoint())?;
     let device = &options.device;
     let work = Check { kit: &kit, folder: &folder };
     let report = with_backend(

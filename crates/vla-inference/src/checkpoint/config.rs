@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::error::CheckpointError;
 use super::fields::{Fields, shown};
 use super::llama_config::LlamaConfig;
-use super::read::{parse_json, read_bounded};
+use super::read::{parse_python_json, read_bounded};
 use super::tower_config::{TowerConfig, read_towers};
 use crate::text::one_line;
 
@@ -69,7 +69,7 @@ impl OpenVlaConfig {
     /// # Errors
     /// As [`OpenVlaConfig::open`].
     pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
-        Self::from_map(path, &parse_json(path, bytes)?)
+        Self::from_map(path, &parse_python_json(path, bytes)?)
     }
 
     pub(super) fn from_map(path: &Path, map: &Map<String, Value>) -> Result<Self, CheckpointError> {

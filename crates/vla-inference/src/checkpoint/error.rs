@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::foreign::{Foreign, recognise};
 use super::header::{HeaderProblem, StoredType};
 use super::torch::TorchProblem;
 use crate::text::one_line;
@@ -15,14 +16,15 @@ use crate::text::one_line;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The path given as the checkpoint is not a folder.
-    #[error(
-        "{}: not a folder: give the folder that holds config.json and the *.safetensors files",
-        show(path)
-    )]
-    NotAFolder {
-        /// What was given.
+    /// A path or a file that is recognisably something else than what it should be.
+    #[error("{}: {what}: {remedy}", show(path))]
+    Recognised {
+        /// The path.
         path: PathBuf,
+        /// What it is, as "is a Git LFS pointer".
+        what: String,
+        /// What to do.
+        remedy: String,
     },
     /// A file that the checkpoint needs does not exist.
     #[error("{}: missing file: {remedy}", show(path))]
@@ -230,8 +232,22 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// `path` is `what`, which was recognised; `remedy` says what to do.
+    pub(super) fn is(path: &Path, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self::Recognised {
+            path: path.to_owned(),
+            what: one_line(&what.to_string()),
+            remedy: one_line(&remedy.to_string()),
+        }
+    }
+
+    /// What the file at `path` is instead, by its first `bytes`.
+    pub(super) fn recognised(path: &Path, bytes: &[u8]) -> Option<Self> {
+        recognise(bytes).map(|Foreign { what, remedy }| Self::is(path, what, remedy))
+    }
+
     /// An error of the operating system at `path`; a missing file gets its own variant, with
-    /// `remedy`.
+    /// `remedy`, and a link that leads nowhere names its goal.
     pub(super) fn io(
         path: &Path,
         action: &'static str,
@@ -239,7 +255,7 @@ impl CheckpointError {
         remedy: &'static str,
     ) -> Self {
         if error.kind() == std::io::ErrorKind::NotFound {
-            Self::Missing { path: path.to_owned(), remedy }
+            broken_link(path).unwrap_or_else(|| Self::Missing { path: path.to_owned(), remedy })
         } else {
             Self::Io { path: path.to_owned(), action, detail: one_line(&error.to_string()) }
         }
@@ -264,6 +280,19 @@ impl CheckpointError {
             remedy: one_line(&remedy.to_string()),
         }
     }
+}
+
+/// The error for a link whose goal does not exist; `None` when `path` is no link.
+pub(super) fn broken_link(path: &Path) -> Option<CheckpointError> {
+    let goal = std::fs::read_link(path).ok()?;
+    // Hugging Face's cache: the names of a snapshot are links into `blobs`.
+    let remedy = if goal.components().any(|part| part.as_os_str() == "blobs") {
+        "the download did not finish or the cache was cleared; run hf download again"
+    } else {
+        "put the file or folder there, or make the link anew"
+    };
+    let what = format!("is a link to {}, which does not exist", quoted(&goal.to_string_lossy()));
+    Some(CheckpointError::is(path, what, remedy))
 }
 
 /// Foreign text on one line, in double quotes.

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::config::{OpenVlaConfig, read_config};
 use super::error::{CheckpointError, quoted};
 use super::inventory::Inventory;
+use super::location::no_folder;
 use super::norm_stats::NormStats;
 use super::oft::{sign_in_tensors, sign_of_oft};
 use super::preprocessor::PreprocessorConfig;
+use super::siblings::{refuse_adapter_file, refuse_unread};
 use super::tokenizer::Tokenizer;
 use super::weights::WeightFiles;
 
@@ -42,11 +44,22 @@ impl Checkpoint {
             return Err(not_plain(folder, sign));
         }
         let checkpoint = Self::open_unchecked(folder)?;
-        if let Some(name) = sign_in_tensors(checkpoint.weights.names()) {
-            return Err(not_plain(folder, format!("tensor {}", quoted(name))));
-        }
-        checkpoint.weights.check(&checkpoint.config.expected_tensors())?;
+        checkpoint.check()?;
         Ok(checkpoint)
+    }
+
+    /// Checks that the tensors are those that the configuration needs and no others, and that their
+    /// data arrived.
+    ///
+    /// # Errors
+    /// The first tensor that is missing, wrong, constant, or another model's.
+    pub fn check(&self) -> Result<(), CheckpointError> {
+        if let Some(name) = sign_in_tensors(self.weights.names()) {
+            return Err(not_plain(&self.folder, format!("tensor {}", quoted(name))));
+        }
+        let expected = self.config.expected_tensors();
+        refuse_unread(&self.weights, &expected)?;
+        self.weights.check(&expected)
     }
 
     /// Like [`Checkpoint::open`], also for the folder of an OpenVLA-OFT checkpoint, and without
@@ -57,8 +70,9 @@ impl Checkpoint {
     /// The first missing, broken or inconsistent file.
     pub fn open_unchecked(folder: &Path) -> Result<Self, CheckpointError> {
         if !folder.is_dir() {
-            return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+            return Err(no_folder(folder));
         }
+        refuse_adapter_file(folder)?;
         let path = folder.join("config.json");
         let bytes = read_config(&path)?;
         let config = OpenVlaConfig::from_json(&path, &bytes)?;

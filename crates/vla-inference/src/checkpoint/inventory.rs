@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::constant::refuse_constant_weights;
 use super::error::CheckpointError;
 use super::expected::ExpectedTensor;
 use super::weights::WeightFiles;
@@ -104,8 +105,9 @@ impl Inventory {
 }
 
 impl WeightFiles {
-    /// Checks that every used tensor of `expected` is there with its shape and a weight format,
-    /// before any is loaded: a 15 GB checkpoint must not fail at its last layer.
+    /// Checks that every used tensor of `expected` is there with its shape and a weight format, and
+    /// that no weight matrix is constant, before any is loaded: a 15 GB checkpoint must not fail at
+    /// its last layer.
     ///
     /// # Errors
     /// The first tensor that is missing or wrong.
@@ -113,7 +115,8 @@ impl WeightFiles {
         expected
             .iter()
             .filter(|tensor| tensor.used)
-            .try_for_each(|tensor| self.expect(&tensor.name, &tensor.shape).map(drop))
+            .try_for_each(|tensor| self.expect(&tensor.name, &tensor.shape).map(drop))?;
+        refuse_constant_weights(expected, |name| self.tensor(name).ok())
     }
 }
 

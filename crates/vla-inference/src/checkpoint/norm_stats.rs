@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::config::{MAX_CONFIG_BYTES, read_config};
 use super::error::CheckpointError;
 use super::fields::shown;
-use super::read::{UniqueMap, is_listed, parse_json, read_bounded};
+use super::read::{UniqueMap, is_listed, parse_python_json, read_bounded};
 
 /// The fine-tuned checkpoint's statistics.
 const STATISTICS: &str = "dataset_statistics.json";
@@ -141,7 +141,7 @@ impl NormStats {
         struct RawConfig {
             norm_stats: Option<UniqueMap<Value>>,
         }
-        let raw: RawConfig = parse_json(path, bytes)?;
+        let raw: RawConfig = parse_python_json(path, bytes)?;
         let Some(sets) = raw.norm_stats else {
             return Err(CheckpointError::field(
                 path,
@@ -159,7 +159,7 @@ impl NormStats {
     /// # Errors
     /// When the JSON is not valid or holds no data set.
     pub fn from_statistics_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
-        Self::from_raw(path, parse_json(path, bytes)?, "")
+        Self::from_raw(path, parse_python_json(path, bytes)?, "")
     }
 
     fn from_raw(
@@ -297,6 +297,7 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
         return Err(CheckpointError::field(path, prefix.trim_end_matches('.'), "missing", RESTORE));
     };
     let bounds = value_bounds(path, prefix, action, BoundsKind::Quantiles)?;
+    refuse_not_finite(path, prefix, action)?;
     if let Some((i, low, high)) = bounds.inverted() {
         return Err(CheckpointError::field(
             path,
@@ -307,6 +308,28 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
     }
     let ValueBounds { low, high, mask } = bounds;
     Ok(ActionStats { q01: low, q99: high, mask })
+}
+
+/// Refuses statistics in which any number is not finite, also one that un-normalising does not read:
+/// a mean that is NaN was computed from recordings with NaN in them.
+fn refuse_not_finite(path: &Path, prefix: &str, action: &Value) -> Result<(), CheckpointError> {
+    for name in ["mean", "std", "min", "max"] {
+        let values = action.get(name).and_then(Value::as_array).into_iter().flatten();
+        // Python's NaN and Infinity arrive as texts, see `python_json`.
+        if let Some((i, value)) = values.enumerate().find(|(_, value)| value.is_string()) {
+            let remedy = format!(
+                "must be a finite number: the actions of this data set were not all finite; \
+                {RESTORE}"
+            );
+            return Err(CheckpointError::field(
+                path,
+                format!("{prefix}{name}[{i}]"),
+                value.as_str().unwrap_or_default(),
+                remedy,
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the bounds in one object of statistics; `prefix` is how errors name it.

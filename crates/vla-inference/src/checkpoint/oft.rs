@@ -21,12 +21,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::constant::refuse_constant;
 use super::error::{CheckpointError, quoted};
 use super::fields::Fields;
 use super::folder::Checkpoint;
+use super::location::no_folder;
 use super::norm_stats::{MAX_ACTION_DIM, NormStats};
-use super::read::{is_listed, parse_json, read_bounded};
+use super::read::{is_listed, parse_json, parse_python_json, read_bounded};
 use super::shard::MappedTensor;
+use super::siblings::refuse_unread;
 use super::torch::TorchFile;
 use crate::text::one_line;
 
@@ -66,7 +69,7 @@ pub fn sign_of_oft(folder: &Path) -> Result<Option<String>, CheckpointError> {
     }
     let path = folder.join("config.json");
     let config = super::config::read_config(&path).unwrap_or_default();
-    let fields: Map<String, Value> = parse_json(&path, &config).unwrap_or_default();
+    let fields: Map<String, Value> = parse_python_json(&path, &config).unwrap_or_default();
     if let Some(field) = FIELDS.iter().find(|field| fields.contains_key(**field)) {
         return Ok(Some(format!("the field {field} of config.json")));
     }
@@ -99,7 +102,7 @@ fn file_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
         CheckpointError::io(folder, "list", error, "give the folder of a checkpoint")
     };
     if !folder.is_dir() {
-        return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+        return Err(no_folder(folder));
     }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| fail(&error))?.take(MAX_FILES) {
@@ -218,7 +221,7 @@ impl OftHead {
         let blocks = (0..MAX_BLOCKS).take_while(|&index| component.contains(&block(index))).count();
         let head = Self { component, action_dim, hidden, blocks };
         for (name, shape) in head.tensors(llama_hidden) {
-            head.component.expect(&name, &shape)?;
+            refuse_constant(&head.component.expect(&name, &shape)?)?;
         }
         let known = head.tensors(llama_hidden);
         let unknown =
@@ -278,7 +281,7 @@ impl OftProprio {
             ("fc2.weight", vec![llama_hidden, llama_hidden]),
             ("fc2.bias", vec![llama_hidden]),
         ] {
-            component.expect(name, &shape)?;
+            refuse_constant(&component.expect(name, &shape)?)?;
         }
         Ok(Self { component, state_dim })
     }
@@ -339,6 +342,7 @@ impl OftCheckpoint {
             }),
         };
         let mut expected = base.config.expected_tensors();
+        refuse_unread(&base.weights, &expected)?;
         // With FiLM the towers come from their own file, which the model checks as it loads them.
         expected.retain(|tensor| vision.is_none() || !tensor.name.starts_with("vision_backbone."));
         base.weights.check(&expected)?;

@@ -3,15 +3,19 @@
 //! The file holds the same values several times (`input_sizes`, `tvf_resize_params`,
 //! `tvf_crop_params`; `means`, `tvf_normalize_params`). The official processor computes the `tvf_*`
 //! fields from the others; here they must agree.
+//!
+//! transformers 5 saves the same object as `image_processor` of processor_config.json instead, and
+//! reads it there first where both files are present; older versions read preprocessor_config.json.
+//! A folder in which the two differ is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::config::OpenVlaConfig;
 use super::error::CheckpointError;
 use super::fields::{Fields, shown, shown_list};
-use super::read::{parse_json, read_bounded};
+use super::read::{is_listed, parse_json, read_bounded};
 
 /// Largest preprocessor_config.json read, bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -38,19 +42,14 @@ pub struct PreprocessorConfig {
 }
 
 impl PreprocessorConfig {
-    /// Reads `preprocessor_config.json` of the folder and checks that it fits `config`'s towers.
+    /// Reads `preprocessor_config.json` of the folder, or `image_processor` of
+    /// `processor_config.json`, and checks that it fits `config`'s towers.
     ///
     /// # Errors
-    /// When the file is missing, needs what is not implemented, or contradicts itself or
-    /// `config`.
+    /// When the file is missing, needs what is not implemented, or contradicts itself, the other
+    /// file or `config`.
     pub fn open(folder: &Path, config: &OpenVlaConfig) -> Result<Self, CheckpointError> {
-        let path = folder.join("preprocessor_config.json");
-        let bytes = read_bounded(
-            &path,
-            MAX_BYTES,
-            "copy it from the original checkpoint, means and sizes are nowhere else",
-        )?;
-        let preprocessor = Self::from_json(&path, &bytes)?;
+        let (path, preprocessor) = read_either(folder)?;
         let sizes: Vec<usize> = preprocessor.towers.iter().map(|tower| tower.size).collect();
         let expected: Vec<usize> = config.towers.iter().map(|tower| tower.img_size).collect();
         if sizes != expected {
@@ -69,7 +68,20 @@ impl PreprocessorConfig {
     /// When it needs what is not implemented, or contradicts itself.
     pub fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
         let map: Map<String, Value> = parse_json(path, bytes)?;
-        let fields = Fields::new(path, "", &map);
+        Self::from_fields(Fields::new(path, "", &map))
+    }
+
+    /// Parses the bytes of a processor_config.json; `None` when it has no `image_processor`.
+    ///
+    /// # Errors
+    /// As [`PreprocessorConfig::from_json`].
+    pub fn from_processor_json(path: &Path, bytes: &[u8]) -> Result<Option<Self>, CheckpointError> {
+        let map: Map<String, Value> = parse_json(path, bytes)?;
+        let image = Fields::new(path, "", &map).object("image_processor")?;
+        image.map(|map| Self::from_fields(Fields::new(path, "image_processor.", map))).transpose()
+    }
+
+    fn from_fields(fields: Fields<'_>) -> Result<Self, CheckpointError> {
         let naive = "only \"resize-naive\" is implemented; use a checkpoint trained with it";
         fields.only("image_resize_strategy", &json!("resize-naive"), naive)?;
         fields.only(
@@ -112,6 +124,33 @@ impl PreprocessorConfig {
             ));
         }
         Ok(Self { towers })
+    }
+}
+
+/// The preprocessing of a folder, and the file that it is from.
+fn read_either(folder: &Path) -> Result<(PathBuf, PreprocessorConfig), CheckpointError> {
+    let (old, new) =
+        (folder.join("preprocessor_config.json"), folder.join("processor_config.json"));
+    let restore = "copy it from the original checkpoint";
+    let newer = if is_listed(&new) {
+        PreprocessorConfig::from_processor_json(&new, &read_bounded(&new, MAX_BYTES, restore)?)?
+    } else {
+        None
+    };
+    if let Some(newer) = newer.clone().filter(|_| !is_listed(&old)) {
+        return Ok((new, newer));
+    }
+    let remedy = "copy it from the original checkpoint, means and sizes are nowhere else";
+    let older = PreprocessorConfig::from_json(&old, &read_bounded(&old, MAX_BYTES, remedy)?)?;
+    match newer.filter(|newer| *newer != older) {
+        Some(_) => Err(CheckpointError::field(
+            &new,
+            "image_processor",
+            "not what preprocessor_config.json says",
+            "versions of transformers read one or the other; remove the one that the checkpoint \
+            was not trained with",
+        )),
+        None => Ok((old, older)),
     }
 }
 

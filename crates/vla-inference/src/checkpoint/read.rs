@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::error::{CheckpointError, quoted};
+use super::python_json::{named_constants, without_mark};
 
 /// The bytes of the regular file at `path`, at most `limit`.
 pub(super) fn read_bounded(
@@ -62,7 +63,23 @@ pub(super) fn parse_json<T: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
 ) -> Result<T, CheckpointError> {
-    serde_json::from_slice(bytes).map_err(|error| CheckpointError::json(path, &error))
+    serde_json::from_slice(without_mark(bytes)).map_err(|error| {
+        CheckpointError::recognised(path, bytes)
+            .unwrap_or_else(|| CheckpointError::json(path, &error))
+    })
+}
+
+/// Parses JSON in which Python may have written NaN and Infinity: they become strings of that name,
+/// so that only a field that is read as a number refuses them.
+pub(super) fn parse_python_json<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<T, CheckpointError> {
+    match serde_json::from_slice(without_mark(bytes)) {
+        Ok(value) => Ok(value),
+        // Rare, hence not looked for beforehand.
+        Err(_) => parse_json(path, &named_constants(bytes)),
+    }
 }
 
 /// A JSON object in which a key given twice is an error; a plain map would silently keep the last.

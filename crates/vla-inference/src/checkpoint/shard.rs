@@ -90,8 +90,10 @@ impl SafetensorsFile {
     /// When the file is missing, not a regular file, or its header is invalid.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = MappedFile::open(path, MISSING_FILE)?;
-        let entries = parse_header(file.bytes())
-            .map_err(|problem| CheckpointError::Header { path: path.to_owned(), problem })?;
+        let entries = parse_header(file.bytes()).map_err(|problem| {
+            CheckpointError::recognised(path, file.bytes())
+                .unwrap_or_else(|| CheckpointError::Header { path: path.to_owned(), problem })
+        })?;
         Ok(Self { table: TensorTable::new(file, entries) })
     }
 

@@ -1,5 +1,6 @@
 //! tokenizer.json, read by the `tokenizers` library.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use super::config::OpenVlaConfig;
 use super::error::{CheckpointError, quoted};
 use super::read::{parse_json, read_bounded};
+use super::special_tokens::SpecialTokens;
 use crate::text::one_line;
 
 /// Largest tokenizer.json read, bytes. Llama-2's has 1.8 MB, Gemma's 33 MB.
@@ -29,10 +31,14 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Id of the empty word, where the vocabulary has one.
     empty_word: Option<u32>,
+    /// Texts of the tokens at the beginning and the end, where tokenizer_config.json names them.
+    named: [Option<String>; 2],
+    /// Ids before and behind every text, in place of the template of tokenizer.json.
+    around: Option<[Option<u32>; 2]>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of the folder.
+    /// Reads `tokenizer.json` of the folder, with the special tokens of `tokenizer_config.json`.
     ///
     /// # Errors
     /// When the file is missing or is not one the library can read.
@@ -41,7 +47,35 @@ impl Tokenizer {
         let remedy = "a tokenizer.model alone is not read; write it with \
             AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
         let bytes = read_bounded(&path, MAX_TOKENIZER_BYTES, remedy)?;
-        Self::from_json(&path, &bytes)
+        Self::from_json(&path, &bytes)?.with_special_tokens(SpecialTokens::open(folder)?)
+    }
+
+    /// With the special tokens that tokenizer_config.json says.
+    ///
+    /// # Errors
+    /// When the vocabulary has not the token that every text begins or ends with.
+    pub fn with_special_tokens(mut self, special: SpecialTokens) -> Result<Self, CheckpointError> {
+        if let Some([begins, ends]) = special.added {
+            // The class's own defaults.
+            let bos = special.bos.as_deref().unwrap_or("<s>");
+            let eos = special.eos.as_deref().unwrap_or("</s>");
+            let id = |token: &str, added: bool| {
+                if !added {
+                    return Ok(None);
+                }
+                self.id(token).map(Some).ok_or_else(|| CheckpointError::Tokenizer {
+                    path: self.path.clone(),
+                    detail: format!(
+                        "has no token {}, which tokenizer_config.json puts around every text",
+                        quoted(token)
+                    ),
+                    remedy: "use both files of one checkpoint",
+                })
+            };
+            self.around = Some([id(bos, begins)?, id(eos, ends)?]);
+        }
+        self.named = [special.bos, special.eos];
+        Ok(self)
     }
 
     /// Reads a tokenizer.json, or a SentencePiece model when the name ends in `.model`; `remedy` is
@@ -82,27 +116,51 @@ impl Tokenizer {
             )));
         }
         let clean = serde_json::to_vec(&fields).map_err(|error| fail(error.to_string()))?;
-        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(&clean)).map_err(fail)?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&clean)).map_err(fail)?;
+        // What a user writes is text: without this, `</s>` in it would end the sequence.
+        inner.set_encode_special_tokens(true);
         let empty_word = inner.token_to_id(EMPTY_WORD);
-        Ok(Self { path: path.to_owned(), inner, empty_word })
+        Ok(Self { path: path.to_owned(), inner, empty_word, named: [None, None], around: None })
     }
 
-    /// Token ids of a text, with the special tokens that tokenizer.json adds (Llama: BOS in front).
+    /// Token ids of a text, with the special tokens that tokenizer_config.json or the template of
+    /// tokenizer.json adds (Llama: BOS in front). Names of special tokens in the text are text.
     ///
     /// # Errors
     /// When the text is longer than [`MAX_TEXT_BYTES`] or the library refuses it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, CheckpointError> {
+        self.encode_with(&self.inner, text)
+    }
+
+    /// [`Tokenizer::encode`] as the official code does it, which takes the name of a special token
+    /// in a text for the token. For comparisons with its values; copies the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_as_official(&self, text: &str) -> Result<Vec<u32>, CheckpointError> {
+        let mut inner = self.inner.clone();
+        inner.set_encode_special_tokens(false);
+        self.encode_with(&inner, text)
+    }
+
+    fn encode_with(
+        &self,
+        inner: &tokenizers::Tokenizer,
+        text: &str,
+    ) -> Result<Vec<u32>, CheckpointError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(CheckpointError::TextTooLong { bytes: text.len(), limit: MAX_TEXT_BYTES });
         }
-        let encoding = guarded(|| self.inner.encode(text, true)).map_err(|detail| {
+        let template = self.around.is_none();
+        let encoding = guarded(|| inner.encode(text, template)).map_err(|detail| {
             CheckpointError::Tokenizer {
                 path: self.path.clone(),
                 detail: one_line(&detail),
                 remedy: "restore the file from the original checkpoint",
             }
         })?;
-        Ok(encoding.get_ids().to_vec())
+        let [before, behind] = self.around.unwrap_or_default();
+        Ok(before.into_iter().chain(encoding.get_ids().iter().copied()).chain(behind).collect())
     }
 
     /// [`Tokenizer::encode`] of an OpenVLA prompt: with the empty word at the end. The official
@@ -132,6 +190,11 @@ impl Tokenizer {
     /// vocabulary. An opened checkpoint has one.
     pub fn empty_word(&self) -> Option<u32> {
         self.empty_word
+    }
+
+    /// The id of the token that ends a sequence: tokenizer_config.json's, or `</s>`.
+    pub fn end_of_sequence(&self) -> Option<u32> {
+        self.id(self.named[1].as_deref().unwrap_or("</s>"))
     }
 
     /// Number of tokens, added ones included (32001 in OpenVLA).
@@ -176,7 +239,11 @@ impl Tokenizer {
                 "the vocabulary has no empty word {EMPTY_WORD:?}, which every prompt ends with"
             )));
         }
-        let bos = self.id("<s>");
+        self.check_action_tokens(config)?;
+        if self.around.is_some() {
+            return Ok(()); // as tokenizer_config.json says, with or without
+        }
+        let bos = self.id(self.named[0].as_deref().unwrap_or("<s>"));
         let first = self.encode("a")?.first().copied();
         if bos.is_none() || first != bos {
             return Err(fail(format!(
@@ -188,6 +255,53 @@ impl Tokenizer {
 }
 
 impl Tokenizer {
+    /// Checks that the action tokens are where training put them: at the end of the vocabulary's own
+    /// words, `len(tokenizer) - 256` and up before tokens are added, while inference counts them
+    /// from the embedding's rows without padding. A vocabulary that ends before the action tokens
+    /// leaves them to themselves.
+    fn check_action_tokens(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
+        let end = config.action_token_end;
+        let begin = end - config.action_bins;
+        let added = self.inner.get_added_tokens_decoder();
+        let added: BTreeMap<usize, &str> =
+            added.iter().map(|(&id, token)| (id as usize, token.content.as_str())).collect();
+        let words = self.inner.get_vocab(false).into_values().map(|id| id as usize);
+        let words_end = words.filter(|id| !added.contains_key(id)).max().map_or(0, |id| id + 1);
+        let fail = |detail: String, remedy| {
+            Err(CheckpointError::Tokenizer { path: self.path.clone(), detail, remedy })
+        };
+        if words_end != end && words_end > begin {
+            return fail(
+                format!(
+                    "its words end at id {words_end}, but config.json puts the action tokens at \
+                    {begin}..{end} (vocab_size {} less pad_to_multiple_of)",
+                    config.llama.vocab_size
+                ),
+                "every action would be shifted; restore vocab_size, pad_to_multiple_of and weights \
+                of one checkpoint",
+            );
+        }
+        if let Some((id, token)) = added.range(begin..end).next() {
+            return fail(
+                format!("the added token {} has id {id}, an action token's", quoted(token)),
+                "use the tokenizer.json of the same checkpoint",
+            );
+        }
+        // Models of latent or learned actions add tokens for them behind the vocabulary.
+        let foreign = added.values().find(|token| {
+            let token = token.trim_start_matches(['<', '|', '[']).to_lowercase();
+            ["act_", "action_", "latent_"].iter().any(|prefix| token.starts_with(prefix))
+        });
+        match foreign {
+            Some(token) => fail(
+                format!("has the added token {}", quoted(token)),
+                "this is a model with action tokens of its own, not OpenVLA; use a checkpoint of \
+                OpenVLA",
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that every id has one of the `rows` of the embedding, and that a text begins with
     /// `<bos>` and does not end with `<eos>`, as PaliGemma's.
     ///

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, quoted};
 use super::index::WeightIndex;
+use super::location::no_folder;
+use super::other_folder::entries;
 use super::read::{is_listed, read_bounded};
 use super::shard::{MappedTensor, SafetensorsFile};
 
@@ -38,25 +40,16 @@ impl WeightFiles {
     /// When a file is missing or is damaged, or the index and the shards disagree.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         if !folder.is_dir() {
-            return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+            return Err(no_folder(folder));
         }
         let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
         if is_listed(&index) {
             return Self::open_sharded(folder, &index, &single);
         }
-        if !single.exists() && folder.join("pytorch_model.bin.index.json").exists() {
-            return Err(CheckpointError::Missing {
-                path: single,
-                remedy: "this folder holds pickled PyTorch weights, which are not read; save it \
-                    with save_pretrained(safe_serialization=True)",
-            });
-        }
         let file = SafetensorsFile::open(&single).map_err(|error| match error {
-            CheckpointError::Missing { path, .. } => CheckpointError::Missing {
-                path,
-                remedy: "and no model.safetensors.index.json beside it; download the weights (git \
-                    lfs pull) into this folder",
-            },
+            CheckpointError::Missing { path, .. } => {
+                CheckpointError::Missing { path, remedy: without_weights(folder) }
+            }
             other => other,
         })?;
         let places = file.names().map(|name| (name.to_owned(), 0)).collect();
@@ -78,9 +71,15 @@ impl WeightFiles {
         for name in index.files() {
             let shard = folder.join(name);
             if !is_listed(&shard) {
+                let remedy = if is_unfinished(folder) {
+                    "the download did not finish (.cache/huggingface holds an .incomplete file); \
+                    run hf download again to download the missing shard"
+                } else {
+                    "download the missing shard into the same folder"
+                };
                 return Err(index.problem(
                     format!("shard {} is named here but is not in the folder", quoted(name)),
-                    "download the missing shard into the same folder",
+                    remedy,
                 ));
             }
             let file = SafetensorsFile::open(&shard)?;
@@ -202,4 +201,36 @@ impl WeightFiles {
     pub fn verify_unchanged(&self) -> Result<(), CheckpointError> {
         self.files.iter().try_for_each(SafetensorsFile::verify_unchanged)
     }
+}
+
+/// What to do about a folder without `model.safetensors` and without an index: by the weights that
+/// it holds instead.
+fn without_weights(folder: &Path) -> &'static str {
+    let names = entries(folder);
+    let any = |test: fn(&str) -> bool| names.iter().any(|name| test(name));
+    if any(|name| name.starts_with("model-") && name.ends_with(".safetensors")) {
+        "shards lie here without model.safetensors.index.json, which names them; copy it from the \
+        original checkpoint"
+    } else if any(|name| name.starts_with("pytorch_model") || name.starts_with("consolidated.")) {
+        "this folder holds pickled PyTorch weights, which are not read; save it with \
+        save_pretrained(safe_serialization=True)"
+    } else if any(|name| name.ends_with(".gguf")) {
+        "this folder holds quantised weights (GGUF), which are not read; use the bfloat16 \
+        *.safetensors files"
+    } else if any(|name| name.ends_with(".msgpack") || name.ends_with(".h5")) {
+        "this folder holds weights of JAX or TensorFlow, which are not read; save it from PyTorch \
+        with save_pretrained"
+    } else if is_unfinished(folder) {
+        "the download did not finish (.cache/huggingface holds an .incomplete file); run hf \
+        download again"
+    } else {
+        "and no model.safetensors.index.json beside it; download the weights (git lfs pull, or hf \
+        download) into this folder"
+    }
+}
+
+/// Whether `hf download --local-dir` left a file of which a part is missing.
+fn is_unfinished(folder: &Path) -> bool {
+    let parts = entries(&folder.join(".cache").join("huggingface").join("download"));
+    parts.iter().any(|name| name.ends_with(".incomplete"))
 }

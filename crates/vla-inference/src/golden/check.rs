@@ -312,7 +312,7 @@ fn tokenizer_cases<B: Backend>(
     report: &mut Report,
 ) -> Result<(), CheckError> {
     for text in &kit.tokenizer_cases {
-        let ids = policy.checkpoint().tokenizer.encode(&text.text);
+        let ids = policy.checkpoint().tokenizer.encode_as_official(&text.text);
         let ids = ids.map_err(|source| CheckError::Policy { case: 0, source: source.into() })?;
         report.texts += 1;
         if ids != text.ids {

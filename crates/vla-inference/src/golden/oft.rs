@@ -491,7 +491,7 @@ impl Run<'_> {
         let failed = |source| CheckError::Policy { case: self.case.id, source };
         let (case, platform) = (self.case, &self.kit.platform);
         let instruction =
-            Instruction::new(&case.instruction).map_err(|error| failed(error.into()))?;
+            Instruction::recorded(&case.instruction).map_err(|error| failed(error.into()))?;
         let text = prompt(&policy.checkpoint().base.config.prompt, &instruction);
         let ids = policy.tokenize(&text).map_err(failed)?;
         let answers = platform.chunk * platform.action_dim;

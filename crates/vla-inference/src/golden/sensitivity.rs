@@ -77,7 +77,7 @@ pub fn sensitivity(
     let mut act = |image: &super::Case, words: &super::Case| -> Result<Vec<u32>, CheckError> {
         let failed = |source: PolicyError| CheckError::Policy { case: image.id, source };
         let instruction =
-            Instruction::new(&words.instruction).map_err(|error| failed(error.into()))?;
+            Instruction::recorded(&words.instruction).map_err(|error| failed(error.into()))?;
         Ok(policy
             .act(&Observation::single(&kit.image(&image.image)?, &instruction))
             .map_err(failed)?

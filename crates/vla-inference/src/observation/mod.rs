@@ -29,7 +29,7 @@ use bytes::Bytes;
 pub use camera::{EncodedImage, Encoding};
 pub use file::{MAX_COMPRESSED_BYTES, decode, open, open_with_remark, remark};
 pub use image_error::{ImageError, Place};
-pub use instruction::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES};
+pub use instruction::{Instruction, InstructionError, InstructionRemark, MAX_INSTRUCTION_BYTES};
 pub use preparation::{MAX_STEPS, Operation, Preparation, PreparationError, Size, Step};
 pub use preparer::Preparer;
 pub use resize::{Filter, Resizer};

@@ -16,7 +16,7 @@ use crate::backend::tt::{
     FLOW_TRACE_REGION_BYTES, Kernels, OpenError, Provider, WeightCache, open_with,
 };
 use crate::backend::{Backend, TraceBackend};
-use crate::checkpoint::CheckpointKind;
+use crate::checkpoint::{CheckpointKind, locate};
 
 /// Default precision policy of a mesh.
 const MESH_DEFAULT: &str = "mixed";
@@ -254,6 +254,8 @@ pub enum PolicyLoadError {
 /// # Errors
 /// When the device is not available or the checkpoint is invalid.
 pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
+    let folder = locate(source.checkpoint).map_err(PolicyError::from)?;
+    let source = PolicySource { checkpoint: &folder, ..source };
     match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
         CheckpointKind::OpenVla => {}
         CheckpointKind::Scripted => return Ok(Box::new(ScriptedPolicy::open(source.checkpoint)?)),

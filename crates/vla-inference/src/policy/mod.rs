@@ -28,7 +28,9 @@ use crate::backend::BackendError;
 use crate::checkpoint::{CheckpointError, CheckpointKind};
 use crate::models::ModelError;
 use crate::observation::{ImageError, ObservationError, PreparationError};
-pub use crate::observation::{Instruction, InstructionError, MAX_INSTRUCTION_BYTES, Observation};
+pub use crate::observation::{
+    Instruction, InstructionError, InstructionRemark, MAX_INSTRUCTION_BYTES, Observation,
+};
 
 /// A chunk of actions of a policy, with its intermediate results.
 #[derive(Clone, Debug, Default)]
@@ -166,6 +168,13 @@ pub enum PolicyError {
     /// The checkpoint does not do what the policy file says of it.
     #[error(transparent)]
     Oft(#[from] OftError),
+    /// No token was preferred to another one.
+    #[error(
+        "the best and the second-best token are equal for all {0} numbers of the action (margins \
+        of 0): the model prefers nothing, so that nothing is published; its weights are damaged or \
+        its number format is too coarse"
+    )]
+    NoPreference(usize),
     /// The end-of-sequence token before all action tokens.
     #[error(
         "the model ended its answer after {got} of {wanted} action tokens; the checkpoint does \

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::openvla::{PolicyOptions, Stopwatch};
+use super::openvla::{PolicyOptions, Stopwatch, no_preference};
 use super::{
     ActionCodec, CodecError, Decision, Instruction, Observation, Policy, PolicyError, PolicyInfo,
     Stage, prompt,
@@ -442,6 +442,9 @@ impl<B: Backend> OftPolicy<B> {
                     let halves: Vec<f64> = normalized.iter().map(|n| 0.5 * (n + 1.0)).collect();
                     generation.actions.push(self.unnormalize(&halves, &normalized));
                     generation.normalized.push(normalized);
+                }
+                if no_preference(&margins) {
+                    return Err(PolicyError::NoPreference(margins.len()));
                 }
                 generation.token_ids = ids;
                 generation.logit_margins = margins;

@@ -88,6 +88,12 @@ pub struct Generation {
     pub stages: Vec<Stage>,
 }
 
+/// Whether every token was chosen among equals, as of weights of zeros: the lowest id then wins,
+/// which stands for a full-scale action.
+pub(super) fn no_preference(margins: &[f32]) -> bool {
+    !margins.is_empty() && margins.iter().all(|&margin| margin == 0.0)
+}
+
 /// OpenVLA on a backend.
 pub struct OpenVlaPolicy<B: Backend> {
     backend: B,
@@ -181,7 +187,7 @@ impl<B: Backend> OpenVlaPolicy<B> {
             action_tokens: Some(codec.ids()),
         };
         let preparer = Preparer::new(preparation)?;
-        let end_of_sequence = checkpoint.tokenizer.id("</s>");
+        let end_of_sequence = checkpoint.tokenizer.end_of_sequence();
         Ok(Self {
             backend,
             model,
@@ -390,6 +396,9 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             Some(generation) => generation?,
             None => self.generate_speculative(rgb, &input_ids, &draft, &mut NoProbe)?,
         };
+        if no_preference(&generation.logit_margins) {
+            return Err(PolicyError::NoPreference(generation.logit_margins.len()));
+        }
         self.counts.drafted += generation.drafted as u64;
         self.counts.accepted += generation.accepted as u64;
         if self.draft {

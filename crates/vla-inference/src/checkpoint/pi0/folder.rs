@@ -11,10 +11,13 @@ use super::processors::Processors;
 use super::source::{Pi0Source, Resize, StateTokens};
 use super::statistics::read_norm_stats;
 use crate::checkpoint::config::{MAX_CONFIG_BYTES, read_config};
+use crate::checkpoint::constant::refuse_constant_weights;
 use crate::checkpoint::error::{CheckpointError, quoted};
 use crate::checkpoint::expected::ExpectedTensor;
 use crate::checkpoint::inventory::Inventory;
+use crate::checkpoint::location::no_folder;
 use crate::checkpoint::read::is_listed;
+use crate::checkpoint::siblings::refuse_adapter_file;
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::checkpoint::weights::WeightFiles;
 
@@ -59,6 +62,7 @@ impl Pi0Checkpoint {
         let checkpoint = Self::open_unchecked(source)?;
         let [expected, optional] = checkpoint.tensors();
         check_complete(&checkpoint.weights, &expected, &optional)?;
+        refuse_constant_weights(&expected, |name| checkpoint.weights.tensor(name).ok())?;
         Ok(checkpoint)
     }
 
@@ -70,9 +74,9 @@ impl Pi0Checkpoint {
     pub fn open_unchecked(source: &Pi0Source) -> Result<Self, CheckpointError> {
         let folder = source.folder.as_path();
         if !folder.is_dir() {
-            return Err(CheckpointError::NotAFolder { path: folder.to_owned() });
+            return Err(no_folder(folder));
         }
-        refuse_adapter(folder)?;
+        refuse_adapter_file(folder)?;
         let path = folder.join("config.json");
         let bytes = read_config(&path)?;
         debug_assert!(bytes.len() as u64 <= MAX_CONFIG_BYTES);
@@ -147,20 +151,6 @@ impl Pi0Checkpoint {
 
 fn prefixed(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
-}
-
-fn refuse_adapter(folder: &Path) -> Result<(), CheckpointError> {
-    let whole = ["model.safetensors", "model.safetensors.index.json"];
-    let adapter = folder.join("adapter_config.json");
-    if is_listed(&adapter) && !whole.iter().any(|name| is_listed(&folder.join(name))) {
-        return Err(CheckpointError::field(
-            &adapter,
-            "peft_type",
-            "an adapter without the model",
-            "merge it into its base model first (merge_and_unload, save_pretrained)",
-        ));
-    }
-    Ok(())
 }
 
 /// Which model a folder's tensors are.

@@ -134,6 +134,13 @@ impl TorchFile {
     /// When the file is missing, not a regular file, damaged, or holds anything but tensors.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = MappedFile::open(path, "copy the file from the original checkpoint")?;
+        // A zip archive is right, and of a pickle alone the parser says more.
+        let foreign = (!file.bytes().starts_with(b"PK") && !file.bytes().starts_with(b"\x80"))
+            .then(|| CheckpointError::recognised(path, file.bytes()))
+            .flatten();
+        if let Some(error) = foreign {
+            return Err(error);
+        }
         let failed = |problem| CheckpointError::Torch { path: path.to_owned(), problem };
         let entries = parse_torch(file.bytes()).map_err(failed)?;
         Archive::open(file.bytes()).and_then(|archive| archive.verify()).map_err(failed)?;

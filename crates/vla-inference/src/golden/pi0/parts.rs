@@ -81,7 +81,9 @@ impl<B: Backend> Run<'_, B> {
         let tokenizer =
             Tokenizer::open_file(&file, remedy).map_err(|e| failed("prompts")(e.into()))?;
         for case in &self.kit.prompts {
-            let ids = tokenizer.encode(&case.prompt).map_err(|e| failed("prompts")(e.into()))?;
+            let ids = tokenizer
+                .encode_as_official(&case.prompt)
+                .map_err(|e| failed("prompts")(e.into()))?;
             report.require(ids == case.ids, || {
                 format!("{}: ids of {:?}: {ids:?}", file.display(), case.prompt)
             });
