@@ -86,7 +86,8 @@ def smaller(executable, logs, kit, modes, latency_s):
         shown(name, latency_s, mode, seams)
         # The median: on a busy machine a chunk may take over later than was expected.
         assert numpy.median(seams) < bound * numpy.median(plain), (mode, seams, plain)
-        assert not remarks, remarks
+        # On a busy machine a chunk may end before the next one is there; that is said too.
+        assert not any("rtc_training_max_delay" in text for text in remarks), remarks
 
 
 def scenario(executable, logs):

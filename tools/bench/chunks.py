@@ -122,6 +122,7 @@ def main():
     parser.add_argument("--full", action="store_true", help="all layers; pi0 and pi0.5 only")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--warm-up", type=int, default=1, help="chunks before the measured ones")
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--precision", default="f32,bf16")
     parser.add_argument("--binaries", type=Path, help="built programs; else they are built")
@@ -136,7 +137,7 @@ def main():
         return None
     threads = arguments.threads or len(os.sched_getaffinity(0))
     common = ["--checkpoint", folder, "--image", IMAGE, "--repeats", arguments.repeats]
-    common += ["--threads", threads]
+    common += ["--threads", threads, "--warm-up", arguments.warm_up]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as policy:
         policy.write(OFT_POLICY)
         policy.flush()

@@ -59,7 +59,8 @@ def noise(seed, count):
 
 
 def load(folder, dtype):
-    """Linear layers and embeddings in `dtype`, vectors in float32; one tensor at a time."""
+    """Linear layers in `dtype`, vectors in float32, the table of tokens as it is stored; one tensor
+    at a time."""
     weights = {}
     for shard in sorted(folder.glob("*.safetensors")):
         if not shard.name.startswith("model"):
@@ -69,6 +70,7 @@ def load(folder, dtype):
                 if not name.endswith(UNUSED):
                     tensor = file.get_tensor(name)
                     wide = dtype if tensor.dim() > 1 else torch.float32
+                    wide = tensor.dtype if name.endswith("embed_tokens.weight") else wide
                     weights[name.removeprefix("model.")] = tensor.to(wide)
     return weights
 
@@ -160,7 +162,7 @@ class Model:
 
     def prefix(self, images, ids, state):
         table = self.w[f"{VLM}.embed_tokens.weight"]
-        text = table[torch.tensor(ids)] * math.sqrt(table.shape[1])
+        text = table[torch.tensor(ids)].to(self.dtype) * math.sqrt(table.shape[1])
         x, cache = torch.cat([*images, text]), []
         for index in range(self.vlm["depth"]):
             last = index + 1 == self.vlm["depth"]
