@@ -106,6 +106,27 @@ fn commands_run_on_a_simulated_mesh() {
 }
 
 #[test]
+fn plan_knows_pi0() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for kit in ["pi0_lerobot_tiny", "pi05_lerobot_tiny"] {
+        let path = data.join(kit).join("ckpt/config.json");
+        let path = path.to_str().unwrap();
+        let plan = |more: &[&'static str]| {
+            command(&[&["plan", "--config", path, "--mesh", "n300"], more].concat(), None)
+        };
+        let (status, out, error) = plan(&["--json", "--images", "2", "--steps", "5"]);
+        assert_eq!(status, Some(0), "{error}");
+        let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let ms = |field: &str| answer[field].as_f64().unwrap();
+        assert!(answer["launches"].as_u64().unwrap() > 50 && ms("launched_ms") > ms("total_ms"));
+        assert!(plan(&[]).1.contains("326.0 ms per chunk of pi0"));
+        let (status, _, error) = plan(&["--chunk", "8"]);
+        assert_eq!((status, error.lines().count()), (Some(1), 1), "{error}");
+        assert!(error.contains("--chunk 8") && error.contains("--text"), "{error}");
+    }
+}
+
+#[test]
 fn plan_prints_and_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
@@ -124,7 +145,8 @@ fn plan_prints_and_refuses() {
     assert_eq!(status, Some(1));
     assert!(error.contains("GiB too many") && error.lines().count() == 1, "{error}");
     assert!(out.contains("assumed"), "the plan is shown all the same: {out}");
-    for wrong in [&["--mesh", "n600"][..], &["--mesh", "n300", "--precision", "fp8"], &[]] {
+    let images = &["--mesh", "n300", "--images", "2"];
+    for wrong in [images, &["--mesh", "n600"][..], &["--mesh", "n300", "--precision", "fp8"], &[]] {
         let (status, _, error) = command(&[&["plan", "--config", path], wrong].concat(), None);
         assert_ne!(status, Some(0), "{wrong:?}: {error}");
     }

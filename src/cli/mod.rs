@@ -83,6 +83,14 @@ pub(crate) enum CliError {
     Bounds(String),
     #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]
     Config { path: PathBuf, reason: String },
+    #[error("plan: --{option} {value} does not fit {}, {kind}; {remedy}", path.display())]
+    PlanOption {
+        option: String,
+        value: u32,
+        path: PathBuf,
+        kind: &'static str,
+        remedy: &'static str,
+    },
     #[error(
         "{precision} does not fit {mesh}: {needed:.2} GiB per chip of {capacity:.2}, \
         {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"

@@ -76,9 +76,10 @@ impl Plan {
     /// A plan of OpenVLA or OpenVLA-OFT.
     fn tokens(&self, bytes: &[u8], policy: PrecisionPolicy) -> Result<Planned, CliError> {
         let options = [("text", self.text), ("steps", self.steps)];
-        self.refuse(&options, "is for pi0 and pi0.5")?;
+        self.refuse(&options, ("OpenVLA", "leave it out: it is for pi0 and pi0.5"))?;
         if self.chunk.is_none() {
-            self.refuse(&[("images", self.images)], "needs --chunk")?;
+            let what = ("OpenVLA with one image", "give --chunk for OpenVLA-OFT");
+            self.refuse(&[("images", self.images)], what)?;
         }
         let config = OpenVlaConfig::from_json(&self.config, bytes)?;
         let mut assumptions = match self.chunk {
@@ -102,7 +103,7 @@ impl Plan {
     /// A plan of pi0 or pi0.5.
     fn flow(&self, bytes: &[u8], policy: PrecisionPolicy) -> Result<Planned, CliError> {
         let options = [("positions", self.positions), ("chunk", self.chunk)];
-        self.refuse(&options, "is for OpenVLA; use --images and --text")?;
+        self.refuse(&options, ("pi0 or pi0.5", "give --images and --text"))?;
         let config = Pi0Config::from_json(&self.config, bytes)?;
         let text = if config.kind == Pi0Kind::Pi0 { 20 } else { 64 };
         let number = |given: Option<u32>, default| given.map_or(default, |given| given as usize);
@@ -116,12 +117,19 @@ impl Plan {
     }
 
     /// Refuses options that do not fit the checkpoint.
-    fn refuse(&self, options: &[(&str, Option<u32>)], why: &str) -> Result<(), CliError> {
+    fn refuse(
+        &self,
+        options: &[(&str, Option<u32>)],
+        (kind, remedy): (&'static str, &'static str),
+    ) -> Result<(), CliError> {
         match options.iter().find_map(|(name, given)| given.map(|given| (name, given))) {
             None => Ok(()),
-            Some((name, given)) => Err(CliError::Config {
+            Some((option, value)) => Err(CliError::PlanOption {
+                option: (*option).to_string(),
+                value,
                 path: self.config.clone(),
-                reason: format!("--{name} {given} {why}"),
+                kind,
+                remedy,
             }),
         }
     }

@@ -1,5 +1,5 @@
-//! KV cache of a sequence on the mesh and the attention over it: heads sharded over the chips, rotary
-//! embedding in the checkpoint's column order.
+//! KV cache of a sequence on the mesh and the attention over it: heads sharded over the chips,
+//! rotary embedding in the checkpoint's column order.
 //!
 //! TT-NN's rotary embedding rotates pairs (i, i + d/2) as Hugging Face does, so no weight is
 //! permuted. Heads whose halves do not fill tiles (test models) are padded half by half, see

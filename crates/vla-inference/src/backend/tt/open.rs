@@ -12,8 +12,8 @@ use crate::backend::precision::PrecisionPolicy;
 /// Environment variable with the path of a provider library, for simulated meshes and silicon.
 const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
 
-/// Bytes of every DRAM bank reserved for traces of pi0: `openvla plan` counts about 5 000 operations
-/// in eleven traces, of some 16 kB each on one chip (estimated from the traces of OpenVLA).
+/// Bytes of every DRAM bank reserved for traces of pi0: `openvla plan` counts about 5 000
+/// operations in eleven traces, of some 16 kB each on one chip (estimated from OpenVLA's).
 pub const FLOW_TRACE_REGION_BYTES: u64 = 2 * DEFAULT_TRACE_REGION_BYTES;
 
 /// Supported boards.
