@@ -117,7 +117,8 @@ fn fault(input: &Input, plain: &Value) -> Option<String> {
     match &input.should {
         Should::Refuse(parts) => {
             let mut said = vec![("predict", status, error)];
-            if input.everywhere {
+            // Options of another version's other commands may differ.
+            if input.everywhere && !program().1 {
                 said.extend(elsewhere(input));
             }
             said.into_iter().find_map(|(command, status, error)| {

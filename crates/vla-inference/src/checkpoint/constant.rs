@@ -15,7 +15,7 @@ use super::shard::MappedTensor;
 const PLACES: usize = 64;
 /// Consecutive elements at each place.
 const AT_EACH: usize = 32;
-/// Smaller tensors are not looked at: a robot's state may have one dimension.
+/// Smaller tensors are not looked at.
 const FEWEST: usize = 64;
 /// Matrices that training code initialises with zeros: the modulation of pi0.5's adaptive norms.
 const BEGIN_AS_ZERO: &str = "norm.dense.weight";
@@ -25,7 +25,9 @@ fn is_constant(tensor: &MappedTensor) -> bool {
     let elements = tensor.elements();
     let bytes = tensor.bytes();
     let size = bytes.len().checked_div(elements).unwrap_or(0);
-    if elements < FEWEST || size == 0 || tensor.shape().len() < 2 {
+    // One row is a bias or a token that may have begun as zeros.
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    if elements < FEWEST || size == 0 || elements == columns {
         return false;
     }
     let first = &bytes[..size];

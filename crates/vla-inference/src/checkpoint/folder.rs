@@ -32,8 +32,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the folder and checks its parts against each other. Reads the small files and the
-    /// shards' headers, no weights.
+    /// Opens the folder and checks its parts against each other. Reads the small files, the
+    /// shards' headers and a few elements of each weight matrix.
     ///
     /// # Errors
     /// The first missing, broken or inconsistent part; any sign that the folder is OpenVLA-OFT's.

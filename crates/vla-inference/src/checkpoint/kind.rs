@@ -45,8 +45,8 @@ impl CheckpointKind {
     /// The kind of a folder, from the names of its files, `config.json` and the statistics.
     ///
     /// # Errors
-    /// When the folder has no readable `config.json`, an adapter beside the weights, or the signs of
-    /// a model that only resembles one of these.
+    /// When the folder has no readable `config.json`, an adapter beside the weights, or the signs
+    /// of a model that only resembles one of these.
     pub fn of(folder: &Path) -> Result<Self, CheckpointError> {
         if !folder.is_dir() {
             return Err(no_folder(folder));

@@ -310,8 +310,8 @@ fn action_stats(path: &Path, prefix: &str, value: &Value) -> Result<ActionStats,
     Ok(ActionStats { q01: low, q99: high, mask })
 }
 
-/// Refuses statistics in which any number is not finite, also one that un-normalising does not read:
-/// a mean that is NaN was computed from recordings with NaN in them.
+/// Refuses statistics in which any number is not finite, also one that un-normalising does not
+/// read: a mean that is NaN was computed from recordings with NaN in them.
 fn refuse_not_finite(path: &Path, prefix: &str, action: &Value) -> Result<(), CheckpointError> {
     for name in ["mean", "std", "min", "max"] {
         let values = action.get(name).and_then(Value::as_array).into_iter().flatten();

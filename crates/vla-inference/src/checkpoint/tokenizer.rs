@@ -255,10 +255,9 @@ impl Tokenizer {
 }
 
 impl Tokenizer {
-    /// Checks that the action tokens are where training put them: at the end of the vocabulary's own
-    /// words, `len(tokenizer) - 256` and up before tokens are added, while inference counts them
-    /// from the embedding's rows without padding. A vocabulary that ends before the action tokens
-    /// leaves them to themselves.
+    /// Checks that the action tokens are where training put them: at the end of the vocabulary's
+    /// own words, before tokens are added, while inference counts them from the embedding's rows
+    /// without padding. A vocabulary that ends before the action tokens leaves them to themselves.
     fn check_action_tokens(&self, config: &OpenVlaConfig) -> Result<(), CheckpointError> {
         let end = config.action_token_end;
         let begin = end - config.action_bins;

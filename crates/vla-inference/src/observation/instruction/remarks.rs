@@ -122,6 +122,7 @@ pub(super) fn of(instruction: &Instruction, unwrapped: bool) -> Vec<InstructionR
 
 /// The first Cyrillic, Greek or full-width letter of a word that also has ASCII letters.
 fn mixed(word: &str) -> Option<char> {
-    let similar = |c: &char| matches!(c, '\u{370}'..='\u{3ff}' | '\u{400}'..='\u{4ff}' | '\u{ff21}'..='\u{ff5a}');
+    // The blocks of Greek and Cyrillic follow each other.
+    let similar = |c: &char| matches!(c, '\u{370}'..='\u{4ff}' | '\u{ff21}'..='\u{ff5a}');
     word.chars().any(|c| c.is_ascii_alphabetic()).then(|| word.chars().find(similar)).flatten()
 }
