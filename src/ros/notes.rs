@@ -80,7 +80,7 @@ mod tests {
         notes.policy = Some((true, "token 13".into()));
         notes.instruction = Some("too long".into());
         assert_eq!(notes.text(), "instruction refused: too long; policy: token 13");
-        notes.remark(Some("a seam remains"));
+        notes.remark = Some("a seam remains".into());
         notes.policy = None;
         assert_eq!(notes.text(), "instruction refused: too long; a seam remains");
         notes.remark(None);
