@@ -32,9 +32,11 @@ fn cpu_computes_in_bf16() {
 
 #[test]
 fn cpu_computes_in_int8() {
-    // Half a unit is 1/254 of the largest value of a row; the sum of a few hundred such errors, in
-    // weights and activations, next to that of the products.
-    suite(&cpu_in(CpuFormat::Int8), Tolerance(4e-2));
+    // Values uniform in -1..1 in units of 1/127: a product is off by sqrt(1/2) / 127 = 0.56 % of its
+    // own root mean square, the worst of a few million elements by 5.2 times as much. Behind an
+    // activation and a random scale, the root mean square of the outputs is up to 2.5 times smaller
+    // than that of the product of the element with the largest scale.
+    suite(&cpu_in(CpuFormat::Int8), Tolerance(8e-2));
 }
 
 fn mesh(kind: MeshKind, precision: &str) -> TtBackend {
