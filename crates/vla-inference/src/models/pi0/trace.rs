@@ -6,7 +6,7 @@
 //! every step, with the same traces.
 //!
 //! Traces hold for a number of cameras and of rows: positions are padded to whole tiles, and how
-//! many of them are in use is renewed with the inputs. The first chunk of a shape runs eagerly,
+//! many of them are in use is renewed with the inputs, also for a prompt some tiles shorter. The first chunk of a shape runs eagerly,
 //! which compiles every program; its traces are captured afterwards.
 
 use super::{Pi0, Prefix, Schedule};
@@ -96,6 +96,18 @@ struct Shape {
     steps: usize,
 }
 
+/// Rows by which a prompt may be shorter than the traces. pi0.5's prompt holds the state and
+/// changes its length at every observation: it must not capture whenever it crosses a tile.
+const SPARE_ROWS: usize = 64;
+
+impl Shape {
+    /// Whether traces of this shape serve another: unused rows are masked.
+    fn serves(self, other: Self) -> bool {
+        let rows = other.rows..=other.rows + SPARE_ROWS;
+        self == Self { rows: self.rows, ..other } && rows.contains(&self.rows)
+    }
+}
+
 /// Device state of chunks of one shape.
 struct Held<B: TraceBackend> {
     shape: Shape,
@@ -142,7 +154,7 @@ impl<B: TraceBackend> TracedChunk<B> for TracedChunks<B> {
             patches: pixels,
             steps: schedule.times.len(),
         };
-        let mut held = match self.held.take().filter(|held| held.shape == shape) {
+        let mut held = match self.held.take().filter(|held| held.shape.serves(shape)) {
             Some(mut held) => {
                 held.write(backend, model, (&patches, input))?;
                 held
