@@ -1,4 +1,4 @@
-//! Entry points of the fuzz target for pictures. `tests/fuzz_smoke.rs` includes this file and drives
+//! Entry point of the fuzz target for pictures. `tests/fuzz_smoke.rs` includes this file and drives
 //! the same function with seeded mutations on stable Rust.
 
 use vla_inference::observation::{EncodedImage, Place, remark};

@@ -156,6 +156,74 @@ fn golden_kit_token_accuracy_is_one() {
     assert_eq!(comparison["token_agreement"], 1.0);
 }
 
+/// OpenVLA-OFT of the kit, two cameras and a state: `eval` of a recording answers as `predict` does
+/// with the same pictures and the same state.
+#[test]
+fn several_cameras_and_a_state_as_in_predict() {
+    let kit = root("tests/data/oft_tiny");
+    let folder = tempfile::tempdir().unwrap();
+    let bag = folder.path().join("oft.mcap");
+    let path = |name: &str| kit.join("images").join(name).to_str().unwrap().to_owned();
+    let cases = [
+        (
+            path("00_full_256x256.png"),
+            path("00_wrist_256x256.png"),
+            [0.3, -0.1, 0.9],
+            [0.02, -0.03],
+        ),
+        (path("01_full_640x480.png"), path("01_wrist_320x240.png"), [0.5, 0.2, 0.7], [0.01, -0.01]),
+    ];
+    let mut writer = BagWriter::new(&bag);
+    for (i, (full, wrist, position, fingers)) in cases.iter().enumerate() {
+        let at = 1_700_000_000_000_000_000 + i as i64 * 1_000_000_000;
+        writer.pose("/ee_pose", at - 40_000_000, *position);
+        let names = ["panda_finger_joint2", "other", "panda_finger_joint1"];
+        writer.joints("/franka/joint_states", at - 3, &names, &[fingers[1], 7.0, fingers[0]]);
+        writer.compressed("/wrist", at - 2, "png", std::fs::read(wrist).unwrap());
+        writer.compressed("/full", at, "png", std::fs::read(full).unwrap());
+    }
+    writer.finish();
+    let checkpoint = format!("--checkpoint={}", kit.join("ckpt").display());
+    let file = root("config/policies/openvla-oft-libero.yaml");
+    let file = format!("--policy-file={}", file.display());
+    let key = "--unnorm-key=libero_spatial_no_noops";
+    let out = folder.path().join("out");
+    eval(&[
+        "run",
+        &format!("--bag={}", bag.display()),
+        "--camera=wrist=/wrist",
+        "--camera=full=/full",
+        "--state-topic=joint_states=/franka/joint_states",
+        "--instruction=pick up the black bowl",
+        &checkpoint,
+        &file,
+        key,
+        "--quiet",
+        &format!("--out={}", out.display()),
+    ])
+    .unwrap();
+    let evaluated = read_table(&out, 7).unwrap();
+    assert_eq!(evaluated.len(), cases.len());
+    for (pair, (full, wrist, position, fingers)) in evaluated.iter().zip(&cases) {
+        let [x, y, z] = position;
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_openvla"))
+            .args(["predict", "--json", "--instruction=pick up the black bowl", key])
+            .args([&checkpoint, &file])
+            .args([format!("--image=full={full}"), format!("--image=wrist={wrist}")])
+            .arg(format!("--state={x},{y},{z},0,0,0,{},{}", fingers[0], fingers[1]))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let predicted: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let action: Vec<f64> = serde_json::from_value(predicted["action"].clone()).unwrap();
+        assert_eq!(pair.prediction().unwrap().action, action);
+    }
+    assert_ne!(
+        evaluated[0].prediction().unwrap().action,
+        evaluated[1].prediction().unwrap().action
+    );
+}
+
 #[test]
 fn wrong_command_lines_are_refused() {
     let good = ["run", "--bag", "x", "--image-topic", "/i", "--out", "o"];
@@ -168,6 +236,8 @@ fn wrong_command_lines_are_refused() {
         (run(&["--every", "0"]), "--every"),
         (run(&["--match", "soon"]), "'soon' is not one of exact, next"),
         (run(&["--policy-hz=-1"]), "not a positive number"),
+        (run(&["--camera", "a=/a"]), "cannot be used with"),
+        (vec!["run", "--bag", "x", "--out", "o", "--camera", "a"], "is not NAME=TOPIC"),
         (run(&["--checkpoint", "no/such"]), "no/such"),
         (run(&["--robot-file", "r.yaml"]), "--robot-file"),
         (vec!["limits", "--bag", "x", "--out", "o"], "--robot-file"),

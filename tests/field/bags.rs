@@ -74,10 +74,10 @@ fn small_mcap(path: &Path, images: u8) {
     writer.finish();
 }
 
-fn metadata(identifier: &str, files: &[&str]) -> String {
+fn metadata(identifier: &str, files: &[&str], messages: usize) -> String {
     format!(
         "rosbag2_bagfile_information:\n  version: 5\n  storage_identifier: \"{identifier}\"\n  \
-        relative_file_paths: [{}]\n  message_count: 0\n  topics_with_message_count: []\n",
+        relative_file_paths: [{}]\n  message_count: {messages}\n  topics_with_message_count: []\n",
         files.join(", ")
     )
 }
@@ -109,11 +109,12 @@ fn storages_and_journals() {
     };
     let empty_identifier = folder("empty_identifier");
     small_mcap(&empty_identifier.join("a.mcap"), 3);
-    std::fs::write(empty_identifier.join("metadata.yaml"), metadata("", &["a.mcap"])).unwrap();
+    std::fs::write(empty_identifier.join("metadata.yaml"), metadata("", &["a.mcap"], 3)).unwrap();
     let split = folder("split");
     small_mcap(&split.join("a_0.mcap"), 3);
     small_mcap(&split.join("a_1.mcap"), 2);
-    std::fs::write(split.join("metadata.yaml"), metadata("", &["a_0.mcap", "a_1.mcap"])).unwrap();
+    std::fs::write(split.join("metadata.yaml"), metadata("", &["a_0.mcap", "a_1.mcap"], 5))
+        .unwrap();
     let wrong_name = keep.path().join("mcap_named.db3");
     small_mcap(&wrong_name, 3);
     let no_name = keep.path().join("recording");
@@ -178,7 +179,7 @@ fn what_is_no_bag() {
     std::fs::write(tfds.join("x.tfrecord"), b"x").unwrap();
     let described = folder("described");
     small_mcap(&described.join("a.mcap"), 1);
-    std::fs::write(described.join("metadata.yaml"), metadata("mcap", &["a.mcap"])).unwrap();
+    std::fs::write(described.join("metadata.yaml"), metadata("mcap", &["a.mcap"], 1)).unwrap();
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
     check(vec![
         ("folder_of_bags", several, Refuse(&["a folder of 2 bags (episode_1, episode_2)", "/*"])),

@@ -300,7 +300,7 @@ fn found_beside_them() {
 #[test]
 fn raw_encodings_are_one_picture() {
     // BT.601, limited range, of (180, 90, 60).
-    let (y, u, v) = (113_u8, 101_u8, 173_u8);
+    let (y, u, v) = (113_u8, 101_u8, 170_u8);
     let (w, h) = (16_usize, 12_usize);
     let planes = |chroma: [u8; 2], count: usize| {
         [vec![y; w * h], chroma.iter().copied().cycle().take(count).collect()].concat()

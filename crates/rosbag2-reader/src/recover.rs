@@ -1,8 +1,8 @@
 //! sqlite files whose recorder did not finish: with a rollback journal or a write-ahead log beside
 //! them.
 //!
-//! sqlite restores such a file when it is opened for writing. Without the journal a transaction that
-//! was interrupted is read half, and with a read-only connection a log leaves a file in the user's
+//! sqlite restores such a file when it is opened for writing. Without the journal, half of an
+//! interrupted transaction is read; with a read-only connection, a log leaves a file in the user's
 //! folder. So file and journal are copied to a temporary file and restored there by sqlite itself;
 //! the user's files are only read.
 

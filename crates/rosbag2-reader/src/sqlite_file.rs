@@ -50,8 +50,8 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
-        // `immutable` allows read-only media and makes no file beside it. A journal or log, which it
-        // would ignore, was dealt with in a copy (`recover`).
+        // `immutable` allows read-only media and makes no file beside it. A journal or log, which
+        // it would ignore, was dealt with in a copy (`recover`).
         let opened = Connection::open_with_flags(uri(path), flags);
         let database = Database {
             connection: opened.map_err(|error| damaged(shown, 0, &error, limits))?,

@@ -130,8 +130,8 @@ fn signs<'a>(columns: impl Iterator<Item = (&'a str, &'a Column)>) -> Option<Str
         .collect();
     (!reversed.is_empty()).then(|| {
         format!(
-            "recorded actions run against the policy's in {}: the correlation is negative; recorded \
-            with another sign or in another frame?",
+            "recorded actions run against the policy's in {}: the correlation is negative; \
+            recorded with another sign or in another frame?",
             reversed.join(", ")
         )
     })
@@ -190,12 +190,13 @@ impl Column {
             let correlation = self.correlation().unwrap_or(0.0);
             return Some(format!(
                 "recorded gripper is the wrong way round: it agrees with the policy in {:.0} % of \
-                the frames, less than by chance (correlation {correlation:.2}); 1 is open here, the \
-                recording seems to have 1 for closed",
+                the frames, less than by chance (correlation {correlation:.2}); 1 is open here, \
+                the recording seems to have 1 for closed",
                 accuracy * 100.0
             ));
         }
-        (low < -0.1 || high > 1.1 || (high < threshold && high - low > 1e-6 && high < 0.2)).then(|| {
+        let never_open = high < threshold && high - low > 1e-6 && high < 0.2;
+        (low < -0.1 || high > 1.1 || never_open).then(|| {
             format!(
                 "recorded gripper runs from {low} to {high}, not from 0 (closed) to 1 (open): set \
                 --gripper-threshold between its values, or record it from 0 to 1"

@@ -8,6 +8,7 @@ use super::EvalError;
 use super::clock::StampLog;
 use super::recorded::{ActionKind, ActionSpace, Track};
 use super::settings::Settings;
+use super::sources::{Newest, ObservationRules, Sources};
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
 use rosbag2_reader::{Bag, BagError, Message, Selection, Topic};
 use vla_inference::observation::EncodedImage;
@@ -27,8 +28,10 @@ pub struct Frame {
     pub log_time: i64,
     /// Header stamp, nanoseconds since the epoch.
     pub stamp: Option<i64>,
-    /// The image, not yet decoded.
-    pub image: EncodedImage,
+    /// The image of each camera, not yet decoded; the first is the one numbered.
+    pub images: Vec<EncodedImage>,
+    /// The state in the policy's order; empty for a policy without.
+    pub state: Vec<f64>,
     /// The instruction in force.
     pub instruction: Instruction,
 }
@@ -41,6 +44,7 @@ pub struct Episode {
     instruction: Option<Topic>,
     action: Option<Topic>,
     gripper: Option<Topic>,
+    sources: Sources,
     /// The instruction of the settings, which replaces the recorded one.
     fixed_instruction: Option<Instruction>,
 }
@@ -83,7 +87,11 @@ impl ReadResult {
 
 impl Episode {
     /// Opens a bag and checks that it has the topics of the settings with accepted types.
-    pub fn open(path: &std::path::Path, settings: &Settings) -> Result<Episode, EvalError> {
+    pub fn open(
+        path: &std::path::Path,
+        settings: &Settings,
+        rules: &ObservationRules,
+    ) -> Result<Episode, EvalError> {
         let bag = Bag::open(path)?;
         let find = |name: &Option<String>, types: &[&str]| -> Result<Option<Topic>, BagError> {
             name.as_ref().map(|name| bag.topic_of_type(name, types).cloned()).transpose()
@@ -99,7 +107,8 @@ impl Episode {
                 "no instruction: pass --instruction TEXT or --instruction-topic T".to_owned(),
             ));
         }
-        Ok(Episode { bag, image, instruction, action, gripper, fixed_instruction })
+        let sources = Sources::open(&bag, settings, rules)?;
+        Ok(Episode { bag, image, instruction, action, gripper, sources, fixed_instruction })
     }
 
     /// Number of images on the topic, if the bag states it.
@@ -138,17 +147,24 @@ impl Episode {
         if let Some(Ok((_, remarks))) = settings.instruction.as_deref().map(Instruction::read) {
             result.remark(self, &remarks);
         }
-        let mut reader = Reader { episode: self, index, settings, done, current_instruction: None };
+        let newest = self.sources.newest();
+        let mut reader =
+            Reader { episode: self, index, settings, done, current_instruction: None, newest };
         let topics = [
             Some(&self.image),
             self.instruction.as_ref(),
             self.action.as_ref(),
             self.gripper.as_ref(),
         ];
-        let mut stream = match self
-            .bag
-            .messages(&Selection::topics(topics.into_iter().flatten().map(|topic| topic.index)))
-        {
+        let mut indices: Vec<usize> = topics
+            .into_iter()
+            .flatten()
+            .map(|topic| topic.index)
+            .chain(self.sources.indices())
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let mut stream = match self.bag.messages(&Selection::topics(indices)) {
             Ok(stream) => stream,
             Err(error) => {
                 result.failure = Some(error);
@@ -189,6 +205,7 @@ struct Reader<'a> {
     done: &'a HashSet<u64>,
     /// The newest recorded instruction, or why it is not valid.
     current_instruction: Option<Result<Instruction, String>>,
+    newest: Newest<'a>,
 }
 
 impl Reader<'_> {
@@ -201,6 +218,7 @@ impl Reader<'_> {
         let selected = |topic: &Option<Topic>| {
             topic.as_ref().filter(|topic| topic.index == message.topic).cloned()
         };
+        self.newest.take(&message)?;
         if message.topic == self.episode.image.index {
             return self.image(message, result, send);
         }
@@ -238,6 +256,14 @@ impl Reader<'_> {
             return Ok(true);
         }
         let mut skip = |reason, detail: String| result.skip(number, reason, &detail);
+        let stamp = messages::leading_stamp(&message.payload);
+        let (rest, state) = match self.newest.observation(message.log_time, stamp) {
+            Ok(rest) => rest,
+            Err((reason, detail)) => {
+                skip(reason, detail);
+                return Ok(true);
+            }
+        };
         let instruction = match (&self.episode.fixed_instruction, &self.current_instruction) {
             (Some(fixed), _) => fixed.clone(),
             (None, Some(Ok(current))) => current.clone(),
@@ -252,7 +278,8 @@ impl Reader<'_> {
         };
         let log_time = message.log_time;
         let (stamp, image) = encoded_image(message, &self.episode.image)?;
-        Ok(send(Frame { number, log_time, stamp, image, instruction }))
+        let images = std::iter::once(image).chain(rest).collect();
+        Ok(send(Frame { number, log_time, stamp, images, state, instruction }))
     }
 }
 

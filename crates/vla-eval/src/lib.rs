@@ -2,6 +2,7 @@
 //!
 //! - `frames`, `pipeline`: read a bag and decode its images with the node's observation code, on
 //!   threads of their own.
+//! - `sources`: several cameras and a state, the newest of each.
 //! - [`evaluate`]: runs the policy on each image and appends the result to the `journal`.
 //! - `recorded`, `tokens`: match the recorded actions to the frames at the end of a bag, and encode
 //!   them as in training.
@@ -33,6 +34,7 @@ mod recorded;
 mod report;
 mod run;
 mod settings;
+mod sources;
 mod stats;
 mod step;
 mod table;
@@ -46,8 +48,9 @@ pub use merge::merge;
 pub use metrics::{DimensionMetrics, GripperMetrics, MetricOptions, Metrics};
 pub use recorded::ActionKind;
 pub use report::{EpisodeNotes, EpisodeReport, FrameCounts, Report};
-pub use run::{Evaluated, RunOptions, evaluate};
+pub use run::{Evaluated, RunOptions, evaluate, evaluate_from};
 pub use settings::{PolicySettings, Settings, Shard};
+pub use sources::ObservationRules;
 pub use stats::Percentiles;
 pub use step::{Outcome, Paired, Prediction, Recorded, Step, dimension_names};
 pub use table::read as read_table;

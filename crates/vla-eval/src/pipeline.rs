@@ -15,10 +15,11 @@ use vla_inference::observation::{ImageError, RgbImage};
 /// Most decoder threads. Two are faster than any policy; more only hold more images in memory.
 const DECODERS: usize = 8;
 
-/// A frame with its decoded image, or the error.
+/// A frame with its decoded images, or the error.
 pub struct Decoded {
     pub frame: Frame,
-    pub image: Result<RgbImage, ImageError>,
+    /// Of each camera; or the camera's index with the error.
+    pub images: Result<Vec<RgbImage>, (usize, ImageError)>,
 }
 
 /// What to read.
@@ -93,9 +94,12 @@ fn decoder<'scope>(
             // the lock.
             let next = waiting.lock().map(|jobs| jobs.recv());
             let Ok(Ok((frame, result))) = next else { return };
-            let image = frame.image.decode();
+            let images = frame.images.iter().enumerate();
+            let images =
+                images.map(|(camera, image)| image.decode().map_err(|error| (camera, error)));
+            let images = images.collect();
             // The receiver is gone when the evaluation was stopped.
-            let _ = result.send(Decoded { frame, image });
+            let _ = result.send(Decoded { frame, images });
         }
     })?;
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::clock::{self, Verdict};
@@ -12,11 +13,14 @@ use super::pipeline::{self, Decoded, Source};
 use super::progress::Progress;
 use super::recorded::{ActionSpace, Track};
 use super::report::{EpisodeNotes, Report};
+use super::sources::{self, ObservationRules};
 use super::step::{Outcome, Paired, Prediction, Step};
 use super::tokens::ActionTokens;
 use super::{EvalError, Settings};
 use rosbag2_reader::align::ActionMatch;
-use vla_inference::observation::{Instruction, Observation, Place, RgbImage};
+use vla_inference::observation::{
+    CameraFrame, EncodedImage, Observation, Place, Playback, RgbImage,
+};
 use vla_inference::policy::{Policy, PolicyError};
 
 /// Options of a run that do not change its result.
@@ -51,12 +55,24 @@ pub fn evaluate(
     options: RunOptions,
     stop: &AtomicBool,
 ) -> Result<Evaluated, EvalError> {
-    one_camera(policy)?;
+    evaluate_from(policy, settings, &ObservationRules::default(), out, options, stop)
+}
+
+/// [`evaluate`] for a policy with several cameras or a state.
+pub fn evaluate_from(
+    policy: &mut dyn Policy,
+    settings: &Settings,
+    rules: &ObservationRules,
+    out: &Path,
+    options: RunOptions,
+    stop: &AtomicBool,
+) -> Result<Evaluated, EvalError> {
+    sources::check(policy.info(), settings, rules)?;
     // Every bag is checked before the first inference, so that a misspelt topic is found at once.
     let episodes = settings
         .bags
         .iter()
-        .map(|bag| Episode::open(bag, settings))
+        .map(|bag| Episode::open(bag, settings, rules))
         .collect::<Result<Vec<_>, _>>()?;
     let space = ActionSpace {
         dimensions: settings.policy.action_dim,
@@ -96,20 +112,6 @@ pub fn evaluate(
     let action_tokens = action_tokens.as_ref().and_then(ActionTokens::new);
     let ranges = space.ranges;
     Ok(sum_up(settings, &episodes, results, steps, action_tokens, &ranges, abort, interrupted))
-}
-
-/// Refuses a policy that needs more than the one camera that an evaluation reads: a picture in the
-/// place of another camera's would be a wrong picture.
-fn one_camera(policy: &dyn Policy) -> Result<(), EvalError> {
-    let info = policy.info();
-    match (info.cameras.len(), info.state_dim) {
-        (1, 0) => Ok(()),
-        (cameras, state) => Err(EvalError::Usage(format!(
-            "the policy needs {cameras} cameras ({}) and a state of {state} numbers; an evaluation \
-            reads one camera of a recording and no state yet",
-            info.cameras.join(", ")
-        ))),
-    }
 }
 
 /// Matches frames with recorded actions and computes the report.
@@ -291,16 +293,26 @@ impl Run<'_> {
         // Once a bag: a camera does not turn between its images.
         let (mut remarked, mut remark) = (false, None);
         let source = Source { episode, bag, settings, track, done, stop };
-        let mut result = pipeline::run(source, &mut |Decoded { frame, image }| {
-            match image {
-                Err(error) => invalid.push((frame.number, error.at(Place::Recording))),
-                Ok(image) => {
+        let mut result = pipeline::run(source, &mut |Decoded { frame, images }| {
+            match images {
+                Err((camera, error)) => {
+                    let mut line = error.at(Place::Recording);
+                    if let (2.., Some((name, _))) =
+                        (settings.cameras.len(), settings.cameras.get(camera))
+                    {
+                        line = format!("camera {name}: {line}");
+                    }
+                    invalid.push((frame.number, line));
+                }
+                Ok(images) => {
                     if !remarked {
                         remarked = true;
-                        remark = frame.image.remark();
+                        remark = frame.images.iter().find_map(EncodedImage::remark);
                     }
-                    sizes.add(frame.number, (image.width(), image.height()));
-                    match self.step(bag, frame, &image)? {
+                    let size =
+                        images.first().map_or((0, 0), |image| (image.width(), image.height()));
+                    sizes.add(frame.number, size);
+                    match self.step(bag, frame, images, size)? {
                         Some(step) => steps.push(step),
                         None => return Ok(false),
                     }
@@ -315,9 +327,18 @@ impl Run<'_> {
         Ok(result)
     }
 
-    /// What the policy sees of a frame; [`one_camera`] has checked that it is all it needs.
-    fn observation(&self, image: &RgbImage, instruction: &Instruction) -> Observation {
-        Observation::uniform(image, instruction, &self.policy.info().cameras, 0)
+    /// What the policy sees of a frame; [`sources::check`] has compared the cameras with it.
+    fn observation(&self, frame: &Frame, images: Vec<RgbImage>) -> Observation {
+        let cameras = self.policy.info().cameras.iter();
+        let images = cameras.zip(images);
+        Observation {
+            instruction: frame.instruction.clone(),
+            images: images
+                .map(|(camera, image)| CameraFrame { camera: Arc::clone(camera), image })
+                .collect(),
+            state: frame.state.clone(),
+            playback: Playback::default(),
+        }
     }
 
     /// Evaluates one frame. `None`: the policy cannot go on.
@@ -325,9 +346,11 @@ impl Run<'_> {
         &mut self,
         bag: usize,
         frame: Frame,
-        image: &RgbImage,
+        images: Vec<RgbImage>,
+        size: (usize, usize),
     ) -> Result<Option<Step>, EvalError> {
-        let outcome = match self.policy.act(&self.observation(image, &frame.instruction)) {
+        let observation = self.observation(&frame, images);
+        let outcome = match self.policy.act(&observation) {
             // Of a chunk, the step that belongs to this frame is the first.
             Ok(decision) => Outcome::Action(Prediction {
                 token_ids: decision.token_ids,
@@ -353,7 +376,7 @@ impl Run<'_> {
             log_time: frame.log_time,
             stamp: frame.stamp,
             // Sides are bounded by the observation code, far below u32::MAX.
-            size: (image.width() as u32, image.height() as u32),
+            size: (size.0 as u32, size.1 as u32),
             instruction: frame.instruction.text().to_owned(),
             outcome,
         };

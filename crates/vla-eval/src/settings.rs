@@ -11,8 +11,14 @@ use rosbag2_reader::align::ActionMatch;
 pub struct Settings {
     /// Bags, one episode each.
     pub bags: Vec<PathBuf>,
-    /// Topic of the camera images.
+    /// Topic of the camera images; of several cameras, the first one's.
     pub image_topic: String,
+    /// Names and topics of the cameras, in the policy's order; empty for a policy with one camera.
+    #[serde(default)]
+    pub cameras: Vec<(String, String)>,
+    /// Topics of the state: as the policy file names them, and as recorded, where that differs.
+    #[serde(default)]
+    pub state_topics: Vec<(String, String)>,
     /// The instruction, if it is not recorded.
     pub instruction: Option<String>,
     /// Topic of the recorded instruction.
@@ -154,6 +160,8 @@ pub(super) mod tests {
         Settings {
             bags: vec!["a".into(), "b".into()],
             image_topic: "/image".into(),
+            cameras: Vec::new(),
+            state_topics: Vec::new(),
             instruction: Some("go".into()),
             instruction_topic: None,
             action_topic: None,

@@ -13,7 +13,8 @@ use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, Pol
 use crate::preparation;
 use rosbag2_reader::align::ActionMatch;
 use vla_eval::{
-    EvalError, PolicySettings, Report, RunOptions, Settings, Shard, evaluate, write_all,
+    EvalError, ObservationRules, PolicySettings, Report, RunOptions, Settings, Shard,
+    evaluate_from, write_all,
 };
 use vla_inference::policy::{DecodeMode, PolicyInfo};
 
@@ -57,8 +58,15 @@ struct BagArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "DIR|FILE")]
     bag: Vec<PathBuf>,
     /// Topic of the camera: sensor_msgs/Image or CompressedImage
-    #[arg(long, value_name = "T")]
-    image_topic: String,
+    #[arg(long, value_name = "T", required_unless_present = "camera", conflicts_with = "camera")]
+    image_topic: Option<String>,
+    /// Topic of each camera of a policy with several, by the policy's name for it
+    #[arg(long, value_name = "NAME=T", value_parser = pair)]
+    camera: Vec<(String, String)>,
+    /// Recorded topic of a part of the state, by the policy file's name for its topic
+    /// (joint_states, ee_pose, a gripper's); default: the same name
+    #[arg(long, value_name = "NAME=T", value_parser = pair)]
+    state_topic: Vec<(String, String)>,
     /// The instruction, if it is not recorded
     #[arg(long, value_name = "TEXT", conflicts_with = "instruction_topic")]
     instruction: Option<String>,
@@ -112,6 +120,23 @@ fn parse_match(text: &str) -> Result<ActionMatch, String> {
     }
 }
 
+/// `NAME=TOPIC`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, topic)) if !name.is_empty() && !topic.is_empty() => {
+            Ok((name.to_owned(), topic.to_owned()))
+        }
+        _ => Err(format!("'{text}' is not NAME=TOPIC")),
+    }
+}
+
+/// The cameras in the policy's order, where each is given once; else as given.
+fn in_order(mut given: Vec<(String, String)>, info: &PolicyInfo) -> Vec<(String, String)> {
+    let place = |name: &str| info.cameras.iter().position(|camera| **camera == *name);
+    given.sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
+    given
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     let value: Option<f64> =
         text.parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0);
@@ -122,13 +147,19 @@ impl Run {
     pub(super) fn run(self: Box<Self>) -> Result<(), EvalError> {
         let folder =
             self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
-        let preparation =
-            preparation::rule(self.policy_file.load()?.as_ref()).map_err(LoadError::from)?;
+        let file = self.policy_file.load()?;
+        let preparation = preparation::rule(file.as_ref()).map_err(LoadError::from)?;
+        let mut rules = ObservationRules::default();
+        if let Some(file) = file {
+            rules.spread_s = file.observation_spread_s.unwrap_or(rules.spread_s);
+            rules.state = file.state;
+        }
         let mut policy = self.device.load(&folder, self.decode.clone(), &self.policy_file)?;
         let settings = self.settings(folder, policy.info(), preparation.to_string());
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
-        let evaluated = evaluate(policy.as_mut(), &settings, &self.out, options, &stop)?;
+        let evaluated =
+            evaluate_from(policy.as_mut(), &settings, &rules, &self.out, options, &stop)?;
         let report = &evaluated.report;
         if evaluated.pairs.is_empty() && !evaluated.interrupted {
             return Err(nothing_evaluated(report));
@@ -156,9 +187,13 @@ impl Run {
             DecodeMode::Full => "full",
             DecodeMode::Actions => "actions",
         };
+        let cameras = in_order(bags.camera.clone(), info);
+        let first = cameras.first().map(|(_, topic)| topic.clone());
         Settings {
             bags: bags.bag.clone(),
-            image_topic: bags.image_topic.clone(),
+            image_topic: bags.image_topic.clone().or(first).unwrap_or_default(),
+            cameras,
+            state_topics: bags.state_topic.clone(),
             instruction: bags.instruction.clone(),
             instruction_topic: bags.instruction_topic.clone(),
             action_topic: bags.action_topic.clone(),

@@ -29,6 +29,8 @@ pub fn settings(bag: &Path) -> Settings {
     Settings {
         bags: vec![bag.to_owned()],
         image_topic: "/camera/image".into(),
+        cameras: Vec::new(),
+        state_topics: Vec::new(),
         instruction: None,
         instruction_topic: Some("/instruction".into()),
         action_topic: Some("/vla/action".into()),
@@ -263,6 +265,13 @@ impl BagWriter {
             at,
             &Array(vec![], 0, values.to_vec()),
         );
+    }
+
+    pub fn joints(&mut self, topic: &str, at: i64, names: &[&str], positions: &[f64]) {
+        let none: [f64; 0] = [];
+        let names: Vec<&str> = names.to_vec();
+        let joints = (stamped(at, ""), names, positions.to_vec(), none.to_vec(), none.to_vec());
+        self.message(topic, "sensor_msgs/msg/JointState", at, &joints);
     }
 
     pub fn pose(&mut self, topic: &str, at: i64, position: [f64; 3]) {

@@ -3,8 +3,8 @@
 //!
 //! The decoder fills what is missing with grey or repeats it, and reports no error. So the entropy
 //! code is read once without computing a pixel: only that shows whether every row was there. The
-//! last two bytes do not, since tools and drivers append an end marker to half a picture, and others
-//! append a video, a newline or padding to a whole one.
+//! last two bytes do not, since tools and drivers append an end marker to half a picture, and
+//! others append a video, a newline or padding to a whole one.
 
 mod bits;
 mod huffman;

@@ -110,10 +110,10 @@ impl Frame {
             _ => self.mcus(),
         };
         let mut progress = self.progress.take();
-        if let Some(progress) = &mut progress {
-            if !progress.begin(&scan.pass, scan.parts.iter().map(|part| part.component)) {
-                return Ok(false);
-            }
+        if let Some(progress) = &mut progress
+            && !progress.begin(&scan.pass, scan.parts.iter().map(|part| part.component))
+        {
+            return Ok(false);
         }
         let Some(blocks) = self.blocks(scan, tables, progress.is_some(), alone) else {
             return Ok(false);
