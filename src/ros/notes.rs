@@ -55,7 +55,7 @@ impl Notes {
         if let Some(text) = text
             && self.remark.as_deref() != Some(text)
         {
-            log::limited(Severity::Warn, "policy's remark", text.to_owned());
+            log::limited(Severity::Warn, "policy's remark", text);
         }
         self.remark = text.map(str::to_owned);
     }

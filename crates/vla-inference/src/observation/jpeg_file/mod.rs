@@ -186,7 +186,8 @@ pub(super) fn examine(bytes: &[u8]) -> Result<Option<Whole>, Problem> {
                 }
             }
             marker::DHT => {
-                if tables.define(segment.content).is_none() {
+                let defined = tables.define(segment.content);
+                if defined.is_none() {
                     return incomplete("its Huffman tables are damaged");
                 }
             }
