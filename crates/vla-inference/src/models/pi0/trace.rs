@@ -6,8 +6,9 @@
 //! every step, with the same traces.
 //!
 //! Traces hold for a number of cameras and of rows: positions are padded to whole tiles, and how
-//! many of them are in use is renewed with the inputs, also for a prompt some tiles shorter. The first chunk of a shape runs eagerly,
-//! which compiles every program; its traces are captured afterwards.
+//! many of them are in use is renewed with the inputs, also for a prompt some tiles shorter. The
+//! first chunk of a shape runs eagerly, which compiles every program; its traces are captured
+//! afterwards.
 
 use super::{Pi0, Prefix, Schedule};
 use crate::backend::{Backend, BackendError, TraceBackend};
