@@ -492,7 +492,7 @@ mod tests {
             words(&mut payload, &[1, 0, 1, 0, 1, 2]); // stamp, empty frame, height, width
             words(&mut payload, &[encoding.len() as u32 + 1]);
             payload.extend(encoding.bytes().chain([0, 0]));
-            while (payload.len() - 4) % 4 != 0 {
+            while !(payload.len() - 4).is_multiple_of(4) {
                 payload.push(0);
             }
             words(&mut payload, &[6, 6]);

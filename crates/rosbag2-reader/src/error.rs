@@ -18,8 +18,8 @@ pub enum BagError {
     },
     /// Neither a bag folder nor a bag file.
     #[error(
-        "{path} is not a bag: {found}; expected a folder with .mcap or .db3 files, or one such file \
-        (.zstd allowed)"
+        "{path} is not a bag: {found}; expected a folder with .mcap or .db3 files, or one such \
+        file (.zstd allowed)"
     )]
     NotABag {
         /// What was given.

@@ -162,8 +162,15 @@ impl Column {
         (predicted > 0.0 && recorded > 0.0).then(|| (recorded / predicted).sqrt())
     }
 
+    /// `None` also where a side is constant up to rounding.
     fn correlation(&self) -> Option<f64> {
-        super::stats::correlation(&self.pairs)
+        let varies = |of: fn(&(f64, f64)) -> f64| {
+            let values: Vec<f64> = self.pairs.iter().map(of).collect();
+            let largest = values.iter().fold(0.0_f64, |largest, v| largest.max(v.abs()));
+            super::stats::deviation(&values).is_some_and(|spread| spread > 1e-6 * largest)
+        };
+        let both = varies(|pair| pair.0) && varies(|pair| pair.1);
+        both.then(|| super::stats::correlation(&self.pairs)).flatten()
     }
 
     /// Whether the correlation is negative beyond chance: t above 5.
@@ -196,7 +203,12 @@ impl Column {
             ));
         }
         let never_open = high < threshold && high - low > 1e-6 && high < 0.2;
-        (low < -0.1 || high > 1.1 || never_open).then(|| {
+        // What the policy answers itself is no other convention.
+        let own = |bound: f64, nearer: fn(f64, f64) -> f64| {
+            self.pairs.iter().map(|(predicted, _)| *predicted).fold(bound, nearer)
+        };
+        let (least, most) = (own(0.0, f64::min) - 0.1, own(1.0, f64::max) + 0.1);
+        (low < least || high > most || never_open).then(|| {
             format!(
                 "recorded gripper runs from {low} to {high}, not from 0 (closed) to 1 (open): set \
                 --gripper-threshold between its values, or record it from 0 to 1"

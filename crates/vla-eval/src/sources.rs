@@ -1,5 +1,5 @@
-//! What an observation of several cameras and a state is made of: the newest of each at the image of
-//! the first camera, as in the node, where none may be too old beside the others.
+//! What an observation of several cameras and a state is made of: the newest of each at the image
+//! of the first camera, as in the node, where none may be too old beside the others.
 
 use std::sync::Arc;
 
