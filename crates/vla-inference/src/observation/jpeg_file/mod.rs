@@ -185,11 +185,8 @@ pub(super) fn examine(bytes: &[u8]) -> Result<Option<Whole>, Problem> {
                     None => return Ok(None),
                 }
             }
-            marker::DHT => {
-                let defined = tables.define(segment.content);
-                if defined.is_none() {
-                    return incomplete("its Huffman tables are damaged");
-                }
+            marker::DHT if tables.define(segment.content).is_none() => {
+                return incomplete("its Huffman tables are damaged");
             }
             marker::DRI => match segment.content {
                 [high, low] => restart = usize::from(u16::from_be_bytes([*high, *low])),
