@@ -63,8 +63,8 @@ pub(crate) struct DeviceArgs {
     /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
-    /// On the CPU f32 (default), bf16, int8 or a YAML file; on a mesh bf16, mixed (default), bfp8 or
-    /// a YAML file
+    /// On the CPU f32 (default), bf16, int8 or a YAML file; on a mesh bf16, mixed (default), bfp8
+    /// or a YAML file
     #[arg(long)]
     pub(crate) precision: Option<Precision>,
     /// Worker threads of the CPU backend; 0 means one per core

@@ -51,7 +51,7 @@ def load(folder, dtype):
 
 
 class Int8Weight:
-    """A weight packed for dynamic quantisation, as `torch.ao.nn.quantized.dynamic.Linear` does it."""
+    """A weight packed for dynamic quantisation, as torch.ao.nn.quantized.dynamic.Linear has it."""
 
     def __init__(self, weight, bias=None):
         scales = weight.abs().amax(1).clamp(min=1e-12).double() / 127

@@ -25,15 +25,15 @@ fn cpu_in(format: CpuFormat) -> CpuBackend {
 
 #[test]
 fn cpu_computes_in_bf16() {
-    // Inputs and weights of the suite are exact in bf16; what one layer gives to the next is rounded
-    // by up to 2^-9.
+    // Inputs and weights of the suite are exact in bf16; what one layer gives to the next is
+    // rounded by up to 2^-9.
     suite(&cpu_in(CpuFormat::Bf16), Tolerance(1e-2));
 }
 
 #[test]
 fn cpu_computes_in_int8() {
-    // Values uniform in -1..1 in units of 1/127: a product is off by sqrt(1/2) / 127 = 0.56 % of its
-    // own root mean square, the worst of a few million elements by 5.2 times as much. Behind an
+    // Values uniform in -1..1 in units of 1/127: a product is off by sqrt(1/2) / 127 = 0.56 % of
+    // its own root mean square, the worst of a few million elements by 5.2 times as much. Behind an
     // activation and a random scale, the root mean square of the outputs is up to 2.5 times smaller
     // than that of the product of the element with the largest scale.
     suite(&cpu_in(CpuFormat::Int8), Tolerance(8e-2));

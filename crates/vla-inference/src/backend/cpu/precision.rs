@@ -1,6 +1,7 @@
 //! Precision policies of the CPU: a number format of the linear layers of each role.
 //!
-//! A policy is a YAML file (`config/precision/cpu_int8.yaml`); three are built in under their names.
+//! A policy is a YAML file (`config/precision/cpu_int8.yaml`); three are built in under their
+//! names.
 
 use serde::Deserialize;
 

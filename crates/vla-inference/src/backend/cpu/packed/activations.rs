@@ -85,8 +85,8 @@ fn rounded(value: f32) -> u32 {
     if value.is_nan() { bits >> 16 | 0x40 } else { nearest }
 }
 
-/// Values as unsigned bytes around [`ZERO_POINT`], and the value of one unit. The unit is NaN when a
-/// value is not finite, so that the outputs are not finite either.
+/// Values as unsigned bytes around [`ZERO_POINT`], and the value of one unit. The unit is NaN when
+/// a value is not finite, so that the outputs are not finite either.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn quantise(bytes: &mut [u8], values: &[f32]) -> f32 {
     let (unit, inverse) = unit_of(magnitude(values));
