@@ -143,6 +143,13 @@ impl Tokenizer {
         self.encode_with(&inner, text)
     }
 
+    /// Whether a text holds the name of a special token.
+    #[must_use]
+    pub fn names_special_token(&self, text: &str) -> bool {
+        let added = self.inner.get_added_tokens_decoder();
+        added.values().any(|token| token.special && text.contains(&token.content))
+    }
+
     fn encode_with(
         &self,
         inner: &tokenizers::Tokenizer,

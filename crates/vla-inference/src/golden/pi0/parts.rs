@@ -59,9 +59,18 @@ impl<B: Backend> Run<'_, B> {
             format!("prompt of {:?}: {ours:?}, the reference {:?}", case.instruction, case.prompt)
         });
         let ids = self.policy.tokenize(&case.instruction, &state);
+        let (_, own) = ids.map_err(failed("prompts"))?;
+        let encode = Tokenizer::encode_as_official;
+        let ids = self.policy.tokenize_by(&case.instruction, &state, encode);
         let (_, ids) = ids.map_err(failed("prompts"))?;
         report.require(ids == case.ids, || {
             format!("ids of {:?}: {ids:?}, the reference {:?}", case.prompt, case.ids)
+        });
+        // In the reference the name of a special token in an instruction is that token; in the
+        // policy it is text.
+        let text = checkpoint.tokenizer.names_special_token(&case.instruction);
+        report.require(text != (own == ids), || {
+            format!("ids of {:?}: the policy feeds {own:?}", case.prompt)
         });
         // The reference cuts a long prompt without a word; the policy refuses it.
         let limit = checkpoint.processors.max_length;

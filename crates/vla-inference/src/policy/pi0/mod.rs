@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{PolicyError, PolicyInfo, PolicyOptions};
 use crate::backend::Backend;
 use crate::checkpoint::pi0::{ActionMapping, Normalizer, Pi0Checkpoint, Pi0Source};
+use crate::checkpoint::{CheckpointError, Tokenizer};
 use crate::models::pi0::Pi0;
 use crate::models::{Probe, TensorSource};
 use crate::observation::{Layout, Preparer, RgbImage};
@@ -205,6 +206,16 @@ impl<B: Backend> Pi0Policy<B> {
         instruction: &str,
         normalized_state: &[f32],
     ) -> Result<(String, Vec<u32>), PolicyError> {
+        self.tokenize_by(instruction, normalized_state, Tokenizer::encode)
+    }
+
+    /// [`Pi0Policy::tokenize`] with another way to encode a text.
+    pub(crate) fn tokenize_by(
+        &self,
+        instruction: &str,
+        normalized_state: &[f32],
+        encode: impl Fn(&Tokenizer, &str) -> Result<Vec<u32>, CheckpointError>,
+    ) -> Result<(String, Vec<u32>), PolicyError> {
         let config = &self.checkpoint.config;
         let tokens = (self.checkpoint.state_tokens, config.max_state_dim);
         let form = (config.kind, self.checkpoint.lerobot);
@@ -213,11 +224,11 @@ impl<B: Backend> Pi0Policy<B> {
         let ids = match (self.checkpoint.lerobot, prompt.strip_suffix('\n')) {
             // openpi encodes the line break by itself.
             (false, Some(text)) => {
-                let line_break = tokenizer.encode("\n")?;
+                let line_break = encode(tokenizer, "\n")?;
                 let rest = line_break.get(1..).unwrap_or_default();
-                [tokenizer.encode(text)?.as_slice(), rest].concat()
+                [encode(tokenizer, text)?.as_slice(), rest].concat()
             }
-            _ => tokenizer.encode(&prompt)?,
+            _ => encode(tokenizer, &prompt)?,
         };
         Ok((prompt, ids))
     }
