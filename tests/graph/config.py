@@ -197,8 +197,8 @@ def qos_is_overridden_by_topic(executable, logs, folder):
         found = lambda: graph.node.get_subscriptions_info_by_topic("/cam/image")
         (camera,) = graph.until("the camera's subscription", found)
         assert camera.qos_profile.reliability == ReliabilityPolicy.RELIABLE, camera.qos_profile
-        log = node.text()
         a_change_is_an_event(graph, events)
+        log = node.text()  # complete: the node has answered requests
     finally:
         ended(node, graph)
     assert "qos_overrides./not/ours.subscription has no effect" in log, log

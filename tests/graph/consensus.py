@@ -3,7 +3,7 @@
 Random weights give chunks whose steps are independent noise, in which no seam can be seen. Here
 the velocity of an action row at time t is `(x - mean of all rows) / t`: Euler's method moves every
 row to the mean of the noise, so that a chunk is constant and two chunks are unrelated. Every other
-weight is zero; images, text and state have no effect.
+weight is zero in effect; images, text and state have none.
 
 How layers become linear: an RMS norm divides by a constant where one dimension is large beside all
 others, and SiLU is the identity behind a large bias. The mean is attention with equal weights:
@@ -35,11 +35,22 @@ def fitted(config, width, wanted):
     return numpy.linalg.lstsq(embedded, wanted(times), rcond=None)[0]
 
 
+def nothing(shape):
+    """Zeros; in a matrix every second one is too small to matter.
+
+    A matrix of one value is refused as one whose data did not arrive.
+    """
+    tensor = numpy.zeros(shape, numpy.float32)
+    if 1 < tensor.ndim:
+        tensor.reshape(-1)[::2] = 1e-30
+    return tensor
+
+
 def weights(config, shapes):
-    """All tensors, most of them zero."""
+    """All tensors, most of them `nothing`."""
     expert = config["tiny_overrides"]["gemma_300m"]
     width, dim, heads = expert["width"], expert["head_dim"], expert["num_heads"]
-    out = {name: numpy.zeros(shape, numpy.float32) for name, shape in shapes.items()}
+    out = {name: nothing(shape) for name, shape in shapes.items()}
     at = lambda name: out[f"model.{name}"]
     attention = lambda layer, name: at(
         f"paligemma_with_expert.gemma_expert.model.layers.{layer}.self_attn.{name}_proj.weight"

@@ -2,8 +2,8 @@
 //! number format ([`packed`](super::packed)).
 //!
 //! As stored: many rows (a prefill): blocks of outputs are widened into a scratch that stays in
-//! cache and handed to the GEMM, so the weights are read once, as bf16. One row (a decode step): the
-//! weights are streamed through dot products, which is as fast as memory delivers them.
+//! cache and handed to the GEMM, so the weights are read once, as bf16. One row (a decode step):
+//! the weights are streamed through dot products, which is as fast as memory delivers them.
 
 use std::cell::RefCell;
 use std::ops::Range;
