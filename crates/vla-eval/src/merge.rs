@@ -65,19 +65,23 @@ pub fn merge(parts: &[PathBuf], out: &Path, partial: bool) -> Result<Report, Eva
     incomplete.dedup();
 
     let dimensions = first.settings.policy.action_dim;
-    let mut pairs: Vec<Paired> = Vec::new();
-    for part in parts {
-        pairs.extend(table::read(part, dimensions)?);
+    let (mut pairs, mut warnings): (Vec<Paired>, Vec<String>) = (Vec::new(), Vec::new());
+    for (part, report) in parts.iter().zip(&reports) {
+        let own = table::read(part, dimensions)?;
+        // Judged again over all frames.
+        let conventions = report.conventions(&own);
+        let others = report.warnings.iter().filter(|line| !conventions.contains(line));
+        warnings.extend(others.cloned());
+        pairs.extend(own);
     }
     pairs.sort_by_key(|pair| (pair.step.bag, pair.step.frame));
     copy_images(parts, out, &pairs)?;
     let settings = Settings { shard: Shard::default(), ..first.settings.clone() };
-    let mut warnings: Vec<String> =
-        reports.iter().flat_map(|report| report.warnings.clone()).collect();
     warnings.sort();
     warnings.dedup();
     let report =
-        Report::of(settings, first.action_tokens, notes(&reports), &pairs, incomplete, warnings);
+        Report::of(settings, first.action_tokens, notes(&reports), &pairs, incomplete, warnings)
+            .with_conventions(first.ranges.clone(), &pairs);
     write_all(out, &report, &pairs)?;
     Ok(report)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::convention::{self, Known};
 use super::files::{read_report, write_json};
 use super::metrics::{MetricOptions, Metrics};
 use super::stats::Percentiles;
@@ -42,6 +43,10 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// Warnings about bags and settings.
     pub warnings: Vec<String>,
+    /// 1st and 99th percentile of each dimension in the policy's statistics; `None` where the value
+    /// passes through. For joining shards: see [`convention`].
+    #[serde(default)]
+    pub ranges: Vec<Option<(f64, f64)>>,
 }
 
 /// Counts of frames by result.
@@ -118,8 +123,32 @@ impl Report {
             latency_ms: latency(pairs),
             failures: failures(pairs),
             warnings,
+            ranges: Vec::new(),
             settings,
         }
+    }
+
+    /// Adds what does not fit about the recorded actions, which is judged over all frames.
+    pub(super) fn with_conventions(
+        mut self,
+        ranges: Vec<Option<(f64, f64)>>,
+        pairs: &[Paired],
+    ) -> Report {
+        self.ranges = ranges;
+        self.warnings.extend(self.conventions(pairs));
+        self
+    }
+
+    /// What does not fit about the recorded actions of these frames.
+    pub(super) fn conventions(&self, pairs: &[Paired]) -> Vec<String> {
+        let known = Known {
+            dimensions: self.settings.policy.action_dim,
+            ranges: &self.ranges,
+            policy_hz: self.settings.policy_hz,
+            gripper_threshold: self.settings.gripper_threshold,
+            unnorm_key: &self.settings.policy.unnorm_key,
+        };
+        convention::warnings(pairs, &known)
     }
 
     /// Reads `report.json` of an output folder.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::clock::{self, Verdict};
-use super::convention::{self, Known};
 use super::frames::{Episode, Frame, ReadResult};
 use super::journal::Journal;
 use super::pipeline::{self, Decoded, Source};
@@ -156,21 +155,12 @@ fn sum_up(
         settings.bags.iter().skip(read).map(|bag| format!("{} was not reached", bag.display())),
     );
     notes.resize(settings.bags.len(), EpisodeNotes::default());
-    warnings.extend(convention::warnings(
-        &pairs,
-        &Known {
-            dimensions: settings.policy.action_dim,
-            ranges,
-            policy_hz: settings.policy_hz,
-            gripper_threshold: settings.gripper_threshold,
-            unnorm_key: &settings.policy.unnorm_key,
-        },
-    ));
     let none = settings.action_topic.is_some()
         && !pairs.is_empty()
         && pairs.iter().all(|pair| pair.recorded.is_none());
     let unmatched = none.then(|| causes.into_iter().next().unwrap_or_default());
-    let report = Report::of(settings.clone(), action_tokens, notes, &pairs, incomplete, warnings);
+    let report = Report::of(settings.clone(), action_tokens, notes, &pairs, incomplete, warnings)
+        .with_conventions(ranges.to_vec(), &pairs);
     Evaluated { report, pairs, interrupted, unmatched }
 }
 
