@@ -45,7 +45,7 @@ fn white_space_and_the_template_are_taken_off() {
 }
 
 #[test]
-fn what_nobody_sees_is_named() {
+fn invisible_characters_are_named() {
     let refuse = |name, text, parts| Input::instruction(name, text, Should::Refuse(parts));
     check(&[
         refuse("zero_width_space", "pick\u{200b} up the block", &["zero width space"]),

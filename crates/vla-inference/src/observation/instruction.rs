@@ -1,9 +1,8 @@
 //! Instructions: what a text must be to reach a prompt, and what is remarked about it.
 //!
 //! Decided here for every command and the node: white space around a text is dropped, the prompt
-//! template around it is taken off, and characters that nobody sees are refused by name. Everything
-//! else is passed on as the official code passes it; what that probably was not meant to be is
-//! remarked.
+//! template around it is taken off, and invisible characters are refused by name. Everything else
+//! is passed on as the official code passes it; what that probably was not meant to be is remarked.
 
 mod characters;
 mod remarks;
@@ -30,8 +29,8 @@ pub enum InstructionError {
     Control(char),
     /// A character that is not seen, or not seen as what it is.
     #[error(
-        "the instruction contains U+{:04X} ({what}) as character {place}, which the model reads \
-        and nobody sees; {remedy}",
+        "the instruction contains U+{:04X} ({what}) as character {place}, which is part of \
+        the prompt and does not show as what it is; {remedy}",
         u32::from(*character)
     )]
     Hidden {
@@ -69,7 +68,7 @@ impl Instruction {
     /// Checks a text, and drops the white space and the prompt template around it.
     ///
     /// # Errors
-    /// When it is empty, too long, not one line, or holds what nobody sees.
+    /// When it is empty, too long, not one line, or holds an invisible character.
     pub fn new(text: &str) -> Result<Self, InstructionError> {
         Self::read(text).map(|(instruction, _)| instruction)
     }
@@ -138,7 +137,7 @@ fn refuse_hidden(text: &str) -> Result<(), InstructionError> {
                 return Err(InstructionError::Hidden { character, what, place, remedy });
             }
         }
-        // `\n`, `\t`, `\u200b`, `\x41`: nobody writes a backslash into a task.
+        // `\n`, `\t`, `\u200b`, `\x41`: a task has no backslash.
         if let ('\\', Some('n' | 'r' | 't' | 'u' | 'x' | '"' | '\'' | '\\')) = (character, after) {
             let escape = [Some(character), after].into_iter().flatten().collect();
             return Err(InstructionError::Escape(escape));
