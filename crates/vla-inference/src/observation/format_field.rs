@@ -1,7 +1,7 @@
 //! The field `format` of `sensor_msgs/CompressedImage`.
 //!
-//! It is often wrong about JPEG and PNG, which are recognised by their bytes. It is reliable where it
-//! says that an image is depth, a video, or a colour camera's compressed as grey.
+//! It is often wrong about JPEG and PNG, which are recognised by their bytes. It is reliable where
+//! it says that an image is depth, a video, or a colour camera's compressed as grey.
 
 use super::ImageError;
 
