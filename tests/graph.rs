@@ -95,6 +95,11 @@ fn every_ending_ramps_down() {
 }
 
 #[test]
+fn a_task_runs_as_an_action() {
+    scenario("run_policy", NODE);
+}
+
+#[test]
 fn instructions_of_every_qos_arrive() {
     scenario("inputs", NODE);
 }

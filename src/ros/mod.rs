@@ -28,6 +28,7 @@ mod qos;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;
+mod run_policy;
 mod shared;
 mod shared_memory;
 mod signals;
