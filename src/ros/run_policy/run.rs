@@ -372,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn outcomes_are_those_of_the_interface() {
+        let interface = include_str!("../../../msg/action/RunPolicy.action");
+        for (name, outcome) in [
+            ("DONE", Outcome::Done),
+            ("TIMED_OUT", Outcome::TimedOut),
+            ("CANCELLED", Outcome::Cancelled),
+            ("STOPPED", Outcome::Stopped),
+            ("REFUSED", Outcome::Refused),
+            ("PREEMPTED", Outcome::Preempted),
+        ] {
+            let line = format!("uint8 {name} = {}", outcome as u8);
+            assert!(interface.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
     fn path_is_the_integral_of_the_speed() {
         let mut path = Path::default();
         for (ms, speed) in [(0, 9.0), (500, 0.2), (1500, 0.1)] {
