@@ -107,7 +107,7 @@ def scenario(executable, logs):
         client = Client(graph, cases[CASE]["instruction"])
         graph.until("idle", graph.in_state("IDLE"), 60.0)
         refusals(client)
-        graph.film(pixels(cases[CASE]))
+        film(graph, cases)
         conditions(client)
         cancellation(client)
         preemption(client, cases)
@@ -120,6 +120,13 @@ def scenario(executable, logs):
         graph.close()
         node.process.kill()
     killed_node_ends_no_client(executable, logs, folder, cases)
+
+
+def film(graph, cases):
+    """Films until control accepts the images."""
+    graph.film(pixels(cases[CASE]))
+    old = {"IMAGE_MISSING", "IMAGE_STALE"}
+    graph.until("images", lambda: not old & set(graph.reasons(graph.status)))
 
 
 def refusals(client):
@@ -140,7 +147,8 @@ def conditions(client):
     graph = client.graph
     goal = client.send(stop_on_done=True).moves()
     client.done.publish(Bool(data=False))
-    graph.until("two messages of feedback", lambda: 2 <= len(goal.feedback))
+    progress = lambda: 0 < goal.feedback[-1].generation and 0.01 < goal.feedback[-1].path_m
+    graph.until("feedback of the motion", progress)
     assert not goal.future.done()
     client.done.publish(Bool(data=True))
     result = goal.ended(Result.DONE, "NONE", "~/done")
@@ -205,8 +213,7 @@ def stops(client, cases):
     graph.dark()
     result = goal.ended(Result.STOPPED, "IMAGE_STALE", "call ~/enable")
     print(f"camera lost: {result.detail}")
-    graph.film(pixels(cases[CASE]))
-    graph.until("images", lambda: "IMAGE_STALE" not in graph.reasons(graph.status))
+    film(graph, cases)
     goal = client.send().moves()
     assert graph.enable(False).success
     goal.ended(Result.STOPPED, "NOT_ENABLED")

@@ -22,6 +22,8 @@ PREFIX = pathlib.Path(sys.prefix)
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 # Kinds of interfaces: each is a folder and the suffix of its files.
 KINDS = ("msg", "action")
+# Packages whose messages are in the services that an action consists of.
+NESTED = ("builtin_interfaces", "service_msgs", "unique_identifier_msgs")
 TYPESUPPORTS = ("c", "introspection_c", "fastrtps_c")
 # Not the `rosidl` script: its first line has the prefix's path, whose length the kernel limits.
 ROSIDL = (sys.executable, "-c", "import sys; from rosidl_cli.cli import main; sys.exit(main())")
@@ -174,7 +176,7 @@ class Package:
 
     def neighbours(self, part: str) -> list[str]:
         """The same library of the packages this one depends on."""
-        return [f"{name}__{part}" for name in self.depends]
+        return [f"{name}__{part}" for name in dict.fromkeys([*self.depends, *NESTED])]
 
     def build_c(self) -> None:
         """Structures, their functions and their descriptions."""
