@@ -239,7 +239,7 @@ impl Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vla_control::{CauseSet, State};
+    use vla_control::State;
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanoseconds(ms * 1_000_000)
@@ -256,12 +256,10 @@ mod tests {
     }
 
     fn status(state: State, causes: &[Cause]) -> ControlStatus {
-        let mut set = CauseSet::default();
-        causes.iter().for_each(|cause| set.push(*cause));
         ControlStatus {
             state,
             cause: causes.first().copied().unwrap_or(Cause::NONE),
-            causes: set,
+            causes: causes.iter().copied().collect(),
             resumes_in_s: None,
             enable_withdrawn_in_s: None,
         }
