@@ -149,7 +149,7 @@ fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
     let program = unix::Library::this();
     let sanitized = [&b"__asan_init\0"[..], b"__tsan_init\0", b"__msan_init\0"].iter().any(|name| {
         // SAFETY: the symbol is only looked for, never called.
-        unsafe { program.get::<unsafe extern "C" fn()>(name) }.is_ok()
+        unsafe { program.get::<unsafe extern "C" fn()>(*name) }.is_ok()
     });
     let deep = if sanitized { 0 } else { RTLD_DEEPBIND };
     let flags = unix::RTLD_NOW | unix::RTLD_LOCAL | deep;

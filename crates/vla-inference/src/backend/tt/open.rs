@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tt_metal::{
     Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider,
-    find_provider_library,
+    PROVIDER_VARIABLE, find_provider_library,
 };
 
 use super::TtBackend;
@@ -125,7 +125,16 @@ pub fn open_with(
     let target = Target { provider: kind, board }.to_string();
     let opened = find_provider(kind).and_then(|library| {
         let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
-        Mesh::open(&library, board, options)
+        let mesh = Mesh::open(&library, board, options)?;
+        // A mock cluster reads zeros, and a simulator is not what was asked for.
+        if kind == ProviderKind::Silicon && mesh.info().simulated {
+            return Err(tt_metal::Error::Host(format!(
+                "{} has no chips but computes or imitates them; use sim:{board}, or unset \
+                {PROVIDER_VARIABLE} and TT_METAL_MOCK_CLUSTER_DESC_PATH",
+                library.name()
+            )));
+        }
+        Ok(mesh)
     });
     match opened {
         Ok(mesh) => Ok(TtBackend::new(mesh, target, policy)),
