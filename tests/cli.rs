@@ -179,8 +179,7 @@ fn standard_output_holds_answers_only() {
     assert_eq!((status, out.as_str()), (Some(1), ""), "{error}");
     assert!(error.contains("noise\n"), "{error}");
     assert!(error.contains("OPENVLA_TT_PROVIDER: ") && error.contains("version 9999"), "{error}");
-    let (status, out, error) =
-        command(&["doctor", "--json", "--device", "sim:n300"], Some(noisy));
+    let (status, out, error) = command(&["doctor", "--json", "--device", "sim:n300"], Some(noisy));
     assert_eq!((status, out.lines().count()), (Some(1), 1), "{out}{error}");
     let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
     let checks = answer["checks"].as_array().unwrap();
@@ -206,13 +205,17 @@ fn the_doctor_ends_with_a_sum() {
     let last = out.lines().last().unwrap();
     assert!(last.contains(" ok, ") && last.ends_with(" errors"), "{out}");
     assert_eq!(status == Some(0), last.ends_with(" 0 errors"), "{out}{error}");
-    let provider = out.lines().find(|line| line.contains("provider")).unwrap();
+    let named = |out: &str| {
+        let line = out.lines().find(|line| line.split_whitespace().nth(1) == Some("provider"));
+        line.unwrap().to_owned()
+    };
+    let provider = named(&out);
     assert!(provider.starts_with("ok ") && provider.contains("libtt_mesh_sim.so"), "{provider}");
     // No card here: each line says what to do, the exit status that something is to be done.
     let (status, out, error) = command(&["doctor", "--device", "tt:n300"], None);
     assert_eq!((status, error.lines().count()), (Some(1), 1), "{out}{error}");
     assert!(error.contains("checks failed"), "{error}");
-    let provider = out.lines().find(|line| line.contains(" provider ")).unwrap();
+    let provider = named(&out);
     assert!(
         provider.starts_with("error") && provider.contains("name it in OPENVLA_TT_PROVIDER"),
         "{provider}"

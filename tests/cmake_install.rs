@@ -124,8 +124,7 @@ fn the_provider_alone_says_what_is_missing() {
     let output = configure(&cmake, &shim, &at("b"), &[option("TT_METAL_HOME", &empty)]);
     assert!(!output.status.success() && text(&output).contains("holds no tt-metal source tree"));
     let skip = "-DTT_METAL_SKIP_COMMIT_CHECK=ON".to_owned();
-    let options =
-        [option("TT_METAL_HOME", &home), skip, option("TT_METAL_RUNTIME_ROOT", &empty)];
+    let options = [option("TT_METAL_HOME", &home), skip, option("TT_METAL_RUNTIME_ROOT", &empty)];
     let output = configure(&cmake, &shim, &at("c"), &options);
     let words = text(&output).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(output.status.success(), "{words}");

@@ -204,8 +204,7 @@ impl Survey {
             add("gripper state", topic.name(), kind, Role::Input, qos, Messages::Float(inbox));
         }
         let clock_qos = QosProfile::default().keep_last(1).best_effort();
-        let clock =
-            config.use_sim_time.then(|| subscribe(ros, "/clock", clock_qos)).transpose()?;
+        let clock = config.use_sim_time.then(|| subscribe(ros, "/clock", clock_qos)).transpose()?;
         let started = Instant::now();
         Ok(Self { config, assembler, observed, clock, clock_time: None, started })
     }
@@ -268,7 +267,9 @@ impl Survey {
             return None;
         }
         let value = match missing.as_slice() {
-            [] => "messages arrive, but not every joint of the policy's state is in them".to_owned(),
+            [] => {
+                "messages arrive, but not every joint of the policy's state is in them".to_owned()
+            }
             missing => format!("no position of {}", missing.join(", ")),
         };
         let remedy = "correct the names in the robot file or policy file, or start the driver \

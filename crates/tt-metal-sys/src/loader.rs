@@ -147,10 +147,11 @@ fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
     const RTLD_DEEPBIND: std::ffi::c_int = 8;
     // A sanitizer's runtime refuses the flag: it must be in front of the C library.
     let program = unix::Library::this();
-    let sanitized = [&b"__asan_init\0"[..], b"__tsan_init\0", b"__msan_init\0"].iter().any(|name| {
-        // SAFETY: the symbol is only looked for, never called.
-        unsafe { program.get::<unsafe extern "C" fn()>(*name) }.is_ok()
-    });
+    let sanitized =
+        [&b"__asan_init\0"[..], b"__tsan_init\0", b"__msan_init\0"].iter().any(|name| {
+            // SAFETY: the symbol is only looked for, never called.
+            unsafe { program.get::<unsafe extern "C" fn()>(*name) }.is_ok()
+        });
     let deep = if sanitized { 0 } else { RTLD_DEEPBIND };
     let flags = unix::RTLD_NOW | unix::RTLD_LOCAL | deep;
     // SAFETY: loading runs the library's initialisers. The path was named by the user as a

@@ -128,8 +128,7 @@ fn a_provider_is_bound_to_its_own_libraries() {
     // SAFETY: a library of one function without initialisers.
     let ros = unsafe { Library::open(Some(&ros), RTLD_NOW | RTLD_GLOBAL) }.unwrap();
     // The provider exports its own and reports which of the two it calls.
-    let source = whole(TTP_ABI_VERSION)
-        .replace("int ttp_mesh_open(void) { return 0; }", "")
+    let source = whole(TTP_ABI_VERSION).replace("int ttp_mesh_open(void) { return 0; }", "")
         + &logger_version(2)
         + "int ttp_mesh_open(void) { return (int) spdlog_version(); }\n";
     let library = shared_library(folder.path(), "provider", &source);

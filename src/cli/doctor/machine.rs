@@ -116,7 +116,8 @@ fn memory(host: &Host, use_: Use, checkpoint_bytes: Option<u64>) -> Check {
         return Check::warning("memory", "/proc/meminfo does not say", "mount /proc");
     };
     let value = format!("{} available of {}", bytes(free), bytes(total));
-    if let Some(weights) = checkpoint_bytes.filter(|weights| use_ != Use::Silicon && free < *weights)
+    if let Some(weights) =
+        checkpoint_bytes.filter(|weights| use_ != Use::Silicon && free < *weights)
     {
         let remedy = format!(
             "the checkpoint has {}: its weights would be read from disk again at every inference; \

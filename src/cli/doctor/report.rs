@@ -117,8 +117,7 @@ impl Report {
     /// When a check failed.
     pub(super) fn finish(self) -> Result<(), CliError> {
         let count = |level| self.checks.iter().filter(|check| check.level == level).count();
-        let (ok, warnings, errors) =
-            (count(Level::Ok), count(Level::Warning), count(Level::Error));
+        let (ok, warnings, errors) = (count(Level::Ok), count(Level::Warning), count(Level::Error));
         if self.json {
             print_json(&Summary { checks: &self.checks, ok, warnings, errors })?;
         } else {

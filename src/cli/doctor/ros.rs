@@ -16,8 +16,7 @@ const DOMAIN_SAFE: u32 = 101;
 const DOMAIN_MAX: u32 = 232;
 
 pub(super) fn checks(host: &Host) -> Vec<Check> {
-    let mut checks =
-        vec![distribution(host), middleware(host), domain(host), discovery(host)];
+    let mut checks = vec![distribution(host), middleware(host), domain(host), discovery(host)];
     if host.variable("RMW_IMPLEMENTATION").is_none_or(|name| name == FAST_DDS) {
         checks.push(profile(host));
     }
@@ -168,9 +167,7 @@ fn buffer(host: &Host, name: &str) -> Check {
         Some(size) if size < BUFFER => Check::warning(
             &name,
             format!("{}, the profile asks for {}", bytes(size), bytes(BUFFER)),
-            format!(
-                "images from other machines lose fragments: sudo sysctl -w {name}={BUFFER}"
-            ),
+            format!("images from other machines lose fragments: sudo sysctl -w {name}={BUFFER}"),
         ),
         Some(size) => Check::ok(name, bytes(size)),
     }

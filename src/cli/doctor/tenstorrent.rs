@@ -13,8 +13,6 @@ struct Board {
     name: &'static str,
     /// Device files, one for each chip on PCIe.
     devices: usize,
-    /// Chips that are reached through one of them.
-    chips: u64,
     /// What `tt_card_type` begins with; a single chip of a larger board serves, too.
     cards: &'static [&'static str],
     blackhole: bool,
@@ -22,21 +20,21 @@ struct Board {
 
 const fn board(
     name: &'static str,
-    (devices, chips): (usize, u64),
+    devices: usize,
     cards: &'static [&'static str],
     blackhole: bool,
 ) -> Board {
-    Board { name, devices, chips, cards, blackhole }
+    Board { name, devices, cards, blackhole }
 }
 
 const BOARDS: &[Board] = &[
-    board("n150", (1, 1), &["n150", "n300"], false),
-    board("n300", (1, 2), &["n300"], false),
-    board("t3k", (4, 2), &["n300"], false),
-    board("p150", (1, 1), &["p150", "p300"], true),
-    board("p300", (2, 1), &["p300"], true),
-    board("quietbox", (4, 1), &["p150", "p300"], true),
-    board("loudbox", (8, 1), &["p150", "p300"], true),
+    board("n150", 1, &["n150", "n300"], false),
+    board("n300", 1, &["n300"], false),
+    board("t3k", 4, &["n300"], false),
+    board("p150", 1, &["p150", "p300"], true),
+    board("p300", 2, &["p300"], true),
+    board("quietbox", 4, &["p150", "p300"], true),
+    board("loudbox", 8, &["p150", "p300"], true),
 ];
 
 /// Oldest driver with an IOMMU, and the oldest without remarks by UMD.
@@ -62,10 +60,11 @@ pub(super) fn checks(host: &Host, wanted: Option<&str>) -> Vec<Check> {
     }
     let board = wanted.and_then(|name| BOARDS.iter().find(|board| board.name == name));
     let iommu = devices.iter().any(|device| translated(host, device));
-    let mut checks = vec![driver(version.as_deref(), iommu), present(host, &devices, wanted, board)];
+    let mut checks =
+        vec![driver(version.as_deref(), iommu), present(host, &devices, wanted, board)];
     checks.extend(devices.iter().map(|device| card(host, device, board)));
     if !devices.is_empty() {
-        checks.push(huge_pages(host, devices.len(), board, iommu));
+        checks.push(huge_pages(host, &devices, iommu));
         checks.push(Check::ok(
             "IOMMU",
             if iommu { "translates the devices' addresses" } else { "off or passed through" },
@@ -134,7 +133,8 @@ fn present(host: &Host, devices: &[String], wanted: Option<&str>, board: Option<
         .map(String::as_str)
         .collect();
     if !closed.is_empty() {
-        let value = format!("{found}; not readable and writable by this user: {}", closed.join(", "));
+        let value =
+            format!("{found}; not readable and writable by this user: {}", closed.join(", "));
         let remedy = "tt-kmd's udev rule sets mode 0666: reinstall its package, or sudo chmod \
             a+rw the device file until the next start";
         return Check::error(name, value, remedy);
@@ -163,15 +163,18 @@ fn present(host: &Host, devices: &[String], wanted: Option<&str>, board: Option<
     }
 }
 
+/// What the driver shows of a device; `None` where it or the firmware does not.
+fn attribute(host: &Host, device: &str, name: &str) -> Option<String> {
+    let text = host.read(format!("/sys/class/tenstorrent/tenstorrent!{device}/{name}"));
+    text.filter(|text| !text.is_empty())
+}
+
 /// Type and firmware of a card.
 fn card(host: &Host, device: &str, board: Option<&Board>) -> Check {
     let name = format!("card {device}");
-    let attribute = |attribute: &str| {
-        let text = host.read(format!("/sys/class/tenstorrent/tenstorrent!{device}/{attribute}"));
-        text.filter(|text| !text.is_empty())
-    };
-    let (Some(kind), Some(firmware)) = (attribute("tt_card_type"), attribute("tt_fw_bundle_ver"))
-    else {
+    let (kind, firmware) =
+        (attribute(host, device, "tt_card_type"), attribute(host, device, "tt_fw_bundle_ver"));
+    let (Some(kind), Some(firmware)) = (kind, firmware) else {
         let remedy = "this driver or firmware does not show them in /sys; tt-smi -ls does";
         return Check::warning(name, "type and firmware are not known", remedy);
     };
@@ -200,14 +203,17 @@ fn card(host: &Host, device: &str, board: Option<&Board>) -> Check {
     }
 }
 
-fn huge_pages(host: &Host, devices: usize, board: Option<&Board>, iommu: bool) -> Check {
+fn huge_pages(host: &Host, devices: &[String], iommu: bool) -> Check {
     let name = "1 GiB huge pages";
     let remedy = "install tenstorrent-tools and start its service: sudo systemctl enable --now \
         tenstorrent-hugepages.service 'dev-hugepages\\x2d1G.mount', then restart the machine";
-    // The driver library opens a page for each chip that is reached through a device.
-    let (devices, chips) =
-        board.map_or((devices as u64, 1), |board| (board.devices as u64, board.chips));
-    let needed = devices * chips;
+    // The driver library opens a page for each chip that is reached through a device, also where
+    // a mesh of fewer is asked for. Of the second chip of an N300 there is no device.
+    let chips = |device: &String| match attribute(host, device, "tt_card_type") {
+        Some(kind) if kind.to_ascii_lowercase().starts_with("n300") => 2,
+        _ => 1,
+    };
+    let needed: u64 = devices.iter().map(chips).sum();
     let pages = host.number(HUGEPAGES).unwrap_or(0);
     let mounts = host.read("/proc/mounts").unwrap_or_default();
     let mounted = mounts.lines().find_map(|line| {

@@ -104,7 +104,16 @@ fn the_board_must_be_there() {
     let machine = Machine::with_n300();
     let checks = tenstorrent::checks(&machine.host(), Some("t3k"));
     is(&checks, "/dev/tenstorrent", Level::Error, "tt:t3k needs 4");
+    for device in 1..4 {
+        let card = format!("/sys/class/tenstorrent/tenstorrent!{device}");
+        machine.write(&format!("/dev/tenstorrent/{device}"), "");
+        machine.write(&format!("{card}/tt_card_type"), "n300");
+        machine.write(&format!("{card}/tt_fw_bundle_ver"), "19.2.0.0");
+    }
+    let checks = tenstorrent::checks(&machine.host(), Some("t3k"));
+    is(&checks, "/dev/tenstorrent", Level::Ok, "device 0, 1, 2, 3");
     is(&checks, "1 GiB huge pages", Level::Warning, "4, 8 needed");
+    let machine = Machine::with_n300();
     let checks = tenstorrent::checks(&machine.host(), Some("p150"));
     is(&checks, "card 0", Level::Error, "tt:p150 needs p150 or p300");
     let checks = tenstorrent::checks(&machine.host(), Some("galaxy"));

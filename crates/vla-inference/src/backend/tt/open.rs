@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use tt_metal::{
-    Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider,
-    PROVIDER_VARIABLE, find_provider_library,
+    Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, PROVIDER_VARIABLE, ProviderKind, Target,
+    find_provider, find_provider_library,
 };
 
 use super::TtBackend;
