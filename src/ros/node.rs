@@ -17,7 +17,6 @@ use super::{
     parameter_services::ParameterServices,
     requests::RequestHandler,
     shared::Shared,
-    shared_memory,
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
     subscriptions::Subscriptions,
@@ -25,6 +24,7 @@ use super::{
     transitions::LifecycleManager,
 };
 use crate::runtime::{NodeClock, Runtime, flight_recorder, wait_until};
+use crate::shared_memory;
 use vla_config::{LifecycleState, Remark};
 use vla_control::time::Clock;
 
