@@ -110,6 +110,11 @@ fn the_configuration_holds() {
 }
 
 #[test]
+fn the_doctor_names_what_is_wrong_with_topics() {
+    scenario("doctor", env!("CARGO_BIN_EXE_openvla"));
+}
+
+#[test]
 fn bad_parameters_are_refused_with_a_list() {
     let output = refused(&[
         "--ros-args",

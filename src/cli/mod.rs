@@ -2,6 +2,7 @@
 //! one line on stderr.
 
 mod bench;
+mod doctor;
 pub mod eval;
 mod inspect;
 pub(crate) mod options;
@@ -10,6 +11,7 @@ mod predict;
 mod replay;
 mod selfcheck;
 mod sensitivity;
+mod stdout;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Command {
     Plan(plan::Plan),
     /// Measure how much actions depend on the image and on the instruction, by device and precision
     Sensitivity(sensitivity::Sensitivity),
+    /// Check this machine, its Tenstorrent devices, the ROS environment and the topics of a robot
+    Doctor(doctor::Doctor),
     /// Publish a bag's observations on ROS 2, to run the node on recorded data
     Replay(replay::Replay),
     /// Evaluate a checkpoint, or a robot file's limits, on recordings
@@ -96,6 +100,8 @@ pub(crate) enum CliError {
         {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
     )]
     NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
+    #[error("{0} of {1} checks failed; each error's line says what to do")]
+    Doctor(usize, usize),
     #[cfg(not(feature = "ros"))]
     #[error(
         "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features \
@@ -113,6 +119,7 @@ pub(crate) enum CliError {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    stdout::keep();
     let result = match cli.command {
         Command::Predict(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -120,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Eval(command) => command.run().map_err(CliError::from),
     };
@@ -147,10 +155,7 @@ fn instruction(text: &str) -> Result<Instruction, CliError> {
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.
 fn print(text: &str) -> Result<(), CliError> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(())
+    Ok(stdout::write_line(text)?)
 }
 
 /// Prints `value` as one line of JSON to stdout.

@@ -18,7 +18,6 @@ use super::{
     requests::RequestHandler,
     run_policy::RunPolicyServer,
     shared::Shared,
-    shared_memory,
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
     subscriptions::Subscriptions,
@@ -26,6 +25,7 @@ use super::{
     transitions::LifecycleManager,
 };
 use crate::runtime::{NodeClock, Runtime, flight_recorder, wait_until};
+use crate::shared_memory;
 use vla_config::{LifecycleState, Remark};
 use vla_control::time::Clock;
 
