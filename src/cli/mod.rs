@@ -118,6 +118,12 @@ pub(crate) enum CliError {
         "serve: --rtc {0} continues the chunk before, which belongs to one robot; leave it out"
     )]
     Continuation(&'static str),
+    #[cfg(feature = "serve")]
+    #[error(
+        "serve: --done-by-client {given}: the image preparation of '{file}' does not begin with \
+        that; its steps are {stated}"
+    )]
+    ImageSteps { given: String, file: String, stated: String },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use vla_config::{Action, PolicyFile};
+use vla_config::{Action, ImageOperation, PolicyFile};
 use vla_inference::policy::ContinuationMode;
 use vla_serve::{ApiKey, Bound, Ending, Gripper, Limits, Names, Options};
 
@@ -37,6 +37,10 @@ pub(super) struct Serve {
     /// read it. Without the option the key is OPENVLA_API_KEY, if that is set
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// A leading step of the policy file's image preparation that the clients do themselves, such as
+    /// rotate_180 for a LIBERO harness that turns its pictures; several in their order, with commas
+    #[arg(long, value_name = "STEP,STEP", value_delimiter = ',', requires = "policy_file")]
+    done_by_client: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Print one JSON object on stdout when clients can connect, and nothing else there
@@ -120,7 +124,10 @@ impl Serve {
             ContinuationMode::Trained => return Err(CliError::Continuation("trained")),
         }
         let folder = self.checkpoint.folder()?;
-        let file = self.policy_file.load()?;
+        let mut file = self.policy_file.load()?;
+        if let Some(file) = &mut file {
+            leave_out(file, &self.done_by_client)?;
+        }
         let bound = Bound::new(Options {
             listen: self.listen,
             api_key: self.key()?,
@@ -129,7 +136,7 @@ impl Serve {
             restart: self.decode.flow.seed.is_some(),
         })?;
         let listening = bound.address();
-        let policy = self.device.load(&folder, self.decode, &self.policy_file)?;
+        let policy = self.device.load_with(&folder, self.decode, file.as_ref())?;
         let info = policy.info().clone();
         let mut printed = Ok(());
         let ready = |_| {
@@ -173,6 +180,36 @@ impl Serve {
             None => Ok(None),
             Some(text) => Ok(Some(ApiKey::new(&text.to_string_lossy())?)),
         }
+    }
+}
+
+/// Takes the first steps off the image preparation, which must be the ones named.
+fn leave_out(file: &mut PolicyFile, steps: &[String]) -> Result<(), CliError> {
+    let stated: Vec<&str> = file.image.steps.iter().map(|step| name(step.operation)).collect();
+    let same = stated.iter().zip(steps).all(|(stated, given)| *stated == given.as_str());
+    if !same || steps.len() > stated.len() {
+        return Err(CliError::ImageSteps {
+            given: steps.join(", "),
+            file: file.name.clone(),
+            stated: stated.join(", "),
+        });
+    }
+    file.image.steps.drain(..steps.len());
+    Ok(())
+}
+
+/// A step's name in policy files.
+fn name(operation: ImageOperation) -> &'static str {
+    match operation {
+        ImageOperation::Rotate180 => "rotate_180",
+        ImageOperation::Jpeg => "jpeg",
+        ImageOperation::Bicubic(_) => "bicubic",
+        ImageOperation::Bilinear(_) => "bilinear",
+        ImageOperation::BilinearPad(_) => "bilinear_pad",
+        ImageOperation::TorchBilinearPad(_) => "torch_bilinear_pad",
+        ImageOperation::Lanczos3(_) => "lanczos3",
+        ImageOperation::Area(_) => "area",
+        ImageOperation::CenterCrop(_) => "center_crop",
     }
 }
 
