@@ -11,6 +11,8 @@ mod predict;
 mod replay;
 mod selfcheck;
 mod sensitivity;
+#[cfg(feature = "serve")]
+mod serve;
 mod stdout;
 
 use std::path::PathBuf;
@@ -49,6 +51,9 @@ enum Command {
     Replay(replay::Replay),
     /// Evaluate a checkpoint, or a robot file's limits, on recordings
     Eval(eval::Eval),
+    /// Serve a policy to clients of OpenVLA's server (POST /act), openpi and vla-eval
+    #[cfg(feature = "serve")]
+    Serve(serve::Serve),
 }
 
 /// Error of a command.
@@ -111,6 +116,20 @@ pub(crate) enum CliError {
     #[cfg(feature = "ros")]
     #[error(transparent)]
     Replay(#[from] crate::ros::ReplayError),
+    #[cfg(feature = "serve")]
+    #[error("serve: {0}")]
+    Serve(#[from] vla_serve::ServeError),
+    #[cfg(feature = "serve")]
+    #[error(
+        "serve: --rtc {0} continues the chunk before, which belongs to one robot; leave it out"
+    )]
+    Continuation(&'static str),
+    #[cfg(feature = "serve")]
+    #[error(
+        "serve: --done-by-client {given}: the image preparation of '{file}' does not begin with \
+        that; its steps are {stated}"
+    )]
+    ImageSteps { given: String, file: String, stated: String },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -130,6 +149,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Eval(command) => command.run().map_err(CliError::from),
+        #[cfg(feature = "serve")]
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
