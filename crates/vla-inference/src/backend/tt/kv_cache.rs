@@ -41,10 +41,31 @@ struct PositionCounter {
     current: [Tensor; 2],
     /// Cosine and sine row-major, for a lookup by position.
     tables: [Tensor; 2],
-    /// Host copy of start and current position; `current` is stale after a trace was executed.
+    /// Host copy of start and current position; `current` is stale after a trace was executed, and
+    /// only eager operations read it.
     host: (usize, usize),
     /// Angles of the current row.
     angles: Option<RotaryAngles>,
+}
+
+impl PositionCounter {
+    /// Overwrites one pair of positions in place.
+    fn write(
+        &self,
+        operation: &'static str,
+        [signed, unsigned]: &[Tensor; 2],
+        position: usize,
+    ) -> Result<(), BackendError> {
+        let (words, failed) = (position_words(position), device(operation));
+        let replicate = Distribution::Replicate;
+        signed.write(HostArray::i32(&words.0, [1; 4]), replicate).map_err(failed)?;
+        unsigned.write(HostArray::u32(&words.1, [1; 4]), replicate).map_err(failed)
+    }
+}
+
+/// A position in both integer types; a capacity fits them.
+fn position_words(position: usize) -> ([i32; 1], [u32; 1]) {
+    ([position as i32], [position as u32])
 }
 
 /// One layer's cache on a chip, `[1, groups, rows, width]` each.
@@ -120,19 +141,21 @@ impl SequenceCache {
         position: usize,
     ) -> Result<(), BackendError> {
         const OPERATION: &str = "set_position";
-        let capacity = self.spec.capacity;
-        if position > capacity {
-            return Err(BackendError::Capacity { operation: OPERATION, position, capacity });
+        self.check_position(OPERATION, position)?;
+        if let Some(counter) = &mut self.counter {
+            counter.host = (position, position);
+            counter.angles = None;
+            counter.write(OPERATION, &counter.start, position)?;
+            return counter.write(OPERATION, &counter.current, position);
         }
         let failed = device(OPERATION);
-        // A capacity fits both integer types.
-        let (signed, unsigned) = ([position as i32], [position as u32]);
-        let arrays = [
-            (HostArray::i32(&signed, [1; 4]), Format::I32),
-            (HostArray::u32(&unsigned, [1; 4]), Format::U32),
-        ];
         let upload = || -> Result<[Tensor; 2], BackendError> {
-            let [a, b] = arrays.map(|(array, format)| {
+            let (signed, unsigned) = position_words(position);
+            let [a, b] = [
+                (HostArray::i32(&signed, [1; 4]), Format::I32),
+                (HostArray::u32(&unsigned, [1; 4]), Format::U32),
+            ]
+            .map(|(array, format)| {
                 backend
                     .mesh
                     .upload(array, Distribution::Replicate, format, Layout::RowMajor)
@@ -149,6 +172,26 @@ impl SequenceCache {
             host: (position, position),
             angles: None,
         });
+        Ok(())
+    }
+
+    pub(super) fn move_position(&mut self, position: usize) -> Result<(), BackendError> {
+        const OPERATION: &str = "move_position";
+        self.check_position(OPERATION, position)?;
+        let counter = self.counter()?;
+        (counter.host.1, counter.angles) = (position, None);
+        counter.write(OPERATION, &counter.current, position)
+    }
+
+    fn check_position(
+        &self,
+        operation: &'static str,
+        position: usize,
+    ) -> Result<(), BackendError> {
+        let capacity = self.spec.capacity;
+        if position > capacity {
+            return Err(BackendError::Capacity { operation, position, capacity });
+        }
         Ok(())
     }
 
