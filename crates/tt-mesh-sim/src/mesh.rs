@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tt_metal_sys as abi;
 
 use crate::board::{Board, GRID, L1_BYTES};
+use crate::clock::CostClock;
 use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, Distribution, HostArray};
@@ -51,6 +52,7 @@ pub struct Mesh {
     pub(crate) traces: HashMap<u64, Trace>,
     pub(crate) capture: Option<Capture>,
     programs: HashSet<(Op, Vec<Spec>)>,
+    pub(crate) clock: CostClock,
     /// Programs of custom kernels, by number.
     kernels: Vec<Arc<OwnedProgram>>,
     /// Blocks of tensors at the time of their capture in a trace.
@@ -102,6 +104,7 @@ impl Mesh {
             traces: HashMap::new(),
             capture: None,
             programs: HashSet::new(),
+            clock: CostClock::from_environment()?,
             kernels: Vec::new(),
             captured: HashMap::new(),
             next: 0,
@@ -354,6 +357,7 @@ impl Mesh {
                     ),
                 ));
             }
+            self.clock.launch(op.launches(&program.1), false);
             let handles = self.reserve(&outputs)?;
             if let Some(capture) = &mut self.capture {
                 capture.owned.extend(&handles);
@@ -368,6 +372,7 @@ impl Mesh {
             self.note_blocks();
             return Ok(handles);
         }
+        self.clock.launch(op.launches(&program.1), !self.programs.contains(&program));
         let handles = self.reserve(&outputs)?;
         if let Err(refusal) = self.execute(op, inputs, &program.1, &handles, &outputs) {
             handles.iter().try_for_each(|handle| self.free(*handle))?;

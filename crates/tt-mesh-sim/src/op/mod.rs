@@ -7,6 +7,7 @@ mod eltwise;
 mod embedding;
 mod heads;
 mod in_place;
+mod launches;
 mod matmul;
 mod movement;
 mod norm;
