@@ -38,7 +38,7 @@ impl Network {
 
 #[test]
 fn trace_equals_eager_with_new_inputs() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let network = Network::new(&mesh);
         let eager = network.run().unwrap().read_f32(0).unwrap();

@@ -45,10 +45,7 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Unknown device.
-    #[error(
-        "device '{0}' is not known; use cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or \
-        tt:t3k"
-    )]
+    #[error("device '{0}' is not known; use one of cpu, {known}", known = tt_metal::Target::names())]
     Unknown(String),
     /// float32 on a mesh.
     #[error(
@@ -73,12 +70,7 @@ impl FromStr for Device {
             return Ok(Self::Cpu);
         }
         let (provider, mesh) = text.split_once(':').ok_or_else(unknown)?;
-        let mesh = match mesh {
-            "n150" => Mesh::N150,
-            "n300" => Mesh::N300,
-            "t3k" => Mesh::T3k,
-            _ => return Err(unknown()),
-        };
+        let mesh = Mesh::named(mesh).ok_or_else(unknown)?;
         match provider {
             "sim" => Ok(Self::Simulated(mesh)),
             "tt" => Ok(Self::Tenstorrent(mesh)),
@@ -89,17 +81,11 @@ impl FromStr for Device {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (provider, mesh) = match self {
-            Self::Cpu => return f.write_str("cpu"),
-            Self::Simulated(mesh) => ("sim", mesh),
-            Self::Tenstorrent(mesh) => ("tt", mesh),
-        };
-        let mesh = match mesh {
-            Mesh::N150 => "n150",
-            Mesh::N300 => "n300",
-            Mesh::T3k => "t3k",
-        };
-        write!(f, "{provider}:{mesh}")
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Simulated(mesh) => write!(f, "sim:{mesh}"),
+            Self::Tenstorrent(mesh) => write!(f, "tt:{mesh}"),
+        }
     }
 }
 
