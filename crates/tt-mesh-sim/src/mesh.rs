@@ -12,7 +12,7 @@ use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, Distribution, HostArray};
 use crate::memory::{Allocator, Block};
-use crate::op::{Need, Op, Shards, replicated};
+use crate::op::{Need, Op, Shards, l1, replicated};
 use crate::program::OwnedProgram;
 use crate::trace::{Capture, Command, Trace};
 
@@ -349,6 +349,7 @@ impl Mesh {
             );
         }
         let outputs = op.check(&specs, self.chips())?;
+        l1::check(&op, &specs, self.board)?;
         let program = (self.compiled(op), specs);
         if self.capture.is_some() {
             if !self.programs.contains(&program) {

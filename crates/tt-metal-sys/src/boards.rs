@@ -72,11 +72,17 @@ impl Chip {
     }
 }
 
+/// Bytes that one operation takes in a trace, about: 36 to 38 MB for the some 2 300 programs of
+/// Llama-3.1-8B's traces on an N300 (tt-inference-server #1842, `demo/trace_region_config.py`).
+pub const TRACE_BYTES_PER_OPERATION: u64 = 16 << 10;
+
 /// A board, or several in one machine, as the mesh that TT-NN opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoardFacts {
     /// `TTP_BOARD_*`.
     pub id: u32,
+    /// Name, as in `tt:n300`.
+    pub name: &'static str,
     /// Chips, in one row.
     pub chips: u32,
     /// Whether the last chip is connected to the first.
@@ -87,29 +93,51 @@ pub struct BoardFacts {
     /// (`core_descriptors`: Ethernet dispatch leaves 8x8 on Wormhole; on Blackhole a column of the 14
     /// of a P150 or the 12 of a P300's chip dispatches).
     pub grid: (u32, u32),
+    /// Bytes of every bank for the traces of a 7B model: TT-NN takes the region from each bank, and
+    /// compares with it the sum of all traces. tt_transformers reserves 25, 38 and 50 MB for
+    /// Llama-3.1-8B on N150, N300 and T3K, and 80 to 90 MB on Blackhole
+    /// (`demo/trace_region_config.py`); ours are some 2 500 operations of about 16 KiB each.
+    pub trace_region_bytes: u64,
     /// Its chips.
     pub chip: Chip,
 }
 
-const fn wormhole(id: u32, chips: u32) -> BoardFacts {
-    let links = if chips > 1 { 1 } else { 0 };
-    BoardFacts { id, chips, ring: chips > 2, links, grid: (8, 8), chip: WORMHOLE }
+const fn wormhole(id: u32, name: &'static str, chips: u32, trace_mib: u64) -> BoardFacts {
+    BoardFacts {
+        id,
+        name,
+        chips,
+        ring: chips > 2,
+        links: if chips > 1 { 1 } else { 0 },
+        grid: (8, 8),
+        trace_region_bytes: trace_mib << 20,
+        chip: WORMHOLE,
+    }
 }
 
-const fn blackhole(id: u32, chips: u32, columns: u32) -> BoardFacts {
-    let links = if chips > 1 { 2 } else { 0 };
-    BoardFacts { id, chips, ring: chips > 2, links, grid: (columns, 10), chip: BLACKHOLE }
+const fn blackhole(id: u32, name: &'static str, chips: u32, columns: u32) -> BoardFacts {
+    BoardFacts {
+        id,
+        name,
+        chips,
+        ring: chips > 2,
+        links: if chips > 1 { 2 } else { 0 },
+        grid: (columns, 10),
+        // 2 % of a bank.
+        trace_region_bytes: 96 << 20,
+        chip: BLACKHOLE,
+    }
 }
 
 /// All boards. A QuietBox is four P150 or, since 2026, two P300: the smaller grid is assumed.
 pub const BOARDS: [BoardFacts; 7] = [
-    wormhole(TTP_BOARD_N150, 1),
-    wormhole(TTP_BOARD_N300, 2),
-    wormhole(TTP_BOARD_T3K, 8),
-    blackhole(TTP_BOARD_P150, 1, 13),
-    blackhole(TTP_BOARD_P300, 2, 11),
-    blackhole(TTP_BOARD_QUIETBOX, 4, 11),
-    blackhole(TTP_BOARD_LOUDBOX, 8, 13),
+    wormhole(TTP_BOARD_N150, "n150", 1, 48),
+    wormhole(TTP_BOARD_N300, "n300", 2, 48),
+    wormhole(TTP_BOARD_T3K, "t3k", 8, 96),
+    blackhole(TTP_BOARD_P150, "p150", 1, 13),
+    blackhole(TTP_BOARD_P300, "p300", 2, 11),
+    blackhole(TTP_BOARD_QUIETBOX, "quietbox", 4, 11),
+    blackhole(TTP_BOARD_LOUDBOX, "loudbox", 8, 13),
 ];
 
 /// The board of a `TTP_BOARD_*`.

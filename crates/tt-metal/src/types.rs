@@ -214,6 +214,7 @@ mod tests {
     fn every_board_has_its_own_facts() {
         for board in Board::ALL {
             assert_eq!(board.facts().id, board.to_abi());
+            assert_eq!(board.facts().name, board.to_string());
             assert_eq!(Board::named(&board.to_string()), Some(*board));
         }
         assert_eq!(Board::ALL.len(), boards::BOARDS.len());

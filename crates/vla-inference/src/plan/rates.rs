@@ -273,13 +273,14 @@ pub const TT_METAL_PI0: Implementation = Implementation {
     operations: Some(PerLayer { vision: 15, prefill: 47, decode: 0, expert: 33, around: 20 }),
 };
 
-/// Operations of which one core does all the work for a single row, in microseconds: from reading
-/// their loops, not measured (a norm has 128 tiles of input and 128 of weights; a cache update goes
-/// from head to head; folding a row into tiles reads 32 lines a tile, one after another).
+/// Seconds of operations that do not spread over the cores, instead of [`Implementation::launch`].
+/// From reading their loops in tt-metal 191d0eed and in `kernels/`, not measured.
 pub const ONE_CORE: OneCore = OneCore {
-    norm: Figure::new(30e-6, 45e-6, 60e-6, "rms_norm of one tile row runs on one core"),
-    update: Figure::new(25e-6, 40e-6, 55e-6, "paged_update_cache on one core, heads in series"),
-    fold: Figure::new(30e-6, 45e-6, 60e-6, "reshape of tiles, one barrier a page"),
+    norm: Figure::new(30e-6, 45e-6, 60e-6, "rms_norm of one row of tiles: one core, 256 tiles read"),
+    update: Figure::new(25e-6, 40e-6, 55e-6, "paged_update_cache: one core, head after head"),
+    fold: Figure::new(30e-6, 45e-6, 60e-6, "reshape of tiles: a barrier for each line"),
+    scanned_id: Figure::new(30e-9, 50e-9, 70e-9, "pick_action: one processor, value after value"),
+    patches: Figure::new(100e-6, 200e-6, 300e-6, "image_patches: 3 000 conversions a core"),
 };
 
 /// See [`ONE_CORE`].
@@ -291,4 +292,50 @@ pub struct OneCore {
     pub update: Figure,
     /// One row reshaped to whole tiles, or back.
     pub fold: Figure,
+    /// One logit of an argmax.
+    pub scanned_id: Figure,
+    /// The patches of one image.
+    pub patches: Figure,
+}
+
+/// Operations of one pass of a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Of the C ABI, as the backend captures them.
+    pub launches: usize,
+    /// Further ones of TT-NN, of which the shim makes up some of the ABI's.
+    pub within: usize,
+    /// Of those: norms of one row.
+    pub norms: usize,
+    /// Of those: rows written into a cache.
+    pub updates: usize,
+    /// Of those: single rows reshaped to whole tiles, or back.
+    pub folds: usize,
+    /// Logits of argmaxes over one core.
+    pub scanned: usize,
+    /// Images cut into patches.
+    pub images: usize,
+}
+
+impl Operations {
+    /// Operations that take the same time whatever they are.
+    pub(super) fn launches(launches: usize) -> Self {
+        Self { launches, ..Self::default() }
+    }
+
+    /// Milliseconds beyond arithmetic, traffic and collectives.
+    pub(super) fn ms(&self, implementation: &Implementation) -> Span {
+        let alone = self.norms + self.updates + self.folds + self.images;
+        let others = (self.launches + self.within).saturating_sub(alone);
+        let of = |figure: Figure, count: usize| {
+            figure.less_is_better(|seconds| 1e3 * seconds * count as f64)
+        };
+        let OneCore { norm, update, fold, scanned_id, patches } = ONE_CORE;
+        of(implementation.launch, others)
+            .plus(of(norm, self.norms))
+            .plus(of(update, self.updates))
+            .plus(of(fold, self.folds))
+            .plus(of(scanned_id, self.scanned))
+            .plus(of(patches, self.images))
+    }
 }

@@ -13,7 +13,7 @@ use crate::backend::cpu::{CpuBackend, CpuPrecision};
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
 use crate::backend::tt::{
-    FLOW_TRACE_REGION_BYTES, Kernels, OpenError, Provider, WeightCache, open_with,
+    Kernels, OpenError, Provider, WeightCache, flow_trace_region_bytes, open_with,
 };
 use crate::backend::{Backend, TraceBackend};
 use crate::checkpoint::{CheckpointKind, locate};
@@ -137,8 +137,8 @@ pub trait WithBackend: Sized {
     /// Result of the work.
     type Output;
     /// Bytes of every DRAM bank to reserve for traces on a mesh.
-    fn trace_region_bytes(&self) -> u64 {
-        tt_metal::DEFAULT_TRACE_REGION_BYTES
+    fn trace_region_bytes(&self, mesh: Mesh) -> u64 {
+        mesh.facts().trace_region_bytes
     }
     /// Runs the work. `precision` is the name of the number formats in force, for reports.
     ///
@@ -201,7 +201,7 @@ pub fn with_backend<W: WithBackend>(
         WeightCache::open(folder)
             .map_err(|error| PolicyLoadError::WeightCache { path: folder.clone(), reason: error })
     });
-    let opened = || open_with(provider, mesh, policy, work.trace_region_bytes());
+    let opened = || open_with(provider, mesh, policy, work.trace_region_bytes(mesh));
     let backend = match cache.transpose()? {
         Some(cache) => opened()?.with_weight_cache(cache),
         None => opened()?,
@@ -280,8 +280,8 @@ fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
         type Output = Box<dyn Policy>;
-        fn trace_region_bytes(&self) -> u64 {
-            FLOW_TRACE_REGION_BYTES
+        fn trace_region_bytes(&self, mesh: Mesh) -> u64 {
+            flow_trace_region_bytes(mesh)
         }
 
         fn run<B: Backend + 'static>(

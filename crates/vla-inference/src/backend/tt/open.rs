@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use tt_metal::{
-    DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, ProviderKind, Target, find_provider,
-};
+use tt_metal::{Mesh, MeshOptions, ProviderKind, Target, find_provider};
 
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;
@@ -12,9 +10,13 @@ use crate::backend::precision::PrecisionPolicy;
 /// Environment variable with the path of a provider library, for simulated meshes and silicon.
 const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
 
-/// Bytes of every DRAM bank reserved for traces of pi0: `openvla plan` counts about 5 000
-/// operations in eleven traces, of some 16 kB each on one chip (estimated from OpenVLA's).
-pub const FLOW_TRACE_REGION_BYTES: u64 = 2 * DEFAULT_TRACE_REGION_BYTES;
+/// Bytes of every DRAM bank reserved for traces of pi0, where a 7B model's are
+/// [`tt_metal::BoardFacts::trace_region_bytes`]: `openvla plan` counts about 5 000 operations in
+/// eleven traces.
+#[must_use]
+pub fn flow_trace_region_bytes(mesh: MeshKind) -> u64 {
+    2 * mesh.facts().trace_region_bytes
+}
 
 /// Supported boards.
 pub use tt_metal::Board as MeshKind;
@@ -48,7 +50,7 @@ pub fn open(
     mesh: MeshKind,
     policy: PrecisionPolicy,
 ) -> Result<TtBackend, OpenError> {
-    open_with(provider, mesh, policy, DEFAULT_TRACE_REGION_BYTES)
+    open_with(provider, mesh, policy, mesh.facts().trace_region_bytes)
 }
 
 /// [`open`] with a number of bytes of every DRAM bank reserved for traces.
