@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::BoardFacts;
 
-use crate::board::{Board, GRID, L1_BYTES};
+use crate::board;
 use crate::clock::CostClock;
 use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, Distribution, HostArray};
-use crate::memory::{Allocator, BANKS, Block};
-use crate::op::{Need, Op, Shards, replicated};
+use crate::memory::{Allocator, Block};
+use crate::op::{Need, Op, Shards, l1, replicated};
 use crate::program::OwnedProgram;
 use crate::trace::{Capture, Command, Trace};
 
@@ -45,7 +46,7 @@ pub struct Tensor {
 /// An open mesh.
 pub struct Mesh {
     id: u64,
-    board: Board,
+    board: &'static BoardFacts,
     trace_region: u64,
     pub(crate) memory: Allocator,
     pub(crate) tensors: HashMap<u64, Tensor>,
@@ -84,12 +85,12 @@ impl Mesh {
         );
         ensure!(
             matches!(config.command_queues, 1 | 2),
-            "{} command queues: Wormhole has 1 or 2",
+            "{} command queues: a chip has 1 or 2",
             config.command_queues
         );
-        let board = Board::from_abi(config.board)?;
+        let board = board::from_abi(config.board)?;
         let limit = (config.dram_limit_bytes > 0).then_some(config.dram_limit_bytes);
-        let memory = Allocator::new(limit, config.trace_region_bytes);
+        let memory = Allocator::new(board.chip, limit, config.trace_region_bytes);
         ensure!(
             memory.stats().total > 0,
             "a trace region of {} B in each bank leaves no DRAM for tensors",
@@ -113,7 +114,12 @@ impl Mesh {
 
     /// Number of chips.
     pub fn chips(&self) -> usize {
-        self.board.columns as usize
+        self.board.chips as usize
+    }
+
+    /// Facts of the board.
+    pub(crate) fn board(&self) -> &'static BoardFacts {
+        self.board
     }
 
     /// Properties of the mesh.
@@ -122,15 +128,17 @@ impl Mesh {
             struct_size: size_of::<abi::MeshInfo>() as u32,
             board: self.board.id,
             rows: 1,
-            columns: self.board.columns,
+            columns: self.board.chips,
             ring: u32::from(self.board.ring),
-            grid_x: GRID.0,
-            grid_y: GRID.1,
-            dram_banks: BANKS as u32,
+            grid_x: self.board.grid.0,
+            grid_y: self.board.grid.1,
+            dram_banks: self.board.chip.dram_banks as u32,
             dram_bytes: self.memory.stats().total,
-            l1_bytes: L1_BYTES,
+            l1_bytes: self.board.chip.l1_bytes,
             simulated: 1,
-            reserved: 0,
+            architecture: self.board.chip.architecture,
+            dram_alignment: self.board.chip.dram_alignment as u32,
+            links: self.board.links,
         }
     }
 
@@ -142,9 +150,9 @@ impl Mesh {
 
     fn chip(&self, chip: u32) -> Result<usize> {
         ensure!(
-            chip < self.board.columns,
+            chip < self.board.chips,
             "chip {chip} does not exist: the mesh has {}",
-            self.board.columns
+            self.board.chips
         );
         Ok(chip as usize)
     }
@@ -344,6 +352,7 @@ impl Mesh {
             );
         }
         let outputs = op.check(&specs, self.chips())?;
+        l1::check(&op, &specs, self.board)?;
         let program = (self.compiled(op), specs);
         if self.capture.is_some() {
             if !self.programs.contains(&program) {
@@ -439,7 +448,7 @@ impl Mesh {
         };
         if target.chips.is_empty() {
             let values = Values::zeros(target.spec.format, target.spec.elements());
-            target.chips = replicated(values, self.board.columns as usize);
+            target.chips = replicated(values, self.board.chips as usize);
         }
         // Chips with identical data are changed once; an unshared buffer is changed without a copy.
         let same = (1..target.chips.len()).all(|chip| {

@@ -304,3 +304,20 @@ fn shapes_and_formats_that_ttnn_refuses() {
     bad(x.linear(&x, None, options), "columns");
     assert_eq!(mesh.memory(0).unwrap().allocated, held);
 }
+
+/// TT-NN refuses a mask whose rows or keys its chunks do not divide.
+#[test]
+fn masks_need_whole_chunks() {
+    let mesh = mesh(Board::N150);
+    let heads = |rows: usize, seed| random(&mesh, [1, 2, rows, 32], Format::Bf16, seed);
+    let attend = |rows: usize, keys: usize, format| {
+        let (q, k) = (heads(rows, 1), heads(keys, 2));
+        let mask = mesh.zeros([1, 1, rows, keys], format, Layout::Tile).unwrap();
+        q.attention(&k, &k, Some(&mask), false, 1.0, Compute::default())
+    };
+    let invalid = Kind::InvalidArgument;
+    refused(attend(51, 64, Format::Bf16), invalid, "do not divide 51 queries");
+    refused(attend(64, 70, Format::Bf16), invalid, "do not divide 70 keys");
+    refused(attend(64, 64, Format::F32), invalid, "mask must be BF16");
+    attend(96, 160, Format::Bf16).unwrap();
+}

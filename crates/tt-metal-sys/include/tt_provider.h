@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define TTP_ABI_VERSION 1u
+#define TTP_ABI_VERSION 2u
 
 typedef int32_t ttp_status;
 enum {
@@ -47,8 +47,20 @@ enum {
     TTP_INTERNAL = 9       /* a fault of the provider itself */
 };
 
-/* Boards, by the mesh they form: N150 1x1, N300 1x2, T3K 1x8 (ring). */
-enum { TTP_BOARD_N150 = 1, TTP_BOARD_N300 = 2, TTP_BOARD_T3K = 3 };
+/* Boards, by the mesh they form. Wormhole: N150 1x1, N300 1x2, T3K 1x8 (ring). Blackhole: P150 1x1,
+ * P300 1x2, QUIETBOX 1x4 (ring; four P150 or two P300), LOUDBOX 1x8 (ring). */
+enum {
+    TTP_BOARD_N150 = 1,
+    TTP_BOARD_N300 = 2,
+    TTP_BOARD_T3K = 3,
+    TTP_BOARD_P150 = 4,
+    TTP_BOARD_P300 = 5,
+    TTP_BOARD_QUIETBOX = 6,
+    TTP_BOARD_LOUDBOX = 7
+};
+
+/* Chips. */
+enum { TTP_ARCH_WORMHOLE = 1, TTP_ARCH_BLACKHOLE = 2 };
 
 /* Number formats. BFP: 16 neighbours of a row share an 8-bit exponent; sign + 7 or 3 magnitude
  * bits. */
@@ -112,7 +124,11 @@ typedef struct ttp_mesh_info {
     uint64_t dram_bytes; /* per chip, usable by tensors */
     uint64_t l1_bytes;   /* per core */
     uint32_t simulated;  /* 1: no silicon behind this mesh */
-    uint32_t reserved;
+    uint32_t architecture; /* TTP_ARCH_* */
+    /* Bytes: pages in DRAM start at multiples of it, and a kernel's read needs the same remainder in
+     * L1. */
+    uint32_t dram_alignment;
+    uint32_t links; /* Ethernet links that a collective uses between neighbours; 0: one chip */
 } ttp_mesh_info;
 
 typedef struct ttp_memory {
@@ -206,7 +222,8 @@ const char* ttp_last_error(void);
 /* ---- mesh ---------------------------------------------------------------------------------------
  */
 
-/* Opens a mesh: sets the fabric first, uses Ethernet dispatch. One process, one silicon mesh. */
+/* Opens a mesh: sets the fabric first, dispatches over Ethernet cores where the machine has N300
+ * cards and over a column of Tensix cores on Blackhole. One process, one silicon mesh. */
 ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out);
 /* Closes it and frees every tensor and trace on it; their handles are dead afterwards. */
 ttp_status ttp_mesh_close(ttp_mesh mesh);

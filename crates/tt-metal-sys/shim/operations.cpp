@@ -118,13 +118,18 @@ matmul::MatmulProgramConfig linear_config(const Mesh& mesh, uint32_t m, uint32_t
     // The destination holds 8 tiles of bf16 or 4 of float32; a block is either as wide as a core's
     // part or one tile high.
     const uint32_t room = fp32_dest ? 4 : 8;
-    const uint32_t sub_w = largest_divisor(per_core_n, room);
-    const uint32_t sub_h = sub_w == per_core_n ? largest_divisor(per_core_m, room / sub_w) : 1;
+    // A core's part of a wide result is computed in several goes, so that sums fit its L1.
+    uint32_t out_n = per_core_n;
+    while (!one_row && out_n > 1 && uint64_t{per_core_m} * out_n * (4096 + 2048) > 700 * 1024) {
+        out_n = largest_divisor(per_core_n, out_n - 1);
+    }
+    const uint32_t sub_w = largest_divisor(out_n, room);
+    const uint32_t sub_h = sub_w == out_n ? largest_divisor(per_core_m, room / sub_w) : 1;
     // Operands are buffered twice, the result once beside its float32 sum; 1.2 MB of a core's L1
     // are ours.
     uint32_t block = largest_divisor(k, 8);
-    const uint64_t result = uint64_t{per_core_m} * per_core_n * (4096 + 2048);
-    while (block > 1 && result + 2ull * 2048 * block * (per_core_m + per_core_n) > 1200 * 1024) {
+    const uint64_t result = uint64_t{per_core_m} * out_n * (4096 + 2048);
+    while (block > 1 && result + 2ull * 2048 * block * (per_core_m + out_n) > 1200 * 1024) {
         block = largest_divisor(k, block - 1);
     }
     if (one_row) {
@@ -148,7 +153,7 @@ matmul::MatmulProgramConfig linear_config(const Mesh& mesh, uint32_t m, uint32_t
     config.out_subblock_h = sub_h;
     config.out_subblock_w = sub_w;
     config.out_block_h = per_core_m;
-    config.out_block_w = per_core_n;
+    config.out_block_w = out_n;
     config.per_core_M = per_core_m;
     config.per_core_N = per_core_n;
     config.fused_activation = activation;
@@ -184,12 +189,11 @@ ttp_status one(ttp_tensor first, ttp_tensor* out, Body&& body) {
 }
 
 tt::tt_fabric::Topology topology(const Mesh& mesh) {
-    return mesh.board == TTP_BOARD_T3K ? tt::tt_fabric::Topology::Ring
-                                       : tt::tt_fabric::Topology::Linear;
+    return mesh.board->ring ? tt::tt_fabric::Topology::Ring : tt::tt_fabric::Topology::Linear;
 }
 
-// One Ethernet link: the other of an N300 carries dispatch.
-constexpr uint32_t links = 1;
+// Ethernet links of a collective; TT-NN wants one where there is no neighbour.
+uint32_t links(const Mesh& mesh) { return std::max(mesh.board->links, 1u); }
 
 tt::DataFormat data_format(uint32_t format) {
     switch (format) {
@@ -586,7 +590,7 @@ extern "C" ttp_status ttp_all_gather(ttp_tensor x, uint32_t dim, ttp_tensor* out
             return copy_of(mesh.tensor(x));
         }
         return ttnn::all_gather(mesh.tensor(x), static_cast<int32_t>(dim), 1, std::nullopt, dram,
-                                std::nullopt, links, topology(mesh));
+                                std::nullopt, links(mesh), topology(mesh));
     });
 }
 
@@ -596,7 +600,7 @@ extern "C" ttp_status ttp_reduce_scatter(ttp_tensor x, uint32_t dim, ttp_tensor*
             return copy_of(mesh.tensor(x));
         }
         return ttnn::reduce_scatter(mesh.tensor(x), static_cast<int32_t>(dim), 1, std::nullopt,
-                                    dram, dram, std::nullopt, links, topology(mesh));
+                                    dram, dram, std::nullopt, links(mesh), topology(mesh));
     });
 }
 
@@ -605,7 +609,7 @@ extern "C" ttp_status ttp_all_reduce(ttp_tensor x, ttp_tensor* out) {
         if (mesh.chips == 1) {
             return copy_of(mesh.tensor(x));
         }
-        return ttnn::all_reduce(mesh.tensor(x), 1, std::nullopt, dram, links, topology(mesh));
+        return ttnn::all_reduce(mesh.tensor(x), 1, std::nullopt, dram, links(mesh), topology(mesh));
     });
 }
 

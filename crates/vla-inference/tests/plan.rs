@@ -127,7 +127,7 @@ fn predictions_agree_with_the_roofline() {
             let mut assumptions = Assumptions {
                 positions: 276,
                 mlp_multiple: 32,
-                dram_bytes_per_second: 288e9,
+                dram_bytes_per_second: Some(288e9),
                 decode_rows: 32,
                 ..Assumptions::standard(&config)
             };
@@ -135,9 +135,9 @@ fn predictions_agree_with_the_roofline() {
             Plan::new(&config, mesh, uniform(format, fidelity), assumptions).stages
         };
         let [vision, prefill, decode] = &plan(&|_| ())[..] else { panic!("three stages") };
-        let slow = plan(&|a| a.dram_bytes_per_second = 240e9);
+        let slow = plan(&|a| a.dram_bytes_per_second = Some(240e9));
         let full = plan(&|a| a.head_rows = 32_064);
-        let full_slow = plan(&|a| (a.head_rows, a.dram_bytes_per_second) = (32_064, 240e9));
+        let full_slow = plan(&|a| (a.head_rows, a.dram_bytes_per_second) = (32_064, Some(240e9)));
         let bfp8 = plan(&|a| a.payload = Some([Bfp8B; 2]));
         let one_row = plan(&|a| a.decode_rows = 1);
         let ours = [

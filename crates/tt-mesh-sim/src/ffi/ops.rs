@@ -407,8 +407,12 @@ pub(super) unsafe extern "C" fn ttp_run_program(
             .first()
             .copied()
             .ok_or_else(|| invalid("a program without tensors has no output"))?;
-        // SAFETY: as above, for everything the program points to.
-        let program = unsafe { OwnedProgram::copy(borrow(program, "program")?, tensors.len()) }?;
-        with_mesh(first, |mesh| mesh.run_program(tensors, program))
+        with_mesh(first, |mesh| {
+            // SAFETY: as above, for everything the program points to.
+            let program = unsafe {
+                OwnedProgram::copy(borrow(program, "program")?, tensors.len(), mesh.board())
+            }?;
+            mesh.run_program(tensors, program)
+        })
     })
 }

@@ -2,7 +2,7 @@
 //! whatever the destination holds, as in TT-NN's kernel; that kernel's splitting into chunks is not
 //! modelled.
 
-use super::{Compute, float_tile, matmul};
+use super::{Compute, float_tile, l1, matmul};
 use crate::error::{Result, ensure, refusal};
 use crate::format::round::bf16_away;
 use crate::format::{Format, Layout, Spec, TILE, Values};
@@ -55,6 +55,19 @@ pub fn check(inputs: &[Spec], causal: bool) -> Result<Vec<Spec>> {
                 && columns == k.dims[2],
             "attention: mask {mask} does not fit q {q} and k {k}"
         );
+        ensure!(
+            mask.format != Format::F32,
+            "attention: the mask must be BF16, BFP8_B or BFP4_B, not {mask}"
+        );
+        // TT-NN would have to pad the mask, and does not.
+        for (rows, what) in [(rows, "queries"), (columns, "keys")] {
+            let chunk = l1::chunk(rows, true);
+            ensure!(
+                rows.is_multiple_of(chunk),
+                "attention: with a mask TT-NN takes chunks of {chunk} rows, which do not divide \
+                {rows} {what}; pad them to a multiple of {TILE} and mask the padding"
+            );
+        }
     }
     Ok(vec![*q])
 }

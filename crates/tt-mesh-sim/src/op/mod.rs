@@ -7,6 +7,7 @@ mod eltwise;
 mod embedding;
 mod heads;
 mod in_place;
+pub mod l1;
 mod launches;
 mod matmul;
 mod movement;

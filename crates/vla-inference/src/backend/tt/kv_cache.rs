@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use tt_metal::{Distribution, Format, HostArray, Layout, RopeOrder, Tensor};
 
-use super::sharding::{LocalHeads, Sharding, column_of_head, head_shards, local_heads};
+use super::sharding::{LocalHeads, Sharding, TILE, column_of_head, head_shards, local_heads};
 use super::{BackendError, TtBackend, TtTensor, bucket, device, shape_error};
 use crate::backend::{CacheSpec, HeadShape, Mask};
 use crate::tensor::HostTensor;
@@ -86,8 +86,8 @@ struct RotaryAngles {
     /// I32 `[1, 1, 1, 1]` for each row; empty for a first pass of several rows.
     positions: Vec<Tensor>,
     attended: Mask,
-    /// Added to the scores when a causal pass continues a sequence with several rows, BF16
-    /// `[1, 1, rows, position + rows]`.
+    /// Added to the scores when a causal pass continues a sequence with several rows, see
+    /// [`causal_mask`].
     mask: Option<Tensor>,
 }
 
@@ -484,8 +484,21 @@ impl Layer {
                 cache.slice([0; 4], [1, groups, past, width]).map_err(failed)
             };
             let (keys, values) = (written(keys)?, written(values)?);
-            let mask = angles.mask.as_ref();
-            return q.attention(&keys, &values, mask, false, scale, compute).map_err(failed);
+            let Some(mask) = &angles.mask else {
+                return q.attention(&keys, &values, None, false, scale, compute).map_err(failed);
+            };
+            // With a mask TT-NN takes whole tiles of rows and keys only.
+            let [_, heads, rows, width] = q.dims();
+            let [_, _, padded_rows, padded_keys] = mask.dims();
+            let pad = |x: &Tensor, rows| padded(backend, x, rows).map_err(failed);
+            let (q, keys) = (pad(q, padded_rows)?, pad(&keys, padded_keys)?);
+            let values = pad(&values, padded_keys)?;
+            let out = q.attention(&keys, &values, Some(mask), false, scale, compute);
+            let out = out.map_err(failed)?;
+            return match padded_rows == rows {
+                true => Ok(out),
+                false => out.slice([0; 4], [1, heads, rows, width]).map_err(failed),
+            };
         }
         let Some(position) = angles.positions.first() else {
             return Err(shape_error(ATTENTION, "no position was uploaded".into()));
@@ -551,10 +564,23 @@ pub(super) fn head_shape(spec: &CacheSpec) -> Result<HeadShape, BackendError> {
     Ok(HeadShape { heads, kv_heads, head_dim, rotary: true })
 }
 
-/// Mask of `rows` new rows from `position` on, BF16 tiles `[1, 1, rows, position + rows]`.
+/// `x` = `[1, heads, have, width]` with rows of zeros up to `rows`.
+fn padded(backend: &TtBackend, x: &Tensor, rows: usize) -> tt_metal::Result<Tensor> {
+    let [a, heads, have, width] = x.dims();
+    if have == rows {
+        return Ok(x.clone());
+    }
+    let zeros = backend.mesh.zeros([a, heads, rows - have, width], x.format(), Layout::Tile)?;
+    Tensor::concat(&[x, &zeros], 2)
+}
+
+/// Mask of `rows` new rows from `position` on, BF16 tiles `[1, 1, rows, position + rows]`, both
+/// padded to tiles: padded keys are hidden, padded rows attend to what the last row does.
 fn causal_mask(backend: &TtBackend, position: usize, rows: usize) -> Result<Tensor, BackendError> {
-    let past = position + rows;
-    let score = |row: usize, key: usize| if key <= position + row { 0.0 } else { MASKED };
+    let last = position + rows - 1;
+    let (rows, past) = (rows.next_multiple_of(TILE), (last + 1).next_multiple_of(TILE));
+    let score =
+        |row: usize, key: usize| if key <= (position + row).min(last) { 0.0 } else { MASKED };
     let values: Vec<f32> =
         (0..rows).flat_map(|row| (0..past).map(move |key| score(row, key))).collect();
     let array = HostArray::f32(&values, [1, 1, rows, past]);

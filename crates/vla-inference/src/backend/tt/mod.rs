@@ -32,7 +32,7 @@ use crate::tensor::HostTensor;
 pub use cache::TtCache;
 pub use image::TtImage;
 pub use linear::{TtLinear, TtNorm};
-pub use open::{FLOW_TRACE_REGION_BYTES, MeshKind, OpenError, Provider, open, open_with};
+pub use open::{MeshKind, OpenError, Provider, flow_trace_region_bytes, open, open_with};
 pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims, head_shards};
 use sharding::{Sharding, TILE};
 pub use token_buffer::TtTokenBuffer;

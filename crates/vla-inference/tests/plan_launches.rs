@@ -1,0 +1,90 @@
+//! Plans of OpenVLA: the operations that they state are those that the backend captures.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use vla_inference::backend::precision::PrecisionPolicy;
+use vla_inference::backend::tt::{MeshKind, Provider, open};
+use vla_inference::golden::Kit;
+use vla_inference::models::{ModelError, TensorSource};
+use vla_inference::observation::Observation;
+use vla_inference::plan::{ACTION_ROWS, Assumptions, Plan};
+use vla_inference::policy::{DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyOptions};
+use vla_inference::tensor::HostTensor;
+
+/// Small numbers in any shape.
+struct AnyTensor;
+
+impl TensorSource for AnyTensor {
+    fn tensor(&self, _name: &str, shape: &[usize]) -> Result<HostTensor, ModelError> {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count).map(|at| ((at * 7919) % 101) as f32 * 1e-3 - 0.05).collect();
+        Ok(HostTensor::from_f32(shape, values).unwrap())
+    }
+
+    fn contains(&self, _name: &str) -> bool {
+        true
+    }
+}
+
+/// Operations captured for an action of the kit's model with other sizes, and those of its plan.
+fn captured_and_planned(
+    mesh: MeshKind,
+    precision: &str,
+    decode: DecodeMode,
+    [layers, hidden]: [usize; 2],
+) -> [u64; 2] {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/openvla_tiny");
+    let kit = Kit::open(&folder).unwrap();
+    let precision = PrecisionPolicy::load(precision).unwrap();
+    let backend = open(Provider::Simulated, mesh, precision.clone()).unwrap();
+    let options =
+        PolicyOptions { unnorm_key: Some("bridge_orig".into()), decode, ..Default::default() };
+    let whole = OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap();
+    let mut checkpoint = whole.checkpoint().clone();
+    drop(whole);
+    let config = &mut checkpoint.config;
+    config.llama.num_hidden_layers = layers;
+    config.llama.hidden_size = hidden;
+    config.projector.layers.iter_mut().skip(1).for_each(|width| *width = hidden);
+    let config = config.clone();
+    let backend = open(Provider::Simulated, mesh, precision.clone()).unwrap();
+    let policy = OpenVlaPolicy::from_checkpoint(backend, checkpoint, &AnyTensor, &options);
+    let mut policy = policy.unwrap().with_traces();
+    let case = &kit.cases[0];
+    let image = kit.image(&case.image).unwrap();
+    let instruction = Instruction::new(&case.instruction).unwrap();
+    // Whatever it answers, the traces are captured first.
+    let _ = policy.act(&Observation::single(&image, &instruction));
+    let head_rows = if decode == DecodeMode::Full { config.llama.vocab_size } else { ACTION_ROWS };
+    let assumptions = Assumptions { head_rows, ..Assumptions::standard(&config) };
+    let plan = Plan::new(&config, mesh, precision, assumptions);
+    let planned: usize = plan.stages.iter().map(|stage| stage.operations.launches).sum();
+    [policy.backend().launches().captured, planned as u64]
+}
+
+#[test]
+fn stated_operations_are_those_that_the_backend_captures() {
+    use DecodeMode::{Actions, Full};
+    for (mesh, precision, decode, size) in [
+        (MeshKind::N150, "bf16", Actions, [3, 128]),
+        (MeshKind::N150, "bf16", Full, [1, 128]),
+        (MeshKind::N300, "bfp8", Actions, [1, 128]),
+        (MeshKind::P300, "bf16", Actions, [2, 128]),
+        (MeshKind::T3k, "mixed", Full, [1, 128]),
+        (MeshKind::QuietBox, "mixed", Actions, [2, 128]),
+    ] {
+        let [captured, planned] = captured_and_planned(mesh, precision, decode, size);
+        assert_eq!(captured, planned, "{mesh:?} {precision} {decode:?} {size:?}");
+    }
+}
+
+/// Rows of 1 024 columns are folded into whole tiles around an all-reduce.
+#[test]
+fn folded_rows_are_counted() {
+    for mesh in [MeshKind::N150, MeshKind::N300] {
+        let [captured, planned] =
+            captured_and_planned(mesh, "bf16", DecodeMode::Actions, [1, 1024]);
+        assert_eq!(captured, planned, "{mesh:?}");
+    }
+}
