@@ -8,7 +8,7 @@ use vla_inference::backend::tt::{MeshKind, Provider, open};
 use vla_inference::golden::Kit;
 use vla_inference::models::{ModelError, TensorSource};
 use vla_inference::observation::Observation;
-use vla_inference::plan::{ACTION_ROWS, Assumptions, Plan};
+use vla_inference::plan::{ACTION_ROWS, Assumptions, Plan, StagePlan};
 use vla_inference::policy::{DecodeMode, Instruction, OpenVlaPolicy, Policy, PolicyOptions};
 use vla_inference::tensor::HostTensor;
 
@@ -54,12 +54,17 @@ fn captured_and_planned(
     let case = &kit.cases[0];
     let image = kit.image(&case.image).unwrap();
     let instruction = Instruction::new(&case.instruction).unwrap();
-    // Whatever it answers, the traces are captured first.
+    // Whatever it answers, the traces are captured.
     let _ = policy.act(&Observation::single(&image, &instruction));
     let head_rows = if decode == DecodeMode::Full { config.llama.vocab_size } else { ACTION_ROWS };
     let assumptions = Assumptions { head_rows, ..Assumptions::standard(&config) };
     let plan = Plan::new(&config, mesh, precision, assumptions);
-    let planned: usize = plan.stages.iter().map(|stage| stage.operations.launches).sum();
+    // A prefill is captured for each of the two buckets, the other stages once.
+    let captured = |stage: &StagePlan| match stage.name {
+        "prefill" => 2 * stage.operations.launches,
+        _ => stage.operations.launches,
+    };
+    let planned: usize = plan.stages.iter().map(captured).sum();
     [policy.backend().launches().captured, planned as u64]
 }
 

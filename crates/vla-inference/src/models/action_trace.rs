@@ -4,9 +4,9 @@
 //! fixed number of text slots: a *bucket* of positions ([`TraceBackend::sequence_rows`]), filled up
 //! with tokens that no earlier position attends to. Which row gives the first token, and at which
 //! position decoding starts, are tensors that the host writes with the token ids. Traces therefore
-//! hold for every prompt that fits a bucket: a prefill per bucket (towers, projector, language
-//! model, first token) and one decode step, which counts positions on the device and is executed
-//! once per further token.
+//! hold for every prompt that fits a bucket: one for towers and projector, a prefill per bucket
+//! (language model, first token) and one decode step, which counts positions on the device and is
+//! executed once per further token.
 //!
 //! With speculative decoding the prefill also selects a token after every draft token; the host
 //! reads how many are accepted, continues after them (a third trace fetches the embedding of the
@@ -189,6 +189,9 @@ struct ActionTraces<B: TraceBackend> {
 }
 
 struct Steps<B: TraceBackend> {
+    /// Towers and projector, with the patch embeddings that they leave.
+    vision: B::Trace,
+    image: B::Tensor,
     decode: B::Trace,
     /// Continuation after accepted draft tokens; only with speculative decoding.
     resume: Option<B::Trace>,
@@ -282,9 +285,15 @@ impl<B: TraceBackend> ActionTraces<B> {
             &[]
         };
         self.write_inputs(backend, bucket, input, draft)?;
-        match self.buckets[bucket].prefill.as_ref().filter(|_| executed) {
-            Some(prefill) => backend.execute_trace(prefill)?,
-            None => self.prefill(backend, model, bucket)?,
+        match (&self.step, &self.buckets[bucket].prefill) {
+            (Some(step), Some(prefill)) => {
+                backend.execute_trace(&step.vision)?;
+                backend.execute_trace(prefill)?;
+            }
+            _ => {
+                let image = self.vision(backend, model)?;
+                self.prefill(backend, model, bucket, &image)?;
+            }
         }
         let (mut tokens, accepted) = self.verify(backend, model, draft)?;
         let missing = self.spec.tokens.saturating_sub(tokens.len().max(1));
@@ -305,21 +314,32 @@ impl<B: TraceBackend> ActionTraces<B> {
     fn capture(&mut self, backend: &B, model: &OpenVla<B>) -> Result<(), ModelError> {
         // The other buckets' programs are compiled before the first capture: memory allocated
         // after it may be overwritten.
+        let image = self.vision(backend, model)?;
         for bucket in 1..self.buckets.len() {
-            self.prefill(backend, model, bucket)?;
+            self.prefill(backend, model, bucket, &image)?;
         }
+        drop(image);
         if self.spec.speculative {
             self.resume(backend, model)?;
         }
-        self.buckets[0].prefill = Some(backend.capture_trace(|| self.prefill(backend, model, 0))?);
+        let mut image = None;
+        let vision = backend.capture_trace(|| {
+            image = Some(self.vision(backend, model)?);
+            Ok(())
+        })?;
+        let image = image.ok_or_else(|| BackendError::Shape {
+            operation: "capture_trace",
+            detail: "the captured work was not done".into(),
+        })?;
+        let prefill = backend.capture_trace(|| self.prefill(backend, model, 0, &image))?;
+        self.buckets[0].prefill = Some(prefill);
         let decode = backend.capture_trace(|| self.decode_step(backend, model))?;
         let resume = match self.spec.speculative {
             true => Some(backend.capture_trace(|| self.resume(backend, model))?),
             false => None,
         };
-        self.step = Some(Steps { decode, resume });
         for bucket in 1..self.buckets.len() {
-            match backend.capture_trace(|| self.prefill(backend, model, bucket)) {
+            match backend.capture_trace(|| self.prefill(backend, model, bucket, &image)) {
                 Ok(trace) => self.buckets[bucket].prefill = Some(trace),
                 // Without room for it in the trace region, a prompt of this bucket is prepared
                 // when it comes.
@@ -329,6 +349,7 @@ impl<B: TraceBackend> ActionTraces<B> {
                 }
             }
         }
+        self.step = Some(Steps { vision, image, decode, resume });
         Ok(())
     }
 
@@ -390,20 +411,25 @@ impl<B: TraceBackend> ActionTraces<B> {
         Ok((tokens, accepted))
     }
 
-    /// From the pixels to the first token, and to the token after each draft token.
+    /// Patch embeddings of the image.
+    fn vision(&self, backend: &B, model: &OpenVla<B>) -> Result<B::Tensor, BackendError> {
+        let features = model.features_of(backend, &self.images, &mut NoProbe)?;
+        model.project(backend, &features, &mut NoProbe)
+    }
+
+    /// From the patch embeddings to the first token, and to the token after each draft token.
     fn prefill(
         &mut self,
         backend: &B,
         model: &OpenVla<B>,
         bucket: usize,
+        image: &B::Tensor,
     ) -> Result<(), BackendError> {
-        let Self { buckets, cache, images, buffer, .. } = self;
+        let Self { buckets, cache, buffer, .. } = self;
         let Bucket { ids, ends, .. } = &buckets[bucket];
-        let features = model.features_of(backend, images, &mut NoProbe)?;
-        let image = model.project(backend, &features, &mut NoProbe)?;
         let llama = model.llama();
         let text = llama.embed_ids(backend, ids)?;
-        let x = model.input_sequence(backend, &image, &text)?;
+        let x = model.input_sequence(backend, image, &text)?;
         backend.reset_position(cache)?;
         let last = llama.forward_selected(backend, x, cache, ends)?;
         for row in 0..=self.spec.drafted() {

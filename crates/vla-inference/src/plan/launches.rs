@@ -94,8 +94,8 @@ impl Launched<'_> {
         let reductions = self.reductions();
         // Embedding, its two parts, the sequence; the position set back.
         let sequence = 1 + 2 + 1 + 2;
-        // The last layer's rows are cut out twice; the last norm.
-        let last = 2 + 1;
+        // The last layer's row is looked up twice, in rows without tiles; the last norm.
+        let last = 2 * 2 + 1;
         let answer = self.answer();
         let converted = usize::from(self.policy.cache != NumberFormat::Bf16);
         // After the last layer's attention there is one row: its sums are folded.
@@ -107,8 +107,9 @@ impl Launched<'_> {
                 + folds
                 + last
                 + answer.launches,
-            // A reduction is two operations; keys and values of another format are converted.
-            within: reductions + converted * UPDATES * layers,
+            // A reduction is two operations; keys and values of another format are converted; the
+            // rows that were looked up become tiles.
+            within: reductions + converted * UPDATES * layers + 2,
             folds,
             norms: 2,
             ..answer

@@ -29,7 +29,7 @@ pub(super) struct SequenceCache {
     cosine: Tensor,
     sine: Tensor,
     /// Angles of the current pass; all layers share them.
-    angles: Option<RotaryAngles>,
+    angles: Vec<RotaryAngles>,
     counter: Option<PositionCounter>,
 }
 
@@ -130,7 +130,7 @@ impl SequenceCache {
             layers,
             cosine,
             sine,
-            angles: None,
+            angles: Vec::new(),
             counter: None,
         })
     }
@@ -283,7 +283,7 @@ impl SequenceCache {
         rows: usize,
         attended: Mask,
     ) -> Result<RotaryAngles, BackendError> {
-        let known = self.angles.as_ref().filter(|known| {
+        let known = self.angles.iter().find(|known| {
             (known.position, known.rows, known.attended) == (position, rows, attended)
         });
         if let Some(angles) = known {
@@ -320,7 +320,9 @@ impl SequenceCache {
         if position > 0 && rows > 1 && attended == Mask::Causal {
             angles.mask = Some(causal_mask(backend, position, rows)?);
         }
-        self.angles = Some(angles.clone());
+        // Those of first passes stay: traces of several lengths read them.
+        self.angles.retain(|kept| kept.position == 0);
+        self.angles.push(angles.clone());
         Ok(angles)
     }
 
