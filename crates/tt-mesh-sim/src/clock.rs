@@ -5,6 +5,7 @@
 //! compiles it. With the environment variable [`VARIABLE`] every launch takes that many
 //! microseconds besides the arithmetic, and [`COLD`] times as many the first time its program runs.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::error::{Result, invalid};
@@ -17,6 +18,17 @@ pub const COLD: u32 = 20;
 const LONGEST_US: u32 = 1_000_000;
 /// Sleeps are this long at least: shorter ones are not exact.
 const SLEEP: Duration = Duration::from_millis(2);
+
+thread_local! {
+    static LAUNCHED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Programs that this thread has launched on its meshes, as TT-NN launches them, captured ones and
+/// those of executed traces included.
+#[must_use]
+pub fn launched() -> u64 {
+    LAUNCHED.get()
+}
 
 /// Time per launch of one mesh.
 #[derive(Debug, Default)]
@@ -48,6 +60,7 @@ impl CostClock {
 
     /// Some launches, cold or warm, whether run, captured or executed by a trace.
     pub fn launch(&mut self, count: u32, cold: bool) {
+        LAUNCHED.set(LAUNCHED.get() + u64::from(count));
         self.owed += self.warm * count * if cold { COLD } else { 1 };
         if SLEEP <= self.owed {
             std::thread::sleep(std::mem::take(&mut self.owed));

@@ -338,6 +338,15 @@ impl Mesh {
         Ok(())
     }
 
+    /// Refuses what [`Mesh::dispatch`] would refuse before it runs.
+    pub fn check(&self, op: Op, inputs: &[u64]) -> Result<()> {
+        let specs: Vec<Spec> = inputs
+            .iter()
+            .map(|handle| self.tensor(*handle).map(|tensor| tensor.spec))
+            .collect::<Result<_>>()?;
+        op.check(&specs, self.chips()).map(drop)
+    }
+
     /// Runs an operation, or captures it. Returns the handles of its outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
         let specs: Vec<Spec> = inputs

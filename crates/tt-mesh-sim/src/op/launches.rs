@@ -10,12 +10,12 @@ impl Op {
         let first = inputs.first();
         let is_row = |spec: &Spec| spec.dims[2] == 1;
         match *self {
-            // Rows are rounded up to a tile and cut again.
-            Self::Rope { half: true, .. } => {
-                1 + u32::from(first.is_some_and(|x| !x.dims[2].is_multiple_of(TILE)))
+            // The values move from the core of the keys to another one.
+            Self::CacheUpdatePair { first } => if first { 2 } else { 0 },
+            // The result is transposed, and queries whose heads are not their rows.
+            Self::AttentionDecode { .. } => {
+                2 + u32::from(first.is_some_and(|q| is_row(q) && q.dims[1] > 1))
             }
-            // Queries and result are transposed.
-            Self::AttentionDecode { .. } => 3,
             // Transposed, and moved to the L1 of a core.
             Self::CacheUpdate => 3,
             Self::CacheFill => {

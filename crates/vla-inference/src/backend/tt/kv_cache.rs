@@ -35,9 +35,9 @@ pub(super) struct SequenceCache {
 
 /// The position of the next row, kept on the device.
 struct PositionCounter {
-    /// Restored by `reset_position`: I32 and U32 `[1, 1, 1, 1]`.
+    /// Restored by `reset_position`.
     start: [Tensor; 2],
-    /// Current position: I32 for the cache update, U32 for the table lookup.
+    /// Current position: I32 for the cache update, U32 [`ANGLE_ROWS`] times for the table lookup.
     current: [Tensor; 2],
     /// Cosine and sine row-major, for a lookup by position.
     tables: [Tensor; 2],
@@ -59,13 +59,17 @@ impl PositionCounter {
         let (words, failed) = (position_words(position), device(operation));
         let replicate = Distribution::Replicate;
         signed.write(HostArray::i32(&words.0, [1; 4]), replicate).map_err(failed)?;
-        unsigned.write(HostArray::u32(&words.1, [1; 4]), replicate).map_err(failed)
+        let dims = [1, 1, 1, ANGLE_ROWS];
+        unsigned.write(HostArray::u32(&words.1, dims), replicate).map_err(failed)
     }
 }
 
+/// Equal rows of angles at the position counter: the heads of a decoded row are rows.
+const ANGLE_ROWS: usize = TILE;
+
 /// A position in both integer types; a capacity fits them.
-fn position_words(position: usize) -> ([i32; 1], [u32; 1]) {
-    ([position as i32], [position as u32])
+fn position_words(position: usize) -> ([i32; 1], [u32; ANGLE_ROWS]) {
+    ([position as i32], [position as u32; ANGLE_ROWS])
 }
 
 /// One layer's cache on a chip, `[1, groups, rows, width]` each.
@@ -153,7 +157,7 @@ impl SequenceCache {
             let (signed, unsigned) = position_words(position);
             let [a, b] = [
                 (HostArray::i32(&signed, [1; 4]), Format::I32),
-                (HostArray::u32(&unsigned, [1; 4]), Format::U32),
+                (HostArray::u32(&unsigned, [1, 1, 1, ANGLE_ROWS]), Format::U32),
             ]
             .map(|(array, format)| {
                 backend
@@ -399,15 +403,24 @@ impl SequenceCache {
             Start::At(_) => self.angles_at(backend, position, sharded.physical_rows(), mask)?,
             Start::Counter(_) => self.angles_at_counter()?,
         };
-        let [q, k, v] = sharded
-            .one(ATTENTION)?
-            .split_heads(self.local.queries, self.local.groups)
-            .map_err(device(ATTENTION))?;
+        let LocalHeads { queries, groups, .. } = self.local;
+        let fused = sharded.one(ATTENTION)?;
+        let split = match self.heads_are_rows(start) {
+            true => fused.split_heads_decode(queries, groups),
+            false => fused.split_heads(queries, groups),
+        };
+        let [q, k, v] = split.map_err(device(ATTENTION))?;
         let rotate = |x: &Tensor| {
             x.rope(&angles.cosine, &angles.sine, RopeOrder::Half, backend.exact())
                 .map_err(device(ATTENTION))
         };
         Ok(([rotate(&q)?, rotate(&k)?, v], angles))
+    }
+
+    /// Whether the heads of a new row are rows, as the operations for decoding take them; they are
+    /// where the positions come from the counter, and fill at most one tile.
+    fn heads_are_rows(&self, start: Start) -> bool {
+        matches!(start, Start::Counter(_)) && self.local.queries <= ANGLE_ROWS
     }
 
     fn attend_from(
@@ -478,7 +491,13 @@ impl Layer {
             let causal = angles.attended == Mask::Causal;
             return q.attention(k, v, None, causal, scale, compute).map_err(failed);
         }
-        self.update([k, v], &angles.positions)?;
+        match (start, q.dims(), angles.positions.first()) {
+            // Heads as rows.
+            (Start::Counter(_), [1, 1, _, _], Some(position)) => {
+                Tensor::update_pair([keys, values], [k, v], position).map_err(failed)?;
+            }
+            _ => self.update([k, v], &angles.positions)?,
+        }
         if angles.rows > 1 {
             let past = angles.position + angles.rows;
             let written = |cache: &Tensor| {

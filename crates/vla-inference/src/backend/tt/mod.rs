@@ -52,6 +52,7 @@ pub struct TtBackend {
     reshardings: AtomicU64,
     kernels: Kernels,
     weight_cache: Option<WeightCache>,
+    fold_rows: bool,
 }
 
 /// Implementation of patch extraction and argmax.
@@ -186,7 +187,15 @@ impl TtBackend {
             reshardings: AtomicU64::new(0),
             kernels: Kernels::default(),
             weight_cache: None,
+            fold_rows: false,
         }
+    }
+
+    /// Folds a single row into whole tiles around an all-reduce. Off: TT-NN's reshape of tiles costs
+    /// more than the links save, and on a ring of 8 a folded row cannot be reduce-scattered.
+    #[must_use]
+    pub fn with_folded_rows(self, fold_rows: bool) -> Self {
+        Self { fold_rows, ..self }
     }
 
     /// Keeps packed weights in a folder.
