@@ -277,13 +277,14 @@ impl Worker {
         self.shared.set_inference(Inference::Idle);
     }
 
-    /// Prepares the policy for an instruction before its first inference, outside of the deadline
-    /// of inferences. Returns whether the job may be inferred: after a preparation that took time
+    /// Prepares the policy for an instruction before its first inference (for every observation
+    /// where the state is in the prompt), outside of the deadline of inferences. Returns whether the job may be inferred: after a preparation that took time
     /// its images are old.
     fn prepare(&mut self, job: &Job) -> bool {
         let Some(installed) = self.installed.as_mut() else { return false };
         let (generation, instruction) = &job.instruction;
-        if installed.prepared.replace(*generation) == Some(*generation) {
+        let same = installed.prepared.replace(*generation) == Some(*generation);
+        if same && !installed.policy.prepares_for_state() {
             return true;
         }
         let started = self.clock.steady();

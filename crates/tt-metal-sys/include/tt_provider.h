@@ -292,8 +292,8 @@ ttp_status ttp_concat_heads(ttp_tensor x, ttp_tensor* out);
 ttp_status ttp_attention(ttp_tensor q, ttp_tensor k, ttp_tensor v, ttp_tensor mask, uint32_t causal,
                          float scale, const ttp_compute* compute, ttp_tensor* out);
 /* One query row against a cache: q [1,H,1,D], or [1,1,H,D] as ttp_split_heads_decode gives it;
- * caches [1,G,T,D], position I32 [1,1,1,1] on the device: rows 0..=position take part. The result is
- * [1,H,1,D]. */
+ * caches [1,G,T,D], position I32 [1,1,1,1] on the device: rows 0..=position take part. The result
+ * is [1,H,1,D]. */
 ttp_status ttp_attention_decode(ttp_tensor q, ttp_tensor k_cache, ttp_tensor v_cache,
                                 ttp_tensor position, float scale, const ttp_compute* compute,
                                 ttp_tensor* out);

@@ -1,5 +1,5 @@
-// Operations of a decode layer whose heads are rows. [1, 1, heads, width] is one row of tiles, which
-// TT-NN's operations for decoding keep in the L1 of one core.
+// Operations of a decode layer whose heads are rows. [1, 1, heads, width] is one row of tiles, that
+// TT-NN keeps in the L1 of one core between its operations for decoding.
 #include "shim.hpp"
 #include "ttnn/operations/core/core.hpp"
 #include "ttnn/operations/experimental/paged_cache/paged_cache.hpp"

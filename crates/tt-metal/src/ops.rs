@@ -158,9 +158,8 @@ impl Tensor {
         let [mut q, mut k, mut v] = [0; 3];
         // SAFETY: the handle is a number that the provider checks; the pointers are valid for the
         // call.
-        let status = unsafe {
-            split(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v)
-        };
+        let status =
+            unsafe { split(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v) };
         mesh.checked(name, status)?;
         // All three are adopted before the first failure returns, so that none leaks.
         let [q, k, v] = [q, k, v].map(|handle| Tensor::adopt(mesh.clone(), handle));
@@ -233,11 +232,7 @@ impl Tensor {
 
     /// In place: writes one row of keys and one of values, each [1,1,G,D], to row `position` of the
     /// caches (keys, values).
-    pub fn update_pair(
-        caches: [&Tensor; 2],
-        rows: [&Tensor; 2],
-        position: &Tensor,
-    ) -> Result<()> {
+    pub fn update_pair(caches: [&Tensor; 2], rows: [&Tensor; 2], position: &Tensor) -> Result<()> {
         let ([keys, values], [key, value]) = (caches, rows);
         change!(
             keys.inner(),

@@ -136,7 +136,9 @@ fn a_decode_layer_launches_at_most_24_programs() {
     for (mesh, wanted) in [(MeshKind::N150, 18), (MeshKind::N300, 22), (MeshKind::T3k, 22)] {
         let added = |draft| launched(mesh, 2, draft) - launched(mesh, 1, draft);
         let (six_steps, prefill) = (added(false), added(true));
-        println!("{mesh:?}: {prefill} launches of a layer in the prefill, {six_steps} with 6 steps");
+        println!(
+            "{mesh:?}: {prefill} launches of a layer in the prefill, {six_steps} with 6 steps"
+        );
         assert_eq!(six_steps - prefill, 6 * wanted, "{mesh:?}");
         assert!(wanted <= 24);
     }

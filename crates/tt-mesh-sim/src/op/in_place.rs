@@ -75,10 +75,7 @@ pub fn apply(
             *target = others[0].clone();
             Ok(None)
         }
-        (
-            Op::CacheFill | Op::CacheUpdate | Op::CacheUpdatePair { .. },
-            Values::Float(cache),
-        ) => {
+        (Op::CacheFill | Op::CacheUpdate | Op::CacheUpdatePair { .. }, Values::Float(cache)) => {
             let (cache_spec, x_spec) = (specs[0], specs[1]);
             let [_, heads, rows, dim] = cache_spec.dims;
             let (count, first) = match op {

@@ -11,7 +11,13 @@ impl Op {
         let is_row = |spec: &Spec| spec.dims[2] == 1;
         match *self {
             // The values move from the core of the keys to another one.
-            Self::CacheUpdatePair { first } => if first { 2 } else { 0 },
+            Self::CacheUpdatePair { first } => {
+                if first {
+                    2
+                } else {
+                    0
+                }
+            }
             // The result is transposed, and queries whose heads are not their rows.
             Self::AttentionDecode { .. } => {
                 2 + u32::from(first.is_some_and(|q| is_row(q) && q.dims[1] > 1))
@@ -19,7 +25,9 @@ impl Op {
             // Transposed, and moved to the L1 of a core.
             Self::CacheUpdate => 3,
             Self::CacheFill => {
-                1 + u32::from(inputs.get(1).is_some_and(|x| Some(x.format) != first.map(|c| c.format)))
+                1 + u32::from(
+                    inputs.get(1).is_some_and(|x| Some(x.format) != first.map(|c| c.format)),
+                )
             }
             // A row-major result becomes tiles where the ids do not fill them.
             Self::Embedding { layout } => {
@@ -27,9 +35,9 @@ impl Op {
                 1 + u32::from(layout == Layout::Tile && !whole)
             }
             Self::Reshape { dims } => first.map_or(1, |x| reshape(x, dims)),
-            Self::Convert { format, layout } => first.map_or(1, |x| {
-                u32::from(x.format != format) + u32::from(x.layout != layout)
-            }),
+            Self::Convert { format, layout } => {
+                first.map_or(1, |x| u32::from(x.format != format) + u32::from(x.layout != layout))
+            }
             // A reduce-scatter and an all-gather.
             Self::AllReduce => 2,
             Self::Argmax { .. } => 1 + u32::from(first.is_some_and(|x| !is_row(x))),

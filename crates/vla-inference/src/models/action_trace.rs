@@ -234,8 +234,7 @@ impl<B: TraceBackend> ActionTraces<B> {
         let ids = llama.head_ids();
         let ids = ids.start as u32..ids.end as u32;
         let largest = all.iter().copied().max().unwrap_or(rows);
-        let mut cache =
-            llama.new_cache(backend, largest + spec.tokens.saturating_sub(1))?;
+        let mut cache = llama.new_cache(backend, largest + spec.tokens.saturating_sub(1))?;
         backend.set_position(&mut cache, patches)?;
         let bucket = |rows: usize| {
             let fed = vec![ids.start; rows - patches];

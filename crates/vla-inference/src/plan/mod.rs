@@ -88,11 +88,7 @@ impl Assumptions {
     #[must_use]
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
-        Self {
-            positions: patches + 20,
-            tokens: 7,
-            ..Self::empty()
-        }
+        Self { positions: patches + 20, tokens: 7, ..Self::empty() }
     }
 
     /// For a model of no positions.
@@ -322,10 +318,7 @@ fn memory(
         ("projector".into(), of(Group::Projector)),
         ("language model layers".into(), of(Group::Llama)),
         ("output head".into(), of(Group::Head)),
-        (
-            "token embedding".into(),
-            allocated(mesh, table, NumberFormat::Bf16, false),
-        ),
+        ("token embedding".into(), allocated(mesh, table, NumberFormat::Bf16, false)),
         ("norms and embeddings".into(), layers::small_tensors(config, policy, mesh)),
         (format!("keys and values of {rows} positions"), 2 * cached as u64 * side + tables),
         ("activations".into(), work),

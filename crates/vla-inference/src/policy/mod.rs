@@ -118,6 +118,11 @@ pub trait Policy: Send {
     fn prepare_for(&mut self, _observation: &Observation) -> Result<bool, PolicyError> {
         Ok(false)
     }
+    /// Whether the state, too, decides what [`Policy::prepare_for`] has to do, not the instruction
+    /// alone: pi0.5's prompt holds it.
+    fn prepares_for_state(&self) -> bool {
+        false
+    }
     /// Properties of this policy.
     fn info(&self) -> &PolicyInfo;
     /// Puts the policy back to where it was after loading: the next chunk starts from the first

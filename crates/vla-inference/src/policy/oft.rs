@@ -415,10 +415,8 @@ impl<B: Backend> OftPolicy<B> {
         let images: Vec<&[u8]> = images.iter().map(RgbImage::pixels).collect();
         let state = self.normalize_state(observation.state(self.info.state_dim)?);
         let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
-        let ids = self.tokenize(&prompt(
-            &self.checkpoint.base.config.prompt,
-            &observation.instruction,
-        ))?;
+        let ids =
+            self.tokenize(&prompt(&self.checkpoint.base.config.prompt, &observation.instruction))?;
         let input = self.input(&images, (&ids, None), &state);
         Ok(traced.serves(&self.model, &input)?)
     }

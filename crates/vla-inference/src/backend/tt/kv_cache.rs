@@ -187,11 +187,7 @@ impl SequenceCache {
         counter.write(OPERATION, &counter.current, position)
     }
 
-    fn check_position(
-        &self,
-        operation: &'static str,
-        position: usize,
-    ) -> Result<(), BackendError> {
+    fn check_position(&self, operation: &'static str, position: usize) -> Result<(), BackendError> {
         let capacity = self.spec.capacity;
         if position > capacity {
             return Err(BackendError::Capacity { operation, position, capacity });

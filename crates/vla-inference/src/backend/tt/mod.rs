@@ -191,8 +191,9 @@ impl TtBackend {
         }
     }
 
-    /// Folds a single row into whole tiles around an all-reduce. Off: TT-NN's reshape of tiles costs
-    /// more than the links save, and on a ring of 8 a folded row cannot be reduce-scattered.
+    /// Folds a single row into whole tiles around an all-reduce. Off unless asked for: TT-NN's
+    /// reshape of tiles costs more than the links save, and on a ring of 8 a folded row cannot be
+    /// reduce-scattered.
     #[must_use]
     pub fn with_folded_rows(self, fold_rows: bool) -> Self {
         Self { fold_rows, ..self }

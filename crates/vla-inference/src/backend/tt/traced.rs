@@ -4,8 +4,8 @@ use tt_metal::{Activation, Combine, Distribution, Format, HostArray, Layout, Ten
 
 use super::sharding::{Sharding, TILE};
 use super::{
-    TtBackend, TtCache, TtImage, TtLinear, TtTable, TtTensor, TtTokenBuffer, TtTokenIds, device,
-    bucket, shape_error,
+    TtBackend, TtCache, TtImage, TtLinear, TtTable, TtTensor, TtTokenBuffer, TtTokenIds, bucket,
+    device, shape_error,
 };
 use crate::backend::{BackendError, GreedyToken, TokenBufferSpec, TraceBackend};
 use crate::tensor::HostTensor;
@@ -23,9 +23,8 @@ impl TtBackend {
     /// Rows of a tensor of tiles by ids on the mesh, in its format. TT-NN looks up rows of bf16
     /// only: float32 is looked up as three bf16 parts, whose sum is exact.
     fn looked_up(&self, x: &Tensor, ids: &Tensor) -> tt_metal::Result<Tensor> {
-        let rows = |x: &Tensor| {
-            x.convert(Format::Bf16, Layout::RowMajor)?.embedding(ids, Layout::Tile)
-        };
+        let rows =
+            |x: &Tensor| x.convert(Format::Bf16, Layout::RowMajor)?.embedding(ids, Layout::Tile);
         if x.format() != Format::F32 {
             let found = rows(x)?;
             return match found.format() == x.format() {
@@ -33,9 +32,8 @@ impl TtBackend {
                 false => found.convert(x.format(), Layout::Tile),
             };
         }
-        let combine = |a: &Tensor, b: &Tensor, how| {
-            a.combine(b, how, Activation::None, Format::F32)
-        };
+        let combine =
+            |a: &Tensor, b: &Tensor, how| a.combine(b, how, Activation::None, Format::F32);
         let high = x.convert(Format::Bf16, Layout::Tile)?;
         let rest = combine(x, &high, Combine::Sub)?;
         let middle = rest.convert(Format::Bf16, Layout::Tile)?;

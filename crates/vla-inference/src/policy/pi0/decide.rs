@@ -6,7 +6,7 @@ use super::options::{ContinuationMode, FlowError};
 use super::sample::{sample_traced, serves};
 use super::{Continuation, Noise, Pi0Policy, Prepared, Previous, next_seed, sample};
 use crate::backend::Backend;
-use crate::checkpoint::pi0::ActionMapping;
+use crate::checkpoint::pi0::{ActionMapping, Pi0Kind};
 use crate::models::NoProbe;
 use crate::observation::{Observation, Playback};
 use crate::policy::openvla::Stopwatch;
@@ -154,6 +154,10 @@ impl<B: Backend> Policy for Pi0Policy<B> {
         let made = self.decide(observation);
         (self.seed, self.previous) = (seed, previous);
         made.map(|_| true)
+    }
+
+    fn prepares_for_state(&self) -> bool {
+        self.traced.is_some() && self.checkpoint.config.kind == Pi0Kind::Pi05
     }
 
     fn info(&self) -> &PolicyInfo {
