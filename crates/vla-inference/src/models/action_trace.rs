@@ -189,9 +189,10 @@ struct ActionTraces<B: TraceBackend> {
 }
 
 struct Steps<B: TraceBackend> {
-    /// Towers and projector, with the patch embeddings that they leave.
+    /// Towers and projector.
     vision: B::Trace,
-    image: B::Tensor,
+    /// The patch embeddings that they leave: kept, so that nothing else is allocated there.
+    _image: B::Tensor,
     decode: B::Trace,
     /// Continuation after accepted draft tokens; only with speculative decoding.
     resume: Option<B::Trace>,
@@ -348,7 +349,7 @@ impl<B: TraceBackend> ActionTraces<B> {
                 }
             }
         }
-        self.step = Some(Steps { vision, image, decode, resume });
+        self.step = Some(Steps { vision, _image: image, decode, resume });
         Ok(())
     }
 
