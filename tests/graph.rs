@@ -55,6 +55,11 @@ fn images_give_golden_tokens_and_twists() {
 }
 
 #[test]
+fn changing_instructions_keep_their_deadline_on_a_mesh_that_compiles() {
+    scenario("instructions", NODE);
+}
+
+#[test]
 fn simulated_mesh_gives_the_actions_of_the_cpu() {
     scenario("mesh", NODE);
 }

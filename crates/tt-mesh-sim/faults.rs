@@ -5,7 +5,7 @@
 pub const FAULTS: &[(&str, &str, &str, &str)] = &[
     (
         "dataflow/image_patches.cpp",
-        "    noc_async_read_barrier();\n    const L1<uint8_t>",
+        "    noc_async_read_barrier();\n        const L1<uint8_t>",
         "    const L1<uint8_t>",
         "noc_async_read_barrier is missing",
     ),
@@ -51,7 +51,7 @@ pub const FAULTS: &[(&str, &str, &str, &str)] = &[
     (
         "dataflow/write_tiles.cpp",
         "noc_async_write_page(page, out",
-        "noc_async_write_page(first, out",
+        "noc_async_write_page(start, out",
         "",
     ),
     (

@@ -22,8 +22,10 @@ void kernel_main() {
     constexpr uint32_t x_buffer = 0;
     constexpr uint32_t w_buffer = 1;
 
-    const auto x = TensorAccessor(TensorAccessorArgs<5>(), x_address, x_bytes);
-    const auto w = TensorAccessor(TensorAccessorArgs<6>(), w_address, w_bytes);
+    constexpr auto x_args = TensorAccessorArgs<5>();
+    constexpr auto w_args = TensorAccessorArgs<x_args.next_compile_time_args_offset()>();
+    const auto x = TensorAccessor(x_args, x_address, x_bytes);
+    const auto w = TensorAccessor(w_args, w_address, w_bytes);
     for (uint32_t k = 0; k < depth; k += block) {
         cb_reserve_back(x_buffer, block);
         cb_reserve_back(w_buffer, block);

@@ -10,10 +10,11 @@ use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::checkpoint::OpenVlaConfig;
 use vla_inference::checkpoint::pi0::{Pi0Config, Pi0Kind};
+use vla_inference::plan::rates::Span;
 use vla_inference::plan::{
     ACTION_ROWS, Assumptions, Flow, GIB, OnePass, PUBLISHED, Plan as Planned,
 };
-use vla_inference::policy::{DecodeMode, Device, DeviceError, Mesh};
+use vla_inference::policy::{DecodeMode, Mesh};
 
 /// Largest config.json read, bytes; the published one has 170 kB.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -24,7 +25,7 @@ pub(super) struct Plan {
     /// The checkpoint's config.json; no weight is read
     #[arg(long, value_name = "CONFIG.json")]
     config: PathBuf,
-    /// n150, n300 or t3k
+    /// n150, n300, t3k (Wormhole), p150, p300, quietbox or loudbox (Blackhole)
     #[arg(long, env = "MESH_DEVICE", value_parser = mesh)]
     mesh: Mesh,
     /// bf16, mixed, bfp8 or a YAML file
@@ -63,13 +64,8 @@ pub(super) struct Plan {
 }
 
 fn mesh(text: &str) -> Result<Mesh, String> {
-    match format!("sim:{}", text.to_ascii_lowercase()).parse() {
-        Ok(Device::Simulated(mesh)) => Ok(mesh),
-        Ok(_)
-        | Err(
-            DeviceError::Unknown(_) | DeviceError::MeshPrecision(_) | DeviceError::HostPrecision(_),
-        ) => Err(format!("mesh '{text}' is not known; use n150, n300 or t3k")),
-    }
+    Mesh::named(&text.to_ascii_lowercase())
+        .ok_or_else(|| format!("mesh '{text}' is not known; use one of {}", Mesh::names("")))
 }
 
 impl Plan {
@@ -156,7 +152,7 @@ impl Plan {
         match plan.memory.shortfall() {
             None => Ok(()),
             Some(bytes) => Err(CliError::NoRoom {
-                mesh: name(plan.mesh),
+                mesh: plan.mesh.to_string(),
                 precision: plan.policy.name.clone(),
                 needed: plan.memory.total() as f64 / GIB,
                 capacity: plan.memory.capacity as f64 / GIB,
@@ -175,15 +171,11 @@ fn kind(bytes: &[u8]) -> Option<String> {
     serde_json::from_slice::<Kind>(bytes).ok().map(|kind| kind.r#type)
 }
 
-fn name(mesh: Mesh) -> String {
-    Device::Simulated(mesh).to_string().trim_start_matches("sim:").to_owned()
-}
-
 fn show(plan: &Planned) -> Result<(), CliError> {
     let chips = plan.mesh.chips();
     print(&format!(
         "{}: {chips} chip{}, precision {}",
-        name(plan.mesh),
+        plan.mesh.to_string(),
         if chips == 1 { "" } else { "s" },
         plan.policy.name
     ))?;
@@ -194,12 +186,14 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     let (total, capacity) = (plan.memory.total() as f64 / GIB, plan.memory.capacity as f64 / GIB);
     print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
     print(
-        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms        \
-        ms       ops   (of one chip, one pass)",
+        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms  roofline  \
+        ops  predicted ms         (of one chip, one pass)",
     )?;
     for stage in &plan.stages {
+        let (operations, predicted) = (stage.operations, stage.predicted);
         print(&format!(
-            "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9}",
+            "{:<13} {:>5} {:>9.1} {:>9.1} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>5} {:>6.1} \
+            ({:.1} to {:.1})",
             stage.name,
             stage.count,
             stage.flop / 1e9,
@@ -209,7 +203,10 @@ fn show(plan: &Planned) -> Result<(), CliError> {
             stage.memory_ms,
             stage.collective_ms,
             stage.ms(),
-            if stage.launches == 0 { "-".to_owned() } else { stage.launches.to_string() }
+            operations.launches + operations.within,
+            predicted.likely,
+            predicted.low,
+            predicted.high
         ))?;
     }
     let answer = match (plan.assumptions.one_pass, plan.assumptions.flow) {
@@ -217,15 +214,23 @@ fn show(plan: &Planned) -> Result<(), CliError> {
         (None, Some(_)) => "chunk".to_owned(),
         (None, None) => "action".to_owned(),
     };
-    print(&format!("predicted: {:.1} ms per {answer}, {:.2} Hz", plan.total_ms(), plan.hz()))?;
-    if plan.launches() > 0 {
-        let ms = plan.launched_ms();
-        print(&format!(
-            "with {} operations in traces: {ms:.1} ms per {answer}, {:.2} Hz",
-            plan.launches(),
-            1e3 / ms
-        ))?;
-    }
+    let predicted = plan.predicted();
+    print(&format!(
+        "predicted: {:.0} ms per {answer} ({:.0} to {:.0}), {:.1} Hz ({:.1} to {:.1}), from \
+        published figures of comparable models",
+        predicted.likely,
+        predicted.low,
+        predicted.high,
+        plan.hz(),
+        1e3 / predicted.high,
+        1e3 / predicted.low
+    ))?;
+    print(&format!(
+        "roofline: {:.1} ms per {answer}; {} operations captured, {} of TT-NN",
+        plan.total_ms(),
+        plan.launches(),
+        plan.operations()
+    ))?;
     if plan.assumptions.flow.is_some() {
         for (board, ms, source) in PUBLISHED {
             print(&format!(
@@ -234,7 +239,7 @@ fn show(plan: &Planned) -> Result<(), CliError> {
         }
     }
     print("\nassumed (nothing here was measured on silicon):")?;
-    for line in plan.assumptions.lines(&plan.policy, chips) {
+    for line in plan.assumptions.lines(&plan.policy, plan.mesh) {
         print(&format!("  {line}"))?;
     }
     Ok(())
@@ -251,11 +256,15 @@ struct Summary<'a> {
     memory_capacity_bytes: u64,
     shortfall_gib: Option<f64>,
     stages: Vec<StageSummary<'a>>,
-    total_ms: f64,
+    /// By the roofline.
+    roofline_ms: f64,
+    predicted_ms: Bounds,
+    /// Expected.
     hz: f64,
-    /// 0 where operations are not counted.
+    /// As the backend captures them.
     launches: usize,
-    launched_ms: f64,
+    /// Of TT-NN.
+    operations: usize,
     assumptions: Vec<String>,
 }
 
@@ -264,18 +273,34 @@ struct StageSummary<'a> {
     name: &'a str,
     count: usize,
     launches: usize,
+    operations: usize,
     flop: f64,
     bytes: f64,
     sent: f64,
     flop_ms: f64,
     memory_ms: f64,
     collective_ms: f64,
-    ms: f64,
+    roofline_ms: f64,
+    predicted_ms: Bounds,
+}
+
+/// Milliseconds.
+#[derive(Serialize)]
+struct Bounds {
+    low: f64,
+    likely: f64,
+    high: f64,
+}
+
+impl From<Span> for Bounds {
+    fn from(Span { low, likely, high }: Span) -> Self {
+        Self { low, likely, high }
+    }
 }
 
 fn show_json(plan: &Planned) -> Result<(), CliError> {
     print_json(&Summary {
-        mesh: name(plan.mesh),
+        mesh: plan.mesh.to_string(),
         chips: plan.mesh.chips(),
         precision: &plan.policy.name,
         memory_bytes: plan.memory.items.iter().map(|(what, n)| (what.as_str(), *n)).collect(),
@@ -288,20 +313,23 @@ fn show_json(plan: &Planned) -> Result<(), CliError> {
             .map(|stage| StageSummary {
                 name: stage.name,
                 count: stage.count,
-                launches: stage.launches,
+                launches: stage.operations.launches,
+                operations: stage.operations.launches + stage.operations.within,
                 flop: stage.flop,
                 bytes: stage.bytes,
                 sent: stage.sent,
                 flop_ms: stage.flop_ms,
                 memory_ms: stage.memory_ms,
                 collective_ms: stage.collective_ms,
-                ms: stage.ms(),
+                roofline_ms: stage.ms(),
+                predicted_ms: stage.predicted.into(),
             })
             .collect(),
-        total_ms: plan.total_ms(),
+        roofline_ms: plan.total_ms(),
+        predicted_ms: plan.predicted().into(),
         hz: plan.hz(),
         launches: plan.launches(),
-        launched_ms: plan.launched_ms(),
-        assumptions: plan.assumptions.lines(&plan.policy, plan.mesh.chips()),
+        operations: plan.operations(),
+        assumptions: plan.assumptions.lines(&plan.policy, plan.mesh),
     })
 }

@@ -14,9 +14,6 @@ namespace emulated {
 
 namespace {
 
-constexpr uint32_t banks = 12;
-constexpr uint32_t dram_alignment = 32;
-constexpr uint32_t l1_bytes = 1499136;
 constexpr uint32_t l1_reserved =
     102400;  // firmware, kernels and mailboxes lie below the circular buffers
 constexpr size_t stack_bytes = 128 * 1024;
@@ -24,6 +21,7 @@ constexpr uint32_t tile_elements = 1024;
 
 struct Machine {
     const Arithmetic* arithmetic = nullptr;
+    Hardware hardware{};
     const Dram* tensors = nullptr;
     uint32_t tensor_count = 0;
     std::map<std::pair<uint32_t, uint32_t>, std::unique_ptr<Core>> cores;
@@ -60,7 +58,8 @@ uint32_t offset_of(uint64_t noc) { return static_cast<uint32_t>(noc); }
 size_t resolve(uint64_t noc, uint32_t bytes, const Dram*& tensor) {
     for (uint32_t i = 0; i < machine->tensor_count; ++i) {
         const Dram& dram = machine->tensors[i];
-        const uint32_t stride = align(dram.page_bytes, dram_alignment);
+        const uint32_t banks = machine->hardware.banks;
+        const uint32_t stride = align(dram.page_bytes, machine->hardware.dram_alignment);
         const uint32_t per_bank = (dram.pages + banks - 1) / banks * stride;
         const uint32_t offset = offset_of(noc);
         if (offset < dram.base || offset >= dram.base + per_bank) {
@@ -245,6 +244,7 @@ void unwind_waiting() {
 }
 
 void lay_out_buffers(const ttp_program& program) {
+    const uint32_t l1_bytes = machine->hardware.l1_bytes;
     for (uint32_t i = 0; i < program.buffer_count; ++i) {
         const ttp_circular_buffer& wanted = program.buffers[i];
         if (wanted.index >= 32 || wanted.pages == 0 || wanted.page_bytes == 0) {
@@ -263,7 +263,8 @@ void lay_out_buffers(const ttp_program& program) {
             const uint64_t size = static_cast<uint64_t>(wanted.page_bytes) * wanted.pages;
             const uint64_t end =
                 l1_reserved + core->l1.size() +
-                align(static_cast<uint32_t>(std::min<uint64_t>(size, l1_bytes)), dram_alignment);
+                align(static_cast<uint32_t>(std::min<uint64_t>(size, l1_bytes)),
+                      machine->hardware.dram_alignment);
             if (size > l1_bytes || end > l1_bytes) {
                 fault("circular buffers need " + std::to_string(end) + " B of L1, a core has " +
                       std::to_string(l1_bytes));
@@ -455,16 +456,18 @@ void store(uint32_t address, const void* value, uint32_t bytes) {
 }
 
 uint64_t dram_address(uint32_t base, uint32_t page_bytes, uint32_t page, uint32_t offset) {
-    const uint32_t stride = align(page_bytes, dram_alignment);
+    const uint32_t banks = machine->hardware.banks;
+    const uint32_t stride = align(page_bytes, machine->hardware.dram_alignment);
     return static_cast<uint64_t>(page % banks) << 32 | (base + page / banks * stride + offset);
 }
 
 void read_noc(uint64_t source, uint32_t l1, uint32_t bytes) {
     const Dram* tensor = nullptr;
     const size_t at = resolve(source, bytes, tensor);
-    if (offset_of(source) % dram_alignment != l1 % dram_alignment) {
+    const uint32_t alignment = machine->hardware.dram_alignment;
+    if (offset_of(source) % alignment != l1 % alignment) {
         fault("reads DRAM address " + hex(offset_of(source)) + " to L1 address " + hex(l1) +
-              ": they must agree modulo 32");
+              ": they must agree modulo " + std::to_string(alignment));
     }
     if (std::find(tensor->written + at, tensor->written + at + bytes, 0) !=
         tensor->written + at + bytes) {
@@ -632,10 +635,11 @@ void (*find_kernel(const char* name, const char* source))();
 // Runs a program on one chip. 0: done. 1: a fault, whose text is in `error`. 2: a kernel is
 // unknown.
 extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors,
-                               uint32_t tensor_count, const Arithmetic* arithmetic, char* error,
-                               size_t room) {
+                               uint32_t tensor_count, const Hardware* hardware,
+                               const Arithmetic* arithmetic, char* error, size_t room) {
     Machine here;
     here.arithmetic = arithmetic;
+    here.hardware = *hardware;
     here.tensors = tensors;
     here.tensor_count = tensor_count;
     Machine* outer = machine;
@@ -666,8 +670,9 @@ extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors,
                     fiber->entry = entry;
                     fiber->compile_args.assign(kernel.compile_args,
                                                kernel.compile_args + kernel.compile_arg_count);
-                    // One word for each accessor: interleaved, in DRAM.
-                    fiber->compile_args.insert(fiber->compile_args.end(), kernel.accessor_count, 2);
+                    fiber->compile_args.insert(fiber->compile_args.end(),
+                                               kernel.accessor_count * accessor_words,
+                                               interleaved_dram);
                     fiber->runtime_args = kernel.runtime_args + position * kernel.runtime_arg_count;
                     here.fibers.push_back(std::move(fiber));
                 }

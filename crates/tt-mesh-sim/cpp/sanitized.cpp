@@ -14,10 +14,11 @@
 
 using emulated::Arithmetic;
 using emulated::Dram;
+using emulated::Hardware;
 
 extern "C" int tt_emulator_run(const ttp_program* program, const Dram* tensors,
-                               uint32_t tensor_count, const Arithmetic* arithmetic, char* error,
-                               size_t room);
+                               uint32_t tensor_count, const Hardware* hardware,
+                               const Arithmetic* arithmetic, char* error, size_t room);
 
 namespace {
 
@@ -67,6 +68,9 @@ void multiply(const float* in0, const float* in1, float* dest, uint32_t, uint32_
 }
 
 const Arithmetic arithmetic{unpack, pack, multiply, tile_bytes};
+
+// The chip that the programs run on.
+Hardware hardware;
 
 struct Tensor {
     uint32_t base;
@@ -130,7 +134,7 @@ int run(const std::vector<ttp_kernel>& kernels, const std::vector<ttp_circular_b
                         0};
     char text[1024] = "";
     const int status = tt_emulator_run(&program, drams.data(), static_cast<uint32_t>(drams.size()),
-                                       &arithmetic, text, sizeof text);
+                                       &hardware, &arithmetic, text, sizeof text);
     error = text;
     return status;
 }
@@ -145,22 +149,28 @@ void check(bool good, const std::string& what) {
 // 224x224 bytes to patches on 56 cores, twice with a kernel that lacks a barrier or never pushes.
 void patches() {
     const uint32_t side = 224, patch = 14, columns = 19, share = 3;
+    const uint32_t unit = hardware.dram_alignment;
+    const uint32_t stride = (3 * side + unit - 1) / unit * unit;
     Tensor image(1 << 20, 3 * side, side, true);
     for (size_t i = 0; i < image.data.size(); ++i) {
         image.data[i] = static_cast<uint8_t>(i * 31 + i / 977);
     }
-    const ttp_core_range cores{0, 0, 6, 7};
+    // Five rows of cores for eight rows of tiles: three of them have two.
+    const uint32_t grid_rows = 5;
+    const ttp_core_range cores{0, 0, 6, grid_rows - 1};
     std::vector<uint32_t> read_args, write_args;
-    for (uint32_t row = 0; row < 8; ++row) {
+    for (uint32_t row = 0; row < grid_rows; ++row) {
+        const uint32_t turns = (8 - row + grid_rows - 1) / grid_rows;
         for (uint32_t column = 0; column < 7; ++column) {
             const uint32_t first = column * share;
             const uint32_t count = std::min(share, columns - first);
-            read_args.insert(read_args.end(), {1u << 20, row, first, count});
-            write_args.insert(write_args.end(), {1u << 24, row * columns + first, count});
+            read_args.insert(read_args.end(), {1u << 20, row, turns, grid_rows, first, count});
+            write_args.insert(write_args.end(), {1u << 24, row * columns + first, count, turns,
+                                                 grid_rows * columns});
         }
     }
-    const std::vector<uint32_t> read_compile{side, patch, 3 * side}, write_compile{2048};
-    const std::vector<ttp_circular_buffer> buffers{{0, TTP_FORMAT_U8, 3 * side, 28, cores},
+    const std::vector<uint32_t> read_compile{side, patch, stride}, write_compile{2048};
+    const std::vector<ttp_circular_buffer> buffers{{0, TTP_FORMAT_U8, stride, 28, cores},
                                                    {16, TTP_FORMAT_BF16, 2048, 2, cores}};
     const Text writer("dataflow/write_tiles.cpp", "write_tiles");
     for (const char* file :
@@ -169,8 +179,8 @@ void patches() {
         const Text reader("dataflow/image_patches.cpp", file);
         std::string error;
         const int status =
-            run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 1, read_args, 4),
-                 kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)},
+            run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 1, read_args, 6),
+                 kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 5)},
                 buffers, {&image, &out}, error);
         if (std::string(file) != "image_patches") {
             check(status == 1 && error.find(std::string(file).ends_with("push")
@@ -224,12 +234,12 @@ void product() {
     const std::vector<uint32_t> read_compile{4, 2, 2, 2048, 2048}, math_compile{4, 2},
         write_compile{4096}, none;
     const std::vector<uint32_t> read_args{1u << 20, 1u << 21, 0, 1u << 20, 1u << 21, 1},
-        write_args{1u << 22, 0, 1, 1u << 22, 1, 1};
+        write_args{1u << 22, 0, 1, 1, 0, 1u << 22, 1, 1, 1, 0};
     std::string error;
     const int status =
         run({kernel(reader, TTP_ROLE_READER, cores, read_compile, 2, read_args, 3),
              kernel(math, TTP_ROLE_COMPUTE, cores, math_compile, 0, none, 0),
-             kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 3)},
+             kernel(writer, TTP_ROLE_WRITER, cores, write_compile, 1, write_args, 5)},
             {{0, TTP_FORMAT_BF16, 2048, 4, cores},
              {1, TTP_FORMAT_BF16, 2048, 4, cores},
              {16, TTP_FORMAT_F32, 4096, 1, cores}},
@@ -255,8 +265,12 @@ void product() {
 
 int main(int, char** arguments) {
     source_folder = arguments[1];
-    patches();
-    product();
+    // Wormhole, Blackhole.
+    for (const Hardware& chip : {Hardware{12, 32, 1464 * 1024}, Hardware{8, 64, 1536 * 1024}}) {
+        hardware = chip;
+        patches();
+        product();
+    }
     std::puts("sanitized: patches, product and two faults as expected");
     return 0;
 }

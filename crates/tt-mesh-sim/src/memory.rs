@@ -1,22 +1,13 @@
-//! DRAM of a chip: 12 banks that are filled in step, first fit, as TT-NN's allocator does. All
-//! chips of a mesh hold a tensor at the same address, so one allocator serves them all.
+//! DRAM of a chip: banks that are filled in step, first fit, as TT-NN's allocator does. All chips of
+//! a mesh hold a tensor at the same address, so one allocator serves them all.
 
 use std::collections::BTreeMap;
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::Chip;
 
 use crate::error::{Result, refusal};
 use crate::format::Spec;
-
-/// DRAM channels of a Wormhole chip.
-pub const BANKS: u64 = 12;
-/// What TT-NN of tt-metal 191d0eed leaves of a 1 GiB bank, as its own allocator reports it for
-/// these boards.
-pub const BANK_BYTES: u64 = 1_073_741_792;
-/// Pages start at multiples of this.
-const ALIGNMENT: u64 = 32;
-/// Address of the first tensor; firmware uses the memory below.
-const BASE: u64 = (1 << 30) - BANK_BYTES;
 
 /// A block of every bank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,31 +33,31 @@ impl Block {
 /// First-fit allocator over one bank, valid for all.
 #[derive(Debug)]
 pub struct Allocator {
+    chip: Chip,
     capacity: u64,
     free: BTreeMap<u64, u64>,
     allocated: u64,
     peak: u64,
 }
 
-/// Bytes of a spec in each bank.
-fn bytes_per_bank(spec: &Spec) -> u64 {
-    let (pages, page_bytes) = spec.pages();
-    (pages as u64).div_ceil(BANKS) * (page_bytes as u64).next_multiple_of(ALIGNMENT)
-}
-
 impl Allocator {
     /// `limit`: DRAM of a chip, at most what the board has; `trace_region` is taken from every
     /// bank.
-    pub fn new(limit: Option<u64>, trace_region: u64) -> Self {
-        let bank = limit.map_or(BANK_BYTES, |limit| (limit / BANKS).min(BANK_BYTES));
-        let capacity = bank.saturating_sub(trace_region) / ALIGNMENT * ALIGNMENT;
-        let free = if capacity > 0 { BTreeMap::from([(BASE, capacity)]) } else { BTreeMap::new() };
-        Self { capacity, free, allocated: 0, peak: 0 }
+    pub fn new(chip: Chip, limit: Option<u64>, trace_region: u64) -> Self {
+        let usable = chip.usable_bank_bytes();
+        let bank = limit.map_or(usable, |limit| (limit / chip.dram_banks).min(usable));
+        let capacity =
+            bank.saturating_sub(trace_region) / chip.dram_alignment * chip.dram_alignment;
+        let first = (chip.dram_base, capacity);
+        let free = if capacity > 0 { BTreeMap::from([first]) } else { BTreeMap::new() };
+        Self { chip, capacity, free, allocated: 0, peak: 0 }
     }
 
     /// Allocates a block for a tensor; the error has the sizes.
     pub fn allocate(&mut self, spec: &Spec) -> Result<Block> {
-        let bytes = bytes_per_bank(spec);
+        let banks = self.chip.dram_banks;
+        let (pages, page_bytes) = spec.pages();
+        let bytes = self.chip.allocated(pages as u64, page_bytes as u64) / banks;
         let Some((start, length)) = self
             .free
             .iter()
@@ -77,11 +68,11 @@ impl Allocator {
             return Err(refusal(
                 abi::TTP_OUT_OF_MEMORY,
                 format!(
-                    "out of device memory: {spec} needs {} B of DRAM across {BANKS} banks, \
+                    "out of device memory: {spec} needs {} B of DRAM across {banks} banks, \
                     {bytes} B in each; a bank has {} B (allocated {} B, free {} B, largest free \
                     block {largest} B); \
                      use a smaller format (bfp8_b), more chips, or free tensors",
-                    bytes * BANKS,
+                    bytes * banks,
                     self.capacity,
                     self.allocated,
                     self.capacity - self.allocated,
@@ -115,12 +106,13 @@ impl Allocator {
 
     /// Memory statistics of one chip.
     pub fn stats(&self) -> abi::MemoryStats {
+        let banks = self.chip.dram_banks;
         abi::MemoryStats {
-            total: self.capacity * BANKS,
-            allocated: self.allocated * BANKS,
-            free: (self.capacity - self.allocated) * BANKS,
-            largest_free: self.free.values().max().copied().unwrap_or(0) * BANKS,
-            peak: self.peak * BANKS,
+            total: self.capacity * banks,
+            allocated: self.allocated * banks,
+            free: (self.capacity - self.allocated) * banks,
+            largest_free: self.free.values().max().copied().unwrap_or(0) * banks,
+            peak: self.peak * banks,
         }
     }
 }
@@ -131,6 +123,7 @@ mod tests {
     use super::*;
     use crate::format::{Format, Layout};
     use proptest::prelude::*;
+    use tt_metal_sys::boards::{BLACKHOLE, WORMHOLE};
 
     fn tiles(count: usize) -> Spec {
         Spec::new([1, 1, 32, 32 * count], Format::Bf16, Layout::Tile).unwrap()
@@ -138,16 +131,24 @@ mod tests {
 
     #[test]
     fn pages_go_round_the_banks() {
-        let mut memory = Allocator::new(None, 0);
+        let mut memory = Allocator::new(WORMHOLE, None, 0);
         // 13 tiles: one bank holds two, and all are filled in step.
-        memory.allocate(&tiles(13)).unwrap();
+        let first = memory.allocate(&tiles(13)).unwrap();
+        assert_eq!(first.start, 1_920_032);
         assert_eq!(memory.stats().allocated, 2 * 2048 * 12);
-        assert_eq!(memory.stats().total, 12 * 1_073_741_792);
+        assert_eq!(memory.stats().total, 12 * 1_071_821_792);
+        // Rows of 80 bytes: 96 with Wormhole's alignment, 128 with Blackhole's.
+        let rows = Spec::new([1, 1, 24, 40], Format::Bf16, Layout::RowMajor).unwrap();
+        for (chip, bytes) in [(WORMHOLE, 24 * 96), (BLACKHOLE, 24 * 128)] {
+            let mut memory = Allocator::new(chip, None, 0);
+            memory.allocate(&rows).unwrap();
+            assert_eq!(memory.stats().allocated, bytes);
+        }
     }
 
     #[test]
     fn fragmentation_is_real() {
-        let mut memory = Allocator::new(Some(12 * 2048 * 4), 0);
+        let mut memory = Allocator::new(WORMHOLE, Some(12 * 2048 * 4), 0);
         let blocks: Vec<Block> = (0..4).map(|_| memory.allocate(&tiles(12)).unwrap()).collect();
         memory.release(blocks[0]);
         memory.release(blocks[2]);
@@ -163,7 +164,7 @@ mod tests {
         fn blocks_never_overlap_and_are_freed(
             steps in prop::collection::vec((any::<bool>(), 1usize..200), 1..80),
         ) {
-            let mut memory = Allocator::new(Some(12 * 2048 * 64), 0);
+            let mut memory = Allocator::new(WORMHOLE, Some(12 * 2048 * 64), 0);
             let mut live: Vec<Block> = Vec::new();
             for (give_back, size) in steps {
                 if give_back && !live.is_empty() {

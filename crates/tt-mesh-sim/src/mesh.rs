@@ -5,13 +5,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::BoardFacts;
 
-use crate::board::{Board, GRID, L1_BYTES};
+use crate::board;
+use crate::clock::CostClock;
 use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, Distribution, HostArray};
-use crate::memory::{Allocator, BANKS, Block};
-use crate::op::{Need, Op, Shards, replicated};
+use crate::memory::{Allocator, Block};
+use crate::op::{Need, Op, Shards, l1, replicated};
 use crate::program::OwnedProgram;
 use crate::trace::{Capture, Command, Trace};
 
@@ -44,13 +46,14 @@ pub struct Tensor {
 /// An open mesh.
 pub struct Mesh {
     id: u64,
-    board: Board,
+    board: &'static BoardFacts,
     trace_region: u64,
     pub(crate) memory: Allocator,
     pub(crate) tensors: HashMap<u64, Tensor>,
     pub(crate) traces: HashMap<u64, Trace>,
     pub(crate) capture: Option<Capture>,
     programs: HashSet<(Op, Vec<Spec>)>,
+    pub(crate) clock: CostClock,
     /// Programs of custom kernels, by number.
     kernels: Vec<Arc<OwnedProgram>>,
     /// Blocks of tensors at the time of their capture in a trace.
@@ -82,12 +85,12 @@ impl Mesh {
         );
         ensure!(
             matches!(config.command_queues, 1 | 2),
-            "{} command queues: Wormhole has 1 or 2",
+            "{} command queues: a chip has 1 or 2",
             config.command_queues
         );
-        let board = Board::from_abi(config.board)?;
+        let board = board::from_abi(config.board)?;
         let limit = (config.dram_limit_bytes > 0).then_some(config.dram_limit_bytes);
-        let memory = Allocator::new(limit, config.trace_region_bytes);
+        let memory = Allocator::new(board.chip, limit, config.trace_region_bytes);
         ensure!(
             memory.stats().total > 0,
             "a trace region of {} B in each bank leaves no DRAM for tensors",
@@ -102,6 +105,7 @@ impl Mesh {
             traces: HashMap::new(),
             capture: None,
             programs: HashSet::new(),
+            clock: CostClock::from_environment()?,
             kernels: Vec::new(),
             captured: HashMap::new(),
             next: 0,
@@ -110,7 +114,12 @@ impl Mesh {
 
     /// Number of chips.
     pub fn chips(&self) -> usize {
-        self.board.columns as usize
+        self.board.chips as usize
+    }
+
+    /// Facts of the board.
+    pub(crate) fn board(&self) -> &'static BoardFacts {
+        self.board
     }
 
     /// Properties of the mesh.
@@ -119,15 +128,17 @@ impl Mesh {
             struct_size: size_of::<abi::MeshInfo>() as u32,
             board: self.board.id,
             rows: 1,
-            columns: self.board.columns,
+            columns: self.board.chips,
             ring: u32::from(self.board.ring),
-            grid_x: GRID.0,
-            grid_y: GRID.1,
-            dram_banks: BANKS as u32,
+            grid_x: self.board.grid.0,
+            grid_y: self.board.grid.1,
+            dram_banks: self.board.chip.dram_banks as u32,
             dram_bytes: self.memory.stats().total,
-            l1_bytes: L1_BYTES,
+            l1_bytes: self.board.chip.l1_bytes,
             simulated: 1,
-            reserved: 0,
+            architecture: self.board.chip.architecture,
+            dram_alignment: self.board.chip.dram_alignment as u32,
+            links: self.board.links,
         }
     }
 
@@ -139,9 +150,9 @@ impl Mesh {
 
     fn chip(&self, chip: u32) -> Result<usize> {
         ensure!(
-            chip < self.board.columns,
+            chip < self.board.chips,
             "chip {chip} does not exist: the mesh has {}",
-            self.board.columns
+            self.board.chips
         );
         Ok(chip as usize)
     }
@@ -327,6 +338,15 @@ impl Mesh {
         Ok(())
     }
 
+    /// Refuses what [`Mesh::dispatch`] would refuse before it runs.
+    pub fn check(&self, op: Op, inputs: &[u64]) -> Result<()> {
+        let specs: Vec<Spec> = inputs
+            .iter()
+            .map(|handle| self.tensor(*handle).map(|tensor| tensor.spec))
+            .collect::<Result<_>>()?;
+        op.check(&specs, self.chips()).map(drop)
+    }
+
     /// Runs an operation, or captures it. Returns the handles of its outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
         let specs: Vec<Spec> = inputs
@@ -341,6 +361,7 @@ impl Mesh {
             );
         }
         let outputs = op.check(&specs, self.chips())?;
+        l1::check(&op, &specs, self.board)?;
         let program = (self.compiled(op), specs);
         if self.capture.is_some() {
             if !self.programs.contains(&program) {
@@ -354,6 +375,7 @@ impl Mesh {
                     ),
                 ));
             }
+            self.clock.launch(op.launches(&program.1), false);
             let handles = self.reserve(&outputs)?;
             if let Some(capture) = &mut self.capture {
                 capture.owned.extend(&handles);
@@ -368,6 +390,7 @@ impl Mesh {
             self.note_blocks();
             return Ok(handles);
         }
+        self.clock.launch(op.launches(&program.1), !self.programs.contains(&program));
         let handles = self.reserve(&outputs)?;
         if let Err(refusal) = self.execute(op, inputs, &program.1, &handles, &outputs) {
             handles.iter().try_for_each(|handle| self.free(*handle))?;
@@ -434,7 +457,7 @@ impl Mesh {
         };
         if target.chips.is_empty() {
             let values = Values::zeros(target.spec.format, target.spec.elements());
-            target.chips = replicated(values, self.board.columns as usize);
+            target.chips = replicated(values, self.board.chips as usize);
         }
         // Chips with identical data are changed once; an unshared buffer is changed without a copy.
         let same = (1..target.chips.len()).all(|chip| {

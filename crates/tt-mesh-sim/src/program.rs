@@ -5,8 +5,8 @@ use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::BoardFacts;
 
-use crate::board::GRID;
 use crate::error::{Result, ensure, invalid, refusal};
 use crate::format::pack::{float_tile, from_pages, push_float_tile, to_pages, written_whole};
 use crate::format::round::By;
@@ -36,13 +36,13 @@ pub struct OwnedProgram {
     buffers: Vec<[u32; 8]>,
 }
 
-fn rectangle(range: &abi::CoreRange, what: &str) -> Result<[u32; 4]> {
+fn rectangle(range: &abi::CoreRange, grid: (u32, u32), what: &str) -> Result<[u32; 4]> {
     let abi::CoreRange { x0, y0, x1, y1 } = *range;
     ensure!(
-        x0 <= x1 && y0 <= y1 && x1 < GRID.0 && y1 < GRID.1,
+        x0 <= x1 && y0 <= y1 && x1 < grid.0 && y1 < grid.1,
         "{what}: cores ({x0}, {y0}) to ({x1}, {y1}) are not on the chip's {} by {}",
-        GRID.0,
-        GRID.1
+        grid.0,
+        grid.1
     );
     Ok([x0, y0, x1, y1])
 }
@@ -111,7 +111,12 @@ impl OwnedProgram {
     ///
     /// # Safety
     /// Every pointer in it is valid as required by the header.
-    pub unsafe fn copy(program: &abi::Program, tensors: usize) -> Result<Self> {
+    pub unsafe fn copy(
+        program: &abi::Program,
+        tensors: usize,
+        board: &BoardFacts,
+    ) -> Result<Self> {
+        let grid = board.grid;
         let bounded = |count: u32, what: &str| -> Result<usize> {
             ensure!(count <= 4096, "a program with {count} {what}");
             Ok(count as usize)
@@ -129,7 +134,7 @@ impl OwnedProgram {
             let (name, source) = unsafe {
                 (CStr::from_ptr(kernel.name).to_owned(), CStr::from_ptr(kernel.source).to_owned())
             };
-            let cores @ [x0, y0, x1, y1] = rectangle(&kernel.cores, &name.to_string_lossy())?;
+            let cores @ [x0, y0, x1, y1] = rectangle(&kernel.cores, grid, &name.to_string_lossy())?;
             let words = bounded(kernel.runtime_arg_count, "runtime arguments")?
                 * ((x1 - x0 + 1) * (y1 - y0 + 1)) as usize;
             // SAFETY: as promised.
@@ -171,7 +176,7 @@ impl OwnedProgram {
         // SAFETY: as promised.
         for buffer in unsafe { crate::ffi::array(program.buffers, count, "buffers") }? {
             Format::from_abi(buffer.format)?;
-            let [x0, y0, x1, y1] = rectangle(&buffer.cores, "circular buffer")?;
+            let [x0, y0, x1, y1] = rectangle(&buffer.cores, grid, "circular buffer")?;
             buffers.push([
                 buffer.index,
                 buffer.format,
@@ -187,7 +192,12 @@ impl OwnedProgram {
     }
 
     /// Runs it on the tensors of one chip.
-    fn run(&self, memory: &mut [Dram]) -> Result<()> {
+    fn run(&self, memory: &mut [Dram], board: &BoardFacts) -> Result<()> {
+        let hardware = Hardware {
+            banks: board.chip.dram_banks as u32,
+            dram_alignment: board.chip.dram_alignment as u32,
+            l1_bytes: board.chip.l1_bytes as u32,
+        };
         let kernels: Vec<abi::Kernel> = self.kernels.iter().map(OwnedKernel::to_abi).collect();
         let buffers: Vec<abi::CircularBuffer> = self
             .buffers
@@ -218,6 +228,7 @@ impl OwnedProgram {
                 &raw const program,
                 raw.as_ptr(),
                 raw.len() as u32,
+                &raw const hardware,
                 &raw const ARITHMETIC,
                 text.as_mut_ptr().cast(),
                 text.len(),
@@ -265,6 +276,14 @@ struct RawDram {
     written: *mut u8,
 }
 
+/// What differs from chip to chip.
+#[repr(C)]
+struct Hardware {
+    banks: u32,
+    dram_alignment: u32,
+    l1_bytes: u32,
+}
+
 #[repr(C)]
 struct Arithmetic {
     unpack: extern "C" fn(u32, *const u8, *mut f32),
@@ -280,6 +299,7 @@ unsafe extern "C" {
         program: *const abi::Program,
         tensors: *const RawDram,
         count: u32,
+        hardware: *const Hardware,
         arithmetic: *const Arithmetic,
         error: *mut c_char,
         room: usize,
@@ -373,7 +393,7 @@ impl Mesh {
                 .iter()
                 .map(|handle| self.pages(*handle, chip))
                 .collect::<Result<Vec<Dram>>>()?;
-            program.run(&mut memory)?;
+            program.run(&mut memory, self.board())?;
             done.push((chip, memory));
         }
         let chips = self.chips();

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::TRACE_BYTES_PER_OPERATION;
 
 use crate::error::{Result, refusal};
 use crate::format::Spec;
@@ -80,6 +81,23 @@ impl Mesh {
                 "no trace is being captured: call ttp_trace_begin first",
             ));
         };
+        // TT-NN compares the sum of all traces with what is taken from every bank.
+        let bytes = |commands: &[Command]| commands.len() as u64 * TRACE_BYTES_PER_OPERATION;
+        let needed = bytes(&capture.commands);
+        let others = self.traces.values().map(|trace| bytes(&trace.commands)).sum::<u64>();
+        if needed + others > self.trace_region() {
+            self.forget_freed(capture.owned);
+            return Err(refusal(
+                abi::TTP_TRACE_RULE,
+                format!(
+                    "a trace of {} operations takes about {needed} B and other traces {others} B, \
+                    more than the trace region of {} B: raise trace_region_bytes where the mesh is \
+                    opened",
+                    capture.commands.len(),
+                    self.trace_region()
+                ),
+            ));
+        }
         let handle = self.handle();
         self.traces.insert(
             handle,
@@ -125,6 +143,7 @@ impl Mesh {
             }
         }
         trace.commands.iter().try_for_each(|command| {
+            self.clock.launch(command.op.launches(&command.specs), false);
             self.execute(
                 command.op,
                 &command.inputs,
@@ -141,12 +160,17 @@ impl Mesh {
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
-        for tensor in trace.owned {
+        self.forget_freed(trace.owned);
+        Ok(())
+    }
+
+    /// Drops the elements of tensors that only a trace kept.
+    fn forget_freed(&mut self, owned: HashSet<u64>) {
+        for tensor in owned {
             if self.tensors.get(&tensor).is_some_and(|tensor| tensor.block.is_none()) {
                 self.tensors.remove(&tensor);
                 self.forget_address(tensor);
             }
         }
-        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use tt_metal::{Compute, Distribution, Format, HostArray, Layout, LinearOptions};
 
 #[test]
 fn shards_gather_and_scatter() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let chips = mesh.chips();
         let data = gaussian(2 * 64 * 256, 1);
@@ -33,7 +33,7 @@ fn shards_gather_and_scatter() {
 
 #[test]
 fn sums_agree_on_every_chip() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let chips = mesh.chips();
         for format in [Format::F32, Format::Bf16, Format::Bfp8B] {
@@ -78,7 +78,7 @@ fn sharded_linear_layers_equal_the_whole() {
     let (x, w) = (gaussian(rows * depth, 3), gaussian(depth * columns, 4));
     let options = LinearOptions { compute: Compute::HIFI2, ..LinearOptions::default() };
     let mut results = Vec::new();
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let whole_x = mesh
             .upload(
@@ -120,7 +120,7 @@ fn sharded_linear_layers_equal_the_whole() {
 
 #[test]
 fn a_packed_cache_uploads_to_the_same_bits() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let data = gaussian(96 * 512, 5);
         for format in FLOATS {

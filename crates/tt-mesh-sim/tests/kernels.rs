@@ -5,8 +5,8 @@
 mod common;
 use common::*;
 use tt_metal::kernels::{
-    PickAction, image_patches, image_patches_program, narrow_matmul, narrow_matmul_program,
-    pick_action, pick_action_program,
+    PickAction, image_patches, image_patches_on, image_patches_program, narrow_matmul,
+    narrow_matmul_program, pick_action, pick_action_program,
 };
 use tt_metal::{
     Board, Compute, Distribution, Error, Fidelity, Format, HostArray, Kind, Layout, LinearOptions,
@@ -48,7 +48,7 @@ fn patches(bytes: &[u8], side: usize, patch: usize) -> Vec<f32> {
 
 #[test]
 fn image_patches_are_exact() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         // The camera's size, and sizes with ragged edges: 9 and 64 patches, 75 and 147 columns.
         for (side, patch) in [(224, 14), (15, 5), (56, 7)] {
@@ -62,6 +62,48 @@ fn image_patches_are_exact() {
                 patches(&bytes, side, patch),
                 "{board} {side}/{patch}"
             );
+        }
+    }
+}
+
+/// Tensix dispatch leaves 8x7 cores on an N300's chip: rows of tiles go round the rows of cores.
+#[test]
+fn image_patches_fit_any_grid() {
+    for board in [Board::N150, Board::P150] {
+        let mesh = mesh(board);
+        for (grid, side, patch) in [((8, 7), 224, 14), ((3, 3), 224, 14), ((1, 1), 56, 7)] {
+            let bytes = random_bytes(3 * side * side, side as u64);
+            let count = (side / patch) * (side / patch);
+            let dims = [1, 1, count, 3 * patch * patch];
+            let out = mesh.empty(dims, Format::Bf16, Layout::Tile).unwrap();
+            let image = image(&mesh, side, &bytes);
+            let program = image_patches_on(&mesh, grid, &image, &out, patch).unwrap();
+            let last = program.kernels[0].cores.last;
+            assert!(last.0 < grid.0 && last.1 < grid.1, "{last:?}");
+            mesh.run_program(&[&image, &out], &program).unwrap();
+            assert_eq!(out.read_f32(0).unwrap(), patches(&bytes, side, patch), "{board} {grid:?}");
+        }
+    }
+}
+
+/// Rows of an image 672 bytes apart in L1 are right on Wormhole and not on Blackhole, whose reads
+/// from DRAM need 64-byte remainders.
+#[test]
+fn rows_are_placed_for_the_chips_alignment() {
+    for (board, right) in [(Board::N150, true), (Board::P150, false)] {
+        let mesh = mesh(board);
+        let bytes = random_bytes(3 * 224 * 224, 1);
+        let image = image(&mesh, 224, &bytes);
+        let matrix = mesh.empty([1, 1, 256, 588], Format::Bf16, Layout::Tile).unwrap();
+        let mut program = image_patches_program(&mesh, &image, &matrix, 14).unwrap();
+        assert_eq!(program.kernels[0].compile_args[2], if right { 672 } else { 704 });
+        program.kernels[0].compile_args[2] = 672;
+        program.buffers[0].page_bytes = 672;
+        let result = mesh.run_program(&[&image, &matrix], &program);
+        if right {
+            result.unwrap();
+        } else {
+            refused(result, Kind::Device, "they must agree modulo 64");
         }
     }
 }
@@ -127,7 +169,7 @@ fn normalisation_folds_into_the_patch_matmul() {
 
 #[test]
 fn narrow_matmul_equals_linear_bit_for_bit() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         for (depth, columns, format) in
             [(128, 256, Format::Bf16), (96, 32, Format::Bfp8B), (512, 320, Format::F32)]
@@ -266,7 +308,7 @@ impl Head {
 
 #[test]
 fn pick_action_gives_bin_and_embedding() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let mut cases: Vec<Vec<f32>> = (0..5).map(|seed| gaussian(256, 10 + seed)).collect();
         cases.push(vec![-1.0; 256]);

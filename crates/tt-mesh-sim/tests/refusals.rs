@@ -226,6 +226,10 @@ fn shapes_and_formats_that_ttnn_refuses() {
     );
     let table = random(&mesh, [1, 1, 32, 32], Format::Bf16, 1);
     bad(q.rope(&table, &table, RopeOrder::Half, Compute::default()), "not a multiple of 64");
+    let row = random(&mesh, [1, 1, 1, 3 * 32 * 33], Format::Bf16, 31);
+    bad(row.split_heads_decode(33, 33).map(|[q, ..]| q), "33 query heads are more than 32");
+    let many = random(&mesh, [1, 1, 2, 96], Format::Bf16, 32);
+    bad(many.split_heads_decode(1, 1).map(|[q, ..]| q), "must be one row");
     bad(floats.rope(&table, &table, RopeOrder::Pairs, Compute::default()), "must be BF16");
     bad(q.rope(&k, &k, RopeOrder::Pairs, Compute::default()), "must be [1, 1, 32, 32]");
     let ids = |data: &[u32]| {
@@ -303,4 +307,21 @@ fn shapes_and_formats_that_ttnn_refuses() {
     let held = mesh.memory(0).unwrap().allocated;
     bad(x.linear(&x, None, options), "columns");
     assert_eq!(mesh.memory(0).unwrap().allocated, held);
+}
+
+/// TT-NN refuses a mask whose rows or keys its chunks do not divide.
+#[test]
+fn masks_need_whole_chunks() {
+    let mesh = mesh(Board::N150);
+    let heads = |rows: usize, seed| random(&mesh, [1, 2, rows, 32], Format::Bf16, seed);
+    let attend = |rows: usize, keys: usize, format| {
+        let (q, k) = (heads(rows, 1), heads(keys, 2));
+        let mask = mesh.zeros([1, 1, rows, keys], format, Layout::Tile).unwrap();
+        q.attention(&k, &k, Some(&mask), false, 1.0, Compute::default())
+    };
+    let invalid = Kind::InvalidArgument;
+    refused(attend(51, 64, Format::Bf16), invalid, "do not divide 51 queries");
+    refused(attend(64, 70, Format::Bf16), invalid, "do not divide 70 keys");
+    refused(attend(64, 64, Format::F32), invalid, "mask must be BF16");
+    attend(96, 160, Format::Bf16).unwrap();
 }

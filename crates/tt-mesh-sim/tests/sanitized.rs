@@ -57,6 +57,8 @@ fn kernels_and_emulator_are_clean() {
             "-fsanitize=address,undefined",
             "-fno-sanitize-recover=all",
             "-DTT_KERNEL_ON_HOST",
+            // TT-NN 0.81's accessors: kernels must not count words themselves.
+            "-DTT_ACCESSOR_WORDS=2",
         ])
         .args([
             "-I".into(),

@@ -38,7 +38,7 @@ impl Network {
 
 #[test]
 fn trace_equals_eager_with_new_inputs() {
-    for board in BOARDS {
+    for &board in BOARDS {
         let mesh = mesh(board);
         let network = Network::new(&mesh);
         let eager = network.run().unwrap().read_f32(0).unwrap();
@@ -136,6 +136,27 @@ fn what_a_capture_forbids() {
     forbidden(without.capture(|| Ok(())).map(drop), "set trace_region_bytes");
 }
 
+/// Four operations of about 16 KiB each do not fit 96 KiB twice.
+#[test]
+fn traces_share_their_region() {
+    let options = MeshOptions { trace_region_bytes: 96 << 10, ..MeshOptions::default() };
+    let mesh = Mesh::open(&provider(), Board::N300, options).unwrap();
+    let network = Network::new(&mesh);
+    let eager = network.run().unwrap().read_f32(0).unwrap();
+    let before = mesh.memory(0).unwrap().allocated;
+    let first = mesh.capture(|| network.run()).unwrap();
+    let allocated = mesh.memory(0).unwrap().allocated;
+    let second = mesh.capture(|| network.run()).map(drop);
+    refused(second, Kind::TraceRule, "65536 B and other traces 65536 B, more than");
+    // What the refused trace would have kept is free again, and the first one works.
+    assert_eq!(mesh.memory(0).unwrap().allocated, allocated);
+    first.0.execute(true).unwrap();
+    assert_eq!(first.1.read_f32(0).unwrap(), eager);
+    drop(first);
+    assert_eq!(mesh.memory(0).unwrap().allocated, before);
+    mesh.capture(|| network.run()).unwrap().0.execute(true).unwrap();
+}
+
 #[test]
 fn memory_of_a_trace_is_written_again() {
     let mesh = mesh(Board::N300);
@@ -175,7 +196,7 @@ fn stale_trace_is_refused() {
     let config = tt_metal_sys::MeshConfig {
         struct_size: size_of::<tt_metal_sys::MeshConfig>() as u32,
         board: 1,
-        trace_region_bytes: 1,
+        trace_region_bytes: 1 << 20,
         dram_limit_bytes: 0,
         command_queues: 1,
         reserved: 0,

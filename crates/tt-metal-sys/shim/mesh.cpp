@@ -9,6 +9,7 @@
 
 #include <tt-metalium/allocator.hpp>
 #include <tt-metalium/buffer_types.hpp>
+#include <tt-metalium/cluster.hpp>
 #include <tt-metalium/distributed.hpp>
 #include <tt-metalium/experimental/fabric/fabric.hpp>
 
@@ -88,6 +89,16 @@ void require_environment() {
     const std::string problem = prepare_environment({TT_BUILT_RUNTIME_ROOT, ""});
     if (!problem.empty()) {
         refuse(TTP_NOT_FOUND, problem);
+    }
+}
+
+// Whether the machine's cards are those of the board that was asked for.
+void check_architecture(const Board& board, uint32_t found) {
+    if (found != 0 && found != board.architecture) {
+        refuse(TTP_NOT_FOUND, std::string(board.name) + " is a board of " +
+                                  architecture_name(board.architecture) +
+                                  " chips, this machine has " + architecture_name(found) +
+                                  ": name the board that it has");
     }
 }
 
@@ -178,31 +189,14 @@ extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out
         require(config != nullptr && out != nullptr, "config or out is NULL");
         require(config->struct_size == sizeof(ttp_mesh_config),
                 "ttp_mesh_config of another header");
-        require(
-            config->command_queues == 1 || config->command_queues == 2,
-            "Wormhole has 1 or 2 command queues, not " + std::to_string(config->command_queues));
+        require(config->command_queues == 1 || config->command_queues == 2,
+                "a chip has 1 or 2 command queues, not " + std::to_string(config->command_queues));
         if (config->dram_limit_bytes != 0) {
             refuse(TTP_UNSUPPORTED, "dram_limit_bytes is for simulated meshes");
         }
-        uint32_t columns = 0;
-        auto wiring = fabric::FabricConfig::DISABLED;
-        switch (config->board) {
-            case TTP_BOARD_N150:
-                columns = 1;
-                break;
-            case TTP_BOARD_N300:
-                columns = 2;
-                wiring = fabric::FabricConfig::FABRIC_1D;
-                break;
-            // Without the ring configuration collectives fall back to a line silently.
-            case TTP_BOARD_T3K:
-                columns = 8;
-                wiring = fabric::FabricConfig::FABRIC_1D_RING;
-                break;
-            default:
-                refuse(TTP_INVALID_ARGUMENT,
-                       "board " + std::to_string(config->board) + " is none of TTP_BOARD_*");
-        }
+        const Board* board = find_board(config->board);
+        require(board != nullptr,
+                "board " + std::to_string(config->board) + " is none of TTP_BOARD_*");
         check_library();
         std::lock_guard<std::mutex> locked(meshes_lock);
         if (!meshes.empty()) {
@@ -210,24 +204,29 @@ extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out
         }
         auto mesh = std::make_shared<Mesh>();
         mesh->id = next_mesh++ << mesh_shift;
-        mesh->board = config->board;
-        mesh->chips = columns;
+        mesh->board = board;
+        mesh->chips = board->chips;
         mesh->mock = mock_cluster();
         mesh->trace_region = config->trace_region_bytes;
+        const auto cluster = static_cast<uint32_t>(tt::tt_metal::GetClusterType());
+        check_architecture(*board, architecture_of(cluster));
         // The fabric is set before the mesh is opened. Mock clusters have no routers to start.
-        if (wiring != fabric::FabricConfig::DISABLED) {
+        if (board->chips > 1) {
             fabric::SetFabricConfig(
-                wiring, fabric::FabricReliabilityMode::STRICT_SYSTEM_HEALTH_SETUP_MODE,
+                board->ring ? fabric::FabricConfig::FABRIC_1D_RING
+                            : fabric::FabricConfig::FABRIC_1D,
+                fabric::FabricReliabilityMode::STRICT_SYSTEM_HEALTH_SETUP_MODE,
                 std::nullopt, fabric::FabricTensixConfig::DISABLED, fabric::FabricUDMMode::DISABLED,
                 mesh->mock ? fabric::FabricManagerMode::ENABLED
                            : fabric::FabricManagerMode::DEFAULT);
         }
-        // Ethernet dispatch leaves all 64 cores of an N300 chip to us; N150 has them with worker
-        // dispatch.
-        const auto dispatch = columns > 1 ? tt::tt_metal::DispatchCoreType::ETH
-                                          : tt::tt_metal::DispatchCoreType::WORKER;
+        // By the machine's cards, not by the chips that are opened. The axis is TT-NN's default: a
+        // row on Wormhole, a column on Blackhole.
+        const auto dispatch = dispatches_over_ethernet(cluster)
+                                  ? tt::tt_metal::DispatchCoreType::ETH
+                                  : tt::tt_metal::DispatchCoreType::WORKER;
         mesh->device = ttnn::distributed::open_mesh_device(
-            ttnn::MeshShape(1, columns), DEFAULT_L1_SMALL_SIZE, config->trace_region_bytes,
+            ttnn::MeshShape(1, board->chips), DEFAULT_L1_SMALL_SIZE, config->trace_region_bytes,
             config->command_queues, tt::tt_metal::DispatchCoreConfig(dispatch));
         mesh->device->enable_program_cache();
         *out = mesh->id;
@@ -250,7 +249,7 @@ extern "C" ttp_status ttp_mesh_close(ttp_mesh handle) {
         mesh->rope_matrix.reset();
         ttnn::distributed::close_mesh_device(mesh->device);
         mesh->device.reset();
-        if (mesh->board != TTP_BOARD_N150) {
+        if (mesh->chips > 1) {
             fabric::SetFabricConfig(fabric::FabricConfig::DISABLED);
         }
     });
@@ -263,17 +262,20 @@ extern "C" ttp_status ttp_mesh_describe(ttp_mesh handle, ttp_mesh_info* out) {
         const auto grid = mesh.device->compute_with_storage_grid_size();
         const auto& allocator = mesh.device->allocator();
         const auto dram = tt::tt_metal::BufferType::DRAM;
-        out->board = mesh.board;
+        out->board = mesh.board->id;
         out->rows = 1;
         out->columns = mesh.chips;
-        out->ring = mesh.board == TTP_BOARD_T3K ? 1 : 0;
+        out->ring = mesh.board->ring ? 1 : 0;
         out->grid_x = static_cast<uint32_t>(grid.x);
         out->grid_y = static_cast<uint32_t>(grid.y);
         out->dram_banks = allocator->get_num_banks(dram);
         out->dram_bytes = static_cast<uint64_t>(allocator->get_bank_size(dram)) * out->dram_banks;
         out->l1_bytes = allocator->get_worker_l1_size();
         out->simulated = mesh.mock ? 1 : 0;
-        out->reserved = 0;
+        out->architecture = mesh.device->arch() == tt::ARCH::BLACKHOLE ? TTP_ARCH_BLACKHOLE
+                                                                       : TTP_ARCH_WORMHOLE;
+        out->dram_alignment = allocator->get_alignment(dram);
+        out->links = mesh.board->links;
     });
 }
 
@@ -323,7 +325,17 @@ extern "C" ttp_status ttp_trace_end(ttp_mesh handle, ttp_trace* out) {
         }
         const auto trace = *mesh.capturing;
         mesh.capturing.reset();
-        ttnn::operations::trace::end_trace_capture(mesh.device.get(), trace, ttnn::QueueId(0));
+        try {
+            ttnn::operations::trace::end_trace_capture(mesh.device.get(), trace, ttnn::QueueId(0));
+        } catch (const std::exception& error) {
+            // TT-NN compares the sum of all traces with what is taken from every bank.
+            std::string text = one_line(error.what());
+            if (text.find("trace region") != std::string::npos) {
+                text += "; raise trace_region_bytes, " + std::to_string(mesh.trace_region) +
+                        " where this mesh was opened";
+            }
+            refuse(TTP_TRACE_RULE, text);
+        }
         const uint64_t made = mesh.id + ++mesh.next;
         mesh.traces.emplace(made, trace);
         *out = made;

@@ -22,17 +22,19 @@
 #include "ttnn/operations/eltwise/unary/unary.hpp"
 #include "ttnn/operations/embedding/embedding.hpp"
 #include "ttnn/operations/experimental/paged_cache/paged_cache.hpp"
+#include "ttnn/operations/experimental/reshape/view.hpp"
 #include "ttnn/operations/experimental/plusone/plusone.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_concat_heads/nlp_concat_heads.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_create_qkv_heads/nlp_create_qkv_heads.hpp"
 #include "ttnn/operations/experimental/transformer/rotary_embedding/rotary_embedding.hpp"
-#include
-#"ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
-#include "ttnn/operations/generic/generic_op.hpp" include "ttnn/operations/kv_cache/kv_cache.hpp"
-#include "ttnn/operations/matmul/matmul.hpp" include
-#"ttnn/operations/normalization/layernorm/layernorm.hpp" include
-#"ttnn/operations/normalization/rmsnorm/rmsnorm.hpp" include
-#"ttnn/operations/reduction/argmax/argmax.hpp" include "ttnn/operations/transformer/sdpa/sdpa.hpp"
+#include "ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
+#include "ttnn/operations/generic/generic_op.hpp"
+#include "ttnn/operations/kv_cache/kv_cache.hpp"
+#include "ttnn/operations/matmul/matmul.hpp"
+#include "ttnn/operations/normalization/layernorm/layernorm.hpp"
+#include "ttnn/operations/normalization/rmsnorm/rmsnorm.hpp"
+#include "ttnn/operations/reduction/argmax/argmax.hpp"
+#include "ttnn/operations/transformer/sdpa/sdpa.hpp"
 #include "ttnn/operations/transformer/sdpa_decode/sdpa_decode.hpp"
 
 using namespace shim;
@@ -118,13 +120,18 @@ matmul::MatmulProgramConfig linear_config(const Mesh& mesh, uint32_t m, uint32_t
     // The destination holds 8 tiles of bf16 or 4 of float32; a block is either as wide as a core's
     // part or one tile high.
     const uint32_t room = fp32_dest ? 4 : 8;
-    const uint32_t sub_w = largest_divisor(per_core_n, room);
-    const uint32_t sub_h = sub_w == per_core_n ? largest_divisor(per_core_m, room / sub_w) : 1;
+    // A core's part of a wide result is computed in several goes, so that sums fit its L1.
+    uint32_t out_n = per_core_n;
+    while (!one_row && out_n > 1 && uint64_t{per_core_m} * out_n * (4096 + 2048) > 700 * 1024) {
+        out_n = largest_divisor(per_core_n, out_n - 1);
+    }
+    const uint32_t sub_w = largest_divisor(out_n, room);
+    const uint32_t sub_h = sub_w == out_n ? largest_divisor(per_core_m, room / sub_w) : 1;
     // Operands are buffered twice, the result once beside its float32 sum; 1.2 MB of a core's L1
     // are ours.
     uint32_t block = largest_divisor(k, 8);
-    const uint64_t result = uint64_t{per_core_m} * per_core_n * (4096 + 2048);
-    while (block > 1 && result + 2ull * 2048 * block * (per_core_m + per_core_n) > 1200 * 1024) {
+    const uint64_t result = uint64_t{per_core_m} * out_n * (4096 + 2048);
+    while (block > 1 && result + 2ull * 2048 * block * (per_core_m + out_n) > 1200 * 1024) {
         block = largest_divisor(k, block - 1);
     }
     if (one_row) {
@@ -148,7 +155,7 @@ matmul::MatmulProgramConfig linear_config(const Mesh& mesh, uint32_t m, uint32_t
     config.out_subblock_h = sub_h;
     config.out_subblock_w = sub_w;
     config.out_block_h = per_core_m;
-    config.out_block_w = per_core_n;
+    config.out_block_w = out_n;
     config.per_core_M = per_core_m;
     config.per_core_N = per_core_n;
     config.fused_activation = activation;
@@ -184,12 +191,11 @@ ttp_status one(ttp_tensor first, ttp_tensor* out, Body&& body) {
 }
 
 tt::tt_fabric::Topology topology(const Mesh& mesh) {
-    return mesh.board == TTP_BOARD_T3K ? tt::tt_fabric::Topology::Ring
-                                       : tt::tt_fabric::Topology::Linear;
+    return mesh.board->ring ? tt::tt_fabric::Topology::Ring : tt::tt_fabric::Topology::Linear;
 }
 
-// One Ethernet link: the other of an N300 carries dispatch.
-constexpr uint32_t links = 1;
+// Ethernet links of a collective; TT-NN wants one where there is no neighbour.
+uint32_t links(const Mesh& mesh) { return std::max(mesh.board->links, 1u); }
 
 tt::DataFormat data_format(uint32_t format) {
     switch (format) {
@@ -264,16 +270,15 @@ extern "C" ttp_status ttp_rope(ttp_tensor x, ttp_tensor cosine, ttp_tensor sine,
     return one(x, out, [&](Mesh& mesh) {
         const Tensor& input = mesh.tensor(x);
         if (order == TTP_ROPE_HALF) {
+            // What ttp_split_heads_decode left on a core stays there.
+            const auto memory = input.is_sharded() ? input.memory_config() : dram;
             Tensor turned =
                 ttnn::experimental::rotary_embedding(input, mesh.tensor(cosine), mesh.tensor(sine),
-                                                     std::nullopt, dram, compute_of(compute));
-            // This kernel rounds the rows up to whole tiles.
-            const auto dims = dims_of(input);
-            if (dims_of(turned) != dims) {
-                const std::array<uint32_t, 4> begin{0, 0, 0, 0};
-                const std::array<uint32_t, 4> end{dims[0], dims[1], dims[2], dims[3]};
-                const std::array<uint32_t, 4> step{1, 1, 1, 1};
-                turned = ttnn::slice(turned, begin, end, step, dram);
+                                                     std::nullopt, memory, compute_of(compute));
+            // This kernel rounds the rows up to whole tiles: the same tiles, under their own shape.
+            if (dims_of(turned) != dims_of(input)) {
+                turned = ttnn::experimental::view(turned, input.logical_shape(),
+                                                  input.padded_shape());
             }
             return turned;
         }
@@ -359,12 +364,13 @@ extern "C" ttp_status ttp_attention_decode(ttp_tensor q, ttp_tensor k_cache, ttp
                                            const ttp_compute* compute, ttp_tensor* out) {
     return one(q, out, [&](Mesh& mesh) {
         // TT-NN wants [1, batch, heads, D] and a position for each of the batch.
-        const Tensor query = ttnn::transpose(mesh.tensor(q), 1, 2, dram);
+        const Tensor& given = mesh.tensor(q);
+        const Tensor query = dims_of(given)[1] == 1 ? given : ttnn::transpose(given, 1, 2, dram);
         const Tensor at = reshaped(mesh.tensor(position), ttnn::Shape({1}));
         ttnn::operations::transformer::SDPAProgramConfig program{};
         program.compute_with_storage_grid_size = mesh.device->compute_with_storage_grid_size();
         program.q_chunk_size = 0;
-        program.k_chunk_size = 0;  // chosen from the position at run time
+        program.k_chunk_size = 0;  // chosen by TT-NN from the length of the cache
         program.exp_approx_mode = compute != nullptr && compute->approx != 0;
         const Tensor result = ttnn::transformer::scaled_dot_product_attention_decode(
             query, mesh.tensor(k_cache), mesh.tensor(v_cache), true, std::nullopt,
@@ -586,7 +592,7 @@ extern "C" ttp_status ttp_all_gather(ttp_tensor x, uint32_t dim, ttp_tensor* out
             return copy_of(mesh.tensor(x));
         }
         return ttnn::all_gather(mesh.tensor(x), static_cast<int32_t>(dim), 1, std::nullopt, dram,
-                                std::nullopt, links, topology(mesh));
+                                std::nullopt, links(mesh), topology(mesh));
     });
 }
 
@@ -596,7 +602,7 @@ extern "C" ttp_status ttp_reduce_scatter(ttp_tensor x, uint32_t dim, ttp_tensor*
             return copy_of(mesh.tensor(x));
         }
         return ttnn::reduce_scatter(mesh.tensor(x), static_cast<int32_t>(dim), 1, std::nullopt,
-                                    dram, dram, std::nullopt, links, topology(mesh));
+                                    dram, dram, std::nullopt, links(mesh), topology(mesh));
     });
 }
 
@@ -605,7 +611,7 @@ extern "C" ttp_status ttp_all_reduce(ttp_tensor x, ttp_tensor* out) {
         if (mesh.chips == 1) {
             return copy_of(mesh.tensor(x));
         }
-        return ttnn::all_reduce(mesh.tensor(x), 1, std::nullopt, dram, links, topology(mesh));
+        return ttnn::all_reduce(mesh.tensor(x), 1, std::nullopt, dram, links(mesh), topology(mesh));
     });
 }
 

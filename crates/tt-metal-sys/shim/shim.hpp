@@ -11,6 +11,7 @@
 
 #include <tt-metalium/mesh_device.hpp>
 
+#include "boards.hpp"
 #include "tt_provider.h"
 #include "ttnn/distributed/types.hpp"
 #include "ttnn/operations/trace.hpp"
@@ -38,7 +39,7 @@ inline void require(bool condition, const std::string& text) {
 struct Mesh {
     std::mutex lock;
     uint64_t id = 0;
-    uint32_t board = 0;
+    const Board* board = nullptr;
     uint32_t chips = 0;
     bool mock = false;
     uint64_t trace_region = 0;

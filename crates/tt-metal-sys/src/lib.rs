@@ -4,6 +4,7 @@
 //! documented in the header. The crate `tt-metal` is the safe interface.
 
 mod api;
+pub mod boards;
 mod loader;
 mod types;
 

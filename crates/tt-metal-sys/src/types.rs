@@ -60,7 +60,7 @@ pub type TraceHandle = u64;
 
 abi_constants! {
     /// Version of the ABI these declarations describe.
-    TTP_ABI_VERSION: u32 = 1;
+    TTP_ABI_VERSION: u32 = 2;
     /// Success.
     TTP_OK: Status = 0;
     /// A value, shape, format or layout that the operation refuses.
@@ -87,6 +87,18 @@ abi_constants! {
     TTP_BOARD_N300: u32 = 2;
     /// Eight chips in a ring.
     TTP_BOARD_T3K: u32 = 3;
+    /// One Blackhole chip.
+    TTP_BOARD_P150: u32 = 4;
+    /// Two Blackhole chips.
+    TTP_BOARD_P300: u32 = 5;
+    /// Four Blackhole chips in a ring.
+    TTP_BOARD_QUIETBOX: u32 = 6;
+    /// Eight Blackhole chips in a ring.
+    TTP_BOARD_LOUDBOX: u32 = 7;
+    /// Wormhole.
+    TTP_ARCH_WORMHOLE: u32 = 1;
+    /// Blackhole.
+    TTP_ARCH_BLACKHOLE: u32 = 2;
     /// IEEE single.
     TTP_FORMAT_F32: u32 = 0;
     /// bfloat16.
@@ -185,8 +197,12 @@ abi_structs! {
         l1_bytes: u64,
         /// 1 for a simulated mesh.
         simulated: u32,
-        /// 0.
-        reserved: u32,
+        /// `TTP_ARCH_*`.
+        architecture: u32,
+        /// Pages in DRAM start at multiples of this, in bytes.
+        dram_alignment: u32,
+        /// Ethernet links that a collective uses between neighbours.
+        links: u32,
     }
     /// DRAM of one chip, in bytes.
     MemoryStats = "ttp_memory" {

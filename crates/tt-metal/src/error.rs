@@ -69,10 +69,12 @@ pub enum Error {
         text: String,
     },
     /// An invalid device name.
-    #[error("device \"{text}\" is none of sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300, tt:t3k")]
+    #[error("device \"{text}\" is none of {known}")]
     Target {
         /// The given name.
         text: String,
+        /// The names that exist.
+        known: String,
     },
     /// No provider library was found.
     #[error(

@@ -75,6 +75,17 @@ pub fn image_patches_program(
     out: &Tensor,
     patch: usize,
 ) -> Result<Program> {
+    image_patches_on(mesh, mesh.info().grid, image, out, patch)
+}
+
+/// [`image_patches_program`] on the first cores of a chip: `grid` columns and rows.
+pub fn image_patches_on(
+    mesh: &Mesh,
+    grid: (u32, u32),
+    image: &Tensor,
+    out: &Tensor,
+    patch: usize,
+) -> Result<Program> {
     let [a, b, side, row_bytes] = image.dims();
     require(
         [a, b] == [1, 1]
@@ -103,18 +114,15 @@ pub fn image_patches_program(
             )
         },
     )?;
-    // One row of tiles for each row of cores; its columns of tiles are shared out along the row.
-    let (grid_columns, grid_rows) = mesh.info().grid;
+    // Rows of tiles go round the rows of cores, where these are fewer; the columns of tiles are
+    // shared out along a row.
+    let (grid_columns, grid_rows) = grid;
+    require(grid_columns > 0 && grid_rows > 0, || "image_patches: a chip without cores".into())?;
     let (tile_rows, tile_columns) = (patches.div_ceil(32) as u32, depth.div_ceil(32) as u32);
-    require(tile_rows <= grid_rows, || {
-        format!(
-            "image_patches: {patches} patches are {tile_rows} rows of tiles, the chip has \
-            {grid_rows} rows of cores"
-        )
-    })?;
     let share = tile_columns.div_ceil(grid_columns);
-    let size = (tile_columns.div_ceil(share), tile_rows);
-    let stride = row_bytes.next_multiple_of(32) as u32;
+    let size = (tile_columns.div_ceil(share), tile_rows.min(grid_rows));
+    // Each row of the image is a page, which a kernel can read to an address of the same remainder.
+    let stride = row_bytes.next_multiple_of(mesh.info().dram_alignment.max(1) as usize) as u32;
     let bands = |tile_row: usize| {
         (32 * tile_row + 31).min(patches - 1) / across + 1 - 32 * tile_row / across
     };
@@ -126,8 +134,10 @@ pub fn image_patches_program(
         for column in 0..size.0 {
             let first = column * share;
             let count = share.min(tile_columns - first);
-            reader_args.push(vec![image_address, row, first, count]);
-            writer_args.push(vec![out_address, row * tile_columns + first, count]);
+            let turns = (tile_rows - row).div_ceil(size.1);
+            reader_args.push(vec![image_address, row, turns, size.1, first, count]);
+            let (page, step) = (row * tile_columns + first, size.1 * tile_columns);
+            writer_args.push(vec![out_address, page, count, turns, step]);
         }
     }
     let cores = rectangle(size);
@@ -241,7 +251,7 @@ pub fn narrow_matmul_program(
                 size,
                 vec![4096],
                 vec![2],
-                per_core(&|n| vec![out_address, n, 1]),
+                per_core(&|n| vec![out_address, n, 1, 1, 0]),
             )?,
         ],
         buffers: vec![

@@ -32,13 +32,13 @@ mod types;
 
 pub use error::{Error, Kind, Result};
 pub use mesh::{
-    DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS, Launches, Memory, Mesh, MeshInfo,
-    MeshOptions, Traffic,
+    DEFAULT_TRACE_REGION_BYTES, Launches, Memory, Mesh, MeshInfo, MeshOptions, Traffic,
 };
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
 pub use target::{PROVIDER_VARIABLE, ProviderKind, Target, find_provider, find_provider_library};
 pub use tensor::{Distribution, HostArray, Spec, Tensor, pack};
 pub use trace::Trace;
+pub use tt_metal_sys::boards::{BoardFacts, Chip};
 pub use tt_metal_sys::{Api, LoadError, Provider, TTP_ABI_VERSION as ABI_VERSION};
 pub use types::{Activation, Board, Combine, Compute, Fidelity, Format, Layout, RopeOrder};

@@ -10,11 +10,6 @@ use tt_metal_sys::{Api, Provider, Status};
 use crate::tensor::{Distribution, HostArray, Spec, Tensor};
 use crate::{Board, Error, Format, Layout, Result};
 
-/// DRAM banks of a Wormhole chip.
-pub const DRAM_BANKS: u64 = 12;
-/// Bytes of a bank that a memory plan may use; TT-NN's allocator in mock mode (tt-metal 191d0eed)
-/// reports 1 073 741 792.
-pub const DRAM_BANK_BYTES: u64 = 1_071_821_792;
 /// Bytes of every bank that [`MeshOptions::default`] reserves for traces: those of a 7B model.
 pub const DEFAULT_TRACE_REGION_BYTES: u64 = 48 << 20;
 
@@ -59,6 +54,11 @@ pub struct MeshInfo {
     pub l1_bytes: u64,
     /// Whether the mesh is simulated.
     pub simulated: bool,
+    /// Pages in DRAM start at multiples of this, in bytes; what a kernel reads needs the same
+    /// remainder in L1.
+    pub dram_alignment: u32,
+    /// Ethernet links that a collective uses between neighbours; 0 for one chip.
+    pub links: u32,
 }
 
 /// DRAM of one chip, bytes.
@@ -193,6 +193,25 @@ impl Inner {
     }
 }
 
+/// Whether what the provider opened is the board that was asked for: packing and kernels depend on
+/// the number of chips, the kind of chip and the alignment of its memory.
+fn check_answer(board: Board, info: MeshInfo, architecture: u32) -> Result<()> {
+    let facts = board.facts();
+    let pairs = [
+        ("chips", info.chips as u64, u64::from(facts.chips)),
+        ("as the architecture", u64::from(architecture), u64::from(facts.chip.architecture)),
+        ("bytes of DRAM alignment", u64::from(info.dram_alignment), facts.chip.dram_alignment),
+    ];
+    match pairs.iter().find(|(_, found, expected)| found != expected) {
+        None => Ok(()),
+        Some((what, found, expected)) => Err(Error::Host(format!(
+            "the provider opened {found} {what} for {board}, expected {expected}: name the board \
+            that this machine has, one of {}",
+            Board::names("")
+        ))),
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let deferred = lock(&self.deferred).take();
@@ -241,7 +260,9 @@ impl Mesh {
             dram_bytes: 0,
             l1_bytes: 0,
             simulated: 0,
-            reserved: 0,
+            architecture: 0,
+            dram_alignment: 0,
+            links: 0,
         };
         // SAFETY: the pointer is valid for the call and struct_size is set.
         let status = unsafe { (api.ttp_mesh_describe)(handle, &raw mut raw) };
@@ -254,6 +275,8 @@ impl Mesh {
             dram_bytes: raw.dram_bytes,
             l1_bytes: raw.l1_bytes,
             simulated: raw.simulated != 0,
+            dram_alignment: raw.dram_alignment,
+            links: raw.links,
         };
         let inner = Inner {
             provider: provider.clone(),
@@ -266,13 +289,7 @@ impl Mesh {
             launches: Default::default(),
         };
         inner.checked("ttp_mesh_describe", status)?;
-        if info.chips != board.chips() {
-            return Err(Error::Host(format!(
-                "the provider opened {} chips for {board}, which has {}",
-                info.chips,
-                board.chips()
-            )));
-        }
+        check_answer(board, info, raw.architecture)?;
         Ok(Self(Arc::new(inner)))
     }
 

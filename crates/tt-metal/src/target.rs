@@ -10,7 +10,7 @@ use crate::{Board, Error, Result};
 /// Kind of provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProviderKind {
-    /// Simulated Wormhole chips.
+    /// Simulated chips.
     Simulated,
     /// TT-NN on silicon.
     Silicon,
@@ -29,20 +29,22 @@ impl FromStr for Target {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::Target { text: text.into() };
+        let bad = || Error::Target { text: text.into(), known: Self::names() };
         let (provider, board) = text.split_once(':').ok_or_else(bad)?;
         let provider = match provider {
             "sim" => ProviderKind::Simulated,
             "tt" => ProviderKind::Silicon,
             _ => return Err(bad()),
         };
-        let board = match board {
-            "n150" => Board::N150,
-            "n300" => Board::N300,
-            "t3k" => Board::T3k,
-            _ => return Err(bad()),
-        };
+        let board = Board::named(board).ok_or_else(bad)?;
         Ok(Self { provider, board })
+    }
+}
+
+impl Target {
+    /// All names, for messages.
+    pub fn names() -> String {
+        format!("{}, {}", Board::names("sim:"), Board::names("tt:"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ABI's constants as enums.
 
 use tt_metal_sys as abi;
+use tt_metal_sys::boards::{self, BoardFacts};
 
 macro_rules! numbers {
     ($( $(#[$doc:meta])* $name:ident {
@@ -11,6 +12,9 @@ macro_rules! numbers {
         pub enum $name { $( $(#[$vdoc])* $variant ),* }
 
         impl $name {
+            /// All of them, in the ABI's order.
+            pub const ALL: &[Self] = &[$( Self::$variant ),*];
+
             #[allow(dead_code)] // not every type travels in both directions
             pub(crate) fn to_abi(self) -> u32 {
                 match self { $( Self::$variant => $value ),* }
@@ -33,12 +37,20 @@ macro_rules! numbers {
 numbers! {
     /// A board.
     Board {
-        /// One chip.
+        /// One Wormhole chip.
         N150 = abi::TTP_BOARD_N150, "n150";
-        /// Two chips.
+        /// Two Wormhole chips.
         N300 = abi::TTP_BOARD_N300, "n300";
-        /// Eight chips in a ring (four N300).
+        /// Eight Wormhole chips in a ring (four N300).
         T3k = abi::TTP_BOARD_T3K, "t3k";
+        /// One Blackhole chip.
+        P150 = abi::TTP_BOARD_P150, "p150";
+        /// Two Blackhole chips.
+        P300 = abi::TTP_BOARD_P300, "p300";
+        /// Four Blackhole chips in a ring (four P150 or two P300).
+        QuietBox = abi::TTP_BOARD_QUIETBOX, "quietbox";
+        /// Eight Blackhole chips in a ring (eight P150).
+        LoudBox = abi::TTP_BOARD_LOUDBOX, "loudbox";
     }
     /// A number format of device memory.
     Format {
@@ -110,13 +122,32 @@ numbers! {
 }
 
 impl Board {
+    /// What is known of it without opening it.
+    pub fn facts(self) -> &'static BoardFacts {
+        // Every variant is one of the ABI's boards, which a test checks.
+        boards::board(self.to_abi()).unwrap_or(&boards::BOARDS[0])
+    }
+
     /// Number of chips.
     pub fn chips(self) -> usize {
-        match self {
-            Self::N150 => 1,
-            Self::N300 => 2,
-            Self::T3k => 8,
-        }
+        self.facts().chips as usize
+    }
+
+    /// Whether the last chip is connected to the first.
+    pub fn ring(self) -> bool {
+        self.facts().ring
+    }
+
+    /// The board of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|board| board.to_string() == name)
+    }
+
+    /// All names, for messages: `n150, n300, ...`, each behind `prefix`.
+    pub fn names(prefix: &str) -> String {
+        let names: Vec<String> =
+            Self::ALL.iter().map(|board| format!("{prefix}{board}")).collect();
+        names.join(", ")
     }
 }
 
@@ -172,5 +203,21 @@ impl Compute {
             fp32_dest: u32::from(self.fp32_dest),
             approx: u32::from(self.approximate),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_board_has_its_own_facts() {
+        for board in Board::ALL {
+            assert_eq!(board.facts().id, board.to_abi());
+            assert_eq!(board.facts().name, board.to_string());
+            assert_eq!(Board::named(&board.to_string()), Some(*board));
+        }
+        assert_eq!(Board::ALL.len(), boards::BOARDS.len());
+        assert_eq!(Board::named("N300"), None);
     }
 }

@@ -110,6 +110,10 @@ fn names_of_devices() {
     for (text, provider, board) in [
         ("sim:n150", ProviderKind::Simulated, Board::N150),
         ("tt:t3k", ProviderKind::Silicon, Board::T3k),
+        ("sim:p150", ProviderKind::Simulated, Board::P150),
+        ("tt:p300", ProviderKind::Silicon, Board::P300),
+        ("tt:quietbox", ProviderKind::Silicon, Board::QuietBox),
+        ("sim:loudbox", ProviderKind::Simulated, Board::LoudBox),
     ] {
         let target: Target = text.parse().unwrap();
         assert_eq!(
@@ -120,6 +124,7 @@ fn names_of_devices() {
     for text in ["", "n300", "sim:", "sim:n3000", "cuda:0", ":n150", "sim:n150:1"] {
         let error = text.parse::<Target>().unwrap_err().to_string();
         assert!(error.contains("sim:n300") && error.contains(&format!("\"{text}\"")), "{error}");
+        assert!(error.contains("tt:quietbox") && !error.contains('\n'), "{error}");
     }
 }
 

@@ -162,7 +162,7 @@ fn published_sizes_agree_with_the_roofline() {
                         plan.memory.total() as f64 / (1u64 << 30) as f64,
                         plan.launches(),
                         plan.total_ms(),
-                        plan.launched_ms()
+                        plan.predicted().likely
                     );
                 }
             }

@@ -24,6 +24,21 @@ struct Dram {
     uint8_t* written;
 };
 
+// Compile-time words of a tensor's accessor: one in TT-NN 0.66, two in 0.81. Kernels must fit both.
+#ifndef TT_ACCESSOR_WORDS
+#define TT_ACCESSOR_WORDS 1
+#endif
+constexpr uint32_t accessor_words = TT_ACCESSOR_WORDS;
+// Each of them, for a tensor interleaved over DRAM.
+constexpr uint32_t interleaved_dram = 2;
+
+// What differs from chip to chip.
+struct Hardware {
+    uint32_t banks;
+    uint32_t dram_alignment;
+    uint32_t l1_bytes;
+};
+
 // Number formats and arithmetic, which the Rust side owns.
 struct Arithmetic {
     void (*unpack)(uint32_t format, const uint8_t* tile, float* rows);

@@ -557,7 +557,7 @@ fn check(name: &str) -> Result<bool> {
         );
     }
     // More memory than any board has.
-    let huge = device.empty([1, 1, 1 << 17, 1 << 17], Format::Bf16, Layout::Tile);
+    let huge = device.empty([1, 1, 1 << 18, 1 << 17], Format::Bf16, Layout::Tile);
     let ran_out = matches!(&huge, Err(error) if error.kind() == Some(tt_metal::Kind::OutOfMemory));
     println!(
         "{} out of memory: {}",
@@ -571,7 +571,7 @@ fn check(name: &str) -> Result<bool> {
 
 fn main() -> std::process::ExitCode {
     let Some(name) = std::env::args().nth(1) else {
-        eprintln!("usage: device-check sim:n150|sim:n300|sim:t3k|tt:n150|tt:n300|tt:t3k");
+        eprintln!("usage: device-check DEVICE, one of {}", Target::names());
         return 2.into();
     };
     match check(&name) {

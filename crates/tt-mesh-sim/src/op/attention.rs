@@ -2,7 +2,7 @@
 //! whatever the destination holds, as in TT-NN's kernel; that kernel's splitting into chunks is not
 //! modelled.
 
-use super::{Compute, float_tile, matmul};
+use super::{Compute, float_tile, l1, matmul};
 use crate::error::{Result, ensure, refusal};
 use crate::format::round::bf16_away;
 use crate::format::{Format, Layout, Spec, TILE, Values};
@@ -55,16 +55,39 @@ pub fn check(inputs: &[Spec], causal: bool) -> Result<Vec<Spec>> {
                 && columns == k.dims[2],
             "attention: mask {mask} does not fit q {q} and k {k}"
         );
+        ensure!(
+            mask.format != Format::F32,
+            "attention: the mask must be BF16, BFP8_B or BFP4_B, not {mask}"
+        );
+        // TT-NN would have to pad the mask, and does not.
+        for (rows, what) in [(rows, "queries"), (columns, "keys")] {
+            let chunk = l1::chunk(rows, true);
+            ensure!(
+                rows.is_multiple_of(chunk),
+                "attention: with a mask TT-NN takes chunks of {chunk} rows, which do not divide \
+                {rows} {what}; pad them to a multiple of {TILE} and mask the padding"
+            );
+        }
     }
     Ok(vec![*q])
 }
 
 pub fn check_decode(inputs: &[Spec]) -> Result<Vec<Spec>> {
-    let (q, k, v, position) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
-    check_common(q, k, v)?;
-    ensure!(q.dims[2] == 1, "attention_decode: q must be one row, [1, H, 1, D], not {q}");
+    let (k, v, position) = (&inputs[1], &inputs[2], &inputs[3]);
+    let q = one_row(inputs[0])?;
+    check_common(&q, k, v)?;
     check_position(position)?;
-    Ok(vec![*q])
+    Ok(vec![q])
+}
+
+/// A query of one row as [1, H, 1, D]: its heads may be the rows.
+fn one_row(q: Spec) -> Result<Spec> {
+    let [a, heads, rows, dim] = q.dims;
+    ensure!(
+        a == 1 && (heads == 1 || rows == 1),
+        "attention_decode: q must be one row, [1, H, 1, D] or [1, 1, H, D], not {q}"
+    );
+    q.with_dims([1, heads * rows, 1, dim])
 }
 
 /// A position is one I32 on the device.
@@ -124,7 +147,8 @@ pub fn decode(
     scale: f32,
     compute: Compute,
 ) -> Result<Vec<f32>> {
-    let ([_, heads, _, dim], [_, groups, keys, _]) = (specs[0].dims, specs[1].dims);
+    let ([_, heads, rows, dim], [_, groups, keys, _]) = (specs[0].dims, specs[1].dims);
+    let heads = heads * rows;
     let used = position(inputs[3], keys)? + 1;
     let mut out = Vec::with_capacity(heads * dim);
     for head in 0..heads {

@@ -5,7 +5,7 @@ use tt_metal::{
     Board, Distribution, Format, HostArray, Layout, Mesh, MeshOptions, Provider, Tensor,
 };
 
-pub const BOARDS: [Board; 3] = [Board::N150, Board::N300, Board::T3k];
+pub const BOARDS: &[Board] = Board::ALL;
 pub const FLOATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Bfp8B, Format::Bfp4B];
 
 pub fn provider() -> Provider {

@@ -1,12 +1,11 @@
 //! pi0 and pi0.5: layers, memory, work and operations of a chunk.
 
-use tt_metal::{DRAM_BANK_BYTES, DRAM_BANKS};
-
 use super::layers::{Group, PlannedLayer};
-use super::stages::{StagePlan, Work, all_reduce};
-use super::{Assumptions, MemoryPlan, MeshKind, Plan, TILE_SIDE, allocated};
+use super::rates::{Operations, PerLayer};
+use super::stages::{Sent, StagePlan, Work, operations};
+use super::{Assumptions, MemoryPlan, MeshKind, Plan, TILE_SIDE, allocated, reserved};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{FLOW_TRACE_REGION_BYTES, cache_dims};
+use crate::backend::tt::{cache_dims, flow_trace_region_bytes};
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
 use crate::checkpoint::pi0::{GemmaConfig, Pi0Config, Pi0Kind, SiglipConfig};
 
@@ -24,7 +23,7 @@ pub struct Flow {
 /// Published milliseconds per chunk, two cameras and ten Euler steps, for comparison.
 pub const PUBLISHED: [(&str, f64, &str); 2] = [
     ("one chip of an N300", 326.0, "tt-metal #38174"),
-    ("one Blackhole p150, a board that this version does not open", 140.6, "tt-metal #41431"),
+    ("one Blackhole p150", 140.6, "tt-metal #41431"),
 ];
 
 /// Everything that an estimate depends on.
@@ -128,6 +127,11 @@ impl Model<'_> {
         self.mesh.chips()
     }
 
+    /// What rates depend on.
+    fn on(&self) -> (MeshKind, &Assumptions) {
+        (self.mesh, self.assumptions)
+    }
+
     fn has_state(&self) -> bool {
         self.config.kind == Pi0Kind::Pi0
     }
@@ -172,7 +176,7 @@ impl Model<'_> {
     }
 
     fn bytes(&self, layers: &[PlannedLayer]) -> u64 {
-        layers.iter().map(|layer| layer.bytes(self.policy, self.chips(), self.assumptions)).sum()
+        layers.iter().map(|layer| layer.bytes(self.policy, self.mesh, self.assumptions)).sum()
     }
 
     /// Key/value heads and columns of a head on one chip.
@@ -193,8 +197,8 @@ impl Model<'_> {
         let blocks = self.blocks();
         let total: usize = blocks.iter().sum();
         let [groups, width] = self.local_cache();
-        let head = |rows: usize, format| allocated(groups * rows, width, format, true);
-        let bf16 = |rows, columns| allocated(rows, columns, NumberFormat::Bf16, true);
+        let head = |rows: usize, format| self.tiles(groups * rows, width, format);
+        let bf16 = |rows, columns| self.tiles(rows, columns, NumberFormat::Bf16);
         let mut cache = 2 * config.vlm.depth as u64 * head(total, self.policy.cache);
         for (index, rows) in blocks.iter().copied().enumerate() {
             let after: usize = blocks[index + 1..].iter().sum();
@@ -215,18 +219,23 @@ impl Model<'_> {
             ("norms, position embedding".into(), self.small_tensors()),
             ("tables of the time".into(), self.time_tables()),
             (format!("keys and values of {total} rows"), cache),
-            ("activations".into(), allocated(blocks[0], widest, self.policy.stream, true)),
-            ("trace region".into(), DRAM_BANKS * FLOW_TRACE_REGION_BYTES),
+            ("activations".into(), self.tiles(blocks[0], widest, self.policy.stream)),
+            reserved(self.mesh, flow_trace_region_bytes(self.mesh)),
         ];
-        MemoryPlan { items, capacity: DRAM_BANKS * (DRAM_BANK_BYTES / 32 * 32) }
+        MemoryPlan { items, capacity: MemoryPlan::capacity(self.mesh) }
+    }
+
+    /// Bytes of a tensor of tiles on a chip.
+    fn tiles(&self, rows: usize, columns: usize, format: NumberFormat) -> u64 {
+        allocated(self.mesh, [rows, columns], format, true)
     }
 
     /// Norms and the position embedding, replicated.
     fn small_tensors(&self) -> u64 {
         let Pi0Config { vision, vlm, expert, .. } = self.config;
-        let vector = |width| allocated(1, width, NumberFormat::Bf16, true);
+        let vector = |width| self.tiles(1, width, NumberFormat::Bf16);
         (4 * vision.num_hidden_layers as u64 + 2) * vector(vision.hidden_size)
-            + allocated(patches(self.config), vision.hidden_size, self.policy.stream, true)
+            + self.tiles(patches(self.config), vision.hidden_size, self.policy.stream)
             + (2 * vlm.depth as u64).saturating_sub(1) * vector(vlm.width)
             + (2 * expert.depth as u64 + 1) * vector(expert.width)
     }
@@ -238,7 +247,7 @@ impl Model<'_> {
             return 0;
         }
         let norms = (2 * self.config.expert.depth + 1) as u64;
-        let row = allocated(1, self.config.expert.width, self.policy.stream, true);
+        let row = self.tiles(1, self.config.expert.width, self.policy.stream);
         self.flow.steps as u64 * norms * 3 * row
     }
 
@@ -250,7 +259,7 @@ impl Model<'_> {
             let precision = self.policy.weight(layer.role);
             let bytes = elements * precision.format.bytes();
             let flop = 2.0 * rows as f64 * elements;
-            work.add(flop, precision.fidelity, bytes, self.assumptions);
+            work.add(flop, precision.fidelity, bytes, rows);
         }
     }
 
@@ -266,16 +275,31 @@ impl Model<'_> {
         } else {
             0.0
         };
-        work.add(flop, self.policy.attention_math, bytes, self.assumptions);
+        work.add(flop, self.policy.attention_math, bytes, rows);
     }
 
-    /// Bytes per link and seconds of the all-reduces after `layers` for rows of `width`.
-    fn all_reduces(&self, layers: &[PlannedLayer], rows: usize, width: usize) -> (f64, f64) {
+    /// The all-reduces after `layers` for rows of `width`.
+    fn all_reduces(&self, layers: &[PlannedLayer], rows: usize, width: usize) -> Sent {
         let format = self.assumptions.payloads(self.policy)[0];
         let bytes = (rows * width) as f64 * format.bytes();
-        let (sent, seconds) = all_reduce(bytes, self.mesh, self.assumptions);
-        let count = self.reduced(layers) as f64;
-        (sent * count, seconds * count)
+        Sent::all_reduce(bytes, self.mesh).times(self.reduced(layers))
+    }
+
+    /// Operations of a stage: `launches` of ours besides all-reduces, or another implementation's.
+    fn operations(
+        &self,
+        layers: &[PlannedLayer],
+        launches: usize,
+        theirs: impl FnOnce(&PerLayer) -> usize,
+    ) -> Operations {
+        let reduced = self.reduced(layers);
+        let ours = || Operations {
+            launches: launches + self.reductions(layers),
+            // A reduction is two operations of TT-NN.
+            within: reduced,
+            ..Operations::default()
+        };
+        operations(self.assumptions, ours, theirs)
     }
 
     /// Layers whose partial sums are all-reduced.
@@ -312,10 +336,11 @@ impl Model<'_> {
         };
         let width = heads * head_dim.next_multiple_of(TILE_SIDE) / shards;
         let flop = 4.0 * (rows * rows * width * tower.num_hidden_layers) as f64;
-        work.add(flop, self.policy.attention_math, 0.0, self.assumptions);
+        work.add(flop, self.policy.attention_math, 0.0, rows);
         // Patch and position embedding, last norm, projector; eleven in a layer.
-        let launches = 4 + 11 * tower.num_hidden_layers + self.reductions(&layers);
-        work.stage(("vision", launches), self.flow.cameras, (0.0, 0.0), self.assumptions)
+        let depth = tower.num_hidden_layers;
+        let launched = self.operations(&layers, 4 + 11 * depth, |per| depth * per.vision);
+        work.stage(("vision", launched), self.flow.cameras, Sent::default(), self.on())
     }
 
     /// The language model over images and text.
@@ -326,8 +351,9 @@ impl Model<'_> {
         self.attend(&mut work, [rows, rows], depth.saturating_sub(1), false);
         let sent = self.all_reduces(&layers, rows, self.config.vlm.width);
         // Concatenation; a layer, with two operations for each of keys and values; the last one.
-        let launches = 1 + 19 * depth.saturating_sub(1) + 9 + self.reductions(&layers);
-        work.stage(("prefix", launches), 1, sent, self.assumptions)
+        let launches = 1 + 19 * depth.saturating_sub(1) + 9;
+        let launched = self.operations(&layers, launches, |per| depth * per.prefill);
+        work.stage(("prefix", launched), 1, sent, self.on())
     }
 
     /// The expert over the state.
@@ -336,11 +362,12 @@ impl Model<'_> {
         let total = self.blocks().iter().sum();
         let mut work = Work::default();
         let sent = self.all_reduces(&layers, TILE_SIDE, self.config.expert.width);
-        let launches = 1 + 19 * depth + self.reductions(&layers);
+        // Others compute the state's row with the actions', at every step.
+        let launched = self.operations(&layers, 1 + 19 * depth, |_| 0);
         layers.extend(self.around().0);
         self.add(&mut work, &layers, TILE_SIDE);
         self.attend(&mut work, [TILE_SIDE, total], depth, true);
-        work.stage(("state", launches), 1, sent, self.assumptions)
+        work.stage(("state", launched), 1, sent, self.on())
     }
 
     /// One Euler step.
@@ -354,10 +381,12 @@ impl Model<'_> {
         let modulated = if self.has_state() { 0 } else { 6 * depth + 2 };
         let around = self.around().1;
         // The layers around the expert, its last norm, the step itself.
-        let launches = around.len() + 1 + 3 + 17 * depth + modulated + self.reductions(&layers);
+        let launches = around.len() + 1 + 3 + 17 * depth + modulated;
+        let launched =
+            self.operations(&layers, launches, |per| depth * per.expert + per.around);
         layers.extend(around);
         self.add(&mut work, &layers, rows);
         self.attend(&mut work, [rows, total], depth, true);
-        work.stage(("Euler step", launches), self.flow.steps, sent, self.assumptions)
+        work.stage(("Euler step", launched), self.flow.steps, sent, self.on())
     }
 }

@@ -1,6 +1,6 @@
 //! Every linear layer of OpenVLA by its shape, and its memory on a chip.
 
-use super::{Assumptions, HEAD_BLOCKS, OnePass, allocated};
+use super::{Assumptions, HEAD_BLOCKS, MeshKind, OnePass, WIDE_HEAD, allocated};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::{Placement, head_shards};
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
@@ -68,10 +68,16 @@ impl PlannedLayer {
 
     /// Allocated bytes of all `count` layers on one chip.
     #[must_use]
-    pub fn bytes(&self, policy: &PrecisionPolicy, chips: usize, assumptions: &Assumptions) -> u64 {
-        let Placement { rows, columns, parts } = self.placement(policy, chips, assumptions);
-        let weight = allocated(rows, columns, policy.weight(self.role).format, true);
-        let bias = if self.bias { allocated(1, columns, NumberFormat::Bf16, true) } else { 0 };
+    pub fn bytes(
+        &self,
+        policy: &PrecisionPolicy,
+        mesh: MeshKind,
+        assumptions: &Assumptions,
+    ) -> u64 {
+        let Placement { rows, columns, parts } = self.placement(policy, mesh.chips(), assumptions);
+        let on_chip = |rows, format| allocated(mesh, [rows, columns], format, true);
+        let weight = on_chip(rows, policy.weight(self.role).format);
+        let bias = if self.bias { on_chip(1, NumberFormat::Bf16) } else { 0 };
         (self.count * parts) as u64 * (weight + bias)
     }
 
@@ -203,7 +209,7 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
         part(Group::Head, [action_dim, hidden], 1, chunk);
         return layers;
     }
-    let parallelism = if assumptions.head_rows > 1024 {
+    let parallelism = if assumptions.head_rows > WIDE_HEAD {
         TensorParallel::Column
     } else {
         TensorParallel::Replicated
@@ -222,8 +228,13 @@ pub(super) fn layers(config: &OpenVlaConfig, assumptions: &Assumptions) -> Vec<P
 }
 
 /// Allocated bytes of norms, position embeddings and prefix tokens on one chip; replicated.
-pub(super) fn small_tensors(config: &OpenVlaConfig, policy: &PrecisionPolicy) -> u64 {
-    let vector = |width| allocated(1, width, NumberFormat::Bf16, true);
+pub(super) fn small_tensors(
+    config: &OpenVlaConfig,
+    policy: &PrecisionPolicy,
+    mesh: MeshKind,
+) -> u64 {
+    let vector = |width| allocated(mesh, [1, width], NumberFormat::Bf16, true);
+    let rows = |rows, width| allocated(mesh, [rows, width], policy.stream, true);
     let towers: u64 = config
         .towers
         .iter()
@@ -231,10 +242,10 @@ pub(super) fn small_tensors(config: &OpenVlaConfig, policy: &PrecisionPolicy) ->
             let prefix = if tower.prefix_tokens == 0 {
                 0
             } else {
-                allocated(tower.prefix_tokens, tower.embed_dim, policy.stream, true)
+                rows(tower.prefix_tokens, tower.embed_dim)
             };
             4 * tower.used_blocks() as u64 * vector(tower.embed_dim)
-                + allocated(tower.patches(), tower.embed_dim, policy.stream, true)
+                + rows(tower.patches(), tower.embed_dim)
                 + prefix
         })
         .sum();

@@ -1,17 +1,18 @@
 //! The assumptions of a plan in words.
 
-use super::{Assumptions, Flow, HEAD_BLOCKS, OnePass};
+use super::rates::{ChipRates, Figure, ONE_CORE, WeightLayout};
+use super::{Assumptions, Flow, HEAD_BLOCKS, MeshKind, OnePass};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 
 impl Assumptions {
     /// One line of text per assumption.
     #[must_use]
-    pub fn lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
+    pub fn lines(&self, policy: &PrecisionPolicy, mesh: MeshKind) -> Vec<String> {
         let mut lines = match self.flow {
             Some(flow) => self.flow_lines(flow),
             None => self.token_lines(),
         };
-        lines.extend(self.board_lines(policy, chips));
+        lines.extend(self.board_lines(policy, mesh));
         lines
     }
 
@@ -54,7 +55,7 @@ impl Assumptions {
     }
 
     /// Rates, and what is left out.
-    fn board_lines(&self, policy: &PrecisionPolicy, chips: usize) -> Vec<String> {
+    fn board_lines(&self, policy: &PrecisionPolicy, mesh: MeshKind) -> Vec<String> {
         let [prefill, decode] = self.payloads(policy).map(NumberFormat::name);
         let payload = match (self.flow, self.one_pass, self.decode_rows) {
             (Some(_), ..) | (_, Some(_), _) => format!("sums in {prefill}"),
@@ -66,30 +67,57 @@ impl Assumptions {
                 format!("prefill carries {prefill}, a decode step {rows} rows of {decode}")
             }
         };
-        vec![
+        let (rates, facts) = (ChipRates::of(mesh), mesh.facts());
+        let implementation = &self.implementation;
+        let (layout, bandwidth) = match implementation.layout {
+            WeightLayout::Interleaved => ("interleaved over the banks", rates.dram_interleaved),
+            WeightLayout::DramSharded => ("each bank beside its readers", rates.dram_sharded),
+        };
+        let mut lines = vec![
             format!(
-                "arithmetic: {:.1} TFLOP/s per chip and pass (64 cores, 1 GHz, 8x16x16 per \
-                cycle), divided by the passes of the fidelity",
-                self.flop_per_second / 1e12
+                "arithmetic: {:.1} TFLOP/s per chip and pass ({}x{} cores), divided by the passes \
+                of the fidelity; of it {} below 512 rows, {} from there on",
+                ChipRates::flop_per_second(mesh) / 1e12,
+                facts.grid.0,
+                facts.grid.1,
+                range(implementation.few_rows, 100.0, "%"),
+                range(implementation.many_rows, 100.0, "%"),
             ),
             format!(
-                "DRAM: {:.0} GB/s per chip (288 by specification)",
-                self.dram_bytes_per_second / 1e9
+                "DRAM: {} per chip, weights {layout}; roofline {:.0} GB/s, specification {:.0}",
+                range(bandwidth, 1e-9, "GB/s"),
+                self.dram_bytes_per_second.unwrap_or(rates.dram_roofline) / 1e9,
+                rates.dram_specified / 1e9
             ),
-            format!(
-                "between chips: {:.1} GB/s per link and direction, one link, {:.1} us per hop, \
-                {}; {payload}",
-                self.link_bytes_per_second / 1e9,
-                self.hop_seconds * 1e6,
+        ];
+        if mesh.chips() > 1 {
+            lines.push(format!(
+                "between chips: {} per link and direction, {} link{}{}, {} per hop, {}; {payload}",
+                range(rates.link, 1e-9, "GB/s"),
+                facts.links,
+                if facts.links == 1 { "" } else { "s" },
+                if facts.ring { " in a ring" } else { "" },
+                range(rates.hop, 1e6, "us"),
                 if self.serial_collectives {
                     "no overlap with arithmetic"
                 } else {
                     "hidden behind arithmetic"
                 }
+            ));
+        }
+        lines.extend([
+            format!(
+                "operations: {} each beyond arithmetic, traffic and collectives; a norm of one row \
+                {}, a row into a cache {}, a row folded into tiles or back {}; executed as \
+                captured traces (not with --eager)",
+                range(implementation.launch, 1e6, "us"),
+                range(ONE_CORE.norm, 1e6, "us"),
+                range(ONE_CORE.update, 1e6, "us"),
+                range(ONE_CORE.fold, 1e6, "us"),
             ),
             format!(
                 "vision and projector: {}",
-                if policy.split_vision && chips > 1 {
+                if policy.split_vision && mesh.chips() > 1 {
                     "sharded over the chips, collectives hidden"
                 } else {
                     "replicated on every chip"
@@ -100,18 +128,25 @@ impl Assumptions {
                 "host: {:.1} ms; activations stay in L1 and are not counted as DRAM traffic",
                 self.host_seconds * 1e3
             ),
-            if self.flow.is_some() || self.one_pass.is_some() {
-                format!(
-                    "operations: {:.0} us each beyond the roofline, from the residue of published \
-                    Llama-3.1-8B decode layers (0.37 to 0.44 ms for 20 to 24 operations, \
-                    tt_transformers PERF.md); executed as captured traces (not with --eager)",
-                    self.launch_seconds * 1e6
-                )
-            } else {
-                "no launch overhead between operations: prefill and decode step are executed as \
-                captured traces (not with --eager)"
-                    .into()
-            },
-        ]
+        ]);
+        let mut sources = vec![
+            ("DRAM", bandwidth),
+            ("few rows", implementation.few_rows),
+            ("many rows", implementation.many_rows),
+            ("operations", implementation.launch),
+        ];
+        if mesh.chips() > 1 {
+            sources.extend([("links", rates.link), ("hops", rates.hop)]);
+        }
+        lines.extend(sources.iter().map(|(what, figure)| format!("{what}: {}", figure.source)));
+        lines
     }
+}
+
+/// Lowest, expected and highest value in a unit.
+fn range(figure: Figure, factor: f64, unit: &str) -> String {
+    let Figure { low, likely, high, .. } = figure;
+    let digits = usize::from(likely * factor < 10.0);
+    let [low, likely, high] = [low, likely, high].map(|x| format!("{:.digits$}", x * factor));
+    format!("{likely} {unit} ({low} to {high})")
 }

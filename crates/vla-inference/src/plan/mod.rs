@@ -1,24 +1,28 @@
 //! Memory and time of a model on a mesh, predicted from its config.json alone.
 //!
-//! A roofline model: a stage takes the longer of its arithmetic and its memory traffic, plus its
-//! collectives. All assumptions are in [`Assumptions`] and are printed with every plan. Nothing
-//! here was measured on silicon.
+//! A stage takes the longer of its arithmetic and its memory traffic, plus its collectives, plus
+//! what its operations take beyond these. [`StagePlan::ms`] is the roofline: everything at its
+//! peak, no cost of operations. [`Plan::predicted`] is the prediction: what chips and
+//! implementations reach by published figures ([`rates`]), from an optimistic to a pessimistic
+//! bound. Nothing here was measured on silicon.
 
 mod flow;
 mod launches;
 mod layers;
 mod lines;
+pub mod rates;
 mod stages;
 
-use tt_metal::{DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS};
-
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{MLP_COLUMN_MULTIPLE, MeshKind, TILE_SIDE, bucket, cache_dims};
+use crate::backend::tt::{
+    MLP_COLUMN_MULTIPLE, MeshKind, SEQUENCE_BUCKETS, TILE_SIDE, bucket, cache_dims,
+};
 use crate::checkpoint::OpenVlaConfig;
 use crate::checkpoint::pi0::Pi0Config;
 use crate::models::oft::OftLayout;
 pub use flow::{Flow, PUBLISHED};
 pub use layers::{Group, PlannedLayer};
+use rates::{Implementation, OURS, Operations, Span};
 pub use stages::StagePlan;
 
 /// One GiB in bytes.
@@ -37,10 +41,12 @@ pub struct OnePass {
     pub state_dim: usize,
 }
 
+/// A head with more rows than this is sharded.
+const WIDE_HEAD: usize = 1024;
 /// Residual blocks of the published regression heads.
 const HEAD_BLOCKS: usize = 2;
 
-/// Assumptions of a plan. Rates are per chip.
+/// Assumptions of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assumptions {
     /// Images of one observation.
@@ -55,14 +61,14 @@ pub struct Assumptions {
     pub tokens: usize,
     /// Rows of the output head that are computed.
     pub head_rows: usize,
-    /// FLOP per second of one matmul pass, all cores.
-    pub flop_per_second: f64,
-    /// DRAM bytes per second reached by matmuls.
-    pub dram_bytes_per_second: f64,
-    /// Bytes per second of one Ethernet link, each way.
-    pub link_bytes_per_second: f64,
-    /// Seconds per hop between chips.
-    pub hop_seconds: f64,
+    /// DRAM bytes per second of a chip for the roofline; `None` for what the best published matmuls
+    /// reach on it.
+    pub dram_bytes_per_second: Option<f64>,
+    /// What computes the model.
+    pub implementation: Implementation,
+    /// Format of the MLP's first two matrices where it is not the policy's, as in tt_transformers'
+    /// preset "performance".
+    pub gate_up: Option<NumberFormat>,
     /// Whether collectives and arithmetic run one after the other; otherwise collectives take no
     /// time.
     pub serial_collectives: bool,
@@ -72,33 +78,21 @@ pub struct Assumptions {
     pub payload: Option<[NumberFormat; 2]>,
     /// MLP columns per chip are padded to a multiple of this.
     pub mlp_multiple: usize,
-    /// Seconds that an operation of a trace takes beyond its arithmetic and traffic.
-    pub launch_seconds: f64,
     /// Host time per inference that does not overlap with the device, seconds: resize, upload,
     /// read-back.
     pub host_seconds: f64,
 }
 
 impl Assumptions {
-    /// For the model as implemented here, with rates from published tt-metal measurements.
+    /// For the model as implemented here.
     #[must_use]
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
-        Self {
-            positions: patches + 20,
-            tokens: 7,
-            // The backend reshapes a single row to whole tiles if it fills them.
-            decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) {
-                1
-            } else {
-                TILE_SIDE
-            },
-            ..Self::rates()
-        }
+        Self { positions: patches + 20, tokens: 7, ..Self::empty() }
     }
 
-    /// Rates from published measurements, for a model of no positions.
-    fn rates() -> Self {
+    /// For a model of no positions.
+    fn empty() -> Self {
         Self {
             images: 1,
             one_pass: None,
@@ -106,15 +100,13 @@ impl Assumptions {
             positions: 0,
             tokens: 1,
             head_rows: ACTION_ROWS,
-            flop_per_second: 262.144e12,
-            dram_bytes_per_second: 240e9,
-            link_bytes_per_second: 12.5e9,
-            hop_seconds: 1e-6,
+            dram_bytes_per_second: None,
+            implementation: OURS,
+            gate_up: None,
             serial_collectives: true,
             decode_rows: TILE_SIDE,
             payload: None,
             mlp_multiple: MLP_COLUMN_MULTIPLE,
-            launch_seconds: 18e-6,
             host_seconds: 0.0,
         }
     }
@@ -123,7 +115,7 @@ impl Assumptions {
     #[must_use]
     pub fn flow(config: &Pi0Config, flow: Flow) -> Self {
         let positions = flow::positions(config, flow);
-        Self { images: flow.cameras, flow: Some(flow), positions, ..Self::rates() }
+        Self { images: flow.cameras, flow: Some(flow), positions, ..Self::empty() }
     }
 
     /// For OpenVLA-OFT: `images` images and a prompt of 30 ids, answered in one pass.
@@ -165,6 +157,12 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Bytes of a chip that tensors and traces share.
+    fn capacity(mesh: MeshKind) -> u64 {
+        let chip = mesh.facts().chip;
+        chip.dram_banks * chip.usable_bank_bytes()
+    }
+
     /// Sum of all items.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -220,16 +218,27 @@ impl Plan {
         flow::plan(config, mesh, policy, assumptions, flow)
     }
 
-    /// Operations of one inference in its traces; 0 where they are not counted.
+    /// Operations of one inference in its traces, as the backend captures them.
     #[must_use]
     pub fn launches(&self) -> usize {
-        self.stages.iter().map(|stage| stage.launches * stage.count).sum()
+        self.stages.iter().map(|stage| stage.operations.launches * stage.count).sum()
     }
 
-    /// Milliseconds of one inference with what every operation takes beyond the roofline.
+    /// Operations of TT-NN in one inference.
     #[must_use]
-    pub fn launched_ms(&self) -> f64 {
-        self.total_ms() + self.launches() as f64 * self.assumptions.launch_seconds * 1e3
+    pub fn operations(&self) -> usize {
+        let all = |operations: &Operations| operations.launches + operations.within;
+        self.stages.iter().map(|stage| all(&stage.operations) * stage.count).sum()
+    }
+
+    /// Predicted milliseconds of one inference.
+    #[must_use]
+    pub fn predicted(&self) -> Span {
+        let host = 1e3 * self.assumptions.host_seconds;
+        let start = Span { low: host, likely: host, high: host };
+        self.stages
+            .iter()
+            .fold(start, |sum, stage| sum.plus(stage.predicted.times(stage.count as f64)))
     }
 
     /// Milliseconds of one inference by the roofline.
@@ -239,23 +248,33 @@ impl Plan {
             + self.assumptions.host_seconds * 1e3
     }
 
-    /// Inferences per second.
+    /// Expected inferences per second.
     #[must_use]
     pub fn hz(&self) -> f64 {
-        1e3 / self.total_ms()
+        1e3 / self.predicted().likely
     }
 }
 
-/// Bytes allocated for a tensor on a chip: pages (tiles or rows) are interleaved over the banks,
-/// and every bank reserves as many pages as the fullest.
+/// Bytes allocated for a tensor `[rows, columns]` on a chip: pages (tiles or rows) are interleaved
+/// over the banks, and every bank reserves as many pages as the fullest.
 #[must_use]
-pub fn allocated(rows: usize, columns: usize, format: NumberFormat, tiled: bool) -> u64 {
+pub fn allocated(
+    mesh: MeshKind,
+    [rows, columns]: [usize; 2],
+    format: NumberFormat,
+    tiled: bool,
+) -> u64 {
     let (pages, page) = if tiled {
         (rows.div_ceil(TILE_SIDE) * columns.div_ceil(TILE_SIDE), (1024.0 * format.bytes()) as u64)
     } else {
         (rows, (columns as f64 * format.bytes()) as u64)
     };
-    (pages as u64).div_ceil(DRAM_BANKS) * page.next_multiple_of(32) * DRAM_BANKS
+    mesh.facts().chip.allocated(pages as u64, page)
+}
+
+/// The room for traces, of which every bank reserves all.
+fn reserved(mesh: MeshKind, trace_region_bytes: u64) -> (String, u64) {
+    ("trace region".into(), mesh.facts().chip.dram_banks * trace_region_bytes)
 }
 
 fn memory(
@@ -270,40 +289,40 @@ fn memory(
         layers
             .iter()
             .filter(|layer| layer.group == group)
-            .map(|layer| layer.bytes(policy, chips, assumptions))
+            .map(|layer| layer.bytes(policy, mesh, assumptions))
             .sum()
     };
     let llama = &config.llama;
     let [groups, width, rows] =
         cache_dims(llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim, chips, {
-            assumptions.positions + assumptions.tokens - 1
+            // Traces hold for both buckets, and share one cache.
+            let traced = if assumptions.one_pass.is_some() { 0 } else { SEQUENCE_BUCKETS[1] };
+            assumptions.positions.max(traced) + assumptions.tokens - 1
         });
     // One pass keeps no keys: all layers use the same place in turn.
     let cached = if assumptions.one_pass.is_some() { 1 } else { llama.num_hidden_layers };
-    let side = allocated(groups * rows, width, policy.cache, true);
+    let side = allocated(mesh, [groups * rows, width], policy.cache, true);
     // Cosine and sine, in tiles for the prefill and row-major for the lookup of a decode step.
     let tables = [true, false]
-        .map(|tiled| 2 * allocated(rows, width, NumberFormat::Bf16, tiled))
+        .map(|tiled| 2 * allocated(mesh, [rows, width], NumberFormat::Bf16, tiled))
         .iter()
         .sum::<u64>();
     // Peak of a layer: residual stream, its norm, the projections and both halves of the MLP.
     let widest = llama.hidden_size * 4
         + (llama.num_attention_heads + 2 * llama.num_key_value_heads) * llama.head_dim
         + 3 * llama.intermediate_size;
-    let work = allocated(assumptions.rows(), widest, policy.stream, true);
+    let work = allocated(mesh, [assumptions.rows(), widest], policy.stream, true);
+    let table = [llama.vocab_size, llama.hidden_size];
     let items = vec![
         ("vision towers".into(), of(Group::Vision)),
         ("projector".into(), of(Group::Projector)),
         ("language model layers".into(), of(Group::Llama)),
         ("output head".into(), of(Group::Head)),
-        (
-            "token embedding".into(),
-            allocated(llama.vocab_size, llama.hidden_size, NumberFormat::Bf16, false),
-        ),
-        ("norms and embeddings".into(), layers::small_tensors(config, policy)),
+        ("token embedding".into(), allocated(mesh, table, NumberFormat::Bf16, false)),
+        ("norms and embeddings".into(), layers::small_tensors(config, policy, mesh)),
         (format!("keys and values of {rows} positions"), 2 * cached as u64 * side + tables),
         ("activations".into(), work),
-        ("trace region".into(), DRAM_BANKS * DEFAULT_TRACE_REGION_BYTES),
+        reserved(mesh, mesh.facts().trace_region_bytes),
     ];
-    MemoryPlan { items, capacity: DRAM_BANKS * (DRAM_BANK_BYTES / 32 * 32) }
+    MemoryPlan { items, capacity: MemoryPlan::capacity(mesh) }
 }

@@ -13,7 +13,7 @@ use crate::backend::cpu::{CpuBackend, CpuPrecision};
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
 use crate::backend::tt::{
-    FLOW_TRACE_REGION_BYTES, Kernels, OpenError, Provider, WeightCache, open_with,
+    Kernels, OpenError, Provider, WeightCache, flow_trace_region_bytes, open_with,
 };
 use crate::backend::{Backend, TraceBackend};
 use crate::checkpoint::{CheckpointKind, locate};
@@ -45,10 +45,7 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Unknown device.
-    #[error(
-        "device '{0}' is not known; use cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or \
-        tt:t3k"
-    )]
+    #[error("device '{0}' is not known; use one of cpu, {known}", known = tt_metal::Target::names())]
     Unknown(String),
     /// float32 on a mesh.
     #[error(
@@ -73,12 +70,7 @@ impl FromStr for Device {
             return Ok(Self::Cpu);
         }
         let (provider, mesh) = text.split_once(':').ok_or_else(unknown)?;
-        let mesh = match mesh {
-            "n150" => Mesh::N150,
-            "n300" => Mesh::N300,
-            "t3k" => Mesh::T3k,
-            _ => return Err(unknown()),
-        };
+        let mesh = Mesh::named(mesh).ok_or_else(unknown)?;
         match provider {
             "sim" => Ok(Self::Simulated(mesh)),
             "tt" => Ok(Self::Tenstorrent(mesh)),
@@ -89,17 +81,11 @@ impl FromStr for Device {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (provider, mesh) = match self {
-            Self::Cpu => return f.write_str("cpu"),
-            Self::Simulated(mesh) => ("sim", mesh),
-            Self::Tenstorrent(mesh) => ("tt", mesh),
-        };
-        let mesh = match mesh {
-            Mesh::N150 => "n150",
-            Mesh::N300 => "n300",
-            Mesh::T3k => "t3k",
-        };
-        write!(f, "{provider}:{mesh}")
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Simulated(mesh) => write!(f, "sim:{mesh}"),
+            Self::Tenstorrent(mesh) => write!(f, "tt:{mesh}"),
+        }
     }
 }
 
@@ -151,8 +137,8 @@ pub trait WithBackend: Sized {
     /// Result of the work.
     type Output;
     /// Bytes of every DRAM bank to reserve for traces on a mesh.
-    fn trace_region_bytes(&self) -> u64 {
-        tt_metal::DEFAULT_TRACE_REGION_BYTES
+    fn trace_region_bytes(&self, mesh: Mesh) -> u64 {
+        mesh.facts().trace_region_bytes
     }
     /// Runs the work. `precision` is the name of the number formats in force, for reports.
     ///
@@ -215,7 +201,7 @@ pub fn with_backend<W: WithBackend>(
         WeightCache::open(folder)
             .map_err(|error| PolicyLoadError::WeightCache { path: folder.clone(), reason: error })
     });
-    let opened = || open_with(provider, mesh, policy, work.trace_region_bytes());
+    let opened = || open_with(provider, mesh, policy, work.trace_region_bytes(mesh));
     let backend = match cache.transpose()? {
         Some(cache) => opened()?.with_weight_cache(cache),
         None => opened()?,
@@ -294,8 +280,8 @@ fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError
     struct Load<'a>(&'a Path, PolicyOptions);
     impl WithBackend for Load<'_> {
         type Output = Box<dyn Policy>;
-        fn trace_region_bytes(&self) -> u64 {
-            FLOW_TRACE_REGION_BYTES
+        fn trace_region_bytes(&self, mesh: Mesh) -> u64 {
+            flow_trace_region_bytes(mesh)
         }
 
         fn run<B: Backend + 'static>(

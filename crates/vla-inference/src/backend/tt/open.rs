@@ -3,54 +3,28 @@
 use std::path::PathBuf;
 
 use tt_metal::{
-    Board, DEFAULT_TRACE_REGION_BYTES, Mesh, MeshOptions, PROVIDER_VARIABLE, ProviderKind, Target,
-    find_provider, find_provider_library,
+    Mesh, MeshOptions, PROVIDER_VARIABLE, ProviderKind, Target, find_provider,
+    find_provider_library,
 };
 
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;
 
-/// Bytes of every DRAM bank reserved for traces of pi0: `openvla plan` counts about 5 000
-/// operations in eleven traces, of some 16 kB each on one chip (estimated from OpenVLA's).
-pub const FLOW_TRACE_REGION_BYTES: u64 = 2 * DEFAULT_TRACE_REGION_BYTES;
+/// Bytes of every DRAM bank reserved for traces of pi0, where a 7B model's are
+/// [`tt_metal::BoardFacts::trace_region_bytes`]: `openvla plan` counts about 5 000 operations in
+/// eleven traces.
+#[must_use]
+pub fn flow_trace_region_bytes(mesh: MeshKind) -> u64 {
+    2 * mesh.facts().trace_region_bytes
+}
 
 /// Supported boards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MeshKind {
-    /// One Wormhole chip.
-    N150,
-    /// Two chips.
-    N300,
-    /// Eight chips.
-    T3k,
-}
-
-impl MeshKind {
-    /// Number of chips.
-    #[must_use]
-    pub fn chips(self) -> usize {
-        self.board().chips()
-    }
-
-    /// Whether the last chip is connected to the first.
-    #[must_use]
-    pub fn ring(self) -> bool {
-        self == Self::T3k
-    }
-
-    fn board(self) -> Board {
-        match self {
-            Self::N150 => Board::N150,
-            Self::N300 => Board::N300,
-            Self::T3k => Board::T3k,
-        }
-    }
-}
+pub use tt_metal::Board as MeshKind;
 
 /// Kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
-    /// Simulated Wormhole chips.
+    /// Simulated chips.
     Simulated,
     /// TT-NN on silicon.
     Silicon,
@@ -107,7 +81,7 @@ pub fn open(
     mesh: MeshKind,
     policy: PrecisionPolicy,
 ) -> Result<TtBackend, OpenError> {
-    open_with(provider, mesh, policy, DEFAULT_TRACE_REGION_BYTES)
+    open_with(provider, mesh, policy, mesh.facts().trace_region_bytes)
 }
 
 /// [`open`] with a number of bytes of every DRAM bank reserved for traces.
@@ -120,7 +94,7 @@ pub fn open_with(
     policy: PrecisionPolicy,
     trace_region_bytes: u64,
 ) -> Result<TtBackend, OpenError> {
-    let board = mesh.board();
+    let board = mesh;
     let kind = provider.kind();
     let target = Target { provider: kind, board }.to_string();
     let opened = find_provider(kind).and_then(|library| {

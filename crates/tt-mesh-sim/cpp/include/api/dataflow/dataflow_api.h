@@ -22,16 +22,12 @@ inline void cb_pop_front(uint32_t buffer, uint32_t pages) { emulated::pop_front(
 inline uint32_t get_write_ptr(uint32_t buffer) { return emulated::write_pointer(buffer); }
 inline uint32_t get_read_ptr(uint32_t buffer) { return emulated::read_pointer(buffer); }
 
-// One compile-time word says how a tensor is laid out; interleaved over DRAM is all there is here.
+// Compile-time words say how a tensor is laid out; interleaved over DRAM is all there is here.
 template <uint32_t Offset>
 struct TensorAccessorArgs {
-    TensorAccessorArgs() {
-        if (emulated::compile_arg(Offset) != 2) {
-            emulated::fault("compile-time argument " + std::to_string(Offset) +
-                            " is not the accessor of an interleaved DRAM tensor");
-        }
+    static constexpr uint32_t next_compile_time_args_offset() {
+        return Offset + emulated::accessor_words;
     }
-    static constexpr uint32_t next_compile_time_args_offset() { return Offset + 1; }
 };
 
 struct TensorAccessor {
@@ -39,7 +35,14 @@ struct TensorAccessor {
     uint32_t page_size;
     template <uint32_t Offset>
     TensorAccessor(const TensorAccessorArgs<Offset>&, uint32_t address, uint32_t page_bytes)
-        : base(address), page_size(page_bytes) {}
+        : base(address), page_size(page_bytes) {
+        for (uint32_t word = 0; word < emulated::accessor_words; ++word) {
+            if (emulated::compile_arg(Offset + word) != emulated::interleaved_dram) {
+                emulated::fault("compile-time argument " + std::to_string(Offset + word) +
+                                " is not the accessor of an interleaved DRAM tensor");
+            }
+        }
+    }
     uint64_t get_noc_addr(uint32_t page, uint32_t offset = 0) const {
         return emulated::dram_address(base, page_size, page, offset);
     }
