@@ -138,12 +138,10 @@ fn every_board_and_model() {
         let mut plans = Vec::new();
         for name in ["mixed", "bfp8"] {
             let assumptions = Assumptions::standard(&openvla);
-            plans.push((format!("OpenVLA {name}"), Plan::new(
-                &openvla,
-                mesh,
-                policy(name),
-                assumptions,
-            )));
+            plans.push((
+                format!("OpenVLA {name}"),
+                Plan::new(&openvla, mesh, policy(name), assumptions),
+            ));
         }
         let pass = OnePass { chunk: 8, action_dim: 7, state_dim: 8 };
         let assumptions = Assumptions::one_pass(&openvla, 2, pass);

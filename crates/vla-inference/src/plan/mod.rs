@@ -324,10 +324,7 @@ fn memory(
         ("projector".into(), of(Group::Projector)),
         ("language model layers".into(), of(Group::Llama)),
         ("output head".into(), of(Group::Head)),
-        (
-            "token embedding".into(),
-            allocated(mesh, table, NumberFormat::Bf16, false),
-        ),
+        ("token embedding".into(), allocated(mesh, table, NumberFormat::Bf16, false)),
         ("norms and embeddings".into(), layers::small_tensors(config, policy, mesh)),
         (format!("keys and values of {rows} positions"), 2 * cached as u64 * side + tables),
         ("activations".into(), work),
