@@ -92,8 +92,9 @@ impl Launched<'_> {
     pub(super) fn prefill(&self) -> Operations {
         let layers = self.config.llama.num_hidden_layers;
         let reductions = self.reductions();
-        // Embedding, its two parts, the sequence; the position set back.
-        let sequence = 1 + 2 + 1 + 2;
+        // Embedding, its two parts, rows up to the bucket, the sequence; the position set back.
+        let padding = usize::from(self.assumptions.rows() > self.assumptions.positions);
+        let sequence = 1 + 2 + padding + 1 + 2;
         // The last layer's rows are cut out twice; the last norm.
         let last = 2 + 1;
         let answer = self.answer();
