@@ -118,7 +118,8 @@ fn plan_knows_pi0() {
         assert_eq!(status, Some(0), "{error}");
         let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
         let ms = |field: &str| answer[field].as_f64().unwrap();
-        assert!(answer["launches"].as_u64().unwrap() > 50 && ms("launched_ms") > ms("total_ms"));
+        let predicted = answer["predicted_ms"]["likely"].as_f64().unwrap();
+        assert!(answer["launches"].as_u64().unwrap() > 50 && predicted > ms("roofline_ms"));
         assert!(plan(&[]).1.contains("326.0 ms per chunk of pi0"));
         let (status, _, error) = plan(&["--chunk", "8"]);
         assert_eq!((status, error.lines().count()), (Some(1), 1), "{error}");
@@ -140,6 +141,12 @@ fn plan_prints_and_refuses() {
     assert!(
         plan["hz"].as_f64().unwrap() > 1.0 && plan["assumptions"].as_array().unwrap().len() > 5
     );
+    for mesh in ["p150", "p300", "quietbox", "LoudBox"] {
+        let (status, out, error) = command(&["plan", "--config", path, "--mesh", mesh], None);
+        assert_eq!(status, Some(0), "{error}");
+        let line = out.lines().find(|line| line.starts_with("predicted: ")).unwrap();
+        assert!(line.contains(" ms per action (") && out.contains(&mesh.to_lowercase()), "{out}");
+    }
     let (status, out, error) =
         command(&["plan", "--config", path, "--mesh", "n150", "--precision", "bf16"], None);
     assert_eq!(status, Some(1));

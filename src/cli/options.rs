@@ -60,7 +60,8 @@ pub(crate) struct CheckpointArgs {
 /// The device a policy runs on and its number formats.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
-    /// cpu, sim:n150, sim:n300, sim:t3k, tt:n150, tt:n300 or tt:t3k
+    /// cpu, or sim: or tt: before n150, n300, t3k (Wormhole), p150, p300, quietbox, loudbox
+    /// (Blackhole), such as sim:n300
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Device,
     /// On the CPU f32 (default), bf16, int8 or a YAML file; on a mesh bf16, mixed (default), bfp8

@@ -186,8 +186,8 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     let (total, capacity) = (plan.memory.total() as f64 / GIB, plan.memory.capacity as f64 / GIB);
     print(&format!("  {:<36} {total:>7.3} of {capacity:.3}", "total"))?;
     print(
-        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms  roofline  \
-        ops  predicted ms         (of one chip, one pass)",
+        "\nstage         times     GFLOP   MB read   MB sent   flop ms    mem ms    ccl ms  \
+        roofline   ops predicted ms (of one chip, one pass)",
     )?;
     for stage in &plan.stages {
         let (operations, predicted) = (stage.operations, stage.predicted);

@@ -1,5 +1,5 @@
-//! DRAM of a chip: banks that are filled in step, first fit, as TT-NN's allocator does. All chips of
-//! a mesh hold a tensor at the same address, so one allocator serves them all.
+//! DRAM of a chip: banks that are filled in step, first fit, as TT-NN's allocator does. All chips
+//! of a mesh hold a tensor at the same address, so one allocator serves them all.
 
 use std::collections::BTreeMap;
 

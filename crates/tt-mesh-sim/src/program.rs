@@ -111,11 +111,7 @@ impl OwnedProgram {
     ///
     /// # Safety
     /// Every pointer in it is valid as required by the header.
-    pub unsafe fn copy(
-        program: &abi::Program,
-        tensors: usize,
-        board: &BoardFacts,
-    ) -> Result<Self> {
+    pub unsafe fn copy(program: &abi::Program, tensors: usize, board: &BoardFacts) -> Result<Self> {
         let grid = board.grid;
         let bounded = |count: u32, what: &str| -> Result<usize> {
             ensure!(count <= 4096, "a program with {count} {what}");

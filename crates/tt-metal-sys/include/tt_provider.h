@@ -125,8 +125,8 @@ typedef struct ttp_mesh_info {
     uint64_t l1_bytes;   /* per core */
     uint32_t simulated;  /* 1: no silicon behind this mesh */
     uint32_t architecture; /* TTP_ARCH_* */
-    /* Bytes: pages in DRAM start at multiples of it, and a kernel's read needs the same remainder in
-     * L1. */
+    /* Bytes: pages in DRAM start at multiples of it, and a kernel's read needs the same remainder
+     * in L1. */
     uint32_t dram_alignment;
     uint32_t links; /* Ethernet links that a collective uses between neighbours; 0: one chip */
 } ttp_mesh_info;

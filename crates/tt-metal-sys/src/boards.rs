@@ -27,8 +27,8 @@ pub struct Chip {
 
 /// Bytes of every bank for the device profiler: 1 000 programs, 6 markers of 8 bytes, 5 processors,
 /// for this many cores a bank (`get_dram_profiler_size` in `wh_hal.cpp` and `bh_hal.cpp`). A build
-/// by `build_metal.sh` reserves them; PyPI's wheel and `--disable-profiler` do not, and have as much
-/// more. What fits here fits both.
+/// by `build_metal.sh` reserves them; PyPI's wheel and `--disable-profiler` do not, and have as
+/// much more. What fits here fits both.
 const fn profiler_bytes(cores_per_bank: u64) -> u64 {
     1000 * 6 * 8 * 5 * cores_per_bank
 }
@@ -90,8 +90,8 @@ pub struct BoardFacts {
     /// Ethernet links that collectives use between neighbours (`models/tt_transformers/tt/ccl.py`).
     pub links: u32,
     /// Columns and rows of compute cores, with the dispatch that the shim chooses
-    /// (`core_descriptors`: Ethernet dispatch leaves 8x8 on Wormhole; on Blackhole a column of the 14
-    /// of a P150 or the 12 of a P300's chip dispatches).
+    /// (`core_descriptors`: Ethernet dispatch leaves 8x8 on Wormhole; on Blackhole a column of the
+    /// 14 of a P150 or the 12 of a P300's chip dispatches).
     pub grid: (u32, u32),
     /// Bytes of every bank for the traces of a 7B model: TT-NN takes the region from each bank, and
     /// compares with it the sum of all traces. tt_transformers reserves 25, 38 and 50 MB for

@@ -145,8 +145,7 @@ impl Board {
 
     /// All names, for messages: `n150, n300, ...`, each behind `prefix`.
     pub fn names(prefix: &str) -> String {
-        let names: Vec<String> =
-            Self::ALL.iter().map(|board| format!("{prefix}{board}")).collect();
+        let names: Vec<String> = Self::ALL.iter().map(|board| format!("{prefix}{board}")).collect();
         names.join(", ")
     }
 }

@@ -145,8 +145,8 @@ table! {
     "unnorm_key": Own, Unconfigured, Text(unnorm_key), unset "the only one there is",
         "Entry of the checkpoint's dataset statistics.";
     "device": Own, Unconfigured, Text(device),
-        "Where to compute: cpu, tt:n150, tt:n300, tt:t3k, or a simulated mesh sim:n150, \
-        sim:n300, sim:t3k.";
+        "Where to compute: cpu, tt:BOARD, or a simulated mesh sim:BOARD; BOARD is n150, n300, \
+        t3k, p150, p300, quietbox or loudbox.";
     "precision": Own, Unconfigured, Path(precision), unset "the device's default",
         "Number formats: f32, bf16, int8, mixed, bfp8, or a precision policy's YAML file.";
     "threads": Own, Unconfigured, Integer(threads) in THREADS, unset "one per core",

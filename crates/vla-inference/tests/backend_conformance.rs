@@ -66,13 +66,20 @@ fn t3k_computes_in_bf16() {
 }
 
 #[test]
+fn blackhole_computes_in_bf16() {
+    for kind in [MeshKind::P150, MeshKind::P300, MeshKind::QuietBox, MeshKind::LoudBox] {
+        trace_suite(&mesh(kind, "bf16"), BF16);
+    }
+}
+
+#[test]
 fn n300_computes_with_ttnn_operations() {
     trace_suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
 }
 
 #[test]
 fn every_mesh_computes_in_mixed_and_bfp8() {
-    for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {
+    for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k, MeshKind::QuietBox] {
         for precision in ["mixed", "bfp8"] {
             trace_suite(&mesh(kind, precision), BFP8);
         }

@@ -32,6 +32,8 @@ fn kits_agree_on_every_mesh() {
         ("oft_tiny", MeshKind::N300, "mixed"),
         ("oft_tiny_aloha", MeshKind::N300, "bf16"),
         ("oft_tiny_aloha", MeshKind::T3k, "bfp8"),
+        ("oft_tiny", MeshKind::P150, "bfp8"),
+        ("oft_tiny", MeshKind::QuietBox, "bf16"),
     ] {
         let kit = OftKit::open(&data(kit)).unwrap();
         let device = backend(mesh, precision);

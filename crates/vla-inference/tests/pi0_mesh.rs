@@ -54,6 +54,11 @@ fn t3k_agrees_in_bf16() {
 }
 
 #[test]
+fn quietbox_agrees_in_bf16() {
+    stages_agree(MeshKind::QuietBox, "bf16");
+}
+
+#[test]
 fn n300_agrees_with_block_float_weights() {
     stages_agree(MeshKind::N300, "mixed");
 }

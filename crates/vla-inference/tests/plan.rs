@@ -227,13 +227,17 @@ fn the_real_model_fits_where_it_should() {
         }
     }
     assert_eq!(plan(MeshKind::N150, "bfp8").shortfall(), None);
+    // A Blackhole chip holds it in any format.
+    for mesh in [MeshKind::P150, MeshKind::P300, MeshKind::QuietBox, MeshKind::LoudBox] {
+        assert_eq!(plan(mesh, "bf16").shortfall(), None, "{mesh:?}");
+    }
 }
 
 #[test]
 fn planned_weights_equal_allocated_memory() {
     let bytes = std::fs::read(kit().join("config.json")).unwrap();
     let config = OpenVlaConfig::from_json(Path::new("config.json"), &bytes).unwrap();
-    for mesh in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {
+    for mesh in [MeshKind::N150, MeshKind::N300, MeshKind::T3k, MeshKind::P300] {
         for (name, split_vision) in [("bf16", false), ("bfp8", false), ("mixed", true)] {
             for (decode, head_rows) in [(DecodeMode::Actions, 256), (DecodeMode::Full, 32_064)] {
                 let policy =

@@ -138,12 +138,10 @@ fn every_board_and_model() {
         let mut plans = Vec::new();
         for name in ["mixed", "bfp8"] {
             let assumptions = Assumptions::standard(&openvla);
-            plans.push((format!("OpenVLA {name}"), Plan::new(
-                &openvla,
-                mesh,
-                policy(name),
-                assumptions,
-            )));
+            plans.push((
+                format!("OpenVLA {name}"),
+                Plan::new(&openvla, mesh, policy(name), assumptions),
+            ));
         }
         let pass = OnePass { chunk: 8, action_dim: 7, state_dim: 8 };
         let assumptions = Assumptions::one_pass(&openvla, 2, pass);
@@ -166,8 +164,8 @@ fn every_board_and_model() {
                 plan.memory.total() as f64 / (1u64 << 30) as f64
             );
             assert!(low <= likely && likely <= high, "{what} {mesh}: {predicted:?}");
-            // Nothing is expected to be as fast as the roofline.
-            assert!(likely > roofline && high < 12.0 * roofline, "{what} {mesh}: {predicted:?}");
+            // Nothing is expected to be as fast as the roofline, and bounds say something.
+            assert!(likely > roofline && high < 2.5 * low, "{what} {mesh}: {predicted:?}");
             // Only OpenVLA in other formats than bfp8 needs more than a Wormhole chip has.
             let fits = plan.memory.shortfall().is_none();
             assert!(fits || mesh == MeshKind::N150 && what == "OpenVLA mixed", "{what} {mesh}");

@@ -171,7 +171,7 @@ extern "C" fn ttp_abi_version() -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn ttp_provider_name() -> *const c_char {
     const NAME: &str =
-        concat!("tt-mesh-sim ", env!("CARGO_PKG_VERSION"), " (simulated Wormhole, no silicon)\0");
+        concat!("tt-mesh-sim ", env!("CARGO_PKG_VERSION"), " (simulated chips, no silicon)\0");
     NAME.as_ptr().cast()
 }
 

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_exceeds_a_core_is_refused() {
-        let (op, specs) = product(16_384, [4096, 65_536], Format::Bf16);
+        let (op, specs) = product(1 << 17, [4096, 65_536], Format::Bf16);
         let error = check(&op, &specs, &BOARDS[0]).unwrap_err();
         assert!(error.text.contains("B of L1 on a core, which has 1363968"), "{}", error.text);
         let wide = spec([1, 1, 64, 4096], Format::Bf16);

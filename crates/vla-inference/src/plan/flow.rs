@@ -382,8 +382,7 @@ impl Model<'_> {
         let around = self.around().1;
         // The layers around the expert, its last norm, the step itself.
         let launches = around.len() + 1 + 3 + 17 * depth + modulated;
-        let launched =
-            self.operations(&layers, launches, |per| depth * per.expert + per.around);
+        let launched = self.operations(&layers, launches, |per| depth * per.expert + per.around);
         layers.extend(around);
         self.add(&mut work, &layers, rows);
         self.attend(&mut work, [rows, total], depth, true);

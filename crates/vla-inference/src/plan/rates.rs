@@ -180,9 +180,9 @@ pub enum WeightLayout {
     DramSharded,
 }
 
-/// Operations of another implementation, which cannot be counted from a trace: per layer of a tower,
-/// of the language model over a prompt, of a decode step, and of an action expert; and around the
-/// layers of a decode or an Euler step.
+/// Operations of another implementation, which cannot be counted from a trace: per layer of a
+/// tower, of the language model over a prompt, of a decode step, and of an action expert; and
+/// around the layers of a decode or an Euler step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerLayer {
     /// Tower.
@@ -214,7 +214,7 @@ pub struct Implementation {
     pub operations: Option<PerLayer>,
 }
 
-const RESIDUE: &str = "published Llama-3.1-8B decode on N150, N300 and T3K (tt_transformers PERF.md) \
+const RESIDUE: &str = "published Llama-3.1-8B decode on N150, N300 and T3K (PERF.md) \
     less bytes at 250 GB/s and collectives at 10 GB/s: 0.20 to 0.31 ms a layer for 20 to 22 \
     operations";
 
@@ -257,7 +257,8 @@ pub const TT_TRANSFORMERS: Implementation = Implementation {
 };
 
 /// tt-metal's `models/experimental/pi0`: default program configurations; operations counted in its
-/// sources (`ttnn_gemma.py`, `ttnn_siglip.py`, `ttnn_suffix.py`), the prompt's MLPs in three chunks.
+/// sources (`ttnn_gemma.py`, `ttnn_siglip.py`, `ttnn_suffix.py`), the prompt's MLPs in three
+/// chunks.
 pub const TT_METAL_PI0: Implementation = Implementation {
     name: "tt-metal's models/experimental/pi0",
     layout: WeightLayout::Interleaved,
@@ -265,7 +266,7 @@ pub const TT_METAL_PI0: Implementation = Implementation {
         0.10,
         0.18,
         0.23,
-        "default program configurations, 512 x 1024 x 2048: 0.12 (LoFi), 0.18 (HiFi2), 0.23 (HiFi4) \
+        "default program configurations, 512 x 1024 x 2048: 0.12 LoFi, 0.18 HiFi2, 0.23 HiFi4 \
         (GEMM_FLOPS.md)",
     ),
     many_rows: Figure::new(0.10, 0.18, 0.23, "chunks of 256 rows"),
@@ -276,7 +277,12 @@ pub const TT_METAL_PI0: Implementation = Implementation {
 /// Seconds of operations that do not spread over the cores, instead of [`Implementation::launch`].
 /// From reading their loops in tt-metal 191d0eed and in `kernels/`, not measured.
 pub const ONE_CORE: OneCore = OneCore {
-    norm: Figure::new(30e-6, 45e-6, 60e-6, "rms_norm of one row of tiles: one core, 256 tiles read"),
+    norm: Figure::new(
+        30e-6,
+        45e-6,
+        60e-6,
+        "rms_norm of one row of tiles: one core, 256 tiles read",
+    ),
     update: Figure::new(25e-6, 40e-6, 55e-6, "paged_update_cache: one core, head after head"),
     fold: Figure::new(30e-6, 45e-6, 60e-6, "reshape of tiles: a barrier for each line"),
     scanned_id: Figure::new(30e-9, 50e-9, 70e-9, "pick_action: one processor, value after value"),
