@@ -290,7 +290,7 @@ fn slice_of<B: Backend>(
     kept: Range<usize>,
     rows: usize,
 ) -> Option<impl Fn(&B::Tensor) -> Result<B::Tensor, BackendError>> {
-    (kept != (0..rows)).then(|| move |x: &B::Tensor| backend.slice_rows(x, kept.clone()))
+    (kept != (0..rows)).then_some(move |x: &B::Tensor| backend.slice_rows(x, kept.clone()))
 }
 
 /// The rows `ids` of the output head.
