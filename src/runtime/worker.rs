@@ -278,8 +278,8 @@ impl Worker {
     }
 
     /// Prepares the policy for an instruction before its first inference (for every observation
-    /// where the state is in the prompt), outside of the deadline of inferences. Returns whether the job may be inferred: after a preparation that took time
-    /// its images are old.
+    /// where the state is in the prompt), outside of the deadline of inferences. Returns whether
+    /// the job may be inferred: after a preparation that took time its images are old.
     fn prepare(&mut self, job: &Job) -> bool {
         let Some(installed) = self.installed.as_mut() else { return false };
         let (generation, instruction) = &job.instruction;

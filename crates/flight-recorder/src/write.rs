@@ -299,9 +299,10 @@ fn motion(entry: &Entry) -> Value {
 }
 
 fn inputs(entry: &Entry) -> Value {
-    let inference_busy_s = match entry.inference {
-        Inference::Busy { since } => Some(entry.now.since(since).seconds()),
-        Inference::Idle | Inference::Dead => None,
+    let (inference_busy_s, preparing_s) = match entry.inference {
+        Inference::Busy { since } => (Some(entry.now.since(since).seconds()), None),
+        Inference::Preparing { since } => (None, Some(entry.now.since(since).seconds())),
+        Inference::Idle | Inference::Dead => (None, None),
     };
     let [image, ..] = entry.images;
     let joints = entry.joints;
@@ -330,6 +331,7 @@ fn inputs(entry: &Entry) -> Value {
         "ee_position": entry.pose.map(|pose| xyz(pose.position)),
         "ee_pose_age_s": entry.pose.map(|pose| entry.now.since(pose.received).seconds()),
         "inference_busy_s": inference_busy_s,
+        "preparing_s": preparing_s,
         "inference_dead": entry.inference == Inference::Dead,
         "policy_failure": entry.policy_failure.map(|failure| format!("{failure:?}")),
         "subscribed": entry.subscribed,
@@ -440,6 +442,7 @@ fn inputs_properties() -> Value {
         "ee_position": nullable(vector_schema()),
         "ee_pose_age_s": nullable(number()),
         "inference_busy_s": nullable(number()),
+        "preparing_s": nullable(number()),
         "inference_dead": boolean(),
         "policy_failure": nullable(string()),
         "subscribed": boolean(),

@@ -118,12 +118,13 @@ fn traces_equal_eager(
                 (1, 4 * TOKENS * words),
                 "{what}"
             );
-            // The image; the ids where they are others; the last row and the start position where
-            // the length is another.
+            // The image; the ids where they are others; where their number is another, the last
+            // row, and the position twice (start and current) as a number and as the 32 rows of a
+            // lookup.
             let (writes, bytes) = match number {
                 1 => (1, IMAGE),
                 2 => (2, IMAGE + 32 * 4),
-                3 => (7, IMAGE + (32 + 5) * 4),
+                3 => (7, IMAGE + (32 + 1 + 2 * (1 + 32)) * 4),
                 _ => continue,
             };
             assert_eq!(after.writes - before.writes, writes, "{what}");

@@ -188,8 +188,8 @@ fn whole_inferences_agree_with_the_roofline() {
     }
 }
 
-/// What folding a decoded row into whole tiles saves on the links over an action, before the reshapes
-/// of tiles that it takes: those cost more, so that it is off.
+/// What folding a decoded row into whole tiles saves on the links over an action, before the
+/// reshapes of tiles that it takes: those cost more, so that it is off.
 #[test]
 fn one_row_collectives_save_traffic() {
     let config = real();

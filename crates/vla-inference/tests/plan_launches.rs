@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::backend::tt::{MeshKind, Provider, open};
+use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
 use vla_inference::golden::Kit;
 use vla_inference::models::{ModelError, TensorSource};
 use vla_inference::observation::Observation;
@@ -114,14 +114,20 @@ fn a_decode_layer_launches_at_most_24_programs() {
             draft,
             ..Default::default()
         };
-        let open = || open(Provider::Simulated, mesh, PrecisionPolicy::load("bf16").unwrap());
-        let whole = OpenVlaPolicy::open(open().unwrap(), &kit.checkpoint(), &options).unwrap();
+        // Linked, not loaded: the counter is then this program's.
+        let open = || {
+            let provider = tt_metal::Provider::linked(tt_mesh_sim::api());
+            let options = tt_metal::MeshOptions::default();
+            let opened = tt_metal::Mesh::open(&provider, mesh, options).unwrap();
+            TtBackend::new(opened, "linked".into(), PrecisionPolicy::load("bf16").unwrap())
+        };
+        let whole = OpenVlaPolicy::open(open(), &kit.checkpoint(), &options).unwrap();
         let mut checkpoint = whole.checkpoint().clone();
         drop(whole);
         checkpoint.config.llama.num_hidden_layers = layers;
         let weights = checkpoint.weights.clone();
         let policy =
-            OpenVlaPolicy::from_checkpoint(open().unwrap(), checkpoint, &weights, &options);
+            OpenVlaPolicy::from_checkpoint(open(), checkpoint, &weights, &options);
         let mut policy = policy.unwrap().with_traces();
         let case = &kit.cases[0];
         let (image, instruction) =
