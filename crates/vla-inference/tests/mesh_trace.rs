@@ -140,6 +140,7 @@ fn traced_tokens_equal_eager_tokens() {
     }
     traces_equal_eager(6, MeshKind::N300, "bf16", Custom, Full);
     traces_equal_eager(3, MeshKind::P300, "mixed", Custom, Actions);
+    traces_equal_eager(3, MeshKind::QuietBox, "bf16", Custom, Full);
     traces_equal_eager(3, MeshKind::T3k, "mixed", Ttnn, Full);
     traces_equal_eager(3, MeshKind::N150, "bf16", Ttnn, Actions);
 }
