@@ -45,10 +45,7 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Unknown device.
-    #[error(
-        "device '{0}' is not known; use one of cpu, {known}",
-        known = tt_metal::Target::names()
-    )]
+    #[error("device '{0}' is not known; use one of cpu, {names}", names = tt_metal::Target::names())]
     Unknown(String),
     /// float32 on a mesh.
     #[error(
