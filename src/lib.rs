@@ -10,3 +10,5 @@ pub mod preparation;
 #[cfg(feature = "ros")]
 pub mod ros;
 pub mod runtime;
+#[cfg(any(feature = "cli", feature = "ros"))]
+mod shared_memory;

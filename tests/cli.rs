@@ -160,3 +160,71 @@ fn plan_prints_and_refuses() {
     let (status, _, error) = command(&["plan", "--config", "nowhere.json", "--mesh", "n300"], None);
     assert_eq!((status, error.lines().count()), (Some(1), 1), "{error}");
 }
+
+/// A provider of another ABI version that writes to standard output when it is loaded, as TT-NN's
+/// logger does.
+fn noisy_provider(folder: &Path) -> PathBuf {
+    let (source, library) = (folder.join("noisy.c"), folder.join("libnoisy.so"));
+    let text = "#include <stdio.h>\n\
+        __attribute__((constructor)) static void loaded(void) { puts(\"noise\"); fflush(stdout); }\n\
+        unsigned ttp_abi_version(void) { return 9999; }\n";
+    std::fs::write(&source, text).unwrap();
+    let mut compiler = std::process::Command::new("cc");
+    let status = compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(status.expect("a C compiler is needed for this test").success());
+    library
+}
+
+#[test]
+fn standard_output_holds_answers_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let noisy = noisy_provider(folder.path());
+    let noisy = noisy.to_str().unwrap();
+    let checkpoint = kit();
+    let bench = ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--device", "tt:n300"];
+    let (status, out, error) = command(&bench, Some(noisy));
+    assert_eq!((status, out.as_str()), (Some(1), ""), "{error}");
+    assert!(error.contains("noise\n"), "{error}");
+    assert!(error.contains("OPENVLA_TT_PROVIDER: ") && error.contains("version 9999"), "{error}");
+    let (status, out, error) = command(&["doctor", "--json", "--device", "sim:n300"], Some(noisy));
+    assert_eq!((status, out.lines().count()), (Some(1), 1), "{out}{error}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let checks = answer["checks"].as_array().unwrap();
+    let provider = checks.iter().find(|check| check["name"] == "provider").unwrap();
+    assert!(provider["level"] == "error" && error.contains("noise"), "{provider}");
+}
+
+#[test]
+fn a_simulated_provider_is_not_taken_for_chips() {
+    let program = Path::new(env!("CARGO_BIN_EXE_openvla")).parent().unwrap();
+    let library = ["libtt_mesh_sim.so", "deps/libtt_mesh_sim.so"].map(|name| program.join(name));
+    let library = library.iter().find(|path| path.is_file()).unwrap();
+    let checkpoint = kit();
+    let bench = ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--device", "tt:n300"];
+    let (status, out, error) = command(&bench, library.to_str());
+    assert_eq!((status, out.as_str()), (Some(1), ""), "{error}");
+    assert!(error.contains("use sim:n300, or unset OPENVLA_TT_PROVIDER"), "{error}");
+}
+
+#[test]
+fn the_doctor_ends_with_a_sum() {
+    let (status, out, error) = command(&["doctor", "--device", "sim:n300"], None);
+    let last = out.lines().last().unwrap();
+    assert!(last.contains(" ok, ") && last.ends_with(" errors"), "{out}");
+    assert_eq!(status == Some(0), last.ends_with(" 0 errors"), "{out}{error}");
+    let named = |out: &str| {
+        let line = out.lines().find(|line| line.split_whitespace().nth(1) == Some("provider"));
+        line.unwrap().to_owned()
+    };
+    let provider = named(&out);
+    assert!(provider.starts_with("ok ") && provider.contains("libtt_mesh_sim.so"), "{provider}");
+    // No card here: each line says what to do, the exit status that something is to be done.
+    let (status, out, error) = command(&["doctor", "--device", "tt:n300"], None);
+    assert_eq!((status, error.lines().count()), (Some(1), 1), "{out}{error}");
+    assert!(error.contains("checks failed"), "{error}");
+    let provider = named(&out);
+    assert!(
+        provider.starts_with("error") && provider.contains("name it in OPENVLA_TT_PROVIDER"),
+        "{provider}"
+    );
+}

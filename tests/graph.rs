@@ -55,6 +55,11 @@ fn images_give_golden_tokens_and_twists() {
 }
 
 #[test]
+fn changing_instructions_keep_their_deadline_on_a_mesh_that_compiles() {
+    scenario("instructions", NODE);
+}
+
+#[test]
 fn simulated_mesh_gives_the_actions_of_the_cpu() {
     scenario("mesh", NODE);
 }
@@ -95,6 +100,11 @@ fn every_ending_ramps_down() {
 }
 
 #[test]
+fn a_task_runs_as_an_action() {
+    scenario("run_policy", NODE);
+}
+
+#[test]
 fn instructions_of_every_qos_arrive() {
     scenario("inputs", NODE);
 }
@@ -102,6 +112,11 @@ fn instructions_of_every_qos_arrive() {
 #[test]
 fn the_configuration_holds() {
     scenario("config", NODE);
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_with_topics() {
+    scenario("doctor", env!("CARGO_BIN_EXE_openvla"));
 }
 
 #[test]

@@ -15,6 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tt-metal", &["tt-metal-sys"]),
     ("tt-mesh-sim", &["tt-metal", "tt-metal-sys"]),
     ("vla-inference", &["tt-metal"]),
+    ("vla-wire", &[]),
+    ("vla-serve", &["vla-inference", "vla-wire"]),
     ("vla-eval", &["rosbag2-reader", "vla-config", "vla-control", "vla-inference"]),
     (
         "openvla_tt",
@@ -25,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "vla-control",
             "vla-eval",
             "vla-inference",
+            "vla-serve",
         ],
     ),
 ];
@@ -36,14 +39,28 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("mcap", &["flight-recorder", "rosbag2-reader"]),
     ("plotters", &["vla-eval"]),
     ("maud", &["vla-eval"]),
+    ("tokio", &["vla-serve"]),
+    ("axum", &["vla-serve"]),
+    ("rmp-serde", &["vla-wire"]),
     ("gemm-f32", &["vla-inference"]),
     ("tokenizers", &["vla-inference"]),
     ("memmap2", &["vla-inference"]),
 ];
 
-/// What a build of the node must not compile: SQLite, plots, HTML, C compression libraries.
-const NOT_IN_THE_NODE: &[&str] =
-    &["rusqlite", "libsqlite3-sys", "plotters", "maud", "vla-eval", "zstd-sys", "lz4-sys"];
+/// What a build of the node must not compile: SQLite, plots, HTML, C compression libraries, servers.
+const NOT_IN_THE_NODE: &[&str] = &[
+    "rusqlite",
+    "libsqlite3-sys",
+    "plotters",
+    "maud",
+    "vla-eval",
+    "zstd-sys",
+    "lz4-sys",
+    "vla-serve",
+    "tokio",
+    "axum",
+    "hyper",
+];
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
@@ -102,7 +119,7 @@ fn external_crates_are_confined() {
 }
 
 #[test]
-fn the_node_compiles_no_sqlite_plots_or_html() {
+fn the_node_compiles_no_sqlite_plots_html_or_server() {
     let tree = |features: &[&str]| {
         let common = ["tree", "--package", "openvla_tt", "--edges", "normal,build"];
         cargo(&[&common[..], &["--prefix", "none", "--format", "{p}"], features].concat())

@@ -294,6 +294,41 @@ fn panicking_policy_stops_the_robot() {
 }
 
 #[test]
+fn preparation_for_an_instruction_holds_the_robot_without_a_fault() {
+    let (release, released) = mpsc::channel::<()>();
+    let (entered, preparing) = mpsc::channel::<()>();
+    let policy = Scripted::forward().preparing(move |instruction| {
+        let long = instruction.text() == "something else";
+        if long {
+            entered.send(()).unwrap();
+            released.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        Ok(long)
+    });
+    let mut rig = Rig::running(policy);
+    rig.runtime.set_instruction(Some(Instruction::new("something else").unwrap()));
+    let mut begun = false;
+    rig.until("preparing, at rest", |snapshot| {
+        begun |= preparing.try_recv().is_ok();
+        begun && snapshot.output.state == State::Running && snapshot.output.at_rest
+    });
+    // Far longer than an inference and an image may take.
+    let first = rig.runtime.snapshot().unwrap().punctuality.steps;
+    rig.until("150 steps", |snapshot| {
+        assert_eq!(snapshot.output.state, State::Running, "{}", snapshot.output.cause);
+        assert!(twist_is_zero(snapshot));
+        first + 150 < snapshot.punctuality.steps
+    });
+    release.send(()).unwrap();
+    rig.until("moving under the new instruction", |snapshot| {
+        snapshot.output.state == State::Running && !twist_is_zero(snapshot)
+    });
+    let prepared =
+        rig.reports.iter().filter(|report| matches!(report, WorkerReport::Prepared { .. }));
+    assert_eq!(prepared.count(), 1);
+}
+
+#[test]
 fn blocked_inference_stops_the_robot() {
     let (block, blocked) = mpsc::channel::<()>();
     let mut calls = 0;

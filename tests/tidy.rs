@@ -70,6 +70,8 @@ const REPLACED: &[&str] = &[
     "sim/session.py",
     "eval --expert",
     "spinning side",
+    "TT_PROVIDER_LIBRARY",
+    "TT_MESH_SIM_LIBRARY",
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod checkpoint_entries;
 #[path = "../picture_entries.rs"]
+#[allow(dead_code)]
 mod picture_entries;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

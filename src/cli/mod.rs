@@ -2,6 +2,7 @@
 //! one line on stderr.
 
 mod bench;
+mod doctor;
 pub mod eval;
 mod inspect;
 pub(crate) mod options;
@@ -10,6 +11,9 @@ mod predict;
 mod replay;
 mod selfcheck;
 mod sensitivity;
+#[cfg(feature = "serve")]
+mod serve;
+mod stdout;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,10 +45,15 @@ enum Command {
     Plan(plan::Plan),
     /// Measure how much actions depend on the image and on the instruction, by device and precision
     Sensitivity(sensitivity::Sensitivity),
+    /// Check this machine, its Tenstorrent devices, the ROS environment and the topics of a robot
+    Doctor(doctor::Doctor),
     /// Publish a bag's observations on ROS 2, to run the node on recorded data
     Replay(replay::Replay),
     /// Evaluate a checkpoint, or a robot file's limits, on recordings
     Eval(eval::Eval),
+    /// Serve a policy to clients of OpenVLA's server (POST /act), openpi and vla-eval
+    #[cfg(feature = "serve")]
+    Serve(serve::Serve),
 }
 
 /// Error of a command.
@@ -96,6 +105,8 @@ pub(crate) enum CliError {
         {shortfall:.2} GiB too many; use a smaller precision (bfp8) or more chips"
     )]
     NoRoom { mesh: String, precision: String, needed: f64, capacity: f64, shortfall: f64 },
+    #[error("{0} of {1} checks failed; each error's line says what to do")]
+    Doctor(usize, usize),
     #[cfg(not(feature = "ros"))]
     #[error(
         "this build has no ROS 2; build it with `tools/ros/run cargo build --release --features \
@@ -105,6 +116,20 @@ pub(crate) enum CliError {
     #[cfg(feature = "ros")]
     #[error(transparent)]
     Replay(#[from] crate::ros::ReplayError),
+    #[cfg(feature = "serve")]
+    #[error("serve: {0}")]
+    Serve(#[from] vla_serve::ServeError),
+    #[cfg(feature = "serve")]
+    #[error(
+        "serve: --rtc {0} continues the chunk before, which belongs to one robot; leave it out"
+    )]
+    Continuation(&'static str),
+    #[cfg(feature = "serve")]
+    #[error(
+        "serve: --done-by-client {given}: the image preparation of '{file}' does not begin with \
+        that; its steps are {stated}"
+    )]
+    ImageSteps { given: String, file: String, stated: String },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }
@@ -113,6 +138,7 @@ pub(crate) enum CliError {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    stdout::keep();
     let result = match cli.command {
         Command::Predict(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -120,8 +146,11 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Plan(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Eval(command) => command.run().map_err(CliError::from),
+        #[cfg(feature = "serve")]
+        Command::Serve(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -147,10 +176,7 @@ fn instruction(text: &str) -> Result<Instruction, CliError> {
 
 /// Prints a line to stdout; unlike `println!` a closed pipe is an error, not a panic.
 fn print(text: &str) -> Result<(), CliError> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(())
+    Ok(stdout::write_line(text)?)
 }
 
 /// Prints `value` as one line of JSON to stdout.

@@ -250,6 +250,19 @@ impl DeviceArgs {
         decode: DecodeArgs,
         policy_file: &PolicyFileArgs,
     ) -> Result<Box<dyn Policy>, LoadError> {
+        self.load_with(folder, decode, policy_file.load()?.as_ref())
+    }
+
+    /// [`DeviceArgs::load`] with a policy file that has been read.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn load_with(
+        &self,
+        folder: &Path,
+        decode: DecodeArgs,
+        policy_file: Option<&PolicyFile>,
+    ) -> Result<Box<dyn Policy>, LoadError> {
         let DecodeArgs { unnorm_key, decode, draft, eager, flow } = decode;
         let given = PolicyOptions {
             unnorm_key,
@@ -259,7 +272,7 @@ impl DeviceArgs {
             flow: flow.into(),
             ..Default::default()
         };
-        let options = preparation::options(policy_file.load()?.as_ref(), given)?;
+        let options = preparation::options(policy_file, given)?;
         let policy = load_policy(PolicySource {
             checkpoint: folder,
             device: self.device,

@@ -44,7 +44,7 @@ pub(super) struct CommandPublishers {
 }
 
 /// Name of an output's message type.
-const fn type_name(output: CommandOutput) -> &'static str {
+pub(super) const fn type_name(output: CommandOutput) -> &'static str {
     match output {
         CommandOutput::Twist => "geometry_msgs/msg/TwistStamped",
         CommandOutput::JointTrajectory => "trajectory_msgs/msg/JointTrajectory",

@@ -28,11 +28,13 @@ mod qos;
 #[cfg(feature = "cli")]
 mod replay;
 mod requests;
+mod run_policy;
 mod shared;
-mod shared_memory;
 mod signals;
 mod status;
 mod subscriptions;
+#[cfg(feature = "cli")]
+mod survey;
 mod topics;
 mod transitions;
 
@@ -40,6 +42,8 @@ pub use arguments::{run, start};
 pub use config::{CameraTopic, ImageTransport, ParameterProblems, ResolvedConfig};
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
+#[cfg(feature = "cli")]
+pub use survey::{Finding, Verdict, survey};
 
 use crate::runtime::{AddedLatency, Loader};
 use vla_inference::policy::pi0::fresh_seed;

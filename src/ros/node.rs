@@ -16,8 +16,8 @@ use super::{
     parameter_events::ParameterEvents,
     parameter_services::ParameterServices,
     requests::RequestHandler,
+    run_policy::RunPolicyServer,
     shared::Shared,
-    shared_memory,
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
     subscriptions::Subscriptions,
@@ -25,6 +25,7 @@ use super::{
     transitions::LifecycleManager,
 };
 use crate::runtime::{NodeClock, Runtime, flight_recorder, wait_until};
+use crate::shared_memory;
 use vla_config::{LifecycleState, Remark};
 use vla_control::time::Clock;
 
@@ -41,6 +42,7 @@ pub struct VlaNode {
     subscriptions: Subscriptions,
     topics: TopicMonitor,
     requests: RequestHandler,
+    run_policy: RunPolicyServer,
     lifecycle: LifecycleManager,
     parameter_services: ParameterServices,
     parameter_events: ParameterEvents,
@@ -88,6 +90,7 @@ impl VlaNode {
             .transpose()?
             .unzip();
         let requests = RequestHandler::create(&mut ros, recorder)?;
+        let run_policy = RunPolicyServer::create(&mut ros)?;
         let lifecycle = LifecycleManager::create(&mut ros, parameters.autostart)?;
         let parameter_services = ParameterServices::create(&mut ros)?;
         let parameter_events = ParameterEvents::create(&mut ros, &name)?;
@@ -116,6 +119,7 @@ impl VlaNode {
             subscriptions,
             topics,
             requests,
+            run_policy,
             lifecycle,
             parameter_services,
             parameter_events,
@@ -164,6 +168,8 @@ impl VlaNode {
         self.subscriptions.take(shared);
         shared.runtime.set_subscribed(is_subscribed(&self.commands, &shared.parameters));
         self.requests.poll(shared);
+        let position = self.subscriptions.recent_position(shared);
+        self.run_policy.poll(shared, position, self.subscriptions.receives_poses());
         self.lifecycle.poll(shared, &self.subscriptions);
         self.serve_parameters();
         self.topics.check(&self.ros, self.shared.now());
@@ -207,10 +213,12 @@ impl VlaNode {
     fn end(mut self) {
         log::info("stopping: coming to rest");
         self.shared.notes.transition = Some("the node is stopping".into());
+        self.run_policy.shut_down(&mut self.shared);
         self.lifecycle.begin_shutdown(&mut self.shared);
         let longest = self.shared.runtime.rest_within() + Duration::from_secs(1);
         let rested = wait_until(longest, || {
             self.ros.spin_once(Duration::from_millis(1));
+            self.run_policy.poll(&mut self.shared, None, false);
             self.publish_status();
             self.shared.runtime.at_rest()
         });

@@ -189,6 +189,10 @@ impl StatusPublisher {
                     }
                     Notes::set(&mut notes.image, unsupported, text, "image refused");
                 }
+                WorkerReport::Prepared { seconds } => log::info(format!(
+                    "compiled and captured what this instruction needs in {seconds:.1} s, before \
+                    its first inference"
+                )),
                 WorkerReport::Panicked(text) => {
                     let text = format!("it panicked: {text}");
                     Notes::set(&mut notes.policy, false, text, "policy");

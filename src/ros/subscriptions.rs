@@ -90,6 +90,8 @@ pub(super) struct Subscriptions {
     clock_received: bool,
     /// Arrival of the newest end-effector pose that guards the workspace.
     pose_at: Option<Instant>,
+    /// Its position, in metres.
+    position: Option<[f64; 3]>,
     /// The stamp of the newest end-effector pose, accepted or not.
     pose_stamp: Option<Stamp>,
 }
@@ -137,6 +139,7 @@ impl Subscriptions {
             clock,
             clock_received: false,
             pose_at: None,
+            position: None,
             pose_stamp: None,
         })
     }
@@ -149,6 +152,17 @@ impl Subscriptions {
     /// Arrival of the newest end-effector pose that guards the workspace.
     pub fn pose_at(&self) -> Option<Instant> {
         self.pose_at
+    }
+
+    /// Whether end-effector poses are subscribed to.
+    pub fn receives_poses(&self) -> bool {
+        self.ee_pose.is_some()
+    }
+
+    /// The end effector's position in metres, unless it is too old to guard the workspace.
+    pub fn recent_position(&self, shared: &Shared) -> Option<[f64; 3]> {
+        let age = shared.now().since(self.pose_at?).seconds();
+        self.position.filter(|_| age <= shared.parameters.raw_control.pose_timeout_s)
     }
 
     /// Passes on all messages that have arrived.
@@ -212,7 +226,7 @@ impl Subscriptions {
         };
         self.pose_stamp = Some(stamp);
         if problem.is_none() {
-            self.pose_at = Some(shared.now());
+            (self.pose_at, self.position) = (Some(shared.now()), Some(position));
         }
         // Control stops at once on a position that is not finite.
         if problem.is_none() || !finite {

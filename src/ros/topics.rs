@@ -35,7 +35,7 @@ pub(super) enum Role {
 }
 
 /// A topic to be watched.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Watched {
     /// What the topic is for, in messages.
     pub purpose: String,
@@ -68,10 +68,10 @@ pub(super) struct TopicProblem {
 
 /// A publisher as the graph shows it.
 #[derive(Debug, Clone)]
-struct Publisher {
-    node: String,
-    type_name: String,
-    qos: QosProfile,
+pub(super) struct Publisher {
+    pub node: String,
+    pub type_name: String,
+    pub qos: QosProfile,
 }
 
 /// The watched topics and their problems at the last check.
@@ -122,17 +122,7 @@ impl TopicMonitor {
         self.checked = Some(now);
         self.problems.clear();
         for topic in &self.topics {
-            let Ok(found) = node.get_publishers_info_by_topic(&topic.topic, false) else {
-                continue;
-            };
-            let publishers = found.into_iter().map(|info| Publisher {
-                node: join_name(&info.node_namespace, &info.node_name),
-                type_name: info.topic_type,
-                qos: info.qos_profile,
-            });
-            let publishers: Vec<_> = publishers.collect();
-            let alternatives = |kind: &str| published_topics(node, kind, &topic.topic);
-            self.problems.extend(problem(topic, &publishers, alternatives));
+            self.problems.extend(look(node, topic).1);
         }
         for problem in &self.problems {
             if self.throttle.permit(&problem.text, std::time::Instant::now(), REPEAT) {
@@ -140,6 +130,22 @@ impl TopicMonitor {
             }
         }
     }
+}
+
+/// The publishers of a topic, and its problem, if there is one.
+pub(super) fn look(node: &r2r::Node, topic: &Watched) -> (Vec<Publisher>, Option<TopicProblem>) {
+    let Ok(found) = node.get_publishers_info_by_topic(&topic.topic, false) else {
+        return (Vec::new(), None);
+    };
+    let publishers = found.into_iter().map(|info| Publisher {
+        node: join_name(&info.node_namespace, &info.node_name),
+        type_name: info.topic_type,
+        qos: info.qos_profile,
+    });
+    let publishers: Vec<_> = publishers.collect();
+    let alternatives = |kind: &str| published_topics(node, kind, &topic.topic);
+    let problem = problem(topic, &publishers, alternatives);
+    (publishers, problem)
 }
 
 fn join_name(namespace: &str, name: &str) -> String {

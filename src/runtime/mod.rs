@@ -88,6 +88,10 @@ impl Default for Threads {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+/// Number of a state of the inputs; see [`Runtime::rested_since`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputsSerial(u64);
+
 /// The executor thread's handle of the other threads.
 pub struct Runtime {
     shared: Arc<SharedState>,
@@ -317,8 +321,19 @@ impl Runtime {
 
     /// Whether control has processed the lifecycle state that was set last, and is at rest.
     pub fn at_rest(&mut self) -> bool {
-        let serial = self.lifecycle_serial;
-        self.snapshot().is_some_and(|snapshot| serial <= snapshot.inputs && snapshot.output.at_rest)
+        self.rested_since(InputsSerial(self.lifecycle_serial))
+    }
+
+    /// Number of the inputs that were set last.
+    #[must_use]
+    pub fn inputs_serial(&self) -> InputsSerial {
+        InputsSerial(self.inputs.serial)
+    }
+
+    /// Whether control has processed these inputs, and is at rest.
+    pub fn rested_since(&mut self, inputs: InputsSerial) -> bool {
+        self.snapshot()
+            .is_some_and(|snapshot| inputs.0 <= snapshot.inputs && snapshot.output.at_rest)
     }
 
     /// Longest time from [`Lifecycle::Inactive`] to [`Self::at_rest`].

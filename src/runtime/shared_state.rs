@@ -75,7 +75,8 @@ pub(super) struct SharedState {
     pub chunks_to_free: Mailbox<ActionChunk>,
     /// Worker -> control: code of a [`PolicyFailure`], 0 for none.
     failure: AtomicU8,
-    /// Worker -> control: 0 idle, `DEAD`, else the start of the inference plus one.
+    /// Worker -> control: 0 idle, `DEAD`, else the start of the inference plus one, or of a
+    /// preparation with the bit `PREPARING`.
     inference: AtomicU64,
     /// Worker -> control: a bit for each camera whose last image could not be decoded.
     pub decode_failed: AtomicU8,
@@ -92,6 +93,8 @@ pub(super) struct SharedState {
 }
 
 const DEAD: u64 = u64::MAX;
+/// The clock reaches this bit after 292 years.
+const PREPARING: u64 = 1 << 63;
 
 impl SharedState {
     pub fn instruction(&self) -> CurrentInstruction {
@@ -129,9 +132,11 @@ impl SharedState {
     }
 
     pub fn set_inference(&self, inference: Inference) {
+        let begun = |since: Instant| since.nanoseconds().saturating_add(1).min(PREPARING - 2);
         let code = match inference {
             Inference::Idle => 0,
-            Inference::Busy { since } => since.nanoseconds().saturating_add(1).min(DEAD - 1),
+            Inference::Busy { since } => begun(since),
+            Inference::Preparing { since } => PREPARING | begun(since),
             Inference::Dead => DEAD,
         };
         self.inference.store(code, Ordering::Release);
@@ -141,7 +146,13 @@ impl SharedState {
         match self.inference.load(Ordering::Acquire) {
             0 => Inference::Idle,
             DEAD => Inference::Dead,
-            since => Inference::Busy { since: Instant::from_nanoseconds(since - 1) },
+            code => {
+                let since = Instant::from_nanoseconds((code & !PREPARING) - 1);
+                match code & PREPARING {
+                    0 => Inference::Busy { since },
+                    _ => Inference::Preparing { since },
+                }
+            }
         }
     }
 }
@@ -169,6 +180,8 @@ mod tests {
             Inference::Dead,
             Inference::Busy { since: Instant::START },
             Inference::Busy { since: Instant::from_nanoseconds(77) },
+            Inference::Preparing { since: Instant::START },
+            Inference::Preparing { since: Instant::from_nanoseconds(77) },
         ] {
             shared.set_inference(inference);
             assert_eq!(shared.inference(), inference);

@@ -97,6 +97,11 @@ pub enum WorkerReport {
         /// Index of its camera.
         camera: usize,
     },
+    /// The policy was prepared for an instruction, which took time: nothing was inferred.
+    Prepared {
+        /// How long it took.
+        seconds: f64,
+    },
     /// The policy panicked; it is not used again.
     Panicked(String),
 }
@@ -138,6 +143,8 @@ struct Installed {
     last_inference_s: f64,
     /// Steps that began between the observation of the last chunk and its end.
     last_delay: usize,
+    /// Generation of the instruction that the policy is prepared for.
+    prepared: Option<u64>,
 }
 
 pub(super) struct Worker {
@@ -195,8 +202,10 @@ impl Worker {
             if wait.is_zero()
                 && let Some(job) = self.next_job()
             {
-                self.rate_limiter.began(now);
-                self.infer(&job);
+                if self.prepare(&job) {
+                    self.rate_limiter.began(now);
+                    self.infer(&job);
+                }
                 continue;
             }
             // Woken by `Runtime::wake_worker`; the timeout of a second is a precaution.
@@ -250,6 +259,7 @@ impl Worker {
             last_begun: 0,
             last_inference_s: loaded.inference_s,
             last_delay: 0,
+            prepared: None,
         });
         self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
         self.shared.set_inference(Inference::Idle);
@@ -265,6 +275,40 @@ impl Worker {
         self.shared.images.iter().for_each(|mailbox| drop(mailbox.take()));
         self.shared.decode_failed.store(0, Ordering::Release);
         self.shared.set_inference(Inference::Idle);
+    }
+
+    /// Prepares the policy for an instruction before its first inference (for every observation
+    /// where the state is in the prompt), outside of the deadline of inferences. Returns whether the job may be inferred: after a preparation that took time
+    /// its images are old.
+    fn prepare(&mut self, job: &Job) -> bool {
+        let Some(installed) = self.installed.as_mut() else { return false };
+        let (generation, instruction) = &job.instruction;
+        let same = installed.prepared.replace(*generation) == Some(*generation);
+        if same && !installed.policy.prepares_for_state() {
+            return true;
+        }
+        let started = self.clock.steady();
+        self.shared.set_inference(Inference::Preparing { since: started });
+        let state = job.state.as_ref().map(|state| state.values.clone());
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            let observation = grey(&installed.info, instruction, state)?;
+            installed.policy.prepare_for(&observation).map_err(|error| error.to_string())
+        }));
+        match prepared {
+            // An error will be that of the inference, too, where it is counted and reported.
+            Ok(Ok(false) | Err(_)) => true,
+            Ok(Ok(true)) => {
+                let seconds = self.clock.steady().since(started).seconds();
+                let _ = self.reports.try_send(WorkerReport::Prepared { seconds });
+                self.shared.set_inference(Inference::Idle);
+                false
+            }
+            Err(panic) => {
+                self.shared.set_inference(Inference::Dead);
+                let _ = self.reports.try_send(WorkerReport::Panicked(panic_text(panic.as_ref())));
+                false
+            }
+        }
     }
 
     /// Decodes the images, runs the policy, and passes the result to control and to the executor.
@@ -418,6 +462,18 @@ enum Failure {
     Policy(PolicyError),
 }
 
+/// Grey images, with a state or zeros.
+fn grey(
+    info: &PolicyInfo,
+    instruction: &Instruction,
+    state: Option<Vec<f64>>,
+) -> Result<Observation, String> {
+    let image =
+        RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
+    let grey = Observation::uniform(&image, instruction, &info.cameras, info.state_dim);
+    Ok(Observation { state: state.unwrap_or_else(|| grey.state.clone()), ..grey })
+}
+
 /// Runs the policy on grey images and a state of zeros, and measures its duration.
 ///
 /// No action from a grey image is only a remark, as there is nothing to act upon. Numbers that are
@@ -438,10 +494,8 @@ fn self_test(
             info.unnorm_key, info.action_dim
         ));
     }
-    let image =
-        RgbImage::new(224, 224, vec![128; 224 * 224 * 3]).map_err(|error| error.to_string())?;
     let instruction = Instruction::new("pick up the block").map_err(|error| error.to_string())?;
-    let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);
+    let observation = grey(&info, &instruction, None)?;
     let (mut inference_s, mut remark) = (0.0_f64, None);
     for run in 0..=SELF_TEST_RUNS {
         let started = clock.steady();

@@ -286,6 +286,8 @@ fn special_tokens_are_those_of_tokenizer_config() {
     let body = &prompt[..17];
     let without = config(|c| c["add_bos_token"] = json!(false));
     cases.kit("without_bos", &without, &[], Should::Read(prompt.to_vec(), ""));
+    let null = config(|c| c["add_bos_token"] = Value::Null);
+    cases.kit("bos_null", &null, &[], Should::Read(prompt.to_vec(), ""));
     let ends = [&[1], body, &[2, 29871]].concat();
     let with_end = config(|c| c["add_eos_token"] = json!(true));
     cases.kit("with_eos", &with_end, &[], Should::Read(ends, ""));

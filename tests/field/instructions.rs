@@ -62,6 +62,9 @@ fn invisible_characters_are_named() {
         refuse("private_use", "pick up the block \u{f04b}", &["private use"]),
         refuse("escape_sequence", "pick up the block\\n", &["the escape sequence"]),
         refuse("tab_inside", "pick up\tthe block", &["the control character"]),
+        refuse("object_place", "pick up the \u{fffc}block", &["object that was not copied"]),
+        refuse("variation_selector", "pick up the block\u{fe0f}", &["variation selector"]),
+        refuse("invisible_vowel", "pick up the block\u{17b5}", &["invisible vowel"]),
         refuse("only_invisible", "\u{200b}", &["zero width space"]),
     ]);
 }
@@ -179,6 +182,122 @@ fn other_texts_are_passed_on_and_remarked() {
             "{\"task\": \"pick up the block\"}",
             &[8853, 7662, 1115, 376, 23945, 701, 278, 2908, 9092, end],
             "begins with \"{\"",
+        ),
+    ]);
+}
+
+#[test]
+fn texts_that_other_programs_changed_are_remarked() {
+    let read = |name, text, task: &[u32], remark| {
+        let task = [task, &[29973]].concat();
+        Input::instruction(name, text, Should::Read(prompt(&task), remark))
+    };
+    check(&[
+        read(
+            "ligature",
+            "pick up the \u{fb01}le",
+            &[5839, 701, 278, 29871, 31017, 280],
+            "(U+FB01)",
+        ),
+        read(
+            "full_width_word",
+            "\u{ff50}\u{ff49}\u{ff43}\u{ff4b} up the block",
+            &[29871, 242, 192, 147, 242, 192, 140, 242, 192, 134, 242, 192, 142, 701, 278, 2908],
+            "(U+FF50)",
+        ),
+        read(
+            "letters_of_mathematics",
+            "\u{1d429}\u{1d422}\u{1d41c}\u{1d424} up the block",
+            &[
+                29871, 243, 160, 147, 172, 243, 160, 147, 165, 243, 160, 147, 159, 243, 160, 147,
+                167, 701, 278, 2908,
+            ],
+            "(U+1D429)",
+        ),
+        read(
+            "typographic_apostrophe",
+            "don\u{2019}t drop the block",
+            &[1016, 30010, 29873, 5768, 278, 2908],
+            "(U+2019)",
+        ),
+        read("dash", "pick up \u{2013} then drop", &[5839, 701, 785, 769, 5768], "(U+2013)"),
+        read(
+            "ellipsis",
+            "pick up the block\u{2026}",
+            &[5839, 701, 278, 2908, 30098],
+            "the instruction ends with '\u{2026}'",
+        ),
+        read(
+            "percent_encoded",
+            "pick%20up%20the%20block",
+            &[5839, 29995, 29906, 29900, 786, 29995, 29906, 29900, 1552, 29995, 29906, 29900, 1271],
+            "contains \"%20\"",
+        ),
+        read(
+            "html_entity",
+            "pick&nbsp;up the block",
+            &[5839, 29987, 14239, 29936, 786, 278, 2908],
+            "contains \"&nbsp;\"",
+        ),
+        read(
+            "wrong_encoding",
+            "pick up the caf\u{c3}\u{a9}",
+            &[5839, 701, 278, 274, 2142, 30033, 30211],
+            "UTF-8 that was read in another encoding",
+        ),
+    ]);
+}
+
+#[test]
+fn texts_of_lists_templates_and_identifiers_are_remarked() {
+    let read = |name, text, task: &[u32], remark| {
+        let task = [task, &[29973]].concat();
+        Input::instruction(name, text, Should::Read(prompt(&task), remark))
+    };
+    let pick = [5839, 701, 278];
+    check(&[
+        read(
+            "plus_signs",
+            "pick+up+the+block",
+            &[5839, 29974, 786, 29974, 1552, 29974, 1271],
+            "joined by plus signs",
+        ),
+        read(
+            "hyphens",
+            "pick-up-the-block",
+            &[5839, 29899, 786, 29899, 1552, 29899, 1271],
+            "joined by hyphens",
+        ),
+        read("capital_letters", "pickUpTheBlock", &[5839, 21245, 354, 1271], "capital letters"),
+        read(
+            "list_mark",
+            "- pick up the block",
+            &[448, 5839, 701, 278, 2908],
+            "begins with \"- \"",
+        ),
+        read(
+            "numbered",
+            "1. pick up the block",
+            &[29871, 29896, 29889, 5839, 701, 278, 2908],
+            "begins with \"1.\"",
+        ),
+        read(
+            "placeholder_braces",
+            "pick up the {object}",
+            &[&pick[..], &[426, 3318, 29913]].concat(),
+            "contains \"{object}\"",
+        ),
+        read(
+            "placeholder_angle",
+            "pick up the <object>",
+            &[&pick[..], &[529, 3318, 29958]].concat(),
+            "contains \"<object>\"",
+        ),
+        read(
+            "placeholder_dollar",
+            "pick up the $OBJECT",
+            &[&pick[..], &[395, 3318]].concat(),
+            "contains \"$OBJECT\"",
         ),
     ]);
 }

@@ -107,6 +107,8 @@ def image_message(array, encoding, stamp, padding=0, frame="camera"):
 class NodeProcess:
     """The node under test. Its log goes to a file, which is printed when a test fails."""
 
+    started = []
+
     def __init__(self, executable, log, popen=None, remap=(), **parameters):
         # These tests expect an action for every image, except where the rate limit is tested.
         parameters = {"inference_rate_hz": 1000.0, **parameters}
@@ -120,6 +122,7 @@ class NodeProcess:
         self.log = open(log, "wb")
         streams = dict(stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         self.process = subprocess.Popen(arguments, **{**streams, **(popen or {})})
+        self.started.append(self.process)
 
     def stop(self, how=signal.SIGINT, timeout=15.0):
         """Sends a signal and returns the exit status; fails if the process does not end."""
@@ -438,3 +441,7 @@ def main(scenario):
                 file=sys.stderr,
             )
         raise
+    finally:
+        # Also where a scenario failed before it could.
+        for process in NodeProcess.started:
+            process.kill()

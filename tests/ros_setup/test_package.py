@@ -10,6 +10,7 @@ import unittest
 import xml.etree.ElementTree
 
 import yaml
+from openvla_tt_msgs.action import RunPolicy
 from openvla_tt_msgs.msg import Action, Status
 
 from tree import ROOT, shell
@@ -65,6 +66,41 @@ class Messages(unittest.TestCase):
             "intervention_names": "sequence<string>",
         }.items():
             self.assertEqual(fields.get(name), kind, name)
+
+    def test_run_policy_has_the_fields_promised(self):
+        for part, fields in {
+            RunPolicy.Goal: {
+                "instruction": "string",
+                "time_limit_s": "double",
+                "enable": "boolean",
+                "preempt": "boolean",
+                "stop_when_stalled": "boolean",
+                "stop_on_done": "boolean",
+                "stop_in_box": "boolean",
+                "box_min": "double[3]",
+                "box_max": "double[3]",
+            },
+            RunPolicy.Result: {
+                "outcome": "uint8",
+                "reason": "uint16",
+                "detail": "string",
+                "elapsed_s": "double",
+                "time_to_rest_s": "double",
+                "path_m": "double",
+                "inferences": "uint64",
+            },
+            RunPolicy.Feedback: {
+                "state": "uint8",
+                "reason": "uint16",
+                "detail": "string",
+                "elapsed_s": "double",
+                "path_m": "double",
+                "inferences": "uint64",
+                "generation": "uint64",
+                "steps": "uint64",
+            },
+        }.items():
+            self.assertEqual(part.get_fields_and_field_types(), fields, part)
 
     def test_constants_are_distinct(self):
         text = (ROOT / "msg/msg/Status.msg").read_text()
@@ -137,12 +173,7 @@ class Manifests(unittest.TestCase):
         self.assertEqual(listed, cmake)
         depends = {element.text for element in manifest("package.xml").findall("depend")}
         # Those that only others need come with them.
-        nested = {
-            "action_msgs",
-            "service_msgs",
-            "type_description_interfaces",
-            "unique_identifier_msgs",
-        }
+        nested = {"service_msgs", "type_description_interfaces"}
         self.assertEqual(set(listed) - depends, nested)
 
     def test_rust_sources_name_only_listed_packages(self):

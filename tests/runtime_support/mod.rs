@@ -14,9 +14,12 @@ type Act = Box<dyn FnMut(&RgbImage, &Instruction) -> Result<Vec<f64>, PolicyErro
 /// 2 cm ahead per policy period of 0.2 s: 0.1 m/s.
 pub const FORWARD: [f64; 7] = [0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
 
+type Prepare = Box<dyn FnMut(&Instruction) -> Result<bool, PolicyError> + Send>;
+
 /// A policy whose actions are given by a closure.
 pub struct Scripted {
     act: Act,
+    prepare: Prepare,
     pub info: PolicyInfo,
 }
 
@@ -36,7 +39,15 @@ impl Scripted {
             envelope: vec![None; 7],
             action_tokens: None,
         };
-        Box::new(Self { act: Box::new(act), info })
+        Box::new(Self { act: Box::new(act), prepare: Box::new(|_| Ok(false)), info })
+    }
+
+    /// What it does before the first inference under an instruction.
+    pub fn preparing(
+        self,
+        prepare: impl FnMut(&Instruction) -> Result<bool, PolicyError> + Send + 'static,
+    ) -> Box<Self> {
+        Box::new(Self { prepare: Box::new(prepare), ..self })
     }
 
     pub fn forward() -> Box<Self> {
@@ -52,6 +63,10 @@ impl Policy for Scripted {
             actions: vec![action],
             ..Decision::default()
         })
+    }
+
+    fn prepare_for(&mut self, observation: &Observation) -> Result<bool, PolicyError> {
+        (self.prepare)(&observation.instruction)
     }
 
     fn info(&self) -> &PolicyInfo {

@@ -30,23 +30,25 @@ openvla_base_dir() {
 openvla_msgs_dir() {
     echo "$OPENVLA_TT_ROOT/.ros/msgs-$({
         cd "$OPENVLA_TT_ROOT" &&
-            cat msg/package.xml msg/CMakeLists.txt msg/msg/*.msg tools/ros/messages.py
+            cat msg/package.xml msg/CMakeLists.txt msg/msg/*.msg msg/action/*.action \
+                tools/ros/messages.py
         printf '%s %s' "${ROS_DISTRO:-jazzy}" "${1#"$OPENVLA_TT_ROOT"/}"
     } | openvla_hash)"
 }
 
 # First folder of the sourced ROS 2 $1 that has the current version of our messages, or nothing.
 openvla_sourced_msgs() {
-    local rest="$1:" prefix ours="$OPENVLA_TT_ROOT/msg/msg" theirs
+    local rest="$1:" prefix ours="$OPENVLA_TT_ROOT/msg" theirs interface
     while [ -n "$rest" ]; do
         prefix="${rest%%:*}"
         rest="${rest#*:}"
-        theirs="$prefix/share/openvla_tt_msgs/msg"
-        if [ -n "$prefix" ] && cmp -s "$ours/Action.msg" "$theirs/Action.msg" &&
-            cmp -s "$ours/Status.msg" "$theirs/Status.msg"; then
-            echo "$prefix"
-            return
-        fi
+        [ -n "$prefix" ] || continue
+        theirs="$prefix/share/openvla_tt_msgs"
+        for interface in msg/Action.msg msg/Status.msg action/RunPolicy.action; do
+            cmp -s "$ours/$interface" "$theirs/$interface" || continue 2
+        done
+        echo "$prefix"
+        return
     done
 }
 

@@ -20,6 +20,10 @@ import numpy
 
 PREFIX = pathlib.Path(sys.prefix)
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+# Kinds of interfaces: each is a folder and the suffix of its files.
+KINDS = ("msg", "action")
+# Packages whose messages are in the services that an action consists of.
+NESTED = ("builtin_interfaces", "service_msgs", "unique_identifier_msgs")
 TYPESUPPORTS = ("c", "introspection_c", "fastrtps_c")
 # Not the `rosidl` script: its first line has the prefix's path, whose length the kernel limits.
 ROSIDL = (sys.executable, "-c", "import sys; from rosidl_cli.cli import main; sys.exit(main())")
@@ -45,7 +49,8 @@ class Package:
         manifest = xml.etree.ElementTree.parse(source / "package.xml").getroot()
         self.name = manifest.findtext("name", "")
         self.depends = [element.text or "" for element in manifest.findall("depend")]
-        self.messages = sorted(path.relative_to(source) for path in (source / "msg").glob("*.msg"))
+        found = (path for kind in KINDS for path in (source / kind).glob(f"*.{kind}"))
+        self.interfaces = sorted(path.relative_to(source) for path in found)
         self.lib = out / "lib"
         self.python = self.lib / PYTHON / "site-packages" / self.name
         include = PREFIX / "include"
@@ -78,7 +83,7 @@ class Package:
             "-I",
             PREFIX / "share",
             self.name,
-            *self.messages,
+            *self.interfaces,
         )
 
     def install_headers(self) -> None:
@@ -99,16 +104,17 @@ class Package:
         """Definitions and the marks in the ament index by which tools find the package."""
         share = self.out / "share" / self.name
         definitions = []
-        (share / "msg").mkdir(parents=True)
+        for kind in KINDS:
+            (share / kind).mkdir(parents=True)
         shutil.copyfile(self.source / "package.xml", share / "package.xml")
-        for message in self.messages:
-            shutil.copyfile(self.source / message, share / message)
+        for interface in self.interfaces:
+            shutil.copyfile(self.source / interface, share / interface)
             for suffix, origin in ((".idl", "c/tmp"), (".json", "c")):
                 shutil.copyfile(
-                    self.work / origin / message.with_suffix(suffix),
-                    share / message.with_suffix(suffix),
+                    self.work / origin / interface.with_suffix(suffix),
+                    share / interface.with_suffix(suffix),
                 )
-            definitions += [str(message.with_suffix(".idl")), str(message)]
+            definitions += [str(interface.with_suffix(".idl")), str(interface)]
         index = self.out / "share" / "ament_index" / "resource_index"
         for kind, text in (
             ("packages", ""),
@@ -162,15 +168,21 @@ class Package:
         """Where a library of this package lies."""
         return self.lib / f"lib{self.name}__{part}.so"
 
+    def sources(self, generator: str, pattern: str) -> list[pathlib.Path]:
+        """The files that a generator made of the interfaces of every kind."""
+        return sorted(
+            path for kind in KINDS for path in (self.work / generator / kind).glob(pattern)
+        )
+
     def neighbours(self, part: str) -> list[str]:
         """The same library of the packages this one depends on."""
-        return [f"{name}__{part}" for name in self.depends]
+        return [f"{name}__{part}" for name in dict.fromkeys([*self.depends, *NESTED])]
 
     def build_c(self) -> None:
         """Structures, their functions and their descriptions."""
         self.link(
             self.library("rosidl_generator_c"),
-            sorted((self.work / "c/msg/detail").glob("*.c")),
+            self.sources("c", "detail/*.c"),
             [*self.neighbours("rosidl_generator_c"), "rosidl_runtime_c", "rcutils"],
         )
 
@@ -180,14 +192,14 @@ class Package:
         for part, folder, pattern, libraries in (
             (
                 "rosidl_typesupport_introspection_c",
-                "introspection_c/msg/detail",
-                "*.c",
+                "introspection_c",
+                "detail/*.c",
                 ["rosidl_typesupport_introspection_c", "rosidl_runtime_c"],
             ),
             (
                 "rosidl_typesupport_fastrtps_c",
-                "fastrtps_c/msg/detail",
-                "*.cpp",
+                "fastrtps_c",
+                "detail/*.cpp",
                 [
                     "rosidl_typesupport_fastrtps_c",
                     "rosidl_typesupport_fastrtps_cpp",
@@ -199,12 +211,12 @@ class Package:
             ),
             (
                 "rosidl_typesupport_c",
-                "c/msg",
+                "c",
                 "*.cpp",
                 ["rosidl_typesupport_c", "rosidl_runtime_c"],
             ),
         ):
-            sources = sorted((self.work / folder).glob(pattern))
+            sources = self.sources(folder, pattern)
             self.link(self.library(part), sources, [own, *self.neighbours(part), *libraries])
 
     def build_python(self) -> None:
@@ -213,7 +225,7 @@ class Package:
         own = f"{self.name}__rosidl_generator_c"
         self.link(
             self.library("rosidl_generator_py"),
-            sorted((self.work / "py/msg").glob("*.c")),
+            self.sources("py", "*.c"),
             [
                 own,
                 f"{self.name}__rosidl_typesupport_c",

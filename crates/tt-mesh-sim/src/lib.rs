@@ -4,11 +4,13 @@
 //! float32 destination, tiles and faces, DRAM capacity, L1 of matmuls and attention, rounding of
 //! collectives at every hop, traces over fixed addresses. Refused: the uses that TT-NN refuses, and
 //! those that are undefined on silicon (freed or foreign tensors, reads of unwritten data, ids and
-//! positions outside their tables). Time is not modelled.
+//! positions outside their tables). Time is not modelled, unless a test asks for a cost per launch
+//! ([`clock`]).
 //!
 //! What is exact and what is a model within a tolerance is listed in the README.
 
 mod board;
+pub mod clock;
 mod error;
 mod ffi;
 pub mod format;

@@ -8,6 +8,7 @@ use tt_metal_sys as abi;
 use tt_metal_sys::boards::BoardFacts;
 
 use crate::board;
+use crate::clock::CostClock;
 use crate::error::{Refusal, Result, ensure, refusal};
 use crate::format::{Format, Layout, Spec, Values};
 use crate::host::{self, Distribution, HostArray};
@@ -52,6 +53,7 @@ pub struct Mesh {
     pub(crate) traces: HashMap<u64, Trace>,
     pub(crate) capture: Option<Capture>,
     programs: HashSet<(Op, Vec<Spec>)>,
+    pub(crate) clock: CostClock,
     /// Programs of custom kernels, by number.
     kernels: Vec<Arc<OwnedProgram>>,
     /// Blocks of tensors at the time of their capture in a trace.
@@ -103,6 +105,7 @@ impl Mesh {
             traces: HashMap::new(),
             capture: None,
             programs: HashSet::new(),
+            clock: CostClock::from_environment()?,
             kernels: Vec::new(),
             captured: HashMap::new(),
             next: 0,
@@ -335,6 +338,15 @@ impl Mesh {
         Ok(())
     }
 
+    /// Refuses what [`Mesh::dispatch`] would refuse before it runs.
+    pub fn check(&self, op: Op, inputs: &[u64]) -> Result<()> {
+        let specs: Vec<Spec> = inputs
+            .iter()
+            .map(|handle| self.tensor(*handle).map(|tensor| tensor.spec))
+            .collect::<Result<_>>()?;
+        op.check(&specs, self.chips()).map(drop)
+    }
+
     /// Runs an operation, or captures it. Returns the handles of its outputs.
     pub fn dispatch(&mut self, op: Op, inputs: &[u64]) -> Result<Vec<u64>> {
         let specs: Vec<Spec> = inputs
@@ -363,6 +375,7 @@ impl Mesh {
                     ),
                 ));
             }
+            self.clock.launch(op.launches(&program.1), false);
             let handles = self.reserve(&outputs)?;
             if let Some(capture) = &mut self.capture {
                 capture.owned.extend(&handles);
@@ -377,6 +390,7 @@ impl Mesh {
             self.note_blocks();
             return Ok(handles);
         }
+        self.clock.launch(op.launches(&program.1), !self.programs.contains(&program));
         let handles = self.reserve(&outputs)?;
         if let Err(refusal) = self.execute(op, inputs, &program.1, &handles, &outputs) {
             handles.iter().try_for_each(|handle| self.free(*handle))?;

@@ -143,6 +143,7 @@ impl Mesh {
             }
         }
         trace.commands.iter().try_for_each(|command| {
+            self.clock.launch(command.op.launches(&command.specs), false);
             self.execute(
                 command.op,
                 &command.inputs,

@@ -313,6 +313,54 @@ fn attention_full_causal_masked_and_decode() {
     }
 }
 
+/// The operations with heads as rows give, bit for bit, what the others give of the same row.
+#[test]
+fn heads_as_rows_equal_heads_as_planes() {
+    for &board in BOARDS {
+        let mesh = mesh(board);
+        for (format, q_heads, kv_heads) in
+            [(Format::Bf16, 4, 2), (Format::Bfp8B, 1, 1), (Format::Bfp8B, 32, 8)]
+        {
+            let (dim, rows, compute) = (64, 40, Compute::default());
+            let width = (q_heads + 2 * kv_heads) * dim;
+            let qkv = random(&mesh, [1, 1, 1, width], Format::Bf16, 41);
+            let line = random(&mesh, [1, 1, 1, dim], Format::Bf16, 42);
+            let table = Tensor::concat(&[&line; 32], 2).unwrap();
+            let caches = [43, 44].map(|seed| random(&mesh, [1, kv_heads, rows, dim], format, seed));
+            let pair = caches.each_ref().map(|cache| {
+                let copy = mesh.zeros(cache.dims(), format, Layout::Tile).unwrap();
+                cache.copy_to(&copy).unwrap();
+                copy
+            });
+            let at = HostArray::i32(&[37], [1; 4]);
+            let position =
+                mesh.upload(at, Distribution::Replicate, Format::I32, Layout::RowMajor).unwrap();
+            let turn = |x: &Tensor, table: &Tensor| {
+                x.rope(table, table, RopeOrder::Half, compute).unwrap()
+            };
+
+            let [q, k, v] = qkv.split_heads(q_heads, kv_heads).unwrap();
+            let (q, k) = (turn(&q, &line), turn(&k, &line));
+            caches[0].cache_update(&k, &position).unwrap();
+            caches[1].cache_update(&v, &position).unwrap();
+            let planes = q.attention_decode(&caches[0], &caches[1], &position, 0.1, compute);
+
+            let [q, k, v] = qkv.split_heads_decode(q_heads, kv_heads).unwrap();
+            assert_eq!((q.dims(), v.dims()), ([1, 1, q_heads, dim], [1, 1, kv_heads, dim]));
+            let (q, k) = (turn(&q, &table), turn(&k, &table));
+            Tensor::update_pair([&pair[0], &pair[1]], [&k, &v], &position).unwrap();
+            let as_rows = q.attention_decode(&pair[0], &pair[1], &position, 0.1, compute).unwrap();
+
+            let planes = planes.unwrap();
+            assert_eq!(as_rows.dims(), planes.dims());
+            assert_eq!(same_everywhere(&as_rows), same_everywhere(&planes));
+            for (a, b) in caches.iter().zip(&pair) {
+                assert_eq!(same_everywhere(a), same_everywhere(b));
+            }
+        }
+    }
+}
+
 #[test]
 fn heads_come_apart_and_together() {
     for &board in BOARDS {

@@ -226,6 +226,10 @@ fn shapes_and_formats_that_ttnn_refuses() {
     );
     let table = random(&mesh, [1, 1, 32, 32], Format::Bf16, 1);
     bad(q.rope(&table, &table, RopeOrder::Half, Compute::default()), "not a multiple of 64");
+    let row = random(&mesh, [1, 1, 1, 3 * 32 * 33], Format::Bf16, 31);
+    bad(row.split_heads_decode(33, 33).map(|[q, ..]| q), "33 query heads are more than 32");
+    let many = random(&mesh, [1, 1, 2, 96], Format::Bf16, 32);
+    bad(many.split_heads_decode(1, 1).map(|[q, ..]| q), "must be one row");
     bad(floats.rope(&table, &table, RopeOrder::Pairs, Compute::default()), "must be BF16");
     bad(q.rope(&k, &k, RopeOrder::Pairs, Compute::default()), "must be [1, 1, 32, 32]");
     let ids = |data: &[u32]| {

@@ -273,12 +273,17 @@ ttp_status ttp_layer_norm(ttp_tensor x, ttp_tensor weight, ttp_tensor bias, floa
                           const ttp_compute* compute, ttp_tensor* out);
 ttp_status ttp_rms_norm(ttp_tensor x, ttp_tensor weight, float eps, const ttp_compute* compute,
                         ttp_tensor* out);
-/* x [1,H,S,D], cosine and sine [1,1,S,D] (D wide in both orders). */
+/* x [1,H,S,D], cosine and sine [1,1,T,D] (D wide in both orders), of which rows 0..S are used. */
 ttp_status ttp_rope(ttp_tensor x, ttp_tensor cosine, ttp_tensor sine, uint32_t order,
                     const ttp_compute* compute, ttp_tensor* out);
 /* [1,1,S,(q+2*kv)*D] -> q [1,q,S,D], k and v [1,kv,S,D]. */
 ttp_status ttp_split_heads(ttp_tensor qkv, uint32_t q_heads, uint32_t kv_heads, ttp_tensor* q,
                            ttp_tensor* k, ttp_tensor* v);
+/* One row, BF16, heads as rows: [1,1,1,(q+2*kv)*D] -> q [1,1,q,D], k and v [1,1,kv,D]. At most 32
+ * query heads. The results may lie in the L1 of cores: they are for ttp_rope,
+ * ttp_cache_update_pair and ttp_attention_decode, and to be freed soon after. */
+ttp_status ttp_split_heads_decode(ttp_tensor qkv, uint32_t q_heads, uint32_t kv_heads,
+                                  ttp_tensor* q, ttp_tensor* k, ttp_tensor* v);
 /* [1,H,S,D] -> [1,1,S,H*D]. */
 ttp_status ttp_concat_heads(ttp_tensor x, ttp_tensor* out);
 /* softmax(scale * q k^T + mask) v. q [1,H,S,D], k and v [1,G,T,D], G divides H; D a multiple of 32.
@@ -286,8 +291,9 @@ ttp_status ttp_concat_heads(ttp_tensor x, ttp_tensor* out);
  * multiples of 32. */
 ttp_status ttp_attention(ttp_tensor q, ttp_tensor k, ttp_tensor v, ttp_tensor mask, uint32_t causal,
                          float scale, const ttp_compute* compute, ttp_tensor* out);
-/* One query row against a cache: q [1,H,1,D], caches [1,G,T,D], position I32 [1,1,1,1] on the
- * device: rows 0..=position take part. */
+/* One query row against a cache: q [1,H,1,D], or [1,1,H,D] as ttp_split_heads_decode gives it;
+ * caches [1,G,T,D], position I32 [1,1,1,1] on the device: rows 0..=position take part. The result
+ * is [1,H,1,D]. */
 ttp_status ttp_attention_decode(ttp_tensor q, ttp_tensor k_cache, ttp_tensor v_cache,
                                 ttp_tensor position, float scale, const ttp_compute* compute,
                                 ttp_tensor* out);
@@ -295,6 +301,9 @@ ttp_status ttp_attention_decode(ttp_tensor q, ttp_tensor k_cache, ttp_tensor v_c
 ttp_status ttp_cache_fill(ttp_tensor cache, ttp_tensor x);
 /* Writes x [1,G,1,D] into row `position` (I32 [1,1,1,1], on the device), in place. */
 ttp_status ttp_cache_update(ttp_tensor cache, ttp_tensor x, ttp_tensor position);
+/* The same for keys and values at once, each with its heads as rows, [1,1,G,D]. */
+ttp_status ttp_cache_update_pair(ttp_tensor k_cache, ttp_tensor v_cache, ttp_tensor k, ttp_tensor v,
+                                 ttp_tensor position);
 /* Rows of table [1,1,V,D] (BF16, row-major) named by ids U32 [1,1,1,N] row-major -> [1,1,N,D] in
  * `layout`. TILE output needs N = 1 or a multiple of 32. */
 ttp_status ttp_embedding(ttp_tensor ids, ttp_tensor table, uint32_t layout, ttp_tensor* out);

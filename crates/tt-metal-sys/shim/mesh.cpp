@@ -13,6 +13,7 @@
 #include <tt-metalium/distributed.hpp>
 #include <tt-metalium/experimental/fabric/fabric.hpp>
 
+#include "environment.hpp"
 #include "shim.hpp"
 #include "ttnn/distributed/api.hpp"
 
@@ -80,6 +81,14 @@ void check_library() {
                                     std::to_string(TT_NN_LIBRARY_BYTES) +
                                     " bytes (tt-metal " TT_SUPPORTED_COMMIT
                                     "): rebuild it against the installed tt-metal of that commit");
+    }
+}
+
+// Before TT-NN reads it, which it does once.
+void require_environment() {
+    const std::string problem = prepare_environment({TT_BUILT_RUNTIME_ROOT, ""});
+    if (!problem.empty()) {
+        refuse(TTP_NOT_FOUND, problem);
     }
 }
 
@@ -176,6 +185,7 @@ extern "C" const char* ttp_last_error(void) { return last_error.c_str(); }
 extern "C" ttp_status ttp_mesh_open(const ttp_mesh_config* config, ttp_mesh* out) {
     // What TT-NN says here is mostly that there is no such mesh on this machine.
     return guard(TTP_NOT_FOUND, [&] {
+        require_environment();
         require(config != nullptr && out != nullptr, "config or out is NULL");
         require(config->struct_size == sizeof(ttp_mesh_config),
                 "ttp_mesh_config of another header");

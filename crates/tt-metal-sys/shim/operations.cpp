@@ -22,17 +22,19 @@
 #include "ttnn/operations/eltwise/unary/unary.hpp"
 #include "ttnn/operations/embedding/embedding.hpp"
 #include "ttnn/operations/experimental/paged_cache/paged_cache.hpp"
+#include "ttnn/operations/experimental/reshape/view.hpp"
 #include "ttnn/operations/experimental/plusone/plusone.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_concat_heads/nlp_concat_heads.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_create_qkv_heads/nlp_create_qkv_heads.hpp"
 #include "ttnn/operations/experimental/transformer/rotary_embedding/rotary_embedding.hpp"
-#include
-#"ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
-#include "ttnn/operations/generic/generic_op.hpp" include "ttnn/operations/kv_cache/kv_cache.hpp"
-#include "ttnn/operations/matmul/matmul.hpp" include
-#"ttnn/operations/normalization/layernorm/layernorm.hpp" include
-#"ttnn/operations/normalization/rmsnorm/rmsnorm.hpp" include
-#"ttnn/operations/reduction/argmax/argmax.hpp" include "ttnn/operations/transformer/sdpa/sdpa.hpp"
+#include "ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
+#include "ttnn/operations/generic/generic_op.hpp"
+#include "ttnn/operations/kv_cache/kv_cache.hpp"
+#include "ttnn/operations/matmul/matmul.hpp"
+#include "ttnn/operations/normalization/layernorm/layernorm.hpp"
+#include "ttnn/operations/normalization/rmsnorm/rmsnorm.hpp"
+#include "ttnn/operations/reduction/argmax/argmax.hpp"
+#include "ttnn/operations/transformer/sdpa/sdpa.hpp"
 #include "ttnn/operations/transformer/sdpa_decode/sdpa_decode.hpp"
 
 using namespace shim;
@@ -268,16 +270,15 @@ extern "C" ttp_status ttp_rope(ttp_tensor x, ttp_tensor cosine, ttp_tensor sine,
     return one(x, out, [&](Mesh& mesh) {
         const Tensor& input = mesh.tensor(x);
         if (order == TTP_ROPE_HALF) {
+            // What ttp_split_heads_decode left on a core stays there.
+            const auto memory = input.is_sharded() ? input.memory_config() : dram;
             Tensor turned =
                 ttnn::experimental::rotary_embedding(input, mesh.tensor(cosine), mesh.tensor(sine),
-                                                     std::nullopt, dram, compute_of(compute));
-            // This kernel rounds the rows up to whole tiles.
-            const auto dims = dims_of(input);
-            if (dims_of(turned) != dims) {
-                const std::array<uint32_t, 4> begin{0, 0, 0, 0};
-                const std::array<uint32_t, 4> end{dims[0], dims[1], dims[2], dims[3]};
-                const std::array<uint32_t, 4> step{1, 1, 1, 1};
-                turned = ttnn::slice(turned, begin, end, step, dram);
+                                                     std::nullopt, memory, compute_of(compute));
+            // This kernel rounds the rows up to whole tiles: the same tiles, under their own shape.
+            if (dims_of(turned) != dims_of(input)) {
+                turned = ttnn::experimental::view(turned, input.logical_shape(),
+                                                  input.padded_shape());
             }
             return turned;
         }
@@ -363,12 +364,13 @@ extern "C" ttp_status ttp_attention_decode(ttp_tensor q, ttp_tensor k_cache, ttp
                                            const ttp_compute* compute, ttp_tensor* out) {
     return one(q, out, [&](Mesh& mesh) {
         // TT-NN wants [1, batch, heads, D] and a position for each of the batch.
-        const Tensor query = ttnn::transpose(mesh.tensor(q), 1, 2, dram);
+        const Tensor& given = mesh.tensor(q);
+        const Tensor query = dims_of(given)[1] == 1 ? given : ttnn::transpose(given, 1, 2, dram);
         const Tensor at = reshaped(mesh.tensor(position), ttnn::Shape({1}));
         ttnn::operations::transformer::SDPAProgramConfig program{};
         program.compute_with_storage_grid_size = mesh.device->compute_with_storage_grid_size();
         program.q_chunk_size = 0;
-        program.k_chunk_size = 0;  // chosen from the position at run time
+        program.k_chunk_size = 0;  // chosen by TT-NN from the length of the cache
         program.exp_approx_mode = compute != nullptr && compute->approx != 0;
         const Tensor result = ttnn::transformer::scaled_dot_product_attention_decode(
             query, mesh.tensor(k_cache), mesh.tensor(v_cache), true, std::nullopt,

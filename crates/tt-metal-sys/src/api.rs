@@ -111,6 +111,10 @@ abi_functions! {
         qkv: TensorHandle, q_heads: u32, kv_heads: u32, q: *mut TensorHandle, k: *mut TensorHandle,
         v: *mut TensorHandle
     ) -> Status;
+    ttp_split_heads_decode(
+        qkv: TensorHandle, q_heads: u32, kv_heads: u32, q: *mut TensorHandle, k: *mut TensorHandle,
+        v: *mut TensorHandle
+    ) -> Status;
     ttp_concat_heads(x: TensorHandle, out: *mut TensorHandle) -> Status;
     ttp_attention(
         q: TensorHandle, k: TensorHandle, v: TensorHandle, mask: TensorHandle, causal: u32,
@@ -122,6 +126,10 @@ abi_functions! {
     ) -> Status;
     ttp_cache_fill(cache: TensorHandle, x: TensorHandle) -> Status;
     ttp_cache_update(cache: TensorHandle, x: TensorHandle, position: TensorHandle) -> Status;
+    ttp_cache_update_pair(
+        k_cache: TensorHandle, v_cache: TensorHandle, k: TensorHandle, v: TensorHandle,
+        position: TensorHandle
+    ) -> Status;
     ttp_embedding(
         ids: TensorHandle, table: TensorHandle, layout: u32, out: *mut TensorHandle
     ) -> Status;

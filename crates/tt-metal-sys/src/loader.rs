@@ -78,15 +78,12 @@ impl Provider {
         let metadata =
             std::fs::metadata(path).map_err(|_| LoadError::Missing { path: path.into() })?;
         refuse_truncated(path, metadata.len())?;
-        // SAFETY: loading runs the library's initialisers. The path was named by the user as a
-        // provider, which is code they choose to run; nothing else is assumed about it here.
-        let library =
-            unsafe { libloading::Library::new(path) }.map_err(|error| LoadError::Unloadable {
-                path: path.into(),
-                bytes: metadata.len(),
-                // The linker's message can have several lines; the error has one.
-                reason: one_line(&error.to_string()),
-            })?;
+        let library = load(path).map_err(|error| LoadError::Unloadable {
+            path: path.into(),
+            bytes: metadata.len(),
+            // The linker's message can have several lines; the error has one.
+            reason: one_line(&error.to_string()),
+        })?;
         // The version first: another version may lack functions for good reasons.
         type Version = unsafe extern "C" fn() -> u32;
         // SAFETY: this signature is the same in every version of the header.
@@ -138,6 +135,35 @@ impl std::fmt::Debug for Provider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Provider").field(&self.name).finish()
     }
+}
+
+/// Loads the library with all that it needs, bound to its own libraries first: TT-NN brings a
+/// version of spdlog and fmt, and the node has already loaded another one with ROS. Without
+/// RTLD_DEEPBIND about a thousand symbols of TT-NN's resolve to ROS's.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix;
+    /// Of glibc's <dlfcn.h>; libloading does not name it.
+    const RTLD_DEEPBIND: std::ffi::c_int = 8;
+    // A sanitizer's runtime refuses the flag: it must be in front of the C library.
+    let program = unix::Library::this();
+    let sanitized =
+        [&b"__asan_init\0"[..], b"__tsan_init\0", b"__msan_init\0"].iter().any(|name| {
+            // SAFETY: the symbol is only looked for, never called.
+            unsafe { program.get::<unsafe extern "C" fn()>(*name) }.is_ok()
+        });
+    let deep = if sanitized { 0 } else { RTLD_DEEPBIND };
+    let flags = unix::RTLD_NOW | unix::RTLD_LOCAL | deep;
+    // SAFETY: loading runs the library's initialisers. The path was named by the user as a
+    // provider, which is code they choose to run; nothing else is assumed about it here.
+    unsafe { unix::Library::open(Some(path), flags) }.map(libloading::Library::from)
+}
+
+/// Elsewhere there is no such flag.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: as above.
+    unsafe { libloading::Library::new(path) }
 }
 
 /// The dynamic linker maps segments without looking at the file's length; touching a page that is

@@ -111,3 +111,42 @@ fn a_truncated_or_foreign_file_is_refused() {
     assert!(matches!(refused(&text).0, LoadError::Unloadable { .. }));
     assert!(matches!(refused(folder.path()).0, LoadError::Unloadable { .. }));
 }
+
+/// Stands for spdlog: TT-NN has one version of it, ROS another, with the same names.
+fn logger_version(version: u32) -> String {
+    format!("unsigned spdlog_version(void) {{ return {version}; }}\n")
+}
+
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn a_provider_is_bound_to_its_own_libraries() {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+
+    let folder = tempfile::tempdir().unwrap();
+    // As ROS's libspdlog in the node: in the process's global scope before the provider is loaded.
+    let ros = shared_library(folder.path(), "ros_spdlog", &logger_version(1));
+    // SAFETY: a library of one function without initialisers.
+    let ros = unsafe { Library::open(Some(&ros), RTLD_NOW | RTLD_GLOBAL) }.unwrap();
+    // The provider exports its own and reports which of the two it calls.
+    let source = whole(TTP_ABI_VERSION).replace("int ttp_mesh_open(void) { return 0; }", "")
+        + &logger_version(2)
+        + "int ttp_mesh_open(void) { return (int) spdlog_version(); }\n";
+    let library = shared_library(folder.path(), "provider", &source);
+    // The same bytes elsewhere: the linker gives one handle to one file.
+    let copy = folder.path().join("libcopy.so");
+    std::fs::copy(&library, &copy).unwrap();
+
+    type Called = unsafe extern "C" fn() -> i32;
+    // SAFETY: this test's own function, of this type.
+    let without = unsafe {
+        let library = Library::open(Some(&copy), RTLD_NOW | RTLD_LOCAL).unwrap();
+        library.get::<Called>(b"ttp_mesh_open\0").unwrap()()
+    };
+    assert_eq!(without, 1, "the impostor does not take the provider's calls: no test");
+    let provider = Provider::open(&library).unwrap();
+    // SAFETY: it takes no arguments and returns a number, whatever the table says.
+    let called: Called = unsafe { std::mem::transmute(provider.api().ttp_mesh_open) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { called() }, 2, "the provider calls ROS's library");
+    drop(ros);
+}

@@ -50,6 +50,14 @@ pub enum Error {
     /// The provider could not be loaded.
     #[error(transparent)]
     Load(#[from] abi::LoadError),
+    /// The library that the user named could not be loaded.
+    #[error("{variable}: {source}")]
+    NamedProvider {
+        /// Environment variable that names it.
+        variable: &'static str,
+        /// Why.
+        source: abi::LoadError,
+    },
     /// The provider refused a call.
     #[error("{text} ({call})")]
     Provider {

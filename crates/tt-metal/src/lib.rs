@@ -36,9 +36,9 @@ pub use mesh::{
 };
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};
-pub use target::{ProviderKind, Target, find_provider};
+pub use target::{PROVIDER_VARIABLE, ProviderKind, Target, find_provider, find_provider_library};
 pub use tensor::{Distribution, HostArray, Spec, Tensor, pack};
 pub use trace::Trace;
 pub use tt_metal_sys::boards::{BoardFacts, Chip};
-pub use tt_metal_sys::{Api, LoadError, Provider};
+pub use tt_metal_sys::{Api, LoadError, Provider, TTP_ABI_VERSION as ABI_VERSION};
 pub use types::{Activation, Board, Combine, Compute, Fidelity, Format, Layout, RopeOrder};

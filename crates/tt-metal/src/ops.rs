@@ -58,6 +58,16 @@ fn optional(tensor: Option<&Tensor>) -> abi::TensorHandle {
     tensor.map_or(0, Tensor::input)
 }
 
+/// Both functions of the ABI that split heads.
+type Split = unsafe extern "C" fn(
+    abi::TensorHandle,
+    u32,
+    u32,
+    *mut abi::TensorHandle,
+    *mut abi::TensorHandle,
+    *mut abi::TensorHandle,
+) -> abi::Status;
+
 fn word(value: usize, what: &str) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::Host(format!("{what} {value} does not fit 32 bits")))
 }
@@ -105,7 +115,7 @@ impl Tensor {
         call!(self.inner(), ttp_rms_norm(self.input(), weight.input(), eps, &raw const compute))
     }
 
-    /// Rotary embedding of x [1,H,S,D] by tables [1,1,S,D].
+    /// Rotary embedding of x [1,H,S,D] by rows 0..S of tables [1,1,T,D].
     pub fn rope(
         &self,
         cosine: &Tensor,
@@ -129,6 +139,18 @@ impl Tensor {
     /// Fused projection [1,1,S,(q+2kv)D] -> query [1,q,S,D], key and value [1,kv,S,D]. D is a
     /// multiple of 32.
     pub fn split_heads(&self, q_heads: usize, kv_heads: usize) -> Result<[Tensor; 3]> {
+        self.split("ttp_split_heads", self.inner().api().ttp_split_heads, [q_heads, kv_heads])
+    }
+
+    /// One fused projection [1,1,1,(q+2kv)D] -> query [1,1,q,D], key and value [1,1,kv,D]: heads as
+    /// rows, for [`Tensor::rope`], [`Tensor::update_pair`] and [`Tensor::attention_decode`].
+    pub fn split_heads_decode(&self, q_heads: usize, kv_heads: usize) -> Result<[Tensor; 3]> {
+        let split = self.inner().api().ttp_split_heads_decode;
+        self.split("ttp_split_heads_decode", split, [q_heads, kv_heads])
+    }
+
+    fn split(&self, name: &'static str, split: Split, heads: [usize; 2]) -> Result<[Tensor; 3]> {
+        let [q_heads, kv_heads] = heads;
         let mesh = self.inner();
         mesh.take_deferred_error()?;
         mesh.count_launch();
@@ -136,17 +158,9 @@ impl Tensor {
         let [mut q, mut k, mut v] = [0; 3];
         // SAFETY: the handle is a number that the provider checks; the pointers are valid for the
         // call.
-        let status = unsafe {
-            (mesh.api().ttp_split_heads)(
-                self.input(),
-                q_heads,
-                kv_heads,
-                &raw mut q,
-                &raw mut k,
-                &raw mut v,
-            )
-        };
-        mesh.checked("ttp_split_heads", status)?;
+        let status =
+            unsafe { split(self.input(), q_heads, kv_heads, &raw mut q, &raw mut k, &raw mut v) };
+        mesh.checked(name, status)?;
         // All three are adopted before the first failure returns, so that none leaks.
         let [q, k, v] = [q, k, v].map(|handle| Tensor::adopt(mesh.clone(), handle));
         Ok([q?, k?, v?])
@@ -182,8 +196,8 @@ impl Tensor {
         )
     }
 
-    /// Attention of one query row [1,H,1,D] over rows 0..=position of caches [1,G,T,D]; position
-    /// I32 [1,1,1,1].
+    /// Attention of one query row [1,H,1,D] or [1,1,H,D] over rows 0..=position of caches
+    /// [1,G,T,D] -> [1,H,1,D]; position I32 [1,1,1,1].
     pub fn attention_decode(
         &self,
         key_cache: &Tensor,
@@ -214,6 +228,22 @@ impl Tensor {
     /// In place: writes one row [1,G,1,D] to row `position` (I32 [1,1,1,1]) of this cache.
     pub fn cache_update(&self, row: &Tensor, position: &Tensor) -> Result<()> {
         change!(self.inner(), ttp_cache_update(self.input(), row.input(), position.input()))
+    }
+
+    /// In place: writes one row of keys and one of values, each [1,1,G,D], to row `position` of the
+    /// caches (keys, values).
+    pub fn update_pair(caches: [&Tensor; 2], rows: [&Tensor; 2], position: &Tensor) -> Result<()> {
+        let ([keys, values], [key, value]) = (caches, rows);
+        change!(
+            keys.inner(),
+            ttp_cache_update_pair(
+                keys.input(),
+                values.input(),
+                key.input(),
+                value.input(),
+                position.input()
+            )
+        )
     }
 
     /// Rows of this table [1,1,V,D] (BF16, row-major) for ids U32 [1,1,1,N] -> [1,1,N,D].

@@ -58,32 +58,31 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// Environment variable with the path of a provider library, simulated or for silicon.
+pub const PROVIDER_VARIABLE: &str = "OPENVLA_TT_PROVIDER";
+
 impl ProviderKind {
-    /// Kind, file, remedy and variable, for searching and for the error text.
-    fn facts(self) -> (&'static str, &'static str, &'static str, &'static str) {
+    /// Kind, file and remedy, for searching and for the error text.
+    fn facts(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Simulated => (
-                "simulated",
-                "libtt_mesh_sim.so",
-                "run `cargo build -p tt-mesh-sim`",
-                "TT_MESH_SIM_LIBRARY",
-            ),
+            Self::Simulated => {
+                ("simulated", "libtt_mesh_sim.so", "run `cargo build -p tt-mesh-sim`")
+            }
             Self::Silicon => (
                 "silicon",
                 "libtt_provider_ttnn.so",
-                "build crates/tt-metal-sys/shim where tt-metal is installed",
-                "TT_PROVIDER_LIBRARY",
+                "build crates/tt-metal-sys/shim where tt-metal is installed (docs/silicon.md)",
             ),
         }
     }
 }
 
-/// Loads the provider named in `TT_MESH_SIM_LIBRARY` / `TT_PROVIDER_LIBRARY`, or the one beside the
-/// program, in its `deps` folder (cargo) or in `../lib`, `../openvla_tt` beside it (installed).
-pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
-    let (name, file, remedy, variable) = kind.facts();
-    if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
-        return Ok(Provider::open(&PathBuf::from(path))?);
+/// The provider library: the one named in [`PROVIDER_VARIABLE`], or the one beside the program, in
+/// its `deps` folder (cargo) or in `../lib`, `../../lib` (installed). It is not loaded.
+pub fn find_provider_library(kind: ProviderKind) -> Result<PathBuf> {
+    let (name, file, remedy) = kind.facts();
+    if let Some(path) = std::env::var_os(PROVIDER_VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
     }
     let program = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from));
     let folders: Vec<PathBuf> = program.map_or_else(Vec::new, |folder| {
@@ -95,15 +94,23 @@ pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
             folder.join("../../lib"),
         ]
     });
-    match folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file()) {
-        Some(path) => Ok(Provider::open(&path)?),
-        None => {
-            let places = folders
-                .iter()
-                .map(|folder| folder.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", ");
-            Err(Error::NoProvider { kind: name, file, places, remedy, variable })
-        }
-    }
+    let found = folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let places = folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Error::NoProvider { kind: name, file, places, remedy, variable: PROVIDER_VARIABLE }
+    })
+}
+
+/// Loads the library of [`find_provider_library`].
+pub fn find_provider(kind: ProviderKind) -> Result<Provider> {
+    let path = find_provider_library(kind)?;
+    let named = std::env::var_os(PROVIDER_VARIABLE).is_some_and(|path| !path.is_empty());
+    Provider::open(&path).map_err(|source| match named {
+        true => Error::NamedProvider { variable: PROVIDER_VARIABLE, source },
+        false => Error::from(source),
+    })
 }

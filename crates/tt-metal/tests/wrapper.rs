@@ -146,7 +146,7 @@ fn library_beside_the_program_is_found() {
     let missing = find_provider(ProviderKind::Silicon).unwrap_err().to_string();
     assert!(
         missing.contains("libtt_provider_ttnn.so")
-            && missing.contains("TT_PROVIDER_LIBRARY")
+            && missing.contains("name it in OPENVLA_TT_PROVIDER")
             && !missing.contains('\n'),
         "{missing}"
     );

@@ -127,6 +127,12 @@ pub enum Inference {
         /// Its start, on the steady clock.
         since: Instant,
     },
+    /// Work before the first inference under a new instruction, e.g. the compilation and capture
+    /// of device programs. It takes longer than an inference; there is no chunk to execute.
+    Preparing {
+        /// Its start, on the steady clock.
+        since: Instant,
+    },
     /// The worker thread has ended.
     Dead,
 }

@@ -293,6 +293,15 @@ impl CauseSet {
     }
 }
 
+/// In the given order; causes beyond the capacity are dropped.
+impl FromIterator<Cause> for CauseSet {
+    fn from_iter<I: IntoIterator<Item = Cause>>(causes: I) -> Self {
+        let mut set = Self::default();
+        causes.into_iter().for_each(|cause| set.push(cause));
+        set
+    }
+}
+
 macro_rules! interventions {
     ($($variant:ident, $name:literal, $sentence:literal;)*) => {
         /// A limit that changed the desired motion, or a refused result. Each is counted by name in

@@ -21,7 +21,13 @@ pub(super) struct Watchdogs {
     latest_ros: Option<Stamp>,
     /// Start of the interval in which the command has had no subscriber.
     unsubscribed_since: Option<Instant>,
+    /// The last step in which the worker prepared for an instruction.
+    prepared: Option<Instant>,
 }
+
+/// Longest preparation for an instruction: programs of another shape are compiled in it. Nothing
+/// moves meanwhile, since chunks of the instruction before are dropped.
+pub(super) const PREPARATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// State of the control loop that the watchdogs use besides the inputs.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +82,7 @@ impl Watchdogs {
             add(context.tracking);
         }
         add(self.check_spread(config));
-        add(check_inference(now, config, inputs, context));
+        add(self.check_inference(now, config, inputs, context));
         add(self.check_subscriber(now, config, inputs));
         add(check_pose(now, config, inputs));
         causes
@@ -127,6 +133,35 @@ impl Watchdogs {
         None
     }
 
+    /// While busy: the time since inference began. While running and idle: the time since the last
+    /// result or preparation, so that a worker that never begins is detected too; a worker that
+    /// waits for the next image may take as long as an image may be old.
+    fn check_inference(
+        &mut self,
+        now: Instant,
+        config: &ControlConfig,
+        inputs: &Inputs<'_>,
+        context: &WatchdogContext,
+    ) -> Option<Cause> {
+        let (since, limit) = match inputs.inference {
+            Inference::Busy { since } => (since, config.inference_timeout),
+            Inference::Preparing { since } => {
+                self.prepared = Some(now);
+                (since, PREPARATION_TIMEOUT)
+            }
+            Inference::Idle => {
+                let running = context.running_since?;
+                let since = context.last_result.max(self.prepared);
+                let since = since.map_or(running, |last| last.max(running));
+                (since, config.inference_timeout + config.observation_timeout)
+            }
+            Inference::Dead => return None,
+        };
+        let age = now.since(since);
+        age.exceeds(limit)
+            .then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), limit.as_secs_f64()))
+    }
+
     fn check_subscriber(
         &mut self,
         now: Instant,
@@ -167,29 +202,6 @@ fn check_policy(inputs: &Inputs<'_>) -> Option<Cause> {
         // A value that is not finite latches; see the state machine.
         Some(PolicyFailure::NotFinite) | None => None,
     }
-}
-
-/// While busy: the time since inference began. While running and idle: the time since the last
-/// result, so that a worker that never begins is detected too; a worker that waits for the next
-/// image may take as long as an image may be old.
-fn check_inference(
-    now: Instant,
-    config: &ControlConfig,
-    inputs: &Inputs<'_>,
-    context: &WatchdogContext,
-) -> Option<Cause> {
-    let (since, limit) = match inputs.inference {
-        Inference::Busy { since } => (since, config.inference_timeout),
-        Inference::Idle => {
-            let running = context.running_since?;
-            let since = context.last_result.map_or(running, |last| last.max(running));
-            (since, config.inference_timeout + config.observation_timeout)
-        }
-        Inference::Dead => return None,
-    };
-    let age = now.since(since);
-    age.exceeds(limit)
-        .then(|| Cause::seconds(Reason::InferenceTimeout, age.seconds(), limit.as_secs_f64()))
 }
 
 fn check_pose(now: Instant, config: &ControlConfig, inputs: &Inputs<'_>) -> Option<Cause> {

@@ -504,6 +504,33 @@ fn blocked_inference_fires_at_its_deadline() {
 }
 
 #[test]
+fn preparation_has_a_deadline_of_its_own() {
+    let mut world = moving(RawControlConfig { inference_timeout_s: 1.0, ..live() });
+    // A new instruction, whose programs are compiled for a minute: the robot stands, without a
+    // fault, and the first result moves it.
+    world.instruction = Some(2);
+    world.preparing = Some(Instant::from_nanoseconds(world.now));
+    for _ in 0..3000 {
+        let output = tick(&mut world);
+        assert_eq!(output.state, State::Running, "{}", output.cause);
+    }
+    assert!(tick(&mut world).motion.target.is_zero());
+    world.preparing = None;
+    let output =
+        world.until(50, |output| output.state != State::Running || !output.motion.target.is_zero());
+    assert_eq!(output.state, State::Running, "{}", output.cause);
+    // The inference after it has its own deadline, and so has the preparation.
+    world.policy.blocked = true;
+    let output = world.until(100, |output| output.state != State::Running);
+    assert_eq!((output.cause.reason, output.cause.limit), (Reason::InferenceTimeout, 1.0));
+    let mut world = moving(live());
+    world.instruction = Some(2);
+    world.preparing = Some(Instant::from_nanoseconds(world.now));
+    let output = world.until(6100, |output| output.state != State::Running);
+    assert_eq!((output.cause.reason, output.cause.limit), (Reason::InferenceTimeout, 120.0));
+}
+
+#[test]
 fn idle_worker_fires() {
     let mut world = World::running(live());
     // It never finishes an inference, while the camera works.

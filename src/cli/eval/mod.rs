@@ -130,8 +130,7 @@ fn percent(value: Option<f64>) -> String {
 
 /// Prints a line on stdout. A closed pipe is not an error.
 fn print(text: &str) -> Result<(), EvalError> {
-    use std::io::Write;
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    match super::stdout::write_line(text) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(EvalError::io("write to", Path::new("stdout"))(error))
         }

@@ -139,16 +139,37 @@ pub(super) unsafe extern "C" fn ttp_split_heads(
     k: *mut TensorHandle,
     v: *mut TensorHandle,
 ) -> Status {
-    guard(|| {
-        [q, k, v].into_iter().try_for_each(not_null)?;
-        let op = Op::SplitHeads { q: q_heads as usize, kv: kv_heads as usize };
-        let handles = with_mesh(qkv, |mesh| mesh.dispatch(op, &[qkv]))?;
-        for (out, handle) in [q, k, v].into_iter().zip(handles) {
-            // SAFETY: the header's promise about pointers.
-            unsafe { give(out, handle) }?;
-        }
-        Ok(())
-    })
+    let op = Op::SplitHeads { q: q_heads as usize, kv: kv_heads as usize };
+    // SAFETY: the header's promise about pointers.
+    guard(|| unsafe { split(op, qkv, [q, k, v]) })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ttp_split_heads_decode(
+    qkv: TensorHandle,
+    q_heads: u32,
+    kv_heads: u32,
+    q: *mut TensorHandle,
+    k: *mut TensorHandle,
+    v: *mut TensorHandle,
+) -> Status {
+    let op = Op::SplitHeadsDecode { q: q_heads as usize, kv: kv_heads as usize };
+    // SAFETY: the header's promise about pointers.
+    guard(|| unsafe { split(op, qkv, [q, k, v]) })
+}
+
+/// Runs an operation with three outputs.
+///
+/// # Safety
+/// The header's promise about `out`.
+unsafe fn split(op: Op, qkv: TensorHandle, out: [*mut TensorHandle; 3]) -> Result<()> {
+    out.into_iter().try_for_each(not_null)?;
+    let handles = with_mesh(qkv, |mesh| mesh.dispatch(op, &[qkv]))?;
+    for (out, handle) in out.into_iter().zip(handles) {
+        // SAFETY: the caller's promise.
+        unsafe { give(out, handle) }?;
+    }
+    Ok(())
 }
 
 #[unsafe(no_mangle)]
@@ -219,6 +240,33 @@ pub(super) extern "C" fn ttp_cache_update(
     position: TensorHandle,
 ) -> Status {
     guard(|| none(Op::CacheUpdate, &[cache, x, position]))
+}
+
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn ttp_cache_update_pair(
+    k_cache: TensorHandle,
+    v_cache: TensorHandle,
+    k: TensorHandle,
+    v: TensorHandle,
+    position: TensorHandle,
+) -> Status {
+    guard(|| {
+        ensure!(
+            k_cache != v_cache,
+            "cache_update_pair: keys and values are the same cache {k_cache:#x}"
+        );
+        // One program on a mesh; here one after the other, after both were checked.
+        let caches = [(k_cache, k), (v_cache, v)];
+        with_mesh(k_cache, |mesh| {
+            for (cache, row) in caches {
+                mesh.check(Op::CacheUpdatePair { first: true }, &[cache, row, position])?;
+            }
+            for (first, (cache, row)) in [true, false].into_iter().zip(caches) {
+                mesh.dispatch(Op::CacheUpdatePair { first }, &[cache, row, position])?;
+            }
+            Ok(())
+        })
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -73,11 +73,21 @@ pub fn check(inputs: &[Spec], causal: bool) -> Result<Vec<Spec>> {
 }
 
 pub fn check_decode(inputs: &[Spec]) -> Result<Vec<Spec>> {
-    let (q, k, v, position) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
-    check_common(q, k, v)?;
-    ensure!(q.dims[2] == 1, "attention_decode: q must be one row, [1, H, 1, D], not {q}");
+    let (k, v, position) = (&inputs[1], &inputs[2], &inputs[3]);
+    let q = one_row(inputs[0])?;
+    check_common(&q, k, v)?;
     check_position(position)?;
-    Ok(vec![*q])
+    Ok(vec![q])
+}
+
+/// A query of one row as [1, H, 1, D]: its heads may be the rows.
+fn one_row(q: Spec) -> Result<Spec> {
+    let [a, heads, rows, dim] = q.dims;
+    ensure!(
+        a == 1 && (heads == 1 || rows == 1),
+        "attention_decode: q must be one row, [1, H, 1, D] or [1, 1, H, D], not {q}"
+    );
+    q.with_dims([1, heads * rows, 1, dim])
 }
 
 /// A position is one I32 on the device.
@@ -137,7 +147,8 @@ pub fn decode(
     scale: f32,
     compute: Compute,
 ) -> Result<Vec<f32>> {
-    let ([_, heads, _, dim], [_, groups, keys, _]) = (specs[0].dims, specs[1].dims);
+    let ([_, heads, rows, dim], [_, groups, keys, _]) = (specs[0].dims, specs[1].dims);
+    let heads = heads * rows;
     let used = position(inputs[3], keys)? + 1;
     let mut out = Vec::with_capacity(heads * dim);
     for head in 0..heads {

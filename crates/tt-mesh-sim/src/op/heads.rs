@@ -30,6 +30,17 @@ pub fn check_split(x: Spec, q: usize, kv: usize) -> Result<Vec<Spec>> {
     Ok(vec![heads(q)?, heads(kv)?, heads(kv)?])
 }
 
+/// One row, whose heads become rows.
+pub fn check_split_decode(x: Spec, q: usize, kv: usize) -> Result<Vec<Spec>> {
+    ensure!(
+        x.dims[2] == 1 && x.format == Format::Bf16,
+        "split_heads_decode: qkv must be one row in BF16, not {x}"
+    );
+    ensure!(q <= TILE, "split_heads_decode: {q} query heads are more than {TILE}");
+    let parts = check_split(x, q, kv)?;
+    parts.into_iter().map(|part| part.with_dims([1, 1, part.dims[1], part.dims[3]])).collect()
+}
+
 pub fn split(spec: Spec, x: &[f32], q: usize, kv: usize) -> Vec<Values> {
     let (rows, width) = (spec.dims[2], spec.dims[3]);
     let dim = width / (q + 2 * kv);
@@ -82,8 +93,9 @@ pub fn check_rope(inputs: &[Spec], half: bool) -> Result<Vec<Spec>> {
     );
     for table in &inputs[1..] {
         ensure!(
-            table.dims == [1, 1, rows, dim],
-            "rope: cosine and sine must be [1, 1, {rows}, {dim}], not {table}"
+            matches!(table.dims, [1, 1, given, width] if rows <= given && width == dim)
+                && table.dims == inputs[1].dims,
+            "rope: cosine and sine must be [1, 1, {rows}, {dim}], or longer, not {table}"
         );
     }
     Ok(vec![x])

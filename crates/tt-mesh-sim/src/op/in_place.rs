@@ -21,7 +21,14 @@ pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
             ensure!(inputs[1] == target, "copy: x is {} but the target {target}", inputs[1])
         }
         _ => {
-            let x = inputs[1];
+            let mut x = inputs[1];
+            if matches!(op, Op::CacheUpdatePair { .. }) {
+                ensure!(
+                    x.dims[..2] == [1, 1],
+                    "cache_update_pair: a row must be [1, 1, G, D], not {x}"
+                );
+                x = x.with_dims([1, x.dims[2], 1, x.dims[3]])?;
+            }
             ensure!(
                 target.format.is_float()
                     && target.layout == Layout::Tile
@@ -39,7 +46,7 @@ pub fn check(op: &Op, inputs: &[Spec]) -> Result<Vec<Spec>> {
                 op.name()
             );
             if let Some(at) = inputs.get(2) {
-                ensure!(x.dims[2] == 1, "cache_update: x must be one row, not {x}");
+                ensure!(x.dims[2] == 1, "{}: x must be one row, not {x}", op.name());
                 check_position(at)?;
             } else {
                 ensure!(
@@ -68,11 +75,13 @@ pub fn apply(
             *target = others[0].clone();
             Ok(None)
         }
-        (Op::CacheFill | Op::CacheUpdate, Values::Float(cache)) => {
+        (Op::CacheFill | Op::CacheUpdate | Op::CacheUpdatePair { .. }, Values::Float(cache)) => {
             let (cache_spec, x_spec) = (specs[0], specs[1]);
             let [_, heads, rows, dim] = cache_spec.dims;
-            let count = x_spec.dims[2];
-            let first = if matches!(op, Op::CacheUpdate) { position(others[1], rows)? } else { 0 };
+            let (count, first) = match op {
+                Op::CacheFill => (x_spec.dims[2], 0),
+                _ => (1, position(others[1], rows)?),
+            };
             let mut x = others[0].floats().to_vec();
             round_rows(&mut x, dim, cache_spec.format, By::Device);
             for head in 0..heads {

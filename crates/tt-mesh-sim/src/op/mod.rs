@@ -8,6 +8,7 @@ mod embedding;
 mod heads;
 mod in_place;
 pub mod l1;
+mod launches;
 mod matmul;
 mod movement;
 mod norm;
@@ -92,6 +93,10 @@ pub enum Op {
         q: usize,
         kv: usize,
     },
+    SplitHeadsDecode {
+        q: usize,
+        kv: usize,
+    },
     ConcatHeads,
     Attention {
         mask: bool,
@@ -105,6 +110,10 @@ pub enum Op {
     },
     CacheFill,
     CacheUpdate,
+    /// One half of a pair, heads as rows; the first half stands for the launched program.
+    CacheUpdatePair {
+        first: bool,
+    },
     Embedding {
         layout: Layout,
     },
@@ -186,11 +195,13 @@ impl Op {
             Self::RmsNorm { .. } => "rms_norm",
             Self::Rope { .. } => "rope",
             Self::SplitHeads { .. } => "split_heads",
+            Self::SplitHeadsDecode { .. } => "split_heads_decode",
             Self::ConcatHeads => "concat_heads",
             Self::Attention { .. } => "attention",
             Self::AttentionDecode { .. } => "attention_decode",
             Self::CacheFill => "cache_fill",
             Self::CacheUpdate => "cache_update",
+            Self::CacheUpdatePair { .. } => "cache_update_pair",
             Self::Embedding { .. } => "embedding",
             Self::Binary { .. } => "binary",
             Self::Unary { .. } => "unary",
@@ -212,13 +223,21 @@ impl Op {
 
     /// Whether the first input is changed and nothing is given out.
     pub fn in_place(&self) -> bool {
-        matches!(self, Self::CacheFill | Self::CacheUpdate | Self::Increment { .. } | Self::Copy)
+        matches!(
+            self,
+            Self::CacheFill
+                | Self::CacheUpdate
+                | Self::CacheUpdatePair { .. }
+                | Self::Increment { .. }
+                | Self::Copy
+        )
     }
 
     /// Requirement on input `index`.
     pub fn need(&self, index: usize) -> Need {
         match (self, index) {
-            (Self::CacheFill | Self::CacheUpdate | Self::Copy, 0) => Need::Nothing,
+            (Self::CacheFill | Self::CacheUpdate | Self::Copy, 0)
+            | (Self::CacheUpdatePair { .. }, 0) => Need::Nothing,
             (Self::AttentionDecode { .. }, 1 | 2) => Need::RowsUpTo(3),
             // The kernels' reads are checked byte by byte.
             (Self::Program { .. }, _) => Need::Nothing,
@@ -234,12 +253,15 @@ impl Op {
             Self::LayerNorm { .. } | Self::RmsNorm { .. } => norm::check(inputs),
             Self::Rope { half, .. } => heads::check_rope(inputs, half),
             Self::SplitHeads { q, kv } => heads::check_split(inputs[0], q, kv),
+            Self::SplitHeadsDecode { q, kv } => heads::check_split_decode(inputs[0], q, kv),
             Self::ConcatHeads => heads::check_concat(inputs[0]),
             Self::Attention { causal, .. } => attention::check(inputs, causal),
             Self::AttentionDecode { .. } => attention::check_decode(inputs),
-            Self::CacheFill | Self::CacheUpdate | Self::Increment { .. } | Self::Copy => {
-                in_place::check(self, inputs)
-            }
+            Self::CacheFill
+            | Self::CacheUpdate
+            | Self::CacheUpdatePair { .. }
+            | Self::Increment { .. }
+            | Self::Copy => in_place::check(self, inputs),
             Self::Embedding { layout } => embedding::check(inputs, layout),
             Self::Binary { format, .. } => eltwise::check_binary(inputs, format),
             Self::Unary { .. } => eltwise::check_unary(inputs[0]),
@@ -299,7 +321,10 @@ impl Op {
                 float(norm::rms(specs, inputs, f32::from_bits(eps), compute))
             }
             Self::Rope { half, compute } => float(heads::rope(specs, inputs, half, compute)),
-            Self::SplitHeads { q, kv } => Ok(heads::split(specs[0], inputs[0].floats(), q, kv)),
+            // The elements of one row have one order, whichever dimension its heads are.
+            Self::SplitHeads { q, kv } | Self::SplitHeadsDecode { q, kv } => {
+                Ok(heads::split(specs[0], inputs[0].floats(), q, kv))
+            }
             Self::ConcatHeads => float(heads::concat(specs[0], inputs[0].floats())),
             Self::Attention { mask, causal, scale, compute } => {
                 float(attention::run(specs, inputs, mask, causal, f32::from_bits(scale), compute))

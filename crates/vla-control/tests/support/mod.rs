@@ -387,6 +387,8 @@ pub struct World {
     pub instruction: Option<u64>,
     pub subscribed: bool,
     pub worker_dead: bool,
+    /// Since when the worker prepares for an instruction.
+    pub preparing: Option<Instant>,
     pub policy: Policy,
     pub failure: Option<PolicyFailure>,
     inference: Option<(u64, ChunkOrigin, Policy)>,
@@ -423,6 +425,7 @@ impl World {
             instruction: Some(1),
             subscribed: true,
             worker_dead: false,
+            preparing: None,
             policy: Policy {
                 steps: vec![ChunkStep::from_array([0.02, 0.0, 0.0, 0.0, 0.0, 0.02, 1.0])],
                 rows: vec![vec![0.0; WIDTH_MAX]],
@@ -473,6 +476,9 @@ impl World {
         }
         let inference = match &self.inference {
             _ if self.worker_dead => Inference::Dead,
+            _ if self.preparing.is_some() => {
+                Inference::Preparing { since: self.preparing.unwrap_or(now) }
+            }
             Some((_, origin, ..)) => Inference::Busy { since: origin.inference_started },
             None => Inference::Idle,
         };
@@ -536,7 +542,7 @@ impl World {
 
     /// The worker: finishes what is due, begins when idle.
     fn infer(&mut self, now: Instant) -> Option<ActionChunk> {
-        if self.worker_dead {
+        if self.worker_dead || self.preparing.is_some() {
             self.inference = None;
             return None;
         }

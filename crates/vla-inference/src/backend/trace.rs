@@ -68,6 +68,20 @@ pub trait TraceBackend: Backend {
         ids: &Self::TokenIds,
     ) -> Result<Self::Tensor, BackendError>;
 
+    /// Rows of a matrix that ids on the device name: what a trace selects then depends on the ids
+    /// written last.
+    ///
+    /// # Errors
+    /// When an id is outside the matrix.
+    fn select_rows(
+        &self,
+        x: &Self::Tensor,
+        rows: &Self::TokenIds,
+    ) -> Result<Self::Tensor, BackendError>;
+
+    /// Rows that a causal sequence of `rows` positions takes, padding included: see
+    /// [`Backend::concat_sequence`].
+    fn sequence_rows(&self, rows: usize) -> usize;
     /// Rows that a block of `rows` positions takes, padding included: see
     /// [`Backend::new_block_cache`].
     fn block_rows(&self, rows: usize) -> usize;
@@ -89,11 +103,17 @@ pub trait TraceBackend: Backend {
     ) -> Result<(), BackendError>;
 
     /// Sets the KV cache's position counter, and the position that
-    /// [`TraceBackend::reset_position`] restores. Not allowed while a trace is captured.
+    /// [`TraceBackend::reset_position`] restores. Not allowed while a trace is captured; after the
+    /// first call both are overwritten in place, for traces that read them.
     ///
     /// # Errors
     /// [`BackendError::Capacity`] for a position outside the cache.
     fn set_position(&self, cache: &mut Self::Cache, position: usize) -> Result<(), BackendError>;
+    /// Overwrites the position counter only. Not allowed while a trace is captured.
+    ///
+    /// # Errors
+    /// As [`TraceBackend::set_position`], and before its first call.
+    fn move_position(&self, cache: &mut Self::Cache, position: usize) -> Result<(), BackendError>;
     /// Restores the position given to [`TraceBackend::set_position`].
     fn reset_position(&self, cache: &mut Self::Cache) -> Result<(), BackendError>;
     /// Increments the position counter.
@@ -124,12 +144,12 @@ pub trait TraceBackend: Backend {
         table: &Self::Table,
         buffer: &mut Self::TokenBuffer,
     ) -> Result<(), BackendError>;
-    /// Makes [`TraceBackend::last_embedding`] that of `id`. Not allowed while a trace is captured.
+    /// Makes [`TraceBackend::last_embedding`] that of the one id.
     fn set_last_token(
         &self,
         buffer: &mut Self::TokenBuffer,
         table: &Self::Table,
-        id: u32,
+        id: &Self::TokenIds,
     ) -> Result<(), BackendError>;
     /// Embedding of the newest token, `[1, columns]`.
     fn last_embedding(&self, buffer: &Self::TokenBuffer) -> Result<Self::Tensor, BackendError>;

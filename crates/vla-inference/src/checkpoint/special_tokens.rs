@@ -53,7 +53,12 @@ impl SpecialTokens {
         let class = fields.text("tokenizer_class")?;
         let is_llama = matches!(class, Some("LlamaTokenizer" | "LlamaTokenizerFast"));
         let (bos, eos) = (token(&fields, "bos_token")?, token(&fields, "eos_token")?);
-        let added = [fields.flag("add_bos_token", true)?, fields.flag("add_eos_token", false)?];
+        // Python takes null for false here, as it does not for a field that is absent.
+        let flag = |name: &str, absent| match map.get(name) {
+            Some(Value::Null) => Ok(false),
+            _ => fields.flag(name, absent),
+        };
+        let added = [flag("add_bos_token", true)?, flag("add_eos_token", false)?];
         if is_llama {
             for (name, token, added) in
                 [("bos_token", &bos, added[0]), ("eos_token", &eos, added[1])]

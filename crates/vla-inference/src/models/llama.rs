@@ -129,7 +129,7 @@ impl<B: Backend> Llama<B> {
     ) -> Result<B::Tensor, BackendError> {
         let [rows, _] = backend.shape(&x);
         let kept = rows.saturating_sub(keep)..rows;
-        self.run(backend, x, kept, probe, |qkv, layer| {
+        self.run(backend, x, slice_of(backend, kept, rows), probe, |qkv, layer| {
             backend.cached_attention(qkv, cache, layer, position, Mask::Causal)
         })
     }
@@ -155,33 +155,32 @@ impl<B: Backend> Llama<B> {
         (mask, kept): (Mask, Range<usize>),
         probe: &mut impl Probe<B>,
     ) -> Result<B::Tensor, BackendError> {
-        self.run(backend, x, kept, probe, |qkv, _| {
+        let [rows, _] = backend.shape(&x);
+        self.run(backend, x, slice_of(backend, kept, rows), probe, |qkv, _| {
             backend.cached_attention(qkv, scratch, 0, 0, mask)
         })
     }
 
     /// All layers with the given attention. The last layer's attention output and MLP run for the
-    /// rows `kept` only, unless the probe needs every position.
+    /// rows that `cut` selects only, unless the probe needs every position.
     fn run(
         &self,
         backend: &B,
         mut x: B::Tensor,
-        kept: Range<usize>,
+        cut: Option<impl Fn(&B::Tensor) -> Result<B::Tensor, BackendError>>,
         probe: &mut impl Probe<B>,
         mut attend: impl FnMut(&B::Tensor, usize) -> Result<B::Tensor, BackendError>,
     ) -> Result<B::Tensor, BackendError> {
-        let [rows, _] = backend.shape(&x);
-        let partial = kept != (0..rows);
         for (index, layer) in self.layers.iter().enumerate() {
-            let cut = (index + 1 == self.layers.len() && partial && !probe.every_layer())
-                .then(|| kept.clone());
+            let cut =
+                cut.as_ref().filter(|_| index + 1 == self.layers.len() && !probe.every_layer());
             x = layer.forward(backend, x, cut, |qkv| attend(qkv, index))?;
             if probe.every_layer() {
                 probe.observe(&format!("llm.layer{index}.out"), &x)?;
             }
         }
-        if probe.every_layer() && partial {
-            x = backend.slice_rows(&x, kept)?;
+        if let (true, Some(cut)) = (probe.every_layer(), &cut) {
+            x = cut(&x)?;
         }
         let x = backend.rms_norm(&x, &self.norm)?;
         probe.observe("llm.final_norm.out", &x)?;
@@ -213,6 +212,23 @@ impl<B: TraceBackend> Llama<B> {
         backend.embed_ids(&self.embed_tokens, ids)
     }
 
+    /// [`Llama::forward`] from position 0, for the rows that ids on the device name.
+    ///
+    /// # Errors
+    /// When the KV cache is full, a row does not exist, or the device fails.
+    pub fn forward_selected(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        cache: &mut B::Cache,
+        rows: &B::TokenIds,
+    ) -> Result<B::Tensor, BackendError> {
+        let selected = |x: &B::Tensor| backend.select_rows(x, rows);
+        self.run(backend, x, Some(selected), &mut NoProbe, |qkv, layer| {
+            backend.cached_attention(qkv, cache, layer, 0, Mask::Causal)
+        })
+    }
+
     /// An empty token buffer.
     ///
     /// # Errors
@@ -238,7 +254,7 @@ impl<B: TraceBackend> Llama<B> {
         backend.argmax_append(x, self.head()?, &self.embed_tokens, buffer)
     }
 
-    /// Makes `id` the token that the next decode step continues from.
+    /// Makes the one id the token that the next decode step continues from.
     ///
     /// # Errors
     /// When the id is outside the vocabulary or the device fails.
@@ -246,7 +262,7 @@ impl<B: TraceBackend> Llama<B> {
         &self,
         backend: &B,
         buffer: &mut B::TokenBuffer,
-        id: u32,
+        id: &B::TokenIds,
     ) -> Result<(), BackendError> {
         backend.set_last_token(buffer, &self.embed_tokens, id)
     }
@@ -261,10 +277,20 @@ impl<B: TraceBackend> Llama<B> {
         x: B::Tensor,
         cache: &mut B::Cache,
     ) -> Result<B::Tensor, BackendError> {
-        self.run(backend, x, 0..1, &mut NoProbe, |qkv, layer| {
+        let whole = slice_of(backend, 0..1, 1);
+        self.run(backend, x, whole, &mut NoProbe, |qkv, layer| {
             backend.causal_attention_at_counter(qkv, cache, layer)
         })
     }
+}
+
+/// The rows `kept` of `rows`; `None` for all of them.
+fn slice_of<B: Backend>(
+    backend: &B,
+    kept: Range<usize>,
+    rows: usize,
+) -> Option<impl Fn(&B::Tensor) -> Result<B::Tensor, BackendError>> {
+    (kept != (0..rows)).then(|| move |x: &B::Tensor| backend.slice_rows(x, kept.clone()))
 }
 
 /// The rows `ids` of the output head.
@@ -338,22 +364,20 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    /// `[rows, hidden]` to the same, or to the rows `cut` where only those are needed after the
-    /// attention.
+    /// `[rows, hidden]` to the same, or to the rows that `cut` selects where only those are needed
+    /// after the attention.
     fn forward(
         &self,
         backend: &B,
         x: B::Tensor,
-        cut: Option<Range<usize>>,
+        cut: Option<&impl Fn(&B::Tensor) -> Result<B::Tensor, BackendError>>,
         mut attend: impl FnMut(&B::Tensor) -> Result<B::Tensor, BackendError>,
     ) -> Result<B::Tensor, BackendError> {
         let normed = backend.rms_norm(&x, &self.input_layernorm)?;
         let qkv = backend.linear(&normed, &self.qkv, Activation::Identity)?;
         let attended = attend(&qkv)?;
         let (x, attended) = match cut {
-            Some(rows) => {
-                (backend.slice_rows(&x, rows.clone())?, backend.slice_rows(&attended, rows)?)
-            }
+            Some(cut) => (cut(&x)?, cut(&attended)?),
             None => (x, attended),
         };
         let x = backend.add(x, &backend.linear(&attended, &self.o_proj, Activation::Identity)?)?;

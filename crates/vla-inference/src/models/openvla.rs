@@ -92,6 +92,17 @@ impl<B: Backend> OpenVla<B> {
             .collect()
     }
 
+    /// Black images on the device, to be overwritten.
+    ///
+    /// # Errors
+    /// When device memory is short.
+    pub(super) fn blank_images(&self, backend: &B) -> Result<Vec<B::Image>, BackendError> {
+        let blank = |&(side, patch): &(usize, usize)| {
+            backend.upload_image(Pixels { rgb: &vec![0; 3 * side * side], side, patch })
+        };
+        self.grids.iter().map(blank).collect()
+    }
+
     /// [`OpenVla::features`] of an image on the device.
     ///
     /// # Errors

@@ -13,13 +13,13 @@ use crate::checkpoint::OpenVlaConfig;
 /// A decoder layer over a prompt: two norms, the products of attention (2) and MLP (3), heads split
 /// and joined, two rotations, keys and values written, attention, the gate, two sums.
 const PREFILL_LAYER: usize = 17;
-/// The same over one row.
-const DECODE_LAYER: usize = 17;
-/// Operations of TT-NN within those of a decode layer: rotated rows cut back from whole tiles (2),
-/// keys and values turned and placed for the cache (4), queries and result turned (2).
-const WITHIN_DECODE_LAYER: usize = 8;
-/// Rows written into the caches of a layer.
-const UPDATES: usize = 2;
+/// The same over one row, keys and values written at once.
+const DECODE_LAYER: usize = 16;
+/// Operations of TT-NN within those of a decode layer: values moved to a core of their own, the
+/// result turned.
+const WITHIN_DECODE_LAYER: usize = 2;
+/// Keys and values of a prompt, in the caches of a layer.
+const FILLS: usize = 2;
 /// Shifting the buffer of tokens: kept part, joined, copied back.
 const TOKENS_SHIFTED: usize = 3;
 
@@ -92,11 +92,10 @@ impl Launched<'_> {
     pub(super) fn prefill(&self) -> Operations {
         let layers = self.config.llama.num_hidden_layers;
         let reductions = self.reductions();
-        // Embedding, its two parts, rows up to the bucket, the sequence; the position set back.
-        let padding = usize::from(self.assumptions.rows() > self.assumptions.positions);
-        let sequence = 1 + 2 + padding + 1 + 2;
-        // The last layer's rows are cut out twice; the last norm.
-        let last = 2 + 1;
+        // Embedding, its two parts, the sequence; the position set back.
+        let sequence = 1 + 2 + 1 + 2;
+        // The last layer's row is looked up twice, in rows without tiles; the last norm.
+        let last = 2 * 2 + 1;
         let answer = self.answer();
         let converted = usize::from(self.policy.cache != NumberFormat::Bf16);
         // After the last layer's attention there is one row: its sums are folded.
@@ -108,8 +107,9 @@ impl Launched<'_> {
                 + folds
                 + last
                 + answer.launches,
-            // A reduction is two operations; keys and values of another format are converted.
-            within: reductions + converted * UPDATES * layers,
+            // A reduction is two operations; keys and values of another format are converted; the
+            // rows that were looked up become tiles.
+            within: reductions + converted * FILLS * layers + 2,
             folds,
             norms: 2,
             ..answer
@@ -133,7 +133,7 @@ impl Launched<'_> {
                 + answer.launches,
             within: layers * WITHIN_DECODE_LAYER + reductions,
             norms: 2 * layers + 1,
-            updates: UPDATES * layers,
+            updates: layers,
             folds,
             ..answer
         }

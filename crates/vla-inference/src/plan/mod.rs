@@ -14,7 +14,9 @@ pub mod rates;
 mod stages;
 
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{MLP_COLUMN_MULTIPLE, MeshKind, TILE_SIDE, bucket, cache_dims};
+use crate::backend::tt::{
+    MLP_COLUMN_MULTIPLE, MeshKind, SEQUENCE_BUCKETS, TILE_SIDE, bucket, cache_dims,
+};
 use crate::checkpoint::OpenVlaConfig;
 use crate::checkpoint::pi0::Pi0Config;
 use crate::models::oft::OftLayout;
@@ -86,17 +88,7 @@ impl Assumptions {
     #[must_use]
     pub fn standard(config: &OpenVlaConfig) -> Self {
         let patches = config.towers.first().map_or(0, |tower| tower.patches());
-        Self {
-            positions: patches + 20,
-            tokens: 7,
-            // The backend reshapes a single row to whole tiles if it fills them.
-            decode_rows: if config.llama.hidden_size.is_multiple_of(TILE_SIDE * TILE_SIDE) {
-                1
-            } else {
-                TILE_SIDE
-            },
-            ..Self::empty()
-        }
+        Self { positions: patches + 20, tokens: 7, ..Self::empty() }
     }
 
     /// For a model of no positions.
@@ -303,7 +295,9 @@ fn memory(
     let llama = &config.llama;
     let [groups, width, rows] =
         cache_dims(llama.num_attention_heads, llama.num_key_value_heads, llama.head_dim, chips, {
-            assumptions.positions + assumptions.tokens - 1
+            // Traces hold for both buckets, and share one cache.
+            let traced = if assumptions.one_pass.is_some() { 0 } else { SEQUENCE_BUCKETS[1] };
+            assumptions.positions.max(traced) + assumptions.tokens - 1
         });
     // One pass keeps no keys: all layers use the same place in turn.
     let cached = if assumptions.one_pass.is_some() { 1 } else { llama.num_hidden_layers };

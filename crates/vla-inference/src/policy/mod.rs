@@ -61,7 +61,7 @@ pub struct Decision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
-    /// `capture` (first action of a prompt length) or `execute` (traced). pi0: `vision`, all images
+    /// `capture` (first action of a shape) or `execute` (traced). pi0: `vision`, all images
     /// with their projection, `prefix` and `denoise`, all Euler steps.
     pub name: &'static str,
     /// Wall-clock milliseconds.
@@ -109,6 +109,20 @@ pub trait Policy: Send {
     /// # Errors
     /// When there is no valid action.
     fn act(&mut self, observation: &Observation) -> Result<Decision, PolicyError>;
+    /// Compiles and captures what decisions from observations like this one need, so that none of
+    /// it falls into the deadline of a decision; the next decision is as if this was not called.
+    /// Returns whether anything was left to do; if so, it took as long as loading may.
+    ///
+    /// # Errors
+    /// As [`Policy::act`].
+    fn prepare_for(&mut self, _observation: &Observation) -> Result<bool, PolicyError> {
+        Ok(false)
+    }
+    /// Whether the state, too, decides what [`Policy::prepare_for`] has to do, not the instruction
+    /// alone: pi0.5's prompt holds it.
+    fn prepares_for_state(&self) -> bool {
+        false
+    }
     /// Properties of this policy.
     fn info(&self) -> &PolicyInfo;
     /// Puts the policy back to where it was after loading: the next chunk starts from the first

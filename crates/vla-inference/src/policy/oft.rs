@@ -402,6 +402,25 @@ impl<B: Backend> OftPolicy<B> {
         OftInput { images, prompt, state, conditioning, actions }
     }
 
+    /// Whether a trace serves an observation.
+    fn serves(
+        &mut self,
+        traced: &dyn TracedAnswer<B>,
+        observation: &Observation,
+    ) -> Result<bool, PolicyError> {
+        let mut images = Vec::with_capacity(self.contract.cameras.len());
+        for camera in self.contract.cameras.clone() {
+            images.push(self.preparer.rgb(observation.image(&camera)?)?);
+        }
+        let images: Vec<&[u8]> = images.iter().map(RgbImage::pixels).collect();
+        let state = self.normalize_state(observation.state(self.info.state_dim)?);
+        let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
+        let ids =
+            self.tokenize(&prompt(&self.checkpoint.base.config.prompt, &observation.instruction))?;
+        let input = self.input(&images, (&ids, None), &state);
+        Ok(traced.serves(&self.model, &input)?)
+    }
+
     /// [`OftPolicy::generate`] with a trace; `None` without [`OftPolicy::with_traces`].
     fn generate_traced(
         &mut self,
@@ -610,6 +629,16 @@ impl<B: Backend> Policy for OftPolicy<B> {
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
             ..Decision::default()
         })
+    }
+
+    fn prepare_for(&mut self, observation: &Observation) -> Result<bool, PolicyError> {
+        let Some(traced) = self.traced.take() else { return Ok(false) };
+        let prepared = self.serves(traced.as_ref(), observation);
+        self.traced = Some(traced);
+        if prepared? {
+            return Ok(false);
+        }
+        self.act(observation).map(|_| true)
     }
 
     fn info(&self) -> &PolicyInfo {

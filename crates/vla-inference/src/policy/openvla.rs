@@ -318,8 +318,8 @@ impl<B: Backend> OpenVlaPolicy<B> {
         })
     }
 
-    /// One action with traces, `None` without [`OpenVlaPolicy::with_traces`]. The first action of a
-    /// prompt length runs eagerly and is captured afterwards.
+    /// One action with traces, `None` without [`OpenVlaPolicy::with_traces`]. The first action runs
+    /// eagerly and is captured afterwards.
     fn generate_traced(
         &mut self,
         input: ActionInput<'_>,
@@ -345,6 +345,19 @@ impl<B: Backend> OpenVlaPolicy<B> {
                 stages: watch.stages,
             })
         }))
+    }
+
+    /// The prompt of an instruction and its token ids.
+    fn prompted(&mut self, instruction: &Instruction) -> Result<(String, Vec<u32>), PolicyError> {
+        if let Some((known, text, ids)) = &self.prompted
+            && known == instruction
+        {
+            return Ok((text.clone(), ids.clone()));
+        }
+        let text = prompt(&self.checkpoint.config.prompt, instruction);
+        let ids = self.tokenize(&text)?;
+        self.prompted = Some((instruction.clone(), text.clone(), ids.clone()));
+        Ok((text, ids))
     }
 
     /// Refuses an early end, and a token that stands for no action, with its text.
@@ -379,15 +392,7 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
         let instruction = &observation.instruction;
         let image = self.preparer.rgb(observation.image(SINGLE_CAMERA)?)?;
         let rgb = image.pixels();
-        let (prompt_text, input_ids) = match &self.prompted {
-            Some((known, text, ids)) if known == instruction => (text.clone(), ids.clone()),
-            _ => {
-                let text = prompt(&self.checkpoint.config.prompt, instruction);
-                let ids = self.tokenize(&text)?;
-                self.prompted = Some((instruction.clone(), text.clone(), ids.clone()));
-                (text, ids)
-            }
-        };
+        let (prompt_text, input_ids) = self.prompted(instruction)?;
         let preprocess =
             Stage { name: "preprocess", milliseconds: started.elapsed().as_secs_f64() * 1e3 };
         let draft = std::mem::take(&mut self.previous_tokens);
@@ -416,6 +421,18 @@ impl<B: Backend> Policy for OpenVlaPolicy<B> {
             stages: std::iter::once(preprocess).chain(generation.stages).collect(),
             ..Decision::default()
         })
+    }
+
+    fn prepare_for(&mut self, observation: &Observation) -> Result<bool, PolicyError> {
+        if self.traced.is_none() {
+            return Ok(false);
+        }
+        let image = self.preparer.rgb(observation.image(SINGLE_CAMERA)?)?;
+        let (_, input_ids) = self.prompted(&observation.instruction)?;
+        let Self { backend, model, traced, .. } = &mut *self;
+        let Some(traced) = traced else { return Ok(false) };
+        let input = ActionInput { rgb: image.pixels(), prompt: &input_ids, draft: &[] };
+        Ok(backend.scope(|| traced.prepare(backend, model, input))?)
     }
 
     fn info(&self) -> &PolicyInfo {

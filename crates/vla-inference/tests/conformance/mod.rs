@@ -579,6 +579,66 @@ fn position_counter<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
     }
 }
 
+/// Rows named by ids on the device equal slices, in every bit, and follow the ids written last; a
+/// counter that was moved goes on from there, and a reset restores its start.
+fn rows_and_positions_from_the_device<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
+    let matrix = host(&numbers.matrix(70, 64));
+    // Both formats of a residual stream.
+    for x in [backend.upload(&matrix).unwrap(), backend.upload_block_f32(&matrix).unwrap()] {
+        let mut one = backend.upload_ids(&[0]).unwrap();
+        let mut seven = backend.upload_ids(&[0; 7]).unwrap();
+        for first in [0, 33, 63] {
+            for (ids, count) in [(&mut one, 1), (&mut seven, 7)] {
+                let rows: Vec<u32> = (first..first + count).collect();
+                backend.write_ids(ids, &rows).unwrap();
+                let selected = backend.select_rows(&x, ids).unwrap();
+                assert_eq!(backend.shape(&selected), [count as usize, 64]);
+                let range = first as usize..(first + count) as usize;
+                let sliced = backend.slice_rows(&x, range).unwrap();
+                let [got, want] = [&selected, &sliced].map(|x| backend.download(x).unwrap());
+                assert_eq!(got.to_f32(), want.to_f32(), "{count} rows from {first}");
+            }
+        }
+        backend.write_ids(&mut one, &[70]).unwrap();
+        assert!(backend.select_rows(&x, &one).is_err(), "a row outside the matrix");
+    }
+    assert!(backend.sequence_rows(33) >= 33);
+
+    let spec =
+        CacheSpec { layers: 1, heads: 8, kv_heads: 8, head_dim: 32, capacity: 40, rope_theta: 1e4 };
+    let width = 3 * 8 * 32;
+    let prompt = backend.upload(&host(&numbers.matrix(36, width))).unwrap();
+    let row = backend.upload(&host(&numbers.matrix(1, width))).unwrap();
+    let mut cache = backend.new_cache(spec).unwrap();
+    assert!(backend.move_position(&mut cache, 3).is_err(), "no position was set");
+    let mut at = |position: Option<usize>, counted: bool| {
+        backend.cached_attention(&prompt, &mut cache, 0, 0, Mask::Causal).unwrap();
+        if let Some(position) = position.filter(|_| counted) {
+            backend.move_position(&mut cache, position).unwrap();
+        }
+        let out = match (counted, position) {
+            (false, Some(position)) => {
+                backend.cached_attention(&row, &mut cache, 0, position, Mask::Causal)
+            }
+            (_, None) => {
+                backend.set_position(&mut cache, 9).unwrap();
+                backend.set_position(&mut cache, 33).unwrap();
+                backend.move_position(&mut cache, 12).unwrap();
+                backend.reset_position(&mut cache).unwrap();
+                backend.causal_attention_at_counter(&row, &mut cache, 0)
+            }
+            (true, _) => backend.causal_attention_at_counter(&row, &mut cache, 0),
+        };
+        backend.download(&out.unwrap()).unwrap().to_f32()
+    };
+    let reset = at(None, true);
+    assert_eq!(reset, at(Some(33), false), "the start set last");
+    for position in [34, 20] {
+        assert_eq!(at(Some(position), true), at(Some(position), false), "moved to {position}");
+    }
+    assert!(backend.move_position(&mut cache, 41).is_err(), "outside the cache");
+}
+
 /// Tokens and embeddings of the token buffer equal those selected on the host.
 fn token_buffer<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
     // Few outputs, replicated, and many, column-parallel.
@@ -893,6 +953,7 @@ pub fn trace_suite<B: TraceBackend>(backend: &B, tolerance: Tolerance) {
         let mut numbers = Numbers::new(seed + 100);
         written_image(backend, &mut numbers);
         position_counter(backend, &mut numbers);
+        rows_and_positions_from_the_device(backend, &mut numbers);
         token_buffer(backend, &mut numbers);
     }
     trace_refusals(backend);

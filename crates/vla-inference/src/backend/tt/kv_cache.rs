@@ -29,22 +29,47 @@ pub(super) struct SequenceCache {
     cosine: Tensor,
     sine: Tensor,
     /// Angles of the current pass; all layers share them.
-    angles: Option<RotaryAngles>,
+    angles: Vec<RotaryAngles>,
     counter: Option<PositionCounter>,
 }
 
 /// The position of the next row, kept on the device.
 struct PositionCounter {
-    /// Restored by `reset_position`: I32 and U32 `[1, 1, 1, 1]`.
+    /// Restored by `reset_position`.
     start: [Tensor; 2],
-    /// Current position: I32 for the cache update, U32 for the table lookup.
+    /// Current position: I32 for the cache update, U32 [`ANGLE_ROWS`] times for the table lookup.
     current: [Tensor; 2],
     /// Cosine and sine row-major, for a lookup by position.
     tables: [Tensor; 2],
-    /// Host copy of start and current position; `current` is stale after a trace was executed.
+    /// Host copy of start and current position; `current` is stale after a trace was executed, and
+    /// only eager operations read it.
     host: (usize, usize),
     /// Angles of the current row.
     angles: Option<RotaryAngles>,
+}
+
+impl PositionCounter {
+    /// Overwrites one pair of positions in place.
+    fn write(
+        &self,
+        operation: &'static str,
+        [signed, unsigned]: &[Tensor; 2],
+        position: usize,
+    ) -> Result<(), BackendError> {
+        let (words, failed) = (position_words(position), device(operation));
+        let replicate = Distribution::Replicate;
+        signed.write(HostArray::i32(&words.0, [1; 4]), replicate).map_err(failed)?;
+        let dims = [1, 1, 1, ANGLE_ROWS];
+        unsigned.write(HostArray::u32(&words.1, dims), replicate).map_err(failed)
+    }
+}
+
+/// Equal rows of angles at the position counter: the heads of a decoded row are rows.
+const ANGLE_ROWS: usize = TILE;
+
+/// A position in both integer types; a capacity fits them.
+fn position_words(position: usize) -> ([i32; 1], [u32; ANGLE_ROWS]) {
+    ([position as i32], [position as u32; ANGLE_ROWS])
 }
 
 /// One layer's cache on a chip, `[1, groups, rows, width]` each.
@@ -109,7 +134,7 @@ impl SequenceCache {
             layers,
             cosine,
             sine,
-            angles: None,
+            angles: Vec::new(),
             counter: None,
         })
     }
@@ -120,19 +145,21 @@ impl SequenceCache {
         position: usize,
     ) -> Result<(), BackendError> {
         const OPERATION: &str = "set_position";
-        let capacity = self.spec.capacity;
-        if position > capacity {
-            return Err(BackendError::Capacity { operation: OPERATION, position, capacity });
+        self.check_position(OPERATION, position)?;
+        if let Some(counter) = &mut self.counter {
+            counter.host = (position, position);
+            counter.angles = None;
+            counter.write(OPERATION, &counter.start, position)?;
+            return counter.write(OPERATION, &counter.current, position);
         }
         let failed = device(OPERATION);
-        // A capacity fits both integer types.
-        let (signed, unsigned) = ([position as i32], [position as u32]);
-        let arrays = [
-            (HostArray::i32(&signed, [1; 4]), Format::I32),
-            (HostArray::u32(&unsigned, [1; 4]), Format::U32),
-        ];
         let upload = || -> Result<[Tensor; 2], BackendError> {
-            let [a, b] = arrays.map(|(array, format)| {
+            let (signed, unsigned) = position_words(position);
+            let [a, b] = [
+                (HostArray::i32(&signed, [1; 4]), Format::I32),
+                (HostArray::u32(&unsigned, [1, 1, 1, ANGLE_ROWS]), Format::U32),
+            ]
+            .map(|(array, format)| {
                 backend
                     .mesh
                     .upload(array, Distribution::Replicate, format, Layout::RowMajor)
@@ -149,6 +176,22 @@ impl SequenceCache {
             host: (position, position),
             angles: None,
         });
+        Ok(())
+    }
+
+    pub(super) fn move_position(&mut self, position: usize) -> Result<(), BackendError> {
+        const OPERATION: &str = "move_position";
+        self.check_position(OPERATION, position)?;
+        let counter = self.counter()?;
+        (counter.host.1, counter.angles) = (position, None);
+        counter.write(OPERATION, &counter.current, position)
+    }
+
+    fn check_position(&self, operation: &'static str, position: usize) -> Result<(), BackendError> {
+        let capacity = self.spec.capacity;
+        if position > capacity {
+            return Err(BackendError::Capacity { operation, position, capacity });
+        }
         Ok(())
     }
 
@@ -240,7 +283,7 @@ impl SequenceCache {
         rows: usize,
         attended: Mask,
     ) -> Result<RotaryAngles, BackendError> {
-        let known = self.angles.as_ref().filter(|known| {
+        let known = self.angles.iter().find(|known| {
             (known.position, known.rows, known.attended) == (position, rows, attended)
         });
         if let Some(angles) = known {
@@ -277,7 +320,9 @@ impl SequenceCache {
         if position > 0 && rows > 1 && attended == Mask::Causal {
             angles.mask = Some(causal_mask(backend, position, rows)?);
         }
-        self.angles = Some(angles.clone());
+        // Those of first passes stay: traces of several lengths read them.
+        self.angles.retain(|kept| kept.position == 0);
+        self.angles.push(angles.clone());
         Ok(angles)
     }
 
@@ -354,15 +399,24 @@ impl SequenceCache {
             Start::At(_) => self.angles_at(backend, position, sharded.physical_rows(), mask)?,
             Start::Counter(_) => self.angles_at_counter()?,
         };
-        let [q, k, v] = sharded
-            .one(ATTENTION)?
-            .split_heads(self.local.queries, self.local.groups)
-            .map_err(device(ATTENTION))?;
+        let LocalHeads { queries, groups, .. } = self.local;
+        let fused = sharded.one(ATTENTION)?;
+        let split = match self.heads_are_rows(start) {
+            true => fused.split_heads_decode(queries, groups),
+            false => fused.split_heads(queries, groups),
+        };
+        let [q, k, v] = split.map_err(device(ATTENTION))?;
         let rotate = |x: &Tensor| {
             x.rope(&angles.cosine, &angles.sine, RopeOrder::Half, backend.exact())
                 .map_err(device(ATTENTION))
         };
         Ok(([rotate(&q)?, rotate(&k)?, v], angles))
+    }
+
+    /// Whether the heads of a new row are rows, as the operations for decoding take them; they are
+    /// where the positions come from the counter, and fill at most one tile.
+    fn heads_are_rows(&self, start: Start) -> bool {
+        matches!(start, Start::Counter(_)) && self.local.queries <= ANGLE_ROWS
     }
 
     fn attend_from(
@@ -433,7 +487,13 @@ impl Layer {
             let causal = angles.attended == Mask::Causal;
             return q.attention(k, v, None, causal, scale, compute).map_err(failed);
         }
-        self.update([k, v], &angles.positions)?;
+        match (start, q.dims(), angles.positions.first()) {
+            // Heads as rows.
+            (Start::Counter(_), [1, 1, _, _], Some(position)) => {
+                Tensor::update_pair([keys, values], [k, v], position).map_err(failed)?;
+            }
+            _ => self.update([k, v], &angles.positions)?,
+        }
         if angles.rows > 1 {
             let past = angles.position + angles.rows;
             let written = |cache: &Tensor| {

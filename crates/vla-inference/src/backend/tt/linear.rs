@@ -208,7 +208,7 @@ impl TtLinear {
         for (weight, bias) in &self.weights {
             let mut y = input.linear(weight, bias.as_ref(), options).map_err(device("linear"))?;
             if row_parallel {
-                y = all_reduce(&y).map_err(device("linear"))?;
+                y = all_reduce(&y, backend.fold_rows).map_err(device("linear"))?;
                 if self.product != self.format {
                     y = y.convert(self.format, Layout::Tile).map_err(device("linear"))?;
                 }
@@ -222,12 +222,12 @@ impl TtLinear {
     }
 }
 
-/// All-reduce (sum) over the chips. A single row occupies one of a tile's 32 rows; reshaped, the
-/// same numbers fill whole tiles, and 1/32 of the bytes are sent over the links.
-fn all_reduce(y: &Tensor) -> tt_metal::Result<Tensor> {
+/// All-reduce (sum) over the chips. A single row occupies one of a tile's 32 rows; folded, the same
+/// numbers fill whole tiles, and 1/32 of the bytes are sent over the links.
+fn all_reduce(y: &Tensor, fold: bool) -> tt_metal::Result<Tensor> {
     let dims = y.dims();
     match dims {
-        [1, 1, 1, columns] if columns.is_multiple_of(TILE * TILE) => {
+        [1, 1, 1, columns] if fold && columns.is_multiple_of(TILE * TILE) => {
             y.reshape([1, 1, TILE, columns / TILE])?.all_reduce()?.reshape(dims)
         }
         _ => y.all_reduce(),

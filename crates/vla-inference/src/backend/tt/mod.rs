@@ -32,7 +32,10 @@ use crate::tensor::HostTensor;
 pub use cache::TtCache;
 pub use image::TtImage;
 pub use linear::{TtLinear, TtNorm};
-pub use open::{MeshKind, OpenError, Provider, flow_trace_region_bytes, open, open_with};
+pub use open::{
+    MeshKind, OpenError, Provider, ProviderLibrary, flow_trace_region_bytes, load_library, open,
+    open_with,
+};
 pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims, head_shards};
 use sharding::{Sharding, TILE};
 pub use token_buffer::TtTokenBuffer;
@@ -52,6 +55,7 @@ pub struct TtBackend {
     reshardings: AtomicU64,
     kernels: Kernels,
     weight_cache: Option<WeightCache>,
+    fold_rows: bool,
 }
 
 /// Implementation of patch extraction and argmax.
@@ -186,7 +190,16 @@ impl TtBackend {
             reshardings: AtomicU64::new(0),
             kernels: Kernels::default(),
             weight_cache: None,
+            fold_rows: false,
         }
+    }
+
+    /// Folds a single row into whole tiles around an all-reduce. Off unless asked for: TT-NN's
+    /// reshape of tiles costs more than the links save, and on a ring of 8 a folded row cannot be
+    /// reduce-scattered.
+    #[must_use]
+    pub fn with_folded_rows(self, fold_rows: bool) -> Self {
+        Self { fold_rows, ..self }
     }
 
     /// Keeps packed weights in a folder.

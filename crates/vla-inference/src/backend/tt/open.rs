@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use tt_metal::{Mesh, MeshOptions, ProviderKind, Target, find_provider};
+use tt_metal::{
+    Mesh, MeshOptions, PROVIDER_VARIABLE, ProviderKind, Target, find_provider,
+    find_provider_library,
+};
 
 use super::TtBackend;
 use crate::backend::precision::PrecisionPolicy;
-
-/// Environment variable with the path of a provider library, for simulated meshes and silicon.
-const VARIABLE: &str = "OPENVLA_TT_PROVIDER";
 
 /// Bytes of every DRAM bank reserved for traces of pi0, where a 7B model's are
 /// [`tt_metal::BoardFacts::trace_region_bytes`]: `openvla plan` counts about 5 000 operations in
@@ -28,6 +28,37 @@ pub enum Provider {
     Simulated,
     /// TT-NN on silicon.
     Silicon,
+}
+
+impl Provider {
+    fn kind(self) -> ProviderKind {
+        match self {
+            Self::Simulated => ProviderKind::Simulated,
+            Self::Silicon => ProviderKind::Silicon,
+        }
+    }
+}
+
+/// A provider library that was loaded, without opening a device.
+#[derive(Clone, Debug)]
+pub struct ProviderLibrary {
+    /// The file.
+    pub path: PathBuf,
+    /// Its own words: what it is, of which version.
+    pub name: String,
+    /// Version of the C ABI, its and this program's.
+    pub abi: u32,
+}
+
+/// Finds and loads the provider's library and checks that it is complete and has this program's ABI
+/// version.
+///
+/// # Errors
+/// In one line, with the remedy.
+pub fn load_library(provider: Provider) -> Result<ProviderLibrary, tt_metal::Error> {
+    let path = find_provider_library(provider.kind())?;
+    let name = find_provider(provider.kind())?.name().to_owned();
+    Ok(ProviderLibrary { path, name, abi: tt_metal::ABI_VERSION })
 }
 
 /// A mesh that could not be opened; one line.
@@ -63,19 +94,21 @@ pub fn open_with(
     policy: PrecisionPolicy,
     trace_region_bytes: u64,
 ) -> Result<TtBackend, OpenError> {
-    let kind = match provider {
-        Provider::Simulated => ProviderKind::Simulated,
-        Provider::Silicon => ProviderKind::Silicon,
-    };
-    let target = Target { provider: kind, board: mesh }.to_string();
-    let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let library = match named {
-        Some(path) => tt_metal::Provider::open(&path).map_err(tt_metal::Error::from),
-        None => find_provider(kind),
-    };
-    let opened = library.and_then(|library| {
+    let board = mesh;
+    let kind = provider.kind();
+    let target = Target { provider: kind, board }.to_string();
+    let opened = find_provider(kind).and_then(|library| {
         let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
-        Mesh::open(&library, mesh, options)
+        let mesh = Mesh::open(&library, board, options)?;
+        // A mock cluster reads zeros, and a simulator is not what was asked for.
+        if kind == ProviderKind::Silicon && mesh.info().simulated {
+            return Err(tt_metal::Error::Host(format!(
+                "{} has no chips but computes or imitates them; use sim:{board}, or unset \
+                {PROVIDER_VARIABLE} and TT_METAL_MOCK_CLUSTER_DESC_PATH",
+                library.name()
+            )));
+        }
+        Ok(mesh)
     });
     match opened {
         Ok(mesh) => Ok(TtBackend::new(mesh, target, policy)),

@@ -5,7 +5,9 @@ use tt_metal::kernels::{PickAction, narrow_matmul, pick_action};
 use tt_metal::{Distribution, Format, HostArray, Layout, Tensor};
 
 use super::sharding::{Sharding, TILE};
-use super::{BackendError, TtBackend, TtLinear, TtTable, TtTensor, device, shape_error};
+use super::{
+    BackendError, TtBackend, TtLinear, TtTable, TtTensor, TtTokenIds, device, shape_error,
+};
 use crate::backend::{Activation, GreedyToken, TokenBufferSpec};
 
 /// U32 words that `pick_action.cpp` writes per token.
@@ -159,23 +161,19 @@ impl TtTokenBuffer {
 
     pub(super) fn set_last_token(
         &self,
-        backend: &TtBackend,
         table: &TtTable,
-        id: u32,
+        id: &TtTokenIds,
     ) -> Result<(), BackendError> {
         const OPERATION: &str = "set_last_token";
-        if id as usize >= table.vocabulary {
-            return Err(shape_error(
-                OPERATION,
-                format!("id {id} is outside a table of {} rows", table.vocabulary),
-            ));
+        if id.count != 1 || id.largest as usize >= table.vocabulary {
+            let TtTokenIds { count, largest, .. } = id;
+            let rows = table.vocabulary;
+            let detail = format!("{count} ids up to {largest} for one of {rows}");
+            return Err(shape_error(OPERATION, detail));
         }
-        let ids = [id];
-        let array = HostArray::u32(&ids, [1; 4]);
-        backend
-            .mesh
-            .upload(array, Distribution::Replicate, Format::U32, Layout::RowMajor)
-            .and_then(|id| table.table.embedding(&id, Layout::Tile))
+        table
+            .table
+            .embedding(&id.ids, Layout::Tile)
             .and_then(|row| row.copy_to(&self.embedding))
             .map_err(device(OPERATION))
     }

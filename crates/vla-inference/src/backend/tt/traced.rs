@@ -1,11 +1,11 @@
 //! Traced decoding on the mesh: inputs at fixed addresses, position counter, token buffer, traces.
 
-use tt_metal::{Combine, Distribution, Format, HostArray, Layout, Trace};
+use tt_metal::{Activation, Combine, Distribution, Format, HostArray, Layout, Tensor, Trace};
 
 use super::sharding::{Sharding, TILE};
 use super::{
-    TtBackend, TtCache, TtImage, TtLinear, TtTable, TtTensor, TtTokenBuffer, TtTokenIds, device,
-    shape_error,
+    TtBackend, TtCache, TtImage, TtLinear, TtTable, TtTensor, TtTokenBuffer, TtTokenIds, bucket,
+    device, shape_error,
 };
 use crate::backend::{BackendError, GreedyToken, TokenBufferSpec, TraceBackend};
 use crate::tensor::HostTensor;
@@ -17,6 +17,30 @@ fn padded(ids: &[u32]) -> Vec<u32> {
         padded.resize(ids.len().max(1).next_multiple_of(TILE), 0);
     }
     padded
+}
+
+impl TtBackend {
+    /// Rows of a tensor of tiles by ids on the mesh, in its format. TT-NN looks up rows of bf16
+    /// only: float32 is looked up as three bf16 parts, whose sum is exact.
+    fn looked_up(&self, x: &Tensor, ids: &Tensor) -> tt_metal::Result<Tensor> {
+        let rows =
+            |x: &Tensor| x.convert(Format::Bf16, Layout::RowMajor)?.embedding(ids, Layout::Tile);
+        if x.format() != Format::F32 {
+            let found = rows(x)?;
+            return match found.format() == x.format() {
+                true => Ok(found),
+                false => found.convert(x.format(), Layout::Tile),
+            };
+        }
+        let combine =
+            |a: &Tensor, b: &Tensor, how| a.combine(b, how, Activation::None, Format::F32);
+        let high = x.convert(Format::Bf16, Layout::Tile)?;
+        let rest = combine(x, &high, Combine::Sub)?;
+        let middle = rest.convert(Format::Bf16, Layout::Tile)?;
+        let low = combine(&rest, &middle, Combine::Sub)?;
+        let small = combine(&rows(&low)?, &rows(&middle)?, Combine::Add)?;
+        combine(&small, &rows(&high)?, Combine::Add)
+    }
 }
 
 impl TraceBackend for TtBackend {
@@ -81,6 +105,20 @@ impl TraceBackend for TtBackend {
         })
     }
 
+    fn select_rows(&self, x: &TtTensor, rows: &TtTokenIds) -> Result<TtTensor, BackendError> {
+        const OPERATION: &str = "select_rows";
+        if rows.largest as usize >= x.rows {
+            let detail = format!("row {} of {}", rows.largest, x.rows);
+            return Err(shape_error(OPERATION, detail));
+        }
+        let part = self.looked_up(x.one(OPERATION)?, &rows.ids).map_err(device(OPERATION))?;
+        Ok(TtTensor { parts: vec![part], rows: rows.count, ..x.clone() })
+    }
+
+    fn sequence_rows(&self, rows: usize) -> usize {
+        bucket(rows)
+    }
+
     fn block_rows(&self, rows: usize) -> usize {
         rows.next_multiple_of(TILE)
     }
@@ -115,6 +153,10 @@ impl TraceBackend for TtBackend {
 
     fn set_position(&self, cache: &mut TtCache, position: usize) -> Result<(), BackendError> {
         cache.sequence()?.set_position(self, position)
+    }
+
+    fn move_position(&self, cache: &mut TtCache, position: usize) -> Result<(), BackendError> {
+        cache.sequence()?.move_position(position)
     }
 
     fn reset_position(&self, cache: &mut TtCache) -> Result<(), BackendError> {
@@ -156,9 +198,9 @@ impl TraceBackend for TtBackend {
         &self,
         buffer: &mut TtTokenBuffer,
         table: &TtTable,
-        id: u32,
+        id: &TtTokenIds,
     ) -> Result<(), BackendError> {
-        buffer.set_last_token(self, table, id)
+        buffer.set_last_token(table, id)
     }
 
     fn last_embedding(&self, buffer: &TtTokenBuffer) -> Result<TtTensor, BackendError> {

@@ -13,6 +13,12 @@ use crate::models::{ModelError, NoProbe};
 /// Answers with traces. A trait object of it keeps the trace types of a backend out of the policy's
 /// type.
 pub trait TracedAnswer<B: Backend>: Send + Sync {
+    /// Whether the trace that is held serves a decision of this shape.
+    ///
+    /// # Errors
+    /// As [`OpenVlaOft::answer`], for an input that no trace serves.
+    fn serves(&self, model: &OpenVlaOft<B>, input: &OftInput<'_, B>) -> Result<bool, ModelError>;
+
     /// Answers one decision; the input's conditioning is not read. The flag says whether a trace
     /// was executed. An error drops the trace; the next decision captures a new one.
     ///
@@ -49,6 +55,12 @@ struct Held<B: TraceBackend> {
 }
 
 impl<B: TraceBackend> TracedAnswer<B> for TracedAnswers<B> {
+    fn serves(&self, model: &OpenVlaOft<B>, input: &OftInput<'_, B>) -> Result<bool, ModelError> {
+        let shape = model.check(input)?;
+        let held = self.held.as_ref().filter(|held| held.trace.is_some());
+        Ok(held.is_some_and(|held| held.placed.shape == shape))
+    }
+
     fn answer(
         &mut self,
         backend: &B,

@@ -34,6 +34,16 @@ pub struct ChunkInput<'a> {
 /// [`TracedChunk::velocity`] for each step, then [`TracedChunk::finish`]. An error drops the
 /// traces; the next chunk captures new ones.
 pub trait TracedChunk<B: Backend>: Send + Sync {
+    /// Whether the traces that are held serve a chunk of this shape.
+    ///
+    /// # Errors
+    /// When an image has another size than the model's.
+    fn serves(
+        &self,
+        backend: &B,
+        network: (&Pi0<B>, &Schedule<B>),
+        input: &ChunkInput<'_>,
+    ) -> Result<bool, ModelError>;
     /// Computes the prefix. Returns whether traces are executed for this chunk; otherwise it runs
     /// eagerly.
     ///
@@ -102,6 +112,23 @@ struct Shape {
 const SPARE_ROWS: usize = 64;
 
 impl Shape {
+    /// What a chunk needs.
+    fn of<B: TraceBackend>(
+        backend: &B,
+        schedule: &Schedule<B>,
+        patches: &[HostTensor],
+        input: &ChunkInput<'_>,
+    ) -> Self {
+        let pixels = patches.iter().map(|image| image.shape().first().copied().unwrap_or(0));
+        let pixels = pixels.sum::<usize>();
+        Self {
+            cameras: patches.len(),
+            rows: backend.block_rows(pixels + input.ids.len()),
+            patches: pixels,
+            steps: schedule.times.len(),
+        }
+    }
+
     /// Whether traces of this shape serve another: unused rows are masked.
     fn serves(self, other: Self) -> bool {
         let rows = other.rows..=other.rows + SPARE_ROWS;
@@ -138,23 +165,34 @@ fn not_begun() -> BackendError {
     BackendError::Shape { operation: "traced chunk", detail: "no chunk was begun".into() }
 }
 
+/// Patches of each camera.
+fn patches_of<B: Backend>(
+    model: &Pi0<B>,
+    input: &ChunkInput<'_>,
+) -> Result<Vec<HostTensor>, BackendError> {
+    input.images.iter().map(|pixels| model.patches(pixels)).collect()
+}
+
 impl<B: TraceBackend> TracedChunk<B> for TracedChunks<B> {
+    fn serves(
+        &self,
+        backend: &B,
+        (model, schedule): (&Pi0<B>, &Schedule<B>),
+        input: &ChunkInput<'_>,
+    ) -> Result<bool, ModelError> {
+        let shape = Shape::of(backend, schedule, &patches_of(model, input)?, input);
+        let held = self.held.as_ref().filter(|held| held.traces.is_some());
+        Ok(held.is_some_and(|held| held.shape.serves(shape)))
+    }
+
     fn begin(
         &mut self,
         backend: &B,
         (model, schedule): (&Pi0<B>, &Schedule<B>),
         input: &ChunkInput<'_>,
     ) -> Result<bool, ModelError> {
-        let patches = input.images.iter().map(|pixels| model.patches(pixels));
-        let patches = patches.collect::<Result<Vec<_>, _>>()?;
-        let pixels = patches.iter().map(|image| image.shape().first().copied().unwrap_or(0));
-        let pixels = pixels.sum::<usize>();
-        let shape = Shape {
-            cameras: patches.len(),
-            rows: backend.block_rows(pixels + input.ids.len()),
-            patches: pixels,
-            steps: schedule.times.len(),
-        };
+        let patches = patches_of(model, input)?;
+        let shape = Shape::of(backend, schedule, &patches, input);
         let mut held = match self.held.take().filter(|held| held.shape.serves(shape)) {
             Some(mut held) => {
                 held.write(backend, model, (&patches, input))?;

@@ -46,6 +46,14 @@ pub(super) fn hidden(before: Option<char>, character: char, after: Option<char>)
         '\u{e0000}'..='\u{e007f}' => ("tag character", REMOVE),
         '\u{2028}' => ("line separator", "send one line of text"),
         '\u{2029}' => ("paragraph separator", "send one line of text"),
+        // Beside a digit of a keycap they belong to an emoji, as behind every character of one.
+        '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}' => match before {
+            Some('0'..='9' | '#' | '*') => return None,
+            before if is_foreign(before) => return None,
+            _ => ("variation selector", REMOVE),
+        },
+        '\u{17b4}' | '\u{17b5}' => ("invisible vowel", REMOVE),
+        '\u{fffc}' => ("place of an object that was not copied", REMOVE),
         '\u{fffd}' => ("replacement character: the text was damaged", "send it as UTF-8"),
         '\u{2581}' => ("the tokenizer's mark of a space", SPACE),
         '\u{2800}' => ("empty braille pattern", SPACE),

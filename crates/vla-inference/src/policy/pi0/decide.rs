@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::options::{ContinuationMode, FlowError};
-use super::sample::sample_traced;
-use super::{Continuation, Noise, Pi0Policy, Previous, next_seed, sample};
+use super::sample::{sample_traced, serves};
+use super::{Continuation, Noise, Pi0Policy, Prepared, Previous, next_seed, sample};
 use crate::backend::Backend;
-use crate::checkpoint::pi0::ActionMapping;
+use crate::checkpoint::pi0::{ActionMapping, Pi0Kind};
 use crate::models::NoProbe;
 use crate::observation::{Observation, Playback};
 use crate::policy::openvla::Stopwatch;
@@ -61,8 +61,8 @@ impl<B: Backend> Pi0Policy<B> {
         (!rest.is_empty()).then_some((rest, playback.delay))
     }
 
-    fn decide(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
-        let mut clock = Stopwatch::start();
+    /// The state of an observation, and what its chunk is computed from.
+    fn inputs(&self, observation: &Observation) -> Result<(Vec<f32>, Prepared), PolicyError> {
         let state: Vec<f32> =
             observation.state(self.info.state_dim)?.iter().map(|&v| v as f32).collect();
         let mut images = BTreeMap::new();
@@ -75,6 +75,12 @@ impl<B: Backend> Pi0Policy<B> {
         }
         let instruction: &Instruction = &observation.instruction;
         let prepared = self.prepare(&images, &state, instruction.as_given())?;
+        Ok((state, prepared))
+    }
+
+    fn decide(&mut self, observation: &Observation) -> Result<Decision, PolicyError> {
+        let mut clock = Stopwatch::start();
+        let (state, prepared) = self.inputs(observation)?;
         let (continuation, remark) = self.continuation(observation, &state)?;
         clock.lap("preprocess");
         let config = &self.checkpoint.config;
@@ -135,6 +141,23 @@ impl<B: Backend> Policy for Pi0Policy<B> {
             self.previous = None;
         }
         decision
+    }
+
+    fn prepare_for(&mut self, observation: &Observation) -> Result<bool, PolicyError> {
+        let Some(traced) = &self.traced else { return Ok(false) };
+        let (_, prepared) = self.inputs(observation)?;
+        let network = (&self.model, &self.schedule);
+        if serves(&self.backend, network, traced.as_ref(), &prepared)? {
+            return Ok(false);
+        }
+        let (seed, previous) = (self.seed, self.previous.take());
+        let made = self.decide(observation);
+        (self.seed, self.previous) = (seed, previous);
+        made.map(|_| true)
+    }
+
+    fn prepares_for_state(&self) -> bool {
+        self.traced.is_some() && self.checkpoint.config.kind == Pi0Kind::Pi05
     }
 
     fn info(&self) -> &PolicyInfo {

@@ -80,6 +80,19 @@ fn finite(x: &[f32]) -> Result<(), BackendError> {
     if finite { Ok(()) } else { Err(BackendError::NotFinite { operation: "sample" }) }
 }
 
+/// Whether captured traces serve an observation.
+pub(super) fn serves<B: Backend>(
+    backend: &B,
+    network: (&Pi0<B>, &Schedule<B>),
+    traced: &dyn TracedChunk<B>,
+    prepared: &Prepared,
+) -> Result<bool, ModelError> {
+    let images: Vec<&[f32]> = prepared.images.iter().map(|(_, pixels)| pixels.as_slice()).collect();
+    let state = prepared.padded_state(network.0.config().max_state_dim);
+    let input = ChunkInput { images: &images, ids: &prepared.input_ids, state: &state };
+    backend.scope(|| traced.serves(backend, network, &input))
+}
+
 /// Samples with captured traces: the whole chunk on the device, or, where the host corrects
 /// velocities, one step after the other. The flag says whether traces were executed.
 pub(super) fn sample_traced<B: Backend>(

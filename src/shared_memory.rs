@@ -12,13 +12,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+#[cfg(feature = "ros")]
 const FOLDER: &str = "/dev/shm";
 /// Younger segments are left alone: their process may not have locked them yet.
 const YOUNG: Duration = Duration::from_secs(10);
 
+/// Number of the segments of this user's processes that have ended, and their total size in bytes.
+#[cfg(feature = "cli")]
+pub(crate) fn count_abandoned(folder: &Path) -> (usize, u64) {
+    let found = abandoned(folder, YOUNG);
+    let sizes = found.iter().filter_map(|(_lock, paths)| fs::metadata(&paths[0]).ok());
+    (found.len(), sizes.map(|metadata| metadata.len()).sum())
+}
+
 /// Removes the segments of this user's processes that have ended; returns their total size in
 /// bytes, 0 if there were none.
-pub(super) fn remove_abandoned_segments() -> u64 {
+#[cfg(feature = "ros")]
+pub(crate) fn remove_abandoned_segments() -> u64 {
     abandoned(Path::new(FOLDER), YOUNG).into_iter().map(|(_lock, paths)| remove(&paths)).sum()
 }
 
@@ -52,6 +62,7 @@ fn is_segment(name: &str) -> bool {
     })
 }
 
+#[cfg(any(feature = "ros", test))]
 fn remove(paths: &[PathBuf; 2]) -> u64 {
     let size = fs::metadata(&paths[0]).map_or(0, |metadata| metadata.len());
     // Another process may have removed them at the same time.
