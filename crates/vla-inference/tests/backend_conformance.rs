@@ -67,7 +67,9 @@ fn t3k_computes_in_bf16() {
 
 #[test]
 fn blackhole_computes_in_bf16() {
-    for kind in [MeshKind::P150, MeshKind::P300, MeshKind::QuietBox, MeshKind::LoudBox] {
+    // One chip and four; the others differ from Wormhole boards of as many chips in nothing that
+    // the suite computes with.
+    for kind in [MeshKind::P150, MeshKind::QuietBox] {
         trace_suite(&mesh(kind, "bf16"), BF16);
     }
 }
@@ -79,7 +81,7 @@ fn n300_computes_with_ttnn_operations() {
 
 #[test]
 fn every_mesh_computes_in_mixed_and_bfp8() {
-    for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k, MeshKind::QuietBox] {
+    for kind in [MeshKind::N150, MeshKind::N300, MeshKind::T3k] {
         for precision in ["mixed", "bfp8"] {
             trace_suite(&mesh(kind, precision), BFP8);
         }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::backend::tt::{MeshKind, Provider, open};
+use vla_inference::backend::tt::{MeshKind, Provider, flow_trace_region_bytes, open, open_with};
 use vla_inference::checkpoint::pi0::{Pi0Checkpoint, Pi0Config, Pi0Kind, Pi0Source};
 use vla_inference::models::pi0::{ChunkInput, Pi0, TracedChunk, TracedChunks};
 use vla_inference::models::{ModelError, TensorSource};
@@ -56,7 +56,8 @@ fn stated_operations_are_those_that_the_backend_captures() {
         {
             let what = format!("{kit} {mesh:?} {cameras} cameras");
             let precision = PrecisionPolicy::load(precision).unwrap();
-            let backend = open(Provider::Simulated, mesh, precision.clone()).unwrap();
+            let traces = flow_trace_region_bytes(mesh);
+            let backend = open_with(Provider::Simulated, mesh, precision.clone(), traces).unwrap();
             let model = Pi0::load(&backend, &AnyTensor, &checkpoint).unwrap();
             let schedule = model.schedule(&backend, 10).unwrap();
             let pixels = vec![0.25; 3 * config.image_resolution.iter().product::<usize>()];

@@ -138,7 +138,9 @@ impl Assumptions {
         if mesh.chips() > 1 {
             sources.extend([("links", rates.link), ("hops", rates.hop)]);
         }
-        lines.extend(sources.iter().map(|(what, figure)| format!("{what}: {}", figure.source)));
+        lines.extend(
+            sources.iter().map(|(what, figure)| format!("source for {what}: {}", figure.source)),
+        );
         lines
     }
 }

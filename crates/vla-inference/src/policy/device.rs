@@ -45,7 +45,10 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Unknown device.
-    #[error("device '{0}' is not known; use one of cpu, {names}", names = tt_metal::Target::names())]
+    #[error(
+        "device '{0}' is not known; use one of cpu, {names}",
+        names = tt_metal::Target::names()
+    )]
     Unknown(String),
     /// float32 on a mesh.
     #[error(
