@@ -161,12 +161,22 @@ fn plan_prints_and_refuses() {
     assert_eq!((status, error.lines().count()), (Some(1), 1), "{error}");
 }
 
+/// `bench` of the kit on an N300.
+fn on_chips() -> [String; 7] {
+    let image = kit().parent().unwrap().join("images/07_480x640_RGB.png");
+    let (checkpoint, image) = (kit().display().to_string(), image.display().to_string());
+    ["bench", "--checkpoint", &checkpoint, "--image", &image, "--device", "tt:n300"]
+        .map(str::to_owned)
+}
+
 /// A provider of another ABI version that writes to standard output when it is loaded, as TT-NN's
 /// logger does.
 fn noisy_provider(folder: &Path) -> PathBuf {
     let (source, library) = (folder.join("noisy.c"), folder.join("libnoisy.so"));
     let text = "#include <stdio.h>\n\
-        __attribute__((constructor)) static void loaded(void) { puts(\"noise\"); fflush(stdout); }\n\
+        __attribute__((constructor)) static void loaded(void) {\n\
+            puts(\"noise\"); fflush(stdout);\n\
+        }\n\
         unsigned ttp_abi_version(void) { return 9999; }\n";
     std::fs::write(&source, text).unwrap();
     let mut compiler = std::process::Command::new("cc");
@@ -180,8 +190,8 @@ fn standard_output_holds_answers_only() {
     let folder = tempfile::tempdir().unwrap();
     let noisy = noisy_provider(folder.path());
     let noisy = noisy.to_str().unwrap();
-    let checkpoint = kit();
-    let bench = ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--device", "tt:n300"];
+    let bench = on_chips();
+    let bench: Vec<&str> = bench.iter().map(String::as_str).collect();
     let (status, out, error) = command(&bench, Some(noisy));
     assert_eq!((status, out.as_str()), (Some(1), ""), "{error}");
     assert!(error.contains("noise\n"), "{error}");
@@ -199,8 +209,8 @@ fn a_simulated_provider_is_not_taken_for_chips() {
     let program = Path::new(env!("CARGO_BIN_EXE_openvla")).parent().unwrap();
     let library = ["libtt_mesh_sim.so", "deps/libtt_mesh_sim.so"].map(|name| program.join(name));
     let library = library.iter().find(|path| path.is_file()).unwrap();
-    let checkpoint = kit();
-    let bench = ["bench", "--checkpoint", checkpoint.to_str().unwrap(), "--device", "tt:n300"];
+    let bench = on_chips();
+    let bench: Vec<&str> = bench.iter().map(String::as_str).collect();
     let (status, out, error) = command(&bench, library.to_str());
     assert_eq!((status, out.as_str()), (Some(1), ""), "{error}");
     assert!(error.contains("use sim:n300, or unset OPENVLA_TT_PROVIDER"), "{error}");

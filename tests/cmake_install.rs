@@ -48,7 +48,10 @@ fn tt_metal(folder: &Path) -> PathBuf {
 }
 
 fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+    let text =
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    // CMake wraps its messages.
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Configures `source`; `build` is its build folder.
@@ -126,7 +129,7 @@ fn the_provider_alone_says_what_is_missing() {
     let skip = "-DTT_METAL_SKIP_COMMIT_CHECK=ON".to_owned();
     let options = [option("TT_METAL_HOME", &home), skip, option("TT_METAL_RUNTIME_ROOT", &empty)];
     let output = configure(&cmake, &shim, &at("c"), &options);
-    let words = text(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = text(&output);
     assert!(output.status.success(), "{words}");
     assert!(words.contains("holds no tt_metal/: name the runtime root with"), "{words}");
     // As the linker would have written it.

@@ -14,8 +14,8 @@ namespace {
 
 constexpr const char* root_name = "TT_METAL_RUNTIME_ROOT";
 constexpr const char* timeout_name = "TT_METAL_OPERATION_TIMEOUT_SECONDS";
-// Without one a chip that hangs blocks the calling thread for ever. It counts from the last progress
-// of the device's dispatcher, not while kernels are compiled.
+// Without one a chip that hangs blocks the calling thread for ever. It counts from the last
+// progress of the device's dispatcher, not while kernels are compiled.
 constexpr const char* timeout_default = "30";
 // The compiler's place in an SFPI folder.
 constexpr const char* compiler = "/compiler/bin/riscv-tt-elf-g++";
