@@ -102,11 +102,10 @@ impl Engine {
             return Err(RequestError::ending());
         }
         let same = |job: &Job| client.is_some() && job.client == client;
-        if let Some(place) = queue.waiting.iter().position(same) {
-            if let Some(older) = queue.waiting.remove(place) {
-                let line = "a newer request of the same client (X-Client-Id) took its place";
-                let _ = older.reply.send(Err(RequestError::new(Outcome::Replaced, line)));
-            }
+        let place = queue.waiting.iter().position(same);
+        if let Some(older) = place.and_then(|place| queue.waiting.remove(place)) {
+            let line = "a newer request of the same client (X-Client-Id) took its place";
+            let _ = older.reply.send(Err(RequestError::new(Outcome::Replaced, line)));
         }
         if queue.waiting.len() >= self.shared.most {
             return Err(RequestError::new(

@@ -65,10 +65,7 @@ pub(crate) fn opened(
 
 async fn serve(mut session: Session, server: &Arc<Shared>, deadline: Option<Duration>) {
     let mut previous = None;
-    let mut end = match session.send(metadata(server)).await {
-        Ok(()) => None,
-        Err(end) => Some(end),
-    };
+    let mut end = session.send(metadata(server)).await.err();
     while end.is_none() {
         end = one(&mut session, server, deadline, &mut previous).await.err();
     }
