@@ -2,7 +2,7 @@
 //!
 //! The tasks of the server never run the policy: they leave an observation in a queue and wait for
 //! the answer. A client that names itself has at most one request waiting: a newer one takes the
-//! older one's place. A request whose client is gone, or whose deadline has passed, is not computed.
+//! older one's place. A request whose client is gone, or whose deadline is over, is not computed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -107,8 +107,8 @@ fn check_key(value: Value, contract: &Contract) -> Result<(), RequestError> {
         return Ok(());
     }
     Err(RequestError::unfit(format!(
-        "unnorm_key '{}': this server un-normalises by '{}'; start it with --unnorm-key for another \
-        one",
+        "unnorm_key '{}': this server un-normalises by '{}'; start it with --unnorm-key for \
+        another one",
         given.escape_debug(),
         contract.unnorm_key
     )))

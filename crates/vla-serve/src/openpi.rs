@@ -1,5 +1,5 @@
-//! openpi's websocket, as `src/openpi/serving/websocket_policy_server.py` speaks it: metadata first,
-//! then an answer to each observation. An error is a text message, after which the connection is
+//! openpi's websocket, as `src/openpi/serving/websocket_policy_server.py` speaks it: metadata
+//! first, then an answer to each observation. An error is a text message, after which the connection is
 //! closed with code 1011.
 
 use std::sync::Arc;

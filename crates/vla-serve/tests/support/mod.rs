@@ -63,8 +63,8 @@ impl Gate {
     }
 }
 
-/// A policy whose action is made of what it is given: the first byte of each picture, the state, and
-/// the length of the instruction.
+/// A policy whose action is made of what it is given: the first byte of each picture, the state,
+/// and the length of the instruction.
 struct Echo {
     info: PolicyInfo,
     gate: Gate,
