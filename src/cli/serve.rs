@@ -38,7 +38,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// A leading step of the policy file's image preparation that the clients do themselves, such
-    /// as rotate_180 for a LIBERO harness that turns its pictures; several in their order, with commas
+    /// as rotate_180 for a LIBERO harness that turns its pictures; several in their order, with
+    /// commas
     #[arg(long, value_name = "STEP,STEP", value_delimiter = ',', requires = "policy_file")]
     done_by_client: Vec<String>,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! openpi's websocket, as `src/openpi/serving/websocket_policy_server.py` speaks it: metadata
-//! first, then an answer to each observation. An error is a text message, after which the connection is
-//! closed with code 1011.
+//! first, then an answer to each observation. An error is a text message, after which the
+//! connection is closed with code 1011.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
