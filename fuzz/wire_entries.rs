@@ -31,7 +31,8 @@ fn used(value: &Value) {
     }
 }
 
-/// The bytes as a body of `/act` and as its answer. Accepted: what is written for it reads the same.
+/// The bytes as a body of `/act` and as its answer. Accepted: what is written for it reads the
+/// same.
 pub fn fuzz_json_numpy(bytes: &[u8]) -> bool {
     let _ = json_numpy::decode_answer(bytes, &LIMITS).map_err(|error| refused(&error));
     match json_numpy::decode_request(bytes, &LIMITS) {

@@ -47,7 +47,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("memmap2", &["vla-inference"]),
 ];
 
-/// What a build of the node must not compile: SQLite, plots, HTML, C compression libraries, servers.
+/// What a build of the node must not compile: SQLite, plots, HTML, C compression, servers.
 const NOT_IN_THE_NODE: &[&str] = &[
     "rusqlite",
     "libsqlite3-sys",

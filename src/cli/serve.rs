@@ -37,8 +37,9 @@ pub(super) struct Serve {
     /// read it. Without the option the key is OPENVLA_API_KEY, if that is set
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// A leading step of the policy file's image preparation that the clients do themselves, such as
-    /// rotate_180 for a LIBERO harness that turns its pictures; several in their order, with commas
+    /// A leading step of the policy file's image preparation that the clients do themselves, such
+    /// as rotate_180 for a LIBERO harness that turns its pictures; several in their order, with
+    /// commas
     #[arg(long, value_name = "STEP,STEP", value_delimiter = ',', requires = "policy_file")]
     done_by_client: Vec<String>,
     #[command(flatten)]

@@ -18,8 +18,8 @@ LOAD_S = 120
 class Server:
     """A server on a free port of loopback; ends with the `with` block."""
 
-    def __init__(self, *arguments, environment=None):
-        command = [OPENVLA, "serve", "--listen", "127.0.0.1:0", "--json", *map(str, arguments)]
+    def __init__(self, *arguments, environment=None, listen="127.0.0.1:0"):
+        command = [OPENVLA, "serve", "--listen", listen, "--json", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -120,8 +120,8 @@ async fn read(
         Err(RequestError::new(
             Outcome::TooLarge,
             format!(
-                "a body of {received} bytes; at most {most} are taken (--max-body-mib): send smaller \
-                pictures"
+                "a body of {received} bytes; at most {most} are taken (--max-body-mib): send \
+                smaller pictures"
             ),
         ))
     };

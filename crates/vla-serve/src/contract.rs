@@ -44,8 +44,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("right_wrist_0_rgb", &["right_wrist_image", "cam_right_wrist"]),
 ];
 
-/// What the official servers leave aside when the policy does not take it: pictures and numbers that
-/// their clients always send.
+/// What the official servers leave aside when the policy does not take it: pictures and numbers
+/// that their clients always send.
 const LEFT_ASIDE: &[&str] = &[
     "cam_high",
     "cam_low",

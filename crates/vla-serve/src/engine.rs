@@ -2,7 +2,7 @@
 //!
 //! The tasks of the server never run the policy: they leave an observation in a queue and wait for
 //! the answer. A client that names itself has at most one request waiting: a newer one takes the
-//! older one's place. A request whose client is gone, or whose deadline has passed, is not computed.
+//! older one's place. A request whose client is gone, or whose deadline is over, is not computed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -102,11 +102,10 @@ impl Engine {
             return Err(RequestError::ending());
         }
         let same = |job: &Job| client.is_some() && job.client == client;
-        if let Some(place) = queue.waiting.iter().position(same) {
-            if let Some(older) = queue.waiting.remove(place) {
-                let line = "a newer request of the same client (X-Client-Id) took its place";
-                let _ = older.reply.send(Err(RequestError::new(Outcome::Replaced, line)));
-            }
+        let place = queue.waiting.iter().position(same);
+        if let Some(older) = place.and_then(|place| queue.waiting.remove(place)) {
+            let line = "a newer request of the same client (X-Client-Id) took its place";
+            let _ = older.reply.send(Err(RequestError::new(Outcome::Replaced, line)));
         }
         if queue.waiting.len() >= self.shared.most {
             return Err(RequestError::new(

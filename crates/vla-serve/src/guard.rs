@@ -24,8 +24,8 @@ pub(crate) const CLIENT: &str = "x-client-id";
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1..=600_000;
 const CLIENT_CHARACTERS: std::ops::RangeInclusive<usize> = 1..=64;
 
-/// Lets pass what has the key and does not come from a web page: a browser sends `Origin` with every
-/// request to another site, and with every websocket.
+/// Lets pass what has the key and does not come from a web page: a browser sends `Origin` with
+/// every request to another site, and with every websocket.
 pub(crate) async fn admit(
     State(server): State<Arc<Shared>>,
     request: Request,

@@ -6,7 +6,7 @@ use vla_wire::picture::{self, PictureLimits};
 use vla_wire::{NdArray, Value};
 
 use crate::contract::{Contract, short};
-use crate::error::{Outcome, RequestError};
+use crate::error::RequestError;
 
 /// What differs between the protocols' observations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +107,8 @@ fn check_key(value: Value, contract: &Contract) -> Result<(), RequestError> {
         return Ok(());
     }
     Err(RequestError::unfit(format!(
-        "unnorm_key '{}': this server un-normalises by '{}'; start it with --unnorm-key for another \
-        one",
+        "unnorm_key '{}': this server un-normalises by '{}'; start it with --unnorm-key for \
+        another one",
         given.escape_debug(),
         contract.unnorm_key
     )))
@@ -267,16 +267,14 @@ fn is_file(array: &NdArray) -> bool {
 fn file(bytes: &[u8], limits: &PictureLimits) -> Result<RgbImage, RequestError> {
     // A small file may hold a very large picture.
     let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
-    if let Ok(Ok((width, height))) = reader.map(image::ImageReader::into_dimensions) {
-        if u64::from(width) * u64::from(height) > limits.pixels as u64 {
-            return Err(RequestError::new(
-                Outcome::Unfit,
-                format!(
-                    "a file of {width} x {height} pixels; at most {} pixels are taken",
-                    limits.pixels
-                ),
-            ));
-        }
+    let dimensions = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+    if let Some((width, height)) = dimensions
+        && u64::from(width) * u64::from(height) > limits.pixels as u64
+    {
+        let most = limits.pixels;
+        return Err(RequestError::unfit(format!(
+            "a file of {width} x {height} pixels; at most {most} pixels are taken"
+        )));
     }
     observation::decode(bytes).map_err(|error| RequestError::unfit(error.to_string()))
 }

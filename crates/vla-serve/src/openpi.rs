@@ -1,6 +1,6 @@
-//! openpi's websocket, as `src/openpi/serving/websocket_policy_server.py` speaks it: metadata first,
-//! then an answer to each observation. An error is a text message, after which the connection is
-//! closed with code 1011.
+//! openpi's websocket, as `src/openpi/serving/websocket_policy_server.py` speaks it: metadata
+//! first, then an answer to each observation. An error is a text message, after which the
+//! connection is closed with code 1011.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,10 +65,7 @@ pub(crate) fn opened(
 
 async fn serve(mut session: Session, server: &Arc<Shared>, deadline: Option<Duration>) {
     let mut previous = None;
-    let mut end = match session.send(metadata(server)).await {
-        Ok(()) => None,
-        Err(end) => Some(end),
-    };
+    let mut end = session.send(metadata(server)).await.err();
     while end.is_none() {
         end = one(&mut session, server, deadline, &mut previous).await.err();
     }

@@ -38,8 +38,8 @@ const BACKLOG: u32 = 128;
 /// Connections at a time that are told that there is no place for them.
 const REFUSALS: usize = 64;
 /// What there is.
-const PATHS: &str = "there are POST /act, the websockets / (openpi) and /vla-eval, GET /healthz and \
-    GET /metrics";
+const PATHS: &str = "there are POST /act, the websockets / (openpi) and /vla-eval, GET /healthz \
+    and GET /metrics";
 
 /// The place of a connection among those that are allowed; free when its last copy is dropped.
 #[derive(Clone)]

@@ -24,7 +24,11 @@ fn run<F: Future>(test: F) -> F::Output {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await.unwrap() })
 }
 
-async fn connect(server: &Server, path: &str, header: Option<(&str, &str)>) -> Result<Socket, Error> {
+async fn connect(
+    server: &Server,
+    path: &str,
+    header: Option<(&str, &str)>,
+) -> Result<Socket, Error> {
     let mut request = format!("ws://{}{path}", server.address).into_client_request()?;
     if let Some((name, value)) = header {
         let name: tokio_tungstenite::tungstenite::http::HeaderName = name.parse().unwrap();
@@ -301,7 +305,10 @@ fn vla_eval_hello_episode_and_actions() {
         };
         send(&mut socket, &message("hello", 1, object([])), Names::Text).await;
         let hello = decoded(receive(&mut socket).await);
-        assert_eq!((hello.get("type"), hello.get("seq")), (Some(&"hello".into()), Some(&Value::Int(1))));
+        assert_eq!(
+            (hello.get("type"), hello.get("seq")),
+            (Some(&"hello".into()), Some(&Value::Int(1)))
+        );
         let asked = hello.get("payload").unwrap().get("observation_params").unwrap();
         assert_eq!(asked.get("send_wrist_image"), Some(&Value::Bool(true)));
         let start = message("episode_start", 2, object([("task", "x".into())]));
@@ -325,7 +332,10 @@ fn vla_eval_hello_episode_and_actions() {
         let good = message("observation", 3, observation(&[0.5, 1.0]));
         send(&mut socket, &good, Names::Text).await;
         let answer = decoded(receive(&mut socket).await);
-        assert_eq!((answer.get("type"), answer.get("seq")), (Some(&"action".into()), Some(&Value::Int(3))));
+        assert_eq!(
+            (answer.get("type"), answer.get("seq")),
+            (Some(&"action".into()), Some(&Value::Int(3)))
+        );
         let Some(Value::Array(actions)) = answer.get("payload").unwrap().get("actions") else {
             panic!("{answer:?}")
         };

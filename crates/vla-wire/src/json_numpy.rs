@@ -16,8 +16,8 @@ use crate::{Limits, NdArray, Value, WireError, shown};
 pub enum Encoding {
     /// An object.
     Single,
-    /// `{"encoded": "..."}` with the object's JSON as text, for clients that cannot patch their JSON
-    /// encoder. The answer is a JSON text that holds JSON.
+    /// `{"encoded": "..."}` with the object's JSON as text, for clients that cannot patch their
+    /// JSON encoder. The answer is a JSON text that holds JSON.
     Double,
 }
 

@@ -4,9 +4,9 @@
 //! - [`msgpack`]: openpi's websocket, and vla-eval's with text in place of byte keys;
 //! - [`picture`]: arrays that are pictures, as each protocol has them.
 //!
-//! A message is decoded into a [`Value`] within [`Limits`]; arrays of NumPy become [`NdArray`]. What
-//! comes from outside can only give an error: nothing here panics, memory is bounded by the length of
-//! the message and [`Limits`].
+//! A message is decoded into a [`Value`] within [`Limits`]; arrays of NumPy become [`NdArray`].
+//! What comes from outside can only give an error: nothing here panics, memory is bounded by the
+//! length of the message and [`Limits`].
 
 pub mod array;
 pub mod json_numpy;

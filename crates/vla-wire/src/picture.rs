@@ -63,7 +63,8 @@ pub fn from_pillow(array: NdArray, limits: &PictureLimits) -> Result<Rgb, WireEr
 /// `255 * value` without its fraction; `[3, h, w]` or `[h, w, 3]`.
 ///
 /// # Errors
-/// [`WireError::Picture`] for another array, and for floats outside of 0..1, which NumPy would wrap.
+/// [`WireError::Picture`] for another array, and for floats outside of 0..1, which NumPy would
+/// wrap.
 pub fn from_openpi(array: NdArray, limits: &PictureLimits) -> Result<Rgb, WireError> {
     let described = described(&array);
     let (height, width, planar) = match *array.shape() {

@@ -1,5 +1,5 @@
-//! The fuzz targets' functions for messages, driven briefly with seeded mutations of good ones. Long
-//! runs: `cargo +nightly fuzz run wire_msgpack`.
+//! The fuzz targets' functions for messages, driven briefly with seeded mutations of good ones.
+//! Long runs: `cargo +nightly fuzz run wire_msgpack`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../../../fuzz/wire_entries.rs"]
