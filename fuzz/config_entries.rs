@@ -120,7 +120,7 @@ pub fn fuzz_parameters(bytes: &[u8]) -> bool {
         Err(line) => drop(check_text(&line)),
         Ok(sections) => {
             for section in &sections {
-                applies(&section.node, NODE);
+                let _ = applies(&section.node, NODE);
             }
         }
     }
