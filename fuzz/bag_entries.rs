@@ -39,7 +39,8 @@ pub fn fuzz_bag_storage(bytes: &[u8]) -> bool {
     let length = usize::from(head[1]) | usize::from(head[2]) << 8 | usize::from(head[3]) << 16;
     let (file, beside) = rest.split_at(length.min(rest.len()));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let name = ["bag_0.db3", "bag_0.mcap", "bag_0", "bag_0.db3.zstd"][usize::from(head[0] >> 1 & 3)];
+    let name =
+        ["bag_0.db3", "bag_0.mcap", "bag_0", "bag_0.db3.zstd"][usize::from(head[0] >> 1 & 3)];
     let path = folder.path().join(name);
     std::fs::write(&path, file).expect("a file in the temporary folder");
     if !beside.is_empty() {

@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use vla_config::{
-    PolicyFile, Remark, RobotFile, applies, expand_path, named_on_the_hub, parse_sections,
-    parse_value, read_arguments,
+    ConfigFileError, PolicyFile, Remark, RobotFile, applies, expand_path, named_on_the_hub,
+    parse_sections, parse_value, read_arguments,
 };
+use vla_control::ConfigErrors;
 
 use crate::checkpoint_entries::check_text;
 
@@ -37,11 +38,26 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
     })
 }
 
+/// Each problem is one line; a file may have thousands.
+fn check_problems(problems: &ConfigErrors) {
+    for problem in &problems.0 {
+        check_text(&problem.to_string());
+    }
+}
+
+fn check_error(error: &ConfigFileError) -> bool {
+    match error {
+        ConfigFileError::Invalid { problems, .. } => check_problems(problems),
+        error => drop(check_text(&error.to_string())),
+    }
+    false
+}
+
 /// The bytes as a policy file.
 pub fn fuzz_policy_file(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     match PolicyFile::from_text(Path::new("policy.yaml"), &text) {
-        Err(error) => check_text(&error.to_string()),
+        Err(error) => check_error(&error),
         Ok(policy) => {
             assert!(1 <= policy.execute && policy.execute <= policy.horizon);
             assert!(policy.policy_hz.is_finite() && 0.0 < policy.policy_hz);
@@ -53,7 +69,7 @@ pub fn fuzz_policy_file(bytes: &[u8]) -> bool {
                 check_text(&problem);
             }
             if let Some(step) = policy.to_step([0.5; 7]) {
-                let numbers = step.linear.iter().chain(&step.angular);
+                let numbers = step.translation.iter().chain(&step.rotation);
                 assert!(numbers.chain([&step.gripper]).all(|number| number.is_finite()));
             }
             assert!(policy.state_dim() < 1 << 20);
@@ -75,7 +91,7 @@ pub fn fuzz_urdf(bytes: &[u8]) -> bool {
 
 fn check_robot(path: &Path) -> bool {
     match RobotFile::load(path) {
-        Err(error) => check_text(&error.to_string()),
+        Err(error) => check_error(&error),
         Ok(robot) => {
             assert!(robot.command.rate_hz.is_finite() && 0.0 < robot.command.rate_hz);
             assert!(robot.end_effector.is_some() != !robot.joints.is_empty());
@@ -104,7 +120,7 @@ pub fn fuzz_parameters(bytes: &[u8]) -> bool {
         Err(line) => drop(check_text(&line)),
         Ok(sections) => {
             for section in &sections {
-                applies(&section.node, NODE);
+                let _ = applies(&section.node, NODE);
             }
         }
     }
@@ -115,9 +131,9 @@ pub fn fuzz_parameters(bytes: &[u8]) -> bool {
     let path = file("parameters.yaml", bytes).to_string_lossy().into_owned();
     let (line, file) = (line.to_owned(), "--params-file".to_owned());
     let arguments = ["--ros-args".into(), "-p".into(), line.clone(), "-r".into(), line, file, path];
-    let mut problems = vla_control::ConfigErrors::default();
+    let mut problems = ConfigErrors::default();
     let read = read_arguments(&arguments, NODE, &mut problems);
-    check_text(&problems.to_string());
+    check_problems(&problems);
     for Remark::Info(line) | Remark::Warning(line) in &read.remarks {
         check_text(line);
     }

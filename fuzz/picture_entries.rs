@@ -38,8 +38,24 @@ pub fn fuzz_picture(bytes: &[u8]) -> bool {
 /// An uncompressed image: one byte of encoding, width, height and step as 16 bits each, the data.
 pub fn fuzz_raw_image(bytes: &[u8]) -> bool {
     const ENCODINGS: [&str; 18] = [
-        "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "uyvy", "yuyv", "yuv422", "yuv422_yuy2", "nv12",
-        "nv21", "nv24", "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8", "16UC1", "x",
+        "rgb8",
+        "bgr8",
+        "rgba8",
+        "bgra8",
+        "mono8",
+        "uyvy",
+        "yuyv",
+        "yuv422",
+        "yuv422_yuy2",
+        "nv12",
+        "nv21",
+        "nv24",
+        "bayer_rggb8",
+        "bayer_bggr8",
+        "bayer_gbrg8",
+        "bayer_grbg8",
+        "16UC1",
+        "x",
     ];
     let Some((head, data)) = bytes.split_first_chunk::<7>() else { return false };
     let number = |at: usize| u32::from(u16::from_le_bytes([head[at], head[at + 1]]));

@@ -1,5 +1,5 @@
-//! The fuzz targets' functions, driven briefly with seeded mutations of good files. Long runs:
-//! `cargo +nightly fuzz run`.
+//! The fuzz targets' functions, driven briefly with the stored seeds and with seeded mutations of
+//! good files. Long runs: `fuzz/run`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../fuzz/bag_entries.rs"]
@@ -8,6 +8,12 @@ mod bag_entries;
 mod checkpoint_entries;
 #[path = "../crates/vla-inference/tests/checkpoint_support/mod.rs"]
 mod checkpoint_support;
+#[path = "../fuzz/config_entries.rs"]
+mod config_entries;
+#[path = "../fuzz/entries.rs"]
+mod entries;
+#[path = "../fuzz/folder_entries.rs"]
+mod folder_entries;
 #[path = "../fuzz/picture_entries.rs"]
 mod picture_entries;
 #[path = "../crates/vla-inference/tests/checkpoint_support/torch_files.rs"]
@@ -378,5 +384,37 @@ fn picture() {
         for _ in 0..200 {
             picture_entries::fuzz_picture(&mutate(&png, &mut random));
         }
+    }
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Every seed of the long runs, what these found included, and mutations of the small ones. Each
+/// target accepts one of its seeds; otherwise they test nothing.
+#[test]
+fn stored_seeds() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let known: Vec<&str> = entries::ENTRIES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names(&folder), known, "a folder of seeds for each target, in order");
+    let mut random = Random(17);
+    for (name, entry) in entries::ENTRIES {
+        let seeds = folder.join(name);
+        let mut accepted = 0;
+        for seed in names(&seeds) {
+            let bytes = std::fs::read(seeds.join(&seed)).unwrap();
+            accepted += usize::from(entry(&bytes));
+            let mutations = if bytes.len() < 4096 { 20 } else { 2 };
+            for _ in 0..rounds(mutations) {
+                entry(&mutate(&bytes, &mut random));
+            }
+        }
+        assert!(accepted > 0, "no seed of {name} was accepted");
     }
 }

@@ -2,6 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
+/// Longest text of a bag or a library in a message, characters.
+const LONGEST: usize = 4000;
+
+/// `text` on one line: control characters as escapes, cut where it is too long. Names in a bag are
+/// any bytes, and the libraries' messages quote them.
+fn line(text: &str) -> String {
+    let mut line = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == LONGEST {
+            line.push('…');
+            break;
+        }
+        // U+2028 and U+2029 end a line in many viewers although they are not control characters.
+        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// Why a bag cannot be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BagError {
@@ -18,8 +40,9 @@ pub enum BagError {
     },
     /// Neither a bag folder nor a bag file.
     #[error(
-        "{path} is not a bag: {found}; expected a folder with .mcap or .db3 files, or one such \
-        file (.zstd allowed)"
+        "{path} is not a bag: {shown}; expected a folder with .mcap or .db3 files, or one such \
+        file (.zstd allowed)",
+        shown = line(.found)
     )]
     NotABag {
         /// What was given.
@@ -37,8 +60,9 @@ pub enum BagError {
     },
     /// `metadata.yaml` is not what rosbag2 writes.
     #[error(
-        "{path}: {what}; repair it with `ros2 bag reindex`, or remove it and the files are read \
-        without it"
+        "{path}: {shown}; repair it with `ros2 bag reindex`, or remove it and the files are read \
+        without it",
+        shown = line(.what)
     )]
     Metadata {
         /// The metadata file.
@@ -48,8 +72,9 @@ pub enum BagError {
     },
     /// `metadata.yaml` lists a file that is not there.
     #[error(
-        "{metadata} lists {missing}, which is not in the folder; restore it, or remove \
-        metadata.yaml to read the files that are there"
+        "{metadata} lists {shown}, which is not in the folder; restore it, or remove \
+        metadata.yaml to read the files that are there",
+        shown = line(.missing)
     )]
     MissingFile {
         /// The metadata file.
@@ -70,7 +95,10 @@ pub enum BagError {
         limit: u64,
     },
     /// Unsupported storage, message encoding or compression.
-    #[error("{path}: {what} `{value}` is not supported; supported: {supported}")]
+    #[error(
+        "{path}: {what} `{shown}` is not supported; supported: {supported}",
+        shown = line(.value)
+    )]
     Unsupported {
         /// Where.
         path: PathBuf,
@@ -82,7 +110,11 @@ pub enum BagError {
         supported: &'static str,
     },
     /// The topic is not in the bag.
-    #[error("no topic `{topic}` in {path}; it has: {available}")]
+    #[error(
+        "no topic `{name}` in {path}; it has: {known}",
+        name = line(.topic),
+        known = line(.available)
+    )]
     NoTopic {
         /// The requested topic.
         topic: String,
@@ -92,7 +124,12 @@ pub enum BagError {
         available: String,
     },
     /// The topic has a type that is not accepted.
-    #[error("topic `{topic}` is {found}, expected {expected}; topics that fit: {candidates}")]
+    #[error(
+        "topic `{name}` is {kind}, expected {expected}; topics that fit: {fit}",
+        name = line(.topic),
+        kind = line(.found),
+        fit = line(.candidates)
+    )]
     WrongType {
         /// The topic.
         topic: String,
@@ -105,8 +142,11 @@ pub enum BagError {
     },
     /// Two files of one bag give one topic two types.
     #[error(
-        "{path}: topic `{topic}` is {first} in one place and {second} in another; read the \
-        files one by one"
+        "{path}: topic `{name}` is {one} in one place and {other} in another; read the files one \
+        by one",
+        name = line(.topic),
+        one = line(.first),
+        other = line(.second)
     )]
     ConflictingTypes {
         /// The bag.
@@ -120,8 +160,9 @@ pub enum BagError {
     },
     /// Content that no recorder writes.
     #[error(
-        "{path} is damaged after {messages} messages: {what}; what came before was read, `mcap \
-        recover` or sqlite's `.recover` may save more"
+        "{path} is damaged after {messages} messages: {shown}; what came before was read, `mcap \
+        recover` or sqlite's `.recover` may save more",
+        shown = line(.what)
     )]
     Damaged {
         /// The file.
@@ -132,7 +173,11 @@ pub enum BagError {
         what: String,
     },
     /// A payload that is not a message of its topic's type.
-    #[error("message at {log_time} ns on `{topic}` is not a {type_name}: {source}")]
+    #[error(
+        "message at {log_time} ns on `{name}` is not a {kind}: {source}",
+        name = line(.topic),
+        kind = line(.type_name)
+    )]
     Payload {
         /// The topic.
         topic: String,
@@ -195,8 +240,9 @@ pub enum BagWarning {
     /// The index at the end of the file cannot be read, so that the file is read from front to back
     /// to learn its topics.
     #[error(
-        "{path}: the summary at its end is unusable ({what}); the file is read once more to learn \
-        its topics"
+        "{path}: the summary at its end is unusable ({shown}); the file is read once more to \
+        learn its topics",
+        shown = line(.what)
     )]
     BadSummary {
         /// The file.

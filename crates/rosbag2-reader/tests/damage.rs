@@ -452,6 +452,18 @@ fn payloads_that_are_not_their_type() {
     assert!(decode(&longer).unwrap_err().contains("8 bytes are left"));
 }
 
+/// Found by fuzzing: the library's message quotes the name of a compression, which is any bytes.
+#[test]
+fn names_without_letters_stay_on_one_line() {
+    let mut file = bytes("lz4.mcap");
+    let at = file.windows(7).position(|part| part == b"\x03\0\0\0lz4").unwrap();
+    file[at + 4..at + 7].copy_from_slice(b"\n\0\x07");
+    let (_, complaint) = fuzz_entry::mcap(&file);
+    let complaint = complaint.unwrap();
+    assert!(!complaint.contains(char::is_control), "{complaint:?}");
+    assert!(complaint.contains("\\n\\u{0}\\u{7}"), "{complaint}");
+}
+
 /// The entry points of the fuzz targets, on bags with random bytes changed; fixed seed.
 #[test]
 fn changed_bytes_never_panic() {

@@ -66,6 +66,9 @@ pub struct Given {
     pub qos: Vec<QosOverride>,
 }
 
+/// Longest remark, characters.
+const LONGEST_REMARK: usize = 4000;
+
 /// A remark for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remark {
@@ -144,6 +147,10 @@ pub fn read_arguments(arguments: &[String], node: &str, problems: &mut ConfigErr
             Err(reason) => problems.add(name, format!("'{}' {reason}", value.escape_debug())),
         }
     }
+    // Names in them are a user's.
+    for Remark::Info(line) | Remark::Warning(line) in &mut read.remarks {
+        *line = vla_control::one_line(line, LONGEST_REMARK);
+    }
     read
 }
 
@@ -193,18 +200,21 @@ fn take_files(
     problems: &mut ConfigErrors,
 ) {
     let mut order: Vec<&str> = Vec::new();
-    for section in files.iter().flat_map(|(_, sections)| sections) {
-        if !order.contains(&section.node.as_str()) {
-            order.push(&section.node);
+    let mut of_name: BTreeMap<&str, Vec<(&PathBuf, &Section)>> = BTreeMap::new();
+    for (path, sections) in files {
+        for section in sections {
+            let known = of_name.entry(&section.node).or_default();
+            if known.is_empty() {
+                order.push(&section.node);
+            }
+            known.push((path, section));
         }
     }
-    for name in order.iter().filter(|name| applies(name, node)) {
-        for (path, sections) in files {
-            for section in sections.iter().filter(|section| section.node == **name) {
-                for (parameter, value) in &section.parameters {
-                    let origin = Origin::File { path: path.clone(), section: section.node.clone() };
-                    read.take(parameter, value.clone(), origin, problems);
-                }
+    for name in order.into_iter().filter(|name| applies(name, node)) {
+        for (path, section) in of_name.remove(name).unwrap_or_default() {
+            for (parameter, value) in &section.parameters {
+                let origin = Origin::File { path: path.clone(), section: section.node.clone() };
+                read.take(parameter, value.clone(), origin, problems);
             }
         }
     }

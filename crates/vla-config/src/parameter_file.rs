@@ -8,7 +8,10 @@ use std::path::Path;
 
 use granit_parser::{Event, Parser, ScalarStyle};
 
-use super::{ConfigFileError, Value, yaml::read_text};
+use super::{
+    ConfigFileError, Value,
+    yaml::{LONGEST_REASON, read_text},
+};
 
 /// The largest parameter file read, in bytes.
 pub const PARAMETER_FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -54,7 +57,8 @@ pub fn read_parameter_file(path: &Path) -> Result<Vec<Section>, ConfigFileError>
 pub fn parse_sections(text: &str) -> Result<Vec<Section>, String> {
     let mut sections = Vec::new();
     if let Some(tree) = parse(text)? {
-        collect_sections("", tree, &mut sections)?;
+        collect_sections("", tree, &mut sections)
+            .map_err(|message| vla_control::one_line(&message, LONGEST_REASON))?;
     }
     Ok(sections)
 }
@@ -111,7 +115,10 @@ type Events<'a> =
 fn parse(text: &str) -> Result<Option<Tree>, String> {
     let parser = Parser::new_from_str(text).map(|item| match item {
         Ok((event, span)) => Ok((event, span.start.line())),
-        Err(error) => Err(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
+        Err(error) => {
+            let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            Err(vla_control::one_line(&reason, LONGEST_REASON))
+        }
     });
     let parser: Box<dyn Iterator<Item = _>> = Box::new(parser);
     let mut events: Events<'_> = parser.peekable();
@@ -223,7 +230,11 @@ fn matches(parts: &[&str], levels: &[&str]) -> bool {
     match parts {
         [] => levels.is_empty(),
         // `/**` alone, twice or at the end matches nothing more as well as anything more.
-        ["**", rest @ ..] => (0..=levels.len()).any(|skipped| matches(rest, &levels[skipped..])),
+        ["**", rest @ ..] => {
+            // Several in a row match what one does; a file may have a hundred thousand.
+            let more = rest.iter().take_while(|part| **part == "**").count();
+            (0..=levels.len()).any(|skipped| matches(&rest[more..], &levels[skipped..]))
+        }
         ["*", rest @ ..] => !levels.is_empty() && matches(rest, &levels[1..]),
         [name, rest @ ..] => levels.first() == Some(name) && matches(rest, &levels[1..]),
     }
@@ -275,6 +286,10 @@ mod tests {
         ] {
             assert_eq!(applies(pattern, node), wanted, "{pattern} {node}");
         }
+        // As long as a file may be.
+        let many = "/**".repeat(PARAMETER_FILE_BYTES_MAX as usize / 3);
+        assert!(applies(&many, "/vla") && applies(&format!("{many}/vla"), "/robot1/vla"));
+        assert!(!applies(&format!("{many}/other"), "/robot1/vla"));
     }
 
     #[test]

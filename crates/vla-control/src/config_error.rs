@@ -4,6 +4,29 @@ use std::fmt;
 
 use super::ranges::Range;
 
+/// Longest path and message of an error, characters: names and values are a user's.
+const LONGEST_PATH: usize = 200;
+const LONGEST_MESSAGE: usize = 16_000;
+
+/// `text` on one line: control characters as escapes, cut after `longest` characters with `…`.
+#[must_use]
+pub fn one_line(text: &str, longest: usize) -> String {
+    let mut line = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == longest {
+            line.push('…');
+            break;
+        }
+        // U+2028 and U+2029 end a line in many viewers although they are not control characters.
+        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 /// An invalid value in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -41,7 +64,9 @@ impl fmt::Display for ConfigErrors {
 impl ConfigErrors {
     /// Adds an error.
     pub fn add(&mut self, path: &str, message: impl Into<String>) {
-        self.0.push(ConfigError { path: path.to_owned(), message: message.into() });
+        let path = one_line(path, LONGEST_PATH);
+        let message = one_line(&message.into(), LONGEST_MESSAGE);
+        self.0.push(ConfigError { path, message });
     }
 
     /// Adds an error unless `value` is within `low..=high` (NaN is not). `unit` is for the message.
@@ -63,5 +88,19 @@ impl ConfigErrors {
     /// `self`, unless it is empty.
     pub fn into_result<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_one_line() {
+        let mut errors = ConfigErrors::default();
+        errors.add("a\nb", format!("`\u{2028}\u{7}` {}", "x".repeat(20_000)));
+        let line = errors.to_string();
+        assert!(line.contains("a\\nb: `\\u{2028}\\u{7}` xx"), "{line}");
+        assert!(line.chars().count() < 17_000 && line.ends_with('…'));
     }
 }

@@ -240,8 +240,21 @@ fn typographic(text: &str) -> Option<char> {
     let mut inside = text.chars();
     inside.next();
     inside.next_back();
-    let marks = "\u{2018}\u{2019}\u{201c}\u{201d}\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2026}\u{2032}\u{2212}";
-    inside.find(|c| marks.contains(*c))
+    let is_mark = |c: &char| {
+        matches!(
+            c,
+            '\u{2010}'
+                ..='\u{2014}'
+                    | '\u{2018}'
+                    | '\u{2019}'
+                    | '\u{201c}'
+                    | '\u{201d}'
+                    | '\u{2026}'
+                    | '\u{2032}'
+                    | '\u{2212}'
+        )
+    };
+    inside.find(is_mark)
 }
 
 /// Whether a letter is of a script in which none of Latin's conventions hold.
