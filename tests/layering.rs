@@ -15,6 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tt-metal", &["tt-metal-sys"]),
     ("tt-mesh-sim", &["tt-metal", "tt-metal-sys"]),
     ("vla-inference", &["tt-metal"]),
+    ("vla-wire", &[]),
     ("vla-eval", &["rosbag2-reader", "vla-config", "vla-control", "vla-inference"]),
     (
         "openvla_tt",
