@@ -19,6 +19,7 @@ use vla_inference::policy::{
 
 /// The policy files that are shipped, by name.
 const SHIPPED: &[(&str, &str)] = &[
+    ("act-openvla-bridge.yaml", include_str!("../config/policies/act-openvla-bridge.yaml")),
     ("lerobot-so101.yaml", include_str!("../config/policies/lerobot-so101.yaml")),
     ("openvla-7b-bridge.yaml", include_str!("../config/policies/openvla-7b-bridge.yaml")),
     (
@@ -29,6 +30,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("openvla-oft-aloha.yaml", include_str!("../config/policies/openvla-oft-aloha.yaml")),
     ("openvla-oft-libero.yaml", include_str!("../config/policies/openvla-oft-libero.yaml")),
     ("openvla_tiny.yaml", include_str!("../config/policies/openvla_tiny.yaml")),
+    ("openpi-droid.yaml", include_str!("../config/policies/openpi-droid.yaml")),
     ("pi0-droid.yaml", include_str!("../config/policies/pi0-droid.yaml")),
     ("tabletop.yaml", include_str!("../config/policies/tabletop.yaml")),
     (
@@ -57,6 +59,12 @@ pub enum PreparationFileError {
     /// Two statements about the same.
     #[error("the policy file '{0}' states the image steps; leave out --resize")]
     ResizeTwice(String),
+    /// A policy server's file for a checkpoint.
+    #[error(
+        "the policy file '{0}' is for a policy server (section remote): its image steps leave out \
+        what the server does itself; name the checkpoint's own policy file"
+    )]
+    OfAServer(String),
     /// The statistics asked for are none of the file's.
     #[error("the policy file '{name}': {problems}")]
     Key {
@@ -116,6 +124,9 @@ pub fn options(
     file: Option<&PolicyFile>,
     given: PolicyOptions,
 ) -> Result<PolicyOptions, PreparationFileError> {
+    if let Some(file) = file.filter(|file| file.remote.is_some()) {
+        return Err(PreparationFileError::OfAServer(file.name.clone()));
+    }
     let preparation = rule(file)?;
     let Some(file) = file else { return Ok(PolicyOptions { preparation, ..given }) };
     if given.flow.resize.is_some() {
@@ -205,6 +216,9 @@ pub fn needing_a_policy_file() -> Result<BTreeMap<String, String>, PreparationFi
     let mut plain = Vec::new();
     for (name, text) in SHIPPED {
         let file = PolicyFile::from_text(Path::new(name), text)?;
+        if file.remote.is_some() {
+            continue; // its steps are only a part of the preparation
+        }
         let steps = file.image.steps.iter().map(|step| step.operation).collect::<Vec<_>>();
         if matches!(steps[..], [ImageOperation::Bicubic(_)]) {
             plain.extend(file.unnorm_keys);

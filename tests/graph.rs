@@ -95,6 +95,11 @@ fn real_time_chunking_makes_seams_smaller() {
 }
 
 #[test]
+fn every_fault_of_a_policy_server_is_a_bounded_stop() {
+    scenario("remote", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tt-mesh-sim", &["tt-metal", "tt-metal-sys"]),
     ("vla-inference", &["tt-metal"]),
     ("vla-wire", &[]),
+    ("vla-remote", &["vla-inference", "vla-wire"]),
     ("vla-serve", &["vla-inference", "vla-wire"]),
     ("vla-eval", &["rosbag2-reader", "vla-config", "vla-control", "vla-inference"]),
     (
@@ -27,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "vla-control",
             "vla-eval",
             "vla-inference",
+            "vla-remote",
             "vla-serve",
         ],
     ),
@@ -45,6 +47,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("gemm-f32", &["vla-inference"]),
     ("tokenizers", &["vla-inference"]),
     ("memmap2", &["vla-inference"]),
+    ("httparse", &["vla-remote"]),
+    ("tungstenite", &["vla-remote"]),
 ];
 
 /// What a build of the node must not compile: SQLite, plots, HTML, C compression, servers.

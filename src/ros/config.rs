@@ -2,7 +2,7 @@
 //! validated by `vla-config`, with the types of this node. Made once at start; a change makes
 //! another.
 
-use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
@@ -13,6 +13,7 @@ use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig, Source};
 use vla_inference::observation::SINGLE_CAMERA;
 use vla_inference::policy::{DecodeMode, Device, PolicyInfo, Precision};
+use vla_remote::{Deadlines, RemoteAddress};
 
 /// Whether images come raw or compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,12 @@ pub struct CameraTopic {
 pub struct ResolvedConfig {
     /// Checkpoint folder; empty when none was named: then configuring fails.
     pub checkpoint: PathBuf,
+    /// Policy server that decides instead of a checkpoint.
+    pub remote: Option<RemoteAddress>,
+    /// File with its API key.
+    pub remote_key_file: Option<PathBuf>,
+    /// How long it may take.
+    pub remote_deadlines: Deadlines,
     /// Statistics to use; needed unless there is exactly one set.
     pub unnorm_key: Option<String>,
     /// Where the model runs.
@@ -110,7 +117,7 @@ impl ResolvedConfig {
     ) -> Result<(Self, Vec<Remark>), ParameterProblems> {
         let mut problems = ConfigErrors::default();
         let Arguments { given, mut remarks } = read_arguments(arguments, node, &mut problems);
-        check_device(&given, &mut problems);
+        check_names(&given, &mut problems);
         let resolved =
             resolve(&given, problems).map_err(|problems| ParameterProblems(problems.0))?;
         let config =
@@ -159,6 +166,20 @@ impl ResolvedConfig {
         let small = |number: i64| u8::try_from(number).unwrap_or(0); // within its range
         Ok(Self {
             checkpoint: PathBuf::from(&values.checkpoint),
+            remote: match values.remote.as_str() {
+                "" => None,
+                text => Some(
+                    RemoteAddress::from_str(text)
+                        .map_err(|error| refuse("remote", error.to_string()))?,
+                ),
+            },
+            remote_key_file: path(&values.remote_key_file),
+            remote_deadlines: Deadlines {
+                connect: Duration::from_secs_f64(values.remote_connect_timeout_s),
+                read: Duration::from_secs_f64(values.remote_read_timeout_s),
+                answer: Duration::from_secs_f64(values.remote_timeout_s),
+                first_answer: Duration::from_secs_f64(values.load_timeout_s),
+            },
             unnorm_key: (!values.unnorm_key.is_empty()).then(|| values.unnorm_key.clone()),
             device: Device::from_str(&values.device)
                 .map_err(|error| refuse("device", error.to_string()))?,
@@ -328,12 +349,18 @@ impl ResolvedConfig {
     }
 }
 
-/// Reports a device that is not known together with the other problems.
-fn check_device(given: &Given, problems: &mut ConfigErrors) {
+/// Reports a device or an address that is not known together with the other problems.
+fn check_names(given: &Given, problems: &mut ConfigErrors) {
     if let Some(Value::Text(text)) = given.get("device").map(|given| &given.value)
         && let Err(error) = Device::from_str(text)
     {
         problems.add("device", error.to_string());
+    }
+    if let Some(Value::Text(text)) = given.get("remote").map(|given| &given.value)
+        && !text.is_empty()
+        && let Err(error) = RemoteAddress::from_str(text)
+    {
+        problems.add("remote", error.to_string());
     }
 }
 
@@ -386,7 +413,7 @@ mod tests {
             precision: "f32".into(),
             envelope: vec![None; 7],
         };
-        Loaded { info, inference_s, remark: None, seed: None }
+        Loaded { info, inference_s, remark: None, seed: None, origin: None }
     }
 
     #[test]

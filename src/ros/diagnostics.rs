@@ -134,6 +134,15 @@ fn inference(node: &str, shared: &Shared, status: &Status) -> DiagnosticStatus {
         ),
         ("device", device),
     ];
+    let mut values = Vec::from(values);
+    if shared.parameters.remote.is_some() {
+        values.extend([
+            ("network p50 [ms]", milliseconds(&metrics.network, 0.5)),
+            ("network p99 [ms]", milliseconds(&metrics.network, 0.99)),
+            ("server p50 [ms]", milliseconds(&metrics.server, 0.5)),
+            ("server p99 [ms]", milliseconds(&metrics.server, 0.99)),
+        ]);
+    }
     diagnostic(node, "Inference", level, line, &values)
 }
 

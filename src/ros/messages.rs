@@ -9,6 +9,7 @@ use r2r::{
 };
 
 use vla_inference::observation::EncodedImage;
+use vla_inference::policy::RemoteFault;
 
 use crate::runtime::DecisionReport;
 use vla_control::Reason;
@@ -86,6 +87,8 @@ pub struct Hints {
     pub instruction_refused: bool,
     /// The last failure of the policy was a token that encodes no action.
     pub non_action_token: bool,
+    /// What is wrong with the policy server, when that was the last failure.
+    pub remote: Option<RemoteFault>,
     /// The newest `ee_pose` is in another frame than the workspace, or not finite.
     pub pose_refused: bool,
 }
@@ -104,7 +107,14 @@ pub fn reason_code(reason: Reason, hints: Hints) -> u16 {
         Reason::ImageMissing | Reason::ImageStale if hints.image_refused == Some(false) => {
             Status::REASON_IMAGE_MALFORMED as u16
         }
-        Reason::InferenceFailed if hints.non_action_token => Status::REASON_NON_ACTION_TOKEN as u16,
+        Reason::InferenceFailed => match hints.remote {
+            Some(RemoteFault::Gone) => Status::REASON_REMOTE_GONE as u16,
+            Some(RemoteFault::Refused) => Status::REASON_REMOTE_REFUSED as u16,
+            Some(RemoteFault::Late) => Status::REASON_REMOTE_LATE as u16,
+            Some(RemoteFault::Malformed) => Status::REASON_REMOTE_MALFORMED as u16,
+            None if hints.non_action_token => Status::REASON_NON_ACTION_TOKEN as u16,
+            None => reason.code(),
+        },
         Reason::EePoseStale if hints.pose_refused => Status::REASON_EE_POSE_INVALID as u16,
         reason => reason.code(),
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use vla_control::time::Instant;
-use vla_inference::policy::DraftCounts;
+use vla_inference::policy::{DraftCounts, Stage};
 
 /// Number of recent latencies kept for percentiles.
 const WINDOW: usize = 200;
@@ -27,10 +27,27 @@ pub(super) struct NodeMetrics {
     pub inference_times: Window,
     /// Times from image stamp to decision, seconds.
     pub latencies: Window,
+    /// Way to a policy server and back, seconds.
+    pub network: Window,
+    /// Durations that a policy server states, seconds.
+    pub server: Window,
     /// Speculative decoding: draft tokens offered and accepted.
     pub draft: DraftCounts,
     /// Commands published per second.
     pub command_rate: Rate,
+}
+
+impl NodeMetrics {
+    /// Takes the stages of a decision that was made on a server.
+    pub fn stages(&mut self, stages: &[Stage]) {
+        for stage in stages {
+            match stage.name {
+                "network" | "round_trip" => self.network.push(stage.milliseconds * 1e-3),
+                "server" => self.server.push(stage.milliseconds * 1e-3),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The last values of a measurement.

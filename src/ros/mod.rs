@@ -48,20 +48,27 @@ pub use survey::{Finding, Verdict, survey};
 use crate::runtime::{AddedLatency, Loader};
 use vla_inference::policy::pi0::fresh_seed;
 use vla_inference::policy::{FlowOptions, MeshChoices, PolicyOptions, PolicySource, load_policy};
+use vla_remote::{ApiKey, RemoteAddress, RemotePolicy, Settings};
 
 /// Makes the loader of the policy that the parameters describe: [`checkpoint_policy`], or another
 /// in tests.
 pub type PolicyFactory = fn(&ResolvedConfig) -> Loader;
 
-/// Loads the checkpoint named by the parameters.
+/// Loads the checkpoint named by the parameters, or connects to their policy server.
 #[must_use]
 pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
     let parameters = parameters.clone();
+    if let Some(address) = parameters.remote.clone() {
+        return Box::new(move || {
+            let policy = remote_policy(&parameters, address)?;
+            Ok(AddedLatency::to(Box::new(policy), parameters.added_latency_s))
+        });
+    }
     Box::new(move || {
         if parameters.checkpoint.as_os_str().is_empty() {
             return Err(
                 "no checkpoint is named; set the parameter 'checkpoint' or OPENVLA_WEIGHTS to its \
-                folder"
+                folder, or 'remote' to a policy server"
                     .into(),
             );
         }
@@ -91,6 +98,30 @@ pub fn checkpoint_policy(parameters: &ResolvedConfig) -> Loader {
         .map_err(|error| error.to_string())?;
         Ok(AddedLatency::to(policy, parameters.added_latency_s))
     })
+}
+
+/// Connects to the policy server.
+fn remote_policy(
+    parameters: &ResolvedConfig,
+    address: RemoteAddress,
+) -> Result<RemotePolicy, String> {
+    let key = parameters.remote_key_file.as_deref().map(ApiKey::load).transpose();
+    let unnorm_key = parameters.unnorm_key.clone().unwrap_or_default();
+    let contract = match parameters.policy_file() {
+        Some(file) => crate::remote::contract(file, address.protocol, &unnorm_key)
+            .map_err(|error| format!("the policy file's image steps: {error}"))?,
+        None => None,
+    };
+    // The merge of parameters and files has refused it.
+    let contract = contract.ok_or("the policy file has no section remote")?;
+    let settings = Settings {
+        address,
+        key: key.map_err(|error| error.to_string())?,
+        deadlines: parameters.remote_deadlines,
+        contract,
+        unnorm_key,
+    };
+    RemotePolicy::open(settings).map_err(|error| error.to_string())
 }
 
 /// A seed that no earlier run had and that the parameter `seed` can repeat.

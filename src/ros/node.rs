@@ -136,7 +136,9 @@ impl VlaNode {
         log::info(format!(
             "{}: {} on {}, {}; waiting to be {}",
             self.name,
-            if checkpoint.as_os_str().is_empty() {
+            if let Some(address) = &parameters.remote {
+                address.to_string()
+            } else if checkpoint.as_os_str().is_empty() {
                 "no checkpoint is named".into()
             } else {
                 checkpoint.display().to_string()

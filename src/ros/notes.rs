@@ -4,6 +4,7 @@ use super::{
     log::{self, Severity},
     messages::Hints,
 };
+use vla_inference::policy::RemoteFault;
 
 /// The newest refusal of each kind; `None` when the newest input of that kind was accepted.
 #[derive(Debug, Default)]
@@ -20,6 +21,10 @@ pub(super) struct Notes {
     pub state: Option<String>,
     /// Why the policy's last result was refused, and whether a token was no action.
     pub policy: Option<(bool, String)>,
+    /// What was wrong with the policy server at the last failure, with the text; `None` when the
+    /// last failure was another one. Stays after the next decision: control's cause outlasts it by
+    /// a step.
+    pub remote: Option<(RemoteFault, String)>,
     /// How the policy's last decision was made otherwise than was asked for.
     pub remark: Option<String>,
 }
@@ -30,6 +35,7 @@ impl Notes {
         Hints {
             image_refused: self.image.as_ref().map(|(unsupported, _)| *unsupported),
             instruction_refused: self.instruction.is_some(),
+            remote: self.remote.as_ref().map(|(fault, _)| *fault),
             non_action_token: self.policy.as_ref().is_some_and(|(non_action, _)| *non_action),
             pose_refused: self.pose.as_ref().is_some_and(|(content, _)| *content),
         }
@@ -37,17 +43,29 @@ impl Notes {
 
     /// All notes in one text, to be appended to the cause in `Status.detail`.
     pub fn text(&self) -> String {
+        let policy = if self.remote.is_some() { "" } else { "policy: " };
         let all = [
             ("", self.transition.as_deref()),
             ("instruction refused: ", self.instruction.as_deref()),
             ("image refused: ", self.image.as_ref().map(|(_, text)| text.as_str())),
             ("", self.state.as_deref()),
-            ("policy: ", self.policy.as_ref().map(|(_, text)| text.as_str())),
+            // A server's failure has its own name and is the text of its cause.
+            (policy, self.policy.as_ref().map(|(_, text)| text.as_str())),
             ("", self.remark.as_deref()),
             ("", self.pose.as_ref().map(|(_, text)| text.as_str())),
         ];
         let present = all.iter().filter_map(|(what, note)| Some(format!("{what}{}", (*note)?)));
         present.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Notes a failure of the policy; returns its text, which begins with the fault of a server.
+    pub fn failed(&mut self, remote: Option<RemoteFault>, text: String) -> String {
+        let text = match remote {
+            Some(fault) => format!("{}: {}", fault.name(), log::escape(&text)),
+            None => text,
+        };
+        self.remote = remote.map(|fault| (fault, text.clone()));
+        text
     }
 
     /// Sets or clears the remark, and logs it when it is new.
@@ -72,6 +90,20 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_named_until_another_failure() {
+        let mut notes = Notes::default();
+        let text = notes.failed(Some(RemoteFault::Late), "act://gpu:1: slow\n".into());
+        assert_eq!(text, "REMOTE_LATE: act://gpu:1: slow\\n");
+        notes.policy = Some((false, text.clone()));
+        assert_eq!((notes.text(), notes.hints().remote), (text, Some(RemoteFault::Late)));
+        // The next decision; control's cause outlasts it by a step.
+        notes.policy = None;
+        assert_eq!((notes.text(), notes.hints().remote), ("".into(), Some(RemoteFault::Late)));
+        assert_eq!(notes.failed(None, "token 13".into()), "token 13");
+        assert_eq!(notes.hints().remote, None);
+    }
 
     #[test]
     fn notes_are_joined_in_order() {

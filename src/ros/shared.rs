@@ -36,6 +36,9 @@ impl Shared {
     /// A cause in words, with the name of its source where there are several.
     pub fn cause_text(&self, cause: &Cause) -> String {
         let parameters = &self.parameters;
+        if let (Some((_, text)), Reason::InferenceFailed) = (&self.notes.remote, cause.reason) {
+            return text.clone();
+        }
         match (cause.source, cause.reason) {
             (Some(Source::Camera(_)), _) if parameters.cameras.len() == 1 => cause.to_string(),
             (Some(source), _) => cause.named(&parameters.source_name(source)).to_string(),

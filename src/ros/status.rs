@@ -168,6 +168,7 @@ impl StatusPublisher {
                     metrics.inference_times.push(report.inference_s);
                     metrics.latencies.push(report.latency_s);
                     metrics.draft = report.draft;
+                    metrics.stages(&report.decision.stages);
                     (notes.image, notes.policy) = (None, None);
                     notes.remark(report.decision.remark.as_deref());
                     let action = messages::action(&report, &shared.parameters.frame_id);
@@ -175,9 +176,10 @@ impl StatusPublisher {
                         log::limited(Severity::Warn, "publish", format!("~/action: {error}"));
                     }
                 }
-                WorkerReport::Refused { text, non_action } => {
+                WorkerReport::Refused { text, non_action, remote } => {
                     metrics.inferences += 1;
                     notes.image = None;
+                    let text = notes.failed(remote, text);
                     Notes::set(&mut notes.policy, non_action, text, "policy");
                 }
                 WorkerReport::ImageRefused { text, unsupported, camera } => {
@@ -193,6 +195,9 @@ impl StatusPublisher {
                     "compiled and captured what this instruction needs in {seconds:.1} s, before \
                     its first inference"
                 )),
+                WorkerReport::Restored(text) => {
+                    log::limited(Severity::Info, "policy server", text);
+                }
                 WorkerReport::Panicked(text) => {
                     let text = format!("it panicked: {text}");
                     Notes::set(&mut notes.policy, false, text, "policy");

@@ -222,7 +222,10 @@ impl LifecycleManager {
         }
         shared.notes.transition = None;
         let parameters = &shared.parameters;
-        log::info(format!("loading {} on {}", parameters.checkpoint.display(), parameters.device));
+        log::info(match &parameters.remote {
+            Some(address) => format!("connecting to {address}"),
+            None => format!("loading {} on {}", parameters.checkpoint.display(), parameters.device),
+        });
         let cameras = parameters.cameras.iter();
         let loaded = shared.runtime.load(LoadRequest {
             loader: (shared.factory)(parameters),
@@ -314,6 +317,9 @@ impl LifecycleManager {
             loaded.inference_s * 1e3,
             control.inference_timeout().as_secs_f64() * 1e3
         ));
+        if let Some(origin) = &loaded.origin {
+            log::info(format!("policy server {origin}"));
+        }
         if let Some(seed) = loaded.seed {
             log::info(format!("the noise of the first chunk has the seed {seed} (parameter seed)"));
         }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use vla_inference::observation::Observation;
-use vla_inference::policy::{Decision, DraftCounts, Policy, PolicyError, PolicyInfo, Stage};
+use vla_inference::policy::{
+    Decision, DraftCounts, Policy, PolicyError, PolicyInfo, Restored, Stage,
+};
 
 /// A policy whose every decision takes a fixed time more. Only the inference thread waits.
 pub struct AddedLatency {
@@ -40,6 +42,14 @@ impl Policy for AddedLatency {
 
     fn next_seed(&self) -> Option<u64> {
         self.policy.next_seed()
+    }
+
+    fn restore(&mut self) -> Restored {
+        self.policy.restore()
+    }
+
+    fn origin(&self) -> Option<String> {
+        self.policy.origin()
     }
 
     fn draft_counts(&self) -> DraftCounts {

@@ -75,6 +75,8 @@ pub(super) struct SharedState {
     pub chunks_to_free: Mailbox<ActionChunk>,
     /// Worker -> control: code of a [`PolicyFailure`], 0 for none.
     failure: AtomicU8,
+    /// Worker -> control: the policy cannot decide, from a failure to the next decision.
+    unable: AtomicBool,
     /// Worker -> control: 0 idle, `DEAD`, else the start of the inference plus one, or of a
     /// preparation with the bit `PREPARING`.
     inference: AtomicU64,
@@ -122,9 +124,15 @@ impl SharedState {
         self.failure.fetch_max(code, Ordering::AcqRel);
     }
 
+    /// Sets whether the policy cannot decide: a failure in every step of control, until it can.
+    pub fn set_unable(&self, unable: bool) {
+        self.unable.store(unable, Ordering::Release);
+    }
+
     /// The worst failure since the last call.
     pub fn take_failure(&self) -> Option<PolicyFailure> {
-        match self.failure.swap(0, Ordering::AcqRel) {
+        let lasting = u8::from(self.unable.load(Ordering::Acquire));
+        match self.failure.swap(0, Ordering::AcqRel).max(lasting) {
             0 => None,
             1 => Some(PolicyFailure::Refused),
             _ => Some(PolicyFailure::NotFinite),
@@ -170,6 +178,17 @@ mod tests {
         assert_eq!(shared.take_failure(), None);
         shared.fail(PolicyFailure::Refused);
         assert_eq!(shared.take_failure(), Some(PolicyFailure::Refused));
+    }
+
+    #[test]
+    fn inability_lasts() {
+        let shared = SharedState::default();
+        shared.set_unable(true);
+        shared.fail(PolicyFailure::NotFinite);
+        let expected = [PolicyFailure::NotFinite, PolicyFailure::Refused, PolicyFailure::Refused];
+        assert_eq!([(); 3].map(|()| shared.take_failure()), expected.map(Some));
+        shared.set_unable(false);
+        assert_eq!(shared.take_failure(), None);
     }
 
     #[test]

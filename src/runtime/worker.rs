@@ -24,7 +24,8 @@ use vla_control::time::{Clock, Instant};
 use vla_control::{Inference, PolicyFailure};
 use vla_inference::observation::{Observation, Place, Playback, RgbImage};
 use vla_inference::policy::{
-    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, ScriptError, Stage,
+    Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, RemoteError, RemoteFault,
+    Restored, ScriptError, Stage,
 };
 
 /// Measured inferences of the self-test. One more precedes them: it touches every weight for the
@@ -73,6 +74,8 @@ pub struct Loaded {
     pub remark: Option<String>,
     /// Seed of the first chunk's noise, for a policy with noise.
     pub seed: Option<u64>,
+    /// Where the decisions come from, for a policy on a server.
+    pub origin: Option<String>,
 }
 
 /// Reports of the worker to the executor thread, in a bounded queue: with newest-wins the reason
@@ -87,7 +90,11 @@ pub enum WorkerReport {
         text: String,
         /// Whether the reason was a token that encodes no action.
         non_action: bool,
+        /// What is wrong with the server, for a policy on one.
+        remote: Option<RemoteFault>,
     },
+    /// The policy can decide again; one line for the log.
+    Restored(String),
     /// An image could not be used.
     ImageRefused {
         /// One line for the operator.
@@ -197,6 +204,11 @@ impl Worker {
                     WorkerCommand::Stop => return,
                 }
             }
+            if let Some(wait) = self.restore() {
+                self.forget_unless_active();
+                thread::park_timeout(wait);
+                continue;
+            }
             let now = self.clock.steady();
             let wait = self.rate_limiter.wait(now, &self.shared.arrivals);
             if wait.is_zero()
@@ -213,14 +225,45 @@ impl Worker {
         }
     }
 
-    fn next_job(&mut self) -> Option<Job> {
-        let installed = self.installed.as_mut()?;
-        if !self.shared.active.load(Ordering::Acquire) || self.shared.inference() == Inference::Dead
-        {
-            // Nothing of before is used after the next activation.
+    /// Whether to infer at all. If not, nothing of before is used after the next activation.
+    fn forget_unless_active(&mut self) -> bool {
+        let active = self.shared.active.load(Ordering::Acquire)
+            && self.shared.inference() != Inference::Dead;
+        if !active && let Some(installed) = &mut self.installed {
             installed.collector.clear();
+        }
+        active
+    }
+
+    /// Lets the policy do what it needs between decisions. Returns how long to wait while it cannot
+    /// decide.
+    fn restore(&mut self) -> Option<Duration> {
+        if self.shared.inference() == Inference::Dead {
             return None;
         }
+        let installed = self.installed.as_mut()?;
+        let report = match catch_unwind(AssertUnwindSafe(|| installed.policy.restore())) {
+            Ok(Restored::Ready) => return None,
+            Ok(Restored::Later(time)) => return Some(time.min(Duration::from_secs(1))),
+            Ok(Restored::Again(text)) => WorkerReport::Restored(text),
+            Ok(Restored::Failed(error)) => {
+                self.refused(error);
+                return Some(Duration::ZERO);
+            }
+            Err(panic) => {
+                self.shared.set_inference(Inference::Dead);
+                WorkerReport::Panicked(panic_text(panic.as_ref()))
+            }
+        };
+        let _ = self.reports.try_send(report);
+        None
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        if !self.forget_unless_active() {
+            return None;
+        }
+        let installed = self.installed.as_mut()?;
         let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
         if installed.executes(steps_begun, self.clock.steady()) {
             return None;
@@ -271,6 +314,7 @@ impl Worker {
             // A policy that panicked may panic again while it is dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(installed)));
         }
+        self.shared.set_unable(false);
         drop((self.shared.chunks.take(), self.shared.chunks_to_free.take()));
         self.shared.images.iter().for_each(|mailbox| drop(mailbox.take()));
         self.shared.decode_failed.store(0, Ordering::Release);
@@ -348,7 +392,15 @@ impl Worker {
                 decision.stages.insert(0, Stage { name: "image", milliseconds });
                 self.decided(origin, instruction, decision, job)
             }
-            Ok(Err(failure)) => Some(self.failed(failure)),
+            Ok(Err(Failure::Image(undecodable))) => Some(self.undecodable(undecodable)),
+            Ok(Err(Failure::Policy(error))) => {
+                if matches!(error, PolicyError::Remote(_)) {
+                    // Nothing is executed any more that the next observation has to wait for.
+                    installed.previous = None;
+                }
+                self.refused(error);
+                None
+            }
             Err(panic) => {
                 self.shared.set_inference(Inference::Dead);
                 let _ = self.reports.try_send(WorkerReport::Panicked(panic_text(panic.as_ref())));
@@ -383,6 +435,7 @@ impl Worker {
                 installed.previous = Some((begun, origin.inference_started));
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
+                self.shared.set_unable(false);
                 Some(WorkerReport::Decided(Box::new(DecisionReport {
                     origin,
                     instruction: Arc::clone(instruction),
@@ -398,30 +451,34 @@ impl Worker {
             }
             Err(text) => {
                 self.shared.fail(PolicyFailure::Refused);
-                Some(WorkerReport::Refused { text, non_action: false })
+                Some(WorkerReport::Refused { text, non_action: false, remote: None })
             }
         }
     }
 
-    fn failed(&self, failure: Failure) -> WorkerReport {
-        match failure {
-            Failure::Image((camera, error)) => {
-                // Not a failure of the policy: the age of the last decodable image grows instead.
-                self.shared.decode_failed.fetch_or(1 << camera, Ordering::AcqRel);
-                let unsupported = error.concerns_every_image();
-                let text = error.at(Place::Topic);
-                WorkerReport::ImageRefused { text, unsupported, camera }
-            }
-            Failure::Policy(error) => {
-                self.shared.fail(if error.is_not_finite() {
-                    PolicyFailure::NotFinite
-                } else {
-                    PolicyFailure::Refused
-                });
-                let non_action =
-                    matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
-                WorkerReport::Refused { text: error.to_string(), non_action }
-            }
+    /// Not a failure of the policy: the age of the last decodable image grows instead.
+    fn undecodable(&self, (camera, error): Undecodable) -> WorkerReport {
+        self.shared.decode_failed.fetch_or(1 << camera, Ordering::AcqRel);
+        let unsupported = error.concerns_every_image();
+        WorkerReport::ImageRefused { text: error.at(Place::Topic), unsupported, camera }
+    }
+
+    /// Reports an error of the policy, then fails: the executor has the reason before control's
+    /// change of state.
+    fn refused(&self, error: PolicyError) {
+        let non_action = matches!(error, PolicyError::Codec(_) | PolicyError::EndedEarly { .. });
+        let remote = match &error {
+            PolicyError::Remote(RemoteError { fault, .. }) => Some(*fault),
+            _ => None,
+        };
+        let text = error.to_string();
+        let _ = self.reports.try_send(WorkerReport::Refused { text, non_action, remote });
+        // A server that fails is unable until its next valid answer: in between nothing may be
+        // enabled.
+        match remote {
+            Some(_) => self.shared.set_unable(true),
+            None if error.is_not_finite() => self.shared.fail(PolicyFailure::NotFinite),
+            None => self.shared.fail(PolicyFailure::Refused),
         }
     }
 }
@@ -511,6 +568,7 @@ fn self_test(
             Err(
                 error @ (PolicyError::Codec(_)
                 | PolicyError::EndedEarly { .. }
+                | PolicyError::Remote(RemoteError { out_of_bounds: true, .. })
                 | PolicyError::Script(ScriptError::Instruction { .. })),
             ) => remark = Some(error.to_string()),
             Err(error) => return Err(format!("the self-test failed: {error}")),
@@ -519,7 +577,7 @@ fn self_test(
             inference_s = inference_s.max(clock.steady().since(started).seconds());
         }
     }
-    Ok(Loaded { info, inference_s, remark, seed })
+    Ok(Loaded { info, inference_s, remark, seed, origin: policy.origin() })
 }
 
 /// Message of a panic.

@@ -29,6 +29,7 @@ mod parameter_file;
 mod policy_file;
 mod qos_overrides;
 mod remap_rule;
+mod remote_section;
 mod resolved;
 mod robot_file;
 mod state_assembly;
@@ -63,6 +64,7 @@ pub use parameter_file::{
 pub use policy_file::{PolicyFile, PromptStyle};
 pub use qos_overrides::{QosOverride, QosPolicy, QosProblem};
 pub use remap_rule::parse_remap_rule;
+pub use remote_section::{RemoteAnswers, RemoteSection, RemoteState};
 pub use resolved::{CommandTopics, LifecycleState, Measured, Resolved, STEP_WIDTH};
 pub use robot_file::{CommandOutput, EndEffectorLimits, RobotCommand, RobotFile, RobotWorkspace};
 pub use state_assembly::{StateAssembler, StateMessageError, StateTopic};

@@ -203,6 +203,7 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
     if values.frame_id.trim().is_empty() {
         problems.add("frame_id", "is empty; name the frame in which the actions are expressed");
     }
+    check_server(values, files, valid, problems);
     // Also the default, which is the environment's.
     match expand_path(&values.checkpoint, std::env::var("HOME").ok().as_deref()) {
         Ok(path) => values.checkpoint = path,
@@ -256,6 +257,61 @@ fn complete(values: &mut Values, files: &Files, valid: &[&str], problems: &mut C
                 format!("{rate_hz} Hz is slower than the policy's {policy_hz} Hz"),
             );
         }
+    }
+}
+
+/// Parameters that only a checkpoint run here has.
+const OF_A_CHECKPOINT: [&str; 8] =
+    ["checkpoint", "device", "precision", "threads", "decode", "draft", "seed", "weight_cache"];
+/// Parameters that only a policy server has.
+const OF_A_SERVER: [&str; 4] =
+    ["remote_key_file", "remote_connect_timeout_s", "remote_read_timeout_s", "remote_timeout_s"];
+
+/// A server or a checkpoint, each with its own parameters and kind of policy file.
+fn check_server(values: &mut Values, files: &Files, valid: &[&str], problems: &mut ConfigErrors) {
+    // A value that equals the default says nothing, as in a file made by `ros2 param dump`.
+    let defaults = Values::default();
+    let says =
+        |name: &str| parameter(name).is_some_and(|row| row.get(values) != row.get(&defaults));
+    let given = |names: &[&'static str]| -> Vec<&'static str> {
+        names.iter().copied().filter(|name| valid.contains(name) && says(name)).collect()
+    };
+    let (of_a_checkpoint, of_a_server) = (given(&OF_A_CHECKPOINT), given(&OF_A_SERVER));
+    let section = files.policy.as_ref().map(|policy| policy.remote.is_some());
+    if values.remote.is_empty() {
+        for name in of_a_server {
+            problems.add(name, "has no effect without a policy server; give remote, or remove it");
+        }
+        if section == Some(true) {
+            problems.add(
+                "policy_file",
+                "is for a policy server (section remote); give its address as remote, or the \
+                policy file of the checkpoint",
+            );
+        }
+        return;
+    }
+    for name in of_a_checkpoint {
+        let message = "is of a checkpoint that is run here, but remote names a server; remove one";
+        problems.add(name, message);
+    }
+    values.checkpoint.clear(); // the environment's, where none was given
+    if section != Some(true) {
+        problems.add(
+            "policy_file",
+            "needs a section remote, which says what the server's requests and answers mean (see \
+            docs/remote.md)",
+        );
+    }
+    let (own, deadline) = (values.control.inference_timeout_s, values.remote_timeout_s);
+    if own != 0.0 && own <= deadline {
+        problems.add(
+            "inference_timeout_s",
+            format!(
+                "{own} s is not longer than remote_timeout_s, {deadline} s, so that a late server \
+                would not be named; raise it or lower remote_timeout_s"
+            ),
+        );
     }
 }
 

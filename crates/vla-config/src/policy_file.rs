@@ -16,6 +16,7 @@ use super::observation_section::{
     Camera, RawCameras, RawStatePart, StatePart, StateSource, check_cameras, check_spread,
     check_state,
 };
+use super::remote_section::{Fits, RawRemote, RemoteSection, check_remote};
 use super::{ConfigFileError, Unknown, choice, need, number, read, refuse_unknown};
 use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigErrors, RawEnsemble, ranges};
@@ -62,6 +63,8 @@ pub struct PolicyFile {
     pub oft: Option<OftSection>,
     /// What only a checkpoint of pi0 or pi0.5 needs.
     pub flow: FlowSection,
+    /// What a policy server's requests and answers mean; such a file is for a server alone.
+    pub remote: Option<RemoteSection>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +85,7 @@ struct RawPolicyFile {
     observation_spread_s: Option<f64>,
     oft: Option<RawOft>,
     flow: Option<RawFlow>,
+    remote: Option<RawRemote>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -197,8 +201,24 @@ impl RawPolicyFile {
         let state = check_state(p, self.state);
         let spread = check_spread(p, self.observation_spread_s);
         check_relative(p, action.as_ref(), &state);
+        if self.remote.is_some() {
+            let given = [
+                ("oft", self.oft.is_some()),
+                ("flow", self.flow.is_some()),
+                ("prompt", self.prompt.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                p.add(key, "means nothing for a policy server (section remote); remove it");
+            }
+        }
         let oft = self.oft.and_then(|raw| check_oft(p, raw));
         let flow = self.flow.and_then(|raw| check_flow(p, raw)).unwrap_or_default();
+        let fits = Fits {
+            cameras: cameras.as_deref().unwrap_or_default(),
+            state: state.iter().map(StatePart::width).sum(),
+            width: action.as_ref().map_or(0, Action::width),
+        };
+        let remote = self.remote.and_then(|raw| check_remote(p, raw, &fits));
         if let Some(ensemble) = &self.ensemble {
             check_ensemble(p, ensemble, execute < horizon, &flow);
         }
@@ -218,6 +238,7 @@ impl RawPolicyFile {
             observation_spread_s: spread,
             oft,
             flow,
+            remote,
         })
     }
 }

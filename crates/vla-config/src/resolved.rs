@@ -11,6 +11,8 @@ use super::{
 pub const STEP_WIDTH: usize = 7;
 /// The largest difference between roll, pitch, yaw and a rotation vector that is accepted, radians.
 const ROTATION_ERROR_MAX: f64 = 0.1;
+/// Time for preparing images beside a policy server's deadline, seconds.
+const REMOTE_MARGIN_S: f64 = 0.25;
 
 /// Names that the command publishers are created with; rcl expands and remaps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +118,16 @@ impl Resolved {
         // A result within the time of the steps that are executed of a chunk is never late: a
         // shorter deadline would only refuse results of a busy machine.
         let steps = policy.map_or(1, |policy| policy.execute) as f64;
-        let expected_inference_s =
-            measured.inference_s.max(0.5 * steps / self.values.policy_hz).clamp(1e-4, 300.0);
+        // The client's own deadline comes first: it names the server.
+        let remote_s = match self.values.remote.as_str() {
+            "" => 0.0,
+            _ => self.values.remote_timeout_s + REMOTE_MARGIN_S,
+        };
+        let expected_inference_s = measured
+            .inference_s
+            .max(0.5 * steps / self.values.policy_hz)
+            .max(0.5 * remote_s)
+            .clamp(1e-4, 300.0);
         if let Some(policy) = policy
             && (policy.horizon, policy.action.width()) != (measured.horizon, measured.action_dim)
         {

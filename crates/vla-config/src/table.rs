@@ -130,6 +130,9 @@ const LOAD_TIMEOUT: Range = Range::new(1.0, 3600.0, "s");
 /// Exact as a float64, which ROS's descriptors of ranges are.
 const SEED: Range = Range::new(0.0, 9_007_199_254_740_991.0, "");
 const ADDED_LATENCY: Range = Range::new(0.0, 10.0, "s");
+const REMOTE_CONNECT_TIMEOUT: Range = Range::new(0.05, 10.0, "s");
+const REMOTE_READ_TIMEOUT: Range = Range::new(0.02, 10.0, "s");
+const REMOTE_TIMEOUT: Range = Range::new(0.02, 60.0, "s");
 const THREADS: Range = Range::new(0.0, 255.0, "");
 const PRIORITY: Range = Range::new(0.0, 99.0, "");
 const NICENESS: Range = Range::new(0.0, 19.0, "");
@@ -137,6 +140,20 @@ const NICENESS: Range = Range::new(0.0, 19.0, "");
 table! {
     "checkpoint": Own, Unconfigured, Path(checkpoint), unset "none: configuring fails",
         "Folder of the checkpoint, as downloaded. Default: $OPENVLA_WEIGHTS.";
+    "remote": Own, Unconfigured, Text(remote), unset "none: a checkpoint is run here",
+        "Policy server that decides instead of a checkpoint: openpi://HOST:PORT (websocket) or \
+        act://HOST:PORT[/PATH] (HTTP). Needs a policy file with a section remote; see \
+        docs/remote.md.";
+    "remote_key_file": Own, Unconfigured, Path(remote_key_file), unset "no key is sent",
+        "File with the server's API key alone, sent as Authorization: Api-Key.";
+    "remote_connect_timeout_s": Own, Unconfigured, Float(remote_connect_timeout_s)
+        in REMOTE_CONNECT_TIMEOUT,
+        "Longest connecting to the server, with the websocket's handshake and first frame.";
+    "remote_read_timeout_s": Own, Unconfigured, Float(remote_read_timeout_s)
+        in REMOTE_READ_TIMEOUT,
+        "Longest silence of the server within an answer, from its first byte on.";
+    "remote_timeout_s": Own, Unconfigured, Float(remote_timeout_s) in REMOTE_TIMEOUT,
+        "Longest time from a request to its whole answer.";
     "policy_file": Own, Start, Path(policy_file), unset "none, which only dry_run allows",
         "Policy file (config/policies): what the checkpoint's numbers mean.";
     "robot_file": Own, Start, Path(robot_file), unset "none",

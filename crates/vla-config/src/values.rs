@@ -57,6 +57,16 @@ pub struct Values {
     pub workspace_margin: f64,
     /// Longest loading of a checkpoint, seconds.
     pub load_timeout_s: f64,
+    /// Address of a policy server, empty for a checkpoint.
+    pub remote: String,
+    /// File with the server's API key, empty for none.
+    pub remote_key_file: String,
+    /// Longest connecting, the websocket's handshake and first frame included, seconds.
+    pub remote_connect_timeout_s: f64,
+    /// Longest silence within an answer, seconds.
+    pub remote_read_timeout_s: f64,
+    /// Longest time from a request to its whole answer, seconds.
+    pub remote_timeout_s: f64,
     /// Control's parameters; `workspace`, `envelope` and `expected_inference_s` are filled in
     /// later.
     pub control: RawControlConfig,
@@ -90,6 +100,11 @@ impl Default for Values {
             workspace_max: None,
             workspace_margin: 0.02,
             load_timeout_s: 600.0,
+            remote: String::new(),
+            remote_key_file: String::new(),
+            remote_connect_timeout_s: 1.0,
+            remote_read_timeout_s: 0.25,
+            remote_timeout_s: 1.0,
             control: RawControlConfig { command_rate_hz: 0.0, ..RawControlConfig::default() },
         }
     }

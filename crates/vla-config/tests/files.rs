@@ -32,6 +32,10 @@ fn merged(policy: &PolicyFile, robot: &RobotFile) -> Result<Resolved, ConfigErro
         let value = vla_config::Value::Text(key.clone());
         given.insert("unnorm_key", value, vla_config::Origin::CommandLine);
     }
+    if policy.remote.is_some() {
+        let value = vla_config::Value::Text("openpi://localhost:8000".into());
+        given.insert("remote", value, vla_config::Origin::CommandLine);
+    }
     let files = Files { policy: Some(policy.clone().into()), robot: Some(robot.clone().into()) };
     resolve_with(&given, &files, ConfigErrors::default())
 }
@@ -133,6 +137,54 @@ const ROBOT_FILE: &str = include_str!("../../../config/robots/widowx_250.yaml");
 fn broken(good: &str, from: &str, to: &str) -> String {
     assert!(good.contains(from), "`{from}` is not in the good file");
     good.replacen(from, to, 1)
+}
+
+const SERVER_FILE: &str = include_str!("../../../config/policies/openpi-droid.yaml");
+
+#[test]
+fn each_rule_of_the_section_remote_has_a_bad_file() {
+    let cases: &[(&str, &str, &str)] = &[
+        ("  answers: physical", "  #", "remote.answers: missing; it has no default"),
+        ("answers: physical", "answers: q01_q99", "`q01_q99` is none of physical, normalized"),
+        (
+            "answers: physical",
+            "answers: physical\n  unchanged: [7]",
+            "remote.unchanged: means nothing for physical answers",
+        ),
+        (
+            "answers: physical",
+            "answers: normalized\n  unchanged: [8]",
+            "remote.unchanged: 8 is no column; the last one is 7",
+        ),
+        ("    - [0.0, 1.0]\n", "", "remote.bounds: has 7 pairs; a step has 8 numbers"),
+        ("[0.0, 1.0]", "[1.0, 1.0]", "remote.bounds[7]: [1, 1] is no range"),
+        ("[0.0, 1.0]", "[.nan, 1.0]", "remote.bounds[7]: [NaN, 1] is no range"),
+        ("[0.0, 1.0]", "[0.0, .inf]", "remote.bounds[7]: [0, inf] is no range"),
+        ("tolerance: 0.25", "tolerance: 1.5", "remote.tolerance: 1.5 of the range is outside"),
+        ("    wrist: obs", "    hand: obs", "remote.images: has no key for camera `wrist`"),
+        ("    wrist: obs", "    hand: obs", "names `hand`, which is no camera with a topic"),
+        ("values: 7", "values: 6", "remote.state: sends 7 numbers, but the state has 8"),
+        ("values: 1}", "values: 0}", "remote.state[1].values: is 0"),
+        ("values: 1}", "values: 18446744073709551615}", "remote.state: sends"),
+        ("gripper_position", "joint_position", "has the key `observation/joint_position` twice"),
+        ("key: observation/joint_position", "key: ''", "a key that is not 1 to 255 printable"),
+        ("  tolerance", "  host: gpu\n  tolerance", "remote.host: unknown key"),
+        ("execute: 8", "execute: 8\nflow: {}", "flow: means nothing for a policy server"),
+        ("execute: 8", "execute: 8\nprompt: openvla", "prompt: means nothing for a policy server"),
+        (
+            "topic: wrist_image}",
+            "topic: wrist_image}\n  - {name: third, absent: true}",
+            "cameras: `third` is absent, which means nothing for a server",
+        ),
+    ];
+    assert!(load(SERVER_FILE, PolicyFile::load).is_ok());
+    for (from, to, expected) in cases {
+        let error = load(&broken(SERVER_FILE, from, to), PolicyFile::load).unwrap_err();
+        assert!(
+            error.contains(*expected),
+            "`{from}` -> `{to}`:\n  got      {error}\n  expected {expected}"
+        );
+    }
 }
 
 #[test]

@@ -454,6 +454,42 @@ fn a_robot_file_decides_the_topics_unless_they_are_remapped() {
 }
 
 #[test]
+fn a_server_or_a_checkpoint_each_with_its_own() {
+    let policy = |name: &str| format!("policy_file:={}", config(&format!("policies/{name}")));
+    let (server, own) = (policy("act-openvla-bridge.yaml"), policy("openvla-7b.yaml"));
+    let remote = "remote:=act://gpu:8000";
+    let resolved = with(&[remote, &server, "remote_timeout_s:=2.5"]).unwrap();
+    assert_eq!(holds(&resolved, "checkpoint"), Value::Text(String::new()));
+    // Control's deadline comes after the client's, whatever the self-test took.
+    let measured = |inference_s| vla_config::Measured {
+        inference_s,
+        horizon: 1,
+        action_dim: 7,
+        statistics: None,
+    };
+    let deadline = |inference_s| {
+        resolved.control_for(&measured(inference_s)).unwrap().inference_timeout().as_secs_f64()
+    };
+    assert_eq!((deadline(0.1), deadline(2.0)), (2.75, 4.0));
+    for (arguments, reason) in [
+        (&[remote, own.as_str()][..], "policy_file: needs a section remote"),
+        (&[remote], "policy_file: needs a section remote"),
+        (&[server.as_str()], "policy_file: is for a policy server (section remote)"),
+        (&[remote, &server, "checkpoint:=/tmp"], "checkpoint: is of a checkpoint that is run here"),
+        (&[remote, &server, "device:=sim:n150"], "device: is of a checkpoint that is run here"),
+        (&["remote_timeout_s:=1.5", &own], "remote_timeout_s: has no effect without"),
+        (&[remote, &server, "remote_timeout_s:=0.01"], "remote_timeout_s: 0.01 s is outside"),
+        (
+            &[remote, &server, "inference_timeout_s:=1.0"],
+            "inference_timeout_s: 1 s is not longer than remote_timeout_s, 1 s",
+        ),
+    ] {
+        let problems = with(arguments).unwrap_err();
+        assert!(problems.contains(reason), "{arguments:?}: {problems}");
+    }
+}
+
+#[test]
 fn changes_keep_to_their_time_and_to_the_files() {
     let robot_file = format!("robot_file:={}", config("robots/tabletop.yaml"));
     let resolved = with(&[&robot_file]).unwrap();

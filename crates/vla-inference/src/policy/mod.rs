@@ -7,6 +7,7 @@ mod openvla;
 pub mod pi0;
 mod preparation_rule;
 mod prompt;
+mod remote_error;
 mod scripted;
 
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
@@ -19,6 +20,7 @@ pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOpti
 pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
 pub use preparation_rule::{PreparationRule, PreparationRuleError};
 pub use prompt::prompt;
+pub use remote_error::{RemoteError, RemoteFault, Restored};
 pub use scripted::{ScriptError, ScriptedPolicy};
 
 use std::ops::Range;
@@ -62,7 +64,9 @@ pub struct Decision {
 pub struct Stage {
     /// `preprocess`, then `vision`, `projector`, `prefill` and `decode` or `head` (eager), or
     /// `capture` (first action of a shape) or `execute` (traced). pi0: `vision`, all images
-    /// with their projection, `prefix` and `denoise`, all Euler steps.
+    /// with their projection, `prefix` and `denoise`, all Euler steps. A policy server: `network`,
+    /// the way there and back, and `server`, the duration that the server states; `round_trip`
+    /// where it states none.
     pub name: &'static str,
     /// Wall-clock milliseconds.
     pub milliseconds: f64,
@@ -132,6 +136,16 @@ pub trait Policy: Send {
     fn next_seed(&self) -> Option<u64> {
         None
     }
+    /// Does what is needed between decisions, such as keeping a connection or opening it again. May
+    /// block for as long as that takes, never for a decision's time.
+    fn restore(&mut self) -> Restored {
+        Restored::Ready
+    }
+    /// One line about where the decisions come from, for the log; `None` for a policy that runs
+    /// here.
+    fn origin(&self) -> Option<String> {
+        None
+    }
     /// Counters of speculative decoding; zero for a policy without it.
     fn draft_counts(&self) -> DraftCounts {
         DraftCounts::default()
@@ -182,6 +196,9 @@ pub enum PolicyError {
     /// The checkpoint does not do what the policy file says of it.
     #[error(transparent)]
     Oft(#[from] OftError),
+    /// A policy server failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// No token was preferred to another one.
     #[error(
         "the best and the second-best token are equal for all {0} numbers of the action (margins \
