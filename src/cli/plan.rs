@@ -175,7 +175,7 @@ fn show(plan: &Planned) -> Result<(), CliError> {
     let chips = plan.mesh.chips();
     print(&format!(
         "{}: {chips} chip{}, precision {}",
-        plan.mesh.to_string(),
+        plan.mesh,
         if chips == 1 { "" } else { "s" },
         plan.policy.name
     ))?;

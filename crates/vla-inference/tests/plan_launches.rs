@@ -126,8 +126,7 @@ fn a_decode_layer_launches_at_most_24_programs() {
         drop(whole);
         checkpoint.config.llama.num_hidden_layers = layers;
         let weights = checkpoint.weights.clone();
-        let policy =
-            OpenVlaPolicy::from_checkpoint(open(), checkpoint, &weights, &options);
+        let policy = OpenVlaPolicy::from_checkpoint(open(), checkpoint, &weights, &options);
         let mut policy = policy.unwrap().with_traces();
         let case = &kit.cases[0];
         let (image, instruction) =

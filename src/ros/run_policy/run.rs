@@ -69,9 +69,11 @@ impl Task {
 
 fn corners(min: &[f64], max: &[f64], poses: bool) -> Result<([f64; 3], [f64; 3]), String> {
     if !poses {
-        return Err("stop_in_box needs ee_pose, which the node receives only with a workspace or a \
+        return Err(
+            "stop_in_box needs ee_pose, which the node receives only with a workspace or a \
             policy whose state has it; set workspace in the robot file"
-            .into());
+                .into(),
+        );
     }
     let (Ok(min), Ok(max)) = (<[f64; 3]>::try_from(min), <[f64; 3]>::try_from(max)) else {
         return Err("box_min and box_max must have three numbers each".into());
@@ -237,6 +239,7 @@ impl Path {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
     use vla_control::State;
