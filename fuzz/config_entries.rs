@@ -94,7 +94,7 @@ fn check_robot(path: &Path) -> bool {
         Err(error) => check_error(&error),
         Ok(robot) => {
             assert!(robot.command.rate_hz.is_finite() && 0.0 < robot.command.rate_hz);
-            assert!(robot.end_effector.is_some() != !robot.joints.is_empty());
+            assert!(robot.end_effector.is_some() == robot.joints.is_empty());
             for joint in &robot.joints {
                 let limits = [joint.velocity, joint.acceleration, joint.jerk];
                 assert!(limits.iter().all(|limit| limit.is_finite() && 0.0 < *limit));
