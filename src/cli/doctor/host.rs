@@ -57,7 +57,7 @@ impl Host {
 
     /// The same machine as this user, in no group.
     #[cfg(test)]
-    pub(super) fn as_user(self, user: u32) -> Self {
+    pub(super) fn of_user(self, user: u32) -> Self {
         Self { user, groups: Vec::new(), ..self }
     }
 
@@ -157,7 +157,7 @@ mod tests {
         let file = folder.path().join("device");
         fs::write(&file, "").unwrap();
         let owner = fs::metadata(&file).unwrap().uid();
-        let host = |user| Host::below(folder.path(), &[]).as_user(user);
+        let host = |user| Host::below(folder.path(), &[]).of_user(user);
         let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let other = owner + 1;
         for (mode, of_other) in [(0o600, false), (0o666, true), (0o664, false), (0o662, false)] {

@@ -129,10 +129,10 @@ fn device_files_must_be_open_to_the_user() {
     let file = machine.0.path().join("dev/tenstorrent/0");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let other = fs::metadata(&file).unwrap().uid() + 1;
-    let checks = tenstorrent::checks(&machine.host().as_user(other), Some("n300"));
+    let checks = tenstorrent::checks(&machine.host().of_user(other), Some("n300"));
     is(&checks, "/dev/tenstorrent", Level::Error, "not readable and writable by this user: 0");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-    all(&tenstorrent::checks(&machine.host().as_user(other), Some("n300")), Level::Ok);
+    all(&tenstorrent::checks(&machine.host().of_user(other), Some("n300")), Level::Ok);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn processor_memory_clock_and_limits() {
         ("/proc/self/limits", LIMITS),
         (governor, "performance\n"),
     ]);
-    let user = |machine: &Machine| machine.host().as_user(1000);
+    let user = |machine: &Machine| machine.host().of_user(1000);
     let checks = machine::checks(&user(&machine), Use::Silicon, Some(15 << 30));
     all(&checks, Level::Ok);
     is(&checks, "processor", Level::Ok, "Test, avx2, avx512f");
