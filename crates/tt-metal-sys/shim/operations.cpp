@@ -26,13 +26,14 @@
 #include "ttnn/operations/experimental/transformer/nlp_concat_heads/nlp_concat_heads.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_create_qkv_heads/nlp_create_qkv_heads.hpp"
 #include "ttnn/operations/experimental/transformer/rotary_embedding/rotary_embedding.hpp"
-#include
-#"ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
-#include "ttnn/operations/generic/generic_op.hpp" include "ttnn/operations/kv_cache/kv_cache.hpp"
-#include "ttnn/operations/matmul/matmul.hpp" include
-#"ttnn/operations/normalization/layernorm/layernorm.hpp" include
-#"ttnn/operations/normalization/rmsnorm/rmsnorm.hpp" include
-#"ttnn/operations/reduction/argmax/argmax.hpp" include "ttnn/operations/transformer/sdpa/sdpa.hpp"
+#include "ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
+#include "ttnn/operations/generic/generic_op.hpp"
+#include "ttnn/operations/kv_cache/kv_cache.hpp"
+#include "ttnn/operations/matmul/matmul.hpp"
+#include "ttnn/operations/normalization/layernorm/layernorm.hpp"
+#include "ttnn/operations/normalization/rmsnorm/rmsnorm.hpp"
+#include "ttnn/operations/reduction/argmax/argmax.hpp"
+#include "ttnn/operations/transformer/sdpa/sdpa.hpp"
 #include "ttnn/operations/transformer/sdpa_decode/sdpa_decode.hpp"
 
 using namespace shim;
