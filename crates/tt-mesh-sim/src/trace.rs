@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
 use tt_metal_sys as abi;
 
 use crate::error::{Result, refusal};
@@ -56,6 +57,7 @@ impl Mesh {
                 "the mesh was opened without a trace region: set trace_region_bytes",
             ));
         }
+        self.record("trace_begin", || json!({}))?;
         self.capture = Some(Capture::default());
         Ok(())
     }
@@ -85,6 +87,7 @@ impl Mesh {
             handle,
             Trace { commands: capture.commands, owned: capture.owned, blocks: capture.blocks },
         );
+        self.record("trace_end", || json!({ "trace": handle }))?;
         Ok(handle)
     }
 
@@ -94,7 +97,9 @@ impl Mesh {
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
-        let result = self.execute_operations(handle, &trace);
+        let result = self
+            .record("trace_run", || json!({ "trace": handle }))
+            .and_then(|()| self.execute_operations(handle, &trace));
         self.traces.insert(handle, trace);
         result
     }
@@ -141,6 +146,7 @@ impl Mesh {
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
+        self.record("trace_free", || json!({ "trace": handle }))?;
         for tensor in trace.owned {
             if self.tensors.get(&tensor).is_some_and(|tensor| tensor.block.is_none()) {
                 self.tensors.remove(&tensor);

@@ -174,6 +174,22 @@ Tensor copy_of(const Tensor& tensor) {
     return ttnn::assign(tensor, dram, std::nullopt, std::nullopt);
 }
 
+// [1, H, S, D] in L1, a head on each core of a rectangle.
+tt::tt_metal::MemoryConfig heads_over_cores(const std::vector<uint32_t>& dims,
+                                            const CoreCoord& grid) {
+    const uint32_t columns = largest_divisor(dims[1], static_cast<uint32_t>(grid.x));
+    const uint32_t rows = dims[1] / columns;
+    require(rows <= grid.y, std::to_string(dims[1]) + " heads do not fit a rectangle of " +
+                                std::to_string(grid.x) + " by " + std::to_string(grid.y) +
+                                " cores: split the heads over more chips");
+    const tt::tt_metal::CoreRangeSet cores(
+        CoreRange(CoreCoord(0, 0), CoreCoord(columns - 1, rows - 1)));
+    const tt::tt_metal::ShardSpec shard(cores, {tiles(dims[2]) * 32, tiles(dims[3]) * 32},
+                                        tt::tt_metal::ShardOrientation::ROW_MAJOR);
+    return tt::tt_metal::MemoryConfig(tt::tt_metal::TensorMemoryLayout::HEIGHT_SHARDED,
+                                      tt::tt_metal::BufferType::L1, shard);
+}
+
 // Every operation with one output: on the mesh of its first tensor, refused arguments unless TT-NN
 // says more.
 template <typename Body>
@@ -381,6 +397,13 @@ extern "C" ttp_status ttp_cache_fill(ttp_tensor cache, ttp_tensor x) {
         Tensor rows = mesh.tensor(x);
         if (rows.dtype() != target.dtype()) {
             rows = ttnn::typecast(rows, target.dtype(), dram);
+        }
+        // TT-NN gives each core one row of tiles, and refuses more of them than cores. Of a tensor
+        // that lies sharded in L1 each core takes a whole head.
+        const auto dims = dims_of(rows);
+        const auto grid = mesh.device->compute_with_storage_grid_size();
+        if (dims[1] > 1 && dims[1] * tiles(dims[2]) > grid.x * grid.y) {
+            rows = ttnn::to_memory_config(rows, heads_over_cores(dims, grid), std::nullopt);
         }
         ttnn::fill_cache(target, rows, 0);
     });
