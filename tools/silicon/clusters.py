@@ -5,8 +5,7 @@ connection, Ethernet links by channel, and harvested cores. Serial numbers are m
 """
 
 import dataclasses
-
-import yaml
+import json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +107,7 @@ CLUSTERS = {
 
 
 def descriptor(cluster):
-    """The cluster descriptor as YAML."""
+    """The cluster descriptor: JSON, which is YAML too."""
     chips = range(cluster.chips)
     board_of = {chip: at for at, board in enumerate(cluster.boards) for chip in board}
     blackhole = cluster.arch == "blackhole"
@@ -137,7 +136,7 @@ def descriptor(cluster):
     if cluster.chips == 8:
         places = [(1, 0), (1, 1), (2, 0), (2, 1), (0, 0), (0, 1), (3, 0), (3, 1)]
         positions = {chip: [*places[chip], 0, 0] for chip in chips}
-    return yaml.safe_dump(
+    return json.dumps(
         {
             "arch": dict.fromkeys(chips, cluster.arch),
             "chips": {} if blackhole else positions,
@@ -148,7 +147,7 @@ def descriptor(cluster):
             "io_device_type": "PCIe",
             "harvesting": harvesting,
             "chip_to_boardtype": dict.fromkeys(chips, cluster.board),
-            "chip_to_bus_id": dict.fromkeys(chips, "0x0001"),
+            "chip_to_bus_id": {chip: f"0x{board_of[chip] + 1:04x}" for chip in chips},
             "boards": [
                 [
                     {"board_id": (PRODUCTS[cluster.board] << 36) + at},
@@ -158,8 +157,7 @@ def descriptor(cluster):
                 for at, board in enumerate(cluster.boards)
             ],
             "asic_locations": {chip: place_on_board(chip) for chip in chips},
-        },
-        sort_keys=False,
+        }
     )
 
 

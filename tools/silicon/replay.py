@@ -38,7 +38,8 @@ def prepare_environment(cluster, folder):
     import clusters
 
     package = pathlib.Path(importlib.util.find_spec("ttnn").origin).parent
-    descriptor = pathlib.Path(folder) / f"{cluster.name}.yaml"
+    folder = pathlib.Path(folder)
+    descriptor = folder / f"{cluster.name}.yaml"
     descriptor.write_text(clusters.descriptor(cluster))
     os.environ["TT_METAL_MOCK_CLUSTER_DESC_PATH"] = str(descriptor)
     os.environ["TT_METAL_RUNTIME_ROOT"] = str(package)
