@@ -6,8 +6,18 @@
 // Compile: 0 depth, 1 block (divides depth).
 #include <cstdint>
 
+#if __has_include("api/compute/matmul.h")  // TT-NN 0.81
+#include "api/compute/compute_kernel_hw_startup.h"
+#include "api/compute/matmul.h"
+#include "api/compute/tile_move_copy.h"
+#define START_MATMUL(x, w, out)                             \
+    compute_kernel_hw_startup<SrcOrder::Reverse>(x, w, out); \
+    matmul_init(x, w)
+#else
 #include "compute_kernel_api/matmul.h"
 #include "compute_kernel_api/tile_move_copy.h"
+#define START_MATMUL(x, w, out) mm_init(x, w, out)
+#endif
 
 void kernel_main() {
     const uint32_t depth = get_compile_time_arg_val(0);
@@ -16,7 +26,7 @@ void kernel_main() {
     constexpr uint32_t w_buffer = 1;
     constexpr uint32_t out_buffer = 16;
 
-    mm_init(x_buffer, w_buffer, out_buffer);
+    START_MATMUL(x_buffer, w_buffer, out_buffer);
     tile_regs_acquire();
     for (uint32_t k = 0; k < depth; k += block) {
         cb_wait_front(x_buffer, block);

@@ -64,8 +64,8 @@ class Replay:
         self.tensors, self.programs, self.traces = {}, {}, {}
         self.capturing = None
         self.done = collections.Counter()
+        self.operations = 0
         self.refused = []
-        self.peak = 0
 
     def spec(self, tensor):
         names = {value: key for key, value in self.ops.FORMATS.items()}
@@ -170,9 +170,11 @@ class Replay:
             self.tensors.pop(call["tensor"], None)
         elif kind == "run":
             self.run(call)
+            self.operations += 1
             return call["op"]["op"]
         elif kind == "program":
             self.programs[call["id"]] = call["program"]
+            return "program (description)"
         elif kind == "trace_begin":
             self.capturing = ttnn.begin_trace_capture(self.mesh, cq_id=0)
         elif kind == "trace_end":
@@ -231,7 +233,7 @@ def main():
         "recording": options.recording.name,
         "cluster": cluster.name,
         "grid": [replay.shim.grid.x, replay.shim.grid.y],
-        "operations": sum(n for kind, n in replay.done.items() if hasattr(replay.shim, kind)),
+        "operations": replay.operations,
         "calls": dict(sorted(replay.done.items())),
         "refused": replay.refused,
     }

@@ -20,7 +20,8 @@ use vla_inference::checkpoint::{Checkpoint, OftCheckpoint, OpenVlaConfig};
 use vla_inference::models::action_trace::{
     ActionInput, ActionTraceSpec, TracedDecode, TracedDecoder,
 };
-use vla_inference::models::oft::{OftInput, OftParts, OpenVlaOft, TracedAnswer, TracedAnswers};
+use vla_inference::models::oft::trace::{TracedAnswer, TracedAnswers};
+use vla_inference::models::oft::{OftInput, OftParts, OpenVlaOft};
 use vla_inference::models::openvla::OpenVla;
 use vla_inference::models::pi0::{ChunkInput, Pi0, TracedChunk, TracedChunks};
 use vla_inference::models::{ModelError, TensorSource};
