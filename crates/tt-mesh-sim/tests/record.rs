@@ -21,24 +21,14 @@ fn run(mesh: &Mesh, width: usize) -> (u64, Vec<f32>) {
     };
     let x = upload(32, width, Distribution::Shard(3));
     let w = upload(width, 32, Distribution::Shard(2));
-    let options = LinearOptions {
-        bias: None,
-        activation: Activation::Gelu,
-        compute: COMPUTE,
-        format: Format::F32,
-    };
-    let product = |x: &Tensor| x.linear(&w, options).unwrap().all_reduce().unwrap();
-    let eager = product(&x);
-    let mut captured = None;
-    let trace = mesh
-        .capture(|| {
-            captured = Some(product(&x));
-            Ok(())
-        })
-        .unwrap();
+    let options =
+        LinearOptions { activation: Activation::Gelu, compute: COMPUTE, format: Format::F32 };
+    let product = |x: &Tensor| x.linear(&w, None, options)?.all_reduce();
+    let eager = product(&x).unwrap();
+    let (trace, captured) = mesh.capture(|| product(&x)).unwrap();
     trace.execute(true).unwrap();
     assert_eq!(eager.dims(), [1, 1, 32, 32]);
-    (mesh.memory(0).unwrap().peak, captured.unwrap().read_f32(1).unwrap())
+    (mesh.memory(0).unwrap().peak, captured.read_f32(1).unwrap())
 }
 
 #[test]
@@ -50,7 +40,7 @@ fn every_call_is_a_line_and_nothing_is_computed() {
         Mesh::open(provider, Board::N300, options).unwrap()
     };
     let recording = Provider::linked(tt_mesh_sim::record::api(&path).unwrap());
-    assert!(recording.name().contains("recording"), "{}", recording.name());
+    assert!(recording.name().ends_with(tt_metal::RECORDING), "{}", recording.name());
     let (recorder, computer) = (open(&recording), open(&Provider::linked(tt_mesh_sim::api())));
     let (peak, values) = run(&recorder, 64);
     let (computed_peak, computed) = run(&computer, 64);
@@ -60,13 +50,9 @@ fn every_call_is_a_line_and_nothing_is_computed() {
     // Refused as by a computing mesh.
     let narrow = recorder.zeros([1, 1, 32, 32], Format::Bf16, Layout::Tile).unwrap();
     let wide = recorder.zeros([1, 1, 64, 32], Format::Bf16, Layout::Tile).unwrap();
-    let options = LinearOptions {
-        bias: None,
-        activation: Activation::None,
-        compute: COMPUTE,
-        format: Format::Bf16,
-    };
-    assert!(narrow.linear(&wide, options).is_err());
+    let options =
+        LinearOptions { activation: Activation::None, compute: COMPUTE, format: Format::Bf16 };
+    assert!(narrow.linear(&wide, None, options).is_err());
     drop((narrow, wide));
     let lines: Vec<Value> = std::fs::read_to_string(&path)
         .unwrap()

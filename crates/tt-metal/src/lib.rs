@@ -33,7 +33,7 @@ mod types;
 pub use error::{Error, Kind, Result};
 pub use mesh::{
     DEFAULT_TRACE_REGION_BYTES, DRAM_BANK_BYTES, DRAM_BANKS, Launches, Memory, Mesh, MeshInfo,
-    MeshOptions, Traffic,
+    MeshOptions, RECORDING, Traffic,
 };
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};

@@ -10,6 +10,9 @@ use tt_metal_sys::{Api, Provider, Status};
 use crate::tensor::{Distribution, HostArray, Spec, Tensor};
 use crate::{Board, Error, Format, Layout, Result};
 
+/// End of the name of a provider that records calls and keeps shapes only: it reads no array that
+/// it is given, and gives zeros.
+pub const RECORDING: &str = "(recording)";
 /// DRAM banks of a Wormhole chip.
 pub const DRAM_BANKS: u64 = 12;
 /// Bytes of a bank that a memory plan may use; TT-NN's allocator in mock mode (tt-metal 191d0eed)

@@ -52,6 +52,8 @@ pub struct TtBackend {
     reshardings: AtomicU64,
     kernels: Kernels,
     weight_cache: Option<WeightCache>,
+    /// Whether the mesh records shapes and keeps no elements: weights are then not rearranged.
+    shapes_only: bool,
 }
 
 /// Implementation of patch extraction and argmax.
@@ -179,6 +181,7 @@ impl TtBackend {
             collectives: format(policy.collectives),
         };
         Self {
+            shapes_only: mesh.provider_name().ends_with(tt_metal::RECORDING),
             mesh,
             target,
             policy,
