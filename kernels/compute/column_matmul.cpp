@@ -10,13 +10,15 @@
 #include "api/compute/compute_kernel_hw_startup.h"
 #include "api/compute/matmul.h"
 #include "api/compute/tile_move_copy.h"
-#define START_MATMUL(x, w, out)                             \
-    compute_kernel_hw_startup<SrcOrder::Reverse>(x, w, out); \
-    matmul_init(x, w)
+
+// Gone there: the two steps that it consisted of.
+inline void mm_init(uint32_t in0, uint32_t in1, uint32_t out) {
+    compute_kernel_hw_startup<SrcOrder::Reverse>(in0, in1, out);
+    matmul_init(in0, in1);
+}
 #else
 #include "compute_kernel_api/matmul.h"
 #include "compute_kernel_api/tile_move_copy.h"
-#define START_MATMUL(x, w, out) mm_init(x, w, out)
 #endif
 
 void kernel_main() {
@@ -26,7 +28,7 @@ void kernel_main() {
     constexpr uint32_t w_buffer = 1;
     constexpr uint32_t out_buffer = 16;
 
-    START_MATMUL(x_buffer, w_buffer, out_buffer);
+    mm_init(x_buffer, w_buffer, out_buffer);
     tile_regs_acquire();
     for (uint32_t k = 0; k < depth; k += block) {
         cb_wait_front(x_buffer, block);

@@ -88,9 +88,7 @@ class Shim:
         sub_h = largest_divisor(per_core_m, room // sub_w) if sub_w == per_core_n else 1
         block = largest_divisor(k, 8)
         result = per_core_m * per_core_n * (4096 + 2048)
-        while block > 1 and (
-            result + 2 * 2048 * block * (per_core_m + per_core_n) > 1200 * 1024
-        ):
+        while block > 1 and (result + 2 * 2048 * block * (per_core_m + per_core_n) > 1200 * 1024):
             block = largest_divisor(k, block - 1)
         common = {
             "compute_with_storage_grid_size": self.grid,
