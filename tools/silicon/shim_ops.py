@@ -60,7 +60,7 @@ def compute_of(compute):
 def activation_of(activation):
     if activation == "None":
         return None
-    if activation == "Gelu":
+    if activation in ("Gelu", "GeluTanh"):
         return ttnn.UnaryWithParam(ttnn.UnaryOpType.GELU, 0.0)
     if activation in ("Silu", "Relu"):
         return ttnn.UnaryWithParam(getattr(ttnn.UnaryOpType, activation.upper()))
@@ -289,7 +289,7 @@ class Shim:
         activation = op["activation"]
         if activation == "None":
             return ttnn.assign(x, memory_config=DRAM)
-        if activation == "Gelu":
+        if activation in ("Gelu", "GeluTanh"):
             return ttnn.gelu(x, fast_and_approximate_mode=False, memory_config=DRAM)
         if activation == "Silu":
             return ttnn.silu(x, memory_config=DRAM)
