@@ -1,5 +1,5 @@
-//! A recording mesh: the checks and the memory of a computing one, no elements, and a line for every
-//! call.
+//! A recording mesh: the checks and the memory of a computing one, no elements, and a line for
+//! every call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use serde_json::Value;
@@ -8,11 +8,10 @@ use tt_metal::{
     Mesh, MeshOptions, Provider, Tensor,
 };
 
-const COMPUTE: Compute =
-    Compute { fidelity: Fidelity::HiFi2, fp32_dest: true, approximate: false };
+const COMPUTE: Compute = Compute { fidelity: Fidelity::HiFi2, fp32_dest: true, approximate: false };
 
-/// A product with GELU, its sum over the chips, twice: by the host and captured. Returns the peak of
-/// memory and the result.
+/// A product with GELU, its sum over the chips, twice: by the host and captured. Returns the peak
+/// of memory and the result.
 fn run(mesh: &Mesh, width: usize) -> (u64, Vec<f32>) {
     let ones = vec![1.0; 32 * width];
     let upload = |rows: usize, columns: usize, distribution| {
