@@ -13,11 +13,11 @@ ARGS ?=
 IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 
-.PHONY: help demo demo-golden test check sanitize bench ros sim sim-eval provider train build \
-	node soak clean cargo
+.PHONY: help demo demo-golden test check sanitize silicon-check bench ros sim sim-eval provider \
+	train build node soak clean cargo
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: node provider ## a trained policy drives a simulated robot by random instructions, about 40 s
 	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
@@ -59,6 +59,10 @@ sanitize: cargo ## simulated mesh and C ABI under AddressSanitizer; x86_64 Linux
 	    cargo test --target x86_64-unknown-linux-gnu --target-dir "$(TARGET_DIR)/sanitize" \
 	    -p tt-metal-sys -p tt-metal -p tt-mesh-sim --no-fail-fast
 
+# Without a device: symbols, and the models' calls in TT-NN's mock mode. ARGS=--full: all layers.
+silicon-check: cargo ## the provider for silicon against TT-NN's own wheel (34 MB), a minute or two
+	@tools/silicon/check $(ARGS)
+
 bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@tools/ros/run tools/bench/run
@@ -78,7 +82,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train build install log
+	@rm -rf .ros .sim .gazebo .train .silicon build install log
 
 cargo:
 	@command -v cargo >/dev/null || { \

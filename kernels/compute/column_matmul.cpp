@@ -6,8 +6,20 @@
 // Compile: 0 depth, 1 block (divides depth).
 #include <cstdint>
 
+#if __has_include("api/compute/matmul.h")  // TT-NN 0.81
+#include "api/compute/compute_kernel_hw_startup.h"
+#include "api/compute/matmul.h"
+#include "api/compute/tile_move_copy.h"
+
+// Gone there: the two steps that it consisted of.
+inline void mm_init(uint32_t in0, uint32_t in1, uint32_t out) {
+    compute_kernel_hw_startup<SrcOrder::Reverse>(in0, in1, out);
+    matmul_init(in0, in1);
+}
+#else
 #include "compute_kernel_api/matmul.h"
 #include "compute_kernel_api/tile_move_copy.h"
+#endif
 
 void kernel_main() {
     const uint32_t depth = get_compile_time_arg_val(0);

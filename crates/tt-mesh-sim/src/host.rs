@@ -169,19 +169,21 @@ pub fn shards(
     Ok(shards)
 }
 
-/// Elements as row-major bytes of `format`.
-pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Result<()> {
+/// Whether `bytes` bytes are the elements of `spec` in `format`, row-major.
+pub fn check_read(spec: &Spec, format: Format, bytes: usize) -> Result<()> {
     let element = format
         .element_bytes()
         .ok_or_else(|| invalid(format!("a read gives row-major elements; {format:?} has none")))?;
     let kinds = spec.format == format || (spec.format.is_float() && format.is_float());
     ensure!(kinds, "{spec} cannot be read as {format:?}");
     let needed = spec.elements() * element;
-    ensure!(
-        out.len() == needed,
-        "reading {spec} as {format:?} takes {needed} bytes, not {}",
-        out.len()
-    );
+    ensure!(bytes == needed, "reading {spec} as {format:?} takes {needed} bytes, not {bytes}");
+    Ok(())
+}
+
+/// Elements as row-major bytes of `format`.
+pub fn read(spec: &Spec, values: &Values, format: Format, out: &mut [u8]) -> Result<()> {
+    check_read(spec, format, out.len())?;
     match values {
         Values::Float(floats) if format == Format::Bf16 => {
             out.chunks_exact_mut(2).zip(floats).for_each(|(out, value)| {

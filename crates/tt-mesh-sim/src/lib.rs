@@ -19,6 +19,7 @@ mod memory;
 mod mesh;
 mod op;
 mod program;
+pub mod record;
 mod trace;
 
 pub use ffi::api;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use tt_metal_sys as abi;
 use tt_metal_sys::boards::BoardFacts;
 
@@ -15,6 +16,7 @@ use crate::host::{self, Distribution, HostArray};
 use crate::memory::{Allocator, Block};
 use crate::op::{Need, Op, Shards, l1, replicated};
 use crate::program::OwnedProgram;
+use crate::record::Recorder;
 use crate::trace::{Capture, Command, Trace};
 
 /// Written part of a tensor.
@@ -59,6 +61,8 @@ pub struct Mesh {
     /// Blocks of tensors at the time of their capture in a trace.
     captured: HashMap<u64, u64>,
     next: u64,
+    /// Set on a mesh that records: it keeps no elements.
+    recorder: Option<Recorder>,
 }
 
 /// The upper bits of a handle are its mesh, which identifies handles of another mesh.
@@ -76,7 +80,7 @@ pub fn mesh_handle(serial: u64) -> u64 {
 
 impl Mesh {
     /// Opens a mesh under a handle made by [`mesh_handle`].
-    pub fn open(id: u64, config: &abi::MeshConfig) -> Result<Self> {
+    pub fn open(id: u64, config: &abi::MeshConfig, recorder: Option<Recorder>) -> Result<Self> {
         ensure!(
             config.struct_size as usize == size_of::<abi::MeshConfig>(),
             "mesh configuration of {} bytes, expected {}: built against another header",
@@ -96,7 +100,7 @@ impl Mesh {
             "a trace region of {} B in each bank leaves no DRAM for tensors",
             config.trace_region_bytes
         );
-        Ok(Self {
+        let mesh = Self {
             id,
             board,
             trace_region: config.trace_region_bytes,
@@ -109,7 +113,27 @@ impl Mesh {
             kernels: Vec::new(),
             captured: HashMap::new(),
             next: 0,
-        })
+            recorder,
+        };
+        mesh.record("open", || {
+            let info = mesh.info();
+            json!({ "board": info.board, "chips": info.columns, "ring": info.ring == 1,
+                "grid": [info.grid_x, info.grid_y], "dram_banks": info.dram_banks,
+                "dram_bytes": info.dram_bytes,
+                "trace_region_bytes": config.trace_region_bytes,
+                "command_queues": config.command_queues })
+        })?;
+        Ok(mesh)
+    }
+
+    /// Whether the mesh records.
+    pub(crate) fn records(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    /// Writes a line if the mesh records.
+    pub(crate) fn record(&self, call: &str, of: impl FnOnce() -> Value) -> Result<()> {
+        self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.line(call, of()))
     }
 
     /// Number of chips.
@@ -221,6 +245,10 @@ impl Mesh {
         // Allocated first, so that a tensor that does not fit takes no host memory.
         let handle =
             self.add(spec, Vec::new(), if zeroed { Written::All } else { Written::Nothing })?;
+        if self.records() {
+            self.record("create", || json!({ "tensor": handle, "spec": spec }))?;
+            return Ok(handle);
+        }
         let chips = self.fresh(&spec);
         if let Some(tensor) = self.tensors.get_mut(&handle) {
             tensor.chips = chips;
@@ -240,6 +268,10 @@ impl Mesh {
         let spec = Spec::new(distribution.shard_dims(array.dims, self.chips())?, format, layout)?;
         array.check(&spec, distribution, self.chips())?;
         let handle = self.add(spec, Vec::new(), Written::All)?;
+        if self.records() {
+            self.record("upload", || json!({ "tensor": handle, "spec": spec }))?;
+            return Ok(handle);
+        }
         match host::shards(array, distribution, &spec, self.chips()) {
             Ok(chips) => {
                 if let Some(tensor) = self.tensors.get_mut(&handle) {
@@ -269,7 +301,11 @@ impl Mesh {
             "write: the array gives {dims:?} per chip, the tensor is {spec}"
         );
         array.check(&spec, distribution, self.chips())?;
-        let chips = host::shards(array, distribution, &spec, self.chips())?;
+        self.record("write", || json!({ "tensor": handle, "spec": spec }))?;
+        let chips = match self.records() {
+            true => Vec::new(),
+            false => host::shards(array, distribution, &spec, self.chips())?,
+        };
         if let Some(tensor) = self.tensors.get_mut(&handle) {
             tensor.chips = chips;
             tensor.written = Written::All;
@@ -283,6 +319,12 @@ impl Mesh {
         let chip = self.chip(chip)?;
         let tensor = self.tensor(handle)?;
         require_all(tensor, handle, "read")?;
+        if self.records() {
+            let spec = &tensor.spec;
+            host::check_read(spec, format, out.len())?;
+            out.fill(0);
+            return self.record("read", || json!({ "tensor": handle, "chip": chip }));
+        }
         host::read(&tensor.spec, &tensor.chips[chip], format, out)
     }
 
@@ -322,6 +364,7 @@ impl Mesh {
     /// Frees memory. A tensor captured in a trace keeps its elements, not its memory.
     pub fn free(&mut self, handle: u64) -> Result<()> {
         self.tensor(handle)?;
+        self.record("free", || json!({ "tensor": handle }))?;
         let captured = self.capture.as_ref().is_some_and(|capture| capture.owned.contains(&handle))
             || self.traces.values().any(|trace| trace.owned.contains(&handle));
         let block = if captured {
@@ -377,6 +420,7 @@ impl Mesh {
             }
             self.clock.launch(op.launches(&program.1), false);
             let handles = self.reserve(&outputs)?;
+            self.record_operation(op, (inputs, &handles), (&program.1, &outputs))?;
             if let Some(capture) = &mut self.capture {
                 capture.owned.extend(&handles);
                 capture.commands.push(Command {
@@ -392,12 +436,25 @@ impl Mesh {
         }
         self.clock.launch(op.launches(&program.1), !self.programs.contains(&program));
         let handles = self.reserve(&outputs)?;
+        self.record_operation(op, (inputs, &handles), (&program.1, &outputs))?;
         if let Err(refusal) = self.execute(op, inputs, &program.1, &handles, &outputs) {
             handles.iter().try_for_each(|handle| self.free(*handle))?;
             return Err(refusal);
         }
         self.programs.insert(program);
         Ok(handles)
+    }
+
+    fn record_operation(
+        &self,
+        op: Op,
+        (inputs, outputs): (&[u64], &[u64]),
+        specs: (&[Spec], &[Spec]),
+    ) -> Result<()> {
+        self.record("run", || {
+            json!({ "op": op, "in": inputs, "out": outputs, "in_specs": specs.0,
+                "out_specs": specs.1 })
+        })
     }
 
     fn reserve(&mut self, outputs: &[Spec]) -> Result<Vec<u64>> {
@@ -423,6 +480,18 @@ impl Mesh {
         outputs: &[u64],
         output_specs: &[Spec],
     ) -> Result<()> {
+        if self.records() {
+            // Which rows an operation writes is in elements that are not kept.
+            let program = matches!(op, Op::Program { .. });
+            let target = if program { inputs.last() } else { inputs.first() };
+            let target = target.filter(|_| program || op.in_place());
+            for handle in outputs.iter().chain(target) {
+                if let Some(tensor) = self.tensors.get_mut(handle) {
+                    tensor.written = Written::All;
+                }
+            }
+            return Ok(());
+        }
         self.require_written(op, inputs)?;
         if let Op::Program { id } = op {
             return self.execute_program(id, inputs);

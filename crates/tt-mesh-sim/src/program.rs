@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::sync::Arc;
 
+use serde_json::{Value, json};
 use tt_metal_sys as abi;
 use tt_metal_sys::boards::BoardFacts;
 
@@ -20,7 +21,8 @@ struct OwnedKernel {
     name: CString,
     source: CString,
     compile_args: Vec<u32>,
-    accessors: u32,
+    /// Tensors whose accessors follow the compile-time arguments.
+    accessors: Vec<u32>,
     runtime_args: Vec<u32>,
     runtime_arg_count: u32,
     role: u32,
@@ -62,7 +64,7 @@ impl OwnedKernel {
             accessors: std::ptr::null(),
             runtime_args: self.runtime_args.as_ptr(),
             compile_arg_count: self.compile_args.len() as u32,
-            accessor_count: self.accessors,
+            accessor_count: self.accessors.len() as u32,
             runtime_arg_count: self.runtime_arg_count,
             role: self.role,
             cores: range(self.cores),
@@ -96,6 +98,24 @@ impl OwnedKernel {
 }
 
 impl OwnedProgram {
+    /// For a recording: everything but the kernels' texts, which lie under `kernels/`.
+    fn described(&self) -> Value {
+        let kernel = |kernel: &OwnedKernel| {
+            json!({
+                "name": kernel.name.to_string_lossy(),
+                "compile_args": kernel.compile_args,
+                "accessors": kernel.accessors,
+                "runtime_args": kernel.runtime_args,
+                "runtime_arg_count": kernel.runtime_arg_count,
+                "role": kernel.role,
+                "cores": kernel.cores,
+                "compute": kernel.compute,
+            })
+        };
+        let kernels: Vec<Value> = self.kernels.iter().map(kernel).collect();
+        json!({ "kernels": kernels, "buffers": self.buffers })
+    }
+
     /// Whether both compile to the same program.
     pub(crate) fn compiles_as(&self, other: &Self) -> bool {
         self.buffers == other.buffers
@@ -159,7 +179,7 @@ impl OwnedProgram {
                 name,
                 source,
                 compile_args: compile_args.to_vec(),
-                accessors: accessors.len() as u32,
+                accessors: accessors.to_vec(),
                 runtime_args: runtime_args.to_vec(),
                 runtime_arg_count: kernel.runtime_arg_count,
                 role: kernel.role,
@@ -373,7 +393,9 @@ impl Mesh {
     /// Runs a program, or captures it.
     pub fn run_program(&mut self, tensors: &[u64], program: OwnedProgram) -> Result<()> {
         ensure!(!tensors.is_empty(), "a program without tensors has no output");
+        let described = self.records().then(|| program.described());
         let id = self.program_number(program);
+        self.record("program", || json!({ "id": id, "program": described }))?;
         self.dispatch(Op::Program { id }, tensors).map(drop)
     }
 

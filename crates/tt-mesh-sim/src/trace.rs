@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
 use tt_metal_sys as abi;
 use tt_metal_sys::boards::TRACE_BYTES_PER_OPERATION;
 
@@ -57,6 +58,7 @@ impl Mesh {
                 "the mesh was opened without a trace region: set trace_region_bytes",
             ));
         }
+        self.record("trace_begin", || json!({}))?;
         self.capture = Some(Capture::default());
         Ok(())
     }
@@ -103,6 +105,7 @@ impl Mesh {
             handle,
             Trace { commands: capture.commands, owned: capture.owned, blocks: capture.blocks },
         );
+        self.record("trace_end", || json!({ "trace": handle }))?;
         Ok(handle)
     }
 
@@ -112,7 +115,9 @@ impl Mesh {
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
-        let result = self.execute_operations(handle, &trace);
+        let result = self
+            .record("trace_run", || json!({ "trace": handle }))
+            .and_then(|()| self.execute_operations(handle, &trace));
         self.traces.insert(handle, trace);
         result
     }
@@ -160,6 +165,7 @@ impl Mesh {
         let Some(trace) = self.traces.remove(&handle) else {
             return Err(self.bad_handle(handle, "trace"));
         };
+        self.record("trace_free", || json!({ "trace": handle }))?;
         self.forget_freed(trace.owned);
         Ok(())
     }

@@ -7,8 +7,8 @@
 #include <tt-metalium/program_descriptors.hpp>
 #include <tt-metalium/tensor_accessor_args.hpp>
 
+#include "compat.hpp"
 #include "shim.hpp"
-#include "ttnn/operations/ccl/all_gather/all_gather.hpp"
 #include "ttnn/operations/ccl/all_reduce/all_reduce.hpp"
 #include "ttnn/operations/ccl/mesh_partition/mesh_partition.hpp"
 #include "ttnn/operations/ccl/reduce_scatter/reduce_scatter.hpp"
@@ -23,17 +23,12 @@
 #include "ttnn/operations/embedding/embedding.hpp"
 #include "ttnn/operations/experimental/paged_cache/paged_cache.hpp"
 #include "ttnn/operations/experimental/reshape/view.hpp"
-#include "ttnn/operations/experimental/plusone/plusone.hpp"
 #include "ttnn/operations/experimental/transformer/nlp_concat_heads/nlp_concat_heads.hpp"
-#include "ttnn/operations/experimental/transformer/nlp_create_qkv_heads/nlp_create_qkv_heads.hpp"
 #include "ttnn/operations/experimental/transformer/rotary_embedding/rotary_embedding.hpp"
 #include "ttnn/operations/experimental/transformer/rotary_embedding_llama/rotary_embedding_llama.hpp"
 #include "ttnn/operations/generic/generic_op.hpp"
-#include "ttnn/operations/kv_cache/kv_cache.hpp"
-#include "ttnn/operations/matmul/matmul.hpp"
 #include "ttnn/operations/normalization/layernorm/layernorm.hpp"
 #include "ttnn/operations/normalization/rmsnorm/rmsnorm.hpp"
-#include "ttnn/operations/reduction/argmax/argmax.hpp"
 #include "ttnn/operations/transformer/sdpa/sdpa.hpp"
 #include "ttnn/operations/transformer/sdpa_decode/sdpa_decode.hpp"
 
@@ -49,7 +44,7 @@ const auto dram = ttnn::DRAM_MEMORY_CONFIG;
 
 uint32_t tiles(uint32_t elements) { return (elements + 31) / 32; }
 
-ttnn::DeviceComputeKernelConfig compute_of(const ttp_compute* compute) {
+compat::ComputeConfig compute_of(const ttp_compute* compute) {
     require(compute != nullptr, "compute is NULL");
     auto fidelity = MathFidelity::HiFi4;
     switch (compute->fidelity) {
@@ -69,27 +64,28 @@ ttnn::DeviceComputeKernelConfig compute_of(const ttp_compute* compute) {
                    "fidelity " + std::to_string(compute->fidelity) +
                        " is none of TTP_LOFI, TTP_HIFI2, TTP_HIFI3, TTP_HIFI4");
     }
-    return ttnn::WormholeComputeKernelConfig{.math_fidelity = fidelity,
-                                             .math_approx_mode = compute->approx != 0,
-                                             .fp32_dest_acc_en = compute->fp32_dest != 0,
-                                             .packer_l1_acc = true,
-                                             .dst_full_sync_en = false};
+    compat::ComputeConfig config{};
+    config.math_fidelity = fidelity;
+    config.math_approx_mode = compute->approx != 0;
+    config.fp32_dest_acc_en = compute->fp32_dest != 0;
+    config.packer_l1_acc = true;
+    config.dst_full_sync_en = false;
+    return config;
 }
 
-// GELU with parameter 0 is the erf polynomial; 1 would be a table.
+// GELU with parameter 0 is the erf polynomial; 1 would be a table. TT-NN 0.66 has no GELU by tanh,
+// so that this is the erf form too: at most 0.0005 apart (header).
 std::optional<UnaryWithParam> activation_of(uint32_t activation) {
     switch (activation) {
         case TTP_ACT_NONE:
             return std::nullopt;
         case TTP_ACT_GELU:
+        case TTP_ACT_GELU_TANH:
             return UnaryWithParam(UnaryOpType::GELU, 0.0f);
         case TTP_ACT_SILU:
             return UnaryWithParam(UnaryOpType::SILU);
         case TTP_ACT_RELU:
             return UnaryWithParam(UnaryOpType::RELU);
-        case TTP_ACT_GELU_TANH:
-            refuse(TTP_UNSUPPORTED,
-                   "TT-NN has no GELU by tanh; use TTP_ACT_GELU, which differs by at most 0.0005");
         default:
             refuse(TTP_INVALID_ARGUMENT,
                    "activation " + std::to_string(activation) + " is none of TTP_ACT_*");
@@ -180,6 +176,22 @@ Tensor copy_of(const Tensor& tensor) {
     return ttnn::assign(tensor, dram, std::nullopt, std::nullopt);
 }
 
+// [1, H, S, D] in L1, a head on each core of a rectangle.
+tt::tt_metal::MemoryConfig heads_over_cores(const std::vector<uint32_t>& dims,
+                                            const CoreCoord& grid) {
+    const uint32_t columns = largest_divisor(dims[1], static_cast<uint32_t>(grid.x));
+    const uint32_t rows = dims[1] / columns;
+    require(rows <= grid.y, std::to_string(dims[1]) + " heads do not fit a rectangle of " +
+                                std::to_string(grid.x) + " by " + std::to_string(grid.y) +
+                                " cores: split the heads over more chips");
+    const tt::tt_metal::CoreRangeSet cores(
+        CoreRange(CoreCoord(0, 0), CoreCoord(columns - 1, rows - 1)));
+    const tt::tt_metal::ShardSpec shard(cores, {tiles(dims[2]) * 32, tiles(dims[3]) * 32},
+                                        tt::tt_metal::ShardOrientation::ROW_MAJOR);
+    return tt::tt_metal::MemoryConfig(tt::tt_metal::TensorMemoryLayout::HEIGHT_SHARDED,
+                                      tt::tt_metal::BufferType::L1, shard);
+}
+
 // Every operation with one output: on the mesh of its first tensor, refused arguments unless TT-NN
 // says more.
 template <typename Body>
@@ -240,8 +252,8 @@ extern "C" ttp_status ttp_linear(ttp_tensor x, ttp_tensor w, ttp_tensor bias, ui
         const auto program =
             linear_config(mesh, left[0] * left[1] * tiles(left[2]), tiles(left[3]), tiles(right[3]),
                           compute->fp32_dest != 0, activation_of(activation));
-        return ttnn::linear(a, b, optional_tensor(mesh, bias), false, false, dram, to_dtype(format),
-                            program, std::nullopt, config);
+        return compat::linear(a, b, optional_tensor(mesh, bias), false, false, dram,
+                              to_dtype(format), program, std::nullopt, config);
     });
 }
 
@@ -317,8 +329,7 @@ extern "C" ttp_status ttp_split_heads(ttp_tensor qkv, uint32_t q_heads, uint32_t
         require(heads > 0 && width % heads == 0 && width / heads % 32 == 0,
                 "split_heads: " + std::to_string(width) + " columns in " + std::to_string(heads) +
                     " heads do not fill whole tiles; pad each head with zeros in the weights");
-        auto [query, key, value] = ttnn::experimental::nlp_create_qkv_heads(
-            mesh.tensor(qkv), std::nullopt, q_heads, kv_heads, false, dram);
+        auto [query, key, value] = compat::split_heads(mesh.tensor(qkv), q_heads, kv_heads, dram);
         *q = mesh.add(std::move(query));
         *k = mesh.add(std::move(key));
         *v = mesh.add(std::move(value));
@@ -387,7 +398,14 @@ extern "C" ttp_status ttp_cache_fill(ttp_tensor cache, ttp_tensor x) {
         if (rows.dtype() != target.dtype()) {
             rows = ttnn::typecast(rows, target.dtype(), dram);
         }
-        ttnn::fill_cache(target, rows, 0);
+        // TT-NN gives each core one row of tiles, and refuses more of them than cores. Of a tensor
+        // that lies sharded in L1 each core takes a whole head.
+        const auto dims = dims_of(rows);
+        const auto grid = mesh.device->compute_with_storage_grid_size();
+        if (dims[1] > 1 && dims[1] * tiles(dims[2]) > grid.x * grid.y) {
+            rows = ttnn::to_memory_config(rows, heads_over_cores(dims, grid), std::nullopt);
+        }
+        compat::fill_cache(target, rows);
     });
 }
 
@@ -439,6 +457,7 @@ extern "C" ttp_status ttp_binary(ttp_tensor a, ttp_tensor b, uint32_t operation,
             case TTP_ACT_NONE:
                 break;
             case TTP_ACT_GELU:
+            case TTP_ACT_GELU_TANH:
                 left.push_back(EltwiseUnaryWithParam(UnaryOpType::GELU, 0.0f));
                 break;
             case TTP_ACT_SILU:
@@ -475,6 +494,7 @@ extern "C" ttp_status ttp_unary(ttp_tensor x, uint32_t activation, ttp_tensor* o
             case TTP_ACT_NONE:
                 return copy_of(input);
             case TTP_ACT_GELU:
+            case TTP_ACT_GELU_TANH:
                 return ttnn::gelu(input, false, dram);
             case TTP_ACT_SILU:
                 return ttnn::silu(input, dram);
@@ -494,7 +514,7 @@ extern "C" ttp_status ttp_increment(ttp_tensor x, int32_t value) {
                    "increment by " + std::to_string(value) +
                        ": TT-NN adds one in place; shift ids by the rows of their table instead");
         }
-        ttnn::plus_one(mesh.tensor(x));
+        compat::plus_one(mesh.tensor(x));
     });
 }
 
@@ -581,7 +601,7 @@ extern "C" ttp_status ttp_argmax(ttp_tensor x, uint32_t begin, uint32_t end, ttp
             part = ttnn::slice(part, from, to, step, dram);
         }
         part = ttnn::to_layout(part, ttnn::Layout::ROW_MAJOR, std::nullopt, dram);
-        const Tensor found = ttnn::argmax(part, 3, true, std::nullopt, true, dram);
+        const Tensor found = compat::argmax(part, dram);
         return reshaped(found, shape(1, 1, 1, dims[2]));
     });
 }
@@ -591,8 +611,8 @@ extern "C" ttp_status ttp_all_gather(ttp_tensor x, uint32_t dim, ttp_tensor* out
         if (mesh.chips == 1) {
             return copy_of(mesh.tensor(x));
         }
-        return ttnn::all_gather(mesh.tensor(x), static_cast<int32_t>(dim), 1, std::nullopt, dram,
-                                std::nullopt, links(mesh), topology(mesh));
+        return compat::all_gather(mesh.tensor(x), static_cast<int32_t>(dim), 1, dram,
+                                  links(mesh), topology(mesh));
     });
 }
 
@@ -667,8 +687,7 @@ extern "C" ttp_status ttp_run_program(const ttp_tensor* tensors, uint32_t count,
                         made.config = tt::tt_metal::WriterConfigDescriptor{};
                         break;
                     case TTP_ROLE_COMPUTE: {
-                        const auto config = std::get<ttnn::WormholeComputeKernelConfig>(
-                            compute_of(&kernel.compute));
+                        const auto config = compute_of(&kernel.compute);
                         tt::tt_metal::ComputeConfigDescriptor compute{};
                         compute.math_fidelity = config.math_fidelity;
                         compute.fp32_dest_acc_en = config.fp32_dest_acc_en;

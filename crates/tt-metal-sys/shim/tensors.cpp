@@ -8,6 +8,7 @@
 #include <tt-metalium/bfloat8.hpp>
 #include <tt-metalium/host_buffer.hpp>
 
+#include "compat.hpp"
 #include "shim.hpp"
 #include "ttnn/distributed/api.hpp"
 #include "ttnn/distributed/distributed_tensor.hpp"
@@ -362,7 +363,7 @@ extern "C" ttp_status ttp_tensor_create(ttp_mesh handle, const ttp_spec* spec, u
         require(spec != nullptr && out != nullptr, "spec or out is NULL");
         mesh.not_while_capturing("creating a tensor");
         if (zeroed == 0) {
-            *out = mesh.add(tt::tt_metal::create_device_tensor(
+            *out = mesh.add(compat::create_device_tensor(
                 spec_of(spec->dims, spec->format, spec->layout), mesh.device.get()));
             return;
         }
@@ -401,7 +402,7 @@ extern "C" ttp_status ttp_tensor_write(ttp_tensor handle, const ttp_host* host,
             host_tensor(mesh, *host, *distribution, from_dtype(tensor.dtype()), layout);
         require(source.logical_shape() == tensor.logical_shape(),
                 "the array's part of a chip has another shape than the tensor");
-        tt::tt_metal::copy_to_device(source, tensor);
+        compat::copy_to_device(source, tensor);
     });
 }
 

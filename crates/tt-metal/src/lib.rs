@@ -32,7 +32,7 @@ mod types;
 
 pub use error::{Error, Kind, Result};
 pub use mesh::{
-    DEFAULT_TRACE_REGION_BYTES, Launches, Memory, Mesh, MeshInfo, MeshOptions, Traffic,
+    DEFAULT_TRACE_REGION_BYTES, Launches, Memory, Mesh, MeshInfo, MeshOptions, RECORDING, Traffic,
 };
 pub use ops::LinearOptions;
 pub use program::{CircularBuffer, CoreRange, Kernel, Program, Role, Semaphore};

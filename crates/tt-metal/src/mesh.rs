@@ -10,6 +10,9 @@ use tt_metal_sys::{Api, Provider, Status};
 use crate::tensor::{Distribution, HostArray, Spec, Tensor};
 use crate::{Board, Error, Format, Layout, Result};
 
+/// End of the name of a provider that records calls and keeps shapes only: it reads no array that
+/// it is given, and gives zeros.
+pub const RECORDING: &str = "(recording)";
 /// Bytes of every bank that [`MeshOptions::default`] reserves for traces: those of a 7B model.
 pub const DEFAULT_TRACE_REGION_BYTES: u64 = 48 << 20;
 

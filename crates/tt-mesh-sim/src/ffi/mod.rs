@@ -82,6 +82,11 @@ pub fn api() -> Api {
     }
 }
 
+/// The same provider, whose meshes record: see [`crate::record`].
+pub(crate) fn recording_api() -> Api {
+    Api { ttp_mesh_open: recording_open, ttp_provider_name: recorder_name, ..api() }
+}
+
 /// Runs `body`; an error or a panic becomes a status and the thread's error text.
 fn guard(body: impl FnOnce() -> Result<()>) -> Status {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
@@ -181,21 +186,43 @@ extern "C" fn ttp_last_error() -> *const c_char {
     LAST_ERROR.with(|last| last.borrow().as_ptr())
 }
 
+extern "C" fn recorder_name() -> *const c_char {
+    const NAME: &str = concat!("tt-mesh-sim ", env!("CARGO_PKG_VERSION"), " (recording)\0");
+    NAME.as_ptr().cast()
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ttp_mesh_open(config: *const abi::MeshConfig, out: *mut MeshHandle) -> Status {
-    guard(|| {
-        not_null(out)?;
-        // SAFETY: the header's promise about pointers.
-        let config = unsafe { borrow(config, "config") }?;
-        let handle = mesh_handle(NEXT_MESH.fetch_add(1, Ordering::Relaxed));
-        let mesh = Mesh::open(handle, config)?;
-        MESHES
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(handle, Arc::new(Mutex::new(mesh)));
-        // SAFETY: as above.
-        unsafe { give(out, handle) }
-    })
+    // SAFETY: the header's promise about pointers.
+    guard(|| unsafe { open(config, out, None) })
+}
+
+unsafe extern "C" fn recording_open(
+    config: *const abi::MeshConfig,
+    out: *mut MeshHandle,
+) -> Status {
+    // SAFETY: the header's promise about pointers.
+    guard(|| unsafe { open(config, out, Some(crate::record::current()?)) })
+}
+
+/// # Safety
+/// The header's promise about pointers.
+unsafe fn open(
+    config: *const abi::MeshConfig,
+    out: *mut MeshHandle,
+    recorder: Option<crate::record::Recorder>,
+) -> Result<()> {
+    not_null(out)?;
+    // SAFETY: the header's promise about pointers.
+    let config = unsafe { borrow(config, "config") }?;
+    let handle = mesh_handle(NEXT_MESH.fetch_add(1, Ordering::Relaxed));
+    let mesh = Mesh::open(handle, config, recorder)?;
+    MESHES
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(handle, Arc::new(Mutex::new(mesh)));
+    // SAFETY: as above.
+    unsafe { give(out, handle) }
 }
 
 #[unsafe(no_mangle)]

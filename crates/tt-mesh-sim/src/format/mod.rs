@@ -15,7 +15,7 @@ pub const FACE: usize = 16;
 const MAX_ELEMENTS: u128 = 1 << 37;
 
 /// A number format of device memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[allow(missing_docs)] // the names of the ABI
 pub enum Format {
     F32,
@@ -88,7 +88,7 @@ impl Format {
 }
 
 /// Order of the elements in device memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[allow(missing_docs)] // the names of the ABI
 pub enum Layout {
     RowMajor,
@@ -115,7 +115,7 @@ impl Layout {
 }
 
 /// A tensor on one chip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Spec {
     /// Shape.
     pub dims: [usize; 4],

@@ -7,7 +7,7 @@ use crate::error::{Result, ensure, invalid};
 use crate::format::{Format, Layout, Spec, Values};
 
 /// A function of one value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[allow(missing_docs)] // the names of the ABI
 pub enum Activation {
     None,

@@ -15,6 +15,7 @@ mod norm;
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use tt_metal_sys as abi;
 
 use crate::error::{Result, ensure, invalid};
@@ -25,7 +26,7 @@ pub use eltwise::Activation;
 pub use matmul::multiply_into;
 
 /// Mantissa bits of the operands used in a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[allow(missing_docs)] // the names of the ABI
 pub enum Fidelity {
     LoFi,
@@ -35,7 +36,7 @@ pub enum Fidelity {
 }
 
 /// How to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Compute {
     /// Passes of a matmul.
     pub fidelity: Fidelity,
@@ -67,7 +68,8 @@ impl Compute {
 }
 
 /// An operation with its parameters; together with the shapes it identifies a compiled program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
 #[allow(missing_docs)] // the parameters of the ABI's functions
 pub enum Op {
     Linear {

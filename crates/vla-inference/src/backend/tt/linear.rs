@@ -266,7 +266,7 @@ impl WeightUpload<'_> {
         let (operation, dims) = ("load_linear", [1, 1, height, width]);
         let weight = match &backend.weight_cache {
             None => mesh.upload(
-                HostArray::f32(&self.values(&rows, &columns), dims),
+                HostArray::f32(&self.values(backend, &rows, &columns), dims),
                 distribution,
                 format,
                 Layout::Tile,
@@ -275,7 +275,7 @@ impl WeightUpload<'_> {
                 let chips = if distribution == Distribution::Replicate { 1 } else { mesh.chips() };
                 let length = packed_bytes(dims, distribution, chips, format);
                 let pack = || {
-                    let values = self.values(&rows, &columns);
+                    let values = self.values(backend, &rows, &columns);
                     tt_metal::pack(
                         mesh.provider(),
                         HostArray::f32(&values, dims),
@@ -362,10 +362,13 @@ impl WeightUpload<'_> {
     }
 
     /// The weight `[inputs, outputs]` with physical rows and columns.
-    fn values(&self, rows: &[u32], columns: &[u32]) -> Vec<f32> {
+    fn values(&self, backend: &TtBackend, rows: &[u32], columns: &[u32]) -> Vec<f32> {
         let StackedShape { inputs, each, .. } = self.stacked;
         let (height, width) = (rows.len(), columns.len());
         let mut values = vec![0.0f32; height * width];
+        if backend.shapes_only {
+            return values;
+        }
         // Weight by weight, so that each is converted to float32 once.
         let mut first = 0;
         for (weight, &count) in self.source.weights.iter().zip(each) {

@@ -56,6 +56,8 @@ pub struct TtBackend {
     kernels: Kernels,
     weight_cache: Option<WeightCache>,
     fold_rows: bool,
+    /// Whether the mesh records shapes and keeps no elements: weights are then not rearranged.
+    shapes_only: bool,
 }
 
 /// Implementation of patch extraction and argmax.
@@ -183,6 +185,7 @@ impl TtBackend {
             collectives: format(policy.collectives),
         };
         Self {
+            shapes_only: mesh.provider_name().ends_with(tt_metal::RECORDING),
             mesh,
             target,
             policy,

@@ -32,10 +32,11 @@ impl<B: Backend> ProprioProjector<B> {
     pub(super) fn load(
         backend: &B,
         proprio: &OftProprio,
+        other: Option<&dyn TensorSource>,
         hidden: usize,
     ) -> Result<Self, ModelError> {
-        let source = OftComponentWeights(&proprio.component);
-        let weights = Weights::new(&source);
+        let own = OftComponentWeights(&proprio.component);
+        let weights = Weights::new(other.unwrap_or(&own));
         let role = (WeightRole::Projector, TensorParallel::Replicated);
         Ok(Self {
             fc1: weights.linear(backend, role, "fc1", [hidden, proprio.state_dim])?,
@@ -71,11 +72,12 @@ impl<B: Backend> RegressionHead<B> {
     pub(super) fn load(
         backend: &B,
         head: &OftHead,
+        other: Option<&dyn TensorSource>,
         llama_hidden: usize,
     ) -> Result<Self, ModelError> {
         let &OftHead { action_dim, hidden, blocks, .. } = head;
-        let source = OftComponentWeights(&head.component);
-        let weights = Weights::new(&source).at("model");
+        let own = OftComponentWeights(&head.component);
+        let weights = Weights::new(other.unwrap_or(&own)).at("model");
         let role = (WeightRole::Projector, TensorParallel::Replicated);
         let norm = |weights: &Weights<'_>, name: &str, width| {
             weights.layer_norm(backend, name, width, HEAD_EPSILON)

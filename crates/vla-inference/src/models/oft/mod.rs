@@ -121,15 +121,32 @@ impl<B: Backend> OpenVlaOft<B> {
         checkpoint: &OftCheckpoint,
         parts: OftParts,
     ) -> Result<Self, ModelError> {
+        Self::load_from(backend, checkpoint, None, parts)
+    }
+
+    /// [`OpenVlaOft::load`] with every tensor of another source than the checkpoint's files.
+    /// Without FiLM, whose tensors are merged from two files.
+    ///
+    /// # Errors
+    /// As [`OpenVlaOft::load`].
+    pub fn load_from(
+        backend: &B,
+        checkpoint: &OftCheckpoint,
+        other: Option<&dyn TensorSource>,
+        parts: OftParts,
+    ) -> Result<Self, ModelError> {
         let OftCheckpoint { base, head, proprio, vision } = checkpoint;
         let (config, hidden) = (&base.config, base.config.llama.hidden_size);
         let film_weights = match vision {
-            Some(vision) if parts.film => Some(FilmWeights::new(&base.weights, vision)),
+            Some(vision) if parts.film && other.is_none() => {
+                Some(FilmWeights::new(&base.weights, vision))
+            }
             _ => None,
         };
-        let source: &dyn TensorSource = match &film_weights {
-            Some(film) => film,
-            None => &base.weights,
+        let source: &dyn TensorSource = match (other, &film_weights) {
+            (Some(other), _) => other,
+            (None, Some(film)) => film,
+            (None, None) => &base.weights,
         };
         let head_ids = if parts.regression { 0..0 } else { 0..config.llama.vocab_size };
         let film = film_weights.as_ref().map(|film| Film::load(backend, film, config));
@@ -138,13 +155,13 @@ impl<B: Backend> OpenVlaOft<B> {
             film: film.transpose()?,
             proprio: match proprio {
                 Some(proprio) if parts.proprio => {
-                    Some(ProprioProjector::load(backend, proprio, hidden)?)
+                    Some(ProprioProjector::load(backend, proprio, other, hidden)?)
                 }
                 _ => None,
             },
             head: match head {
                 Some(head) if parts.regression => {
-                    Some(RegressionHead::load(backend, head, hidden)?)
+                    Some(RegressionHead::load(backend, head, other, hidden)?)
                 }
                 _ => None,
             },
