@@ -14,7 +14,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tt_metal::{Mesh, MeshOptions, Provider, Target};
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::backend::tt::{FLOW_TRACE_REGION_BYTES, TtBackend};
+use vla_inference::backend::tt::{TtBackend, flow_trace_region_bytes};
 use vla_inference::checkpoint::pi0::{Pi0Checkpoint, Pi0Config, Pi0Source};
 use vla_inference::checkpoint::{Checkpoint, OftCheckpoint, OpenVlaConfig};
 use vla_inference::models::action_trace::{
@@ -217,8 +217,8 @@ fn main() {
     let arguments = Arguments::parse();
     let target: Target = arguments.device.parse().expect("a device such as sim:n300");
     let api = tt_mesh_sim::record::api(&arguments.out).expect("the recording's file");
-    let options =
-        MeshOptions { trace_region_bytes: FLOW_TRACE_REGION_BYTES, ..MeshOptions::default() };
+    let trace_region_bytes = flow_trace_region_bytes(target.board);
+    let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
     let mesh = Mesh::open(&Provider::linked(api), target.board, options).unwrap();
     let policy = PrecisionPolicy::load(&arguments.precision).unwrap();
     let backend = TtBackend::new(mesh, target.to_string(), policy);
