@@ -330,10 +330,14 @@ impl Runtime {
         InputsSerial(self.inputs.serial)
     }
 
+    /// Whether control has processed these inputs.
+    pub fn processed(&mut self, inputs: InputsSerial) -> bool {
+        self.snapshot().is_some_and(|snapshot| inputs.0 <= snapshot.inputs)
+    }
+
     /// Whether control has processed these inputs, and is at rest.
     pub fn rested_since(&mut self, inputs: InputsSerial) -> bool {
-        self.snapshot()
-            .is_some_and(|snapshot| inputs.0 <= snapshot.inputs && snapshot.output.at_rest)
+        self.processed(inputs) && self.snapshot().is_some_and(|snapshot| snapshot.output.at_rest)
     }
 
     /// Longest time from [`Lifecycle::Inactive`] to [`Self::at_rest`].

@@ -70,6 +70,8 @@ def policy_file_for(robot):
     wanted = [joint["name"] for joint in robot.get("joints", [])]
     for path in sorted((ROOT / "config/policies").glob("*.yaml")) if wanted else []:
         policy = yaml.safe_load(path.read_text())
+        if "remote" in policy:
+            continue  # needs the address of a server
         action = policy["action"]
         grippers = action.get("grippers", [])
         if wanted == [name for name in action.get("joints", []) if name not in grippers]:

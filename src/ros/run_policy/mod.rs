@@ -52,6 +52,8 @@ const RESULT_REQUESTS: usize = 64;
 
 /// What happens to the active goal.
 enum Phase {
+    /// Control has not processed the instruction, nor all that came before the goal.
+    Accepted { serial: InputsSerial },
     /// Motion was requested to be enabled.
     Enabling { ticket: Ticket, until: Instant },
     /// The policy acts.
@@ -152,7 +154,7 @@ impl RunPolicyServer {
                 reason: 0,
                 detail: "another goal is running; cancel it, or set `preempt`".into(),
             }),
-            _ => obstacle(shared).map_or(Ok(task), Err),
+            _ => Ok(task),
         });
         match task {
             Ok((task, remarks)) => {
@@ -189,13 +191,7 @@ impl RunPolicyServer {
         shared.notes.instruction = None;
         shared.runtime.set_instruction(Some(task.instruction.clone()));
         let snapshot = shared.runtime.snapshot();
-        let enabled = snapshot.is_some_and(|snapshot| snapshot.output.enabled);
-        let phase = if task.enable && !enabled {
-            let clear = Duration::from_secs_f64(shared.parameters.raw_control.clear_s.max(0.0));
-            Phase::Enabling { ticket: enable(shared), until: now.after(clear + ENABLE_PATIENCE) }
-        } else {
-            Phase::Running
-        };
+        let phase = Phase::Accepted { serial: shared.runtime.inputs_serial() };
         self.active = Some(Active {
             id,
             run: Run::new(task, now),
@@ -230,6 +226,12 @@ impl RunPolicyServer {
         let now = shared.now();
         let status = ControlStatus::from(&snapshot.output);
         active.run.path.add(&snapshot);
+        if let Phase::Accepted { serial } = active.phase
+            && !shared.runtime.processed(serial)
+        {
+            self.active = Some(active);
+            return;
+        }
         if let Phase::Ending { ending, at, serial, until, moving } = &active.phase {
             let rested = shared.runtime.rested_since(*serial);
             if !rested && now < *until {
@@ -255,6 +257,8 @@ impl RunPolicyServer {
         };
         let ending = if active.cancelled {
             Some(Ending::new(Outcome::Cancelled, "cancelled by a client"))
+        } else if let Phase::Accepted { .. } = active.phase {
+            accepted(shared, &mut active, &status)
         } else {
             enabling(shared, &mut active).or_else(|| active.run.verdict(&view))
         };
@@ -386,13 +390,20 @@ impl RunPolicyServer {
     }
 }
 
-/// Why no goal can begin now.
-fn obstacle(shared: &mut Shared) -> Option<Refusal> {
-    let status = ControlStatus::from(&shared.runtime.snapshot()?.output);
-    out_of_service(&status).then(|| {
-        let reason = reason_code(status.cause.reason, shared.notes.hints());
-        Refusal { reason, detail: shared.cause_text(&status.cause) }
-    })
+/// Begins the goal with the first step that has its instruction; a latch, or a node that is not
+/// active, refuses it.
+fn accepted(shared: &mut Shared, active: &mut Active, status: &ControlStatus) -> Option<Ending> {
+    if out_of_service(status) {
+        return Some(Ending::refused(status.cause));
+    }
+    active.phase = if active.run.task.enable && !status.enabled() {
+        let clear = Duration::from_secs_f64(shared.parameters.raw_control.clear_s.max(0.0));
+        let until = shared.now().after(clear + ENABLE_PATIENCE);
+        Phase::Enabling { ticket: enable(shared), until }
+    } else {
+        Phase::Running
+    };
+    None
 }
 
 /// Follows the request to enable motion; a refusal ends the goal.
@@ -407,17 +418,16 @@ fn enabling(shared: &mut Shared, active: &mut Active) -> Option<Ending> {
             return None;
         }
         EnableOutcome::Disabled => Cause::not_enabled(Reason::None, None),
-        // The recovery from the last hold; or the instruction has not reached control yet.
+        // From the last hold.
         EnableOutcome::Refused(cause)
-            if matches!(cause.reason, Reason::Recovering | Reason::NoInstruction)
-                && shared.now() < until =>
+            if cause.reason == Reason::Recovering && shared.now() < until =>
         {
             active.phase = Phase::Enabling { ticket: enable(shared), until };
             return None;
         }
         EnableOutcome::Refused(cause) => cause,
     };
-    Some(Ending { outcome: Outcome::Refused, cause: Some(cause), detail: String::new() })
+    Some(Ending::refused(cause))
 }
 
 fn enable(shared: &mut Shared) -> Ticket {

@@ -117,6 +117,10 @@ impl Ending {
         Self { outcome, cause: None, detail: detail.into() }
     }
 
+    pub const fn refused(cause: Cause) -> Self {
+        Self { outcome: Outcome::Refused, cause: Some(cause), detail: String::new() }
+    }
+
     const fn stopped(cause: Cause) -> Self {
         Self { outcome: Outcome::Stopped, cause: Some(cause), detail: String::new() }
     }
