@@ -1,5 +1,5 @@
-//! The action server `~/run_policy` (`openvla_tt_msgs/action/RunPolicy`): one instruction at a time,
-//! from its goal to its result.
+//! The action server `~/run_policy` (`openvla_tt_msgs/action/RunPolicy`): one instruction at a
+//! time, from its goal to its result.
 //!
 //! A goal sets and withdraws the instruction and may request motion to be enabled, by the same ways
 //! as the topic `instruction` and `~/enable`; everything that limits or stops motion is unchanged.
