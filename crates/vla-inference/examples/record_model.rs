@@ -64,8 +64,12 @@ struct Arguments {
     #[arg(long)]
     action_head: bool,
     /// The recording.
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "provider")]
+    out: Option<PathBuf>,
+    /// Makes the calls on this provider instead of recording them: on the shim in TT-NN's mock
+    /// mode.
+    #[arg(long, conflicts_with = "out")]
+    provider: Option<PathBuf>,
 }
 
 /// Tensors of any shape, all of them views of the same zeros, which no page of memory backs.
@@ -216,10 +220,15 @@ fn pi0(backend: &TtBackend, arguments: &Arguments, kind: &str, kit_name: &str) {
 fn main() {
     let arguments = Arguments::parse();
     let target: Target = arguments.device.parse().expect("a device such as sim:n300");
-    let api = tt_mesh_sim::record::api(&arguments.out).expect("the recording's file");
+    let provider = match (&arguments.out, &arguments.provider) {
+        (Some(out), _) => {
+            Provider::linked(tt_mesh_sim::record::api(out).expect("the recording's file"))
+        }
+        (None, library) => Provider::open(library.as_deref().unwrap()).unwrap(),
+    };
     let trace_region_bytes = flow_trace_region_bytes(target.board);
     let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
-    let mesh = Mesh::open(&Provider::linked(api), target.board, options).unwrap();
+    let mesh = Mesh::open(&provider, target.board, options).unwrap();
     let policy = PrecisionPolicy::load(&arguments.precision).unwrap();
     let backend = TtBackend::new(mesh, target.to_string(), policy);
     match arguments.model {
