@@ -72,6 +72,14 @@ struct Arguments {
     provider: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Whether each of the actions is executed from traces: the first is eager and captured. A mock
+    /// cluster executes none.
+    fn actions(&self) -> &[bool] {
+        if self.provider.is_some() { &[false] } else { &[false, true] }
+    }
+}
+
 /// Tensors of any shape, all of them views of the same zeros, which no page of memory backs.
 struct Shapes(Bytes);
 
@@ -160,8 +168,7 @@ fn openvla(backend: &TtBackend, arguments: &Arguments, speculative: bool) {
     };
     let mut decoder = TracedDecoder::new(spec);
     let (rgb, prompt, draft) = ([7; SIDE * SIDE * 3], [1; 20], [ACTION_IDS.start as u32; 7]);
-    // Eagerly, which is captured, then from the traces.
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         let input = ActionInput { rgb: &rgb, prompt: &prompt, draft: &draft };
         let tokens = decoder.decode(backend, &model, input).unwrap();
         assert_eq!(tokens.executed, executed);
@@ -178,7 +185,7 @@ fn oft(backend: &TtBackend, arguments: &Arguments) {
     let model = OpenVlaOft::load_from(backend, &checkpoint, Some(&Shapes::new()), parts).unwrap();
     let mut answers = TracedAnswers::default();
     let (rgb, prompt, state) = ([7; SIDE * SIDE * 3], [1; 34], [0.5; 8]);
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         let input = OftInput {
             images: &[&rgb, &rgb],
             prompt: &prompt,
@@ -210,7 +217,7 @@ fn pi0(backend: &TtBackend, arguments: &Arguments, kind: &str, kit_name: &str) {
     let noise = HostTensor::from_f32(&noise, vec![0.1; noise[0] * noise[1]]).unwrap();
     let mut traced = TracedChunks::default();
     let network = (&model, &schedule);
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         assert_eq!(traced.begin(backend, network, &input).unwrap(), executed);
         traced.integrate(backend, network, &noise).unwrap();
         traced.finish(backend, network).unwrap();
