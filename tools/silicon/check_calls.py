@@ -1,6 +1,7 @@
-"""Compares the TT-NN functions that each operation calls in the shim and in shim_ops.py.
+"""Compares the shim and shim_ops.py: the TT-NN functions that each operation calls, and the numbers
+that the blocks of a product are chosen by.
 
-check_calls.py
+    check_calls.py
 """
 
 import ast
@@ -59,12 +60,30 @@ def of_replay(text):
     return calls
 
 
+def numbers_of_shim(text):
+    """The numbers that the shim chooses the blocks of a product by."""
+    body = text.split("linear_config(", 1)[1].split("\n}\n", 1)[0]
+    body = re.sub(r"//[^\n]*", "", body)
+    return {int(number) for number in re.findall(r"(?<![\w.])(\d+)(?:u|ull)?\b", body)}
+
+
+def numbers_of_replay(text):
+    """The same of shim_ops.py."""
+    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+    method = next(node for node in nodes if node.name == "linear_config")
+    constants = (node.value for node in ast.walk(method) if isinstance(node, ast.Constant))
+    return {value for value in constants if type(value) is int}
+
+
 def main():
-    shim = {}
+    shim, bad = {}, []
+    mirror = (HERE / "shim_ops.py").read_text()
     for name in FILES:
         shim |= of_shim((SHIM / name).read_text())
-    replay = of_replay((HERE / "shim_ops.py").read_text())
-    bad = []
+    replay = of_replay(mirror)
+    numbers = numbers_of_shim((SHIM / FILES[0]).read_text()), numbers_of_replay(mirror)
+    if numbers[0] - {0} != numbers[1] - {0}:
+        bad.append(f"  linear_config: numbers of the shim {numbers[0]}, shim_ops.py {numbers[1]}")
     for name, calls in shim.items():
         if name in ELSEWHERE:
             continue
@@ -73,9 +92,8 @@ def main():
             bad.append(
                 f"  {name}: the shim {sorted(calls)}, shim_ops.py {sorted(ours or [])}"
             )
-    print(
-        f"shim_ops.py: {len(shim) - len(ELSEWHERE) - len(bad)} operations call what the shim calls"
-    )
+    right = len(shim) - len(ELSEWHERE) - len(bad)
+    print(f"shim_ops.py: {right} operations call what the shim calls")
     print("\n".join(bad), end="\n" if bad else "")
     sys.exit(1 if bad or len(shim) < 25 else 0)
 

@@ -2,8 +2,8 @@
 
 Every function here makes the calls that the shim makes for the operation of that name
 (operations.cpp, decode.cpp), with the same program, compute and memory configuration;
-tools/silicon/check_calls.py compares the calls. TT-NN then checks shapes, formats, layouts, L1 and circular buffers as it would for
-the shim.
+tools/silicon/check_calls.py compares the calls. TT-NN then checks shapes, formats, layouts, L1 and
+circular buffers as it would for the shim.
 """
 
 import struct
