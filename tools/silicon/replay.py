@@ -206,13 +206,16 @@ def main():
     import clusters
 
     cluster = clusters.CLUSTERS[options.cluster]
+    recording = options.recording.resolve()
     with tempfile.TemporaryDirectory() as folder:
+        # TT-NN writes its reports and logs to generated/ in the working directory.
+        os.chdir(folder)
         prepare_environment(cluster, folder)
         # After the environment, which its libraries read when they are loaded.
         import shim_ops
         import ttnn
 
-        with options.recording.open() as lines:
+        with recording.open() as lines:
             opened = json.loads(next(lines))
             if opened["chips"] != cluster.chips:
                 sys.exit(

@@ -1,9 +1,9 @@
-"""The operations of crates/tt-metal-sys/shim/operations.cpp on TT-NN's Python interface.
+"""The operations of crates/tt-metal-sys/shim on TT-NN's Python interface.
 
-Every function here makes the calls that the shim makes for the operation of that name, with the
-same program, compute and memory configuration; tools/silicon/check_calls.py compares the two
-files' calls. TT-NN then checks shapes, formats, layouts, L1 and circular buffers as it would for
-the shim.
+Every function here makes the calls that the shim makes for the operation of that name
+(operations.cpp, decode.cpp), with the same program, compute and memory configuration;
+tools/silicon/check_calls.py compares the calls. TT-NN then checks shapes, formats, layouts, L1 and
+circular buffers as it would for the shim.
 """
 
 import struct
@@ -77,6 +77,7 @@ class Shim:
         self.links = links
         self.grid = mesh.compute_with_storage_grid_size()
         self.rope_matrix = None
+        self.first_of_pair = None
 
     def linear_config(self, m, k, n, fp32_dest, activation):
         columns, rows = self.grid.x, self.grid.y
@@ -84,11 +85,14 @@ class Shim:
         per_core_m = m if one_row else -(-m // rows)
         per_core_n = -(-n // (columns * rows)) if one_row else -(-n // columns)
         room = 4 if fp32_dest else 8
-        sub_w = largest_divisor(per_core_n, room)
-        sub_h = largest_divisor(per_core_m, room // sub_w) if sub_w == per_core_n else 1
+        out_n = per_core_n
+        while not one_row and out_n > 1 and per_core_m * out_n * (4096 + 2048) > 700 * 1024:
+            out_n = largest_divisor(per_core_n, out_n - 1)
+        sub_w = largest_divisor(out_n, room)
+        sub_h = largest_divisor(per_core_m, room // sub_w) if sub_w == out_n else 1
         block = largest_divisor(k, 8)
-        result = per_core_m * per_core_n * (4096 + 2048)
-        while block > 1 and (result + 2 * 2048 * block * (per_core_m + per_core_n) > 1200 * 1024):
+        result = per_core_m * out_n * (4096 + 2048)
+        while block > 1 and result + 2 * 2048 * block * (per_core_m + out_n) > 1200 * 1024:
             block = largest_divisor(k, block - 1)
         common = {
             "compute_with_storage_grid_size": self.grid,
@@ -96,7 +100,7 @@ class Shim:
             "out_subblock_h": sub_h,
             "out_subblock_w": sub_w,
             "out_block_h": per_core_m,
-            "out_block_w": per_core_n,
+            "out_block_w": out_n,
             "per_core_M": per_core_m,
             "per_core_N": per_core_n,
             "fuse_batch": True,
@@ -152,12 +156,14 @@ class Shim:
     def rope(self, op, x, cosine, sine):
         compute = compute_of(op["compute"])
         if op["half"]:
+            memory = x.memory_config() if x.is_sharded() else DRAM
             turned = ttnn.experimental.rotary_embedding(
-                x, cosine, sine, memory_config=DRAM, compute_kernel_config=compute
+                x, cosine, sine, memory_config=memory, compute_kernel_config=compute
             )
-            dims = dims_of(x)
-            if dims_of(turned) != dims:
-                turned = self.slice(turned, [0, 0, 0, 0], dims)
+            if dims_of(turned) != dims_of(x):
+                # Python's view takes no padded shape; of shapes of different volume, reshape is
+                # that view.
+                turned = ttnn.reshape(turned, x.shape, x.padded_shape)
             return turned
         if self.rope_matrix is None:
             self.rope_matrix = allocate(self.mesh, [1, 1, 32, 32], "Bf16", "Tile")
@@ -181,6 +187,20 @@ class Shim:
             num_kv_heads=op["kv"],
             transpose_k_heads=False,
             memory_config=DRAM,
+        )
+
+    def split_heads_decode(self, op, qkv):
+        dims, heads = dims_of(qkv), op["q"] + 2 * op["kv"]
+        if dims[3] % heads or dims[3] // heads % 32:
+            raise Refused(f"{dims[3]} columns in {heads} heads do not fill whole tiles")
+        if dims[:3] != [1, 1, 1]:
+            raise Refused(f"{dims[2]} rows; one is needed")
+        return ttnn.experimental.nlp_create_qkv_heads_decode(
+            qkv,
+            num_heads=op["q"],
+            num_kv_heads=op["kv"],
+            overlap_qk_coregrid=True,
+            memory_config=on_core(0, dims[3] // heads),
         )
 
     def concat_heads(self, _op, x):
@@ -212,7 +232,8 @@ class Shim:
         )
 
     def attention_decode(self, op, q, k_cache, v_cache, position):
-        query = ttnn.transpose(q, 1, 2, memory_config=DRAM)
+        rows = dims_of(q)[1] == 1
+        query = q if rows else ttnn.transpose(q, 1, 2, memory_config=DRAM)
         at = ttnn.reshape(position, [1], memory_config=DRAM)
         program = ttnn.SDPAProgramConfig(
             compute_with_storage_grid_size=self.grid,
@@ -255,6 +276,24 @@ class Shim:
         at = ttnn.reshape(position, [1], memory_config=DRAM)
         ttnn.experimental.paged_update_cache(
             cache, placed, update_idxs=[], update_idxs_tensor=at, batch_offset=0
+        )
+
+    def placed(self, row, column):
+        config = on_core(column, dims_of(row)[3])
+        if row.memory_config() == config:
+            return row
+        return ttnn.to_memory_config(row, config)
+
+    def cache_update_pair(self, op, cache, x, position):
+        # The simulated mesh records one call of the shim as two, for keys and for values.
+        if op["first"]:
+            self.first_of_pair = cache, x, position
+            return
+        k_cache, k, position = self.first_of_pair
+        key, value = self.placed(k, 0), self.placed(x, 1)
+        at = ttnn.reshape(position, [1], memory_config=DRAM)
+        ttnn.experimental.paged_fused_update_cache(
+            k_cache, key, cache, value, update_idxs=[], update_idxs_tensor=at, batch_offset=0
         )
 
     def embedding(self, op, ids, table):
@@ -385,6 +424,14 @@ def height_sharded(columns, rows, dims):
     shape = [tiles(dims[2]) * 32, tiles(dims[3]) * 32]
     cores = ttnn.CoreRangeSet({ttnn.CoreRange(*corners)})
     shard = ttnn.ShardSpec(cores, shape, ttnn.ShardOrientation.ROW_MAJOR)
+    return ttnn.MemoryConfig(ttnn.TensorMemoryLayout.HEIGHT_SHARDED, ttnn.BufferType.L1, shard)
+
+
+def on_core(column, width):
+    """Memory of the heads of one row, padded to 32, in the L1 of a core of the first row."""
+    corner = ttnn.CoreCoord(column, 0)
+    cores = ttnn.CoreRangeSet({ttnn.CoreRange(corner, corner)})
+    shard = ttnn.ShardSpec(cores, [32, width], ttnn.ShardOrientation.ROW_MAJOR)
     return ttnn.MemoryConfig(ttnn.TensorMemoryLayout.HEIGHT_SHARDED, ttnn.BufferType.L1, shard)
 
 

@@ -64,8 +64,20 @@ struct Arguments {
     #[arg(long)]
     action_head: bool,
     /// The recording.
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "provider")]
+    out: Option<PathBuf>,
+    /// Makes the calls on this provider instead of recording them: on the shim in TT-NN's mock
+    /// mode.
+    #[arg(long, conflicts_with = "out")]
+    provider: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Whether each of the actions is executed from traces: the first is eager and captured. A mock
+    /// cluster executes none.
+    fn actions(&self) -> &[bool] {
+        if self.provider.is_some() { &[false] } else { &[false, true] }
+    }
 }
 
 /// Tensors of any shape, all of them views of the same zeros, which no page of memory backs.
@@ -156,8 +168,7 @@ fn openvla(backend: &TtBackend, arguments: &Arguments, speculative: bool) {
     };
     let mut decoder = TracedDecoder::new(spec);
     let (rgb, prompt, draft) = ([7; SIDE * SIDE * 3], [1; 20], [ACTION_IDS.start as u32; 7]);
-    // Eagerly, which is captured, then from the traces.
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         let input = ActionInput { rgb: &rgb, prompt: &prompt, draft: &draft };
         let tokens = decoder.decode(backend, &model, input).unwrap();
         assert_eq!(tokens.executed, executed);
@@ -174,7 +185,7 @@ fn oft(backend: &TtBackend, arguments: &Arguments) {
     let model = OpenVlaOft::load_from(backend, &checkpoint, Some(&Shapes::new()), parts).unwrap();
     let mut answers = TracedAnswers::default();
     let (rgb, prompt, state) = ([7; SIDE * SIDE * 3], [1; 34], [0.5; 8]);
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         let input = OftInput {
             images: &[&rgb, &rgb],
             prompt: &prompt,
@@ -206,7 +217,7 @@ fn pi0(backend: &TtBackend, arguments: &Arguments, kind: &str, kit_name: &str) {
     let noise = HostTensor::from_f32(&noise, vec![0.1; noise[0] * noise[1]]).unwrap();
     let mut traced = TracedChunks::default();
     let network = (&model, &schedule);
-    for executed in [false, true] {
+    for &executed in arguments.actions() {
         assert_eq!(traced.begin(backend, network, &input).unwrap(), executed);
         traced.integrate(backend, network, &noise).unwrap();
         traced.finish(backend, network).unwrap();
@@ -216,10 +227,15 @@ fn pi0(backend: &TtBackend, arguments: &Arguments, kind: &str, kit_name: &str) {
 fn main() {
     let arguments = Arguments::parse();
     let target: Target = arguments.device.parse().expect("a device such as sim:n300");
-    let api = tt_mesh_sim::record::api(&arguments.out).expect("the recording's file");
+    let provider = match (&arguments.out, &arguments.provider) {
+        (Some(out), _) => {
+            Provider::linked(tt_mesh_sim::record::api(out).expect("the recording's file"))
+        }
+        (None, library) => Provider::open(library.as_deref().unwrap()).unwrap(),
+    };
     let trace_region_bytes = flow_trace_region_bytes(target.board);
     let options = MeshOptions { trace_region_bytes, ..MeshOptions::default() };
-    let mesh = Mesh::open(&Provider::linked(api), target.board, options).unwrap();
+    let mesh = Mesh::open(&provider, target.board, options).unwrap();
     let policy = PrecisionPolicy::load(&arguments.precision).unwrap();
     let backend = TtBackend::new(mesh, target.to_string(), policy);
     match arguments.model {

@@ -183,6 +183,19 @@ const CHECKS: &[Check] = &[
         );
         q.attention_decode(&k, &k, &position(m, 283)?, 0.088, Compute::default())
     }),
+    ("split_heads_decode", |m| {
+        let row = random(m, [1, 1, 1, 1536], Format::Bf16, 12)?;
+        row.split_heads_decode(4, 4).map(|[_, k, _]| k)
+    }),
+    ("rope, cache_update_pair and attention_decode of heads as rows", |m| {
+        let [q, k, v] = random(m, [1, 1, 1, 1536], Format::Bf16, 12)?.split_heads_decode(4, 4)?;
+        let angles = random(m, [1, 1, 32, 128], Format::Bf16, 11)?;
+        let turn = |x: &Tensor| x.rope(&angles, &angles, RopeOrder::Half, Compute::default());
+        let cache = || m.zeros([1, 4, 320, 128], Format::Bfp8B, Layout::Tile);
+        let (keys, values, at) = (cache()?, cache()?, position(m, 300)?);
+        Tensor::update_pair([&keys, &values], [&turn(&k)?, &v], &at)?;
+        turn(&q)?.attention_decode(&keys, &values, &at, 0.088, Compute::default())
+    }),
     ("cache_fill", |m| {
         let cache = m.zeros([1, 4, 320, 128], Format::Bf16, Layout::Tile)?;
         cache.cache_fill(&random(m, [1, 4, 288, 128], Format::Bf16, 16)?)?;
