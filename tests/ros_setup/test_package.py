@@ -202,20 +202,11 @@ class LaunchFile(unittest.TestCase):
         self.assertEqual(used, set(self.arguments))
         for name, argument in self.arguments.items():
             self.assertGreater(len(argument["description"]), 15, name)
-            self.assertNotEqual(
-                "default" in argument,
-                name == "checkpoint",
-                f"{name}: only the checkpoint is required",
-            )
-            if "default" in argument:
-                self.assertIsInstance(argument["default"], str, f"{name}: launch takes text")
+            self.assertIsInstance(argument["default"], str, f"{name}: launch takes text")
 
     def test_what_was_not_given_is_not_passed_on(self):
         for entry in self.parameters + self.remaps:
             (name, *_) = re.findall(r"\$\(var (\w+)\)", entry.get("value") or entry["to"])
-            if name == "checkpoint":
-                self.assertNotIn("if", entry)
-                continue
             self.assertEqual(self.arguments[name]["default"], "", name)
             self.assertEqual(entry["if"], f'$(eval \'"$(var {name})" != ""\')')
         self.assertGreater(len(self.parameters), 15)

@@ -220,9 +220,10 @@ fn a_client_that_leaves_is_not_computed_for() {
     drop(waiting);
     wait_for(|| server.metric("openvla_requests_waiting") == "0");
     drop(computed);
-    server.gate.open();
+    // Before the answer: a client that leaves after it is none that left.
     let gone = r#"openvla_requests_total{protocol="act",outcome="gone"}"#;
     wait_for(|| server.metric(gone) == "2");
+    server.gate.open();
     assert_eq!(server.gate.begun(), 1);
     assert_eq!(server.act(&text).0, 200);
     wait_for(|| server.metric("openvla_connections") == "1");
