@@ -215,7 +215,7 @@ mod tests {
         for (actions, reason) in [
             (matrix(std::slice::from_ref(&good)), "1 steps of 2 numbers"),
             (matrix(&[vec![0.0; 3], vec![0.0; 3]]), "2 steps of 3 numbers"),
-            (matrix(&[]), "0 steps"),
+            (matrix(&[]), "shape [0, 0]"),
             (matrix(&[good.clone(), vec![f64::NAN, 0.0]]), "number 0 (dx) of step 1"),
             (matrix(&[good.clone(), vec![0.0, f64::INFINITY]]), "is inf"),
             (matrix(&[good, vec![0.5, 0.0]]), "0.5000, outside -0.1..0.3"),
