@@ -146,7 +146,11 @@ fn a_provider_is_bound_to_its_own_libraries() {
     let provider = Provider::open(&library).unwrap();
     // SAFETY: it takes no arguments and returns a number, whatever the table says.
     let called: Called = unsafe { std::mem::transmute(provider.api().ttp_mesh_open) };
+    // AddressSanitizer's runtime refuses the flag, so that the loader leaves it out there.
+    // SAFETY: the symbol is only looked for, never called.
+    let sanitized = unsafe { Library::this().get::<Called>(b"__asan_init\0") }.is_ok();
+    let wanted = if sanitized { 1 } else { 2 };
     // SAFETY: as above.
-    assert_eq!(unsafe { called() }, 2, "the provider calls ROS's library");
+    assert_eq!(unsafe { called() }, wanted, "1: the provider calls ROS's library");
     drop(ros);
 }
