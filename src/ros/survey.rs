@@ -174,7 +174,7 @@ impl Survey {
                 }
             };
             let qos = sensor.of(&topic);
-            // r2r knows nothing of this node's remappings: names are resolved here.
+            // r2r has none of this node's remappings: names are resolved here.
             let full = names.resolve(&topic);
             let messages = match config.image_transport {
                 ImageTransport::Raw => Messages::Raw(subscribe(ros, &full, qos.clone())?),

@@ -107,7 +107,7 @@ impl Connection {
     }
 
     /// Answers the server's pings, and finds out whether it has closed the connection or sent what
-    /// nobody asked for, without waiting.
+    /// no request is under way for, without waiting.
     pub fn poll(&mut self) -> Result<(), Trouble> {
         let broken = |error: std::io::Error| Trouble::gone(format!("the socket failed: {error}"));
         let before = self.socket.get_ref().received();

@@ -35,7 +35,7 @@ const DECODE_THREADS: usize = 4;
 const HEADERS: usize = 64;
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: u32 = 128;
-/// Connections at a time that are told that there is no place for them.
+/// Connections at a time that get the answer that there is no place for them.
 const REFUSALS: usize = 64;
 /// What there is.
 const PATHS: &str = "there are POST /act, the websockets / (openpi) and /vla-eval, GET /healthz \
