@@ -87,7 +87,7 @@ fn stated_operations_are_those_that_the_backend_captures() {
     }
 }
 
-/// Rows of 1 024 columns are folded into whole tiles around an all-reduce where that is asked for.
+/// Rows of 1 024 columns are folded into whole tiles around an all-reduce with `with_folded_rows`.
 #[test]
 fn folded_rows_are_counted() {
     for mesh in [MeshKind::N150, MeshKind::N300] {

@@ -96,7 +96,7 @@ fn errors_are_refusals_whatever_their_status() {
             respond(stream, status, b"details:\nno such key\n");
         });
     }
-    // No other place is asked.
+    // No other address gets a request.
     faulty(RemoteFault::Refused, "status 302", |stream| {
         let moved =
             b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";

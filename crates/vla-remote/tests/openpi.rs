@@ -42,7 +42,7 @@ fn faulty(
     assert!(error.what.contains(words), "{error}");
     assert!(error.to_string().starts_with(&format!("openpi://{server}: ")), "{error}");
     assert!(!error.to_string().contains('\n'), "{error}");
-    // Nothing is asked on the way to a new connection.
+    // Opening a new connection sends no request.
     assert_eq!(act(&mut policy).unwrap_err(), error);
     assert!(restored(&mut policy).is_empty());
     assert_eq!(value(&mut policy), 0.5);

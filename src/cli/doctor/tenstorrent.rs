@@ -47,7 +47,7 @@ const FIRMWARE_TESTED: [u64; 3] = [19, 4, 0];
 
 const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
 
-/// Checks for a board (`n300`), or of what there is when none is asked for.
+/// Checks for a board (`n300`), or of what is present when none is named.
 pub(super) fn checks(host: &Host, wanted: Option<&str>) -> Vec<Check> {
     let devices: Vec<String> = host
         .list("/dev/tenstorrent")

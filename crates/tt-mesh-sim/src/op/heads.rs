@@ -117,7 +117,7 @@ pub fn rope(specs: &[Spec], inputs: &[&Values], half: bool, compute: Compute) ->
                 head[i - 1]
             };
             // The two products pass through bf16 circular buffers on their way to the sum. TT-NN
-            // gives the larger shares of rows the default bf16 destination whatever is asked for;
+            // gives the larger shares of rows the default bf16 destination for any configuration;
             // since nothing leaves it but through such a buffer, the result is the same.
             out.push(compute.dest(bf16_away(head[i] * cosine[i]) + bf16_away(turned * sine[i])));
         }
