@@ -1,7 +1,7 @@
 # The node and the program `openvla` on ROS 2 Jazzy from Debian packages.
 #
-# NOT BUILT where this is developed (no Docker there): checked with hadolint, and step by step against
-# package.xml, CMakeLists.txt and the image's documentation only. See docs/verification.md.
+# NOT BUILT where this is developed (no Docker there): checked with hadolint, and step by step
+# against package.xml and CMakeLists.txt only. See docs/verification.md.
 #
 #   docker build -t openvla_tt .
 #   docker run --rm -it --network host --ipc host --ulimit rtprio=98 --cap-add SYS_NICE \
@@ -28,8 +28,9 @@ COPY . src/openvla_tt
 # Everything that package.xml names and the image has not.
 RUN apt-get update \
     && rosdep update --rosdistro jazzy \
-    && rosdep install --from-paths src/openvla_tt src/openvla_tt/msg --ignore-src --rosdistro jazzy \
-        --dependency-types build --dependency-types buildtool --dependency-types exec -y \
+    && rosdep install --from-paths src/openvla_tt src/openvla_tt/msg --ignore-src -y \
+        --rosdistro jazzy --dependency-types build --dependency-types buildtool \
+        --dependency-types exec \
     && rm -rf /var/lib/apt/lists/*
 RUN source /opt/ros/jazzy/setup.bash \
     && colcon build --base-paths src/openvla_tt src/openvla_tt/msg \

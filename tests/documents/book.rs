@@ -9,7 +9,11 @@ use super::root;
 
 /// A book of these pages after `tools/docs/repository.py`.
 fn processed(pages: &[(&str, &str)]) -> Vec<Value> {
-    let chapter = |(path, content): &(&str, &str)| json!({ "Chapter": { "name": path, "content": content, "path": path, "sub_items": [] } });
+    let chapter = |page: &(&str, &str)| {
+        let (path, content) = page;
+        let chapter = json!({ "name": path, "content": content, "path": path, "sub_items": [] });
+        json!({ "Chapter": chapter })
+    };
     let items: Vec<Value> = pages.iter().map(chapter).collect();
     let config = json!({
         "book": { "src": "docs" },

@@ -84,7 +84,7 @@ fn page() -> String {
         }
     }
     page += "\n## Interventions\n\nHow often each limit changed a command or refused a result: \
-        `interventions` of Status, in the order of\n`intervention_names`.\n\n\
+        `interventions` of Status, in the order\nof `intervention_names`.\n\n\
         | name | meaning |\n|---|---|\n";
     for (name, sentence) in interventions(&read("crates/vla-control/src/reason.rs")) {
         page += &format!("| `{name}` | {} |\n", markdown(&sentence));
