@@ -13,7 +13,7 @@ ARGS ?=
 IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 
-.PHONY: help demo demo-golden test check sanitize silicon-check bench ros sim sim-eval provider \
+.PHONY: help demo demo-golden test check sanitize silicon-check bench book ros sim sim-eval provider \
 	train build node soak clean cargo
 
 help: ## this list
@@ -67,6 +67,9 @@ bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@tools/ros/run tools/bench/run
 
+book: ## the guide in docs/ as a book: build/book/index.html
+	@tools/docs/build
+
 soak: cargo ## ten million random scripts against the control core, in both spaces; about 3 CPU hours
 	@OPENVLA_SOAK_CASES=10000000 cargo test --release -p vla-control --test properties --test joint_properties
 
@@ -82,7 +85,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train .silicon build install log
+	@rm -rf .ros .sim .gazebo .train .silicon .docs build install log
 
 cargo:
 	@command -v cargo >/dev/null || { \
