@@ -82,7 +82,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train .silicon build install log
+	@rm -rf .ros .sim .gazebo .train .silicon .precision build install log
 
 cargo:
 	@command -v cargo >/dev/null || { \
