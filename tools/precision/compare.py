@@ -7,12 +7,12 @@ For each golden kit the official model (official.py) runs in float32 and bfloat1
 values must be those that the official code recorded in the kit. Then `openvla selfcheck --json`
 runs the same cases on the device, and both are compared with float32: tokens, the float32 margin
 between the two largest logits where a token differs first, and the relative error and correlation
-of every stage. A kit of OpenVLA is extended: every picture under three instructions of the kit,
+of every stage. A kit of OpenVLA is extended: every picture under two instructions of the kit,
 for which float32 gives the reference.
 
 Needs the environment of tools/precision/setup and a built `openvla`. The exit code is 1 when
 float32 is not that of the kit, when the device gives fewer sequences of float32 than bfloat16, or
-differs from it at a margin of 0.1 or more.
+differs from it at a margin of 0.1 or more at which bfloat16 does not.
 """
 
 import argparse
@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 # Largest error of a stage in float32 next to the kit, relative to its root mean square.
 SAME = 1e-4
-# A token may differ from float32 only where the float32 margin is below this.
+# A token may differ from float32 where the float32 margin is below this, or where PyTorch's
+# bfloat16 differs at a larger one.
 MARGIN = 0.1
 
 
@@ -120,13 +121,13 @@ def grid(kit, cases, reference, instructions):
             tokens, logits = reference.decode(
                 picture(kit / image["resized_rgb"]), text["input_ids_fed"]
             )
+            # Actions stay the other case's: they name the statistics, and are not compared.
             entry = {
                 **text,
                 **{key: image[key] for key in ("image", "width", "height", "mode", "resized_rgb")},
                 "id": len(entries),
                 "generated_ids": tokens,
                 "normalized_action": [],
-                "actions": {},
                 "top5_per_step": [{"margin": margin} for margin in top_margins(logits)],
             }
             if text is image:
@@ -187,7 +188,7 @@ def openvla(arguments, kit):
     for row in ours["stages"]:
         for stage in (row["stage"], f"{row['stage']}.all"):
             if stage in table.rows:
-                table.add("ours", stage, row["pcc"], row.get("relative_rms", NAN))
+                table.add("ours", stage, row["pcc"], row["relative_rms"])
     every, stages = extended(arguments, kit, cases, models)
     return {
         "kit": kit.name,
@@ -220,7 +221,7 @@ def extended(arguments, kit, cases, models):
         answers = {"bfloat16": tokens, "ours": answer["tokens"]}
         every.add(entry["generated_ids"], margins, answers)
     for row in ours["stages"]:
-        table.add("ours", row["stage"], row["pcc"], row.get("relative_rms", NAN))
+        table.add("ours", row["stage"], row["pcc"], row["relative_rms"])
     return every, table
 
 
@@ -229,7 +230,8 @@ def verdict(sequences):
     equal, problems = sequences.equal, []
     if equal["ours"] < equal["bfloat16"]:
         problems.append(f"{equal['ours']} sequences equal, bfloat16 has {equal['bfloat16']}")
-    far = [margin for margin in sequences.margins.get("ours", []) if margin >= MARGIN]
+    limit = max([MARGIN, *sequences.margins.get("bfloat16", [])])
+    far = [margin for margin in sequences.margins.get("ours", []) if margin >= limit]
     if far:
         problems.append(f"tokens differ at margins of {far}")
     return problems
@@ -283,7 +285,7 @@ def oft(arguments, kit):
                     table.add(name, f"{variant} {stage}", *found)
             mine = ours[case["id"], variant]
             for row in mine["stages"]:
-                table.add("ours", f"{variant} {row['stage']}", row["pcc"], row.get("relative_rms", NAN))
+                table.add("ours", f"{variant} {row['stage']}", row["pcc"], row["relative_rms"])
             place = f"case {case['id']} {variant}"
             if discrete:
                 reference = outputs["float32"].argmax(-1).tolist()
@@ -353,7 +355,7 @@ def show(report):
 
 
 WHOLE = ("plain", "film")  # the variants whose stages the kits hold
-NAMES, NAN = ("float32", "bfloat16"), float("nan")
+NAMES = ("float32", "bfloat16")
 
 
 def main():
@@ -362,7 +364,7 @@ def main():
     parser.add_argument("--device", default="sim:n300")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--openvla", type=Path, default=TARGET / "release/openvla")
-    parser.add_argument("--instructions", type=int, default=3, help="under which a picture is put")
+    parser.add_argument("--instructions", type=int, default=2, help="under which a picture is put")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     parser.add_argument("--out", type=Path, help="write all figures there")
     arguments = parser.parse_args()

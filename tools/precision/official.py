@@ -27,7 +27,7 @@ class Stages(dict):
 
     def keep(self, name, tensor):
         tensor = tensor[0] if isinstance(tensor, tuple) else tensor
-        self.setdefault(name, tensor.detach().float().squeeze(0))
+        self.setdefault(name, tensor.detach().float().squeeze(0).contiguous())
 
 
 class Adapted(torch.nn.Module):
