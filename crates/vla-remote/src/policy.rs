@@ -93,7 +93,7 @@ impl RemotePolicy {
         Ok(policy)
     }
 
-    /// What the server states about its policy, in one line; empty for `/act`, which states nothing.
+    /// What the server states about its policy, in one line; empty for `/act`, which has none.
     #[must_use]
     pub fn metadata(&self) -> &str {
         &self.metadata
