@@ -1,12 +1,14 @@
 //! Every entry of the fuzz targets by its target's name: for `any`, and for the test that runs the
 //! stored seeds.
 
-use crate::{bag_entries, checkpoint_entries, config_entries, folder_entries, picture_entries};
+use crate::{
+    bag_entries, checkpoint_entries, config_entries, folder_entries, picture_entries, wire_entries,
+};
 
 /// Whether the bytes were accepted; panics where an invariant does not hold.
 pub type Entry = fn(&[u8]) -> bool;
 
-pub const ENTRIES: [(&str, Entry); 26] = [
+pub const ENTRIES: [(&str, Entry); 28] = [
     ("bag_mcap", bag_entries::fuzz_bag_mcap),
     ("bag_metadata", bag_entries::fuzz_bag_metadata),
     ("bag_payload", bag_entries::fuzz_bag_payload),
@@ -33,4 +35,6 @@ pub const ENTRIES: [(&str, Entry); 26] = [
     ("torch_file", checkpoint_entries::fuzz_torch_file),
     ("torch_pickle", checkpoint_entries::fuzz_torch_pickle),
     ("urdf", config_entries::fuzz_urdf),
+    ("wire_json_numpy", wire_entries::fuzz_json_numpy),
+    ("wire_msgpack", wire_entries::fuzz_msgpack),
 ];

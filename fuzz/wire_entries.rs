@@ -1,5 +1,6 @@
 //! Entry points of the fuzz targets for messages of policy servers. `crates/vla-wire/tests/
-//! fuzz_smoke.rs` includes this file and drives the same functions with seeded mutations.
+//! fuzz_smoke.rs` and `tests/fuzz_smoke.rs` include this file and drive the same functions with
+//! seeded mutations.
 
 use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::msgpack::{self, Names};

@@ -18,6 +18,8 @@ mod folder_entries;
 mod picture_entries;
 #[path = "../crates/vla-inference/tests/checkpoint_support/torch_files.rs"]
 mod torch_files;
+#[path = "../fuzz/wire_entries.rs"]
+mod wire_entries;
 
 use checkpoint_support::{file_of, kit, raw_file};
 

@@ -13,6 +13,8 @@ mod entries;
 mod folder_entries;
 #[path = "../picture_entries.rs"]
 mod picture_entries;
+#[path = "../wire_entries.rs"]
+mod wire_entries;
 
 use std::sync::LazyLock;
 

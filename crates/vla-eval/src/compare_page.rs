@@ -49,7 +49,7 @@ pub fn page(comparison: &Comparison, report: &Report, both: &[(&Paired, &Paired)
 fn policy(name: &str, path: &Path, policy: &PolicySettings) -> Markup {
     html! {
         tr {
-            td { (name) } td.path { (path.display()) } td.path { (policy.checkpoint.display()) }
+            td { (name) } td.path { (path.display()) } td.path { (policy.title()) }
             td { (policy.device) } td { (policy.precision) } td { (policy.decode) }
         }
     }

@@ -79,6 +79,12 @@ pub enum EvalError {
         /// What differs.
         what: String,
     },
+    /// Another process evaluates into the same folder.
+    #[error(
+        "{0}: another evaluation writes into this folder; wait for its end, or choose another \
+        --out"
+    )]
+    InUse(PathBuf),
     /// Arguments that contradict each other or the bag.
     #[error("{0}")]
     Usage(String),

@@ -27,7 +27,7 @@ pub fn page(
     markup::page(
         "OpenVLA evaluation",
         html! {
-            h1 { "Evaluation of " (report.settings.policy.checkpoint.display()) }
+            h1 { "Evaluation of " (report.settings.policy.title()) }
             (settings(report))
             (markup::notes(&report.incomplete, &[]))
             (tiles(report))
@@ -62,6 +62,9 @@ fn settings(report: &Report) -> Markup {
     html! {
         p.muted {
             (policy.device) ", precision " (policy.precision) ", decode " (policy.decode)
+            @if let Some(server) = policy.server.as_ref().filter(|it| !it.metadata.is_empty()) {
+                ", the server's metadata: " (server.metadata)
+            }
             ", image preparation " (policy.image_preparation)
             ", statistics " (policy.unnorm_key) ", images " code { (settings.image_topic) }
             @if let Some(topic) = &settings.action_topic { ", actions " code { (topic) } }
@@ -139,7 +142,8 @@ fn latency(report: &Report) -> Markup {
 
 /// Stages in the order in which they run, their sum last.
 fn stages(report: &Report) -> Vec<(&String, &Percentiles)> {
-    const ORDER: [&str; 5] = ["preprocess", "vision", "projector", "prefill", "decode"];
+    const ORDER: [&str; 7] =
+        ["preprocess", "network", "server", "vision", "projector", "prefill", "decode"];
     let place = |name: &str| {
         ORDER
             .iter()

@@ -1,19 +1,23 @@
 //! The journal of an evaluation: one line per frame, written when the frame is done, so that an
 //! interrupted run can be resumed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvalError, Settings, Step, gallery};
-use rosbag2_reader::FileState;
+use super::{EvalError, Report, Settings, Step, gallery};
+use rosbag2_reader::{Bag, FileState};
 
 /// File name in the output folder.
 pub const FILE: &str = "journal.jsonl";
 /// Longest accepted line, bytes.
 const MAX_LINE: u64 = 1 << 20;
+/// How long an evaluation waits for another one in its folder, and how often it looks.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
@@ -42,10 +46,13 @@ impl Journal {
     ) -> Result<Journal, EvalError> {
         std::fs::create_dir_all(out).map_err(EvalError::io("create", out))?;
         let path = out.join(FILE);
-        let old = if overwrite || !path.exists() { None } else { read(&path)? };
+        let options = OpenOptions::new().read(true).append(true).create(true).open(&path);
+        let mut file = options.map_err(EvalError::io("open", &path))?;
+        lock(&file, out, LOCK_WAIT)?;
+        let old = if overwrite { None } else { read(&path)? };
         let Some((head, steps, bytes)) = old else {
             gallery::clear(out)?;
-            let mut file = File::create(&path).map_err(EvalError::io("create", &path))?;
+            file.set_len(0).map_err(EvalError::io("truncate", &path))?;
             write_line(
                 &mut file,
                 &path,
@@ -65,8 +72,6 @@ impl Journal {
                 return Err(EvalError::OtherBag { bag: bag.clone(), out: out.to_owned(), what });
             }
         }
-        let file =
-            OpenOptions::new().append(true).open(&path).map_err(EvalError::io("open", &path))?;
         // Removes an incomplete last line; its frame is evaluated again.
         file.set_len(bytes).map_err(EvalError::io("truncate", &path))?;
         Ok(Journal { path, file, steps })
@@ -76,6 +81,42 @@ impl Journal {
     pub fn push(&mut self, step: &Step) -> Result<(), EvalError> {
         write_line(&mut self.file, &self.path, step)
     }
+}
+
+/// Keeps a second evaluation out of the folder for as long as the file is open.
+fn lock(file: &File, out: &Path, wait: Duration) -> Result<(), EvalError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            // The process that had it may be ending at this moment.
+            Err(TryLockError::WouldBlock) if begun.elapsed() < wait => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            Err(TryLockError::WouldBlock) => return Err(EvalError::InUse(out.to_owned())),
+            // Not every file system has locks.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
+        }
+    }
+}
+
+/// Whether `out` holds the complete result of an evaluation with these settings, by this version of
+/// the program and of bags that have not changed since. It is `false`, too, where anything of it
+/// cannot be read: evaluating says why.
+#[must_use]
+pub fn is_complete(out: &Path, settings: &Settings) -> bool {
+    let Ok(report) = Report::read(out) else { return false };
+    let matched = settings.action_topic.is_none() || 0 < report.frames.matched;
+    if !matched
+        || report.settings != *settings
+        || report.version != env!("CARGO_PKG_VERSION")
+        || !report.incomplete.is_empty()
+    {
+        return false;
+    }
+    let Ok(Some((head, steps, _))) = read(&out.join(FILE)) else { return false };
+    let states = |bag| Bag::open(bag).and_then(|bag| bag.file_states()).ok();
+    let now: Option<Vec<_>> = settings.bags.iter().map(states).collect();
+    now.is_some_and(|now| now == head.files) && steps.len() as u64 == report.frames.evaluated
 }
 
 /// The difference between the files of a bag when the evaluation began and now.
@@ -167,12 +208,24 @@ mod tests {
         let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
         (0..3).for_each(|frame| journal.push(&step(frame)).unwrap());
         let path = folder.path().join(FILE);
+        drop(journal);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         let mut journal = Journal::open(folder.path(), &settings(), &[], false).unwrap();
         assert_eq!(journal.steps, [step(0), step(1)]);
         journal.push(&step(2)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_folder_has_one_evaluation_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Journal::open(folder.path(), &settings(), &[], false).unwrap();
+        let second = File::open(folder.path().join(FILE)).unwrap();
+        let error = lock(&second, folder.path(), Duration::ZERO).unwrap_err();
+        assert!(matches!(error, EvalError::InUse(_)), "{error}");
+        drop(first);
+        lock(&second, folder.path(), Duration::ZERO).unwrap();
     }
 
     #[test]

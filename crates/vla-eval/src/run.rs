@@ -20,7 +20,14 @@ use rosbag2_reader::align::ActionMatch;
 use vla_inference::observation::{
     CameraFrame, EncodedImage, Observation, Place, Playback, RgbImage,
 };
-use vla_inference::policy::{Policy, PolicyError};
+use vla_inference::policy::{Policy, PolicyError, RemoteError, RemoteFault};
+
+/// Reason by which frames without an answer are counted. They are not in the journal, so that the
+/// next run evaluates them.
+const NO_ANSWER: &str = "no answer of the server";
+/// So many frames in a row without an answer end the run: the server or the policy file is wrong,
+/// not the frames.
+const NO_ANSWERS_MAX: u32 = 5;
 
 /// Options of a run that do not change its result.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,8 +100,15 @@ pub fn evaluate_from(
         .sum();
     let mut progress = Progress::new(total, steps.len() as u64, options.quiet);
 
-    let mut run =
-        Run { policy, settings, journal: &mut journal, progress: &mut progress, stop, abort: None };
+    let mut run = Run {
+        policy,
+        settings,
+        journal: &mut journal,
+        progress: &mut progress,
+        stop,
+        abort: None,
+        no_answers: 0,
+    };
     let mut results = Vec::new();
     for (bag, episode) in episodes.iter().enumerate() {
         let done: HashSet<u64> =
@@ -136,7 +150,14 @@ fn sum_up(
         let name = settings.bags[bag].display();
         warnings.extend(result.warnings);
         for (reason, (count, first)) in &result.skipped {
-            warnings.push(format!("{name}: {count} frames skipped, {reason} ({first})"));
+            if *reason == NO_ANSWER {
+                incomplete.push(format!(
+                    "{name}: {count} frames without an answer of the server, the first is {first}; \
+                    the same command evaluates them"
+                ));
+            } else {
+                warnings.push(format!("{name}: {count} frames skipped, {reason} ({first})"));
+            }
         }
         warnings.extend(matching.warnings.iter().map(|warning| format!("{name}: {warning}")));
         causes.extend(matching.cause);
@@ -147,7 +168,13 @@ fn sum_up(
             skipped: skipped.map(|(reason, (count, _))| (reason.to_owned(), count)).collect(),
         });
     }
-    incomplete.extend(abort.map(|error| format!("the policy stopped: {error}")));
+    incomplete.extend(abort.map(|error| match error {
+        PolicyError::Remote(_) => format!(
+            "stopped after {} frames: {error}; the same command resumes the evaluation",
+            pairs.len()
+        ),
+        _ => format!("the policy stopped: {error}"),
+    }));
     if interrupted {
         incomplete.push(format!("interrupted after {} frames", pairs.len()));
     }
@@ -265,6 +292,18 @@ struct Run<'a> {
     progress: &'a mut Progress,
     stop: &'a AtomicBool,
     abort: Option<PolicyError>,
+    /// Frames in a row that the server has not answered.
+    no_answers: u32,
+}
+
+/// What became of a frame.
+enum Evaluation {
+    /// A result.
+    Done(Step),
+    /// The server gave no valid answer.
+    NoAnswer(RemoteError),
+    /// The policy cannot go on.
+    Stop,
 }
 
 impl Run<'_> {
@@ -279,6 +318,7 @@ impl Run<'_> {
     ) -> Result<ReadResult, EvalError> {
         let (settings, stop, track) = (self.settings, self.stop, episode.track(space)?);
         let mut invalid: Vec<(u64, String)> = Vec::new();
+        let mut unanswered: Vec<(u64, String)> = Vec::new();
         let mut sizes = Sizes::default();
         // Once a bag: a camera does not turn between its images.
         let (mut remarked, mut remark) = (false, None);
@@ -302,15 +342,21 @@ impl Run<'_> {
                     let size =
                         images.first().map_or((0, 0), |image| (image.width(), image.height()));
                     sizes.add(frame.number, size);
+                    let number = frame.number;
                     match self.step(bag, frame, images, size)? {
-                        Some(step) => steps.push(step),
-                        None => return Ok(false),
+                        Evaluation::Done(step) => steps.push(step),
+                        Evaluation::NoAnswer(error) => {
+                            unanswered.push((number, error.to_string()));
+                            return Ok(self.abort.is_none() && !stop.load(Ordering::Relaxed));
+                        }
+                        Evaluation::Stop => return Ok(false),
                     }
                 }
             }
             Ok(!stop.load(Ordering::Relaxed))
         })?;
         invalid.iter().for_each(|(number, detail)| result.skip(*number, "invalid image", detail));
+        unanswered.iter().for_each(|(number, detail)| result.skip(*number, NO_ANSWER, detail));
         result.warnings.extend(sizes.warning(episode.bag.path()));
         let (bag, topic) = (episode.bag.path().display(), &settings.image_topic);
         result.warnings.extend(remark.map(|remark| format!("{bag}: {topic}: {remark}")));
@@ -331,14 +377,14 @@ impl Run<'_> {
         }
     }
 
-    /// Evaluates one frame. `None`: the policy cannot go on.
+    /// Evaluates one frame.
     fn step(
         &mut self,
         bag: usize,
         frame: Frame,
         images: Vec<RgbImage>,
         size: (usize, usize),
-    ) -> Result<Option<Step>, EvalError> {
+    ) -> Result<Evaluation, EvalError> {
         let observation = self.observation(&frame, images);
         let outcome = match self.policy.act(&observation) {
             // Of a chunk, the step that belongs to this frame is the first.
@@ -354,11 +400,20 @@ impl Run<'_> {
                     .collect(),
             }),
             Err(error) if concerns_one_frame(&error) => Outcome::Failure(error.to_string()),
+            Err(PolicyError::Remote(error)) if error.fault != RemoteFault::Gone => {
+                self.no_answers += 1;
+                if self.no_answers >= NO_ANSWERS_MAX {
+                    self.abort =
+                        Some(RemoteError { what: in_a_row(&error), ..error.clone() }.into());
+                }
+                return Ok(Evaluation::NoAnswer(error));
+            }
             Err(error) => {
                 self.abort = Some(error);
-                return Ok(None);
+                return Ok(Evaluation::Stop);
             }
         };
+        self.no_answers = 0;
         self.progress.step(frame.instruction.text());
         let step = Step {
             bag,
@@ -371,7 +426,7 @@ impl Run<'_> {
             outcome,
         };
         self.journal.push(&step)?;
-        Ok(Some(step))
+        Ok(Evaluation::Done(step))
     }
 }
 
@@ -402,6 +457,11 @@ impl Sizes {
             format!("{}: the image size changes {changes} times, first {first}", bag.display())
         })
     }
+}
+
+/// The last of so many errors that the run ends.
+fn in_a_row(error: &RemoteError) -> String {
+    format!("{NO_ANSWERS_MAX} frames in a row without an answer, the last time {}", error.what)
 }
 
 /// Whether an error concerns only one frame: a wrong token is a result, a lost device is not.

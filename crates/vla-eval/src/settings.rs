@@ -48,8 +48,11 @@ pub struct Settings {
 /// The policy of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicySettings {
-    /// Folder of the checkpoint.
+    /// Folder of the checkpoint; empty for a policy on a server.
     pub checkpoint: PathBuf,
+    /// The server, in place of a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerSettings>,
     /// Statistics for un-normalization.
     pub unnorm_key: String,
     /// Numbers per action.
@@ -63,6 +66,30 @@ pub struct PolicySettings {
     pub image_preparation: String,
     /// `full` or `actions`: the tokens over which it decodes.
     pub decode: String,
+}
+
+/// A policy server. Its metadata belong to the settings, so that answers of two policies are not
+/// joined to one result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerSettings {
+    /// `openpi://HOST:PORT` or `act://HOST:PORT`.
+    pub address: String,
+    /// What the server states about its policy, in one line; empty where its protocol states
+    /// nothing.
+    pub metadata: String,
+    /// `physical` or `normalized`: what the policy file says that its numbers are.
+    pub answers: String,
+}
+
+impl PolicySettings {
+    /// What was evaluated, for headings: the checkpoint's folder or the server's address.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match &self.server {
+            Some(server) => server.address.clone(),
+            None => self.checkpoint.display().to_string(),
+        }
+    }
 }
 
 /// Part `index` of `count`. Consecutive frames belong to different parts, so that all parts take
@@ -138,11 +165,11 @@ impl Settings {
 fn collect(prefix: &str, a: &serde_json::Value, b: &serde_json::Value, into: &mut Vec<String>) {
     match (a.as_object(), b.as_object()) {
         (Some(a), Some(b)) => {
-            for (name, value) in a {
-                let name =
-                    if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-                let key = name.rsplit('.').next().unwrap_or_default();
-                collect(&name, value, b.get(key).unwrap_or(&serde_json::Value::Null), into);
+            let only_there = b.keys().filter(|key| !a.contains_key(*key));
+            for key in a.keys().chain(only_there) {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let null = &serde_json::Value::Null;
+                collect(&name, a.get(key).unwrap_or(null), b.get(key).unwrap_or(null), into);
             }
         }
         _ if a != b => into.push(format!("{prefix} ({a} here, {b} there)")),
@@ -175,6 +202,7 @@ pub(super) mod tests {
             gripper_threshold: 0.5,
             policy: PolicySettings {
                 checkpoint: "c".into(),
+                server: None,
                 unnorm_key: "k".into(),
                 action_dim: 7,
                 device: "cpu".into(),
@@ -235,5 +263,19 @@ pub(super) mod tests {
         let differing = settings().differences(&other, true);
         assert_eq!(differing, ["policy.device (\"cpu\" here, \"sim:n300\" there)"]);
         assert_eq!(settings().differences(&other, false).len(), 3);
+        let server = |metadata: &str| {
+            let mut settings = settings();
+            settings.policy.server = Some(ServerSettings {
+                address: "openpi://host:1".into(),
+                metadata: metadata.into(),
+                answers: "physical".into(),
+            });
+            settings
+        };
+        let differing = server("policy: a").differences(&server("policy: b"), false);
+        let line = "policy.server.metadata (\"policy: a\" here, \"policy: b\" there)";
+        assert_eq!(differing, [line]);
+        assert_eq!(server("a").differences(&settings(), false).len(), 1);
+        assert_eq!(settings().differences(&server("a"), false).len(), 1);
     }
 }

@@ -10,6 +10,7 @@ use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::{Limits, Value};
 
 use crate::deadline_stream::DeadlineStream;
+use crate::openpi::Answer;
 use crate::policy::Deadlines;
 use crate::trouble::{Trouble, last_line};
 use crate::{ANSWER_MAX, ApiKey, RemoteAddress};
@@ -25,7 +26,7 @@ pub(crate) fn exchange(
     key: Option<&ApiKey>,
     request: &Value,
     deadlines: &Deadlines,
-) -> Result<Value, Trouble> {
+) -> Result<Answer, Trouble> {
     let body = json_numpy::encode_request(request, Encoding::Single)?;
     let started = Instant::now();
     let mut stream = DeadlineStream::connect(numbers, deadlines.connect.min(deadlines.answer))?;
@@ -40,7 +41,12 @@ pub(crate) fn exchange(
         let line = last_line(&String::from_utf8_lossy(&response.body));
         return Err(Trouble::refused(format!("answered with status {}: {line}", response.status)));
     }
-    Ok(json_numpy::decode_answer(&response.body, &Limits::default())?)
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    Ok(Answer {
+        actions: json_numpy::decode_answer(&response.body, &Limits::default())?,
+        // Any proxy may write this header, so that it is only used where it can be true.
+        server_ms: response.server_ms.filter(|ms| (0.0..=elapsed_ms).contains(ms)),
+    })
 }
 
 /// Connects, to find out whether the server is there.
@@ -86,6 +92,8 @@ fn send(
 
 struct Response {
     status: u16,
+    /// The duration that the header `Server-Timing` states, milliseconds.
+    server_ms: Option<f64>,
     body: Vec<u8>,
 }
 
@@ -98,10 +106,10 @@ enum Length {
 
 fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
     let mut bytes = Vec::new();
-    let (status, length) = loop {
-        if let Some((consumed, status, length)) = head(&bytes)? {
-            bytes.drain(..consumed);
-            break (status, length);
+    let Head { status, length, server_ms, .. } = loop {
+        if let Some(head) = head(&bytes)? {
+            bytes.drain(..head.bytes);
+            break head;
         }
         if HEAD_MAX < bytes.len() {
             let what = format!("its answer begins with more than {HEAD_MAX} bytes of headers");
@@ -130,11 +138,21 @@ fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
             bytes
         }
     };
-    Ok(Response { status, body })
+    Ok(Response { status, server_ms, body })
 }
 
-/// The head of an answer, if it is complete: its length, the status, and how long the body is.
-fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
+/// The head of an answer.
+struct Head {
+    /// Its length.
+    bytes: usize,
+    status: u16,
+    /// How long the body is.
+    length: Length,
+    server_ms: Option<f64>,
+}
+
+/// The head of an answer, if it is complete.
+fn head(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let malformed = |what: String| Trouble::malformed(format!("does not speak HTTP: {what}"));
@@ -142,7 +160,7 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
     let (httparse::Status::Complete(consumed), Some(status)) = (parsed, response.code) else {
         return Ok(None);
     };
-    let mut length = Length::UntilEnd;
+    let (mut length, mut server_ms) = (Length::UntilEnd, None);
     for header in response.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
@@ -156,9 +174,23 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
             let number = value.trim().parse();
             let wrong = |_| malformed(format!("content length {}", last_line(&value)));
             length = Length::Known(number.map_err(wrong)?);
+        } else if header.name.eq_ignore_ascii_case("server-timing") {
+            server_ms = duration(&value);
         }
     }
-    Ok(Some((consumed, status, length)))
+    Ok(Some(Head { bytes: consumed, status, length, server_ms }))
+}
+
+/// The server's whole time in a header `Server-Timing`, milliseconds, as `openvla serve` writes it:
+/// `infer;dur=41.2, total;dur=43.0`.
+fn duration(value: &str) -> Option<f64> {
+    let metric = |metric: &str| {
+        let (name, parameters) = metric.split_once(';')?;
+        let of_the_whole = name.trim().eq_ignore_ascii_case("total");
+        let duration = parameters.split(';').find_map(|it| it.trim().strip_prefix("dur="))?;
+        duration.trim().parse().ok().filter(|_| of_the_whole)
+    };
+    value.split(',').find_map(metric)
 }
 
 /// A body in chunks; `None` when it is too long.

@@ -17,12 +17,14 @@ mod contract;
 mod deadline_stream;
 mod key;
 mod openpi;
+mod persistent;
 mod policy;
 mod trouble;
 
 pub use address::{AddressError, Protocol, RemoteAddress};
 pub use contract::{Answers, Contract, StateRun};
 pub use key::{ApiKey, KeyError};
+pub use persistent::PersistentPolicy;
 pub use policy::{Deadlines, RemotePolicy, Settings};
 
 /// Longest answer that is read, bytes: 256 steps of 64 numbers have 128 KiB.

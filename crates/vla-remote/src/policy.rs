@@ -13,12 +13,14 @@ use vla_wire::Value;
 use crate::act;
 use crate::contract::{Answers, Contract};
 use crate::openpi::{Answer, Connection};
-use crate::trouble::{Trouble, last_line};
+use crate::trouble::{Trouble, last_line, one_line};
 use crate::{ApiKey, Protocol, RemoteAddress};
 
 /// First and longest time between two attempts, after one without delay.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+/// Longest text of metadata that is kept, characters.
+const METADATA_MAX: usize = 2000;
 
 /// How long a server may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,27 @@ impl RemotePolicy {
         Ok(policy)
     }
 
+    /// What the server states about its policy, in one line; empty for `/act`, which has none.
+    #[must_use]
+    pub fn metadata(&self) -> &str {
+        &self.metadata
+    }
+
+    /// Whether the connection is closed, to be opened again by [`Policy::restore`].
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.is_some()
+    }
+
+    /// Where the server is.
+    pub(crate) fn address(&self) -> &RemoteAddress {
+        &self.settings.address
+    }
+
+    /// What its answers are.
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.settings.contract.answers
+    }
+
     fn connect(&mut self) -> Result<(), Trouble> {
         let Settings { address, key, deadlines, .. } = &self.settings;
         match address.protocol {
@@ -116,9 +139,7 @@ impl RemotePolicy {
             (Some(connection), Protocol::Openpi) => connection.exchange(request, &deadlines),
             (None, Protocol::Openpi) => Err(Trouble::gone("there is no connection")),
             (_, Protocol::Act) => {
-                let key = key.as_ref();
-                let actions = act::exchange(address, &self.numbers, key, request, &deadlines)?;
-                Ok(Answer { actions, server_ms: None })
+                act::exchange(address, &self.numbers, key.as_ref(), request, &deadlines)
             }
         }
     }
@@ -203,7 +224,9 @@ impl Policy for RemotePolicy {
     fn origin(&self) -> Option<String> {
         let address = &self.settings.address;
         Some(match self.settings.address.protocol {
-            Protocol::Openpi => format!("{address}; the server's metadata: {}", self.metadata),
+            Protocol::Openpi => {
+                format!("{address}; the server's metadata: {}", last_line(&self.metadata))
+            }
             Protocol::Act => address.to_string(),
         })
     }
@@ -218,7 +241,7 @@ impl Drop for RemotePolicy {
 }
 
 /// No delay after the first failure, then doubled ones.
-fn retry_delay(failures: u32) -> Duration {
+pub(crate) fn retry_delay(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
         Some(further) => (RETRY_FIRST * 2_u32.pow(further.min(10))).min(RETRY_LONGEST),
@@ -246,19 +269,26 @@ fn info(settings: &Settings) -> PolicyInfo {
     }
 }
 
-/// Metadata in one short line.
+/// Metadata in one line.
 fn described(metadata: &Value) -> String {
-    let Value::Object(fields) = metadata else { return metadata.described() };
-    let field = |(name, value): &(String, Value)| match value {
-        Value::Text(text) => format!("{name}: {text}"),
-        Value::Int(number) => format!("{name}: {number}"),
-        Value::Float(number) => format!("{name}: {number}"),
-        Value::Bool(value) => format!("{name}: {value}"),
-        other => format!("{name}: {}", other.described()),
-    };
+    fn plain(value: &Value, depth: u8) -> String {
+        match value {
+            Value::Text(text) => text.clone(),
+            Value::Int(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Bool(value) => value.to_string(),
+            Value::List(values) if 0 < depth => {
+                let values: Vec<_> = values.iter().map(|value| plain(value, depth - 1)).collect();
+                format!("[{}]", values.join(", "))
+            }
+            other => other.described(),
+        }
+    }
+    let Value::Object(fields) = metadata else { return one_line(&metadata.described(), 200) };
+    let field = |(name, value): &(String, Value)| format!("{name}: {}", plain(value, 2));
     match fields.as_slice() {
         [] => "none".into(),
-        fields => last_line(&fields.iter().map(field).collect::<Vec<_>>().join(", ")),
+        fields => one_line(&fields.iter().map(field).collect::<Vec<_>>().join(", "), METADATA_MAX),
     }
 }
 

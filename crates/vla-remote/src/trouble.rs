@@ -64,6 +64,13 @@ pub(crate) fn last_line(text: &str) -> String {
     if line.chars().nth(SHOWN_MAX).is_some() { format!("{shown}...") } else { shown }
 }
 
+/// A text in one line of at most so many of its characters.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let shown: String = text.chars().take(most).map(plain).collect();
+    if text.chars().nth(most).is_some() { format!("{shown}...") } else { shown }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -87,6 +87,31 @@ fn bodies_of_every_form_are_read() {
 }
 
 #[test]
+fn the_servers_time_is_used_where_it_can_be_true() {
+    for (timing, server_ms) in [
+        ("infer;dur=0.001, total;dur=0.002", Some(0.002)),
+        ("total;desc=all;dur=0", Some(0.0)),
+        ("total;dur=86400000", None), // longer than the whole exchange
+        ("total;dur=-1", None),
+        ("total;dur=NaN", None),
+        ("infer;dur=0.001", None),
+        (";;=,", None),
+    ] {
+        let (server, _requests) = http(move |_, stream| {
+            let length = GOOD.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nServer-Timing: {timing}\r\nContent-Length: {length}");
+            let _ = stream.write_all(&[head.as_bytes(), b"\r\n\r\n", GOOD].concat());
+        });
+        let stages = act(&mut open(Protocol::Act, server)).unwrap().stages;
+        let stated = stages.iter().find(|stage| stage.name == "server");
+        assert_eq!(stated.map(|stage| stage.milliseconds), server_ms, "{timing}: {stages:?}");
+        let network = stages.iter().any(|stage| stage.name == "network");
+        assert_eq!(network, server_ms.is_some(), "{timing}");
+    }
+}
+
+#[test]
 fn errors_are_refusals_whatever_their_status() {
     // OpenVLA's server: the JSON text "error" with status 200.
     faulty(RemoteFault::Refused, "\"error\"", |stream| respond(stream, "200 OK", b"\"error\""));

@@ -3,7 +3,9 @@
 mod compare;
 mod limits;
 mod merge;
+mod remote;
 mod run;
+mod shards;
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! `openvla eval run`: a policy on recorded images.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,15 +8,20 @@ use clap::Args;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
-use super::{check_complete, print_report};
+use super::remote::RemoteArgs;
+use super::{check_complete, print_report, shards};
 use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, PolicyFileArgs};
 use crate::preparation;
 use rosbag2_reader::align::ActionMatch;
+use vla_config::PolicyFile;
 use vla_eval::{
-    EvalError, ObservationRules, PolicySettings, Report, RunOptions, Settings, Shard,
-    evaluate_from, write_all,
+    EvalError, Evaluated, ObservationRules, PolicySettings, Report, RunOptions, ServerSettings,
+    Settings, Shard, evaluate_from, is_complete, write_all,
 };
-use vla_inference::policy::{DecodeMode, PolicyInfo};
+use vla_inference::policy::{DecodeMode, Policy, PolicyInfo};
+
+/// Environment variable with the checkpoint's folder.
+const CHECKPOINT_VARIABLE: &str = "OPENVLA_WEIGHTS";
 
 /// Run a policy on recorded images: metrics, plots and a report.
 #[derive(Args, Debug)]
@@ -43,6 +48,13 @@ pub(super) struct Run {
     policy_file: PolicyFileArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// Evaluate the parts that standard input names, `i/n` in a line each, with a policy that is
+    /// loaded once; each goes into the folder i in --out, and complete ones are left as they are.
+    /// Prints a line of JSON on stdout for each
+    #[arg(long, conflicts_with_all = ["shard", "json", "overwrite"])]
+    shards_on_stdin: bool,
     /// Show no progress
     #[arg(long)]
     quiet: bool,
@@ -145,47 +157,81 @@ fn positive(text: &str) -> Result<f64, String> {
 
 impl Run {
     pub(super) fn run(self: Box<Self>) -> Result<(), EvalError> {
-        let folder =
-            self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
         let file = self.policy_file.load()?;
         let preparation = preparation::rule(file.as_ref()).map_err(LoadError::from)?;
         let mut rules = ObservationRules::default();
-        if let Some(file) = file {
+        if let Some(file) = &file {
             rules.spread_s = file.observation_spread_s.unwrap_or(rules.spread_s);
-            rules.state = file.state;
+            rules.state.clone_from(&file.state);
         }
-        let mut policy = self.device.load(&folder, self.decode.clone(), &self.policy_file)?;
-        let settings = self.settings(folder, policy.info(), preparation.to_string());
+        let (mut policy, from) = self.policy(file.as_ref())?;
+        let settings = self.settings(from, policy.info(), preparation.to_string());
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
-        let evaluated =
-            evaluate_from(policy.as_mut(), &settings, &rules, &self.out, options, &stop)?;
-        let report = &evaluated.report;
-        if evaluated.pairs.is_empty() && !evaluated.interrupted {
-            return Err(nothing_evaluated(report));
+        if !self.shards_on_stdin {
+            let out = self.out.as_path();
+            let evaluated = evaluate_from(policy.as_mut(), &settings, &rules, out, options, &stop)?;
+            write(&evaluated, out)?;
+            print_report(&evaluated.report, out, self.json)?;
+            return outcome(evaluated, out);
         }
-        write_all(&self.out, report, &evaluated.pairs)?;
-        print_report(report, &self.out, self.json)?;
-        if evaluated.interrupted {
-            return Err(EvalError::Interrupted { done: evaluated.pairs.len(), out: self.out });
+        shards::run(&stop, |shard| {
+            let out = self.out.join(shard.index.to_string());
+            let settings = Settings { shard, ..settings.clone() };
+            if is_complete(&out, &settings) {
+                return Ok(Report::read(&out)?.frames.evaluated);
+            }
+            // As for a run of its own: the first seed, and no chunk to continue.
+            policy.restart();
+            let evaluated =
+                evaluate_from(policy.as_mut(), &settings, &rules, &out, options, &stop)?;
+            write(&evaluated, &out)?;
+            let frames = evaluated.report.frames.evaluated;
+            outcome(evaluated, &out).map(|()| frames)
+        })
+    }
+
+    /// The checkpoint's policy, loaded, or the server's.
+    fn policy(
+        &self,
+        file: Option<&PolicyFile>,
+    ) -> Result<(Box<dyn Policy>, PolicyOrigin), EvalError> {
+        // The environment's checkpoint is for the commands without a server.
+        let environments = std::env::var_os(CHECKPOINT_VARIABLE).map(PathBuf::from);
+        let given = self.checkpoint.checkpoint.is_some();
+        if self.remote.is_given() && given && self.checkpoint.checkpoint != environments {
+            let line = "--remote evaluates a server's policy, --checkpoint one that is run here; \
+                        remove one";
+            return Err(EvalError::Usage(line.to_owned()));
         }
-        check_complete(&report.incomplete)?;
-        match evaluated.unmatched {
-            Some(why) => Err(EvalError::Unmatched(why)),
-            None => Ok(()),
+        if let Some((policy, server)) = self.remote.open(file, self.decode.unnorm_key.as_deref())? {
+            return Ok((policy, PolicyOrigin::Server(server)));
         }
+        let folder =
+            self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
+        let policy = self.device.load_with(&folder, self.decode.clone(), file)?;
+        Ok((policy, PolicyOrigin::Checkpoint(folder)))
     }
 
     fn settings(
         &self,
-        checkpoint: PathBuf,
+        from: PolicyOrigin,
         info: &PolicyInfo,
         image_preparation: String,
     ) -> Settings {
+        let (checkpoint, server) = match from {
+            PolicyOrigin::Checkpoint(folder) => (folder, None),
+            PolicyOrigin::Server(server) => (PathBuf::new(), Some(server)),
+        };
         let (bags, frames) = (&self.bags, &self.frames);
-        let decode = match self.decode.decode {
-            DecodeMode::Full => "full",
-            DecodeMode::Actions => "actions",
+        let decode = match (&server, self.decode.decode) {
+            (Some(_), _) => "the server's",
+            (None, DecodeMode::Full) => "full",
+            (None, DecodeMode::Actions) => "actions",
+        };
+        let device = match &server {
+            Some(server) => server.address.clone(),
+            None => self.device.device.to_string(),
         };
         let cameras = in_order(bags.camera.clone(), info);
         let first = cameras.first().map(|(_, topic)| topic.clone());
@@ -207,14 +253,41 @@ impl Run {
             gripper_threshold: self.gripper_threshold,
             policy: PolicySettings {
                 checkpoint,
+                server,
                 unnorm_key: info.unnorm_key.clone(),
                 action_dim: info.action_dim,
-                device: self.device.device.to_string(),
+                device,
                 precision: info.precision.clone(),
                 image_preparation,
                 decode: decode.to_owned(),
             },
         }
+    }
+}
+
+/// Where a policy comes from.
+enum PolicyOrigin {
+    Checkpoint(PathBuf),
+    Server(ServerSettings),
+}
+
+/// Writes the report of an evaluation.
+fn write(evaluated: &Evaluated, out: &Path) -> Result<(), EvalError> {
+    if evaluated.pairs.is_empty() && !evaluated.interrupted {
+        return Err(nothing_evaluated(&evaluated.report));
+    }
+    write_all(out, &evaluated.report, &evaluated.pairs)
+}
+
+/// What is missing from an evaluation, as an error.
+fn outcome(evaluated: Evaluated, out: &Path) -> Result<(), EvalError> {
+    if evaluated.interrupted {
+        return Err(EvalError::Interrupted { done: evaluated.pairs.len(), out: out.to_owned() });
+    }
+    check_complete(&evaluated.report.incomplete)?;
+    match evaluated.unmatched {
+        Some(why) => Err(EvalError::Unmatched(why)),
+        None => Ok(()),
     }
 }
 

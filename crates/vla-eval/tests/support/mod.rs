@@ -44,6 +44,7 @@ pub fn settings(bag: &Path) -> Settings {
         gripper_threshold: 0.5,
         policy: PolicySettings {
             checkpoint: "scripted".into(),
+            server: None,
             unnorm_key: "bridge_orig".into(),
             action_dim: 7,
             device: "cpu".into(),
