@@ -10,7 +10,8 @@ use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::{Limits, Value};
 
 use crate::deadline_stream::DeadlineStream;
-use crate::policy::Deadlines;
+use crate::policy::{Answer, Deadlines};
+use crate::server_timing;
 use crate::trouble::{Trouble, last_line};
 use crate::{ANSWER_MAX, ApiKey, RemoteAddress};
 
@@ -25,7 +26,7 @@ pub(crate) fn exchange(
     key: Option<&ApiKey>,
     request: &Value,
     deadlines: &Deadlines,
-) -> Result<Value, Trouble> {
+) -> Result<Answer, Trouble> {
     let body = json_numpy::encode_request(request, Encoding::Single)?;
     let started = Instant::now();
     let mut stream = DeadlineStream::connect(numbers, deadlines.connect.min(deadlines.answer))?;
@@ -36,11 +37,16 @@ pub(crate) fn exchange(
         (Failed::Stream(error), None) => Trouble::gone(format!("the connection was lost: {error}")),
         (Failed::Answer(trouble), None) => trouble,
     })?;
-    if response.status != 200 {
+    if response.head.status != 200 {
         let line = last_line(&String::from_utf8_lossy(&response.body));
-        return Err(Trouble::refused(format!("answered with status {}: {line}", response.status)));
+        let status = response.head.status;
+        return Err(Trouble::refused(format!("answered with status {status}: {line}")));
     }
-    Ok(json_numpy::decode_answer(&response.body, &Limits::default())?)
+    let actions = json_numpy::decode_answer(&response.body, &Limits::default())?;
+    // A connection has one answer: a duration that cannot be is a wrong clock, not another answer.
+    let passed_ms = started.elapsed().as_secs_f64() * 1e3;
+    let server_ms = response.head.server_ms.filter(|ms| *ms <= passed_ms);
+    Ok(Answer { actions, server_ms })
 }
 
 /// Connects, to find out whether the server is there.
@@ -85,8 +91,16 @@ fn send(
 }
 
 struct Response {
-    status: u16,
+    head: Head,
     body: Vec<u8>,
+}
+
+/// What is of use of the lines before a body.
+struct Head {
+    status: u16,
+    length: Length,
+    /// The duration that the server states, milliseconds.
+    server_ms: Option<f64>,
 }
 
 /// How long the body is.
@@ -98,10 +112,10 @@ enum Length {
 
 fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
     let mut bytes = Vec::new();
-    let (status, length) = loop {
-        if let Some((consumed, status, length)) = head(&bytes)? {
+    let head = loop {
+        if let Some((consumed, head)) = head(&bytes)? {
             bytes.drain(..consumed);
-            break (status, length);
+            break head;
         }
         if HEAD_MAX < bytes.len() {
             let what = format!("its answer begins with more than {HEAD_MAX} bytes of headers");
@@ -111,7 +125,7 @@ fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
     };
     let too_long =
         || Trouble::malformed(format!("sent more than {ANSWER_MAX} bytes in place of actions"));
-    let body = match length {
+    let body = match head.length {
         Length::Known(length) if ANSWER_MAX < length => return Err(too_long().into()),
         Length::Known(length) => {
             while bytes.len() < length {
@@ -130,11 +144,11 @@ fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
             bytes
         }
     };
-    Ok(Response { status, body })
+    Ok(Response { head, body })
 }
 
-/// The head of an answer, if it is complete: its length, the status, and how long the body is.
-fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
+/// The head of an answer, if it is complete, and its length.
+fn head(bytes: &[u8]) -> Result<Option<(usize, Head)>, Trouble> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let malformed = |what: String| Trouble::malformed(format!("does not speak HTTP: {what}"));
@@ -142,7 +156,7 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
     let (httparse::Status::Complete(consumed), Some(status)) = (parsed, response.code) else {
         return Ok(None);
     };
-    let mut length = Length::UntilEnd;
+    let (mut length, mut server_ms) = (Length::UntilEnd, None);
     for header in response.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
@@ -156,9 +170,11 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, u16, Length)>, Trouble> {
             let number = value.trim().parse();
             let wrong = |_| malformed(format!("content length {}", last_line(&value)));
             length = Length::Known(number.map_err(wrong)?);
+        } else if header.name.eq_ignore_ascii_case("server-timing") {
+            server_ms = server_ms.or_else(|| server_timing::duration_ms(&value));
         }
     }
-    Ok(Some((consumed, status, length)))
+    Ok(Some((consumed, Head { status, length, server_ms })))
 }
 
 /// A body in chunks; `None` when it is too long.

@@ -18,6 +18,7 @@ mod deadline_stream;
 mod key;
 mod openpi;
 mod policy;
+mod server_timing;
 mod trouble;
 
 pub use address::{AddressError, Protocol, RemoteAddress};

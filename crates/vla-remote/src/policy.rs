@@ -12,7 +12,7 @@ use vla_wire::Value;
 
 use crate::act;
 use crate::contract::{Answers, Contract};
-use crate::openpi::{Answer, Connection};
+use crate::openpi::Connection;
 use crate::trouble::{Trouble, last_line};
 use crate::{ApiKey, Protocol, RemoteAddress};
 
@@ -46,6 +46,13 @@ pub struct Settings {
     pub contract: Contract,
     /// Key of the statistics, for reports.
     pub unnorm_key: String,
+}
+
+/// An answer to the last request.
+pub(crate) struct Answer {
+    pub actions: Value,
+    /// The duration that the server states, milliseconds.
+    pub server_ms: Option<f64>,
 }
 
 /// A policy on a server.
@@ -117,8 +124,7 @@ impl RemotePolicy {
             (None, Protocol::Openpi) => Err(Trouble::gone("there is no connection")),
             (_, Protocol::Act) => {
                 let key = key.as_ref();
-                let actions = act::exchange(address, &self.numbers, key, request, &deadlines)?;
-                Ok(Answer { actions, server_ms: None })
+                act::exchange(address, &self.numbers, key, request, &deadlines)
             }
         }
     }

@@ -72,6 +72,27 @@ fn requests_and_answers_are_openvlas() {
 }
 
 #[test]
+fn a_stated_duration_is_the_servers_stage() {
+    let stages = |header: &'static str| {
+        let (server, _requests) = http(move |_, stream| {
+            thread::sleep(Duration::from_millis(20));
+            write!(stream, "HTTP/1.0 200 OK\r\nServer-Timing: {header}\r\n\r\n").unwrap();
+            stream.write_all(GOOD).unwrap();
+        });
+        let decision = act(&mut open(Protocol::Act, server)).unwrap();
+        decision.stages.into_iter().skip(1).map(|stage| (stage.name, stage.milliseconds)).collect()
+    };
+    let stated: Vec<(&str, f64)> = stages("infer;dur=9.5, total;dur=12.5");
+    assert_eq!((stated[0].0, stated[1]), ("network", ("server", 12.5)));
+    assert!(7.0 <= stated[0].1, "{stated:?}");
+    // Longer than the time since the request, or no duration: nothing is stated.
+    for header in ["total;dur=600000", "total;dur=soon", "db;dur=1"] {
+        let stated: Vec<(&str, f64)> = stages(header);
+        assert_eq!(stated[0].0, "round_trip", "{header}");
+    }
+}
+
+#[test]
 fn bodies_of_every_form_are_read() {
     let bodies: [&[u8]; 3] = [
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\n[[0.5, \r\n1d;x\r\n\
