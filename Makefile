@@ -14,12 +14,12 @@ IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 
 .PHONY: help demo demo-golden test check sanitize silicon-check bench book ros sim sim-eval provider \
-	train build node soak clean cargo
+	serving train build node soak clean cargo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node provider ## a trained policy drives a simulated robot by random instructions, about 40 s
+demo: node provider serving ## a trained policy drives a simulated robot by instructions, about 40 s
 	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
 	    $(IN_SIM) tools/demo/tabletop --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS); \
 	else \
@@ -36,6 +36,10 @@ sim-eval: node provider ## success rates in simulation; ARGS="--seeds 20 --on cp
 # The simulated mesh, when ARGS name one.
 provider: cargo
 	@case "$(ARGS)" in *sim:*) cargo build --release -p tt-mesh-sim ;; esac
+
+# `openvla serve`, when ARGS name a protocol.
+serving: cargo
+	@case "$(ARGS)" in *--remote\ openpi*|*--remote\ act*) cargo build --release --bin openvla ;; esac
 
 train: ## train the tabletop policy in target/train, or continue; about an hour on two cores
 	@tools/train_demo/run --out target/train $(ARGS)
@@ -85,7 +89,7 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train .silicon .serve .remote .ray .docs .precision \
+	@rm -rf .ros .sim .gazebo .train .silicon .serve .remote .ray .docs .precision .libero \
 	    build install log
 
 cargo:

@@ -100,6 +100,11 @@ fn every_fault_of_a_policy_server_is_a_bounded_stop() {
 }
 
 #[test]
+fn a_served_policy_commands_as_a_local_one() {
+    scenario("serve", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }

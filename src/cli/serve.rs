@@ -229,5 +229,6 @@ fn names(file: &PolicyFile) -> Names {
         policy: Some(file.name.clone()),
         cameras: topics.collect(),
         gripper: gripper.map(|gripper| Gripper { closed: gripper.closed, open: gripper.open }),
+        execute: Some(file.execute),
     }
 }
