@@ -46,7 +46,7 @@ impl Link {
         }
         // Nothing panics while it holds the lock.
         let publisher = self.instruction.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if publisher.get_inter_process_subscription_count() == Ok(0) {
+        if matches!(publisher.get_inter_process_subscription_count(), Ok(0)) {
             return refused(format!("no node subscribes to {}; is it running?", self.topic));
         }
         match publisher.publish(&StringMessage { data: text(words) }) {

@@ -29,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
 use vla_wire::json_numpy::{self, Encoding};
+use vla_wire::Value;
 use vla_wire::value::object;
 
 use crate::error::{Outcome, RequestError};
@@ -248,7 +249,7 @@ async fn request(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     };
     let ms = began.elapsed().as_secs_f64() * 1e3;
     let fields = [
-        ("success", answer.success.into()),
+        ("success", Value::Bool(answer.success)),
         ("message", answer.message.as_str().into()),
         ("ms", ms.into()),
     ];

@@ -166,7 +166,7 @@ on("action", (action) => {
 
 // Simulated time has no date.
 const clock = (seconds) =>
-  seconds > 1e9 ? new Date(seconds * 1000).toLocaleTimeString() : `${seconds.toFixed(1)} s`;
+  seconds > 1e9 ? new Date(seconds * 1000).toLocaleTimeString("sv-SE") : `${seconds.toFixed(1)} s`;
 
 on("timeline", (states) => {
   $("timeline").replaceChildren(
@@ -184,7 +184,8 @@ on("records", ({ folder, note, files }) => {
   const list = document.createElement("ul");
   for (const file of files) {
     const size = `${(file.bytes / 1e6).toFixed(1)} MB`;
-    list.append(text("li", `${file.name}, ${size}, ${new Date(file.at * 1000).toLocaleString()}`));
+    const written = new Date(file.at * 1000).toLocaleString("sv-SE");
+    list.append(text("li", `${file.name}, ${size}, ${written}`));
   }
   const words = [folder, note || (files.length ? "" : "none yet")].filter(Boolean).join(": ");
   $("records").replaceChildren(text("p", words), list);
