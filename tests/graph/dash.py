@@ -261,7 +261,7 @@ def page(program, dash, graph, node, case, folder):
     """The page itself: idle, in motion, latched, and with a silent node."""
     turn = lambda: graph.spin(0.02)
     window = browser.Browser(program)
-    state = "document.getElementById('state').dataset.state"
+    state = "document.getElementById('state')?.dataset.state"
     alarm = "!document.getElementById('alarm').hidden"
     pictures = folder / "screenshots"
     pictures.mkdir(exist_ok=True)
@@ -284,7 +284,7 @@ def page(program, dash, graph, node, case, folder):
     try:
         window.resize(*SIZES[0])
         window.open(f"http://127.0.0.1:{dash.port}/")
-        window.until("idle", f"document.readyState == 'complete' && {state} == 'IDLE'", turn)
+        window.until("idle", f"{state} == 'IDLE'", turn)
         window.until("a picture", "document.querySelector('figure img')?.naturalWidth > 0", turn)
         shoot("idle")
 

@@ -6,7 +6,7 @@ use r2r::geometry_msgs::msg::Twist;
 use r2r::openvla_tt_msgs::msg::{Action, Status};
 use r2r::sensor_msgs::msg::JointState;
 use serde_json::{Value, json};
-use vla_control::State;
+use vla_control::{Reason, State};
 
 use super::reasons::reason;
 use crate::ros::messages::text;
@@ -25,8 +25,12 @@ fn state_name(code: u8) -> &'static str {
 
 fn cause(code: u16, detail: &str) -> Value {
     let known = reason(code);
+    let name = known.map_or("UNKNOWN", |reason| reason.name);
+    // The node's sentence begins with the name, which is shown above it.
+    let detail =
+        detail.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(detail);
     json!({
-        "name": known.map_or("UNKNOWN", |reason| reason.name),
+        "name": name,
         "sentence": known.map_or("", |reason| reason.sentence),
         "remedy": known.map_or("", |reason| reason.remedy.as_str()),
         "detail": text(detail),
@@ -120,9 +124,12 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// Whether the state or its reason is another one than before.
+    /// Whether the state or its reason is another one than before. Waiting for the next action
+    /// alternates with motion many times a second and counts as the same.
     pub(super) fn add(&mut self, status: &Status) -> bool {
-        let now = Some((status.state, status.reason));
+        let waiting = status.reason == Reason::WaitingForAction.code();
+        let reason = if waiting { Reason::None.code() } else { status.reason };
+        let now = Some((status.state, reason));
         if self.last == now {
             return false;
         }
@@ -132,7 +139,7 @@ impl Timeline {
         self.entries.push_front(json!({
             "at": f64::from(sec) + f64::from(nanosec) * 1e-9,
             "state": state_name(status.state),
-            "reason": cause(status.reason, &status.detail),
+            "reason": cause(reason, if waiting { "" } else { &status.detail }),
         }));
         true
     }
@@ -152,6 +159,8 @@ mod tests {
         let mut timeline = Timeline::default();
         let mut message = Status { state: 3, ..Status::default() };
         assert!(timeline.add(&message) && !timeline.add(&message));
+        message.reason = Reason::WaitingForAction.code();
+        assert!(!timeline.add(&message), "waiting for an action is motion, too");
         for reason in 0..40 {
             message.reason = 20 + reason;
             assert!(timeline.add(&message));
@@ -164,9 +173,11 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_are_null() {
-        let message = Status { image_age_s: f64::NAN, reason: 21, ..Status::default() };
+        let detail = "IMAGE_STALE: it is old".to_owned();
+        let message = Status { image_age_s: f64::NAN, reason: 21, detail, ..Status::default() };
         let shown = status(&message);
         assert!(shown["image_age_s"].is_null());
+        assert_eq!(shown["reason"]["detail"], "it is old");
         assert_eq!(shown["reason"]["name"], "IMAGE_STALE");
         let mut samples = Samples::default();
         samples.executed(0.5, vec![f64::INFINITY, 1.0]);

@@ -28,8 +28,8 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
-use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::Value;
+use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::value::object;
 
 use crate::error::{Outcome, RequestError};
