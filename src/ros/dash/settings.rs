@@ -130,7 +130,10 @@ impl SettingsReader {
 
     /// The motion's channels: name, unit and limits.
     pub(super) fn channels(&self, joints: bool) -> Vec<Json> {
-        let channel = |name: &str, unit: &str, [low, high]: [f64; 2]| json!({ "name": name, "unit": unit, "low": low, "high": high });
+        let channel = |name: &str, unit: &str, [low, high]: [f64; 2]| {
+            let [name, unit, low, high] = [json!(name), json!(unit), json!(low), json!(high)];
+            json!({ "name": name, "unit": unit, "low": low, "high": high })
+        };
         let config = self.config.as_ref();
         if !joints {
             let limits = config.map(|config| {
