@@ -21,10 +21,11 @@ use crate::contract::Gripper;
 use crate::engine::Answer;
 use crate::error::{Outcome, RequestError};
 use crate::guard::refusal;
+use crate::listener::Place;
 use crate::metrics::{Counted, Protocol};
 use crate::observation::{self, Style};
 use crate::openpi::opened;
-use crate::server::{Place, Shared};
+use crate::server::Shared;
 use crate::session::{End, Session, code};
 
 /// The version of the protocol that this is.
