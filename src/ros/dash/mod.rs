@@ -100,7 +100,7 @@ enum Motion {
     Joints([Inbox<JointState>; 2]),
 }
 
-/// What is known of the node, and when something of it was heard.
+/// What came from the node, and when the last of it came.
 struct Page {
     names: Names,
     board: Arc<Board>,

@@ -1,5 +1,5 @@
-//! What the node's parameters say: cameras, joints, limits, and the folder of recordings. Asked
-//! for by the parameter services, so that the page needs none of the node's arguments.
+//! What the node's parameters say: cameras, joints, limits, and the folder of recordings. Read
+//! through the parameter services, so that the page needs none of the node's arguments.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 //! * **`Host`** must be an address, `localhost` or a name that was given: a site that resolves its
 //!   own name to this machine (DNS rebinding) has its name there.
 //! * **`Origin`** and **`Sec-Fetch-Site`**, where a browser sends them, must be the page's own.
-//! * **`X-Dash`** must be there with every POST: a page elsewhere cannot add it to a request
-//!   without asking first, which is not answered.
+//! * **`X-Dash`** must be there with every POST: a page elsewhere can add it to a request only
+//!   after a preflight request, which is refused.
 //! * The page cannot be shown inside another one (clickjacking).
 
 use std::net::IpAddr;
