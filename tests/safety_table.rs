@@ -40,7 +40,7 @@ fn assert_is_test(root: &Path, test: &str) {
 #[test]
 fn every_file_and_test_in_the_silicon_review_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/silicon_review.md")).unwrap();
+    let text = std::fs::read_to_string(root.join("docs/silicon-review.md")).unwrap();
     // Folders of tt-metal and SFPI are named too.
     let ours = ["crates/", "tests/", "tools/", "kernels/", "src/"];
     let own = |text: &&str| ours.iter().any(|folder| text.starts_with(folder));
