@@ -43,7 +43,6 @@ fn chunk(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::observation::file::decode;
 
     /// An indexed picture of 2x2 pixels with two bits a pixel and a palette of so many bytes.
