@@ -3,7 +3,7 @@
 //!
 //! A display that subscribed to the command itself would count as the subscriber that the
 //! subscriber watchdog requires, and hide that the arm's driver is gone. Published on the executor
-//! thread from control's newest snapshot, below the control rate; nobody has to subscribe.
+//! thread from control's newest snapshot, below the control rate; no subscriber is needed.
 
 use std::time::Duration;
 

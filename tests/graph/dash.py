@@ -101,7 +101,7 @@ def refused_starts(openvla):
 
 
 def without_a_node(dash):
-    """A stop that reaches nobody says so."""
+    """A stop that reaches no node says so."""
     status, answer = dash.post("/stop")
     assert status == 504 and "use the emergency stop" in answer["message"], answer
     status, answer = dash.post("/instruction", "go")

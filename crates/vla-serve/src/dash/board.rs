@@ -23,7 +23,7 @@ const BEHIND: usize = 256;
 const EDGE: u32 = 640;
 /// JPEG quality.
 const QUALITY: u8 = 75;
-/// A camera that nobody requested a picture of for this time is not encoded.
+/// A camera of which no picture was requested for this time is not encoded.
 const WANTED: Duration = Duration::from_secs(2);
 
 /// A picture and its number.
@@ -213,6 +213,6 @@ mod tests {
         let data = vec![0; 16].into();
         let depth = EncodedImage::Raw { width: 2, height: 2, encoding, step: 8, data };
         assert!(board.picture(1, &depth).is_err());
-        assert!(!board.is_watched(1), "nobody requested it");
+        assert!(!board.is_watched(1), "no request");
     }
 }
