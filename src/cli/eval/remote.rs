@@ -58,6 +58,9 @@ pub(super) struct RemoteArgs {
     remote_attempts: Option<u32>,
 }
 
+/// A server's policy, connected, and what a report says of it.
+type ServersPolicy = (Box<dyn Policy>, ServerSettings);
+
 fn seconds(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value| (0.001..=LONGEST_S).contains(value));
     value.ok_or_else(|| format!("'{text}' is not a number of seconds from 0.001 to {LONGEST_S}"))
@@ -77,7 +80,7 @@ impl RemoteArgs {
         &self,
         file: Option<&PolicyFile>,
         unnorm_key: Option<&str>,
-    ) -> Result<Option<(Box<dyn Policy>, ServerSettings)>, EvalError> {
+    ) -> Result<Option<ServersPolicy>, EvalError> {
         let Some(address) = &self.remote else { return Ok(None) };
         let usage = |error: &dyn std::fmt::Display| EvalError::Usage(format!("--remote: {error}"));
         let no_section = "the policy file has no section remote, which says what the server's \
