@@ -13,13 +13,13 @@ ARGS ?=
 IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 
-.PHONY: help demo demo-golden test check sanitize silicon-check bench ros sim sim-eval provider \
-	train build node soak clean cargo
+.PHONY: help demo demo-golden test check sanitize silicon-check bench book ros sim sim-eval provider \
+	serving train build node soak clean cargo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node provider ## a trained policy drives a simulated robot by random instructions, about 40 s
+demo: node provider serving ## a trained policy drives a simulated robot by instructions, about 40 s
 	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
 	    $(IN_SIM) tools/demo/tabletop --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS); \
 	else \
@@ -36,6 +36,10 @@ sim-eval: node provider ## success rates in simulation; ARGS="--seeds 20 --on cp
 # The simulated mesh, when ARGS name one.
 provider: cargo
 	@case "$(ARGS)" in *sim:*) cargo build --release -p tt-mesh-sim ;; esac
+
+# `openvla serve`, when ARGS name a protocol.
+serving: cargo
+	@case "$(ARGS)" in *--remote\ openpi*|*--remote\ act*) cargo build --release --bin openvla ;; esac
 
 train: ## train the tabletop policy in target/train, or continue; about an hour on two cores
 	@tools/train_demo/run --out target/train $(ARGS)
@@ -67,6 +71,9 @@ bench: cargo ## benchmarks
 	@cargo bench --workspace
 	@tools/ros/run tools/bench/run
 
+book: ## the guide in docs/ as a book: build/book/index.html
+	@tools/docs/build
+
 soak: cargo ## ten million random scripts against the control core, in both spaces; about 3 CPU hours
 	@OPENVLA_SOAK_CASES=10000000 cargo test --release -p vla-control --test properties --test joint_properties
 
@@ -82,7 +89,8 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train .silicon build install log
+	@rm -rf .ros .sim .gazebo .train .silicon .serve .remote .ray .docs .precision .libero \
+	    build install log
 
 cargo:
 	@command -v cargo >/dev/null || { \

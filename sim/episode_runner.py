@@ -13,6 +13,7 @@ import rclpy
 from episode import Episode
 from geometry_msgs.msg import TwistStamped
 from openvla_tt_msgs.msg import Action, Status
+from policy_server import PolicyServer
 from processes import ROOT, Program, RunnerError, node_executable
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -129,8 +130,18 @@ class EpisodeRunner:
         self.programs.append(self.robot_sim)
         self.wait_until("the simulated robot runs", lambda: self.state is not None, 60.0)
 
+    def start_policy_server(self, checkpoint, *options):
+        """Starts `openvla serve` with these options and waits until clients can connect."""
+        server = PolicyServer(checkpoint, *options)
+        self.programs.append(server)
+        self.wait_until("the policy server listens", lambda: server.port() is not None, 300.0)
+        return server
+
     def start_node(self, checkpoint, policy_file, unnorm_key="", **parameters):
-        """Starts the node and waits until it is active. A second node replaces the first."""
+        """Starts the node and waits until it is active. A second node replaces the first.
+
+        With the parameter `remote` the policy is a server's and `checkpoint` is empty.
+        """
         if self.vla is not None:
             self.stop_node()
         self.status = None

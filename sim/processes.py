@@ -38,16 +38,24 @@ def node_executable():
     raise RunnerError(f"no node at {' or '.join(map(str, found))}; run `make node`")
 
 
+def openvla_executable():
+    """Path of the program `openvla`: beside the node."""
+    path = pathlib.Path(node_executable()).with_name("openvla")
+    if path.is_file():
+        return str(path)
+    raise RunnerError(f"no program openvla at {path}; run `make build`")
+
+
 class Program:
-    """A ROS program with parameters, its output in a log file.
+    """A program, its output in a log file. With `parameters` it is a ROS program.
 
     It runs in a session of its own, so that Ctrl-C reaches only the caller, which then stops it in
     order.
     """
 
-    def __init__(self, name, command, parameters):
-        arguments = [*command, "--ros-args"]
-        for key, value in parameters.items():
+    def __init__(self, name, command, parameters=None):
+        arguments = [*command] if parameters is None else [*command, "--ros-args"]
+        for key, value in (parameters or {}).items():
             arguments += ["-p", f"{key}:={json.dumps(value)}"]
         self.name = name
         self.log = tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log", delete=False)

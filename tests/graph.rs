@@ -19,13 +19,19 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Runs a scenario of tests/graph/ in a domain of its own, and shows what it measured.
-fn scenario(script: &str, node: &str) {
+fn scenario(script: &str, program: &str) {
+    scenario_of(script, &[program]);
+}
+
+/// Likewise, with several programs.
+fn scenario_of(script: &str, programs: &[&str]) {
     let _alone = alone();
     let domain = Domain::claim();
     let mut command = ros_support::python();
     command
         .arg(format!("{}/tests/graph/{script}.py", env!("CARGO_MANIFEST_DIR")))
-        .arg(node)
+        .args(programs)
+        .env("CARGO_TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .stdin(Stdio::null());
     let output = domain.apply(&mut command).output().unwrap();
     let (out, err) =
@@ -100,6 +106,11 @@ fn every_fault_of_a_policy_server_is_a_bounded_stop() {
 }
 
 #[test]
+fn a_served_policy_commands_as_a_local_one() {
+    scenario("serve", NODE);
+}
+
+#[test]
 fn every_ending_ramps_down() {
     scenario("endings", NODE);
 }
@@ -122,6 +133,11 @@ fn the_configuration_holds() {
 #[test]
 fn the_doctor_names_what_is_wrong_with_topics() {
     scenario("doctor", env!("CARGO_BIN_EXE_openvla"));
+}
+
+#[test]
+fn an_operator_moves_and_stops_the_arm_from_the_page() {
+    scenario_of("dash", &[NODE, env!("CARGO_BIN_EXE_openvla")]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! one line on stderr.
 
 mod bench;
+#[cfg(feature = "serve")]
+mod dash;
 mod doctor;
 pub mod eval;
 mod inspect;
@@ -54,6 +56,9 @@ enum Command {
     /// Serve a policy to clients of OpenVLA's server (POST /act), openpi and vla-eval
     #[cfg(feature = "serve")]
     Serve(serve::Serve),
+    /// Operator page of a running node, in the browser
+    #[cfg(feature = "serve")]
+    Dash(dash::Dash),
 }
 
 /// Error of a command.
@@ -119,6 +124,12 @@ pub(crate) enum CliError {
     #[cfg(feature = "serve")]
     #[error("serve: {0}")]
     Serve(#[from] vla_serve::ServeError),
+    #[cfg(all(feature = "serve", feature = "ros"))]
+    #[error("dash: {0}")]
+    DashServer(vla_serve::ServeError),
+    #[cfg(all(feature = "serve", feature = "ros"))]
+    #[error("dash: {0}")]
+    Dash(#[from] crate::ros::DashError),
     #[cfg(feature = "serve")]
     #[error(
         "serve: --rtc {0} continues the chunk before, which belongs to one robot; leave it out"
@@ -151,6 +162,8 @@ pub fn main() -> ExitCode {
         Command::Eval(command) => command.run().map_err(CliError::from),
         #[cfg(feature = "serve")]
         Command::Serve(command) => command.run(),
+        #[cfg(feature = "serve")]
+        Command::Dash(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

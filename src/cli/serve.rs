@@ -1,7 +1,7 @@
 //! `openvla serve`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use vla_config::{Action, ImageOperation, PolicyFile};
 use vla_inference::policy::ContinuationMode;
-use vla_serve::{ApiKey, Bound, Ending, Gripper, Limits, Names, Options};
+use vla_serve::{ApiKey, Bound, Ending, Gripper, Limits, Names, Options, ServeError};
 
 use super::options::{CheckpointArgs, DecodeArgs, DeviceArgs, PolicyFileArgs};
 use super::{CliError, print, print_json};
@@ -131,7 +131,7 @@ impl Serve {
         }
         let bound = Bound::new(Options {
             listen: self.listen,
-            api_key: self.key()?,
+            api_key: api_key(self.api_key_file.as_deref())?,
             limits: (&self.limits).into(),
             // A seed that is given is that of every answer, as of every run of `predict`.
             restart: self.decode.flow.seed.is_some(),
@@ -171,16 +171,16 @@ impl Serve {
         }
         printed
     }
+}
 
-    /// The API key of the file, else of the environment.
-    fn key(&self) -> Result<Option<ApiKey>, CliError> {
-        if let Some(path) = &self.api_key_file {
-            return Ok(Some(ApiKey::from_file(path)?));
-        }
-        match std::env::var_os(KEY_VARIABLE).filter(|text| !text.is_empty()) {
-            None => Ok(None),
-            Some(text) => Ok(Some(ApiKey::new(&text.to_string_lossy())?)),
-        }
+/// The API key of the file, else of the environment.
+pub(super) fn api_key(file: Option<&Path>) -> Result<Option<ApiKey>, ServeError> {
+    if let Some(path) = file {
+        return Ok(Some(ApiKey::from_file(path)?));
+    }
+    match std::env::var_os(KEY_VARIABLE).filter(|text| !text.is_empty()) {
+        None => Ok(None),
+        Some(text) => Ok(Some(ApiKey::new(&text.to_string_lossy())?)),
     }
 }
 
@@ -229,5 +229,6 @@ fn names(file: &PolicyFile) -> Names {
         policy: Some(file.name.clone()),
         cameras: topics.collect(),
         gripper: gripper.map(|gripper| Gripper { closed: gripper.closed, open: gripper.open }),
+        execute: Some(file.execute),
     }
 }

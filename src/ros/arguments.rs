@@ -20,7 +20,7 @@ usage: vla_node [--ros-args -p PARAMETER:=VALUE ... -r FROM:=TO ... --params-fil
 
 subscribes   image (or image/compressed), instruction, ee_pose (when a workspace is set)
 publishes    ~/command/twist and ~/command/gripper, or the topics of robot_file; ~/action,
-             ~/status, /diagnostics
+             ~/status, ~/motion/desired, ~/motion/executed, /diagnostics
 services     ~/enable, ~/estop, ~/reset, and those of a managed (lifecycle) node
 exit status  0 stopped as asked, 1 failed while running, 2 wrong arguments or parameters
 

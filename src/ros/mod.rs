@@ -12,6 +12,8 @@
 mod arguments;
 mod commands;
 mod config;
+#[cfg(feature = "serve")]
+mod dash;
 mod diagnostics;
 mod inbox;
 mod instruction;
@@ -19,6 +21,7 @@ mod lifecycle;
 mod log;
 mod messages;
 mod metrics;
+mod motion;
 mod names;
 mod node;
 mod notes;
@@ -40,6 +43,8 @@ mod transitions;
 
 pub use arguments::{run, start};
 pub use config::{CameraTopic, ImageTransport, ParameterProblems, ResolvedConfig};
+#[cfg(feature = "serve")]
+pub use dash::{DashError, DashOptions, dash};
 #[cfg(feature = "cli")]
 pub use replay::{ReplayError, ReplayOptions, Replayed, replay};
 #[cfg(feature = "cli")]

@@ -11,6 +11,7 @@ use super::{
     lifecycle::State,
     log,
     metrics::NodeMetrics,
+    motion::MotionPublisher,
     names::Names,
     notes::Notes,
     parameter_events::ParameterEvents,
@@ -47,6 +48,7 @@ pub struct VlaNode {
     parameter_services: ParameterServices,
     parameter_events: ParameterEvents,
     status: StatusPublisher,
+    motion: MotionPublisher,
     /// Asked for its subscribers; control has a clone that publishes.
     commands: CommandPublishers,
     stop: StopSignals,
@@ -95,6 +97,7 @@ impl VlaNode {
         let parameter_services = ParameterServices::create(&mut ros)?;
         let parameter_events = ParameterEvents::create(&mut ros, &name)?;
         let status = StatusPublisher::create(&mut ros, name.clone())?;
+        let motion = MotionPublisher::create(&mut ros, &parameters)?;
         let runtime = Runtime::start(
             Arc::new(clock.clone()),
             parameters.control,
@@ -124,6 +127,7 @@ impl VlaNode {
             parameter_services,
             parameter_events,
             status,
+            motion,
             commands,
             stop,
         })
@@ -177,6 +181,7 @@ impl VlaNode {
         self.topics.check(&self.ros, self.shared.now());
         self.stop.set_stop_time(self.shared.runtime.rest_within());
         self.publish_status();
+        self.motion.poll(&mut self.shared);
         match self.shared.runtime.broken() {
             Some(what) => Err(NodeError::Broken(what)),
             None => Ok(()),

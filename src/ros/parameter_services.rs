@@ -100,7 +100,7 @@ fn result(outcome: Result<(), String>) -> SetParametersResult {
     }
 }
 
-fn value(message: &msg::ParameterValue) -> Value {
+pub(super) fn value(message: &msg::ParameterValue) -> Value {
     match message.type_ {
         1 => Value::Bool(message.bool_value),
         2 => Value::Integer(message.integer_value),

@@ -75,6 +75,8 @@ struct StateSubscriptions {
     grippers: Vec<(usize, Inbox<Float64>)>,
     /// Names of the commanded joints.
     joints: Vec<String>,
+    /// The state has constants only, which no message brings, and is not set yet.
+    constant: bool,
 }
 
 /// The subscriptions, and what is kept of their messages.
@@ -267,14 +269,15 @@ impl StateSubscriptions {
             grippers.push((index, subscribe(node, topic, qos.clone())?));
             monitor.watch(names, "gripper state", topic, kind, Role::Input, qos);
         }
-        Ok(Self { assembler, joint_states, grippers, joints })
+        let constant = topics.is_empty() && assembler.values(0.0).is_some_and(|v| !v.is_empty());
+        Ok(Self { assembler, joint_states, grippers, joints, constant })
     }
 
     /// Passes on all messages that have arrived.
     fn take(&mut self, shared: &mut Shared) {
         // The parameter may change while the node is inactive.
         self.assembler.set_hold(shared.parameters.raw_control.state_timeout_s);
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut self.constant);
         while let Some(message) = self.joint_states.as_mut().and_then(Inbox::next) {
             changed = true;
             self.take_joints(shared, &message);

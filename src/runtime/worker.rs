@@ -21,7 +21,7 @@ use super::{
 };
 use vla_control::action_chunk::ChunkOrigin;
 use vla_control::time::{Clock, Instant};
-use vla_control::{Inference, PolicyFailure};
+use vla_control::{Inference, PolicyFailure, StageTimes};
 use vla_inference::observation::{Observation, Place, Playback, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, RemoteError, RemoteFault,
@@ -426,8 +426,10 @@ impl Worker {
         let finished = self.clock.steady();
         let joints = job.state.as_ref().map_or(&[][..], |state| &state.joints);
         let hz = installed.policy_hz;
+        let stages = decision.stages.iter().map(|stage| (stage.name, stage.milliseconds * 1e-3));
         match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
+                let chunk = chunk.with_stages(StageTimes::new(stages));
                 let begun = origin.steps_begun_at_observation;
                 let present = self.shared.steps_begun.load(Ordering::Acquire);
                 installed.last_delay =

@@ -268,6 +268,7 @@ fn found_beside_them() {
         png("png_cut", cut[..cut.len() / 2].to_vec(), Refuse("PNG image of")),
         png("png_16_bits_rgb", data("rgb16.png"), Read),
         png("png_palette_transparent", data("palette_transparent.png"), Read),
+        png("png_palette_cut", data("palette_cut.png"), Refuse("its palette has")),
         Row {
             name: "compressed_depth_transport",
             bytes: header.clone(),

@@ -122,7 +122,7 @@ def fault(graph, name, reason, words, promised, begin, undo=lambda: None):
     )
     status = graph.until(f"{name}: {reason}", named)
     text = status.cause_details[graph.reasons(status).index(reason)]
-    assert re.match(rf"{reason}: openpi://127\.0\.0\.1:\d+: ", text), text
+    assert re.match(rf"{reason}: (openpi|act)://127\.0\.0\.1:\d+(/act)?: ", text), text
     assert re.search(words, text), text
     undo()
     undone = time.monotonic()

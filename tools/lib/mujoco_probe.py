@@ -7,6 +7,8 @@ model = mujoco.MjModel.from_xml_string(
 )
 data = mujoco.MjData(model)
 mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 16, 16) as renderer:
-    renderer.update_scene(data)
-    assert renderer.render()[8, 8, 0] > 50
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(data)
+assert renderer.render()[8, 8, 0] > 50
+if hasattr(renderer, "close"):  # not in MuJoCo 2
+    renderer.close()

@@ -46,12 +46,36 @@ T3K_LINKS = (
     + pair(6, 7, [(6, 6), (7, 7)])
     + tuple(link for chip in range(4) for link in pair(chip, chip + 4, [(8, 0), (9, 1)]))
 )
+# Four and eight P150, as UMD's examples of such machines (blackhole_4xP150, blackhole_8xP150) have
+# them. Their rings: 0, 2, 1, 3; and 0, 1, 5, 4, 6, 7, 3, 2.
+QUIETBOX_LINKS = tuple(
+    link
+    for one, other, first in ((0, 2, 4), (0, 3, 8), (1, 3, 4), (1, 2, 8))
+    for link in pair(one, other, [(channel, channel) for channel in range(first, first + 4)])
+)
+LOUDBOX_LINKS = tuple(
+    link
+    for one, other, channels in (
+        (0, 1, [(4, 9), (6, 11)]),
+        (0, 4, [(5, 5), (7, 7)]),
+        (0, 2, [(9, 4), (11, 6)]),
+        (1, 5, [(4, 4), (6, 6)]),
+        (2, 6, [(8, 8), (10, 10)]),
+        (2, 3, [(9, 4), (11, 6)]),
+        (3, 7, [(9, 9), (11, 11)]),
+        (4, 5, [(4, 9), (6, 11)]),
+        (4, 6, [(9, 4), (11, 6)]),
+        (6, 7, [(9, 4), (11, 6)]),
+    )
+    for link in pair(one, other, channels)
+)
 # Bits 36 and up of a board's serial number say what it is.
 PRODUCTS = {"n150": 0x18, "n300": 0x14, "p150": 0x41, "p300": 0x45}
 # Two of ten rows of a Wormhole chip on N300, one on N150.
 TWO_ROWS, ONE_ROW = 0b1100000000, 0b0000100000
-# Two of fourteen columns of a Blackhole chip on P300.
-TWO_COLUMNS = 0b101
+# Two of fourteen columns of a Blackhole chip: on P300, and on P150 in UMD's example of eight. The
+# QuietBox has them here, the LoudBox has not: so boards.rs counts their cores.
+TWO_COLUMNS, LAST_COLUMNS = 0b101, 0b11000000
 
 CLUSTERS = {
     cluster.name: cluster
@@ -100,6 +124,32 @@ CLUSTERS = {
             ((0, 1),),
             (TWO_COLUMNS,) * 2,
             ethernet_harvested=288,
+            links=2,
+        ),
+        Cluster(
+            "quietbox",
+            "blackhole",
+            "p150",
+            4,
+            tuple(range(4)),
+            QUIETBOX_LINKS,
+            tuple((chip,) for chip in range(4)),
+            (LAST_COLUMNS,) * 4,
+            ethernet_harvested=288,
+            ring=True,
+            links=2,
+        ),
+        Cluster(
+            "loudbox",
+            "blackhole",
+            "p150",
+            8,
+            tuple(range(8)),
+            LOUDBOX_LINKS,
+            tuple((chip,) for chip in range(8)),
+            (0,) * 8,
+            ethernet_harvested=288,
+            ring=True,
             links=2,
         ),
     )

@@ -23,7 +23,7 @@ use vla_control::action_chunk::{ActionChunk, ActionSpace, ChunkOrigin};
 use vla_control::time::{Instant, Stamp};
 use vla_control::{
     CAMERAS_MAX, Cause, Event, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, Output,
-    PolicyFailure, PoseSeen, Reason, Requests, STATE_SOURCES_MAX, StateSeen,
+    PolicyFailure, PoseSeen, Reason, Requests, STATE_SOURCES_MAX, StageTimes, StateSeen,
 };
 
 /// Length of a recording.
@@ -56,7 +56,9 @@ struct Entry {
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     now: Instant,
+    ros_now: Stamp,
     origin: ChunkOrigin,
+    stages: StageTimes,
     policy_hz: f64,
     space: ActionSpace,
     /// Index of its first number, counted since the recording began; the last [`CHUNK_VALUES`] are
@@ -133,7 +135,7 @@ impl Recording {
         &self.cause
     }
 
-    fn push_chunk(&mut self, now: Instant, chunk: &ActionChunk) {
+    fn push_chunk(&mut self, now: Instant, ros_now: Stamp, chunk: &ActionChunk) {
         let (first, len) = (self.values_dropped + self.values.len(), chunk.len());
         let steps = chunk.steps().iter().flat_map(|step| step.to_array());
         for value in steps.chain(chunk.rows().flatten().copied()) {
@@ -142,7 +144,9 @@ impl Recording {
         let values = self.values_dropped + self.values.len() - first;
         let arrival = Arrival {
             now,
+            ros_now,
             origin: *chunk.origin(),
+            stages: *chunk.stages(),
             policy_hz: chunk.policy_hz(),
             space: chunk.space(),
             first,
@@ -192,7 +196,7 @@ impl Recorder {
     /// Records one control step. Does not allocate.
     pub fn record(&mut self, now: Instant, inputs: &Inputs<'_>, output: &Output) {
         if let Some(chunk) = inputs.chunk {
-            self.current.push_chunk(now, chunk);
+            self.current.push_chunk(now, inputs.ros_now, chunk);
         }
         let entry = Entry {
             now,

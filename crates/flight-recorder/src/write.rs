@@ -196,6 +196,8 @@ impl Recording {
             "instruction_generation": arrival.origin.instruction_generation,
             "image_stamp_s": seconds(arrival.origin.image_stamp),
             "inference_s": arrival.now.since(arrival.origin.inference_started).seconds(),
+            "image_to_command_s": image_to_command(arrival),
+            "stages_ms": stages(arrival),
             "steps_begun_at_observation": arrival.origin.steps_begun_at_observation,
             "policy_hz": arrival.policy_hz,
             "space": space(arrival.space),
@@ -206,6 +208,18 @@ impl Recording {
             "steps_lost": arrival.len - kept.len(),
         })
     }
+}
+
+/// Seconds from the image's stamp to the control step that received the chunk, which publishes the
+/// first command from it; `None` when the stamp is in the future.
+fn image_to_command(arrival: &Arrival) -> Option<f64> {
+    Some(arrival.ros_now.seconds_since(arrival.origin.image_stamp)).filter(|s| 0.0 <= *s)
+}
+
+/// Milliseconds by the stage's name, as in `~/action`: `network` and `server` of a policy server.
+fn stages(arrival: &Arrival) -> Value {
+    let stages = arrival.stages.as_slice().iter();
+    stages.map(|(name, seconds)| ((*name).to_owned(), json!(seconds * 1e3))).collect()
 }
 
 /// Name of an action space, as in the policy file.
@@ -462,6 +476,8 @@ fn chunk_properties() -> Value {
         "instruction_generation": integer(),
         "image_stamp_s": number(),
         "inference_s": number(),
+        "image_to_command_s": nullable(number()),
+        "stages_ms": json!({ "type": "object", "additionalProperties": number() }),
         "steps_begun_at_observation": integer(),
         "policy_hz": number(),
         "space": string(),

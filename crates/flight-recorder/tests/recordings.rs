@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::{MS, World, live};
 use vla_control::action_chunk::{ActionChunk, ChunkStep};
 use vla_control::time::Instant;
-use vla_control::{Requests, State};
+use vla_control::{Requests, StageTimes, State};
 
 const SECOND: u64 = 1000 * MS;
 
@@ -149,6 +149,26 @@ fn non_finite_number_is_recorded() {
     let topics = written(&recording);
     let chunk = &topics["/vla/chunk"].iter().find(|(_, chunk)| chunk["finite"] == false).unwrap().1;
     assert_eq!(chunk["steps"], serde_json::json!([[0.01, null, 0.0, 0.0, 0.0, null, 1.0]]));
+}
+
+#[test]
+fn a_chunk_is_recorded_with_its_times() {
+    let mut world = recorded_world();
+    let origin = world.fresh_origin();
+    let step = ChunkStep::from_array([0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let chunk = ActionChunk::new(origin, 5.0, vec![step]).unwrap();
+    let stages = StageTimes::new([("network", 0.004), ("server", 0.25)]);
+    world.forged = Some(chunk.with_stages(stages));
+    tick(&mut world);
+    let now = Instant::from_nanoseconds(world.now);
+    world.recorder.as_mut().unwrap().request(now);
+    let topics = written(&take(&mut world));
+    let own = |chunk: &&(u64, Value)| !chunk.1["stages_ms"].as_object().unwrap().is_empty();
+    let (at, chunk) = topics["/vla/chunk"].iter().find(own).unwrap();
+    assert_eq!(chunk["stages_ms"], serde_json::json!({ "network": 4.0, "server": 250.0 }));
+    // One control period, from the image's stamp to the command that follows from it.
+    assert!((chunk["image_to_command_s"].as_f64().unwrap() - 0.02).abs() < 1e-9, "{chunk}");
+    assert!(topics["/vla/command"].iter().any(|(time, _)| time == at), "no command at {at}");
 }
 
 #[test]

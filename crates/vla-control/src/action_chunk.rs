@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
+use crate::stage_times::StageTimes;
 use crate::time::{Instant, Stamp};
 
 /// Maximum number of steps. pi0 uses 50 steps, OpenVLA-OFT 25 at most; the player's buffer is
@@ -118,6 +119,7 @@ pub struct ActionChunk {
     origin: ChunkOrigin,
     policy_hz: f64,
     steps: Steps,
+    stages: StageTimes,
 }
 
 /// Error of [`ActionChunk::new`].
@@ -168,7 +170,8 @@ impl ActionChunk {
     ) -> Result<Self, ChunkError> {
         let steps = steps.into();
         check(steps.len(), policy_hz)?;
-        Ok(Self { origin, policy_hz, steps: Steps::EndEffector(steps) })
+        let steps = Steps::EndEffector(steps);
+        Ok(Self { origin, policy_hz, steps, stages: StageTimes::default() })
     }
 
     /// A chunk of joint values, to be executed at `policy_hz`. `values` holds the steps one after
@@ -189,7 +192,20 @@ impl ActionChunk {
             return Err(ChunkError::Width { joints, grippers, values: values.len() });
         }
         check(values.len() / (joints + grippers), policy_hz)?;
-        Ok(Self { origin, policy_hz, steps: Steps::Joints { action, joints, grippers, values } })
+        let steps = Steps::Joints { action, joints, grippers, values };
+        Ok(Self { origin, policy_hz, steps, stages: StageTimes::default() })
+    }
+
+    /// The same chunk with the durations of its inference's stages.
+    #[must_use]
+    pub fn with_stages(self, stages: StageTimes) -> Self {
+        Self { stages, ..self }
+    }
+
+    /// Durations of its inference's stages; none where they were not given.
+    #[must_use]
+    pub const fn stages(&self) -> &StageTimes {
+        &self.stages
     }
 
     /// Its origin.

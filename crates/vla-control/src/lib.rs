@@ -77,6 +77,7 @@ mod outputs;
 pub mod ranges;
 mod reason;
 mod source_watchdog;
+mod stage_times;
 mod stall_detector;
 mod state_machine;
 mod step;
@@ -103,4 +104,5 @@ pub use reason::{
     CAUSES_MAX, Cause, CauseSet, Class, Intervention, InterventionCounts, InterventionSet,
     NamedCause, Reason, Source,
 };
+pub use stage_times::{STAGES_MAX, StageTimes};
 pub use step::{ControlState, step};

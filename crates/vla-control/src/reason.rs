@@ -72,6 +72,8 @@ reasons! {
     Recovering = 7, "RECOVERING", Gate, "the cause is gone; waiting until it has stayed away long \
         enough";
     Deactivating = 8, "DEACTIVATING", Gate, "coming to rest before deactivation";
+    Preparing = 9, "PREPARING", Fine, "enabled, and the policy is being prepared for an instruction \
+        of this length; motion begins by itself afterwards";
     ImageMissing = 20, "IMAGE_MISSING", Fault, "no camera image has arrived";
     ImageStale = 21, "IMAGE_STALE", Fault, "the newest camera image is too old";
     ImageFrozen = 22, "IMAGE_FROZEN", Fault, "camera images arrive but their stamp does not change";

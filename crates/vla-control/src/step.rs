@@ -8,7 +8,7 @@ use super::{
     config::ControlConfig,
     events::{Event, Events},
     gripper::Gripper,
-    inputs::{Inputs, Lifecycle},
+    inputs::{Inference, Inputs, Lifecycle},
     jerk_limiter::JerkLimiter,
     joint_config::JointOutput,
     joint_motion::JointMotion,
@@ -17,7 +17,7 @@ use super::{
     stall_detector::StallDetector,
     state_machine::{StateMachine, StepConditions},
     vector::{ZERO, scale},
-    watchdog::{WatchdogContext, Watchdogs},
+    watchdog::{PREPARATION_TIMEOUT, WatchdogContext, Watchdogs},
 };
 use crate::action_chunk::{ActionChunk, ChunkStep, GRIPPERS_MAX};
 use crate::time::Instant;
@@ -164,7 +164,7 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
     done.iter().for_each(|intervention| state.counts.add(intervention));
 
     let mut causes = decision.causes;
-    state.add_running_causes(desired.blocked_by, &mut causes);
+    state.add_running_causes(now, inputs.inference, desired.blocked_by, &mut causes);
     let cause = causes.first().unwrap_or(Cause::NONE);
     state.report_change(cause, &mut events);
 
@@ -416,7 +416,13 @@ impl ControlState {
     }
 
     /// Adds the causes that apply while motion is allowed.
-    fn add_running_causes(&self, blocked_by: Option<Cause>, causes: &mut CauseSet) {
+    fn add_running_causes(
+        &self,
+        now: Instant,
+        inference: Inference,
+        blocked_by: Option<Cause>,
+        causes: &mut CauseSet,
+    ) {
         if self.machine.state() != State::Running {
             return;
         }
@@ -424,7 +430,13 @@ impl ControlState {
             causes.push(cause);
         }
         if !self.player.is_active() {
-            causes.push(Cause::plain(Reason::WaitingForAction));
+            causes.push(match inference {
+                Inference::Preparing { since } => {
+                    let limit = PREPARATION_TIMEOUT.as_secs_f64();
+                    Cause::seconds(Reason::Preparing, now.since(since).seconds(), limit)
+                }
+                _ => Cause::plain(Reason::WaitingForAction),
+            });
         } else if let Some(reason) = self.stall.detected() {
             causes.push(Cause::plain(reason));
         }

@@ -513,9 +513,11 @@ fn preparation_has_a_deadline_of_its_own() {
     for _ in 0..3000 {
         let output = tick(&mut world);
         assert_eq!(output.state, State::Running, "{}", output.cause);
+        assert_eq!((output.cause.reason, output.cause.limit), (Reason::Preparing, 120.0));
     }
     assert!(tick(&mut world).motion.target.is_zero());
     world.preparing = None;
+    assert_eq!(tick(&mut world).cause.reason, Reason::WaitingForAction);
     let output =
         world.until(50, |output| output.state != State::Running || !output.motion.target.is_zero());
     assert_eq!(output.state, State::Running, "{}", output.cause);

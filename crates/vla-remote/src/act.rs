@@ -10,8 +10,8 @@ use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::{Limits, Value};
 
 use crate::deadline_stream::DeadlineStream;
-use crate::openpi::Answer;
-use crate::policy::Deadlines;
+use crate::policy::{Answer, Deadlines};
+use crate::server_timing;
 use crate::trouble::{Trouble, last_line};
 use crate::{ANSWER_MAX, ApiKey, RemoteAddress};
 
@@ -37,16 +37,16 @@ pub(crate) fn exchange(
         (Failed::Stream(error), None) => Trouble::gone(format!("the connection was lost: {error}")),
         (Failed::Answer(trouble), None) => trouble,
     })?;
-    if response.status != 200 {
+    if response.head.status != 200 {
         let line = last_line(&String::from_utf8_lossy(&response.body));
-        return Err(Trouble::refused(format!("answered with status {}: {line}", response.status)));
+        let status = response.head.status;
+        return Err(Trouble::refused(format!("answered with status {status}: {line}")));
     }
-    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-    Ok(Answer {
-        actions: json_numpy::decode_answer(&response.body, &Limits::default())?,
-        // Any proxy may write this header, so that it is only used where it can be true.
-        server_ms: response.server_ms.filter(|ms| (0.0..=elapsed_ms).contains(ms)),
-    })
+    let actions = json_numpy::decode_answer(&response.body, &Limits::default())?;
+    // A connection has one answer: a duration that cannot be is a wrong clock, not another answer.
+    let passed_ms = started.elapsed().as_secs_f64() * 1e3;
+    let server_ms = response.head.server_ms.filter(|ms| *ms <= passed_ms);
+    Ok(Answer { actions, server_ms })
 }
 
 /// Connects, to find out whether the server is there.
@@ -91,10 +91,16 @@ fn send(
 }
 
 struct Response {
-    status: u16,
-    /// The duration that the header `Server-Timing` states, milliseconds.
-    server_ms: Option<f64>,
+    head: Head,
     body: Vec<u8>,
+}
+
+/// What is of use of the lines before a body.
+struct Head {
+    status: u16,
+    length: Length,
+    /// The duration that the server states, milliseconds.
+    server_ms: Option<f64>,
 }
 
 /// How long the body is.
@@ -106,9 +112,9 @@ enum Length {
 
 fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
     let mut bytes = Vec::new();
-    let Head { status, length, server_ms, .. } = loop {
-        if let Some(head) = head(&bytes)? {
-            bytes.drain(..head.bytes);
+    let head = loop {
+        if let Some((consumed, head)) = head(&bytes)? {
+            bytes.drain(..consumed);
             break head;
         }
         if HEAD_MAX < bytes.len() {
@@ -119,7 +125,7 @@ fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
     };
     let too_long =
         || Trouble::malformed(format!("sent more than {ANSWER_MAX} bytes in place of actions"));
-    let body = match length {
+    let body = match head.length {
         Length::Known(length) if ANSWER_MAX < length => return Err(too_long().into()),
         Length::Known(length) => {
             while bytes.len() < length {
@@ -138,21 +144,11 @@ fn receive(stream: &mut DeadlineStream) -> Result<Response, Failed> {
             bytes
         }
     };
-    Ok(Response { status, server_ms, body })
+    Ok(Response { head, body })
 }
 
-/// The head of an answer.
-struct Head {
-    /// Its length.
-    bytes: usize,
-    status: u16,
-    /// How long the body is.
-    length: Length,
-    server_ms: Option<f64>,
-}
-
-/// The head of an answer, if it is complete.
-fn head(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
+/// The head of an answer, if it is complete, and its length.
+fn head(bytes: &[u8]) -> Result<Option<(usize, Head)>, Trouble> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let malformed = |what: String| Trouble::malformed(format!("does not speak HTTP: {what}"));
@@ -175,22 +171,10 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, Trouble> {
             let wrong = |_| malformed(format!("content length {}", last_line(&value)));
             length = Length::Known(number.map_err(wrong)?);
         } else if header.name.eq_ignore_ascii_case("server-timing") {
-            server_ms = duration(&value);
+            server_ms = server_ms.or_else(|| server_timing::duration_ms(&value));
         }
     }
-    Ok(Some(Head { bytes: consumed, status, length, server_ms }))
-}
-
-/// The server's whole time in a header `Server-Timing`, milliseconds, as `openvla serve` writes it:
-/// `infer;dur=41.2, total;dur=43.0`.
-fn duration(value: &str) -> Option<f64> {
-    let metric = |metric: &str| {
-        let (name, parameters) = metric.split_once(';')?;
-        let of_the_whole = name.trim().eq_ignore_ascii_case("total");
-        let duration = parameters.split(';').find_map(|it| it.trim().strip_prefix("dur="))?;
-        duration.trim().parse().ok().filter(|_| of_the_whole)
-    };
-    value.split(',').find_map(metric)
+    Ok(Some((consumed, Head { status, length, server_ms })))
 }
 
 /// A body in chunks; `None` when it is too long.

@@ -19,6 +19,7 @@ mod key;
 mod openpi;
 mod persistent;
 mod policy;
+mod server_timing;
 mod trouble;
 
 pub use address::{AddressError, Protocol, RemoteAddress};

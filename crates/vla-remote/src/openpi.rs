@@ -15,7 +15,7 @@ use vla_wire::msgpack::{self, Names};
 use vla_wire::{Limits, Value};
 
 use crate::deadline_stream::DeadlineStream;
-use crate::policy::Deadlines;
+use crate::policy::{Answer, Deadlines};
 use crate::trouble::{Trouble, last_line};
 use crate::{ANSWER_MAX, ApiKey, RemoteAddress};
 
@@ -29,13 +29,6 @@ pub(crate) struct Connection {
     socket: WebSocket<DeadlineStream>,
     /// The last answer as it came, with a server's duration in it.
     last: Option<Bytes>,
-}
-
-/// An answer to the last request.
-pub(crate) struct Answer {
-    pub actions: Value,
-    /// The duration that the server states, milliseconds.
-    pub server_ms: Option<f64>,
 }
 
 impl Connection {

@@ -12,7 +12,7 @@ use vla_wire::Value;
 
 use crate::act;
 use crate::contract::{Answers, Contract};
-use crate::openpi::{Answer, Connection};
+use crate::openpi::Connection;
 use crate::trouble::{Trouble, last_line, one_line};
 use crate::{ApiKey, Protocol, RemoteAddress};
 
@@ -48,6 +48,13 @@ pub struct Settings {
     pub contract: Contract,
     /// Key of the statistics, for reports.
     pub unnorm_key: String,
+}
+
+/// An answer to the last request.
+pub(crate) struct Answer {
+    pub actions: Value,
+    /// The duration that the server states, milliseconds.
+    pub server_ms: Option<f64>,
 }
 
 /// A policy on a server.

@@ -94,7 +94,8 @@ fn the_servers_time_is_used_where_it_can_be_true() {
         ("total;dur=86400000", None), // longer than the whole exchange
         ("total;dur=-1", None),
         ("total;dur=NaN", None),
-        ("infer;dur=0.001", None),
+        ("infer;dur=0.001", Some(0.001)),
+        ("db;dur=0.001", None),
         (";;=,", None),
     ] {
         let (server, _requests) = http(move |_, stream| {

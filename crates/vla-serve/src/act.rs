@@ -5,15 +5,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
-use http_body_util::BodyExt as _;
 use vla_wire::json_numpy::{self, Encoding};
 use vla_wire::{NdArray, Value};
 
+use crate::body;
 use crate::engine::Answer;
 use crate::error::{Outcome, RequestError};
 use crate::guard::{self, json, refusal};
@@ -51,7 +49,10 @@ async fn answer(server: &Arc<Shared>, request: Request) -> Result<(Vec<u8>, Stri
     if server.is_ending() {
         return Err(RequestError::ending());
     }
-    let body = read(server, &parts.headers, body).await?;
+    let limits = &server.options.limits;
+    let remedy = " (--max-body-mib): send smaller pictures";
+    let body =
+        body::read(&parts.headers, body, limits.body_bytes, limits.body_time, remedy).await?;
     server.metrics.received(Protocol::Act, body.len());
     let (observation, encoding) = server
         .decode(move |contract, limits, pictures| {
@@ -83,53 +84,4 @@ fn encode(answer: &Answer, horizon: usize, encoding: Encoding) -> Result<Vec<u8>
     };
     json_numpy::encode(&value, encoding)
         .map_err(|error| RequestError::new(Outcome::Failed, error.to_string()))
-}
-
-/// The body, bounded in bytes and time.
-async fn read(
-    server: &Shared,
-    headers: &HeaderMap,
-    mut body: Body,
-) -> Result<Vec<u8>, RequestError> {
-    let limits = &server.options.limits;
-    let most = limits.body_bytes;
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let announced = announced.and_then(|text| text.parse::<u64>().ok());
-    let reading = async {
-        let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(most as u64) as usize);
-        let mut received = 0u64;
-        let mut fits = announced.is_none_or(|announced| announced <= most as u64);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                RequestError::new(Outcome::Malformed, format!("the body broke off: {error}"))
-            })?;
-            let Some(data) = frame.data_ref() else { continue };
-            received += data.len() as u64;
-            fits &= received <= most as u64;
-            // What is too long is read to its end, without keeping it: many clients read no answer
-            // before they have sent everything.
-            if fits {
-                bytes.extend_from_slice(data);
-            } else {
-                bytes = Vec::new();
-            }
-        }
-        if fits {
-            return Ok(bytes);
-        }
-        Err(RequestError::new(
-            Outcome::TooLarge,
-            format!(
-                "a body of {received} bytes; at most {most} are taken (--max-body-mib): send \
-                smaller pictures"
-            ),
-        ))
-    };
-    match tokio::time::timeout(limits.body_time, reading).await {
-        Ok(read) => read,
-        Err(_) => Err(RequestError::new(
-            Outcome::Slow,
-            format!("the body did not come within {} s", limits.body_time.as_secs()),
-        )),
-    }
 }

@@ -16,6 +16,8 @@ pub struct Names {
     pub cameras: BTreeMap<String, Vec<String>>,
     /// What the last number of an action means, where that is a gripper.
     pub gripper: Option<Gripper>,
+    /// Steps of a chunk that are executed before the next observation; all of them if not given.
+    pub execute: Option<usize>,
 }
 
 /// A gripper's values.
@@ -73,6 +75,8 @@ pub struct Contract {
     pub action_dim: usize,
     /// Steps of an answer.
     pub horizon: usize,
+    /// Those of them that a client without chunks gets before the next inference, 1 to `horizon`.
+    pub execute: usize,
     /// Name of the policy file, device and precision.
     pub policy: Option<String>,
     /// Device and number formats.
@@ -116,6 +120,7 @@ impl Contract {
             unnorm_key: info.unnorm_key.clone(),
             action_dim: info.action_dim,
             horizon: info.horizon,
+            execute: names.execute.unwrap_or(info.horizon).min(info.horizon).max(1),
             policy: names.policy,
             device: info.device.clone(),
             gripper: names.gripper,

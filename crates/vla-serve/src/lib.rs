@@ -10,12 +10,17 @@
 //!
 //! One thread infers; a queue holds what waits for it ([`engine`]). Everything a client sends is
 //! bounded in bytes, pixels and time. See docs/serving.md.
+//!
+//! [`dash`] is another server with the same bounds: the operator page of the node.
 
 mod act;
+mod body;
 mod contract;
+pub mod dash;
 mod engine;
 mod error;
 mod guard;
+mod listener;
 mod metrics;
 mod observation;
 mod openpi;
@@ -26,5 +31,6 @@ mod vla_eval;
 
 pub use contract::{Contract, Gripper, Names};
 pub use error::ServeError;
+pub use listener::Stop;
 pub use options::{ApiKey, Limits, Options};
-pub use server::{Bound, Ending, Stop};
+pub use server::{Bound, Ending};

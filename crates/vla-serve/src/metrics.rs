@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::error::Outcome;
+use crate::listener::Connections;
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +52,8 @@ pub(crate) struct Metrics {
     sent: Family<Of, Counter>,
     /// Requests waiting for the policy.
     pub(crate) waiting: Gauge,
-    /// Open connections.
-    pub(crate) connections: Gauge,
-    /// Connections that were refused because too many were open.
-    pub(crate) refused: Counter,
+    /// Open and refused connections.
+    pub(crate) connections: Connections,
     /// Seconds in the policy.
     pub(crate) inference: Histogram,
 }
@@ -66,11 +65,10 @@ impl Metrics {
         registry.register("requests", "Requests by protocol and outcome", requests.clone());
         let waiting = Gauge::default();
         registry.register("requests_waiting", "Requests that wait for the policy", waiting.clone());
-        let connections = Gauge::default();
-        registry.register("connections", "Open connections", connections.clone());
-        let refused = Counter::default();
+        let connections = Connections::default();
+        registry.register("connections", "Open connections", connections.open.clone());
         let text = "Connections refused because too many were open";
-        registry.register("connections_refused", text, refused.clone());
+        registry.register("connections_refused", text, connections.refused.clone());
         let (received, sent) = (Family::default(), Family::default());
         let bytes = || Unit::Bytes;
         registry.register_with_unit("received", "Bodies and messages", bytes(), received.clone());
@@ -79,7 +77,7 @@ impl Metrics {
         let inference = Histogram::new(exponential_buckets(0.001, 2.0, 17));
         let text = "Time of an inference";
         registry.register_with_unit("inference", text, Unit::Seconds, inference.clone());
-        Self { registry, requests, received, sent, waiting, connections, refused, inference }
+        Self { registry, requests, received, sent, waiting, connections, inference }
     }
 
     pub(crate) fn ended(&self, protocol: Protocol, outcome: Outcome) {

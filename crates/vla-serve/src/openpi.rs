@@ -18,9 +18,10 @@ use vla_wire::{NdArray, Value};
 use crate::engine::Answer;
 use crate::error::{Outcome, RequestError};
 use crate::guard::{self, refusal};
+use crate::listener::Place;
 use crate::metrics::{Counted, Protocol};
 use crate::observation::{self, Style};
-use crate::server::{Place, Shared};
+use crate::server::Shared;
 use crate::session::{End, Session, code};
 
 /// Answers `GET /`.

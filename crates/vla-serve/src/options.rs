@@ -127,10 +127,16 @@ impl Options {
     /// # Errors
     /// When other machines could connect without a key.
     pub(crate) fn check(&self) -> Result<(), ServeError> {
-        match (self.listen.ip().is_loopback(), &self.api_key) {
-            (false, None) => Err(ServeError::NoKey(self.listen)),
-            _ => Ok(()),
-        }
+        check_reach(self.listen, self.api_key.as_ref())
+    }
+}
+
+/// # Errors
+/// When other machines could connect without a key.
+pub(crate) fn check_reach(listen: SocketAddr, api_key: Option<&ApiKey>) -> Result<(), ServeError> {
+    match (listen.ip().is_loopback(), api_key) {
+        (false, None) => Err(ServeError::NoKey(listen)),
+        _ => Ok(()),
     }
 }
 

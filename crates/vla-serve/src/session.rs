@@ -7,7 +7,8 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 
 use crate::engine::{Answer, Ticket};
 use crate::error::{Outcome, RequestError};
-use crate::server::{Place, Shared};
+use crate::listener::Place;
+use crate::server::Shared;
 
 /// `close` codes of RFC 6455.
 pub(crate) mod code {

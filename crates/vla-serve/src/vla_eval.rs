@@ -1,6 +1,9 @@
 //! vla-eval's model server, as `src/vla_eval/model_servers/serve.py` speaks it: messages `{type,
-//! payload, seq, timestamp}`. An error is a message; the connection stays.
+//! payload, seq, timestamp}`. An error is a message; the connection stays. The harness executes one
+//! action for each observation: the further steps of a chunk answer the observations that follow,
+//! as in its own servers, until `episode_start`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +12,7 @@ use axum::extract::ws::{
 };
 use axum::extract::{Extension, State};
 use axum::response::Response;
+use vla_inference::observation::Observation;
 use vla_wire::msgpack::{self, Names};
 use vla_wire::value::object;
 use vla_wire::{NdArray, Value};
@@ -17,10 +21,11 @@ use crate::contract::Gripper;
 use crate::engine::Answer;
 use crate::error::{Outcome, RequestError};
 use crate::guard::refusal;
+use crate::listener::Place;
 use crate::metrics::{Counted, Protocol};
 use crate::observation::{self, Style};
 use crate::openpi::opened;
-use crate::server::{Place, Shared};
+use crate::server::Shared;
 use crate::session::{End, Session, code};
 
 /// The version of the protocol that this is.
@@ -39,8 +44,9 @@ pub(crate) async fn connect(
     let place = place.map(|Extension(place)| place);
     upgrade.on_upgrade(move |socket: WebSocket| async move {
         let mut session = Session::new(socket, Arc::clone(&server), place);
+        let mut further = VecDeque::new();
         let end = loop {
-            match one(&mut session, &server).await {
+            match one(&mut session, &server, &mut further).await {
                 Ok(()) => {}
                 Err(end) => break end,
             }
@@ -57,8 +63,13 @@ pub(crate) async fn connect(
     })
 }
 
-/// Takes one message and answers it, if it has an answer.
-async fn one(session: &mut Session, server: &Arc<Shared>) -> Result<(), End> {
+/// Takes one message and answers it, if it has an answer. `further` are the steps of the last chunk
+/// that have not been sent.
+async fn one(
+    session: &mut Session,
+    server: &Arc<Shared>,
+    further: &mut VecDeque<Vec<f64>>,
+) -> Result<(), End> {
     let message = match session.next().await {
         Ok(message) => message,
         Err(End::Refused(code, error)) => {
@@ -91,13 +102,11 @@ async fn one(session: &mut Session, server: &Arc<Shared>) -> Result<(), End> {
     let reply = match (kind.as_str(), observation) {
         ("hello", _) => hello(server, seq),
         ("observation", Some(observation)) => {
-            let ticket =
-                observation.and_then(|observed| server.engine.submit(observed, None, None));
-            let answer = match ticket {
-                Ok(ticket) => session.answer(ticket, None).await?,
+            let step = match observation {
+                Ok(observation) => step(session, server, further, observation).await?,
                 Err(error) => Err(error),
             };
-            match answer.and_then(|answer| action(&answer, server.contract.gripper, seq)) {
+            match step.and_then(|step| action(&step, seq)) {
                 Ok(reply) => {
                     counted.end(Outcome::Ok);
                     server.metrics.sent(Protocol::VlaEval, reply.len());
@@ -109,14 +118,37 @@ async fn one(session: &mut Session, server: &Arc<Shared>) -> Result<(), End> {
                 }
             }
         }
-        // Nothing is kept from one observation to the next.
+        // The start or the end of an episode, or an error of the client.
         _ => {
+            further.clear();
             counted.end(Outcome::Ok);
             return Ok(());
         }
     };
     counted.end(Outcome::Ok);
     session.send(reply).await
+}
+
+/// The next step: of the chunk under way, else of a new one.
+async fn step(
+    session: &mut Session,
+    server: &Shared,
+    further: &mut VecDeque<Vec<f64>>,
+    observation: Observation,
+) -> Result<Result<Vec<f64>, RequestError>, End> {
+    if let Some(step) = further.pop_front() {
+        return Ok(Ok(step));
+    }
+    let ticket = match server.engine.submit(observation, None, None) {
+        Ok(ticket) => ticket,
+        Err(error) => return Ok(Err(error)),
+    };
+    let contract = &server.contract;
+    Ok(session.answer(ticket, None).await?.and_then(|answer| {
+        further.extend(converted(answer, contract.gripper).into_iter().take(contract.execute));
+        let none = || RequestError::new(Outcome::Failed, "the policy's answer has no step");
+        further.pop_front().ok_or_else(none)
+    }))
 }
 
 /// Type, sequence number and payload of a message.
@@ -163,11 +195,10 @@ fn hello(server: &Shared, seq: i128) -> Message {
     message("hello", payload, seq)
 }
 
-/// The actions. vla-eval's benchmarks take robosuite's gripper, -1 open and 1 closed, to which its
-/// servers convert; here too when the policy file says what the policy's gripper means.
-fn action(answer: &Answer, gripper: Option<Gripper>, seq: i128) -> Result<Vec<u8>, RequestError> {
-    let failed = |error: vla_wire::WireError| RequestError::new(Outcome::Failed, error.to_string());
-    let mut rows = answer.actions.clone();
+/// The steps of an answer. vla-eval's benchmarks take robosuite's gripper, -1 open and 1 closed, to
+/// which its servers convert; here too when the policy file says what the policy's gripper means.
+fn converted(answer: Answer, gripper: Option<Gripper>) -> Vec<Vec<f64>> {
+    let mut rows = answer.actions;
     if let Some(Gripper { closed, open }) = gripper {
         for value in rows.iter_mut().filter_map(|row| row.last_mut()) {
             // 0 closed to 1 open, then -sign(2 x - 1) as in vla-eval's OpenVLA server.
@@ -179,12 +210,13 @@ fn action(answer: &Answer, gripper: Option<Gripper>, seq: i128) -> Result<Vec<u8
             };
         }
     }
-    let actions = match rows.as_slice() {
-        [only] => NdArray::vector(only),
-        rows => NdArray::matrix(rows).map_err(failed)?,
-    };
-    msgpack::encode(&enveloped("action", object([("actions", actions.into())]), seq), Names::Text)
-        .map_err(failed)
+    rows
+}
+
+fn action(step: &[f64], seq: i128) -> Result<Vec<u8>, RequestError> {
+    let actions = object([("actions", NdArray::vector(step).into())]);
+    msgpack::encode(&enveloped("action", actions, seq), Names::Text)
+        .map_err(|error| RequestError::new(Outcome::Failed, error.to_string()))
 }
 
 fn failure(error: &RequestError, seq: i128) -> Message {

@@ -290,19 +290,22 @@ fn the_end_closes_with_going_away_after_the_answer() {
     assert_eq!(server.wait().unwrap(), vla_serve::Ending { cut_off: 0 });
 }
 
+/// A message of the harness vla-eval.
+fn harness_message(kind: &str, seq: i128, payload: Value) -> Value {
+    let kind = kind.into();
+    let fields = [("type", kind), ("payload", payload), ("seq", Value::Int(seq))];
+    let Value::Object(mut fields) = object(fields) else { panic!() };
+    fields.push(("timestamp".into(), Value::Float(0.5)));
+    Value::Object(fields)
+}
+
 #[test]
 fn vla_eval_hello_episode_and_actions() {
     let setup = Setup { cameras: &["full", "wrist"], state_dim: 2, ..Setup::default() };
     let server = setup.start();
     run(async {
         let mut socket = connect(&server, "/vla-eval", None).await.unwrap();
-        let message = |kind: &str, seq: i128, payload: Value| {
-            let kind = kind.into();
-            let fields = [("type", kind), ("payload", payload), ("seq", Value::Int(seq))];
-            let Value::Object(mut fields) = object(fields) else { panic!() };
-            fields.push(("timestamp".into(), Value::Float(0.5)));
-            Value::Object(fields)
-        };
+        let message = harness_message;
         send(&mut socket, &message("hello", 1, object([])), Names::Text).await;
         let hello = decoded(receive(&mut socket).await);
         assert_eq!(
@@ -357,6 +360,36 @@ fn vla_eval_hello_episode_and_actions() {
         send(&mut socket, &good, Names::Text).await;
         assert_eq!(decoded(receive(&mut socket).await).get("type"), Some(&"action".into()));
     });
+}
+
+/// The harness executes one action for each observation: it gets a chunk step by step.
+#[test]
+fn vla_eval_gets_a_chunk_step_by_step() {
+    for (execute, inferred) in [(None, [5, 5, 5, 8, 9]), (Some(2), [5, 5, 7, 7, 9])] {
+        let server = Setup { horizon: 3, execute, ..Setup::default() }.start();
+        run(async {
+            let mut socket = connect(&server, "/vla-eval", None).await.unwrap();
+            for (seq, (byte, from)) in [5, 6, 7, 8, 9].into_iter().zip(inferred).enumerate() {
+                if byte == 9 {
+                    // A new episode takes nothing over.
+                    let start = harness_message("episode_start", 0, object([]));
+                    send(&mut socket, &start, Names::Text).await;
+                }
+                let images = object([("agentview", picture(byte, [2, 2, 3]))]);
+                let payload = object([("images", images), ("task_description", "go".into())]);
+                let sent = harness_message("observation", seq as i128, payload);
+                send(&mut socket, &sent, Names::Text).await;
+                let answer = decoded(receive(&mut socket).await);
+                assert_eq!(answer.get("seq"), Some(&Value::Int(seq as i128)));
+                let Some(Value::Array(step)) = answer.get("payload").unwrap().get("actions") else {
+                    panic!("{answer:?}")
+                };
+                assert_eq!(step.shape(), [2], "one action of two numbers");
+                assert_eq!(step.numbers().unwrap(), action(&[from], &[], "go"), "{byte}");
+            }
+        });
+        assert_eq!(server.gate.begun(), 3);
+    }
 }
 
 /// Waits for what the server does a moment later.

@@ -20,6 +20,7 @@ struct Row {
     cases: usize,
     pcc: f64,
     max_abs: f64,
+    relative_rms: f64,
 }
 
 /// The check, generic over the backend.
@@ -116,7 +117,7 @@ fn summary<'a>(report: &'a Report, stages: &'a [Row]) -> Summary<'a> {
 fn show(kit: &Kit, report: &Report, summary: &Summary<'_>) -> Result<(), CliError> {
     print(&format!("golden kit: {}", kit.about))?;
     print(&format!("{:<28} cases  lowest PCC   largest error", "stage"))?;
-    for Row { stage, cases, pcc, max_abs } in summary.stages {
+    for Row { stage, cases, pcc, max_abs, .. } in summary.stages {
         print(&format!("{stage:<28} {cases:>5}  {pcc:.8}   {max_abs:.3e}"))?;
     }
     let Summary { tokens_equal, pixels_equal, mean_bin_distance, physical_error, .. } = summary;
@@ -152,6 +153,7 @@ fn rows(report: &Report) -> Vec<Row> {
                 cases: 0,
                 pcc: f64::INFINITY,
                 max_abs: 0.0,
+                relative_rms: 0.0,
             });
             rows.len() - 1
         });
@@ -159,6 +161,7 @@ fn rows(report: &Report) -> Vec<Row> {
         row.cases += 1;
         row.pcc = row.pcc.min(result.agreement.pcc);
         row.max_abs = row.max_abs.max(result.agreement.max_abs);
+        row.relative_rms = row.relative_rms.max(result.agreement.relative_rms);
     }
     rows
 }

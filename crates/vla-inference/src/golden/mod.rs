@@ -14,5 +14,5 @@ mod sensitivity;
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
 pub use kind::KitKind;
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
-pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, check_oft, check_oft_with};
+pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, OftStage, check_oft, check_oft_with};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

@@ -271,6 +271,17 @@ impl OftKit {
     }
 }
 
+/// One stage of one case.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct OftStage {
+    /// Name as in the kit.
+    pub stage: String,
+    /// Pearson correlation with the kit's values; NaN when they cannot be compared.
+    pub pcc: f64,
+    /// Root mean square of the difference over that of the kit's values.
+    pub relative_rms: f64,
+}
+
 /// One case of one variant.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct OftCaseResult {
@@ -285,14 +296,16 @@ pub struct OftCaseResult {
     /// Largest difference of the normalised state.
     pub state_error: f64,
     /// Stages compared.
-    pub stages: usize,
+    pub stages: Vec<OftStage>,
     /// Stage with the lowest correlation, and that correlation.
     pub lowest: Option<(String, f64)>,
     /// Largest difference of a normalised action, where the kit has them.
     pub normalized_error: Option<f64>,
     /// Largest difference of an action, in the data set's units.
     pub action_error: f64,
-    /// Tokens that differ, of a discrete answer.
+    /// Tokens of a discrete answer.
+    pub token_ids: Vec<u32>,
+    /// Those of them that differ from the kit's.
     pub tokens_differ: usize,
     /// Bounds missed, in words.
     pub missed: Vec<String>,
@@ -305,7 +318,7 @@ impl std::fmt::Display for OftCaseResult {
         write!(f, "case {case} {variant}: {equal} of {all} images exact, ids ")?;
         f.write_str(if self.ids_equal { "equal" } else { "differ" })?;
         if let Some((stage, pcc)) = &self.lowest {
-            write!(f, ", {} stages, lowest PCC {pcc:.8} ({stage})", self.stages)?;
+            write!(f, ", {} stages, lowest PCC {pcc:.8} ({stage})", self.stages.len())?;
         }
         if self.tokens_differ > 0 {
             write!(f, ", {} tokens differ", self.tokens_differ)?;
@@ -428,10 +441,11 @@ impl Run<'_> {
             images_equal: (0, 0),
             ids_equal: true,
             state_error: 0.0,
-            stages: 0,
+            stages: Vec::new(),
             lowest: None,
             normalized_error: None,
             action_error: 0.0,
+            token_ids: Vec::new(),
             tokens_differ: 0,
             missed: Vec::new(),
         };
@@ -552,7 +566,8 @@ impl Run<'_> {
             };
             let agreement = agreement(&values, &reference.to_f32());
             let pcc = agreement.map_or(f64::NAN, |Agreement { pcc, .. }| pcc);
-            result.stages += 1;
+            let relative_rms = agreement.map_or(f64::NAN, |agreement| agreement.relative_rms);
+            result.stages.push(OftStage { stage: stage.to_owned(), pcc, relative_rms });
             if result.lowest.as_ref().is_none_or(|(_, lowest)| pcc.is_nan() || pcc < *lowest) {
                 result.lowest = Some((stage.to_owned(), pcc));
             }
@@ -560,7 +575,7 @@ impl Run<'_> {
                 result.missed.push(format!("{stage}: PCC {pcc:.7} below {}", self.bounds.pcc));
             }
         }
-        if result.stages == 0 {
+        if result.stages.is_empty() {
             result.missed.push("no stage of the kit was compared".into());
         }
     }
@@ -568,6 +583,7 @@ impl Run<'_> {
     fn actions(&self, ours: &OftGeneration, result: &mut OftCaseResult) {
         let theirs = self.answer;
         if !theirs.token_ids.is_empty() {
+            result.token_ids.clone_from(&ours.token_ids);
             let pairs = ours.token_ids.iter().zip(&theirs.token_ids);
             result.tokens_differ = pairs.filter(|(a, b)| a != b).count()
                 + ours.token_ids.len().abs_diff(theirs.token_ids.len());

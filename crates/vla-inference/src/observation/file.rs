@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 
 use super::jpeg_file::{self, Problem};
-use super::{ImageError, MAX_SIDE, Place, RgbImage, format_field, found};
+use super::{ImageError, MAX_SIDE, Place, RgbImage, format_field, found, png_file};
 use crate::text::unwrapped;
 
 /// Largest compressed image that is accepted, bytes.
@@ -30,7 +30,12 @@ pub(super) fn decode_message(bytes: &[u8], format: &str) -> Result<RgbImage, Ima
     }
     let decoded = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => jpeg(bytes)?,
-        Ok(ImageFormat::Png) => read(Cursor::new(bytes), bytes.len(), ImageFormat::Png)?,
+        Ok(ImageFormat::Png) => {
+            if let Some(reason) = png_file::palette_problem(bytes) {
+                return Err(ImageError::Compressed { format: "PNG", bytes: bytes.len(), reason });
+            }
+            read(Cursor::new(bytes), bytes.len(), ImageFormat::Png)?
+        }
         _ if found::is_depth_header(bytes) => {
             return Err(ImageError::Depth("it is of compressed_depth_image_transport".to_owned()));
         }

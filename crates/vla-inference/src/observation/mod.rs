@@ -16,6 +16,7 @@ mod jpeg;
 mod jpeg_file;
 mod lanczos;
 mod pad;
+mod png_file;
 mod preparation;
 mod preparer;
 mod resize;

@@ -103,13 +103,21 @@ pub struct Setup {
     pub cameras: &'static [&'static str],
     pub state_dim: usize,
     pub horizon: usize,
+    pub execute: Option<usize>,
     pub key: Option<&'static str>,
     pub limits: Limits,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { cameras: &["image"], state_dim: 0, horizon: 1, key: None, limits: Limits::default() }
+        Self {
+            cameras: &["image"],
+            state_dim: 0,
+            horizon: 1,
+            execute: None,
+            key: None,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -139,7 +147,8 @@ impl Setup {
         let address = bound.address();
         let (ready, started) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            bound.run(policy, Names::default(), move |stop| ready.send(stop).unwrap())
+            let names = Names { execute: self.execute, ..Names::default() };
+            bound.run(policy, names, move |stop| ready.send(stop).unwrap())
         });
         Server { address, gate, stop: started.recv().unwrap(), thread: Some(thread) }
     }
