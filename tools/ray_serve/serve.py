@@ -11,33 +11,36 @@ lost is replaced by Ray Serve. A request that was under way then gets a status o
 
 Without --address, Ray starts on this machine alone. The address of clients is 127.0.0.1 unless
 --host names another one, which needs `--api-key-file FILE` behind `--`. One line of JSON on stdout
-says when clients can connect. SIGTERM and SIGINT end everything. See docs/serving.md.
+says when clients can connect. SIGTERM and SIGINT end everything, within 10 s on this machine. Linux
+only. See docs/serving.md.
 """
 
 import argparse
-import asyncio
 import contextlib
+import ctypes
 import ipaddress
 import json
 import os
+import select
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 # Options that this program passes to `openvla serve` itself.
 OWN = ("--listen", "--json", "--threads")
+# On a busy machine Ray's processes exceed its fixed limit of 30 s for their start.
 START_ATTEMPTS = 4
-# Seconds for loading a checkpoint.
-LOAD_S = 600
-# Requests that a replica has at a time: one in the policy, the next ones being decoded.
-ONGOING = 4
-# Requests that wait for a replica; further ones are answered with 503.
-QUEUED = 64
-# What of a request and of an answer is forwarded.
-REQUEST_HEADERS = ("authorization", "content-type", "origin", "x-client-id", "x-deadline-ms")
-ANSWER_HEADERS = ("content-type", "server-timing")
-PATHS = (("POST", "/act"), ("GET", "/healthz"))
+# Seconds for an orderly end, before what is left is killed. On a cluster nothing is killed but the
+# connection to it: what is not ended in time stays there.
+END_LOCAL_S = 7
+END_CLUSTER_S = 60
+KILL_S = 2
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def parse(argv):
@@ -60,8 +63,12 @@ def parse(argv):
             parser.error(f"{name} is passed to each server by this program; remove it behind `--`")
     if min(options.replicas, options.cpus) < 1:
         parser.error("--replicas and --cpus are 1 or more")
+    if not 1 <= options.port <= 65535:
+        parser.error(f"--port {options.port} is not from 1 to 65535")
     if not is_loopback(options.host) and "--api-key-file" not in given:
         parser.error(f"--host {options.host} needs `--api-key-file FILE` behind `--`")
+    if options.address is None and shutil.which(options.openvla) is None:
+        parser.error(f"there is no program {options.openvla}; name it with --openvla")
     return options, command
 
 
@@ -72,175 +79,125 @@ def is_loopback(host):
         return host == "localhost"
 
 
-class Replica:
-    """Forwards requests to an `openvla serve` of its own."""
+def descendants(ancestor):
+    """The processes below a process: number to parent's number and command line."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            status = (folder / "stat").read_text()
+            commands[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
+            parents[int(folder.name)] = int(status.rsplit(")", 1)[1].split()[1])
+    found = {ancestor}
+    while more := {n for n, parent in parents.items() if parent in found and n not in found}:
+        found |= more
+    return {number: (parents[number], commands[number]) for number in found - {ancestor}}
 
-    def __init__(self, command):
-        self.command, self.process, self.errors = command, None, None
-        self.starting, self.url, self.session = asyncio.Lock(), None, None
 
-    async def server(self):
-        """The URL of the server, which is started if there is none. Raises RuntimeError with a
-        line when it does not start."""
-        async with self.starting:
-            if self.process is None or self.process.returncode is not None:
-                self.url = await self.start()
-        return self.url
+def adopt_orphans():
+    """Makes this process the parent of descendants whose parent ends, so that they can be found."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
-    async def start(self):
-        import aiohttp
 
-        def end_with_parent():  # a killed replica must not leave its server behind
-            import ctypes
+def kill_descendants():
+    limit = time.monotonic() + KILL_S
+    while (found := descendants(os.getpid())) and time.monotonic() < limit:
+        for number in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                pass
+        time.sleep(0.02)
 
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
-        if self.session is None:
-            self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
-        self.errors = tempfile.TemporaryFile()
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=self.errors,
-            preexec_fn=end_with_parent,
+class Signals:
+    """SIGTERM and SIGINT as a descriptor that becomes readable. Nothing is interrupted by them."""
+
+    def __init__(self):
+        self.read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def wait(self, seconds):
+        """Whether one has come within that time."""
+        if select.select([self.read], [], [], seconds)[0]:
+            os.read(self.read, 64)
+            return True
+        return False
+
+
+class Attempt:
+    """One start of Ray with the deployment, in processes of its own, without this program's
+    terminal: Ctrl-C reaches this program alone."""
+
+    def __init__(self, options, command, folder):
+        self.local, self.ready = options.address is None, False
+        self.error, self.again = None, False
+        serve = [options.openvla, "serve", "--listen", f"{LOOPBACK}:0", "--json", *command]
+        serve += ["--threads", str(options.cpus)]
+        settings = {**vars(options), "command": serve, "folder": folder}
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("deployment.py"), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            start_new_session=True,
         )
-        try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), LOAD_S)
-        except asyncio.TimeoutError:
-            self.process.kill()
-            raise RuntimeError(f"`openvla serve` was not ready within {LOAD_S} s") from None
-        if not line:
-            await self.process.wait()
-            self.errors.seek(0)
-            lines = self.errors.read()[-4096:].decode(errors="replace").strip().splitlines()
-            raise RuntimeError((lines or ["`openvla serve` ended without a line"])[-1])
-        return f"http://{LOOPBACK}:{json.loads(line)['port']}"
 
-    async def check_health(self):
-        await self.server()
-
-    async def __call__(self, request):
-        import aiohttp
-
-        if (request.method, request.url.path) not in PATHS:
-            return answer(404, "there is POST /act and GET /healthz here")
-        body = await request.body()
-        try:
-            url = await self.server()
-        except RuntimeError as error:
-            return answer(503, str(error))
-        kept = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
-        try:
-            async with self.session.request(
-                request.method, url + request.url.path, data=body, headers=kept
-            ) as got:
-                content = await got.read()
-                kept = {name: got.headers[name] for name in ANSWER_HEADERS if name in got.headers}
-                return response(got.status, content, kept)
-        except aiohttp.ClientError as error:
-            return answer(502, f"`openvla serve` was lost with this request: {error}")
-
-
-def response(status, content, headers):
-    from starlette.responses import Response
-
-    return Response(content, status_code=status, headers=headers)
-
-
-def answer(status, line):
-    """An error as `openvla serve` writes it."""
-    body = json.dumps({"error": " ".join(line.split())}).encode()
-    return response(status, body, {"content-type": "application/json"})
-
-
-def start(options, command, folder):
-    """Starts or joins Ray, and the deployment; returns when clients can connect."""
-    # Ray and its processes read these when they start.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # On a busy machine a process that has just begun exceeds the usual 5 and 10 s, and is killed.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
-    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
-    if options.address is None:
-        # Despite its name, on all systems: without it Ray replaces 127.0.0.1 by the address of a
-        # network interface.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Ray would run the policy at niceness 15.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-    from ray import serve
-
-    logging = {"log_to_driver": False, "logging_level": "error"}
-    if options.address is not None:
-        ray.init(address=options.address, **logging)
-    else:
-        local = {
-            "num_cpus": options.cpus * options.replicas,
-            "include_dashboard": False,
-            "object_store_memory": 200 << 20,
-            "_node_ip_address": LOOPBACK,
-            "_temp_dir": folder,
-        }
-        for left in reversed(range(START_ATTEMPTS)):
-            try:
-                ray.init(**local, **logging)
+    def run(self, signals):
+        """Returns at a signal, or when the deployment has failed: `error` is the reason."""
+        while True:
+            lines = self.process.stdout
+            if signals.read in select.select([signals.read, lines], [], [])[0]:
+                signals.wait(0)
+                return
+            line = lines.readline()
+            if not line:
                 break
-            except Exception:
-                # On a busy machine Ray's processes may exceed its fixed limit of 30 s.
-                ray.shutdown()
-                if left == 0:
-                    raise
-    serve.start(http_options={"host": options.host, "port": options.port})
-    command = [options.openvla, "serve", "--listen", f"{LOOPBACK}:0", "--json", *command]
-    deployment = serve.deployment(
-        Replica,
-        name="openvla",
-        num_replicas=options.replicas,
-        max_ongoing_requests=ONGOING,
-        max_queued_requests=QUEUED,
-        ray_actor_options={"num_cpus": options.cpus},
-        health_check_period_s=5,
-        health_check_timeout_s=LOAD_S,
-    )
-    serve.run(deployment.bind([*command, "--threads", str(options.cpus)]), name="openvla")
+            message = json.loads(line)
+            if "url" in message:
+                self.ready = True
+                print(json.dumps(message), flush=True)
+            else:
+                self.error, self.again = message["error"], message["again"]
+        if self.error is None:
+            self.log.seek(0)
+            lines = self.log.read()[-4096:].decode(errors="replace").strip().splitlines()
+            self.error = (lines or ["Ray's driver ended without a line"])[-1]
 
-
-def end():
-    import ray
-    from ray import serve
-
-    with contextlib.suppress(Exception):
-        serve.shutdown()
-    ray.shutdown()
-
-
-class Ended(BaseException):
-    """SIGTERM or SIGINT has come."""
-
-
-def stop(*_):
-    # Once: what follows is the end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    raise Ended
+    def end(self, signals):
+        """Ends Ray Serve and Ray; what is left after a time, or at a signal, is killed."""
+        self.process.stdin.close()
+        seconds = END_LOCAL_S if self.ready else 0
+        limit = time.monotonic() + (seconds if self.local else END_CLUSTER_S)
+        while self.process.poll() is None and time.monotonic() < limit:
+            if signals.wait(0.05):
+                break
+        kill_descendants()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
 
 
 def main(argv):
     options, command = parse(argv)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
-        try:
-            start(options, command, folder)
-            print(json.dumps({"url": f"http://{options.host}:{options.port}"}), flush=True)
-            while True:
-                signal.pause()
-        except Ended:
-            return 0
-        except Exception as error:  # Ray's types differ between versions
-            print(f"ray_serve: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
-        finally:
-            end()
+    signals = Signals()
+    adopt_orphans()
+    for left in reversed(range(START_ATTEMPTS)):
+        with tempfile.TemporaryDirectory(prefix="rs", ignore_cleanup_errors=True) as folder:
+            attempt = Attempt(options, command, folder)
+            try:
+                attempt.run(signals)
+            finally:
+                attempt.end(signals)
+        if not (attempt.again and left):
+            break
+    if attempt.error is not None:
+        print(f"ray_serve: {attempt.error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

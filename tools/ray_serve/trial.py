@@ -5,10 +5,17 @@
     "$environment/bin/python3" tools/ray_serve/trial.py --openvla target/release/openvla
 
 Starts two replicas of the golden kit on this machine. Each of --clients threads sends `POST /act`,
-one request after the other, for three times --seconds: undisturbed, after a replica's actor of Ray
-was killed with SIGKILL, and after the `openvla serve` of a replica was. Prints how many requests of
-each part got which status, with times. Exit status 1 when a request got no answer at all, an error
-without a line, an error while nothing was killed, or another action than the others.
+one request after the other, for three parts of --seconds or more: undisturbed; after a replica's
+actor of Ray got SIGKILL; after the `openvla serve` of a replica got it. The second and the third
+part last until two servers run again. At the end serve.py gets the signal --end.
+
+A request counts as in flight at a kill if it ended after the kill and began before it, or at most
+DETECTION_S after it, the time until the loss is noticed. The exit status is 0 exactly when
+
+- every request in flight at a kill got 200, or a status of 500 or more with a line, and every other
+  one got 200, and all answers of 200 are the same;
+- two servers ran again after each kill, and both answered requests after the last one;
+- serve.py ended within END_S with status 0, printed nothing on stderr and left no process.
 """
 
 import argparse
@@ -17,16 +24,24 @@ import collections
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+from serve import adopt_orphans, descendants
+
 ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / "tests/data/openvla_tiny"
 PICTURE = KIT / "images/07_480x640_RGB.png"
+DETECTION_S = 2
+# For a replica to be there again, on a busy machine.
+RETURN_S = 300
+END_S = 10
 PARTS = ("undisturbed", "actor killed", "server killed")
 
 
@@ -38,106 +53,191 @@ def request_body():
     )
 
 
-def servers(port_owner):
-    """The processes `openvla serve` below a process, by number, and the actors that own them."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "stat").read_text()
-            names[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
-            parents[int(folder.name)] = int(status.rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-    found = [number for number, name in names.items() if name[1:2] == [b"serve"]]
+def servers(deployment):
+    """The `openvla serve` below a process, in the order of their start: number, actor's number."""
+    found = descendants(deployment).items()
+    return sorted((number, parent) for number, (parent, name) in found if name[1:2] == [b"serve"])
 
-    def below(number):
-        while number in parents:
-            if number == port_owner:
-                return True
-            number = parents[number]
-        return False
 
-    return [(number, parents[number]) for number in sorted(found) if below(number)]
+def answered(server):
+    """How many requests an `openvla serve` has answered with an action, by its own metrics; 0 when
+    it does not listen yet."""
+    sockets = {os.readlink(link) for link in Path(f"/proc/{server}/fd").iterdir()}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+            port = int(fields[1].split(":")[1], 16)
+            break
+    else:
+        return 0
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    found = re.search(r'^openvla_requests_total\{.*outcome="ok".*\} (\d+)', text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+class Request:
+    """A request that has ended: status 0 is none."""
+
+    def __init__(self, began, status, text):
+        self.began, self.ended, self.status, self.text = began, time.monotonic(), status, text
+
+    def good(self):
+        return self.status == 200
+
+    def good_in_flight(self):
+        return self.good() or (self.status >= 500 and bool(self.text.strip()))
 
 
 class Load:
-    """Requests of one thread each, with the part in which they began."""
+    """Clients, each one request after the other."""
 
     def __init__(self, port, clients):
-        self.port, self.body, self.part = port, request_body(), 0
-        self.results, self.ended, self.lock = [], threading.Event(), threading.Lock()
+        self.port, self.body = port, request_body()
+        self.requests, self.stop, self.lock = [], threading.Event(), threading.Lock()
         self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
         for thread in self.threads:
             thread.start()
 
     def run(self):
-        while not self.ended.is_set():
-            part, began = self.part, time.monotonic()
+        while not self.stop.is_set():
+            began = time.monotonic()
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
                 connection.request("POST", "/act", self.body, {"content-type": "application/json"})
                 answer = connection.getresponse()
                 status, text = answer.status, answer.read().decode()
                 connection.close()
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 status, text = 0, repr(error)
-            seconds = time.monotonic() - began
             with self.lock:
-                self.results.append((part, status, seconds, text))
+                self.requests.append(Request(began, status, text))
+            if status != 200:
+                time.sleep(0.1)  # as a robot would; errors come faster than answers
 
     def end(self):
-        self.ended.set()
+        self.stop.set()
         for thread in self.threads:
             thread.join()
 
 
-def report(results):
-    """Prints the table; returns whether everything is as it should be."""
-    good, actions = True, {text for _, status, _, text in results if status == 200}
-    for part, name in enumerate(PARTS):
-        own = [result for result in results if result[0] == part]
-        by_status = collections.Counter(status for _, status, _, _ in own)
-        times = sorted(seconds for _, status, seconds, _ in own if status == 200)
-        at = lambda share: times[int(share * (len(times) - 1))] * 1e3 if times else float("nan")
-        print(
-            f"{name}: {dict(by_status)}, of 200: p50 {at(0.5):.0f} ms, p99 {at(0.99):.0f} ms, "
-            f"longest {at(1):.0f} ms"
-        )
-        for status, text in {(status, text) for _, status, _, text in own if status != 200}:
-            print(f"    {status}: {' '.join(text.split())[:200]}")
-            good &= status >= 500 and bool(text.strip()) and part > 0
-    print(f"{len(actions)} different answers")
+def summary(requests):
+    """Statuses, times of the answers, and each kind of other answer on a line."""
+    statuses = dict(sorted(collections.Counter(request.status for request in requests).items()))
+    text = f"{len(requests)} requests, statuses {statuses}"
+    if times := sorted(request.ended - request.began for request in requests if request.good()):
+        p50, p99 = (times[int(share * (len(times) - 1))] * 1e3 for share in (0.5, 0.99))
+        text += f", of 200: p50 {p50:.0f} ms, p99 {p99:.0f} ms, longest {times[-1] * 1e3:.0f} ms"
+    for status, line in {(r.status, r.text) for r in requests if not r.good()}:
+        text += f"\n    {status}: {' '.join(line.split())[:200]}"
+    return text
+
+
+def report(requests, kills):
+    """Prints what became of the requests; returns whether it is as it should be."""
+    good, rest = True, list(requests)
+    for part, killed in zip(PARTS[1:], kills):
+        flight = [r for r in rest if r.began < killed + DETECTION_S and r.ended > killed]
+        rest = [r for r in rest if r not in flight]
+        late = sum(not r.good() and r.began > killed for r in flight)
+        print(f"{part}, in flight: {summary(flight)}")
+        print(f"    errors of requests that began after the kill: {late}")
+        good &= all(r.good_in_flight() for r in flight)
+    for number, part in enumerate(PARTS):
+        begin, end = [0, *kills][number], [*kills, float("inf")][number]
+        own = [r for r in rest if begin <= r.began < end]
+        print(f"{part}, not in flight: {summary(own)}")
+        good &= bool(own) and all(r.good() for r in own)
+    actions = {r.text for r in requests if r.good()}
+    print(f"{len(actions)} different actions")
     return good and len(actions) == 1
+
+
+def kill(deployment, whole, seconds):
+    """Kills an actor or a server; returns when, and whether two servers run again."""
+    server, actor = servers(deployment)[0]
+    os.kill(actor if whole else server, signal.SIGKILL)
+    killed, back = time.monotonic(), None
+    while time.monotonic() < killed + (seconds if back else RETURN_S):
+        time.sleep(0.2)
+        if back is None and len(now := servers(deployment)) == 2 and server not in dict(now):
+            back = time.monotonic()
+            print(f"two servers run again {back - killed:.1f} s after the kill", flush=True)
+    return killed, back is not None
+
+
+def wait_for_answers(deployment, seconds):
+    """Whether both servers have answered requests within that time."""
+    limit = time.monotonic() + seconds
+    while True:
+        counts = [answered(server) for server, _ in servers(deployment)]
+        if (good := len(counts) == 2 and min(counts) > 0) or time.monotonic() > limit:
+            print(f"requests that the two servers have answered since their start: {counts}")
+            return good
+        time.sleep(1)
+
+
+def end(deployment, number, errors):
+    """Sends a signal; returns whether everything ends as it should."""
+    before, began = len(descendants(deployment.pid)), time.monotonic()
+    deployment.send_signal(number)
+    try:
+        status = deployment.wait(END_S)
+    except subprocess.TimeoutExpired:
+        status = "none"
+    # Orphans are this process's children: see adopt_orphans.
+    left = descendants(os.getpid())
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace")
+    print(
+        f"{number.name}: status {status} after {time.monotonic() - began:.1f} s, {len(left)} of "
+        f"{before} processes left, {len(lines.splitlines())} lines on stderr"
+    )
+    for number, (_, command) in left.items():
+        print(f"    {number}: {b' '.join(command).decode(errors='replace')[:200]}")
+    print(lines, end="")
+    return status == 0 and not left and not lines
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--openvla", required=True)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--end", choices=("SIGTERM", "SIGINT"), default="SIGTERM")
     options = parser.parse_args()
     command = [sys.executable, ROOT / "tools/ray_serve/serve.py", "--replicas", "2"]
     command += ["--port", str(options.port), "--openvla", options.openvla, "--"]
     command += ["--checkpoint", KIT / "ckpt", "--unnorm-key", "bridge_orig", "--decode", "actions"]
-    began = time.monotonic()
-    deployment = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    adopt_orphans()
+    began, errors, load = time.monotonic(), tempfile.TemporaryFile(), None
+    deployment = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=errors)
     try:
-        while not (line := deployment.stdout.readline()).startswith("{"):
-            if not line:
-                return 1
-        print(f"ready after {time.monotonic() - began:.0f} s")
+        if not deployment.stdout.readline():
+            errors.seek(0)
+            sys.stderr.write(errors.read().decode(errors="replace"))
+            return 1
+        print(f"ready after {time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
         load = Load(options.port, options.clients)
         time.sleep(options.seconds)
-        for part, whole in ((1, True), (2, False)):
-            server, actor = servers(deployment.pid)[0]
-            load.part = part
-            os.kill(actor if whole else server, signal.SIGKILL)
-            time.sleep(options.seconds)
-            print(f"{len(servers(deployment.pid))} servers run again")
+        kills, good = [], True
+        for whole in (True, False):
+            killed, back = kill(deployment.pid, whole, options.seconds)
+            kills.append(killed)
+            good &= back
+        good &= wait_for_answers(deployment.pid, RETURN_S)
         load.end()
-        return 0 if report(load.results) else 1
+        print(f"load {os.getloadavg()[0]:.1f}")
+        good &= report(load.requests, kills)
+        good &= end(deployment, signal.Signals[options.end], errors)
+        print("passed" if good else "FAILED")
+        return 0 if good else 1
     finally:
+        if load is not None:
+            load.end()
         deployment.terminate()
         deployment.wait()
 
