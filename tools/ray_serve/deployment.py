@@ -74,7 +74,9 @@ class Replica:
             await self.process.wait()
             self.errors.seek(0)
             lines = self.errors.read()[-4096:].decode(errors="replace").strip().splitlines()
-            raise RuntimeError((lines or ["`openvla serve` ended without a line"])[-1])
+            usage = [line for line in lines if line.startswith("error: ")]
+            found = usage[:1] or lines[-1:] or ["`openvla serve` ended without a line"]
+            raise RuntimeError(found[0])
         return f"http://{LOOPBACK}:{json.loads(line)['port']}"
 
     async def check_health(self):
@@ -192,7 +194,17 @@ def deploy(settings):
         )
         serve.run(deployment.bind(settings["command"]), name="openvla")
     except Exception as error:
-        raise Failed(error) from None
+        raise Failed(reason_of_replica() or error) from None
+
+
+def reason_of_replica():
+    """Why a replica did not start, which the error of `serve.run` does not say."""
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # there may be no Ray Serve
+        found = serve.status().applications["openvla"].deployments["openvla"].message
+        return found.replace("RuntimeError: ", "")
+    return None
 
 
 def end():
