@@ -161,7 +161,7 @@ def start_ray(settings):
                 **logging,
             )
         except Exception as error:
-            # On a busy machine Ray's processes may exceed its fixed limit of 30 s.
+            # See START_ATTEMPTS in serve.py.
             raise Failed(f"Ray does not start: {error}", again=True) from None
         return
     try:

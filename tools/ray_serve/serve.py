@@ -33,7 +33,8 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 # Options that this program passes to `openvla serve` itself.
 OWN = ("--listen", "--json", "--threads")
-# On a busy machine Ray's processes exceed its fixed limit of 30 s for their start.
+# Ray's raylet ends when the agents that it starts have not bound their ports after 15 s, which is
+# fixed in its source. On a busy machine they exceed that.
 START_ATTEMPTS = 4
 # Seconds for an orderly end, before what is left is killed. On a cluster nothing is killed but the
 # connection to it: what is not ended in time stays there.
