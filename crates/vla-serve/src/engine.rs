@@ -187,6 +187,10 @@ impl Ticket {
             None => (&mut self.answer).await,
             Some((at, allowed)) => {
                 match tokio::time::timeout_at(at.into(), &mut self.answer).await {
+                    // The thread drops a request that is overdue, perhaps before this timer fires.
+                    Ok(Err(_)) if at <= Instant::now() => {
+                        return Err(RequestError::deadline(allowed));
+                    }
                     Ok(received) => received,
                     Err(_) => return Err(RequestError::deadline(allowed)),
                 }
@@ -255,4 +259,33 @@ fn failed(error: &PolicyError) -> RequestError {
         _ => Outcome::Failed,
     };
     RequestError::new(outcome, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What a request that the thread drops with this deadline is answered.
+    fn dropped(deadline: Option<Instant>) -> Outcome {
+        let queue = Queue { waiting: VecDeque::new(), next: 1, open: true, failed: false };
+        let metrics = Arc::new(Metrics::new());
+        let shared =
+            Arc::new(Shared { queue: queue.into(), changed: Condvar::new(), most: 1, metrics });
+        let (reply, answer) = oneshot::channel();
+        drop(reply);
+        let ticket = Ticket { id: 0, shared, answer };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let allowed = Duration::from_millis(5);
+        let replied = runtime.block_on(ticket.answer(deadline.map(|at| (at, allowed))));
+        replied.unwrap_err().outcome
+    }
+
+    #[test]
+    fn an_overdue_request_is_late_and_not_failed() {
+        let now = Instant::now();
+        assert_eq!(dropped(Some(now)), Outcome::Deadline);
+        assert_eq!(dropped(Some(now + Duration::from_secs(600))), Outcome::Failed);
+        assert_eq!(dropped(None), Outcome::Failed);
+    }
 }
