@@ -59,7 +59,7 @@ fn requests_and_answers_are_openpis() {
     });
     let mut policy = client(server);
     let origin = policy.origin().unwrap();
-    assert!(origin.contains("robot: arm, reset_pose: a list of 0 values"), "{origin}");
+    assert!(origin.contains("robot: arm, reset_pose: []"), "{origin}");
     let decision = act(&mut policy).unwrap();
     assert_eq!(decision.actions, vec![vec![0.25; WIDTH]; HORIZON]);
     let stages: Vec<_> = decision.stages.iter().map(|stage| stage.name).collect();
