@@ -4,6 +4,9 @@ use std::path::Path;
 
 use vla_control::{RawControlConfig, RawWorkspace};
 
+/// Longest path that a message repeats, characters; the longest that Linux opens.
+const LONGEST_SHOWN: usize = 4096;
+
 /// A value for every parameter. The default is what holds when neither a file nor a user gives one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Values {
@@ -153,7 +156,10 @@ pub fn expand_path(text: &str, home: Option<&str>) -> Result<String, String> {
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(match scheme {
-            "file" => format!("is a URL; write the path alone: {rest}"),
+            "file" => {
+                let path = vla_control::one_line(rest, LONGEST_SHOWN);
+                format!("is a URL; write the path alone: {path}")
+            }
             _ => match hub_name_of_url(rest) {
                 Some(name) => format!("is a URL; {}", download(name)),
                 None => {

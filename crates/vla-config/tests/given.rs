@@ -538,3 +538,9 @@ fn an_ensemble_of_the_policy_file_reaches_control() {
     .unwrap();
     assert_eq!(resolved.raw_control.ensemble, Some(RawEnsemble { decay: 0.1, chunks: 4 }));
 }
+
+#[test]
+fn a_refused_path_is_shown_on_one_line() {
+    let line = vla_config::expand_path("file:///\u{1}models\nx", Some("/home/robot")).unwrap_err();
+    assert_eq!(line, r"is a URL; write the path alone: /\u{1}models\nx");
+}
