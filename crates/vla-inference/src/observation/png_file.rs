@@ -42,6 +42,7 @@ fn chunk(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use crate::observation::file::decode;
 
