@@ -205,8 +205,9 @@ pub fn named_on_the_hub(text: &str) -> Option<String> {
     if !has_form_of_hub_name(name) || (prefixed.is_none() && is_near()) {
         return None;
     }
+    let shown = vla_control::one_line(text, LONGEST_SHOWN);
     Some(format!(
-        "'{text}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
+        "'{shown}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
         download(name)
     ))
 }

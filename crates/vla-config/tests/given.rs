@@ -543,4 +543,6 @@ fn an_ensemble_of_the_policy_file_reaches_control() {
 fn a_refused_path_is_shown_on_one_line() {
     let line = vla_config::expand_path("file:///\u{1}models\nx", Some("/home/robot")).unwrap_err();
     assert_eq!(line, r"is a URL; write the path alone: /\u{1}models\nx");
+    let line = vla_config::named_on_the_hub("no-owner/model@\u{3}\n").unwrap();
+    assert!(line.starts_with(r"'no-owner/model@\u{3}\n' is no folder here"), "{line}");
 }
