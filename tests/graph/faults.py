@@ -7,7 +7,6 @@ share of zero commands in a run without faults (false_stop).
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy
 
 import peer
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TwistStamped
 from peer import (
     POLICY_FILE,
     KIT,
@@ -36,7 +36,7 @@ from rosgraph_msgs.msg import Clock
 OBSERVATION_S, INFERENCE_S, SUBSCRIBER_S = 0.5, 1.0, 0.2
 # What may be driven on a picture that stays the same: metres, radians.
 UNCHANGED = (0.05, 0.25)
-CAMERA_HZ = 10.0
+CAMERA_HZ, EXECUTED_S = 10.0, 0.05
 # A cause is noticed by the next control step; then the stop.
 NOTICE_S = 0.02
 PROMISE_S = NOTICE_S + STOP_S
@@ -148,7 +148,7 @@ def scenario(executable, logs):
         picture_repeated(graph, good)
         policy_faults(graph, node, good)
         instruction_changed(graph, case, good)
-        subscriber_gone(graph, node, good)
+        subscriber_gone(graph, good)
         deactivated(graph, good)
         load_from_outside(graph, case, good)
         paused(graph, node, good)
@@ -187,16 +187,13 @@ def undisturbed(graph, seconds):
 def camera_killed(graph, case, good):
     graph.dark()
     camera = start_camera(case)
-    images = graph.status.images_received
-    graph.until(
-        "the other camera",
-        lambda: (
-            images + 10 < graph.status.images_received
-            and graph.state == "RUNNING"
-            and graph.moving()
-        ),
-    )
-    camera.kill()
+    try:
+        images = graph.status.images_received
+        graph.until("the other camera", lambda: images + 10 < graph.status.images_received)
+        # The other camera's start may have taken longer than a hold may last.
+        graph.resume()
+    finally:
+        camera.kill()
     at = begin(graph)
     camera.wait()
     row(
@@ -397,17 +394,21 @@ def instruction_changed(graph, case, good):
     dropped = lambda: dict(zip(graph.status.intervention_names, graph.status.interventions))[
         "old_instruction"
     ]
-    before, generation = dropped(), max(a.generation for a in graph.actions)
-    graph.say("put the carrot on the plate")
-    at = begin(graph)
     # Answers to the old instruction may still come, but none of them moves the robot: they are
-    # counted as dropped.
-    graph.until("the answer to the earlier instruction is dropped", lambda: before < dropped(), 5.0)
+    # counted as dropped. On a loaded machine an answer may miss its deadline instead: once more.
+    for text in 3 * ["put the carrot on the plate", "pick up the fork"]:
+        graph.resume()
+        before, generation = dropped(), max(a.generation for a in graph.actions)
+        graph.say(text)
+        at = begin(graph)
+        if graph.happens(lambda: before < dropped(), 5.0):
+            break
+    else:
+        raise AssertionError(f"no answer to an earlier instruction is dropped: {graph.shown()}")
     graph.until(
         "the new instruction is answered",
         lambda: any(
-            a.generation > generation and a.instruction == "put the carrot on the plate"
-            for a in graph.actions
+            a.generation > generation and a.instruction == text for a in graph.actions
         ),
     )
     zero = next(
@@ -429,31 +430,37 @@ def instruction_changed(graph, case, good):
     recover(graph, good)
 
 
-def subscriber_gone(graph, node, good):
+def subscriber_gone(graph, good):
+    # Without a subscriber of the command, its end is seen in ~/motion/executed, which is published
+    # every EXECUTED_S. The log's "at rest" is no substitute: its lines are rate-limited.
+    executed = []
+    display = graph.node.create_subscription(
+        TwistStamped, f"{graph.vla}/motion/executed", executed.append, peer.RELIABLE
+    )
     # Only from motion does it come to rest: not in the pause that a slow answer leaves between two
     # actions.
-    graph.until("in motion", graph.moving)
-    rests = len(re.findall("at rest after", node.text()))
+    graph.until("in motion", lambda: executed and graph.moving())
     graph.stop_listening()
-    at = begin(graph)
+    begin(graph)
+    executed.clear()
     graph.until("noticed", lambda: seen(graph, ("HOLDING",), "SUBSCRIBER_GONE"))
-    graph.until("at rest", lambda: rests < len(re.findall("at rest after", node.text())))
-    # Without a subscriber only the node's log shows when the command came to zero.
-    after = float(re.findall(r"at rest after (\d+\.\d+) s", node.text())[-1])
-    noticed = (
-        next(
-            t for t, m in graph.statuses if at <= t and peer.REASONS[m.reason] == "SUBSCRIBER_GONE"
-        )
-        - at
-    )
+
+    def rest():
+        """The first zero that no motion follows, after the cause was seen."""
+        moving = [i for i, m in enumerate(executed) if numpy.any(graph.numbers(m))]
+        after = executed[moving[-1] + 1 :] if moving else executed
+        return after[0] if len(after) > 5 else None
+
+    stamp = graph.until("at rest", rest).header.stamp
     row(
         "command subscriber gone",
-        noticed + after,
-        SUBSCRIBER_S + PROMISE_S + 0.1,
+        stamp.sec + stamp.nanosec * 1e-9 - graph.fault_stamp,
+        SUBSCRIBER_S + PROMISE_S + EXECUTED_S,
         graph,
         ("HOLDING",),
         "SUBSCRIBER_GONE",
     )
+    graph.node.destroy_subscription(display)
     heard = len(graph.twists)
     graph.spin(0.5)
     graph.listen()

@@ -230,15 +230,19 @@ class Peer:
             self.next_image = time.monotonic() + self.camera()
         self.executor.spin_once(timeout_sec=0.005)
 
-    def until(self, what, holds, timeout=15.0):
+    def happens(self, holds, timeout):
+        """What `holds` returns as soon as it is true; its last value when the time is over."""
         end = time.monotonic() + timeout
-        while True:
-            found = holds()
-            if found:
-                return found
-            if end < time.monotonic():
-                raise AssertionError(f"not within {timeout} s: {what}; last status: {self.shown()}")
+        while not (found := holds()) and time.monotonic() <= end:
             self.spin_once()
+        return found
+
+    def until(self, what, holds, timeout=15.0):
+        """As `happens`, but what does not happen fails the test."""
+        found = self.happens(holds, timeout)
+        if not found:
+            raise AssertionError(f"not within {timeout} s: {what}; last status: {self.shown()}")
+        return found
 
     # -- publishing and calling
 

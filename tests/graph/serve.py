@@ -41,7 +41,7 @@ class Server:
     def __init__(self, logs):
         from policy_server import PolicyServer
 
-        self.make, self.logs, self.port = PolicyServer, logs, 0
+        self.make, self.logs, self.port, self.ended = PolicyServer, logs, 0, None
         self.start()
         end = time.monotonic() + 60.0
         while (port := self.program.port()) is None:
@@ -51,15 +51,18 @@ class Server:
         self.port = port
 
     def start(self):
+        if self.ended is not None:
+            status = self.program.process.wait(15.0)
+            assert status == (0 if self.ended == signal.SIGTERM else -self.ended), status
         options = ("--policy-file", POLICY_FILE, "--unnorm-key", "bridge_orig")
         self.program = self.make(KIT / "ckpt", *options, port=self.port)
         self.logs.append(self.program.log.name)
 
     def end(self, how):
-        """Ends the process by a signal."""
+        """Ends the process by a signal. Not awaited here: the peer must go on publishing images,
+        since an image is what makes the node see the connection's end."""
         self.program.process.send_signal(how)
-        status = self.program.process.wait(15.0)
-        assert status == (0 if how == signal.SIGTERM else -how), status
+        self.ended = how
 
 
 def predicted(openvla, case):
@@ -174,6 +177,7 @@ def scenario(executable, logs):
         drive(executable, logs, folder, server, "act", wanted, (killed,))
     finally:
         server.end(signal.SIGKILL)
+        server.program.process.wait()
 
 
 if __name__ == "__main__":
