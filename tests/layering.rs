@@ -7,22 +7,24 @@ use std::process::Command;
 
 /// Crate of the workspace, and those of the workspace that it may depend on.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("vla-control", &[]),
-    ("vla-config", &["vla-control"]),
+    ("foreign-text", &[]),
+    ("vla-control", &["foreign-text"]),
+    ("vla-config", &["foreign-text", "vla-control"]),
     ("flight-recorder", &["vla-control"]),
     ("rosbag2-reader", &[]),
     ("tt-metal-sys", &[]),
     ("tt-metal", &["tt-metal-sys"]),
     ("tt-mesh-sim", &["tt-metal", "tt-metal-sys"]),
-    ("vla-inference", &["tt-metal"]),
-    ("vla-wire", &[]),
-    ("vla-remote", &["vla-inference", "vla-wire"]),
+    ("vla-inference", &["foreign-text", "tt-metal"]),
+    ("vla-wire", &["foreign-text"]),
+    ("vla-remote", &["foreign-text", "vla-inference", "vla-wire"]),
     ("vla-serve", &["vla-inference", "vla-wire"]),
     ("vla-eval", &["rosbag2-reader", "vla-config", "vla-control", "vla-inference"]),
     (
         "openvla_tt",
         &[
             "flight-recorder",
+            "foreign-text",
             "rosbag2-reader",
             "vla-config",
             "vla-control",

@@ -149,7 +149,7 @@ pub fn read_arguments(arguments: &[String], node: &str, problems: &mut ConfigErr
     }
     // Names in them are a user's.
     for Remark::Info(line) | Remark::Warning(line) in &mut read.remarks {
-        *line = vla_control::one_line(line, LONGEST_REMARK);
+        *line = foreign_text::one_line(line, LONGEST_REMARK);
     }
     read
 }

@@ -58,7 +58,7 @@ pub fn parse_sections(text: &str) -> Result<Vec<Section>, String> {
     let mut sections = Vec::new();
     if let Some(tree) = parse(text)? {
         collect_sections("", tree, &mut sections)
-            .map_err(|message| vla_control::one_line(&message, LONGEST_REASON))?;
+            .map_err(|message| foreign_text::one_line(&message, LONGEST_REASON))?;
     }
     Ok(sections)
 }
@@ -117,7 +117,7 @@ fn parse(text: &str) -> Result<Option<Tree>, String> {
         Ok((event, span)) => Ok((event, span.start.line())),
         Err(error) => {
             let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            Err(vla_control::one_line(&reason, LONGEST_REASON))
+            Err(foreign_text::one_line(&reason, LONGEST_REASON))
         }
     });
     let parser: Box<dyn Iterator<Item = _>> = Box::new(parser);

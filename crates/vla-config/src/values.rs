@@ -157,7 +157,7 @@ pub fn expand_path(text: &str, home: Option<&str>) -> Result<String, String> {
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(match scheme {
             "file" => {
-                let path = vla_control::one_line(rest, LONGEST_SHOWN);
+                let path = foreign_text::one_line(rest, LONGEST_SHOWN);
                 format!("is a URL; write the path alone: {path}")
             }
             _ => match hub_name_of_url(rest) {
@@ -205,7 +205,7 @@ pub fn named_on_the_hub(text: &str) -> Option<String> {
     if !has_form_of_hub_name(name) || (prefixed.is_none() && is_near()) {
         return None;
     }
-    let shown = vla_control::one_line(text, LONGEST_SHOWN);
+    let shown = foreign_text::one_line(text, LONGEST_SHOWN);
     Some(format!(
         "'{shown}' is no folder here and has the form of a name on the Hugging Face Hub; {}",
         download(name)

@@ -46,7 +46,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     options.with_snippet = false;
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        let reason = vla_control::one_line(&reason, LONGEST_REASON);
+        let reason = foreign_text::one_line(&reason, LONGEST_REASON);
         let line = error.location().and_then(|location| {
             text.lines().nth(usize::try_from(location.line()).ok()?.checked_sub(1)?)
         });

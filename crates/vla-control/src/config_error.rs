@@ -2,30 +2,13 @@
 
 use std::fmt;
 
+use foreign_text::one_line;
+
 use super::ranges::Range;
 
 /// Longest path and message of an error, characters: names and values are a user's.
 const LONGEST_PATH: usize = 200;
 const LONGEST_MESSAGE: usize = 16_000;
-
-/// `text` on one line: control characters as escapes, cut after `longest` characters with `…`.
-#[must_use]
-pub fn one_line(text: &str, longest: usize) -> String {
-    let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == longest {
-            line.push('…');
-            break;
-        }
-        // U+2028 and U+2029 end a line in many viewers although they are not control characters.
-        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
-}
 
 /// An invalid value in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

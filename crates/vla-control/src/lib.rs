@@ -89,7 +89,7 @@ pub use config::{
     ControlConfig, MotionLimits, RawControlConfig, RawDetectors, RawEnsemble, RawEnvelope,
     RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawUnchangedImage, RawWorkspace,
 };
-pub use config_error::{ConfigError, ConfigErrors, one_line};
+pub use config_error::{ConfigError, ConfigErrors};
 pub use events::{EVENTS_MAX, EnableOutcome, Event, Events, Refusal, ResetOutcome};
 pub use inputs::{
     CAMERAS_MAX, ImageSeen, Inference, Inputs, JointsSeen, Lifecycle, PolicyFailure, PoseSeen,

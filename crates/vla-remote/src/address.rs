@@ -42,7 +42,7 @@ pub struct AddressError {
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
+    foreign_text::one_line(text, 80)
 }
 
 impl FromStr for RemoteAddress {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foreign_text::one_line;
 use vla_inference::observation::{Observation, Preparer};
 use vla_inference::policy::{
     Decision, Policy, PolicyError, PolicyInfo, RemoteError, Restored, Stage,
@@ -13,7 +14,7 @@ use vla_wire::Value;
 use crate::act;
 use crate::contract::{Answers, Contract};
 use crate::openpi::Connection;
-use crate::trouble::{Trouble, last_line, one_line};
+use crate::trouble::{Trouble, last_line};
 use crate::{ApiKey, Protocol, RemoteAddress};
 
 /// First and longest time between two attempts, after one without delay.

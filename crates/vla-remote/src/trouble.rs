@@ -59,28 +59,5 @@ impl From<WireError> for Trouble {
 /// A server's text in one line: the last one that is not empty, which is the error of a Python
 /// traceback.
 pub(crate) fn last_line(text: &str) -> String {
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    let shown: String = line.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect();
-    if line.chars().nth(SHOWN_MAX).is_some() { format!("{shown}...") } else { shown }
-}
-
-/// A text in one line of at most so many of its characters.
-pub(crate) fn one_line(text: &str, most: usize) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let shown: String = text.chars().take(most).map(plain).collect();
-    if text.chars().nth(most).is_some() { format!("{shown}...") } else { shown }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_traceback_is_its_last_line() {
-        let text = "Traceback (most recent call last):\n  File \"x\"\nKeyError: 'image'\n\n";
-        assert_eq!(last_line(text), "KeyError: \\'image\\'");
-        assert_eq!(last_line(""), "");
-        assert!(last_line(&"x".repeat(100_000)).len() < SHOWN_MAX + 4);
-        assert!(!last_line("a\u{1b}[2Jb").contains('\u{1b}'));
-    }
+    foreign_text::last_line(text, SHOWN_MAX)
 }

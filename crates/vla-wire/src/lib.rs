@@ -61,9 +61,7 @@ pub enum WireError {
     ServerError(String),
 }
 
-/// `text` for an error message: without control characters, at most 64 characters.
+/// `text` for an error message.
 fn shown(text: &str) -> String {
-    let mut characters = text.chars();
-    let start: String = characters.by_ref().take(64).flat_map(char::escape_debug).collect();
-    if characters.next().is_some() { format!("{start}...") } else { start }
+    foreign_text::one_line(text, 64)
 }

@@ -43,6 +43,5 @@ pub(super) fn colour_as_grey(format: &str) -> Option<String> {
 }
 
 fn shown(text: &str) -> String {
-    let kept = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    kept.take(SHOWN).collect()
+    foreign_text::one_line(text, SHOWN)
 }
