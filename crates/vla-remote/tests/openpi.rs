@@ -155,7 +155,7 @@ fn a_server_that_ends_is_gone() {
 
 #[test]
 fn error_answers_are_refusals() {
-    faulty(RemoteFault::Refused, "KeyError: \\'observation/image\\'", |socket| {
+    faulty(RemoteFault::Refused, "KeyError: 'observation/image'", |socket| {
         request(socket).unwrap();
         let text = "Traceback (most recent call last):\n  File\nKeyError: 'observation/image'\n";
         let _ = socket.send(Message::Text(text.into()));
