@@ -12,12 +12,14 @@ use r2r::{
 
 use super::{
     CameraTopic, ImageTransport, NodeError, ResolvedConfig,
+    gripper_state::GripperStates,
     inbox::{Inbox, subscribe},
     instruction::InstructionSubscription,
     log::{self, Severity},
     messages,
     names::Names,
     qos::SensorQos,
+    run_policy::Sensed,
     shared::Shared,
     topics::{Role, TopicMonitor},
 };
@@ -86,6 +88,7 @@ pub(super) struct Subscriptions {
     /// By camera: whether its first image was looked at for remarks.
     looked_at: Vec<bool>,
     state: StateSubscriptions,
+    gripper_states: GripperStates,
     instruction: InstructionSubscription,
     ee_pose: Option<Inbox<PoseStamped>>,
     clock: Option<Inbox<ClockMessage>>,
@@ -112,6 +115,7 @@ impl Subscriptions {
             .map(|camera| Images::create(node, parameters, camera, &mut sensor, monitor))
             .collect::<Result<_, _>>()?;
         let state = StateSubscriptions::create(node, parameters, &mut sensor, monitor)?;
+        let gripper_states = GripperStates::create(node, parameters, &mut sensor, monitor)?;
         let instruction = InstructionSubscription::create(node, "instruction")?;
         let (string, any) = ("std_msgs/msg/String", QosProfile::sensor_data());
         monitor.watch(names, "instruction", "instruction", string, Role::SharedInput, any);
@@ -136,6 +140,7 @@ impl Subscriptions {
             looked_at: vec![false; parameters.cameras.len()],
             images,
             state,
+            gripper_states,
             instruction,
             ee_pose,
             clock,
@@ -156,13 +161,21 @@ impl Subscriptions {
         self.pose_at
     }
 
-    /// Whether end-effector poses are subscribed to.
-    pub fn receives_poses(&self) -> bool {
-        self.ee_pose.is_some()
+    /// What the conditions of a goal need.
+    pub fn sensed(&self, shared: &Shared) -> Sensed {
+        let control = &shared.parameters.raw_control;
+        let timeout = Duration::from_secs_f64(control.state_timeout_s.max(0.0));
+        let openings = self.gripper_states.openings(shared.now(), timeout);
+        Sensed {
+            position: self.recent_position(shared),
+            poses: self.ee_pose.is_some(),
+            no_opening: self.gripper_states.missing(&openings),
+            openings,
+        }
     }
 
     /// The end effector's position in metres, unless it is too old to guard the workspace.
-    pub fn recent_position(&self, shared: &Shared) -> Option<[f64; 3]> {
+    fn recent_position(&self, shared: &Shared) -> Option<[f64; 3]> {
         let age = shared.now().since(self.pose_at?).seconds();
         self.position.filter(|_| age <= shared.parameters.raw_control.pose_timeout_s)
     }
@@ -174,6 +187,7 @@ impl Subscriptions {
             shared.clock.set_simulated(messages::stamp(&message.clock));
         }
         self.state.take(shared);
+        self.gripper_states.take(shared.now());
         for (camera, images) in self.images.iter_mut().enumerate() {
             while let Some((stamp, bytes)) = images.next() {
                 if !std::mem::replace(&mut self.looked_at[camera], true)

@@ -41,9 +41,10 @@ const ROBOT: &[(&str, &[&str])] = &[
     ("RawCap", &["step_cap."]),
     ("RawBox", &["workspace."]),
     ("RawRobotGripper", &["gripper."]),
+    ("RawGripperState", &["gripper.states[]."]),
     ("RawJoint", &["joints[]."]),
 ];
-const ROBOT_FILES: &[&str] = &["robot_file.rs", "joints_section.rs"];
+const ROBOT_FILES: &[&str] = &["robot_file.rs", "gripper_section.rs", "joints_section.rs"];
 
 /// The keys of raw forms: fields that are no form themselves.
 fn keys(files: &[&str], forms: &[(&str, &[&str])]) -> BTreeSet<String> {

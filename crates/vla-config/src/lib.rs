@@ -18,6 +18,7 @@ mod action_section;
 mod config_files;
 mod document;
 mod given;
+mod gripper_section;
 mod image_section;
 mod joint_layout;
 mod joints_section;
@@ -51,6 +52,7 @@ pub use action_section::{
 pub use config_files::Files;
 pub use document::{PARAMETERS_MD, help, markdown};
 pub use given::{Arguments, Given, GivenValue, Origin, Remark, read_arguments, unknown};
+pub use gripper_section::{GripperSource, GripperState};
 pub use image_section::{ImageOperation, ImageSection, ImageStep};
 pub use joint_layout::JointLayout;
 pub use joints_section::RobotJoint;

@@ -4,15 +4,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::gripper_section::{GripperState, RawRobotGripper, check_gripper};
 use super::joints_section::{RawJoint, RobotJoint, check_joints};
 use super::{
     ConfigFileError, Unknown, choice, frame_name, need, number, read, refuse_unknown, topic_name,
 };
+use vla_control::action_chunk::GRIPPERS_MAX;
 use vla_control::ranges::{self, Range};
 use vla_control::{ConfigErrors, RawGripper, RawLimits, RawMotionLimits, RawStepCap, RawWorkspace};
-
-/// Most grippers of a robot.
-const GRIPPERS_MAX: usize = 4;
 
 /// The message in which commands are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +82,8 @@ pub struct RobotFile {
     pub workspace: Option<RobotWorkspace>,
     /// Threshold, hysteresis, dwell. Polarity is the checkpoint's.
     pub gripper: RawGripper,
+    /// Where each gripper's opening is measured, in the order of the topics; empty where none is.
+    pub gripper_states: Vec<GripperState>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,15 +157,6 @@ struct RawBox {
     unknown: Unknown,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct RawRobotGripper {
-    threshold: Option<f64>,
-    hysteresis: Option<f64>,
-    min_dwell_s: Option<f64>,
-    #[serde(flatten)]
-    unknown: Unknown,
-}
-
 impl RobotFile {
     /// Reads and validates a file.
     ///
@@ -216,7 +208,9 @@ impl RawRobot {
             joints = check_joints(p, raw, self.from_urdf, folder);
         }
         let workspace = self.workspace.and_then(|raw| check_box(p, raw, base_frame.as_deref()));
-        let gripper = check_gripper(p, self.gripper.unwrap_or_default());
+        let grippers = command.as_ref().map(|command| command.gripper_topics.len());
+        let (gripper, gripper_states) =
+            check_gripper(p, self.gripper.unwrap_or_default(), grippers);
         Some(RobotFile {
             name: name?,
             base_frame: base_frame?,
@@ -226,6 +220,7 @@ impl RawRobot {
             joints,
             workspace,
             gripper,
+            gripper_states,
         })
     }
 }
@@ -371,25 +366,4 @@ fn check_box(
         frame: frame?,
         area: RawWorkspace { min: min?, max: max?, margin: margin? },
     })
-}
-
-fn check_gripper(p: &mut ConfigErrors, raw: RawRobotGripper) -> RawGripper {
-    refuse_unknown(p, "gripper", &raw.unknown);
-    let default = RawGripper::default();
-    for (place, value, range) in [
-        ("gripper.threshold", raw.threshold, &ranges::GRIPPER_THRESHOLD),
-        ("gripper.hysteresis", raw.hysteresis, &ranges::GRIPPER_HYSTERESIS),
-        ("gripper.min_dwell_s", raw.min_dwell_s, &ranges::GRIPPER_MIN_DWELL),
-    ] {
-        if let Some(value) = value {
-            p.within(place, value, range);
-        }
-    }
-    RawGripper {
-        threshold: raw.threshold.unwrap_or(default.threshold),
-        hysteresis: raw.hysteresis.unwrap_or(default.hysteresis),
-        min_dwell_s: raw.min_dwell_s.unwrap_or(default.min_dwell_s),
-        invert: false,
-        ..default
-    }
 }

@@ -497,6 +497,42 @@ fn each_rule_of_a_robot_has_a_bad_file() {
         ("margin: 0.01", "margin: -1", "workspace.margin: -1 m is outside"),
         ("min_dwell_s: 0.4", "min_dwell_s: 0.4\n  polarity: open", "gripper.polarity: unknown key"),
         ("min_dwell_s: 0.4", "min_dwell_s: -1", "gripper.min_dwell_s: -1 s is outside 0..60 s"),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{closed: 0, open: 1}]",
+            "gripper.states[0]: has neither of joint and topic; give one of the two",
+        ),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{joint: j, topic: t, closed: 0, open: 1}]",
+            "gripper.states[0]: has both of joint and topic; give one of the two",
+        ),
+        ("min_dwell_s: 0.4", "states: [{joint: j, open: 1}]", "gripper.states[0].closed: missing"),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{joint: j, closed: 1, open: 1}]",
+            "gripper.states[0].open: 1 is closed too",
+        ),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{joint: j, closed: .nan, open: 1}]",
+            "gripper.states[0].closed: NaN is outside",
+        ),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{topic: 'a b', closed: 0, open: 1}]",
+            "gripper.states[0].topic: `a b` is not a topic name",
+        ),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{joint: a, closed: 0, open: 1}, {joint: b, closed: 0, open: 1}]",
+            "gripper.states: has 2 entries, but command names 1 grippers",
+        ),
+        (
+            "min_dwell_s: 0.4",
+            "states: [{joint: a, closed: 0, open: 1, unit: m}]",
+            "gripper.states[0].unit: unknown key",
+        ),
         ("velocity: 0.25", "velocity: 25.0", "limits.linear.velocity: 25 m/s is outside"),
         ("name: WidowX", "name: x\nname: WidowX", "duplicate mapping key: name"),
         ("  rate_hz: 50.0", "  rate_hz: 50.0\n  hz: 3", "command.hz: unknown key"),

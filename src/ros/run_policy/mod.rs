@@ -9,6 +9,7 @@
 //! its timer makes every spin return at once, and it leaves cancelled goals unfinished.
 
 mod goals;
+mod holding;
 mod run;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use r2r::{
     unique_identifier_msgs::msg::UUID,
 };
 
+pub(super) use self::run::Sensed;
 use self::{
     goals::{CancelFilter, GoalId, GoalStatus, Goals},
     run::{Ending, Outcome, Refusal, Run, Task, View, out_of_service},
@@ -38,6 +40,7 @@ use super::{
     shared::Shared,
 };
 use crate::runtime::{ControlStatus, InputsSerial, Snapshot, Ticket};
+use vla_control::action_chunk::GRIPPERS_MAX;
 use vla_control::time::{Instant, Stamp};
 use vla_control::{Cause, EnableOutcome, Reason, Requests};
 
@@ -106,18 +109,17 @@ impl RunPolicyServer {
         })
     }
 
-    /// Serves requests and continues the active goal. `position`: the end effector's, if recent;
-    /// `poses`: the node receives it.
-    pub fn poll(&mut self, shared: &mut Shared, position: Option<[f64; 3]>, poses: bool) {
+    /// Serves requests and continues the active goal.
+    pub fn poll(&mut self, shared: &mut Shared, sensed: &Sensed) {
         let mut done = false;
         while let Some(message) = self.done.next() {
             done |= message.data;
         }
         self.take_cancellations();
         while let Some(request) = self.goal_requests.next() {
-            self.take_goal(shared, request, poses);
+            self.take_goal(shared, request, sensed);
         }
-        self.advance(shared, position, done);
+        self.advance(shared, sensed, done);
         self.take_result_requests();
         if self.goals.expire(shared.now()) {
             self.publish_status();
@@ -138,7 +140,7 @@ impl RunPolicyServer {
         &mut self,
         shared: &mut Shared,
         request: ServiceRequest<SendGoal::Service>,
-        poses: bool,
+        sensed: &Sensed,
     ) {
         let id = identifier(&request.message.goal_id);
         let stamp = shared.ros_now();
@@ -149,7 +151,7 @@ impl RunPolicyServer {
         // text, the result of a refused goal has.
         let (Some(id), false) = (id, known) else { return };
         self.goals.accept(id, stamp);
-        let task = Task::read(&goal, poses).and_then(|task| match &self.active {
+        let task = Task::read(&goal, sensed).and_then(|task| match &self.active {
             Some(_) if !goal.preempt => Err(Refusal {
                 reason: 0,
                 detail: "another goal is running; cancel it, or set `preempt`".into(),
@@ -220,7 +222,7 @@ impl RunPolicyServer {
         }
     }
 
-    fn advance(&mut self, shared: &mut Shared, position: Option<[f64; 3]>, done: bool) {
+    fn advance(&mut self, shared: &mut Shared, sensed: &Sensed, done: bool) {
         let Some(snapshot) = shared.runtime.snapshot() else { return };
         let Some(mut active) = self.active.take() else { return };
         let now = shared.now();
@@ -253,7 +255,11 @@ impl RunPolicyServer {
             in_force: instruction.is_some_and(|now| *now == active.run.task.instruction),
             status: &status,
             done,
-            position,
+            sensed,
+            grippers: snapshot
+                .output
+                .command
+                .map_or([None; GRIPPERS_MAX], |command| *command.grippers()),
         };
         let ending = if active.cancelled {
             Some(Ending::new(Outcome::Cancelled, "cancelled by a client"))

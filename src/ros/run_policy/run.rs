@@ -1,10 +1,12 @@
 //! One goal from its acceptance to its end: what was asked for and what ends it. Pure.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use r2r::openvla_tt_msgs::{action::RunPolicy::Goal, msg::Status};
 
+use super::holding::{Condition, Grippers};
 use crate::runtime::{ControlStatus, Snapshot};
+use vla_control::action_chunk::GRIPPERS_MAX;
 use vla_control::time::Instant;
 use vla_control::{Cause, Reason};
 use vla_inference::policy::Instruction;
@@ -25,6 +27,20 @@ pub(super) struct Task {
     pub stop_on_done: bool,
     /// Corners of the box that ends the goal, in metres.
     pub stop_in_box: Option<([f64; 3], [f64; 3])>,
+    pub stop_when_holding: Option<Condition>,
+}
+
+/// What the node receives, beside images, that a goal's conditions need.
+#[derive(Debug, Clone, Default)]
+pub(in crate::ros) struct Sensed {
+    /// Recent position of the end effector, in metres.
+    pub position: Option<[f64; 3]>,
+    /// The node receives `ee_pose`.
+    pub poses: bool,
+    /// Recent openings of the grippers.
+    pub openings: [Option<f64>; GRIPPERS_MAX],
+    /// Why no opening is known.
+    pub no_opening: Option<Arc<str>>,
 }
 
 /// Why a goal did not begin: a constant `REASON_...` of `Status`, and a sentence.
@@ -35,8 +51,8 @@ pub(super) struct Refusal {
 }
 
 impl Task {
-    /// Validates a goal. `poses` tells whether the node receives `ee_pose`.
-    pub fn read(goal: &Goal, poses: bool) -> Result<(Self, Vec<String>), Refusal> {
+    /// Validates a goal.
+    pub fn read(goal: &Goal, sensed: &Sensed) -> Result<(Self, Vec<String>), Refusal> {
         let refuse = |detail: String| Refusal { reason: 0, detail };
         let (instruction, remarks) = Instruction::read(&goal.instruction).map_err(|error| {
             #[allow(clippy::cast_possible_truncation)] // a uint16 constant
@@ -52,7 +68,15 @@ impl Task {
         }
         let stop_in_box = goal
             .stop_in_box
-            .then(|| corners(&goal.box_min, &goal.box_max, poses))
+            .then(|| corners(&goal.box_min, &goal.box_max, sensed.poses))
+            .transpose()
+            .map_err(refuse)?;
+        let stop_when_holding = goal
+            .stop_when_holding
+            .then(|| match &sensed.no_opening {
+                Some(text) => Err(text.to_string()),
+                None => Condition::read(goal.holding_opening, goal.holding_time_s),
+            })
             .transpose()
             .map_err(refuse)?;
         let task = Self {
@@ -62,6 +86,7 @@ impl Task {
             stop_when_stalled: goal.stop_when_stalled,
             stop_on_done: goal.stop_on_done,
             stop_in_box,
+            stop_when_holding,
         };
         Ok((task, remarks.iter().map(ToString::to_string).collect()))
     }
@@ -135,8 +160,9 @@ pub(super) struct View<'a> {
     pub status: &'a ControlStatus,
     /// `true` arrived on `~/done`.
     pub done: bool,
-    /// Recent position of the end effector, in metres.
-    pub position: Option<[f64; 3]>,
+    pub sensed: &'a Sensed,
+    /// Published commands of the grippers, 0 closed to 1 open.
+    pub grippers: [Option<f64>; GRIPPERS_MAX],
 }
 
 /// A goal under way.
@@ -149,11 +175,13 @@ pub(super) struct Run {
     enabled: bool,
     /// The detectors of a stall were silent during the goal: what they find now is of this goal.
     moved: bool,
+    grippers: Grippers,
 }
 
 impl Run {
     pub fn new(task: Task, accepted: Instant) -> Self {
-        Self { task, accepted, path: Path::default(), enabled: false, moved: false }
+        let (path, grippers) = (Path::default(), Grippers::default());
+        Self { task, accepted, path, enabled: false, moved: false, grippers }
     }
 
     /// Seconds since the acceptance.
@@ -168,6 +196,9 @@ impl Run {
             .into_iter()
             .find(|reason| causes.contains(*reason));
         self.moved |= stall.is_none();
+        let held = self.task.stop_when_holding.and_then(|condition| {
+            self.grippers.update(view.now, &condition, &view.grippers, &view.sensed.openings)
+        });
         if !view.in_force {
             let text = "another instruction arrived on the topic";
             return Some(Ending::new(Outcome::Preempted, text));
@@ -183,11 +214,14 @@ impl Run {
         if let (true, true, Some(reason)) = (self.task.stop_when_stalled, self.moved, stall) {
             return Some(Ending::new(Outcome::Done, reason.sentence()));
         }
-        if let (Some(corners), Some(position)) = (self.task.stop_in_box, view.position)
+        if let (Some(corners), Some(position)) = (self.task.stop_in_box, view.sensed.position)
             && inside(position, corners)
         {
             let [x, y, z] = position;
             let text = format!("the end effector is in the box, at [{x:.4}, {y:.4}, {z:.4}] m");
+            return Some(Ending::new(Outcome::Done, text));
+        }
+        if let Some(text) = held {
             return Some(Ending::new(Outcome::Done, text));
         }
         let limit = self.task.time_limit;
@@ -248,6 +282,10 @@ mod tests {
     use super::*;
     use vla_control::State;
 
+    const NOTHING: Sensed =
+        Sensed { position: None, poses: false, openings: [None; GRIPPERS_MAX], no_opening: None };
+    const EVERYTHING: Sensed = Sensed { poses: true, ..NOTHING };
+
     fn at(ms: u64) -> Instant {
         Instant::from_nanoseconds(ms * 1_000_000)
     }
@@ -258,6 +296,8 @@ mod tests {
             time_limit_s: 10.0,
             box_min: vec![0.0; 3],
             box_max: vec![0.0; 3],
+            holding_opening: 0.05,
+            holding_time_s: 0.5,
             ..Goal::default()
         }
     }
@@ -275,11 +315,12 @@ mod tests {
     fn run(change: impl FnOnce(&mut Goal)) -> Run {
         let mut goal = goal();
         change(&mut goal);
-        Run::new(Task::read(&goal, true).expect("a valid goal").0, at(0))
+        Run::new(Task::read(&goal, &EVERYTHING).expect("a valid goal").0, at(0))
     }
 
     fn view(ms: u64, status: &ControlStatus) -> View<'_> {
-        View { now: at(ms), in_force: true, status, done: false, position: None }
+        let grippers = [None; GRIPPERS_MAX];
+        View { now: at(ms), in_force: true, status, done: false, sensed: &NOTHING, grippers }
     }
 
     fn outcome(ending: Option<Ending>) -> Option<Outcome> {
@@ -291,12 +332,13 @@ mod tests {
         let refused = |change: fn(&mut Goal), poses| {
             let mut goal = goal();
             change(&mut goal);
-            Task::read(&goal, poses).expect_err("must be refused").detail
+            let sensed = Sensed { poses, ..NOTHING };
+            Task::read(&goal, &sensed).expect_err("must be refused").detail
         };
         assert!(refused(|g| g.instruction = "  ".into(), true).starts_with("instruction refused"));
         for limit in [0.0, -1.0, 3601.0, f64::NAN, f64::INFINITY] {
             let goal = Goal { time_limit_s: limit, ..goal() };
-            let refusal = Task::read(&goal, true).expect_err("must be refused");
+            let refusal = Task::read(&goal, &EVERYTHING).expect_err("must be refused");
             assert!(refusal.detail.contains("from 0.1 to 3600"), "{}", refusal.detail);
         }
         assert!(refused(|g| g.stop_in_box = true, false).contains("ee_pose"));
@@ -309,6 +351,12 @@ mod tests {
             (g.stop_in_box, g.box_max) = (true, vec![1.0, f64::INFINITY, 1.0]);
         };
         assert!(refused(endless, true).contains("in y"));
+        let brief = |g: &mut Goal| (g.stop_when_holding, g.holding_time_s) = (true, 0.0);
+        assert!(refused(brief, true).contains("holding_time_s is 0"));
+        let blind = Sensed { no_opening: Some("no gripper".into()), ..NOTHING };
+        let holding = Goal { stop_when_holding: true, ..goal() };
+        assert_eq!(Task::read(&holding, &blind).expect_err("refused").detail, "no gripper");
+        assert!(Task::read(&goal(), &blind).is_ok(), "not needed");
     }
 
     #[test]
@@ -327,9 +375,27 @@ mod tests {
         for (position, ends) in
             [(None, false), (Some([0.1, 0.2, 0.15]), true), (Some([0.1, 0.2, 0.21]), false)]
         {
-            let ending = boxed.verdict(&View { position, ..view(30, &running) });
+            let sensed = Sensed { position, ..NOTHING };
+            let ending = boxed.verdict(&View { sensed: &sensed, ..view(30, &running) });
             assert_eq!(ending.is_some(), ends, "{position:?}");
         }
+    }
+
+    #[test]
+    fn a_held_object_ends_the_goal() {
+        let running = status(State::Running, &[]);
+        let mut holding = run(|g| g.stop_when_holding = true);
+        let mut ends = |ms: u64, command: f64, opening: f64| {
+            let openings = [Some(opening), None, None, None];
+            let sensed = Sensed { openings, ..NOTHING };
+            let grippers = [Some(command), None, None, None];
+            let view = View { sensed: &sensed, grippers, ..view(ms, &running) };
+            outcome(holding.verdict(&view))
+        };
+        assert_eq!(ends(0, 1.0, 0.9), None);
+        assert_eq!(ends(100, 0.0, 0.4), None);
+        assert_eq!(ends(599, 0.0, 0.4), None);
+        assert_eq!(ends(600, 0.0, 0.4), Some(Outcome::Done));
     }
 
     #[test]
