@@ -121,6 +121,21 @@ fn a_task_runs_as_an_action() {
 }
 
 #[test]
+fn a_held_object_ends_a_goal() {
+    scenario("holding", NODE);
+}
+
+#[test]
+fn pictures_for_people_show_what_the_node_does() {
+    scenario("debug_image", NODE);
+}
+
+#[test]
+fn a_state_of_constants_needs_no_message() {
+    scenario("constant_state", NODE);
+}
+
+#[test]
 fn instructions_of_every_qos_arrive() {
     scenario("inputs", NODE);
 }

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Dependency from outside, and the crates of the workspace that alone may use it.
 const CONFINED: &[(&str, &[&str])] = &[
     ("r2r", &["openvla_tt"]),
+    ("embedded-graphics", &["openvla_tt"]),
     ("rusqlite", &["rosbag2-reader"]),
     ("mcap", &["flight-recorder", "rosbag2-reader"]),
     ("plotters", &["vla-eval"]),

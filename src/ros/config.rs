@@ -6,8 +6,9 @@ use std::{fs, path::Path, path::PathBuf, str::FromStr, sync::Arc, time::Duration
 
 use crate::runtime::{ActionTransform, Loaded, Threads, longest_pause};
 use vla_config::{
-    Arguments, CommandTopics, Given, LifecycleState, Measured, PolicyFile, QosOverride, Remark,
-    Resolved, STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments, resolve,
+    Arguments, CommandTopics, Given, GripperState, LifecycleState, Measured, PolicyFile,
+    QosOverride, Remark, Resolved, STEP_WIDTH, StateAssembler, StatePart, Value, read_arguments,
+    resolve,
 };
 use vla_control::action_chunk::ChunkStep;
 use vla_control::{ConfigError, ConfigErrors, ControlConfig, RawControlConfig, Source};
@@ -88,6 +89,8 @@ pub struct ResolvedConfig {
     pub scheduling: Threads,
     /// Folder of flight records; `None` keeps none.
     pub record_directory: Option<PathBuf>,
+    /// Time between two pictures on `~/debug_image`; `None` publishes none.
+    pub debug_image_interval: Option<Duration>,
     /// ROS time comes from `/clock`.
     pub use_sim_time: bool,
     /// Control's parameters, without what loading a checkpoint adds.
@@ -138,6 +141,12 @@ impl ResolvedConfig {
     #[must_use]
     pub fn policy_file(&self) -> Option<&PolicyFile> {
         self.resolved.files.policy.as_deref()
+    }
+
+    /// Where the robot file says that grippers are measured.
+    #[must_use]
+    pub fn gripper_states(&self) -> &[GripperState] {
+        self.resolved.files.robot.as_ref().map_or(&[], |robot| &robot.gripper_states)
     }
 
     /// Overridden QoS of subscriptions.
@@ -212,6 +221,8 @@ impl ResolvedConfig {
                 inference_niceness: small(values.inference_niceness).into(),
             },
             record_directory: path(&values.record_directory),
+            debug_image_interval: (0.0 < values.debug_image_hz)
+                .then(|| Duration::from_secs_f64(values.debug_image_hz.recip())),
             use_sim_time: values.use_sim_time,
             raw_control: resolved.raw_control,
             control: resolved.control,

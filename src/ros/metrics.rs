@@ -27,6 +27,8 @@ pub(super) struct NodeMetrics {
     pub inference_times: Window,
     /// Times from image stamp to decision, seconds.
     pub latencies: Window,
+    /// Stages of the last decision.
+    pub last_stages: Vec<Stage>,
     /// Way to a policy server and back, seconds.
     pub network: Window,
     /// Durations that a policy server states, seconds.
@@ -38,8 +40,10 @@ pub(super) struct NodeMetrics {
 }
 
 impl NodeMetrics {
-    /// Takes the stages of a decision that was made on a server.
+    /// Takes the stages of a decision.
     pub fn stages(&mut self, stages: &[Stage]) {
+        self.last_stages.clear();
+        self.last_stages.extend_from_slice(stages);
         for stage in stages {
             match stage.name {
                 "network" | "round_trip" => self.network.push(stage.milliseconds * 1e-3),

@@ -14,7 +14,9 @@ mod commands;
 mod config;
 #[cfg(feature = "serve")]
 mod dash;
+mod debug_image;
 mod diagnostics;
+mod gripper_state;
 mod inbox;
 mod instruction;
 mod lifecycle;

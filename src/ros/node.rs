@@ -7,6 +7,7 @@ use r2r::{QosProfile, rcl_interfaces::msg::Log};
 use super::{
     NodeError, PolicyFactory, ResolvedConfig,
     commands::CommandPublishers,
+    debug_image::DebugImages,
     inbox::publish,
     lifecycle::State,
     log,
@@ -17,7 +18,7 @@ use super::{
     parameter_events::ParameterEvents,
     parameter_services::ParameterServices,
     requests::RequestHandler,
-    run_policy::RunPolicyServer,
+    run_policy::{RunPolicyServer, Sensed},
     shared::Shared,
     signals::StopSignals,
     status::{StatusPublisher, StatusView},
@@ -49,6 +50,7 @@ pub struct VlaNode {
     parameter_events: ParameterEvents,
     status: StatusPublisher,
     motion: MotionPublisher,
+    debug_images: DebugImages,
     /// Asked for its subscribers; control has a clone that publishes.
     commands: CommandPublishers,
     stop: StopSignals,
@@ -98,6 +100,7 @@ impl VlaNode {
         let parameter_events = ParameterEvents::create(&mut ros, &name)?;
         let status = StatusPublisher::create(&mut ros, name.clone())?;
         let motion = MotionPublisher::create(&mut ros, &parameters)?;
+        let debug_images = DebugImages::create(&mut ros, &parameters)?;
         let runtime = Runtime::start(
             Arc::new(clock.clone()),
             parameters.control,
@@ -128,6 +131,7 @@ impl VlaNode {
             parameter_events,
             status,
             motion,
+            debug_images,
             commands,
             stop,
         })
@@ -174,14 +178,14 @@ impl VlaNode {
         self.subscriptions.take(shared);
         shared.runtime.set_subscribed(is_subscribed(&self.commands, &shared.parameters));
         self.requests.poll(shared);
-        let position = self.subscriptions.recent_position(shared);
-        self.run_policy.poll(shared, position, self.subscriptions.receives_poses());
+        self.run_policy.poll(shared, &self.subscriptions.sensed(shared));
         self.lifecycle.poll(shared, &self.subscriptions);
         self.serve_parameters();
         self.topics.check(&self.ros, self.shared.now());
         self.stop.set_stop_time(self.shared.runtime.rest_within());
         self.publish_status();
         self.motion.poll(&mut self.shared);
+        self.debug_images.poll(&mut self.shared, self.status.newest());
         match self.shared.runtime.broken() {
             Some(what) => Err(NodeError::Broken(what)),
             None => Ok(()),
@@ -225,7 +229,7 @@ impl VlaNode {
         let longest = self.shared.runtime.rest_within() + Duration::from_secs(1);
         let rested = wait_until(longest, || {
             self.ros.spin_once(Duration::from_millis(1));
-            self.run_policy.poll(&mut self.shared, None, false);
+            self.run_policy.poll(&mut self.shared, &Sensed::default());
             self.publish_status();
             self.shared.runtime.at_rest()
         });

@@ -63,6 +63,7 @@ pub(super) struct StatusPublisher {
     status: r2r::Publisher<Status>,
     diagnostics: r2r::Publisher<DiagnosticArray>,
     last: Option<Essence>,
+    newest: Option<Status>,
     /// Time of the last periodic publication.
     last_periodic: Option<Instant>,
     notices: Throttle,
@@ -78,10 +79,16 @@ impl StatusPublisher {
             status: publish(node, "~/status", reliable(HISTORY).transient_local())?,
             diagnostics: publish(node, "/diagnostics", reliable(10))?,
             last: None,
+            newest: None,
             last_periodic: None,
             notices: Throttle::default(),
             events_lost: 0,
         })
+    }
+
+    /// The message that was published last.
+    pub fn newest(&self) -> Option<&Status> {
+        self.newest.as_ref()
     }
 
     /// Publishes everything that happened since the last call, in order.
@@ -126,7 +133,7 @@ impl StatusPublisher {
         let causes = causes(shared, view, status);
         let essence = essence(shared, view, status, &causes);
         if self.last.as_ref() != Some(&essence) {
-            self.send(&message(shared, snapshot, status, &essence, &causes));
+            self.send(message(shared, snapshot, status, &essence, &causes));
             self.last = Some(essence);
         }
     }
@@ -141,7 +148,6 @@ impl StatusPublisher {
         let causes = causes(shared, view, status);
         let essence = essence(shared, view, status, &causes);
         let message = message(shared, snapshot, status, &essence, &causes);
-        self.send(&message);
         let array = DiagnosticArray {
             header: Header { stamp: messages::time(shared.ros_now()), frame_id: String::new() },
             status: diagnostics::lines(&self.node_name, shared, view, snapshot, &message, &causes),
@@ -149,13 +155,15 @@ impl StatusPublisher {
         if let Err(error) = self.diagnostics.publish(&array) {
             log::limited(Severity::Warn, "publish", format!("/diagnostics: {error}"));
         }
+        self.send(message);
         self.last = Some(essence);
     }
 
-    fn send(&self, status: &Status) {
-        if let Err(error) = self.status.publish(status) {
+    fn send(&mut self, status: Status) {
+        if let Err(error) = self.status.publish(&status) {
             log::limited(Severity::Warn, "publish", format!("~/status: {error}"));
         }
+        self.newest = Some(status);
     }
 
     fn take_worker_reports(&mut self, shared: &mut Shared) {

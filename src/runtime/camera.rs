@@ -36,6 +36,11 @@ impl RepeatDetector {
         self.before = Some((Arc::clone(bytes), since));
         since
     }
+
+    /// The newest image.
+    pub fn newest(&self) -> Option<Arc<EncodedImage>> {
+        self.before.as_ref().map(|(bytes, _)| Arc::clone(bytes))
+    }
 }
 
 #[cfg(test)]

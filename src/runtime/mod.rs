@@ -42,8 +42,8 @@ pub use inference_rate::longest_pause;
 pub use mailbox::Mailbox;
 pub use observation::StateSample;
 pub use os::{
-    NodeClock, Priority, monotonic_now, resident_bytes, signal_is_ignored, sleep_until,
-    stop_with_parent, wait_until,
+    NodeClock, Priority, lower_priority, monotonic_now, resident_bytes, signal_is_ignored,
+    sleep_until, stop_with_parent, wait_until,
 };
 pub use transform::{ActionTransform, STEP_WIDTH};
 pub use worker::{DecisionReport, LoadRequest, Loaded, Loader, WorkerReport};
@@ -202,6 +202,12 @@ impl Runtime {
         self.inputs.images[camera] = Some(seen);
         self.publish_inputs();
         self.wake_worker();
+    }
+
+    /// The newest image of a camera that was passed on, by index.
+    #[must_use]
+    pub fn newest_image(&self, camera: usize) -> Option<Arc<EncodedImage>> {
+        self.repeats.get(camera).and_then(RepeatDetector::newest)
     }
 
     /// Sets or clears the instruction; returns whether it changed. Repeating the instruction in

@@ -48,6 +48,7 @@ const TOPICS: &[(&str, &str, &str, &str, Fields)] = &[
         Ros(&["data"]),
     ),
     ("/image", "src/ros/config.rs", "topic: \"image\".into()", "Image", Ros(&[])),
+    ("/vla/debug_image", "src/ros/debug_image/mod.rs", "\"~/debug_image\"", "Image", Ros(&[])),
     ("/ee_pose", "src/ros/subscriptions.rs", "\"ee_pose\"", "Pose", Ros(&[])),
     ("/joint_states", "src/ros/subscriptions.rs", "\"joint_states\"", "", Ros(&["position"])),
     ("/diagnostics", "src/ros/status.rs", "/diagnostics", "", Ros(&[])),
@@ -214,7 +215,7 @@ fn rviz_displays_topics_of_their_type() {
         assert_eq!(row.map(|(_, _, _, kind, _)| *kind), Some(kind), "{topic}");
         seen += 1;
     }
-    assert_eq!(seen, 3);
+    assert_eq!(seen, 4);
     let frame = text.lines().find_map(|line| line.trim().strip_prefix("Fixed Frame: ")).unwrap();
     assert!(read("docs/parameters.md").contains(&format!("| `frame_id` | string | `{frame}` |")));
 }

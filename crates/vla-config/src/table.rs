@@ -130,6 +130,7 @@ const LOAD_TIMEOUT: Range = Range::new(1.0, 3600.0, "s");
 /// Exact as a float64, which ROS's descriptors of ranges are.
 const SEED: Range = Range::new(0.0, 9_007_199_254_740_991.0, "");
 const ADDED_LATENCY: Range = Range::new(0.0, 10.0, "s");
+const DEBUG_IMAGE_RATE: Range = Range::new(0.1, 10.0, "Hz");
 const REMOTE_CONNECT_TIMEOUT: Range = Range::new(0.05, 10.0, "s");
 const REMOTE_READ_TIMEOUT: Range = Range::new(0.02, 10.0, "s");
 const REMOTE_TIMEOUT: Range = Range::new(0.02, 60.0, "s");
@@ -207,6 +208,9 @@ table! {
         "Niceness of the inference threads.";
     "record_directory": Own, Start, Path(record_directory), unset "none",
         "Folder for flight records, written on a fault, on e-stop and on ~/dump.";
+    "debug_image_hz": Own, Start, Float(debug_image_hz) in DEBUG_IMAGE_RATE, unset "no such topic",
+        "Pictures per second on ~/debug_image, while it is subscribed: cameras, instruction, state \
+        with reason, desired and executed motion within the limits, times.";
     "use_sim_time": Own, Start, Bool(use_sim_time),
         "ROS time comes from /clock. Watchdogs stay on the machine's steady clock.";
     "observation_timeout_s": Own, Inactive, Float(control.observation_timeout_s)

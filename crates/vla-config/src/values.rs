@@ -50,6 +50,8 @@ pub struct Values {
     pub inference_niceness: i64,
     /// Folder of flight records, empty for none.
     pub record_directory: String,
+    /// Pictures per second on `~/debug_image`, Hz; 0 for none.
+    pub debug_image_hz: f64,
     /// Whether ROS time comes from `/clock`.
     pub use_sim_time: bool,
     /// Lower corner of the workspace, metres; both corners or none.
@@ -98,6 +100,7 @@ impl Default for Values {
             control_priority: 40,
             inference_niceness: 10,
             record_directory: String::new(),
+            debug_image_hz: 0.0,
             use_sim_time: false,
             workspace_min: None,
             workspace_max: None,
