@@ -156,6 +156,11 @@ fn an_operator_moves_and_stops_the_arm_from_the_page() {
 }
 
 #[test]
+fn an_operator_sees_a_fault_and_the_way_back() {
+    scenario_of("dash_fault", &[NODE, env!("CARGO_BIN_EXE_openvla")]);
+}
+
+#[test]
 fn bad_parameters_are_refused_with_a_list() {
     let output = refused(&[
         "--ros-args",

@@ -122,6 +122,10 @@ function reasonRows(cause) {
 on("status", (status) => {
   $("state").dataset.state = status.state;
   $("state-name").textContent = status.state;
+  // The way on: a latch is reset before motion can be enabled.
+  const latched = status.state === "FAULT" || status.state === "ESTOPPED";
+  $("reset").classList.toggle("go", latched);
+  $("enable").classList.toggle("go", !latched);
   let words = STATES[status.state] || "";
   if (status.resumes_in_s !== null) words = `resumes in ${status.resumes_in_s.toFixed(1)} s`;
   else if (status.enable_withdrawn_in_s !== null)
