@@ -1,5 +1,6 @@
 """~/debug_image: not there by default; with `debug_image_hz` a picture that changes with the
-instruction, the state and the camera, drawn only while somebody subscribes, without delaying the commands.
+instruction, the state and the camera, drawn only while somebody subscribes, without delaying the
+commands.
 
 OPENVLA_TT_DEBUG_IMAGE names a folder in which the pictures are kept.
 """
