@@ -122,7 +122,7 @@ def holds(client, hand, source):
     goal = client.send(stop_when_holding=True).moves()
     hand.free = True
     result = goal.ended(Result.DONE, "NONE", "gripper 0 holds something", f"rests at {HELD:.2f}")
-    assert not graph.moving(), "the result comes at rest"
+    graph.until("at rest", lambda: not graph.moving())
     assert 0.0 <= result.time_to_rest_s <= STOP_S + SLACK_S, result
     assert HOLD_S < result.elapsed_s, result
     assert graph.grippers[-1] == 0.0, "the gripper keeps its command"

@@ -2,7 +2,7 @@
 //! within their limits, and times, in one picture for people. Off without the parameter
 //! `debug_image_hz`.
 //!
-//! The executor thread collects pointers, numbers and texts; a thread of its own, of the lowest
+//! The executor thread collects pointers, numbers and texts; a thread of its own, of low
 //! priority, decodes, draws and publishes. One picture is in work at a time and none waits: while
 //! the thread is busy, and while nobody subscribes, nothing is collected.
 
@@ -31,8 +31,9 @@ use super::{
 use crate::runtime::lower_priority;
 use content::Content;
 
-/// Niceness of the thread that draws: behind inference.
-const NICENESS: i32 = 19;
+/// Niceness of the thread that draws: behind inference, and still drawing beside an inference that
+/// uses every core.
+const NICENESS: i32 = 15;
 
 /// The thread, and when the last picture was begun.
 struct Drawer {
