@@ -2,9 +2,9 @@
 //! within their limits, and times, in one picture for people. Off without the parameter
 //! `debug_image_hz`.
 //!
-//! The executor thread collects pointers, numbers and texts; a thread of its own, of low
-//! priority, decodes, draws and publishes. One picture is in work at a time and none waits: while
-//! the thread is busy, and while nobody subscribes, nothing is collected.
+//! The executor thread collects pointers, numbers and texts; a thread of its own, of low priority,
+//! decodes, draws and publishes. One picture is in work at a time and none waits: what is collected
+//! while the thread is busy is dropped. While nobody subscribes, nothing is collected.
 
 mod canvas;
 mod content;
