@@ -439,7 +439,10 @@ def main(scenario):
         scenario(sys.argv[1:], logs)
     except BaseException:
         for path in logs:
-            text = pathlib.Path(path).read_text(errors="replace")
+            try:
+                text = pathlib.Path(path).read_text(errors="replace")
+            except OSError as error:  # gone with its temporary folder
+                text = str(error)
             print(
                 f"---- {path}\n" + "\n".join(re.sub(r"\x1b\[\d*m", "", text).splitlines()[-60:]),
                 file=sys.stderr,

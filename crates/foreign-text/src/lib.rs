@@ -67,7 +67,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_one_bounded_line(text in "\\PC*|.*|(.|\n|\r|\u{2028}|\u{9b})*", longest in 0_usize..99) {
+        fn any_text_is_one_bounded_line(
+            text in "\\PC*|.*|(.|\n|\r|\u{2028}|\u{9b})*",
+            longest in 0_usize..99,
+        ) {
             for line in [one_line(&text, longest), last_line(&text, longest)] {
                 prop_assert!(!line.chars().any(char::is_control), "{line:?}");
                 prop_assert!(!line.contains(['\u{2028}', '\u{2029}']), "{line:?}");
