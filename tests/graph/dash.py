@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -224,16 +225,19 @@ def stops(dash, graph):
 
 def losses(dash, graph, node):
     """A silent node is reported within the bound, and found again."""
-    graph.until("alive", lambda: dash.get("tick", "alive"))
-    node.process.send_signal(signal.SIGSTOP)
-    begin = time.monotonic()
-    graph.until("lost", lambda: not dash.get("tick", "alive"))
-    ticks = [(at, event) for at, name, event in dash.arrivals if name == "tick" and begin < at]
-    lost = next(at for at, event in ticks if not event["alive"])
-    node.process.send_signal(signal.SIGCONT)
-    graph.until("found again", lambda: dash.get("tick", "alive"))
-    print(f"silent node reported after {lost - begin:.2f} s")
-    assert lost - begin < LOST_BOUND_S, lost - begin
+    times = []
+    for _ in range(3):
+        graph.until("alive", lambda: dash.get("tick", "alive"))
+        node.process.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        graph.until("lost", lambda: not dash.get("tick", "alive"))
+        ticks = [(at, event) for at, name, event in dash.arrivals if name == "tick" and begin < at]
+        times.append(next(at for at, event in ticks if not event["alive"]) - begin)
+        node.process.send_signal(signal.SIGCONT)
+        graph.until("found again", lambda: dash.get("tick", "alive"))
+    # The median: another program may hold up one of them.
+    print(f"silent node reported after {statistics.median(times):.2f} s")
+    assert statistics.median(times) < LOST_BOUND_S, times
 
 
 def with_a_key(openvla, folder):
@@ -312,15 +316,17 @@ def page(program, dash, graph, node, case, folder):
         assert "ESTOP" in words, words
         window.until("reset", f"{state} == 'IDLE'", lambda: (window.click("#reset"), turn()))
 
-        node.process.send_signal(signal.SIGSTOP)
-        took = window.until("the alarm", alarm, lambda: None)
-        print(f"silent node shown by the page after {took:.2f} s")
-        assert window.run("document.body.classList.contains('stale')")
-        assert "NODE LOST" in window.run("document.getElementById('alarm').textContent")
-        shoot("lost")
-        node.process.send_signal(signal.SIGCONT)
-        window.until("no alarm", f"!({alarm})", turn)
-        assert took < LOST_BOUND_S, took
+        times = []
+        for _ in range(3):
+            node.process.send_signal(signal.SIGSTOP)
+            times.append(window.until("the alarm", alarm, lambda: None))
+            assert window.run("document.body.classList.contains('stale')")
+            assert "NODE LOST" in window.run("document.getElementById('alarm').textContent")
+            shoot("lost")
+            node.process.send_signal(signal.SIGCONT)
+            window.until("no alarm", f"!({alarm})", turn)
+        print(f"silent node shown by the page after {statistics.median(times):.2f} s")
+        assert statistics.median(times) < LOST_BOUND_S, times
         graph.until("resumed", lambda: graph.state == "IDLE")
         assert not window.errors, window.errors
 
