@@ -59,11 +59,7 @@ impl DatasetError {
         move |source| Self::Io { act, path, source }
     }
 
-    pub(crate) fn invalid(
-        path: &Path,
-        what: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn invalid(path: &Path, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Invalid { path: path.to_owned(), what: what.into(), remedy: remedy.into() }
     }
 

@@ -191,7 +191,14 @@ mod tests {
         let mut pixels = Pixels::new();
         pixels.add(2, 1, &[0, 255, 51, 255, 255, 51]);
         let stats = pixels.stats();
-        assert_eq!((stats.count, &stats.min, &stats.max), (1, &vec![0.0, 1.0, 0.2], &vec![1.0; 3].iter().zip([1.0, 1.0, 0.2]).map(|(_, b)| b).collect()));
+        assert_eq!(
+            (stats.count, &stats.min, &stats.max),
+            (
+                1,
+                &vec![0.0, 1.0, 0.2],
+                &vec![1.0; 3].iter().zip([1.0, 1.0, 0.2]).map(|(_, b)| b).collect()
+            )
+        );
         assert_eq!((stats.mean[0], stats.std[0], stats.std[1]), (0.5, 0.5, 0.0));
         // 600 x 400 counts every fourth pixel in both directions.
         pixels.add(600, 400, &[7; 600 * 400 * 3]);

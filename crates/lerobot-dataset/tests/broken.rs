@@ -104,15 +104,15 @@ fn features_that_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let path = dataset(&folder);
     let original = std::fs::read(path.join("meta/info.json")).unwrap();
-    let camera = "observation.images.front";
+    const CAMERA: &str = "observation.images.front";
     type Change = Box<dyn FnOnce(&mut Value)>;
     let feature = |name: &'static str, key: &'static str, value: Value| -> Change {
         Box::new(move |info| info["features"][name][key] = value)
     };
     let cases: Vec<(Change, &str, &[&str])> = vec![
-        (feature(camera, "dtype", json!("video")), "action", &[camera, "to_pictures"]),
-        (feature(camera, "dtype", json!("float32")), "action", &["float32, not image"]),
-        (feature("action", "shape", json!([2])), "action", &["action has 45 numbers in 15 rows"]),
+        (feature(CAMERA, "dtype", json!("video")), "action", &[CAMERA, "to_pictures"]),
+        (feature(CAMERA, "dtype", json!("float32")), "action", &["float32, not image"]),
+        (feature("action", "shape", json!([2])), "action", &["action has 12 numbers in 4 rows"]),
         (feature("action", "shape", json!([0])), "action", &["not a vector of numbers"]),
         (feature("action", "shape", json!([1, 3])), "action", &["float32 [1, 3]", "name a vector"]),
         (feature("action", "shape", json!([100_000])), "action", &["too large"]),
@@ -129,7 +129,7 @@ fn features_that_do_not_fit() {
             &["control characters: 'bad\\n'"],
         ),
         (Box::new(|_| ()), "wrench", &["no feature 'wrench'; it has action (float32 [3])"]),
-        (Box::new(|_| ()), camera, &["image [1, 2, 3], not a vector"]),
+        (Box::new(|_| ()), CAMERA, &["image [1, 2, 3], not a vector"]),
     ];
     for (change, vector, says) in cases {
         std::fs::write(path.join("meta/info.json"), &original).unwrap();

@@ -149,7 +149,8 @@ fn rows() -> impl Strategy<Value = Vec<Vec<TestRow>>> {
         prop::collection::vec(number, 3),
         prop::collection::vec(any::<u8>(), 0..300),
     );
-    let row = row.prop_map(|(task, state, action, picture)| TestRow { task, state, action, picture });
+    let row =
+        row.prop_map(|(task, state, action, picture)| TestRow { task, state, action, picture });
     prop::collection::vec(prop::collection::vec(row, 1..40), 1..5)
 }
 

@@ -60,7 +60,8 @@ pub fn convert(
     stop: &AtomicBool,
 ) -> Result<Converted, EvalError> {
     let mut conversion = conversion.clone();
-    if let Some(path) = conversion.settings.bags.iter().find(|bag| super::rows::locate(bag).is_some())
+    if let Some(path) =
+        conversion.settings.bags.iter().find(|bag| super::rows::locate(bag).is_some())
     {
         let path = path.display();
         return Err(EvalError::Usage(format!("{path} is a LeRobot dataset already; give a bag")));
@@ -163,7 +164,9 @@ fn state_names(part: &StatePart) -> Vec<String> {
         StateSource::EeRpy => each(&["ee.roll", "ee.pitch", "ee.yaw"]),
         StateSource::EeQuaternion => each(&["ee.qx", "ee.qy", "ee.qz", "ee.qw"]),
         StateSource::Gripper { topic } => vec![format!("{}.pos", topic.trim_matches('/'))],
-        StateSource::Constant(values) => (0..values.len()).map(|i| format!("constant{i}")).collect(),
+        StateSource::Constant(values) => {
+            (0..values.len()).map(|i| format!("constant{i}")).collect()
+        }
     }
 }
 

@@ -63,8 +63,7 @@ pub fn run(
                     && jobs.send((frame, result)).is_ok()
             })
         });
-        let reading =
-            reading.map_err(EvalError::io("start a thread to read", episode.path()))?;
+        let reading = reading.map_err(EvalError::io("start a thread to read", episode.path()))?;
         let mut result = Ok(());
         // Leaving the loop drops the receiver, which ends the reader at its next frame; the
         // decoders end with the reader.

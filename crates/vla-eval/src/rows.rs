@@ -238,4 +238,3 @@ impl RowEpisode {
         Some(Frame { number, log_time, stamp: None, images, state, instruction })
     }
 }
-

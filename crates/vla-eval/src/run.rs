@@ -85,8 +85,7 @@ pub fn evaluate_from(
     for episode in &episodes {
         episode.track(&space)?;
     }
-    let files =
-        episodes.iter().map(Episode::file_states).collect::<Result<Vec<_>, _>>()?;
+    let files = episodes.iter().map(Episode::file_states).collect::<Result<Vec<_>, _>>()?;
     let action_tokens = policy.info().action_tokens.clone();
     let mut journal = Journal::open(out, settings, &files, options.overwrite)?;
     let mut steps = std::mem::take(&mut journal.steps);

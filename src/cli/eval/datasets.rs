@@ -149,11 +149,7 @@ fn single(path: &std::path::Path) -> Option<(PathBuf, u64)> {
 }
 
 /// The only camera, or for each of the policy's the one of that name.
-fn cameras(
-    settings: &mut Settings,
-    info: &PolicyInfo,
-    dataset: &Dataset,
-) -> Result<(), EvalError> {
+fn cameras(settings: &mut Settings, info: &PolicyInfo, dataset: &Dataset) -> Result<(), EvalError> {
     let found: Vec<&str> = dataset.info().cameras().map(|f| f.name.as_str()).collect();
     if let ([only], 1) = (found.as_slice(), info.cameras.len()) {
         settings.image_topic = (*only).to_owned();

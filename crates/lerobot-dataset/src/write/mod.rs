@@ -142,8 +142,7 @@ impl DatasetWriter {
         vectors: Vec<FeatureSpec>,
         cameras: Vec<String>,
     ) -> Result<DatasetWriter, DatasetError> {
-        let occupied =
-            std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        let occupied = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
         if occupied || folder.is_file() {
             let remedy = "choose another --out, or remove it first";
             return Err(DatasetError::invalid(folder, "it exists and is not empty", remedy));
@@ -218,7 +217,8 @@ impl DatasetWriter {
         for (values, row) in self.current.values.iter_mut().zip(numbers) {
             values.extend(row);
         }
-        for (column, vector) in columns.by_ref().zip(&frame.vectors) {
+        // In this order: `zip` takes from its first iterator first.
+        for (vector, column) in frame.vectors.iter().zip(columns.by_ref()) {
             column.numbers(vector, &[vector.len()]);
             self.pending += vector.len() * 8;
         }
@@ -293,8 +293,12 @@ impl DatasetWriter {
             stats::join(whole, own);
         }
         let names = self.feature_names();
-        let tasks: Vec<&str> =
-            episode.tasks.iter().filter_map(|t| self.tasks.get(*t as usize)).map(|t| &**t).collect();
+        let tasks: Vec<&str> = episode
+            .tasks
+            .iter()
+            .filter_map(|t| self.tasks.get(*t as usize))
+            .map(|t| &**t)
+            .collect();
         let place = (self.file_number / CHUNK_FILES, self.file_number % CHUNK_FILES);
         let until = self.frames;
         self.table.add(
