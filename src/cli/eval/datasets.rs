@@ -1,6 +1,7 @@
 //! LeRobot datasets in the place of bags: which episodes, and which features stand for the topics.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 
@@ -19,24 +20,32 @@ const MAX_EPISODES: u64 = 1_000_000;
 #[derive(Args, Debug)]
 pub(super) struct DatasetArgs {
     /// Of a LeRobot dataset: these episodes, such as 0,4-9; default: all
-    #[arg(long, value_name = "LIST", value_parser = ranges)]
-    episodes: Option<Vec<(u64, u64)>>,
+    #[arg(long, value_name = "LIST")]
+    episodes: Option<EpisodeList>,
     /// Of a LeRobot dataset: feature with the state in the policy's order; default:
     /// observation.state
     #[arg(long, value_name = "FEATURE")]
     state_feature: Option<String>,
 }
 
-/// `0,4-9` as pairs of first and last.
-#[allow(clippy::type_complexity)] // clap takes the type of the field
-fn ranges(text: &str) -> Result<Vec<(u64, u64)>, String> {
-    let one = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let pair = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        (pair.0 <= pair.1 && pair.1 < MAX_EPISODES).then_some(pair)
-    };
-    let pairs: Option<Vec<(u64, u64)>> = text.split(',').map(one).collect();
-    pairs.ok_or_else(|| format!("'{text}' is no list of episodes; write such as 0,4-9"))
+/// Pairs of first and last, written as `0,4-9`.
+#[derive(Clone, Debug)]
+struct EpisodeList(Vec<(u64, u64)>);
+
+impl FromStr for EpisodeList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let one = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let pair = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (pair.0 <= pair.1 && pair.1 < MAX_EPISODES).then_some(pair)
+        };
+        let pairs: Option<Vec<(u64, u64)>> = text.split(',').map(one).collect();
+        let pairs =
+            pairs.ok_or_else(|| format!("'{text}' is no list of episodes; write such as 0,4-9"));
+        pairs.map(EpisodeList)
+    }
 }
 
 impl DatasetArgs {
@@ -55,7 +64,9 @@ impl DatasetArgs {
         for path in &settings.bags {
             let (folder, episodes) = match single(path) {
                 Some((folder, number)) => (folder, Some(vec![(number, number)])),
-                None if is_dataset(path) => (path.clone(), self.episodes.clone()),
+                None if is_dataset(path) => {
+                    (path.clone(), self.episodes.clone().map(|list| list.0))
+                }
                 None => {
                     bag = Some(path);
                     continue;
@@ -142,7 +153,7 @@ impl DatasetArgs {
 }
 
 /// Folder and number of an episode that is named by itself.
-fn single(path: &std::path::Path) -> Option<(PathBuf, u64)> {
+fn single(path: &Path) -> Option<(PathBuf, u64)> {
     let number = path.file_name()?.to_str()?.strip_prefix(EPISODE_PREFIX)?.parse().ok()?;
     let folder = path.parent()?;
     (!path.exists() && is_dataset(folder)).then(|| (folder.to_owned(), number))
@@ -185,9 +196,10 @@ mod tests {
 
     #[test]
     fn episodes_are_parsed() {
-        assert_eq!(ranges("0,4-9, 2").unwrap(), [(0, 0), (4, 9), (2, 2)]);
+        let list = |text: &str| EpisodeList::from_str(text).map(|list| list.0);
+        assert_eq!(list("0,4-9, 2").unwrap(), [(0, 0), (4, 9), (2, 2)]);
         for wrong in ["", "a", "3-1", "-1", "1,,2", "0-99999999999"] {
-            assert!(ranges(wrong).unwrap_err().contains("no list of episodes"), "{wrong}");
+            assert!(list(wrong).unwrap_err().contains("no list of episodes"), "{wrong}");
         }
     }
 }
