@@ -66,6 +66,10 @@ impl ParquetFile {
                         format!("the size of a column is {size}"),
                     ));
                 }
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                if start < 0 || column.data_page_offset() < 0 || column.compressed_size() < 0 {
+                    return Err(DatasetError::damaged(&self.path, "a negative place of a column"));
+                }
                 let (offset, size) = guarded(&self.path, || Ok(column.byte_range()))?;
                 if offset.checked_add(size).is_none_or(|end| bytes < end) {
                     return Err(DatasetError::damaged(&self.path, "it ends within a column"));

@@ -198,11 +198,14 @@ fn damaged_bytes_are_errors_of_the_file() {
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((mixed ^ (mixed >> 27)) % below as u64) as usize
     };
+    // Long runs by hand, as of the fuzz targets.
+    let factor = std::env::var("OPENVLA_FUZZ_FACTOR").ok().and_then(|text| text.parse().ok());
+    let factor: usize = factor.unwrap_or(1);
     let mut failures = 0;
     for name in [DATA, EPISODES, "meta/tasks.parquet"] {
         let file = path.join(name);
         let bytes = std::fs::read(&file).unwrap();
-        for _ in 0..150 {
+        for _ in 0..150 * factor {
             let mut damaged = bytes.clone();
             for _ in 0..=random(3) {
                 let place = random(damaged.len());
