@@ -61,7 +61,8 @@ fn a_bag_is_converted_and_evaluated() {
     assert_eq!(report.overall, of_bag.overall);
     assert_eq!(report.settings.policy_hz, 5.0);
     // One episode by its name or its number is the same evaluation.
-    for (name, options) in [("dataset/episode_000000", &[][..]), ("dataset", &["--episodes", "0"])]
+    for (name, options) in
+        [("dataset/lerobot_episode_000000", &[][..]), ("dataset", &["--episodes", "0"])]
     {
         let mut command = of_dataset(&folder.path().join(name), &result);
         command.args(options);

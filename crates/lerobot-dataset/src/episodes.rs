@@ -39,6 +39,10 @@ struct Entry {
 /// Reads the table of episodes.
 pub fn read(folder: &Path, info: &Info) -> Result<Vec<Episode>, DatasetError> {
     let base = folder.join(EPISODES);
+    if !base.is_dir() {
+        let remedy = "finish the recording (LeRobot's `finalize()`), or copy the dataset again";
+        return Err(DatasetError::invalid(folder, "it has no meta/episodes", remedy));
+    }
     let mut entries = Vec::new();
     for path in files(&base)? {
         let file = ParquetFile::open(&path, MAX_META_BYTES)?;
@@ -100,8 +104,8 @@ fn group_of(
         for column in &mut columns {
             read.push(column.counts(count)?);
         }
-        for row in 0..count {
-            let [index, length, chunk, number, from, to] = [0, 1, 2, 3, 4, 5].map(|c| read[c][row]);
+        for (row, &index) in read[0].iter().enumerate() {
+            let [length, chunk, number, from, to] = [1, 2, 3, 4, 5].map(|column| read[column][row]);
             if from.checked_add(length) != Some(to) {
                 let what = format!("episode {index} has {length} rows, but is {from} to {to}");
                 return Err(DatasetError::damaged(&file.path, what));

@@ -60,7 +60,7 @@ impl ParquetFile {
             rows = rows.saturating_add(count);
             for column in group.columns() {
                 let size = column.uncompressed_size();
-                if size < 0 || MAX_COLUMN_BYTES < size {
+                if !(0..=MAX_COLUMN_BYTES).contains(&size) {
                     return Err(DatasetError::damaged(
                         &self.path,
                         format!("the size of a column is {size}"),

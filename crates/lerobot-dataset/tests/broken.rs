@@ -144,6 +144,10 @@ fn files_that_are_missing_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let error = refused(folder.path(), &[]);
     assert!(error.contains("no meta/info.json") && error.contains("data/"), "{error}");
+    let path = dataset(&folder);
+    std::fs::remove_dir_all(path.join("meta/episodes")).unwrap();
+    let error = refused(&path, &[]);
+    assert!(error.contains("no meta/episodes; finish the recording"), "{error}");
     for name in [DATA, EPISODES, "meta/tasks.parquet"] {
         let folder = tempfile::tempdir().unwrap();
         let path = dataset(&folder);

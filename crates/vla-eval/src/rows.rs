@@ -14,7 +14,8 @@ use vla_inference::observation::EncodedImage;
 use vla_inference::policy::Instruction;
 
 /// An episode is named as a folder in its dataset that does not exist.
-pub const EPISODE_PREFIX: &str = "episode_";
+/// The name is unlike that of any bag, so that `compare` can tell datasets apart by it.
+pub const EPISODE_PREFIX: &str = "lerobot_episode_";
 
 /// The name of an episode of a dataset, as the settings have it.
 #[must_use]

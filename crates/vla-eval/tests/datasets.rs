@@ -149,6 +149,26 @@ fn shards_of_a_dataset_resume_and_merge() {
     assert_eq!(policy.acted, 0);
 }
 
+#[test]
+fn comparisons_tell_datasets_apart() {
+    let bag = root("tests/data/bags/mcap_plain");
+    let folder = tempfile::tempdir().unwrap();
+    let (all, half) = (folder.path().join("all"), folder.path().join("half"));
+    converted(settings(&bag), Number::F64, &all).unwrap();
+    let every = Settings { every: 2, policy_hz: 2.5, ..settings(&bag) };
+    let plan = Conversion { fps: Some(5), ..conversion(every, Number::F64) };
+    convert(&plan, &half, &AtomicBool::new(false)).unwrap();
+    let both = Settings {
+        bags: vec![episode_path(&all, 0), episode_path(&half, 0)],
+        ..of_dataset(&all, 1)
+    };
+    let result = folder.path().join("result");
+    assert_eq!(run(&both, &result).frames.evaluated, 9);
+    // The second frame of one is the third of the other.
+    let compared = compare(&result, &result, &folder.path().join("compared")).unwrap();
+    assert_eq!((compared.frames, compared.action_agreement), (9, Some(1.0)));
+}
+
 /// A policy of two cameras and a state; its action is the state's first numbers and a pixel.
 struct Observing(PolicyInfo, Vec<Vec<f64>>);
 

@@ -258,9 +258,7 @@ pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
                 if flag.swap(true, Ordering::Relaxed) {
                     std::process::exit(130);
                 }
-                eprintln!(
-                    "openvla eval: stopping after this frame; press Ctrl-C again to stop at once"
-                );
+                eprintln!("openvla: stopping after this frame; press Ctrl-C again to stop at once");
             }
         });
     }
