@@ -437,15 +437,3 @@ fn stored_seeds() {
         assert!(accepted > 0, "no seed of {name} was accepted");
     }
 }
-
-#[test]
-fn zz_dump() {
-    for (name, file) in [
-        ("info", dataset_entries::INFO),
-        ("rows", dataset_entries::ROWS),
-        ("episodes", dataset_entries::EPISODES),
-    ] {
-        std::fs::write(format!("fuzz/seeds/dataset_{name}/own"), dataset_entries::good(file))
-            .unwrap();
-    }
-}

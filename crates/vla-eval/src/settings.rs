@@ -9,8 +9,8 @@ use rosbag2_reader::align::ActionMatch;
 /// Settings of an evaluation. `report.json` contains them; a resumed run must have the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Bags, one episode each; or episodes of LeRobot datasets, as `DATASET/lerobot_episode_000000`, whose
-    /// features stand in place of the topics below.
+    /// Bags, one episode each; or episodes of LeRobot datasets, named as
+    /// `DATASET/lerobot_episode_000000`, whose features stand in place of the topics below.
     pub bags: Vec<PathBuf>,
     /// Topic of the camera images; of several cameras, the first one's.
     pub image_topic: String,

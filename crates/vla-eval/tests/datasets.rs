@@ -13,7 +13,8 @@ use support::{BagWriter, Scripted, root, settings};
 use vla_config::{StatePart, StateSource};
 use vla_eval::{
     Conversion, Converted, EvalError, Evaluated, Metrics, ObservationRules, Report, RunOptions,
-    Settings, Shard, convert, episode_path, evaluate, evaluate_from, is_complete, merge, write_all,
+    Settings, Shard, compare, convert, episode_path, evaluate, evaluate_from, is_complete, merge,
+    write_all,
 };
 use vla_inference::observation::Observation;
 use vla_inference::policy::{Decision, Policy, PolicyError, PolicyInfo};
