@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use clap::{Args, ValueEnum};
 
 use super::eval::run::{POLICY_HZ, stop_on_interrupt};
-use super::options::{LoadError, PolicyFileArgs};
+use super::options::PolicyFileArgs;
 use super::recordings::{BagArgs, parse_match, positive};
 use super::{CliError, print, print_json};
 use lerobot_dataset::Number;
@@ -69,7 +69,7 @@ enum Dtype {
 impl Convert {
     pub(super) fn run(self: Box<Self>) -> Result<(), CliError> {
         self.bags.need_camera()?;
-        let file = self.policy_file.load().map_err(LoadError::from)?;
+        let file = self.policy_file.load()?;
         let mut rules = ObservationRules::default();
         let mut action_names = Vec::new();
         let mut rate = POLICY_HZ;
