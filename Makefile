@@ -89,8 +89,8 @@ node: cargo ## the ROS 2 node: target/release/vla_node
 
 clean: cargo ## remove everything built, the private ROS 2 too
 	@cargo clean
-	@rm -rf .ros .sim .gazebo .train .silicon .serve .remote .rerun .ray .docs .precision .libero \
-	    build install log
+	@rm -rf .ros .sim .gazebo .train .silicon .serve .remote .rerun .ray .docs .precision .lerobot \
+	    .libero build install log
 
 cargo:
 	@command -v cargo >/dev/null || { \

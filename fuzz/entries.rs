@@ -2,19 +2,23 @@
 //! stored seeds.
 
 use crate::{
-    bag_entries, checkpoint_entries, config_entries, folder_entries, picture_entries, wire_entries,
+    bag_entries, checkpoint_entries, config_entries, dataset_entries, folder_entries,
+    picture_entries, wire_entries,
 };
 
 /// Whether the bytes were accepted; panics where an invariant does not hold.
 pub type Entry = fn(&[u8]) -> bool;
 
-pub const ENTRIES: [(&str, Entry); 28] = [
+pub const ENTRIES: [(&str, Entry); 31] = [
     ("bag_mcap", bag_entries::fuzz_bag_mcap),
     ("bag_metadata", bag_entries::fuzz_bag_metadata),
     ("bag_payload", bag_entries::fuzz_bag_payload),
     ("bag_storage", bag_entries::fuzz_bag_storage),
     ("checkpoint_kind", folder_entries::fuzz_checkpoint_kind),
     ("config_json", checkpoint_entries::fuzz_config_json),
+    ("dataset_episodes", dataset_entries::fuzz_dataset_episodes),
+    ("dataset_info", dataset_entries::fuzz_dataset_info),
+    ("dataset_rows", dataset_entries::fuzz_dataset_rows),
     ("given_path", config_entries::fuzz_given_path),
     ("index_json", checkpoint_entries::fuzz_index_json),
     ("instruction", checkpoint_entries::fuzz_instruction),

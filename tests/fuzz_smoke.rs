@@ -10,6 +10,8 @@ mod checkpoint_entries;
 mod checkpoint_support;
 #[path = "../fuzz/config_entries.rs"]
 mod config_entries;
+#[path = "../fuzz/dataset_entries.rs"]
+mod dataset_entries;
 #[path = "../fuzz/entries.rs"]
 mod entries;
 #[path = "../fuzz/folder_entries.rs"]
@@ -358,6 +360,21 @@ fn bag_metadata() {
         &[bag("mcap_plain/metadata.yaml"), bag("split_sqlite/metadata.yaml"), no_identifier],
         1500,
     );
+}
+
+#[test]
+fn datasets() {
+    use dataset_entries::{EPISODES, INFO, ROWS, good};
+    drive(dataset_entries::fuzz_dataset_info, &[good(INFO)], 400);
+    drive(dataset_entries::fuzz_dataset_episodes, &[good(EPISODES)], 200);
+    // An error may be in any byte of the footer, which the mutations above seldom hit.
+    let (seed, mut random) = (good(ROWS), Random(23));
+    for at in (0..seed.len()).step_by(3) {
+        let mut bytes = seed.clone();
+        bytes[at] ^= 1 << random.below(8);
+        dataset_entries::fuzz_dataset_rows(&bytes);
+        assert!(!dataset_entries::fuzz_dataset_rows(&seed[..at]));
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vla-config", &["foreign-text", "vla-control"]),
     ("flight-recorder", &["vla-control"]),
     ("rosbag2-reader", &[]),
+    ("lerobot-dataset", &[]),
     ("tt-metal-sys", &[]),
     ("tt-metal", &["tt-metal-sys"]),
     ("tt-mesh-sim", &["tt-metal", "tt-metal-sys"]),
@@ -19,12 +20,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vla-wire", &["foreign-text"]),
     ("vla-remote", &["foreign-text", "vla-inference", "vla-wire"]),
     ("vla-serve", &["vla-inference", "vla-wire"]),
-    ("vla-eval", &["rosbag2-reader", "vla-config", "vla-control", "vla-inference"]),
+    (
+        "vla-eval",
+        &["lerobot-dataset", "rosbag2-reader", "vla-config", "vla-control", "vla-inference"],
+    ),
     (
         "openvla_tt",
         &[
             "flight-recorder",
             "foreign-text",
+            "lerobot-dataset",
             "rosbag2-reader",
             "vla-config",
             "vla-control",
@@ -41,6 +46,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("r2r", &["openvla_tt"]),
     ("embedded-graphics", &["openvla_tt"]),
     ("rusqlite", &["rosbag2-reader"]),
+    ("parquet", &["lerobot-dataset"]),
     ("mcap", &["flight-recorder", "rosbag2-reader"]),
     ("plotters", &["vla-eval"]),
     ("maud", &["vla-eval"]),
@@ -54,10 +60,12 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tungstenite", &["vla-remote"]),
 ];
 
-/// What a build of the node must not compile: SQLite, plots, HTML, C compression, servers.
+/// What a build of the node must not compile: SQLite, Parquet, plots, HTML, C compression, servers.
 const NOT_IN_THE_NODE: &[&str] = &[
     "rusqlite",
     "libsqlite3-sys",
+    "parquet",
+    "lerobot-dataset",
     "plotters",
     "maud",
     "vla-eval",

@@ -7,6 +7,9 @@ mod bag_entries;
 mod checkpoint_entries;
 #[path = "../config_entries.rs"]
 mod config_entries;
+#[allow(dead_code)] // the good files, for the test that runs the stored seeds
+#[path = "../dataset_entries.rs"]
+mod dataset_entries;
 #[path = "../entries.rs"]
 mod entries;
 #[path = "../folder_entries.rs"]

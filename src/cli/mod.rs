@@ -2,6 +2,7 @@
 //! one line on stderr.
 
 mod bench;
+mod convert;
 #[cfg(feature = "serve")]
 mod dash;
 mod doctor;
@@ -10,6 +11,7 @@ mod inspect;
 pub(crate) mod options;
 mod plan;
 mod predict;
+mod recordings;
 mod replay;
 mod selfcheck;
 mod sensitivity;
@@ -53,6 +55,8 @@ enum Command {
     Replay(replay::Replay),
     /// Evaluate a checkpoint, or a robot file's limits, on recordings
     Eval(eval::Eval),
+    /// Convert bags to a LeRobotDataset v3, to train on recorded demonstrations
+    Convert(Box<convert::Convert>),
     /// Serve a policy to clients of OpenVLA's server (POST /act), openpi and vla-eval
     #[cfg(feature = "serve")]
     Serve(serve::Serve),
@@ -160,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Eval(command) => command.run().map_err(CliError::from),
+        Command::Convert(command) => command.run(),
         #[cfg(feature = "serve")]
         Command::Serve(command) => command.run(),
         #[cfg(feature = "serve")]

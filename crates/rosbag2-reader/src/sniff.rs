@@ -49,7 +49,8 @@ pub(super) fn foreign(path: &Path) -> Option<&'static str> {
     } else if is(b"\x89HDF\r\n\x1a\n") {
         "it is an HDF5 file: convert its episodes to rosbag2"
     } else if is(b"PAR1") {
-        "it is a Parquet file, such as of a LeRobot data set: convert its episodes to rosbag2"
+        "it is a Parquet file, such as of a LeRobot data set: give the data set's folder to \
+        `openvla eval run`"
     } else if is(b"PK\x03\x04") {
         "it is a zip archive: unpack it and name the folder in it"
     } else if is(b"\x1f\x8b") {
@@ -78,7 +79,8 @@ pub(super) fn folder(path: &Path) -> String {
         return "the folder is empty".to_owned();
     }
     if path.join("meta/info.json").is_file() {
-        return "it is a LeRobot data set: convert its episodes to rosbag2".to_owned();
+        return "it is a LeRobot data set, which `openvla eval run` reads: give a bag here"
+            .to_owned();
     }
     if path.join("dataset_info.json").is_file() || ends(".tfrecord").is_some() {
         return "it is a TensorFlow data set (RLDS): convert its episodes to rosbag2".to_owned();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::compare_page::page;
 use super::files::{write_file, write_json};
 use super::report::Report;
+use super::rows::EPISODE_PREFIX;
 use super::settings::PolicySettings;
 use super::stats::{deviation, mean};
 use super::step::{Paired, Prediction, dimension_names};
@@ -139,8 +140,14 @@ pub fn compare(a: &Path, b: &Path, out: &Path) -> Result<Comparison, EvalError> 
 fn key(report: &Report, pair: &Paired) -> Key {
     let bag = report.settings.bags.get(pair.step.bag);
     // Only the folder's name: the same bag may have another path on another machine.
-    let name = bag.and_then(|bag| bag.file_name()).map(|name| name.to_string_lossy().into_owned());
-    (name.unwrap_or_default(), pair.step.log_time, pair.step.frame)
+    let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut name = bag.and_then(|bag| last(bag)).unwrap_or_default();
+    if name.starts_with(EPISODE_PREFIX) {
+        // Every dataset has such an episode, and its times begin at zero.
+        let dataset = bag.and_then(|bag| bag.parent()).and_then(last).unwrap_or_default();
+        name = format!("{dataset}/{name}");
+    }
+    (name, pair.step.log_time, pair.step.frame)
 }
 
 fn sum_up(

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lerobot_dataset::DatasetError;
 use rosbag2_reader::BagError;
 use vla_inference::policy::{InstructionError, PolicyError, PolicyLoadError};
 
@@ -11,6 +12,9 @@ pub enum EvalError {
     /// The recording.
     #[error(transparent)]
     Bag(#[from] BagError),
+    /// A LeRobot dataset.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     /// The policy failed for a reason that concerns every image.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -1,12 +1,14 @@
 //! Reading the frames of a bag: images with the instruction in force, and the recorded actions.
+//! What is read of an episode of either kind: [`Frame`], [`ReadResult`].
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use bytes::Bytes;
 
 use super::EvalError;
 use super::clock::StampLog;
-use super::recorded::{ActionKind, ActionSpace, Track};
+use super::recorded::{ActionKind, Track};
 use super::settings::Settings;
 use super::sources::{Newest, ObservationRules, Sources};
 use rosbag2_reader::messages::{self, CompressedImage, Image, Text};
@@ -37,7 +39,7 @@ pub struct Frame {
 }
 
 /// A bag whose topics have been checked.
-pub struct Episode {
+pub struct BagEpisode {
     /// The bag.
     pub bag: Bag,
     image: Topic,
@@ -63,14 +65,26 @@ pub struct ReadResult {
     /// Warnings about the bag.
     pub warnings: Vec<String>,
     /// Why reading ended early.
-    pub failure: Option<BagError>,
+    pub failure: Option<EvalError>,
 }
 
 impl ReadResult {
+    /// Of an episode from which nothing was read yet.
+    pub fn new(track: Option<Track>) -> ReadResult {
+        ReadResult {
+            images: 0,
+            skipped: BTreeMap::new(),
+            stamps: StampLog::default(),
+            track,
+            warnings: Vec::new(),
+            failure: None,
+        }
+    }
+
     /// Warns of what is remarkable about an instruction, of each remark once.
-    fn remark(&mut self, episode: &Episode, remarks: &[InstructionRemark]) {
+    pub fn remark(&mut self, episode: &Path, remarks: &[InstructionRemark]) {
         for remark in remarks {
-            let line = format!("{}: {remark}", episode.bag.path().display());
+            let line = format!("{}: {remark}", episode.display());
             if self.warnings.len() < MAX_REMARKS && !self.warnings.contains(&line) {
                 self.warnings.push(line);
             }
@@ -85,13 +99,13 @@ impl ReadResult {
     }
 }
 
-impl Episode {
+impl BagEpisode {
     /// Opens a bag and checks that it has the topics of the settings with accepted types.
     pub fn open(
-        path: &std::path::Path,
+        path: &Path,
         settings: &Settings,
         rules: &ObservationRules,
-    ) -> Result<Episode, EvalError> {
+    ) -> Result<BagEpisode, EvalError> {
         let bag = Bag::open(path)?;
         let find = |name: &Option<String>, types: &[&str]| -> Result<Option<Topic>, BagError> {
             name.as_ref().map(|name| bag.topic_of_type(name, types).cloned()).transpose()
@@ -108,7 +122,7 @@ impl Episode {
             ));
         }
         let sources = Sources::open(&bag, settings, rules)?;
-        Ok(Episode { bag, image, instruction, action, gripper, sources, fixed_instruction })
+        Ok(BagEpisode { bag, image, instruction, action, gripper, sources, fixed_instruction })
     }
 
     /// Number of images on the topic, if the bag states it.
@@ -121,11 +135,6 @@ impl Episode {
         self.action.as_ref().and_then(ActionKind::of)
     }
 
-    /// An empty track for the recorded actions.
-    pub fn track(&self, space: &ActionSpace) -> Result<Option<Track>, EvalError> {
-        self.action_kind().map(|kind| Track::new(kind, space.clone())).transpose()
-    }
-
     /// Reads the bag to its end, or until `send` returns false. Frames whose number is in `done`
     /// are not decoded.
     pub fn read(
@@ -136,16 +145,9 @@ impl Episode {
         done: &HashSet<u64>,
         send: &mut dyn FnMut(Frame) -> bool,
     ) -> ReadResult {
-        let mut result = ReadResult {
-            images: 0,
-            skipped: BTreeMap::new(),
-            stamps: StampLog::default(),
-            track,
-            warnings: Vec::new(),
-            failure: None,
-        };
+        let mut result = ReadResult::new(track);
         if let Some(Ok((_, remarks))) = settings.instruction.as_deref().map(Instruction::read) {
-            result.remark(self, &remarks);
+            result.remark(self.bag.path(), &remarks);
         }
         let newest = self.sources.newest();
         let mut reader =
@@ -167,7 +169,7 @@ impl Episode {
         let mut stream = match self.bag.messages(&Selection::topics(indices)) {
             Ok(stream) => stream,
             Err(error) => {
-                result.failure = Some(error);
+                result.failure = Some(error.into());
                 return result;
             }
         };
@@ -177,7 +179,7 @@ impl Episode {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    result.failure = Some(error);
+                    result.failure = Some(error.into());
                     break;
                 }
             }
@@ -199,7 +201,7 @@ impl Episode {
 }
 
 struct Reader<'a> {
-    episode: &'a Episode,
+    episode: &'a BagEpisode,
     index: usize,
     settings: &'a Settings,
     done: &'a HashSet<u64>,
@@ -226,7 +228,7 @@ impl Reader<'_> {
             let text: Text = messages::decode(&message, &topic)?;
             self.current_instruction = Some(match Instruction::read(&text.data) {
                 Ok((instruction, remarks)) => {
-                    result.remark(self.episode, &remarks);
+                    result.remark(self.episode.bag.path(), &remarks);
                     Ok(instruction)
                 }
                 Err(error) => Err(error.to_string()),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvalError, Report, Settings, Step, gallery};
-use rosbag2_reader::{Bag, FileState};
+use super::{EvalError, Report, Settings, Step, episode, gallery};
+use rosbag2_reader::FileState;
 
 /// File name in the output folder.
 pub const FILE: &str = "journal.jsonl";
@@ -114,8 +114,7 @@ pub fn is_complete(out: &Path, settings: &Settings) -> bool {
         return false;
     }
     let Ok(Some((head, steps, _))) = read(&out.join(FILE)) else { return false };
-    let states = |bag| Bag::open(bag).and_then(|bag| bag.file_states()).ok();
-    let now: Option<Vec<_>> = settings.bags.iter().map(states).collect();
+    let now = episode::file_states(&settings.bags).ok();
     now.is_some_and(|now| now == head.files) && steps.len() as u64 == report.frames.evaluated
 }
 

@@ -2,6 +2,8 @@
 //!
 //! - `frames`, `pipeline`: read a bag and decode its images with the node's observation code, on
 //!   threads of their own.
+//! - `episode`: a recording, either a bag (`frames`) or an episode of a LeRobot dataset (`rows`).
+//! - [`convert`]: bags as a LeRobot dataset, with the frames and actions of an evaluation.
 //! - `sources`: several cameras and a state, the newest of each.
 //! - [`evaluate`]: runs the policy on each image and appends the result to the `journal`.
 //! - `recorded`, `tokens`: match the recorded actions to the frames at the end of a bag, and encode
@@ -17,6 +19,8 @@ mod clock;
 mod compare;
 mod compare_page;
 mod convention;
+mod convert;
+mod episode;
 mod error;
 mod files;
 mod frames;
@@ -32,6 +36,7 @@ mod plots;
 mod progress;
 mod recorded;
 mod report;
+mod rows;
 mod run;
 mod settings;
 mod sources;
@@ -42,6 +47,7 @@ mod tokens;
 mod write;
 
 pub use compare::{Comparison, compare};
+pub use convert::{Conversion, Converted, convert};
 pub use error::EvalError;
 pub use frames::encoded_image;
 pub use journal::is_complete;
@@ -49,6 +55,7 @@ pub use merge::merge;
 pub use metrics::{DimensionMetrics, GripperMetrics, MetricOptions, Metrics};
 pub use recorded::ActionKind;
 pub use report::{EpisodeNotes, EpisodeReport, FrameCounts, Report};
+pub use rows::{EPISODE_PREFIX, episode_path};
 pub use run::{Evaluated, RunOptions, evaluate, evaluate_from};
 pub use settings::{PolicySettings, ServerSettings, Settings, Shard};
 pub use sources::ObservationRules;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope};
 
-use super::frames::{Episode, Frame, ReadResult};
+use super::episode::Episode;
+use super::frames::{Frame, ReadResult};
 use super::recorded::Track;
 use super::{EvalError, Settings};
 use vla_inference::observation::{ImageError, RgbImage};
@@ -52,7 +53,7 @@ pub fn run(
     std::thread::scope(|scope| {
         for _ in 0..decoders {
             decoder(scope, &waiting)
-                .map_err(EvalError::io("start a thread to decode", episode.bag.path()))?;
+                .map_err(EvalError::io("start a thread to decode", episode.path()))?;
         }
         let reading = Builder::new().name("eval-read".to_owned()).spawn_scoped(scope, move || {
             episode.read(bag, settings, track, done, &mut |frame| {
@@ -62,8 +63,7 @@ pub fn run(
                     && jobs.send((frame, result)).is_ok()
             })
         });
-        let reading =
-            reading.map_err(EvalError::io("start a thread to read", episode.bag.path()))?;
+        let reading = reading.map_err(EvalError::io("start a thread to read", episode.path()))?;
         let mut result = Ok(());
         // Leaving the loop drops the receiver, which ends the reader at its next frame; the
         // decoders end with the reader.

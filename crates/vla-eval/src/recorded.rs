@@ -2,6 +2,7 @@
 //!
 //! - `openvla_tt_msgs/Action`: the first step of the chunk, with its tokens.
 //! - `std_msgs/Float64MultiArray`: the numbers, in physical units per policy period.
+//! - A row of a LeRobot dataset: the numbers, as those of an array.
 //! - `geometry_msgs/TwistStamped`: velocities divided by the policy rate; the gripper from a
 //!   `std_msgs/Float64` topic: the value nearest to the twist within the tolerance, else the last
 //!   one before it.
@@ -28,6 +29,8 @@ pub enum ActionKind {
     Array,
     /// `geometry_msgs/TwistStamped`
     Twist,
+    /// A row of a LeRobot dataset, which has image and action.
+    Row,
 }
 
 impl ActionKind {
@@ -48,7 +51,7 @@ impl ActionKind {
     /// Default of `--match` for this type.
     pub fn default_match(self) -> ActionMatch {
         match self {
-            ActionKind::Action => ActionMatch::Exact,
+            ActionKind::Action | ActionKind::Row => ActionMatch::Exact,
             ActionKind::Array | ActionKind::Twist => ActionMatch::Next,
         }
     }
@@ -194,6 +197,15 @@ impl Track {
         frames.iter().filter_map(distance).min()
     }
 
+    /// Adds the action of a row, in physical units per policy period.
+    pub fn push_row(&mut self, time: i64, values: &[f64]) {
+        if values.len() == self.space.dimensions && self.len() < MAX_ACTIONS {
+            self.actions.push(time, None, values);
+        } else {
+            self.count_wrong_size(values.len());
+        }
+    }
+
     /// Adds a message of the action topic.
     pub fn push(&mut self, bag: &Bag, message: &Message, topic: &Topic) -> Result<(), BagError> {
         if self.len() >= MAX_ACTIONS {
@@ -230,6 +242,8 @@ impl Track {
                     None => self.count_wrong_size(array.data.len().saturating_sub(start)),
                 }
             }
+            // No topic has them.
+            ActionKind::Row => {}
             ActionKind::Twist => {
                 let stamped: TwistStamped = messages::decode(message, topic)?;
                 let (linear, angular) = (stamped.twist.linear, stamped.twist.angular);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::clock::{self, Verdict};
-use super::frames::{Episode, Frame, ReadResult};
+use super::episode::{self, Episode};
+use super::frames::{Frame, ReadResult};
 use super::journal::Journal;
 use super::pipeline::{self, Decoded, Source};
 use super::progress::Progress;
@@ -75,11 +76,7 @@ pub fn evaluate_from(
 ) -> Result<Evaluated, EvalError> {
     sources::check(policy.info(), settings, rules)?;
     // Every bag is checked before the first inference, so that a misspelt topic is found at once.
-    let episodes = settings
-        .bags
-        .iter()
-        .map(|bag| Episode::open(bag, settings, rules))
-        .collect::<Result<Vec<_>, _>>()?;
+    let episodes = episode::open_all(settings, rules, policy.info().state_dim)?;
     let space = ActionSpace {
         dimensions: settings.policy.action_dim,
         ranges: policy.info().envelope.clone(),
@@ -88,8 +85,7 @@ pub fn evaluate_from(
     for episode in &episodes {
         episode.track(&space)?;
     }
-    let files =
-        episodes.iter().map(|episode| episode.bag.file_states()).collect::<Result<Vec<_>, _>>()?;
+    let files = episodes.iter().map(Episode::file_states).collect::<Result<Vec<_>, _>>()?;
     let action_tokens = policy.info().action_tokens.clone();
     let mut journal = Journal::open(out, settings, &files, options.overwrite)?;
     let mut steps = std::mem::take(&mut journal.steps);
@@ -193,14 +189,14 @@ fn sum_up(
 
 /// What matching one bag's frames showed.
 #[derive(Default)]
-struct Matching {
-    warnings: Vec<String>,
+pub(super) struct Matching {
+    pub warnings: Vec<String>,
     /// Why no frame has a recorded action.
-    cause: Option<String>,
+    pub cause: Option<String>,
 }
 
 /// Sets the recorded action of each frame.
-fn match_actions(
+pub(super) fn match_actions(
     settings: &Settings,
     episode: &Episode,
     result: &ReadResult,
@@ -357,8 +353,8 @@ impl Run<'_> {
         })?;
         invalid.iter().for_each(|(number, detail)| result.skip(*number, "invalid image", detail));
         unanswered.iter().for_each(|(number, detail)| result.skip(*number, NO_ANSWER, detail));
-        result.warnings.extend(sizes.warning(episode.bag.path()));
-        let (bag, topic) = (episode.bag.path().display(), &settings.image_topic);
+        result.warnings.extend(sizes.warning(episode.path()));
+        let (bag, topic) = (episode.path().display(), &settings.image_topic);
         result.warnings.extend(remark.map(|remark| format!("{bag}: {topic}: {remark}")));
         Ok(result)
     }

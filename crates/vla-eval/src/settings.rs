@@ -9,7 +9,8 @@ use rosbag2_reader::align::ActionMatch;
 /// Settings of an evaluation. `report.json` contains them; a resumed run must have the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Bags, one episode each.
+    /// Bags, one episode each; or episodes of LeRobot datasets, named as
+    /// `DATASET/lerobot_episode_000000`, whose features stand in place of the topics below.
     pub bags: Vec<PathBuf>,
     /// Topic of the camera images; of several cameras, the first one's.
     pub image_topic: String,
@@ -19,6 +20,9 @@ pub struct Settings {
     /// Topics of the state: as the policy file names them, and as recorded, where that differs.
     #[serde(default)]
     pub state_topics: Vec<(String, String)>,
+    /// Feature with the state of a LeRobot dataset, as the policy takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_feature: Option<String>,
     /// The instruction, if it is not recorded.
     pub instruction: Option<String>,
     /// Topic of the recorded instruction.
@@ -189,6 +193,7 @@ pub(super) mod tests {
             image_topic: "/image".into(),
             cameras: Vec::new(),
             state_topics: Vec::new(),
+            state_feature: None,
             instruction: Some("go".into()),
             instruction_topic: None,
             action_topic: None,

@@ -49,8 +49,10 @@ pub fn check(
             if given.is_empty() { "none by name".to_owned() } else { given.join(", ") }
         ));
     }
+    // The state of a dataset's rows is compared with the policy's when it is opened.
+    let from_rows = settings.bags.iter().all(|bag| super::rows::locate(bag).is_some());
     let width: usize = rules.state.iter().map(StatePart::width).sum();
-    if width != info.state_dim {
+    if width != info.state_dim && !from_rows {
         return usage(format!(
             "the policy needs a state of {} numbers, the policy file states {width}; give the \
             --policy-file of this checkpoint",

@@ -1,10 +1,11 @@
 //! `openvla eval run | limits | compare | merge`.
 
 mod compare;
+mod datasets;
 mod limits;
 mod merge;
 mod remote;
-mod run;
+pub(crate) mod run;
 mod shards;
 
 use std::path::Path;

@@ -8,9 +8,11 @@ use clap::Args;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
+use super::datasets::DatasetArgs;
 use super::remote::RemoteArgs;
 use super::{check_complete, print_report, shards};
 use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, PolicyFileArgs};
+use crate::cli::recordings::{BagArgs, parse_match, positive};
 use crate::preparation;
 use rosbag2_reader::align::ActionMatch;
 use vla_config::PolicyFile;
@@ -23,11 +25,16 @@ use vla_inference::policy::{DecodeMode, Policy, PolicyInfo};
 /// Environment variable with the checkpoint's folder.
 const CHECKPOINT_VARIABLE: &str = "OPENVLA_WEIGHTS";
 
+/// Rate of a policy unless another is given, hertz.
+pub(crate) const POLICY_HZ: f64 = 5.0;
+
 /// Run a policy on recorded images: metrics, plots and a report.
 #[derive(Args, Debug)]
 pub(super) struct Run {
     #[command(flatten)]
     bags: BagArgs,
+    #[command(flatten)]
+    dataset: DatasetArgs,
     #[command(flatten)]
     frames: FrameArgs,
     /// The gripper is open above this value
@@ -63,36 +70,6 @@ pub(super) struct Run {
     json: bool,
 }
 
-/// Bags and topics.
-#[derive(Args, Debug)]
-struct BagArgs {
-    /// rosbag2 folder, or a .mcap or .db3 file (.zstd allowed); several are several episodes
-    #[arg(long, required = true, num_args = 1.., value_name = "DIR|FILE")]
-    bag: Vec<PathBuf>,
-    /// Topic of the camera: sensor_msgs/Image or CompressedImage
-    #[arg(long, value_name = "T", required_unless_present = "camera", conflicts_with = "camera")]
-    image_topic: Option<String>,
-    /// Topic of each camera of a policy with several, by the policy's name for it
-    #[arg(long, value_name = "NAME=T", value_parser = pair)]
-    camera: Vec<(String, String)>,
-    /// Recorded topic of a part of the state, by the policy file's name for its topic
-    /// (joint_states, ee_pose, a gripper's); default: the same name
-    #[arg(long, value_name = "NAME=T", value_parser = pair)]
-    state_topic: Vec<(String, String)>,
-    /// The instruction, if it is not recorded
-    #[arg(long, value_name = "TEXT", conflicts_with = "instruction_topic")]
-    instruction: Option<String>,
-    /// Recorded instruction: std_msgs/String
-    #[arg(long, value_name = "T")]
-    instruction_topic: Option<String>,
-    /// Recorded actions: TwistStamped, openvla_tt_msgs/Action or Float64MultiArray
-    #[arg(long, value_name = "T")]
-    action_topic: Option<String>,
-    /// Recorded gripper command beside TwistStamped: std_msgs/Float64, 0 closed to 1 open
-    #[arg(long, value_name = "T")]
-    gripper_topic: Option<String>,
-}
-
 /// Which frames are evaluated, and which recorded action belongs to a frame.
 #[derive(Args, Debug)]
 struct FrameArgs {
@@ -103,9 +80,10 @@ struct FrameArgs {
     /// Largest time between image and action; default one policy period
     #[arg(long, value_name = "MS", value_parser = positive)]
     tolerance_ms: Option<f64>,
-    /// Rate of the policy; a recorded twist divided by it is a step
-    #[arg(long, default_value = "5", value_name = "HZ", value_parser = positive)]
-    policy_hz: f64,
+    /// Rate of the policy; a recorded twist divided by it is a step [default: 5; of a dataset its
+    /// fps]
+    #[arg(long, value_name = "HZ", value_parser = positive)]
+    policy_hz: Option<f64>,
     /// Evaluate every N-th image
     #[arg(
         long,
@@ -122,37 +100,11 @@ struct FrameArgs {
     shard: Shard,
 }
 
-fn parse_match(text: &str) -> Result<ActionMatch, String> {
-    match text {
-        "exact" => Ok(ActionMatch::Exact),
-        "next" => Ok(ActionMatch::Next),
-        "nearest" => Ok(ActionMatch::Nearest),
-        "latest" => Ok(ActionMatch::Latest),
-        other => Err(format!("'{other}' is not one of exact, next, nearest, latest")),
-    }
-}
-
-/// `NAME=TOPIC`.
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, topic)) if !name.is_empty() && !topic.is_empty() => {
-            Ok((name.to_owned(), topic.to_owned()))
-        }
-        _ => Err(format!("'{text}' is not NAME=TOPIC")),
-    }
-}
-
 /// The cameras in the policy's order, where each is given once; else as given.
 fn in_order(mut given: Vec<(String, String)>, info: &PolicyInfo) -> Vec<(String, String)> {
     let place = |name: &str| info.cameras.iter().position(|camera| **camera == *name);
     given.sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
     given
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let value: Option<f64> =
-        text.parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0);
-    value.ok_or_else(|| format!("'{text}' is not a positive number"))
 }
 
 impl Run {
@@ -165,7 +117,10 @@ impl Run {
             rules.state.clone_from(&file.state);
         }
         let (mut policy, from) = self.policy(file.as_ref())?;
-        let settings = self.settings(from, policy.info(), preparation.to_string());
+        let mut settings = self.settings(from, policy.info(), preparation.to_string());
+        if !self.dataset.apply(&mut settings, policy.info(), self.frames.policy_hz)? {
+            self.bags.need_camera()?;
+        }
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
         if !self.shards_on_stdin {
@@ -240,13 +195,14 @@ impl Run {
             image_topic: bags.image_topic.clone().or(first).unwrap_or_default(),
             cameras,
             state_topics: bags.state_topic.clone(),
+            state_feature: None,
             instruction: bags.instruction.clone(),
             instruction_topic: bags.instruction_topic.clone(),
             action_topic: bags.action_topic.clone(),
             gripper_topic: bags.gripper_topic.clone(),
             action_match: frames.action_match,
             tolerance_ms: frames.tolerance_ms,
-            policy_hz: frames.policy_hz,
+            policy_hz: frames.policy_hz.unwrap_or(POLICY_HZ),
             every: frames.every,
             limit: frames.limit,
             shard: frames.shard,
@@ -292,7 +248,7 @@ fn outcome(evaluated: Evaluated, out: &Path) -> Result<(), EvalError> {
 }
 
 /// A flag that Ctrl-C sets. A second Ctrl-C ends the process at once.
-fn stop_on_interrupt() -> Arc<AtomicBool> {
+pub(crate) fn stop_on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     // Without a handler Ctrl-C ends the process; the journal holds every finished frame.
@@ -302,9 +258,7 @@ fn stop_on_interrupt() -> Arc<AtomicBool> {
                 if flag.swap(true, Ordering::Relaxed) {
                     std::process::exit(130);
                 }
-                eprintln!(
-                    "openvla eval: stopping after this frame; press Ctrl-C again to stop at once"
-                );
+                eprintln!("openvla: stopping after this frame; press Ctrl-C again to stop at once");
             }
         });
     }

@@ -31,6 +31,7 @@ pub fn settings(bag: &Path) -> Settings {
         image_topic: "/camera/image".into(),
         cameras: Vec::new(),
         state_topics: Vec::new(),
+        state_feature: None,
         instruction: None,
         instruction_topic: Some("/instruction".into()),
         action_topic: Some("/vla/action".into()),
