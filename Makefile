@@ -13,8 +13,8 @@ ARGS ?=
 IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 
-.PHONY: help demo demo-golden test check sanitize silicon-check bench book ros sim sim-eval provider \
-	serving train build node soak clean cargo
+.PHONY: help demo operate demo-golden test check sanitize silicon-check bench book ros sim \
+	sim-eval provider serving train build node soak clean cargo
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ demo: node provider serving ## a trained policy drives a simulated robot by inst
 	    echo "no trained policy at $(DEMO_CHECKPOINT): showing the node alone (make demo-golden)"; \
 	    $(MAKE) --no-print-directory demo-golden; \
 	fi
+
+operate: cargo ## the same robot with the operator page: type an instruction in a browser
+	@tools/ros/build --release --features ros --bin vla_node --bin openvla
+	@$(IN_SIM) tools/demo/operate $(ARGS)
 
 demo-golden: node ## the node alone with random weights: images and instructions in, commands out
 	@$(IN_ROS) tools/demo/run

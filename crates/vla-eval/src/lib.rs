@@ -55,7 +55,7 @@ pub use merge::merge;
 pub use metrics::{DimensionMetrics, GripperMetrics, MetricOptions, Metrics};
 pub use recorded::ActionKind;
 pub use report::{EpisodeNotes, EpisodeReport, FrameCounts, Report};
-pub use rows::{EPISODE_PREFIX, episode_path};
+pub use rows::{episode_path, locate as locate_episode};
 pub use run::{Evaluated, RunOptions, evaluate, evaluate_from};
 pub use settings::{PolicySettings, ServerSettings, Settings, Shard};
 pub use sources::ObservationRules;

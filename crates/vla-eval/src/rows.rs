@@ -24,6 +24,7 @@ pub fn episode_path(dataset: &Path, number: u64) -> PathBuf {
 }
 
 /// Folder and number of an episode of a dataset; `None` for other paths.
+#[must_use]
 pub fn locate(path: &Path) -> Option<(PathBuf, usize)> {
     let number = path.file_name()?.to_str()?.strip_prefix(EPISODE_PREFIX)?.parse().ok()?;
     let folder = path.parent()?;

@@ -1,12 +1,12 @@
 //! LeRobot datasets in the place of bags: which episodes, and which features stand for the topics.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 
 use lerobot_dataset::{Dataset, is_dataset};
-use vla_eval::{EPISODE_PREFIX, EvalError, Settings, episode_path};
+use vla_eval::{EvalError, Settings, episode_path, locate_episode};
 use vla_inference::policy::PolicyInfo;
 
 /// The feature of actions, of the state and of a row's task, as LeRobot names them.
@@ -62,8 +62,11 @@ impl DatasetArgs {
         let mut first: Option<Dataset> = None;
         let mut bag: Option<&PathBuf> = None;
         for path in &settings.bags {
-            let (folder, episodes) = match single(path) {
-                Some((folder, number)) => (folder, Some(vec![(number, number)])),
+            let (folder, episodes) = match locate_episode(path) {
+                Some((folder, number)) => {
+                    let number = number as u64;
+                    (folder, Some(vec![(number, number)]))
+                }
                 None if is_dataset(path) => {
                     (path.clone(), self.episodes.clone().map(|list| list.0))
                 }
@@ -150,13 +153,6 @@ impl DatasetArgs {
         }
         Ok(())
     }
-}
-
-/// Folder and number of an episode that is named by itself.
-fn single(path: &Path) -> Option<(PathBuf, u64)> {
-    let number = path.file_name()?.to_str()?.strip_prefix(EPISODE_PREFIX)?.parse().ok()?;
-    let folder = path.parent()?;
-    (!path.exists() && is_dataset(folder)).then(|| (folder.to_owned(), number))
 }
 
 /// The only camera, or for each of the policy's the one of that name.
