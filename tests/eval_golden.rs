@@ -231,7 +231,8 @@ fn wrong_command_lines_are_refused() {
     let old = ["--bag", "x", "--image-topic", "/i", "--out", "o"];
     let old_limits = ["--expert", "--bag", "x", "--out", "o"];
     for (arguments, part) in [
-        (vec!["run", "--bag", "x"], "--image-topic"),
+        (vec!["run", "--bag", "x"], "--out"),
+        (vec!["run", "--bag", "x", "--out", "o"], "--image-topic"),
         (run(&["--shard", "4/4"]), "shard is '4/4'"),
         (run(&["--every", "0"]), "--every"),
         (run(&["--match", "soon"]), "'soon' is not one of exact, next"),

@@ -1,6 +1,6 @@
 //! LeRobot datasets in the place of bags: which episodes, and which features stand for the topics.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
@@ -50,13 +50,13 @@ impl FromStr for EpisodeList {
 
 impl DatasetArgs {
     /// Puts a dataset's episodes in place of its folder, and its features in place of the topics
-    /// that were not given. `false` for bags.
+    /// that were not given. Leaves bags as they are.
     pub(super) fn apply(
         &self,
         settings: &mut Settings,
         info: &PolicyInfo,
         policy_hz: Option<f64>,
-    ) -> Result<bool, EvalError> {
+    ) -> Result<(), EvalError> {
         let usage = |line: String| Err(EvalError::Usage(line));
         let mut paths = Vec::new();
         let mut first: Option<Dataset> = None;
@@ -96,7 +96,7 @@ impl DatasetArgs {
                 dataset's folder with --bag"
                     .to_owned(),
             ),
-            (None, _) => Ok(false),
+            (None, _) => Ok(()),
             (Some(dataset), Some(bag)) => usage(format!(
                 "{} is a bag and {} a LeRobot dataset; evaluate them one after the other",
                 bag.display(),
@@ -106,7 +106,7 @@ impl DatasetArgs {
                 settings.bags = paths;
                 self.features(settings, info, &dataset)?;
                 settings.policy_hz = policy_hz.unwrap_or(dataset.info().fps);
-                Ok(true)
+                Ok(())
             }
         }
     }
@@ -153,6 +153,11 @@ impl DatasetArgs {
         }
         Ok(())
     }
+}
+
+/// Whether a path is a dataset's folder or one of its episodes.
+pub(super) fn names_dataset(path: &Path) -> bool {
+    is_dataset(path) || locate_episode(path).is_some()
 }
 
 /// The only camera, or for each of the policy's the one of that name.

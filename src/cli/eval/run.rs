@@ -8,7 +8,7 @@ use clap::Args;
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 
-use super::datasets::DatasetArgs;
+use super::datasets::{DatasetArgs, names_dataset};
 use super::remote::RemoteArgs;
 use super::{check_complete, print_report, shards};
 use crate::cli::options::{CheckpointArgs, DecodeArgs, DeviceArgs, LoadError, PolicyFileArgs};
@@ -116,11 +116,13 @@ impl Run {
             rules.spread_s = file.observation_spread_s.unwrap_or(rules.spread_s);
             rules.state.clone_from(&file.state);
         }
-        let (mut policy, from) = self.policy(file.as_ref())?;
-        let mut settings = self.settings(from, policy.info(), preparation.to_string());
-        if !self.dataset.apply(&mut settings, policy.info(), self.frames.policy_hz)? {
+        // Before the policy is loaded, which takes longer.
+        if !self.bags.bag.iter().any(|path| names_dataset(path)) {
             self.bags.need_camera()?;
         }
+        let (mut policy, from) = self.policy(file.as_ref())?;
+        let mut settings = self.settings(from, policy.info(), preparation.to_string());
+        self.dataset.apply(&mut settings, policy.info(), self.frames.policy_hz)?;
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
         if !self.shards_on_stdin {
