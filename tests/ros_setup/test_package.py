@@ -79,6 +79,9 @@ class Messages(unittest.TestCase):
                 "stop_in_box": "boolean",
                 "box_min": "double[3]",
                 "box_max": "double[3]",
+                "stop_when_holding": "boolean",
+                "holding_opening": "double",
+                "holding_time_s": "double",
             },
             RunPolicy.Result: {
                 "outcome": "uint8",
