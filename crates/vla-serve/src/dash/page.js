@@ -231,7 +231,7 @@ class Camera {
     const known = typeof seconds === "number";
     const old = !known || seconds > OLD_PICTURE_S;
     this.figure.classList.toggle("stale", old);
-    const words = known ? `${seconds.toFixed(1)} s old` : "no picture";
+    const words = known ? `${seconds.toFixed(1)} s old` : "no picture yet";
     const caption = this.note || `${this.topic}${old ? `: ${words}` : ""}`;
     if (this.caption.textContent !== caption) this.caption.textContent = caption;
   }
