@@ -27,7 +27,7 @@ pub fn guarded<T>(
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
-            let line = error.to_string().replace(['\n', '\r'], " ");
+            let line = foreign_text::one_line(&error.to_string(), 400);
             Err(DatasetError::damaged(path, format!("not a complete Parquet file: {line}")))
         }
         Err(_) => Err(DatasetError::damaged(path, "not a Parquet file that can be read")),

@@ -5,23 +5,9 @@ use std::path::{Path, PathBuf};
 /// Longest text of a bag or a library in a message, characters.
 const LONGEST: usize = 4000;
 
-/// `text` on one line: control characters as escapes, cut where it is too long. Names in a bag are
-/// any bytes, and the libraries' messages quote them.
+/// `text` on one line. Names in a bag are any bytes, and the libraries' messages quote them.
 fn line(text: &str) -> String {
-    let mut line = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == LONGEST {
-            line.push('…');
-            break;
-        }
-        // U+2028 and U+2029 end a line in many viewers although they are not control characters.
-        if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    foreign_text::one_line(text, LONGEST)
 }
 
 /// Why a bag cannot be read, or not to its end.

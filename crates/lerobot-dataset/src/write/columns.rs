@@ -189,7 +189,7 @@ pub struct TableFile {
 /// Turns the library's errors into those of the file.
 fn at<T>(path: &Path, result: Result<T>) -> std::result::Result<T, DatasetError> {
     result.map_err(|error| {
-        let line = error.to_string().replace(['\n', '\r'], " ");
+        let line = foreign_text::one_line(&error.to_string(), 400);
         DatasetError::invalid(
             path,
             format!("cannot be written: {line}"),
