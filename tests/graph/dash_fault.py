@@ -11,7 +11,7 @@ import tempfile
 import browser
 import peer
 from dash import SIZES, Dash
-from peer import KIT, NodeProcess, Peer, kit_cases, pixels, slow_policy_file
+from peer import KIT, PATIENT, NodeProcess, Peer, kit_cases, pixels, slow_policy_file
 
 CASE, HZ = 8, 2.0
 STATE = "document.getElementById('state')?.dataset.state"
@@ -105,14 +105,7 @@ def scenario(arguments, logs):
             logs[-1],
             checkpoint=str(KIT / "ckpt"),
             policy_file=slow_policy_file(folder, HZ),
-            unnorm_key="bridge_orig",
-            autostart=True,
-            dry_run=False,
-            overrun_s=0.4,
-            observation_timeout_s=1.0,
-            stamp_past_tolerance_s=5.0,
-            inference_timeout_s=20.0,
-            inference_niceness=0,
+            **PATIENT,
             fault_window_s=600.0,
             rearm_window_s=60.0,
             record_directory=f"{folder}/records",

@@ -15,7 +15,8 @@ from PIL import Image as Picture
 from sensor_msgs.msg import Image
 
 import peer
-from peer import KIT, RELIABLE, NodeProcess, Peer, kit_cases, pixels, slow_policy_file
+from peer import KIT, PATIENT, RELIABLE, NodeProcess, Peer, kit_cases, pixels
+from peer import slow_policy_file
 
 CASE, HZ = 8, 2.0
 WIDTH = 480
@@ -80,14 +81,7 @@ def start(executable, logs, **more):
         logs[-1],
         checkpoint=str(KIT / "ckpt"),
         policy_file=slow_policy_file(folder, HZ),
-        unnorm_key="bridge_orig",
-        autostart=True,
-        dry_run=False,
-        overrun_s=0.4,
-        observation_timeout_s=1.0,
-        stamp_past_tolerance_s=5.0,
-        inference_timeout_s=20.0,
-        inference_niceness=0,
+        **PATIENT,
         faults_to_latch=8,
         rearm_window_s=60.0,
         **more,

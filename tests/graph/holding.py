@@ -12,7 +12,8 @@ from std_msgs.msg import Float64
 
 import peer
 import run_policy
-from peer import KIT, ROOT, STOP_S, NodeProcess, Peer, kit_cases, pixels, slow_policy_file
+from peer import KIT, PATIENT, ROOT, STOP_S, NodeProcess, Peer, kit_cases, pixels
+from peer import slow_policy_file
 from run_policy import CASE, HZ, SLACK_S, Client
 
 Result = RunPolicy.Result
@@ -72,14 +73,7 @@ def start(executable, logs, states):
         checkpoint=str(KIT / "ckpt"),
         policy_file=slow_policy_file(folder, HZ),
         robot_file=robot_file(folder, states),
-        unnorm_key="bridge_orig",
-        autostart=True,
-        dry_run=False,
-        overrun_s=0.4,
-        observation_timeout_s=1.0,
-        stamp_past_tolerance_s=5.0,
-        inference_timeout_s=20.0,
-        inference_niceness=0,
+        **PATIENT,
         faults_to_latch=8,
     )
 

@@ -74,6 +74,19 @@ def pixels(case, mode="RGB"):
 # last bit, so the limits of the frozen-image watchdog are raised.
 EXACT_PICTURES = dict(unchanged_image__distance=10.0, unchanged_image__angle=100.0)
 
+# A node in motion whose watchdogs a busy machine does not trip: ages, stamps and inference may be
+# late. For tests of something else.
+PATIENT = dict(
+    unnorm_key="bridge_orig",
+    autostart=True,
+    dry_run=False,
+    overrun_s=0.4,
+    observation_timeout_s=1.0,
+    stamp_past_tolerance_s=5.0,
+    inference_timeout_s=20.0,
+    inference_niceness=0,
+)
+
 
 def noisy(array, shot):
     """An image with a camera's noise: the last bit of its last pixel alternates."""

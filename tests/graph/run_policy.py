@@ -17,7 +17,7 @@ from rclpy.action import ActionClient
 from std_msgs.msg import Bool
 
 import peer
-from peer import KIT, REASONS, STATES, STOP_S, NodeProcess, Peer, kit_cases, pixels
+from peer import KIT, PATIENT, REASONS, STATES, STOP_S, NodeProcess, Peer, kit_cases, pixels
 from peer import slow_policy_file
 
 SLACK_S = 0.3
@@ -90,14 +90,7 @@ def scenario(executable, logs):
         logs[-1],
         checkpoint=str(KIT / "ckpt"),
         policy_file=slow_policy_file(folder, HZ),
-        unnorm_key="bridge_orig",
-        autostart=True,
-        dry_run=False,
-        overrun_s=0.4,
-        observation_timeout_s=1.0,
-        stamp_past_tolerance_s=5.0,
-        inference_timeout_s=20.0,
-        inference_niceness=0,
+        **PATIENT,
         detectors__constant_steps=4,
         faults_to_latch=8,
         fault_window_s=0.5,
