@@ -4,7 +4,7 @@
 //!
 //! The executor thread collects pointers, numbers and texts; a thread of its own, of low priority,
 //! decodes, draws and publishes. One picture is in work at a time and none waits: what is collected
-//! while the thread is busy is dropped. While nobody subscribes, nothing is collected.
+//! while the thread is busy is dropped. Without a subscriber nothing is collected.
 
 mod canvas;
 mod content;
@@ -79,7 +79,7 @@ impl DebugImages {
             return;
         }
         drawer.last = Some(now);
-        // Where the middleware cannot tell, nobody is assumed.
+        // An error of the middleware counts as no subscriber.
         if drawer.publisher.get_inter_process_subscription_count().unwrap_or(0) == 0 {
             return;
         }
