@@ -473,9 +473,9 @@ def subscriber_gone(graph, good):
 def deactivated(graph, good):
     at = begin(graph)
     assert graph.change("deactivate")
-    answered = time.monotonic() - at
+    answered, answered_at = time.monotonic() - at, time.time()
     graph.spin(0.1)
-    assert not graph.moving()
+    graph.rested(answered_at, "the last command before the answer is zero")
     row("deactivated mid-motion", answered, PROMISE_S, graph, ("INACTIVE", "HOLDING"), "NOT_ACTIVE")
     assert graph.change("activate")
     recover(graph, good)

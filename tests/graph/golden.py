@@ -3,6 +3,7 @@
 import io
 import sys
 import tempfile
+import time
 
 import numpy
 from PIL import Image as Picture
@@ -105,8 +106,7 @@ def scenario(executable, logs):
         assert graph.twists[-1][1].header.frame_id == "base_link"
         graph.check_limits()
         assert node.stop() == 0
-        graph.spin(0.3)
-        assert not graph.moving(), "the last command is zero"
+        graph.rested(time.time(), "the last command is zero")
     finally:
         graph.close()
         node.process.kill()

@@ -387,6 +387,19 @@ class Peer:
     def moving(self):
         return bool(self.twists) and bool(numpy.any(self.numbers(self.twists[-1][1])))
 
+    def rested(self, since, what):
+        """Waits for a zero command, and sees that each one stamped after `since` is zero.
+
+        An answer and the commands before it come by different topics, thus in any order; the
+        stamps have one clock, time.time().
+        """
+        self.until(what, lambda: not self.moving(), 5.0)
+        for _, message in reversed(self.twists):
+            stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+            if stamp <= since:
+                return
+            assert not numpy.any(self.numbers(message)), f"{what}: {message}"
+
     def run(self, case, instruction=None, enable=True):
         """Films a case of the kit until the robot moves."""
         self.film(pixels(case))

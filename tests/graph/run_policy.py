@@ -48,6 +48,7 @@ class Goal:
     def ended(self, outcome, reason="NONE", *words, timeout=20.0):
         """Waits for the result and checks it."""
         self.graph.until("a result", self.future.done, timeout)
+        self.ended_at = time.time()
         answer = self.future.result()
         result = answer.result
         assert result.outcome == outcome and REASONS[result.reason] == reason, result
@@ -145,7 +146,7 @@ def conditions(client):
     assert not goal.future.done()
     client.done.publish(Bool(data=True))
     result = goal.ended(Result.DONE, "NONE", "~/done")
-    assert not graph.moving(), "the result comes at rest"
+    graph.rested(goal.ended_at, "the result comes at rest")
     assert 0.0 < result.time_to_rest_s <= STOP_S + SLACK_S, result
     assert 0.0 < result.path_m < 0.3 * result.elapsed_s and 0 < result.inferences, result
     last = goal.feedback[-1]
