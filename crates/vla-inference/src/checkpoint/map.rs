@@ -11,6 +11,9 @@ use super::error::CheckpointError;
 
 /// Weights larger than this are no checkpoint that this program can run, bytes (4 TiB).
 const MAX_WEIGHT_BYTES: u64 = 1 << 42;
+/// Bytes that divide into whole pages on every processor (64 KB on some ARM kernels).
+#[cfg(target_os = "linux")]
+const PAGE: usize = 64 << 10;
 
 /// A read-only map of a whole regular file, with its length and modification time at mapping.
 ///
@@ -77,6 +80,30 @@ impl MappedFile {
         let _ = self.map.advise_range(Advice::WillNeed, range.start, range.len());
     }
 
+    /// Gives back the memory of the whole pages of `range`; another access reads them again, from
+    /// the system's cache while it has them. Advice only.
+    pub(super) fn release(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let start = range.start.next_multiple_of(PAGE);
+            let end = if range.end == self.map.len() { range.end } else { range.end / PAGE * PAGE };
+            if start < end {
+                // SAFETY: the map is of a file and read-only, so that no content is lost: a reader
+                // of these pages, now or later, gets the file's bytes.
+                let advised = unsafe {
+                    self.map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+                let _ = advised;
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
     /// Whether the mapped file still has the length and modification time that it had.
     pub(super) fn verify_unchanged(&self) -> Result<(), CheckpointError> {
         let changed = |detail: String| CheckpointError::Changed { path: self.path.clone(), detail };
@@ -108,4 +135,37 @@ fn inode(metadata: &Metadata) -> Option<u64> {
 #[cfg(not(unix))]
 fn inode(_: &Metadata) -> Option<u64> {
     None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Resident kilobytes of the map that begins at `start`.
+    fn resident(start: *const u8) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let from = format!("{:x}-", start as usize);
+        let after = &maps[maps.find(&format!("\n{from}")).unwrap()..];
+        let line = after.lines().find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn released_pages_take_no_memory_and_keep_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let content: Vec<u8> = (0..1u32 << 20).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path, "none").unwrap();
+        assert_eq!(file.bytes(), content);
+        assert_eq!(resident(file.bytes().as_ptr()), 1024);
+        file.release(100..content.len());
+        assert_eq!(resident(file.bytes().as_ptr()), 64, "the first page is not whole");
+        // Ranges without a whole page.
+        file.release(10..20);
+        file.release(65_000..66_000);
+        file.release(70_000..70_000);
+        assert_eq!(file.bytes(), content);
+    }
 }

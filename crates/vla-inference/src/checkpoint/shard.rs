@@ -178,6 +178,11 @@ impl MappedTensor {
         self.file.prefetch(self.range.clone());
     }
 
+    /// Gives back the memory of this tensor's pages until the next access.
+    pub fn release(&self) {
+        self.file.release(self.range.clone());
+    }
+
     /// The elements in place, when they are bfloat16.
     ///
     /// # Errors

@@ -45,8 +45,15 @@ pub(super) fn host_tensor(name: &str, mapped: MappedTensor) -> Result<HostTensor
     tensor.map_err(|error| ModelError::Tensor { name: name.to_owned(), source: error })
 }
 
-/// Keeps the file mapped while a weight refers to it.
+/// Keeps the file mapped while a weight refers to it; then its pages take no more memory, as a
+/// backend has made what it needs of them.
 struct Mapped(MappedTensor);
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
 
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {

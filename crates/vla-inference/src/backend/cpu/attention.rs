@@ -75,7 +75,7 @@ pub(super) fn bidirectional(qkv: &CpuTensor, heads: usize) -> Result<CpuTensor, 
         columns: head_dim,
     };
     if rows == 0 || head_dim == 0 {
-        return Ok(CpuTensor::zeros(rows, width));
+        return Ok(CpuTensor::unspecified(rows, width));
     }
     let outputs: Vec<Vec<f32>> = (0..heads)
         .into_par_iter()

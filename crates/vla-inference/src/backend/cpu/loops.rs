@@ -13,10 +13,15 @@ const LANES: usize = 16;
 /// the Taylor polynomial of degree 7 (remainder 5e-9).
 #[inline(always)]
 fn exp(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
     // Below -87.3 the result is subnormal and flushes to the smallest normal, which is as good as
     // zero here.
     let x = x.clamp(-87.3, 88.7);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // Of 1.5 * 2^23 plus a small number, the last bit of the significand is worth 1: this rounds to
+    // the nearest even, and the bits are the integer (a cast saturates, lane by lane).
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, SHIFT);
+    let n = shifted - SHIFT;
+    let integer = shifted.to_bits().wrapping_sub(SHIFT.to_bits()).cast_signed();
     // ln 2 split in a part with trailing zeros (the product with n is exact) and the rest.
     let r = n.mul_add(-1.428_606_8e-6, n.mul_add(-0.693_145_75, x));
     let mut p = 1.0f32 / 5040.0;
@@ -28,9 +33,9 @@ fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.0);
     p = p.mul_add(r, 1.0);
     // n is at most 128: split the scaling so that 2^128 does not overflow the exponent field.
-    let half_n = (n as i32) >> 1;
-    let rest = (n as i32) - half_n;
-    p * f32::from_bits(((half_n + 127) as u32) << 23) * f32::from_bits(((rest + 127) as u32) << 23)
+    let half = integer >> 1;
+    let power = |n: i32| f32::from_bits(n.wrapping_add(127).cast_unsigned() << 23);
+    p * power(half) * power(integer.wrapping_sub(half))
 }
 
 /// `erf(x)` for float32 with an absolute error below 4e-7: `x P(x^2) / Q(x^2)` on |x| <= 3.92,

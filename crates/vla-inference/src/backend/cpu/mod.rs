@@ -6,6 +6,7 @@
 //! bf16 or int8 weights (`packed/`); everything else stays float32.
 
 mod attention;
+mod buffer;
 mod ceilings;
 mod linear;
 mod loops;
@@ -26,10 +27,14 @@ use super::{
 };
 use crate::tensor::HostTensor;
 pub use attention::CpuCache;
+use buffer::Buffer;
 pub use ceilings::Ceilings;
 pub use linear::CpuLinear;
 pub use norm::CpuNorm;
 pub use precision::{CpuFormat, CpuPrecision};
+
+/// Elements of a sum that are worth a task of their own.
+const ELEMENTS: usize = 32 << 10;
 
 /// Runs a network on the host's cores.
 #[derive(Clone)]
@@ -43,17 +48,18 @@ pub struct CpuBackend {
 pub struct CpuTensor {
     rows: usize,
     columns: usize,
-    values: Vec<f32>,
+    values: Buffer,
 }
 
 impl CpuTensor {
     fn new(rows: usize, columns: usize, values: Vec<f32>) -> Self {
         debug_assert_eq!(values.len(), rows * columns);
-        Self { rows, columns, values }
+        Self { rows, columns, values: values.into() }
     }
 
-    fn zeros(rows: usize, columns: usize) -> Self {
-        Self::new(rows, columns, vec![0.0; rows * columns])
+    /// Elements of unspecified content, all of which are to be written.
+    fn unspecified(rows: usize, columns: usize) -> Self {
+        Self { rows, columns, values: Buffer::unspecified(rows * columns) }
     }
 
     fn row(&self, row: usize) -> &[f32] {
@@ -137,7 +143,7 @@ impl CpuBackend {
             return Err(shape_error(operation, format!("{} columns are not gate | up", x.columns)));
         }
         let half = x.columns / 2;
-        let mut out = CpuTensor::zeros(x.rows, half);
+        let mut out = CpuTensor::unspecified(x.rows, half);
         self.scope(|| {
             out.values
                 .par_chunks_mut(half.max(1))
@@ -214,7 +220,7 @@ impl Backend for CpuBackend {
     }
 
     fn download(&self, tensor: &CpuTensor) -> Result<HostTensor, BackendError> {
-        Ok(HostTensor::from_f32(&[tensor.rows, tensor.columns], tensor.values.clone())?)
+        Ok(HostTensor::from_f32(&[tensor.rows, tensor.columns], tensor.values.to_vec())?)
     }
 
     fn new_cache(&self, spec: CacheSpec) -> Result<CpuCache, BackendError> {
@@ -282,7 +288,10 @@ impl Backend for CpuBackend {
                 format!("[{}, {}] and [{}, {}] differ", x.rows, x.columns, y.rows, y.columns);
             return Err(shape_error("add", detail));
         }
-        loops::add_in_place(&mut x.values, &y.values);
+        self.scope(|| {
+            let pieces = x.values.par_chunks_mut(ELEMENTS).zip(y.values.par_chunks(ELEMENTS));
+            pieces.for_each(|(x, y)| loops::add_in_place(x, y));
+        });
         Ok(x)
     }
 
@@ -299,7 +308,7 @@ impl Backend for CpuBackend {
                 return Err(shape_error("multiply_add", detail));
             }
         }
-        let mut out = CpuTensor::zeros(x.rows, x.columns);
+        let mut out = CpuTensor::unspecified(x.rows, x.columns);
         let of = |tensor: &CpuTensor, row: usize| if tensor.rows == 1 { 0 } else { row };
         for (row, out) in out.values.chunks_exact_mut(x.columns.max(1)).enumerate() {
             let (factor, offset) = (factor.row(of(factor, row)), offset.row(of(offset, row)));
@@ -390,7 +399,7 @@ impl Backend for CpuBackend {
             let detail = format!("[{}, {}] as {rows} rows", x.rows, x.columns);
             return Err(shape_error("reshape_rows", detail));
         }
-        Ok(CpuTensor::new(rows, x.values.len() / rows, x.values.clone()))
+        Ok(CpuTensor::new(rows, x.values.len() / rows, x.values.to_vec()))
     }
 
     fn top_two(&self, x: &CpuTensor) -> Result<Vec<TopTwo>, BackendError> {

@@ -39,7 +39,7 @@ impl CpuNorm {
                 format!("{} columns, {} weights", x.columns, self.weight.len()),
             ));
         }
-        let mut out = CpuTensor::zeros(x.rows, x.columns);
+        let mut out = CpuTensor::unspecified(x.rows, x.columns);
         let pairs = out.values.par_chunks_mut(x.columns).zip(x.values.par_chunks(x.columns));
         pairs.with_min_len(16).for_each(|(out, x)| row(out, x));
         Ok(out)

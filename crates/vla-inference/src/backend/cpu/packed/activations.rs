@@ -3,6 +3,7 @@
 use half::bf16;
 use multiversion::multiversion;
 
+use super::Format;
 use super::layout::{LANES, widened};
 use super::tile::Tile;
 
@@ -12,10 +13,24 @@ const LARGEST: f32 = 127.0;
 pub(super) const ZERO_POINT: i32 = 128;
 
 /// Words of one row for `words` stored words of weights.
-pub(super) fn words_per_row(tile: Tile, words: usize) -> usize {
+pub(super) fn words_per_row(tile: Tile, format: Format, words: usize) -> usize {
     match tile {
-        Tile::Floats | Tile::Widening => 2 * words,
+        Tile::Floats | Tile::Widening => format.per_word() * words,
         Tile::Pairs | Tile::Bytes => words,
+    }
+}
+
+/// Writes rows of `inputs` values unchanged as `out`, step by step one word per row. Of two steps
+/// per stored word the upper comes first, as in [`widened`].
+pub(super) fn pack_exact(rows: &[f32], inputs: usize, per_word: usize, out: &mut [u32]) {
+    let count = rows.len() / inputs;
+    let upper_first = per_word - 1;
+    interleave(bytemuck::cast_slice(rows), inputs, |step, row, word| {
+        out[(step ^ upper_first) * count + row] = word;
+    });
+    if per_word == 2 && inputs % 2 == 1 {
+        // The upper half of the last word, which has no input.
+        out[(inputs - 1) * count..inputs * count].fill(0);
     }
 }
 
@@ -100,8 +115,9 @@ fn quantise(bytes: &mut [u8], values: &[f32]) -> f32 {
 /// Largest magnitude; NaN when a value is not finite.
 #[inline(always)]
 fn magnitude(values: &[f32]) -> f32 {
-    let mut lanes = [0u32; 16];
-    let (chunks, rest) = values.as_chunks::<16>();
+    // Of fewer lanes the compiler makes gathers along the chunks.
+    let mut lanes = [0u32; 64];
+    let (chunks, rest) = values.as_chunks::<64>();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane = (*lane).max(value.abs().to_bits());

@@ -4,13 +4,16 @@
 //! weights and one broadcast activation in the 32 registers.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_and_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_store_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_store_si512, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
-use super::layout::{LANES, Line, MAX_ROWS, PANEL};
+use super::layout::{FEW_ROWS, LANES, Line, MAX_ROWS, PANEL};
+
+/// Lines between a product with few rows and what it requests from memory: 4 KB.
+const LINES_AHEAD: usize = 64;
 
 /// A tile for each number of rows, and the entry that checks the sizes and selects one.
 macro_rules! tile {
@@ -38,6 +41,12 @@ macro_rules! tile {
                 // SAFETY: `b` holds two lines, `a` ROWS times $words words for each step; a line
                 // is aligned to its size.
                 unsafe {
+                    if ROWS <= FEW_ROWS {
+                        // Beyond the end is no error of a prefetch: it is the next panel.
+                        let ahead = b.wrapping_add(2 * step + LINES_AHEAD);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(1).cast());
+                    }
                     let a = a.add(step * ROWS * $words);
                     let line = |half| _mm512_load_si512(b.add(2 * step + half).cast());
                     $product(&mut sums, a, [line(0), line(1)]);

@@ -12,6 +12,8 @@ pub(super) const LANES: usize = 16;
 pub(super) const PANEL: usize = 2 * LANES;
 /// Rows of the largest tile.
 pub(super) const MAX_ROWS: usize = 14;
+/// Up to this many rows, a product is bound by memory: weights are widened in registers.
+pub(super) const FEW_ROWS: usize = 8;
 /// Steps of one pass over a panel: its lines (32 KB) stay in the first-level cache while the
 /// blocks of rows pass by.
 pub(super) const PASS: usize = 256;

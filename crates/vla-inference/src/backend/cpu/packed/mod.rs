@@ -1,5 +1,6 @@
-//! Linear layers over weights that are packed once, at load: bf16 with activations rounded to bf16
-//! and float32 sums, or int8 per output with activations quantised row by row.
+//! Linear layers over weights that are packed once, at load: float32 arithmetic over weights of
+//! float32 or bf16, bf16 with activations rounded to bf16 and float32 sums, or int8 per output with
+//! activations quantised row by row.
 //!
 //! A product is divided into blocks of rows (see [`layout`]) and groups of panels; a worker takes a
 //! group at a time and passes over the inputs in pieces whose weights stay in its caches. Every
@@ -9,51 +10,33 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod format;
 mod layout;
 mod portable;
+mod scratch;
 mod store;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::{BackendError, CpuTensor};
+use super::{BackendError, CpuFormat, CpuTensor};
 use crate::tensor::HostTensor;
-use layout::{Line, MAX_ROWS, PANEL, PASS};
+use format::Format;
+use layout::{FEW_ROWS, Line, MAX_ROWS, PANEL, PASS};
+use scratch::{LINES, SUMS, WORDS, reused};
 use store::Store;
 use tile::{Ahead, Features, Tile};
 
-/// Up to this many rows, weights are widened in registers.
-const FEW_ROWS: usize = 8;
 /// Panels of a group at most: 128 KB of weights per pass, and as much of sums for 256 rows, stay in
 /// the second-level cache.
 const GROUP: usize = 4;
 /// Stored words of a task with few rows, which is bound by memory: 128 KB.
 const STREAMED_WORDS: usize = 32 << 10;
-
-/// Number format of packed weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// bf16.
-    Bf16,
-    /// int8 with a factor per output.
-    Int8,
-}
-
-impl Format {
-    /// Weights in a word.
-    fn per_word(self) -> usize {
-        match self {
-            Self::Bf16 => 2,
-            Self::Int8 => 4,
-        }
-    }
-}
 
 /// Packed weights of a linear layer.
 pub(super) struct Packed {
@@ -91,30 +74,6 @@ fn group_size(panels: usize, threads: usize) -> usize {
     (1..=GROUP).rev().min_by_key(|size| idle(*size)).unwrap_or(1)
 }
 
-thread_local! {
-    /// Memory that the next product on this thread uses again.
-    static WORDS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
-    static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-/// `count` elements of unspecified content in the thread's memory.
-fn reused<T: Copy, R>(
-    memory: &'static std::thread::LocalKey<Cell<Vec<T>>>,
-    count: usize,
-    fill: T,
-    work: impl FnOnce(&mut [T]) -> R,
-) -> R {
-    // Taken, not borrowed: a worker that waits may start another product.
-    let mut vector = memory.take();
-    if vector.len() < count {
-        vector.resize(count, fill);
-    }
-    let result = work(&mut vector[..count]);
-    memory.set(vector);
-    result
-}
-
 /// Rows in the words of a tile, with the factor of each.
 struct Activations<'a> {
     words: &'a [u32],
@@ -126,11 +85,12 @@ struct Activations<'a> {
 impl Packed {
     /// Packs weights `[outputs_i, inputs]`, stacked along the outputs.
     pub(super) fn new(
-        format: Format,
+        format: CpuFormat,
         weights: &[HostTensor],
         inputs: usize,
         outputs: usize,
     ) -> Result<Self, BackendError> {
+        let format = Format::of(format, weights);
         store::pack(format, weights, [inputs, outputs], Features::of_processor())
     }
 
@@ -154,7 +114,7 @@ impl Packed {
         finish: impl Fn(&mut [f32], usize) + Sync,
     ) {
         let blocks = row_blocks(x.rows);
-        let per_row = activations::words_per_row(tile, self.words);
+        let per_row = activations::words_per_row(tile, self.format, self.words);
         let mut scales = vec![1.0; x.rows];
         reused(&WORDS, x.rows * per_row, 0, |words| {
             self.pack_activations(tile, x, &blocks, words, &mut scales);
@@ -165,7 +125,10 @@ impl Packed {
 
     fn tile(&self, rows: usize) -> Tile {
         match self.format {
+            Format::Floats => Tile::Floats,
             Format::Int8 => Tile::Bytes,
+            Format::WidenedBf16 if rows <= FEW_ROWS => Tile::Widening,
+            Format::WidenedBf16 => Tile::Floats,
             Format::Bf16 => match self.features.bf16_tile() {
                 Tile::Floats if rows <= FEW_ROWS => Tile::Widening,
                 tile => tile,
@@ -192,7 +155,12 @@ impl Packed {
         }
         tasks.into_par_iter().for_each(|(block, words, scales)| {
             let values = block.start * self.inputs..(block.start + block.rows) * self.inputs;
-            activations::pack(tile, &x.values[values], self.inputs, self.words, words, scales);
+            let values = &x.values[values];
+            match self.format {
+                Format::Floats => activations::pack_exact(values, self.inputs, 1, words),
+                Format::WidenedBf16 => activations::pack_exact(values, self.inputs, 2, words),
+                _ => activations::pack(tile, values, self.inputs, self.words, words, scales),
+            }
         });
     }
 
@@ -222,24 +190,28 @@ impl Packed {
 
     /// Sums of a group of panels, block by block, panel by panel, `[rows, PANEL]`.
     fn sum(&self, tile: Tile, x: &Activations<'_>, panels: Range<usize>, sums: &mut [f32]) {
-        let scratch = if tile == Tile::Floats { panels.len() * 2 * PASS } else { 0 };
         // Stored words in a pass: of widened weights, a word is two steps.
-        let pass = if matches!(tile, Tile::Floats | Tile::Widening) { PASS / 2 } else { PASS };
         let steps_per_word = x.per_row / self.words;
+        let widened = tile == Tile::Floats && steps_per_word == 2;
+        // A single block of rows meets each weight once: nothing has to stay in a cache.
+        let single = x.blocks.len() == 1 && !widened;
+        let pass = if single { self.words } else { PASS / steps_per_word };
+        let scratch = if widened { panels.len() * 2 * PASS } else { 0 };
         reused(&LINES, scratch, Line([0; 16]), |scratch| {
             for start in (0..self.words).step_by(pass) {
                 let words = start..(start + pass).min(self.words);
                 let wide = 4 * words.len();
-                if tile == Tile::Floats {
+                if widened {
                     for (panel, out) in panels.clone().zip(scratch.chunks_exact_mut(wide)) {
                         self.features.widen(out, self.lines_of(panel, &words));
                     }
                 }
                 // A panel's lines stay in the first-level cache while the rows pass by.
                 for (index, panel) in panels.clone().enumerate() {
-                    let b = match tile {
-                        Tile::Floats => &scratch[index * wide..][..wide],
-                        _ => self.lines_of(panel, &words),
+                    let b = if widened {
+                        &scratch[index * wide..][..wide]
+                    } else {
+                        self.lines_of(panel, &words)
                     };
                     let next = words.end..(words.end + pass).min(self.words);
                     let mut next = Ahead::new(self.lines_of(panel, &next), x.blocks.len());

@@ -100,7 +100,11 @@ fn pack_panel(
         .map_while(|(lane, words)| {
             let weights = output(weights, panel * PANEL + lane)?;
             Some(match format {
-                Format::Bf16 => {
+                Format::Floats => {
+                    words.copy_from_slice(bytemuck::cast_slice(&weights.to_f32()));
+                    Quantised { unit: 1.0, zero_sum: 0 }
+                }
+                Format::WidenedBf16 | Format::Bf16 => {
                     match weights.as_bf16() {
                         Some(stored) => pair(words, stored),
                         None => round(words, &weights.to_f32()),

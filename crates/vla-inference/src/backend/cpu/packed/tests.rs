@@ -31,9 +31,9 @@ fn tensor(dtype: DType, shape: &[usize], values: &[f32]) -> HostTensor {
 }
 
 fn product(packed: &Packed, x: &CpuTensor) -> Vec<f32> {
-    let mut out = CpuTensor::zeros(x.rows, packed.outputs);
+    let mut out = CpuTensor::unspecified(x.rows, packed.outputs);
     packed.multiply(x, &mut out, |_, _| {});
-    out.values
+    out.values.to_vec()
 }
 
 /// Shapes that no register and no pass divides.
@@ -51,21 +51,36 @@ fn rounded(value: f32) -> f64 {
     f64::from(half::bf16::from_f32(value).to_f32())
 }
 
+/// Formats with float32 sums: the weights' stored type, and what becomes of an activation.
+const FLOATS: [(CpuFormat, DType, fn(f32) -> f64); 4] = [
+    (CpuFormat::Bf16, DType::Bf16, rounded),
+    (CpuFormat::Bf16, DType::F32, rounded),
+    (CpuFormat::F32, DType::Bf16, f64::from),
+    (CpuFormat::F32, DType::F32, f64::from),
+];
+
 #[test]
-fn bf16_products_are_exact_but_for_the_sums() {
-    for [rows, inputs, outputs] in SHAPES {
+fn products_are_exact_but_for_the_sums() {
+    for ([rows, inputs, outputs], (format, stored, activation)) in
+        SHAPES.into_iter().flat_map(|shape| FLOATS.map(|format| (shape, format)))
+    {
         let (x, w) = (values(1, rows * inputs, 4), values(2, outputs * inputs, 4));
-        let weights = [tensor(DType::Bf16, &[outputs, inputs], &w)];
-        let packed = Packed::new(Format::Bf16, &weights, inputs, outputs).unwrap();
+        let weights = [tensor(stored, &[outputs, inputs], &w)];
+        let packed = Packed::new(format, &weights, inputs, outputs).unwrap();
         let got = product(&packed, &CpuTensor::new(rows, inputs, x.clone()));
+        let weight = match (format, stored) {
+            (CpuFormat::F32, DType::F32) => f64::from,
+            _ => rounded,
+        };
         for (index, got) in got.iter().enumerate() {
             let (x, w) = (&x[index / outputs * inputs..], &w[index % outputs * inputs..]);
-            let terms = x[..inputs].iter().zip(w).map(|(x, w)| rounded(*x) * rounded(*w));
+            let terms = x[..inputs].iter().zip(w).map(|(x, w)| activation(*x) * weight(*w));
             let (sum, size) =
                 terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
             // Each addition rounds by at most 2^-24 of what was added so far.
             let bound = size * inputs as f64 * 2f64.powi(-24);
-            assert!((f64::from(*got) - sum).abs() <= bound, "{rows}x{inputs}x{outputs} {index}");
+            let at = format!("{format:?} {stored} {rows}x{inputs}x{outputs} {index}");
+            assert!((f64::from(*got) - sum).abs() <= bound, "{at}: {got} {sum}");
         }
     }
 }
@@ -75,7 +90,7 @@ fn int8_sums_are_exact() {
     for [rows, inputs, outputs] in SHAPES {
         let (x, w) = (values(3, rows * inputs, 4), values(4, outputs * inputs, 4));
         let weights = [tensor(DType::F32, &[outputs, inputs], &w)];
-        let packed = Packed::new(Format::Int8, &weights, inputs, outputs).unwrap();
+        let packed = Packed::new(CpuFormat::Int8, &weights, inputs, outputs).unwrap();
         let got = product(&packed, &CpuTensor::new(rows, inputs, x.clone()));
         let quantised = |values: &[f32]| {
             let largest = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
@@ -100,14 +115,16 @@ fn every_tile_gives_the_same_bits() {
     for [rows, inputs, outputs] in SHAPES {
         let x = CpuTensor::new(rows, inputs, values(5, rows * inputs, 6));
         let w = tensor(DType::Bf16, &[outputs, inputs], &values(6, outputs * inputs, 6));
-        for format in [Format::Bf16, Format::Int8] {
+        for format in [Format::Floats, Format::WidenedBf16, Format::Bf16, Format::Int8] {
             let shape = [inputs, outputs];
             let weights = [w.clone()];
             let portable = store::pack(format, &weights, shape, Features::NONE).unwrap();
-            let native = Packed::new(format, &weights, inputs, outputs).unwrap();
+            let native = store::pack(format, &weights, shape, Features::of_processor()).unwrap();
             let want = bits(&product(&portable, &x));
             assert_eq!(bits(&product(&native, &x)), want, "{format:?} {rows}x{inputs}x{outputs}");
             let tiles: &[Tile] = match format {
+                Format::Floats => &[Tile::Floats],
+                Format::WidenedBf16 => &[Tile::Floats, Tile::Widening],
                 Format::Bf16 => &[Tile::Floats, Tile::Widening, Tile::Pairs],
                 Format::Int8 => &[Tile::Bytes],
             };
@@ -116,7 +133,7 @@ fn every_tile_gives_the_same_bits() {
                     if *tile == Tile::Pairs && !packed.features.has(*tile) {
                         continue;
                     }
-                    let mut out = CpuTensor::zeros(rows, outputs);
+                    let mut out = CpuTensor::unspecified(rows, outputs);
                     packed.multiply_with(*tile, &x, &mut out, |_, _| {});
                     assert_eq!(bits(&out.values), want, "{tile:?} {rows}x{inputs}x{outputs}");
                 }
@@ -132,9 +149,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn a_row_does_not_depend_on_the_others() {
     let (inputs, outputs) = (300, 70);
-    let weights = [tensor(DType::Bf16, &[outputs, inputs], &values(7, outputs * inputs, 3))];
     let x = values(8, 40 * inputs, 3);
-    for format in [Format::Bf16, Format::Int8] {
+    for (format, stored) in [
+        (CpuFormat::F32, DType::F32),
+        (CpuFormat::F32, DType::Bf16),
+        (CpuFormat::Bf16, DType::Bf16),
+        (CpuFormat::Int8, DType::Bf16),
+    ] {
+        let weights = [tensor(stored, &[outputs, inputs], &values(7, outputs * inputs, 3))];
         let packed = Packed::new(format, &weights, inputs, outputs).unwrap();
         let all = product(&packed, &CpuTensor::new(40, inputs, x.clone()));
         for (row, x) in x.chunks_exact(inputs).enumerate() {
@@ -148,7 +170,7 @@ fn a_row_does_not_depend_on_the_others() {
 #[test]
 fn what_is_not_finite_reaches_the_outputs() {
     let (inputs, outputs) = (70, 40);
-    for format in [Format::Bf16, Format::Int8] {
+    for format in [CpuFormat::F32, CpuFormat::Bf16, CpuFormat::Int8] {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut w = values(9, outputs * inputs, 0);
             let mut x = values(10, 2 * inputs, 0);
@@ -171,11 +193,11 @@ fn what_is_not_finite_reaches_the_outputs() {
 fn impossible_weights_are_refused() {
     let wide = 70_000;
     let weights = [tensor(DType::F32, &[1, wide], &vec![0.0; wide])];
-    let error = Packed::new(Format::Int8, &weights, wide, 1).err().unwrap().to_string();
+    let error = Packed::new(CpuFormat::Int8, &weights, wide, 1).err().unwrap().to_string();
     assert!(error.contains("70000 inputs") && error.contains("use bf16"), "{error}");
-    assert!(Packed::new(Format::Bf16, &weights, wide, 1).is_ok());
+    assert!(Packed::new(CpuFormat::Bf16, &weights, wide, 1).is_ok());
     let empty = [tensor(DType::F32, &[0, 4], &[])];
-    assert!(Packed::new(Format::Bf16, &empty, 4, 0).is_err());
+    assert!(Packed::new(CpuFormat::Bf16, &empty, 4, 0).is_err());
 }
 
 #[test]
