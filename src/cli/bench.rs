@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
@@ -82,6 +83,8 @@ struct Measured<'a> {
     normalized: &'a [Vec<f64>],
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// From opening the checkpoint to the first possible inference, packing of weights included.
+    load_seconds: f64,
     /// Largest resident memory of the process, mapped weights included.
     peak_memory_bytes: Option<u64>,
     milliseconds: BTreeMap<&'static str, Times>,
@@ -132,8 +135,10 @@ impl Bench {
         let instruction = instruction(&self.instruction)?;
         let image = observation::open(&self.image)?;
         let drafts = self.decode.draft;
+        let begin = Instant::now();
         let mut policy =
             self.device.load(&self.checkpoint.folder()?, self.decode, &self.policy_file)?;
+        let load_seconds = begin.elapsed().as_secs_f64();
         let info = policy.info();
         // Every camera of a policy sees the same picture, and its state is zero: time is measured.
         let observation = Observation::uniform(&image, &instruction, &info.cameras, info.state_dim);
@@ -166,6 +171,7 @@ impl Bench {
                 token_ids: &last.token_ids,
                 normalized: &last.normalized,
                 seed: last.seed,
+                load_seconds,
                 peak_memory_bytes,
                 milliseconds: measured.into_iter().collect(),
                 draft: drafts.then_some(Drafts { drafted, accepted }),
@@ -180,6 +186,7 @@ impl Bench {
         for (name, Times { p50, p90, p99, max }) in measured {
             print(&format!("{name:<12} {p50:>10.2} {p90:>10.2} {p99:>10.2} {max:>10.2}"))?;
         }
+        print(&format!("loaded in {load_seconds:.2} s"))?;
         if let Some(bytes) = peak_memory_bytes {
             print(&format!("peak memory: {:.2} GiB", bytes as f64 / f64::from(1 << 30)))?;
         }

@@ -81,12 +81,29 @@ impl std::fmt::Display for Ceilings {
 }
 
 /// Multiply-adds in registers; gives the number of operations.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn multiply_adds() -> f64 {
-    const LANES: usize = 16;
-    // One sum of 16 lanes is one register of AVX-512, two of AVX2; both have enough of them for
-    // eight.
-    const SUMS: usize = 8;
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        return wide_multiply_adds();
+    }
+    narrow_multiply_adds()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+fma"))]
+fn wide_multiply_adds() -> f64 {
+    sums::<16, 8>()
+}
+
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+fn narrow_multiply_adds() -> f64 {
+    sums::<8, 8>()
+}
+
+/// Of a register each, or two of NEON's: eight hide the latency of two units, and AVX2 has registers
+/// left for the factors.
+#[inline(always)]
+fn sums<const LANES: usize, const SUMS: usize>() -> f64 {
     let (a, b) = (black_box([0.5f32; LANES]), black_box([0.25f32; LANES]));
     let mut sums = [[0.0f32; LANES]; SUMS];
     for _ in 0..2 * ITERATIONS {

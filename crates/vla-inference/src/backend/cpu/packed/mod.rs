@@ -193,8 +193,9 @@ impl Packed {
         // Stored words in a pass: of widened weights, a word is two steps.
         let steps_per_word = x.per_row / self.words;
         let widened = tile == Tile::Floats && steps_per_word == 2;
-        // A single block of rows meets each weight once: nothing has to stay in a cache.
-        let single = x.blocks.len() == 1 && !widened;
+        // A single block of rows meets each weight once: nothing has to stay in a cache. (Portable
+        // tiles pass over a panel twice.)
+        let single = x.blocks.len() == 1 && !widened && self.features.has(tile);
         let pass = if single { self.words } else { PASS / steps_per_word };
         let scratch = if widened { panels.len() * 2 * PASS } else { 0 };
         reused(&LINES, scratch, Line([0; 16]), |scratch| {
