@@ -30,7 +30,7 @@ impl Policy for Faulty {
         };
         let number = match code {
             1 => {
-                std::thread::sleep(Duration::from_secs(10));
+                std::thread::sleep(Duration::from_secs(4));
                 None
             }
             2 => panic!("injected panic"),

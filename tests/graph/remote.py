@@ -55,25 +55,25 @@ remote:
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count):
+    """Ports that are free now, each another one."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 class Server:
     """openpi's server as a process of its own."""
 
-    def __init__(self, logs, folder, name):
+    def __init__(self, logs, folder, name, port):
         setup = [str(ROOT / "tools/remote/setup"), "--print"]
         folder_of_python = subprocess.run(setup, check=True, stdout=subprocess.PIPE, text=True)
         self.python = pathlib.Path(folder_of_python.stdout.strip()) / "bin/python3"
-        self.port, self.process = free_port(), None
+        self.port = port
         logs.append(f"{folder}/{name}.log")
         self.log = logs[-1]
-        self.start()
-
-    def start(self):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
@@ -83,6 +83,9 @@ class Server:
                 stderr=log,
                 env=environment,
             )
+
+    def listens(self):
+        """Waits until it accepts connections."""
         end = time.monotonic() + 60.0
         while True:
             try:
@@ -187,7 +190,11 @@ def scenario(executable, logs):
     folder = tempfile.mkdtemp()
     policy = pathlib.Path(folder) / "policy.yaml"
     policy.write_text(POLICY)
-    server, spare = Server(logs, folder, "server"), Server(logs, folder, "spare")
+    names = ("server", "spare")
+    ports = free_ports(len(names))
+    server, spare = (Server(logs, folder, *each) for each in zip(names, ports))
+    server.listens()
+    spare.listens()
     proxy = Proxy(server.port)
     logs.append(f"{folder}/node.log")
     address = f"openpi://127.0.0.1:{proxy.port}"

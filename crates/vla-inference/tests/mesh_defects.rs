@@ -174,16 +174,17 @@ fn neither_image_nor_instruction_is_ignored() {
     let reference = reference_sensitivity(&kit);
     println!("reference: {reference:?}");
     assert!(reference.images.distinct == 3 && reference.instructions.distinct == 3);
-    for mesh in MESHES {
-        for precision in PrecisionPolicy::shipped() {
-            let mut policy = policy(&kit, mesh, PrecisionPolicy::load(precision).unwrap());
-            let ours = sensitivity(&kit, &mut policy, 3).unwrap();
-            println!("{mesh:?} {precision}: {ours:?}");
-            assert!(
-                ours.like(reference),
-                "{mesh:?} {precision}: {ours:?}, the reference {reference:?}"
-            );
-        }
+    // Each mesh and each precision once. An input that is not used is a defect of a mesh's path to
+    // the model, or of too coarse numbers, not of both together; mesh_golden.rs compares the stages
+    // of every pair.
+    for (mesh, precision) in MESHES.into_iter().zip(PrecisionPolicy::shipped()) {
+        let mut policy = policy(&kit, mesh, PrecisionPolicy::load(precision).unwrap());
+        let ours = sensitivity(&kit, &mut policy, 3).unwrap();
+        println!("{mesh:?} {precision}: {ours:?}");
+        assert!(
+            ours.like(reference),
+            "{mesh:?} {precision}: {ours:?}, the reference {reference:?}"
+        );
     }
 }
 

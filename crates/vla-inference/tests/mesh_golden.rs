@@ -29,10 +29,9 @@ fn policy(kit: &Kit, mesh: MeshKind, precision: &str) -> OpenVlaPolicy<TtBackend
     OpenVlaPolicy::open(backend, &kit.checkpoint(), &options).unwrap()
 }
 
-fn run(mesh: MeshKind, precision: &str) -> Report {
-    let kit = kit();
-    let mut policy = policy(&kit, mesh, precision);
-    let report = check(&kit, &mut policy, Bounds::of(precision)).unwrap();
+fn run(kit: &Kit, mesh: MeshKind, precision: &str) -> Report {
+    let mut policy = policy(kit, mesh, precision);
+    let report = check(kit, &mut policy, Bounds::of(precision)).unwrap();
     assert_eq!(policy.backend().resharding_count(), 0, "no matrix is resharded through the host");
     report
 }
@@ -52,7 +51,7 @@ fn worst(report: &Report) -> (f64, &str) {
 #[test]
 fn bf16_agrees_on_every_mesh() {
     for mesh in MESHES.into_iter().chain([MeshKind::P300, MeshKind::QuietBox]) {
-        let report = run(mesh, "bf16");
+        let report = run(&kit(), mesh, "bf16");
         println!(
             "{mesh:?} bf16: lowest PCC {:?}, mean bin distance {}",
             worst(&report),
@@ -65,9 +64,18 @@ fn bf16_agrees_on_every_mesh() {
 
 #[test]
 fn block_floats_agree_on_every_mesh() {
+    // Block floats may choose other tokens, so that nothing is compared in a case without recorded
+    // stages; the special cases need the plain ones that they are made of.
+    let mut kit = kit();
+    let bases: Vec<usize> = kit.eos_cases.iter().map(|case| case.case).collect();
+    let staged: Vec<usize> =
+        (0..kit.cases.len()).filter(|&case| kit.tensors(case).unwrap().is_some()).collect();
+    assert!(!staged.is_empty() && !bases.is_empty());
+    kit.cases.retain(|case| staged.contains(&case.id) || bases.contains(&case.id));
     for mesh in MESHES {
         for precision in ["mixed", "bfp8"] {
-            let report = run(mesh, precision);
+            let report = run(&kit, mesh, precision);
+            assert!(!report.stages.is_empty(), "{mesh:?} {precision}");
             let bins = mean_bin_distance(&report);
             println!(
                 "{mesh:?} {precision}: lowest PCC {:?}, mean bin distance {bins}",

@@ -9,8 +9,8 @@ use crate::format::{Format, Layout, Spec, Values};
 
 /// Products summed before they are added to the destination.
 const DEPTH: usize = 16;
-/// Columns done together: the accumulators stay in registers.
-const LANES: usize = 16;
+/// Columns done together, those of a tile: the accumulators stay in registers.
+const LANES: usize = 32;
 
 pub fn check(inputs: &[Spec], bias: bool, format: Format) -> Result<Vec<Spec>> {
     let (x, w) = (&inputs[0], &inputs[1]);
@@ -135,80 +135,62 @@ fn wide(operands: &[(Vec<f32>, Vec<f32>)], out: &mut [f32], shape: Shape, fp32_d
 #[inline(always)]
 fn accumulate(operands: &[(Vec<f32>, Vec<f32>)], out: &mut [f32], shape: Shape, fp32_dest: bool) {
     let Shape { rows, depth, columns } = shape;
-    let mut panel = vec![0.0f32; depth * LANES];
     for column in (0..columns).step_by(LANES) {
         let lanes = LANES.min(columns - column);
         // Weight columns are gathered once and used by all rows; missing lanes stay zero.
-        let panels: Vec<Vec<f32>> = operands
+        let panels: Vec<Vec<[f32; LANES]>> = operands
             .iter()
             .map(|(_, w)| {
-                panel.fill(0.0);
-                for (line, row) in panel.chunks_exact_mut(LANES).zip(w.chunks_exact(columns)) {
+                let mut panel = vec![[0.0; LANES]; depth];
+                for (line, row) in panel.iter_mut().zip(w.chunks_exact(columns)) {
                     line[..lanes].copy_from_slice(&row[column..column + lanes]);
                 }
-                panel.clone()
+                panel
             })
             .collect();
-        let mut row = 0;
-        while row + 4 <= rows {
-            block::<4>(operands, &panels, out, (row, column, lanes), shape, fp32_dest);
-            row += 4;
-        }
-        while row < rows {
-            block::<1>(operands, &panels, out, (row, column, lanes), shape, fp32_dest);
-            row += 1;
+        for row in 0..rows {
+            let out = &mut out[row * columns + column..][..lanes];
+            line(operands, &panels, out, row, depth, fp32_dest);
         }
     }
 }
 
+/// The columns of a panel in one row. Arrays of a fixed length and no index: the loops over them
+/// become vectors, in registers.
 #[inline(always)]
-fn block<const ROWS: usize>(
+fn line(
     operands: &[(Vec<f32>, Vec<f32>)],
-    panels: &[Vec<f32>],
+    panels: &[Vec<[f32; LANES]>],
     out: &mut [f32],
-    (row, column, lanes): (usize, usize, usize),
-    shape: Shape,
+    row: usize,
+    depth: usize,
     fp32_dest: bool,
 ) {
-    let Shape { depth, columns, .. } = shape;
-    let mut sums = [[0.0f32; LANES]; ROWS];
-    for (r, sums) in sums.iter_mut().enumerate() {
-        sums[..lanes].copy_from_slice(&out[(row + r) * columns + column..][..lanes]);
-    }
+    let mut sums = [0.0f32; LANES];
+    sums[..out.len()].copy_from_slice(out);
     // A tile is 32 deep: its passes come one after another, each in two halves of 16.
     let tile = 2 * DEPTH;
-    let mut start = 0;
-    while start < depth {
+    for start in (0..depth).step_by(tile) {
+        let end = depth.min(start + tile);
         for ((x, _), panel) in operands.iter().zip(panels) {
-            let mut half = start;
-            while half < depth.min(start + tile) {
-                let end = depth.min(half + DEPTH);
-                let mut parts = [[0.0f32; LANES]; ROWS];
-                for k in half..end {
-                    let weights = &panel[k * LANES..(k + 1) * LANES];
-                    for r in 0..ROWS {
-                        let activation = x[(row + r) * depth + k];
-                        for lane in 0..LANES {
-                            parts[r][lane] += activation * weights[lane];
-                        }
+            let x = &x[row * depth..][start..end];
+            for (x, panel) in x.chunks(DEPTH).zip(panel[start..end].chunks(DEPTH)) {
+                let mut parts = [0.0f32; LANES];
+                for (activation, weights) in x.iter().zip(panel) {
+                    for (part, weight) in parts.iter_mut().zip(weights) {
+                        *part += activation * weight;
                     }
                 }
-                for r in 0..ROWS {
-                    for lane in 0..LANES {
-                        sums[r][lane] = if fp32_dest {
-                            sums[r][lane] + parts[r][lane]
-                        } else {
-                            // The adder takes 11 significant bits and leaves 8.
-                            bf16_away(sums[r][lane] + round_away(parts[r][lane], 10))
-                        };
-                    }
+                for (sum, part) in sums.iter_mut().zip(parts) {
+                    *sum = if fp32_dest {
+                        *sum + part
+                    } else {
+                        // The adder takes 11 significant bits and leaves 8.
+                        bf16_away(*sum + round_away(part, 10))
+                    };
                 }
-                half = end;
             }
         }
-        start += tile;
     }
-    for (r, sums) in sums.iter().enumerate() {
-        out[(row + r) * columns + column..][..lanes].copy_from_slice(&sums[..lanes]);
-    }
+    out.copy_from_slice(&sums[..out.len()]);
 }
