@@ -49,13 +49,15 @@ class Goal:
     def ended(self, outcome, reason="NONE", *words, timeout=20.0):
         """Waits for the result and checks it."""
         self.graph.until("a result", self.future.done, timeout)
-        self.ended_at = time.time()
+        ended_at = time.time()
         answer = self.future.result()
         result = answer.result
         assert result.outcome == outcome and REASONS[result.reason] == reason, result
         assert answer.status == STATUS.get(outcome, GoalStatus.STATUS_ABORTED), answer
         for word in words:
             assert word in result.detail, result
+        if outcome not in (Result.REFUSED, Result.PREEMPTED):  # there, another goal may move
+            self.graph.rested(ended_at, "the result comes at rest")
         return result
 
     def moves(self):
@@ -147,7 +149,6 @@ def conditions(client):
     assert not goal.future.done()
     client.done.publish(Bool(data=True))
     result = goal.ended(Result.DONE, "NONE", "~/done")
-    graph.rested(goal.ended_at, "the result comes at rest")
     assert 0.0 < result.time_to_rest_s <= STOP_S + SLACK_S, result
     assert 0.0 < result.path_m < 0.3 * result.elapsed_s and 0 < result.inferences, result
     last = goal.feedback[-1]
