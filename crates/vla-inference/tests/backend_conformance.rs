@@ -6,7 +6,7 @@ mod conformance;
 use conformance::{Tolerance, suite, trace_suite};
 use vla_inference::backend::cpu::{CpuBackend, CpuFormat, CpuPrecision};
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::backend::tt::{Kernels, MeshKind, Provider, TtBackend, open};
+use vla_inference::backend::tt::{Division, Kernels, MeshKind, Provider, TtBackend, open};
 
 #[test]
 fn cpu_computes_in_float32() {
@@ -77,6 +77,15 @@ fn blackhole_computes_in_bf16() {
 #[test]
 fn n300_computes_with_ttnn_operations() {
     trace_suite(&mesh(MeshKind::N300, "bf16").with_kernels(Kernels::Ttnn), BF16);
+}
+
+/// Queries over one key head divided over the chips: two and one of them, and heads of zeros.
+#[test]
+fn meshes_compute_with_divided_queries() {
+    for kind in [MeshKind::N300, MeshKind::T3k, MeshKind::QuietBox] {
+        let backend = mesh(kind, "bf16").with_division(Division::ALL);
+        trace_suite(&backend, BF16);
+    }
 }
 
 #[test]

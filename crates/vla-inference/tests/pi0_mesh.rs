@@ -9,7 +9,7 @@ use std::path::Path;
 
 use pi0_support::{KITS, copied, edit, kit};
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::backend::tt::{MeshKind, Provider, TtBackend, open};
+use vla_inference::backend::tt::{Division, MeshKind, Provider, TtBackend, open};
 use vla_inference::backend::{Backend, BackendError};
 use vla_inference::golden::pi0::{Pi0Bounds, RtcCases, check};
 use vla_inference::models::Probe;
@@ -18,14 +18,25 @@ use vla_inference::policy::{
     ContinuationMode, FlowOptions, Instruction, Pi0Policy, Policy, PolicyOptions,
 };
 
+/// Every query head and MLP whole on every chip.
+const WHOLE: Division = Division { queries: false, few_rows_queries: false, few_rows_mlps: false };
+
 fn stages_agree(mesh: MeshKind, precision: &str) {
+    divided_stages_agree(mesh, precision, None);
+}
+
+/// The kits on a mesh that divides the given layers, or those that it chooses.
+fn divided_stages_agree(mesh: MeshKind, precision: &str, division: Option<Division>) {
     for name in KITS {
         let mut kit = kit(name);
         // One case is every operation; the whole kit is `openvla selfcheck`'s.
         kit.cases.truncate(1);
         kit.rtc = RtcCases::default();
-        let backend =
+        let mut backend =
             open(Provider::Simulated, mesh, PrecisionPolicy::load(precision).unwrap()).unwrap();
+        if let Some(division) = division {
+            backend = backend.with_division(division);
+        }
         let options = PolicyOptions { precision: precision.into(), ..Default::default() };
         let policy = Pi0Policy::open(backend, &kit.checkpoint(), &options).unwrap();
         let reports = check(&kit, &policy, Pi0Bounds::of(precision), |report| {
@@ -34,7 +45,8 @@ fn stages_agree(mesh: MeshKind, precision: &str) {
         })
         .unwrap();
         let missed: Vec<_> = reports.iter().flat_map(|report| &report.missed).collect();
-        assert!(missed.is_empty(), "{name} {mesh:?} {precision}: {missed:#?}");
+        assert!(missed.is_empty(), "{name} {mesh:?} {precision} {division:?}: {missed:#?}");
+        assert_eq!(policy.backend().resharding_count(), 0, "resharded through the host");
     }
 }
 
@@ -63,10 +75,41 @@ fn n300_agrees_with_block_float_weights() {
     stages_agree(MeshKind::N300, "mixed");
 }
 
+#[test]
+fn p300_agrees_in_bf16() {
+    stages_agree(MeshKind::P300, "bf16");
+}
+
+/// The kits have four query heads: two and one of them on a chip, and, on eight chips, four chips
+/// with heads of zeros.
+#[test]
+fn divided_queries_agree() {
+    for mesh in [MeshKind::N300, MeshKind::QuietBox, MeshKind::T3k] {
+        divided_stages_agree(mesh, "bf16", Some(Division::ALL));
+    }
+    divided_stages_agree(MeshKind::P300, "bfp8", Some(Division::ALL));
+}
+
+#[test]
+fn whole_layers_agree() {
+    divided_stages_agree(MeshKind::N300, "bf16", Some(WHOLE));
+}
+
 const MESHES: [MeshKind; 3] = [MeshKind::N150, MeshKind::N300, MeshKind::T3k];
 
 fn open_on(mesh: MeshKind, folder: &Path, flow: FlowOptions) -> Pi0Policy<TtBackend> {
-    let backend = open(Provider::Simulated, mesh, PrecisionPolicy::load("bf16").unwrap()).unwrap();
+    open_divided(mesh, folder, flow, None)
+}
+
+fn open_divided(
+    mesh: MeshKind,
+    folder: &Path,
+    flow: FlowOptions,
+    division: Option<Division>,
+) -> Pi0Policy<TtBackend> {
+    let precision = PrecisionPolicy::load("bf16").unwrap();
+    let division = division.unwrap_or_else(|| Division::of(mesh, &precision));
+    let backend = open(Provider::Simulated, mesh, precision).unwrap().with_division(division);
     let flow = FlowOptions { steps: Some(2), seed: Some(3), ..flow };
     let options = PolicyOptions { precision: "bf16".into(), flow, ..Default::default() };
     Pi0Policy::open(backend, folder, &options).unwrap()
@@ -93,11 +136,11 @@ fn observation(policy: &Pi0Policy<TtBackend>, words: &str, seed: u8) -> Observat
 
 /// Chunks with traces are those of eager operation, for new images, states, instructions as long
 /// and longer, and where the host corrects velocities.
-fn traces_equal_eager(name: &str, mesh: MeshKind) {
+fn traces_equal_eager(name: &str, mesh: MeshKind, division: Option<Division>) {
     let folder = kit(name).checkpoint();
     let flow = || FlowOptions { continuation: guided(), ..Default::default() };
-    let mut eager = open_on(mesh, &folder, flow());
-    let mut traced = open_on(mesh, &folder, flow()).with_traces();
+    let mut eager = open_divided(mesh, &folder, flow(), division);
+    let mut traced = open_divided(mesh, &folder, flow(), division).with_traces();
     let long = "把红色的方块放到盘子里";
     let steps = [
         ("pick up the bowl", 3, "capture"),
@@ -153,15 +196,22 @@ fn guided() -> ContinuationMode {
 #[test]
 fn traces_of_pi0_equal_eager_chunks() {
     for mesh in MESHES {
-        traces_equal_eager(KITS[0], mesh);
+        traces_equal_eager(KITS[0], mesh, None);
     }
 }
 
 #[test]
 fn traces_of_pi05_equal_eager_chunks() {
     for mesh in MESHES {
-        traces_equal_eager(KITS[1], mesh);
+        traces_equal_eager(KITS[1], mesh, None);
     }
+}
+
+#[test]
+fn traces_of_other_divisions_equal_eager_chunks() {
+    traces_equal_eager(KITS[0], MeshKind::T3k, Some(Division::ALL));
+    traces_equal_eager(KITS[1], MeshKind::P300, Some(Division::ALL));
+    traces_equal_eager(KITS[1], MeshKind::T3k, Some(WHOLE));
 }
 
 #[test]

@@ -51,9 +51,12 @@ fn stated_operations_are_those_that_the_backend_captures() {
     for kit in KITS {
         let checkpoint = deep(checkpoint(kit));
         let config = &checkpoint.config;
-        for (mesh, cameras, precision) in
-            [(MeshKind::N150, 1, "bf16"), (MeshKind::N300, 2, "bfp8"), (MeshKind::T3k, 3, "mixed")]
-        {
+        for (mesh, cameras, precision) in [
+            (MeshKind::N150, 1, "bf16"),
+            (MeshKind::N300, 2, "bfp8"),
+            (MeshKind::T3k, 3, "mixed"),
+            (MeshKind::QuietBox, 1, "bf16"),
+        ] {
             let what = format!("{kit} {mesh:?} {cameras} cameras");
             let precision = PrecisionPolicy::load(precision).unwrap();
             let traces = flow_trace_region_bytes(mesh);

@@ -93,6 +93,9 @@ pub struct LinearSource {
     pub output_scale: Option<HostTensor>,
     /// Role under tensor parallelism.
     pub parallelism: TensorParallel,
+    /// Whether every pass has a few tiles of rows only, so that an all-reduce may take longer than
+    /// the division of the weight saves.
+    pub few_rows: bool,
 }
 
 /// A layer norm (with bias) or RMS norm (without).

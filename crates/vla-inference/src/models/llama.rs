@@ -312,6 +312,7 @@ fn load_head<B: Backend>(
         bias: None,
         output_scale: None,
         parallelism,
+        few_rows: false,
     })?)
 }
 

@@ -72,6 +72,7 @@ impl<B: Backend> VisionTower<B> {
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
             parallelism: TensorParallel::Replicated,
+            few_rows: false,
         };
         let patch_embed =
             backend.load_patch_embedding(PatchEmbeddingSource { linear, normalisation })?;

@@ -143,10 +143,9 @@ impl<'a> Weights<'a> {
             bias: Some(layer.tensor("bias", &[outputs])?),
             output_scale,
             parallelism,
+            few_rows: false,
         };
-        backend
-            .load_linear(source)
-            .map_err(|source| ModelError::Load { name: layer.prefix, source })
+        layer.load_linear(backend, source)
     }
 
     /// One linear layer from several without bias, `(name, outputs)`, stacked along the outputs.
@@ -160,11 +159,37 @@ impl<'a> Weights<'a> {
         parts: &[(&str, usize)],
         inputs: usize,
     ) -> Result<B::Linear, ModelError> {
+        let source = self.stacked_source((role, parallelism), parts, inputs)?;
+        self.load_linear(backend, source)
+    }
+
+    /// What [`Weights::stacked`] loads.
+    ///
+    /// # Errors
+    /// When a tensor is missing or misshapen.
+    pub fn stacked_source(
+        &self,
+        (role, parallelism): (WeightRole, TensorParallel),
+        parts: &[(&str, usize)],
+        inputs: usize,
+    ) -> Result<LinearSource, ModelError> {
         let weights = parts
             .iter()
             .map(|(name, outputs)| self.at(name).tensor("weight", &[*outputs, inputs]))
             .collect::<Result<_, _>>()?;
-        let source = LinearSource { role, weights, bias: None, output_scale: None, parallelism };
+        let (bias, output_scale, few_rows) = (None, None, false);
+        Ok(LinearSource { role, weights, bias, output_scale, parallelism, few_rows })
+    }
+
+    /// Loads a layer of these weights.
+    ///
+    /// # Errors
+    /// When the device refuses it.
+    pub fn load_linear<B: Backend>(
+        &self,
+        backend: &B,
+        source: LinearSource,
+    ) -> Result<B::Linear, ModelError> {
         backend
             .load_linear(source)
             .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
@@ -189,11 +214,9 @@ impl<'a> Weights<'a> {
         }
         let bias = HostTensor::from_f32(&[bias.len()], bias)
             .map_err(|source| ModelError::Tensor { name: self.prefix.clone(), source })?;
-        let source =
-            LinearSource { role, weights, bias: Some(bias), output_scale: None, parallelism };
-        backend
-            .load_linear(source)
-            .map_err(|source| ModelError::Load { name: self.prefix.clone(), source })
+        let (bias, output_scale, few_rows) = (Some(bias), None, false);
+        let source = LinearSource { role, weights, bias, output_scale, parallelism, few_rows };
+        self.load_linear(backend, source)
     }
 
     /// The layer norm `name` over `width` columns.

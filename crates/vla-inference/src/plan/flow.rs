@@ -5,7 +5,7 @@ use super::rates::{Operations, PerLayer};
 use super::stages::{Sent, StagePlan, Work, operations};
 use super::{Assumptions, MemoryPlan, MeshKind, Plan, TILE_SIDE, allocated, reserved};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{cache_dims, flow_trace_region_bytes};
+use crate::backend::tt::{cache_dims, flow_trace_region_bytes, local_queries};
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
 use crate::checkpoint::pi0::{GemmaConfig, Pi0Config, Pi0Kind, SiglipConfig};
 
@@ -255,7 +255,7 @@ impl Model<'_> {
     fn add(&self, work: &mut Work, layers: &[PlannedLayer], rows: usize) {
         for layer in layers {
             let elements =
-                layer.count as f64 * layer.elements(self.policy, self.chips(), self.assumptions);
+                layer.count as f64 * layer.elements(self.policy, self.mesh, self.assumptions);
             let precision = self.policy.weight(layer.role);
             let bytes = elements * precision.format.bytes();
             let flop = 2.0 * rows as f64 * elements;
@@ -263,15 +263,24 @@ impl Model<'_> {
         }
     }
 
-    /// Attention of `rows` rows to `keys` rows in `layers` layers; reads the cache where it is not
-    /// the rows' own.
-    fn attend(&self, work: &mut Work, [rows, keys]: [usize; 2], layers: usize, cached: bool) {
+    /// Attention of `rows` rows to `keys` rows in `depth` of these layers; reads the cache where it
+    /// is not the rows' own.
+    fn attend(
+        &self,
+        work: &mut Work,
+        [rows, keys]: [usize; 2],
+        (layers, depth): (&[PlannedLayer], usize),
+        cached: bool,
+    ) {
         let [groups, width] = self.local_cache();
-        let HeadShape { heads, kv_heads, .. } = heads(&self.config.vlm);
-        let queries = groups * (heads / kv_heads);
-        let flop = 4.0 * (rows * keys * queries * width * layers) as f64;
+        let queries = layers.iter().find(|layer| layer.role == WeightRole::Attention);
+        let queries = queries.map_or(0, |layer| {
+            let chips = layer.chips(self.policy, self.mesh, self.assumptions);
+            local_queries(heads(&self.config.vlm), chips)
+        });
+        let flop = 4.0 * (rows * keys * queries * width * depth) as f64;
         let bytes = if cached {
-            2.0 * (keys * groups * width * layers) as f64 * self.policy.cache.bytes()
+            2.0 * (keys * groups * width * depth) as f64 * self.policy.cache.bytes()
         } else {
             0.0
         };
@@ -304,7 +313,9 @@ impl Model<'_> {
 
     /// Layers whose partial sums are all-reduced.
     fn reduced(&self, layers: &[PlannedLayer]) -> usize {
-        let all = layers.iter().filter(|layer| layer.all_reduces(self.policy, self.chips()));
+        let all = layers
+            .iter()
+            .filter(|layer| layer.all_reduces(self.policy, self.mesh, self.assumptions));
         all.map(|layer| layer.count).sum()
     }
 
@@ -348,7 +359,7 @@ impl Model<'_> {
         let (layers, rows, depth) = (self.prefix(), self.blocks()[0], self.config.vlm.depth);
         let mut work = Work::default();
         self.add(&mut work, &layers, rows);
-        self.attend(&mut work, [rows, rows], depth.saturating_sub(1), false);
+        self.attend(&mut work, [rows, rows], (&layers, depth.saturating_sub(1)), false);
         let sent = self.all_reduces(&layers, rows, self.config.vlm.width);
         // Concatenation; a layer, with two operations for each of keys and values; the last one.
         let launches = 1 + 19 * depth.saturating_sub(1) + 9;
@@ -366,7 +377,7 @@ impl Model<'_> {
         let launched = self.operations(&layers, 1 + 19 * depth, |_| 0);
         layers.extend(self.around().0);
         self.add(&mut work, &layers, TILE_SIDE);
-        self.attend(&mut work, [TILE_SIDE, total], depth, true);
+        self.attend(&mut work, [TILE_SIDE, total], (&layers, depth), true);
         work.stage(("state", launched), 1, sent, self.on())
     }
 
@@ -385,7 +396,7 @@ impl Model<'_> {
         let launched = self.operations(&layers, launches, |per| depth * per.expert + per.around);
         layers.extend(around);
         self.add(&mut work, &layers, rows);
-        self.attend(&mut work, [rows, total], depth, true);
+        self.attend(&mut work, [rows, total], (&layers, depth), true);
         work.stage(("Euler step", launched), self.flow.steps, sent, self.on())
     }
 }

@@ -40,8 +40,10 @@ impl Launched<'_> {
 
     /// All-reduces of the language model.
     fn reductions(&self) -> usize {
-        let chips = self.mesh.chips();
-        let reduced = self.layers.iter().filter(|layer| layer.all_reduces(self.policy, chips));
+        let reduced = self
+            .layers
+            .iter()
+            .filter(|layer| layer.all_reduces(self.policy, self.mesh, self.assumptions));
         let llama = reduced.filter(|layer| layer.group == super::Group::Llama);
         llama.map(|layer| layer.count).sum()
     }

@@ -2,7 +2,7 @@
 
 use super::{Assumptions, HEAD_BLOCKS, MeshKind, OnePass, WIDE_HEAD, allocated};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
-use crate::backend::tt::{Placement, head_shards};
+use crate::backend::tt::{Chips, Placement, head_shards};
 use crate::backend::{HeadShape, TensorParallel, WeightRole};
 use crate::checkpoint::OpenVlaConfig;
 
@@ -45,23 +45,30 @@ pub struct PlannedLayer {
 }
 
 impl PlannedLayer {
+    /// Chips over which it is divided.
+    pub(super) fn chips(
+        &self,
+        policy: &PrecisionPolicy,
+        mesh: MeshKind,
+        assumptions: &Assumptions,
+    ) -> Chips {
+        let few_rows = self.group == Group::Expert;
+        assumptions.division(policy, mesh).over((self.role, few_rows), policy, mesh.chips())
+    }
+
     fn placement(
         &self,
         policy: &PrecisionPolicy,
-        chips: usize,
+        mesh: MeshKind,
         assumptions: &Assumptions,
     ) -> Placement {
-        let num_shards = match self.role {
-            WeightRole::Vision | WeightRole::Projector if !policy.split_vision => 1,
-            _ => chips,
-        };
         let multiple =
             if self.role == WeightRole::Mlp { assumptions.mlp_multiple } else { super::TILE_SIDE };
         Placement::of(
             self.parallelism,
             self.parts,
             [self.outputs, self.inputs],
-            num_shards,
+            self.chips(policy, mesh, assumptions),
             multiple,
         )
     }
@@ -74,7 +81,7 @@ impl PlannedLayer {
         mesh: MeshKind,
         assumptions: &Assumptions,
     ) -> u64 {
-        let Placement { rows, columns, parts } = self.placement(policy, mesh.chips(), assumptions);
+        let Placement { rows, columns, parts } = self.placement(policy, mesh, assumptions);
         let on_chip = |rows, format| allocated(mesh, [rows, columns], format, true);
         let weight = on_chip(rows, policy.weight(self.role).format);
         let bias = if self.bias { on_chip(1, NumberFormat::Bf16) } else { 0 };
@@ -86,27 +93,29 @@ impl PlannedLayer {
     pub fn elements(
         &self,
         policy: &PrecisionPolicy,
-        chips: usize,
+        mesh: MeshKind,
         assumptions: &Assumptions,
     ) -> f64 {
-        let Placement { rows, columns, parts } = self.placement(policy, chips, assumptions);
+        let Placement { rows, columns, parts } = self.placement(policy, mesh, assumptions);
         let tiles = |n: usize| n.next_multiple_of(super::TILE_SIDE) as f64;
         parts as f64 * tiles(rows) * tiles(columns)
     }
 
     /// Whether its partial sums are all-reduced.
     #[must_use]
-    pub fn all_reduces(&self, policy: &PrecisionPolicy, chips: usize) -> bool {
-        let sharded = chips > 1
-            && (policy.split_vision
-                || matches!(self.group, Group::Llama | Group::Head | Group::Expert));
-        // Heads that the chips do not divide are computed by every chip.
-        sharded
-            && match self.parallelism {
-                TensorParallel::Row => true,
-                TensorParallel::RowByHead(shape) => head_shards(shape, chips) > 1,
-                _ => false,
-            }
+    pub fn all_reduces(
+        &self,
+        policy: &PrecisionPolicy,
+        mesh: MeshKind,
+        assumptions: &Assumptions,
+    ) -> bool {
+        let chips = self.chips(policy, mesh, assumptions);
+        match self.parallelism {
+            TensorParallel::Row => chips.count > 1,
+            // Heads that the chips do not divide are computed by every chip.
+            TensorParallel::RowByHead(shape) => head_shards(shape, chips) > 1,
+            _ => false,
+        }
     }
 }
 

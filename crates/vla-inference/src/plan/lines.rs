@@ -3,6 +3,7 @@
 use super::rates::{ChipRates, Figure, ONE_CORE, WeightLayout};
 use super::{Assumptions, Flow, HEAD_BLOCKS, MeshKind, OnePass};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
+use crate::backend::tt::Division;
 
 impl Assumptions {
     /// One line of text per assumption.
@@ -129,6 +130,17 @@ impl Assumptions {
                 self.host_seconds * 1e3
             ),
         ]);
+        if self.flow.is_some() && mesh.chips() > 1 {
+            let Division { queries, few_rows_queries, few_rows_mlps } = self.division(policy, mesh);
+            let over = |divided| if divided { "over the chips" } else { "whole on every chip" };
+            lines.push(format!(
+                "query heads, which share one key head: language model {}, action expert {}; \
+                action expert's MLPs {}",
+                over(queries),
+                over(few_rows_queries),
+                over(few_rows_mlps)
+            ));
+        }
         let mut sources = vec![
             ("DRAM", bandwidth),
             ("few rows", implementation.few_rows),

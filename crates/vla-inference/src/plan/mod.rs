@@ -15,7 +15,7 @@ mod stages;
 
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
 use crate::backend::tt::{
-    MLP_COLUMN_MULTIPLE, MeshKind, SEQUENCE_BUCKETS, TILE_SIDE, bucket, cache_dims,
+    Division, MLP_COLUMN_MULTIPLE, MeshKind, SEQUENCE_BUCKETS, TILE_SIDE, bucket, cache_dims,
 };
 use crate::checkpoint::OpenVlaConfig;
 use crate::checkpoint::pi0::Pi0Config;
@@ -76,6 +76,8 @@ pub struct Assumptions {
     pub decode_rows: usize,
     /// Format of the partial sums in prefill and in decode; `None` for the policy's.
     pub payload: Option<[NumberFormat; 2]>,
+    /// Layers that are divided over the chips; `None` for the backend's choice.
+    pub division: Option<Division>,
     /// MLP columns per chip are padded to a multiple of this.
     pub mlp_multiple: usize,
     /// Host time per inference that does not overlap with the device, seconds: resize, upload,
@@ -106,6 +108,7 @@ impl Assumptions {
             serial_collectives: true,
             decode_rows: TILE_SIDE,
             payload: None,
+            division: None,
             mlp_multiple: MLP_COLUMN_MULTIPLE,
             host_seconds: 0.0,
         }
@@ -140,6 +143,10 @@ impl Assumptions {
             Some(_) => self.positions.next_multiple_of(TILE_SIDE),
             None => bucket(self.positions),
         }
+    }
+
+    fn division(&self, policy: &PrecisionPolicy, mesh: MeshKind) -> Division {
+        self.division.unwrap_or_else(|| Division::of(mesh, policy))
     }
 
     fn payloads(&self, policy: &PrecisionPolicy) -> [NumberFormat; 2] {

@@ -209,7 +209,7 @@ impl Model<'_> {
     fn add(&self, work: &mut Work, layer: &PlannedLayer, rows: usize) {
         let precision = self.policy.weight(layer.role);
         let elements =
-            layer.count as f64 * layer.elements(self.policy, self.mesh.chips(), self.assumptions);
+            layer.count as f64 * layer.elements(self.policy, self.mesh, self.assumptions);
         let flop = 2.0 * rows as f64 * elements;
         let first_of_mlp =
             layer.role == WeightRole::Mlp && layer.parallelism == TensorParallel::Column;
@@ -223,7 +223,7 @@ impl Model<'_> {
         let bytes = rows as f64 * self.config.llama.hidden_size as f64 * format.bytes();
         let count: usize = self
             .layers(&[Group::Llama])
-            .filter(|layer| layer.all_reduces(self.policy, self.mesh.chips()))
+            .filter(|layer| layer.all_reduces(self.policy, self.mesh, self.assumptions))
             .map(|layer| layer.count)
             .sum();
         Sent::all_reduce(bytes, self.mesh).times(count)

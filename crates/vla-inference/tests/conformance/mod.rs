@@ -199,6 +199,7 @@ fn linear<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) 
                         bias: full.then(|| bf16(&bias, &[outputs])),
                         output_scale: full.then(|| bf16(&scale, &[outputs])),
                         parallelism: TensorParallel::Replicated,
+                        few_rows: false,
                     })
                     .unwrap();
                 let want = Matrix::from_fn(rows, outputs, |row, column| {
@@ -523,6 +524,7 @@ fn patches<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance)
             bias: Some(bf16(&bias, &[96])),
             output_scale: None,
             parallelism: TensorParallel::Replicated,
+            few_rows: false,
         };
         let normalisation = Normalisation { mean, std };
         let layer =
@@ -656,6 +658,7 @@ fn token_buffer<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
                 bias: None,
                 output_scale: None,
                 parallelism,
+                few_rows: false,
             })
             .unwrap();
         let end_id = first + outputs as u32;
@@ -759,6 +762,7 @@ fn loaded<B: Backend>(
         bias: bias.map(|b| bf16(b, &[b.columns])),
         output_scale: None,
         parallelism,
+        few_rows: false,
     };
     backend.load_linear(source).unwrap()
 }
@@ -802,9 +806,14 @@ fn parallel_mlp<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Toler
 }
 
 fn parallel_attention<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
-    for (heads, kv_heads, head_dim, rotary) in
-        [(8, 8, 64, true), (4, 4, 32, true), (4, 2, 16, true), (4, 4, 18, false)]
-    {
+    for (heads, kv_heads, head_dim, rotary) in [
+        (8, 8, 64, true),
+        (4, 4, 32, true),
+        (4, 2, 16, true),
+        // One key head on every chip; on eight chips, heads of zeros.
+        (4, 1, 16, true),
+        (4, 4, 18, false),
+    ] {
         let shape = HeadShape { heads, kv_heads, head_dim, rotary };
         let (rows, width) = (35, 64);
         let x = numbers.matrix(rows, width);
@@ -882,6 +891,7 @@ fn refusals<B: Backend>(backend: &B) {
         bias,
         output_scale: None,
         parallelism: TensorParallel::Replicated,
+        few_rows: false,
     };
     let layer = backend.load_linear(source(vec![weight.clone()], None)).unwrap();
     assert!(backend.linear(&up(&wide), &layer, Activation::Identity).is_err());

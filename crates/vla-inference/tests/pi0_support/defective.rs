@@ -173,6 +173,7 @@ impl Backend for Defective {
                     bias: None,
                     output_scale: None,
                     parallelism: Default::default(),
+                    few_rows: false,
                 })?;
                 let values = host.to_f32();
                 let part = |from: usize| {

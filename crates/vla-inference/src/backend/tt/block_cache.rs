@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use tt_metal::{Distribution, Format, HostArray, Layout, RopeOrder, Tensor};
 
-use super::kv_cache::{ATTENTION, MASKED, head_shape, rotary_table};
-use super::sharding::{LocalHeads, Sharding, TILE, column_of_head, head_shards, local_heads};
+use super::kv_cache::{ATTENTION, MASKED, head_shape, head_shards_of, rotary_table};
+use super::sharding::{LocalHeads, Sharding, TILE, cache_shards, column_of_head, local_heads};
 use super::{BackendError, TtBackend, TtTensor, device, shape_error};
 use crate::backend::{CacheSpec, HeadShape};
 use crate::tensor::HostTensor;
@@ -109,7 +109,7 @@ impl BlockCache {
         if rows.is_empty() || rows.contains(&0) {
             return Err(shape_error(OPERATION, format!("blocks of {rows:?} rows")));
         }
-        let num_shards = head_shards(shape, backend.mesh.chips());
+        let num_shards = cache_shards(shape, backend.mesh.chips());
         let local = local_heads(shape, num_shards);
         let places = places(rows);
         let of_heads = |rows| [1, local.groups, rows, local.width];
@@ -229,12 +229,11 @@ impl BlockCache {
         index: usize,
     ) -> Result<[Tensor; 3], BackendError> {
         let failed = device(ATTENTION);
-        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards: self.num_shards };
+        let num_shards = head_shards_of(qkv, self.shape, self.num_shards);
+        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards };
         let sharded = backend.reshard(qkv, sharding)?;
-        let [q, k, v] = sharded
-            .one(ATTENTION)?
-            .split_heads(self.local.queries, self.local.groups)
-            .map_err(failed)?;
+        let LocalHeads { queries, groups, .. } = local_heads(self.shape, num_shards);
+        let [q, k, v] = sharded.one(ATTENTION)?.split_heads(queries, groups).map_err(failed)?;
         let Block { angles: [cosine, sine], zeros, .. } = &self.blocks[index];
         let rotate =
             |x: &Tensor| x.rope(cosine, sine, RopeOrder::Half, backend.exact()).map_err(failed);
@@ -262,6 +261,7 @@ impl BlockCache {
         position: usize,
     ) -> Result<TtTensor, BackendError> {
         let index = self.block_at(qkv, layer, position)?;
+        let num_shards = head_shards_of(qkv, self.shape, self.num_shards);
         let [q, k, v] = self.written(backend, qkv, layer, index)?;
         let Layer { keys, values, .. } = &self.layers[layer];
         let (keys, values) = if index == 0 { (&k, &v) } else { (keys, values) };
@@ -273,7 +273,7 @@ impl BlockCache {
             .map_err(device(ATTENTION))?;
         Ok(TtTensor {
             parts: vec![out],
-            sharding: Sharding::OutputHeads { shape: self.shape, num_shards: self.num_shards },
+            sharding: Sharding::OutputHeads { shape: self.shape, num_shards },
             rows: qkv.rows,
             columns: self.spec.heads * self.spec.head_dim,
         })

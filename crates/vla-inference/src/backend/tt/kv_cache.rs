@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use tt_metal::{Distribution, Format, HostArray, Layout, RopeOrder, Tensor};
 
-use super::sharding::{LocalHeads, Sharding, TILE, column_of_head, head_shards, local_heads};
+use super::division::one_key_head;
+use super::sharding::{LocalHeads, Sharding, TILE, cache_shards, column_of_head, local_heads};
 use super::{BackendError, TtBackend, TtTensor, bucket, device, shape_error};
 use crate::backend::{CacheSpec, HeadShape, Mask};
 use crate::tensor::HostTensor;
@@ -107,7 +108,7 @@ impl SequenceCache {
     pub(super) fn new(backend: &TtBackend, spec: CacheSpec) -> Result<Self, BackendError> {
         const OPERATION: &str = "new_cache";
         let (shape, capacity) = (head_shape(&spec)?, spec.capacity);
-        let num_shards = head_shards(shape, backend.mesh.chips());
+        let num_shards = cache_shards(shape, backend.mesh.chips());
         let local = local_heads(shape, num_shards);
         let rows = bucket(capacity.max(1));
         let side = || {
@@ -386,7 +387,8 @@ impl SequenceCache {
     ) -> Result<([Tensor; 3], RotaryAngles), BackendError> {
         let (Start::At(position) | Start::Counter(position)) = start;
         self.check(qkv, layer, position)?;
-        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards: self.num_shards };
+        let num_shards = head_shards_of(qkv, self.shape, self.num_shards);
+        let sharding = Sharding::QkvHeads { shape: self.shape, num_shards };
         let sharded = backend.reshard(qkv, sharding)?;
         // Padding rows of a first causal pass are overwritten by later passes; a later pass must
         // not write any, because they would land on the positions after it, and a bidirectional
@@ -399,9 +401,9 @@ impl SequenceCache {
             Start::At(_) => self.angles_at(backend, position, sharded.physical_rows(), mask)?,
             Start::Counter(_) => self.angles_at_counter()?,
         };
-        let LocalHeads { queries, groups, .. } = self.local;
+        let LocalHeads { queries, groups, .. } = local_heads(self.shape, num_shards);
         let fused = sharded.one(ATTENTION)?;
-        let split = match self.heads_are_rows(start) {
+        let split = match heads_are_rows(start, queries) {
             true => fused.split_heads_decode(queries, groups),
             false => fused.split_heads(queries, groups),
         };
@@ -413,12 +415,6 @@ impl SequenceCache {
         Ok(([rotate(&q)?, rotate(&k)?, v], angles))
     }
 
-    /// Whether the heads of a new row are rows, as the operations for decoding take them; they are
-    /// where the positions come from the counter, and fill at most one tile.
-    fn heads_are_rows(&self, start: Start) -> bool {
-        matches!(start, Start::Counter(_)) && self.local.queries <= ANGLE_ROWS
-    }
-
     fn attend_from(
         &mut self,
         backend: &TtBackend,
@@ -428,6 +424,7 @@ impl SequenceCache {
         mask: Mask,
     ) -> Result<TtTensor, BackendError> {
         let (Start::At(position) | Start::Counter(position)) = start;
+        let num_shards = head_shards_of(qkv, self.shape, self.num_shards);
         let ([q, k, v], angles) = self.rotated(backend, qkv, layer, start, mask)?;
         let head_dim = self.spec.head_dim;
         let out = self.layers[layer].attend(backend, [&q, &k, &v], &angles, start, head_dim)?;
@@ -435,7 +432,7 @@ impl SequenceCache {
         let out = out.concat_heads().map_err(device(ATTENTION))?;
         Ok(TtTensor {
             parts: vec![out],
-            sharding: Sharding::OutputHeads { shape: self.shape, num_shards: self.num_shards },
+            sharding: Sharding::OutputHeads { shape: self.shape, num_shards },
             rows: qkv.rows,
             columns: self.spec.heads * head_dim,
         })
@@ -545,6 +542,25 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// Number of chips over which the heads of `qkv` are sharded: as the cache's are, or, where one key
+/// head is on every chip, as its layer divided the queries.
+pub(super) fn head_shards_of(qkv: &TtTensor, shape: HeadShape, cache_shards: usize) -> usize {
+    match qkv.sharding {
+        Sharding::QkvHeads { shape: given, num_shards }
+            if given == shape && one_key_head(shape) =>
+        {
+            num_shards
+        }
+        _ => cache_shards,
+    }
+}
+
+/// Whether the heads of a new row are rows, as the operations for decoding take them; they are
+/// where the positions come from the counter, and fill at most one tile.
+fn heads_are_rows(start: Start, queries: usize) -> bool {
+    matches!(start, Start::Counter(_)) && queries <= ANGLE_ROWS
 }
 
 /// Cosine or sine of the angles of `positions`, `[positions, width]` with columns as in a padded

@@ -95,7 +95,7 @@ impl TtLinear {
     pub(super) fn new(backend: &TtBackend, source: LinearSource) -> Result<Self, BackendError> {
         let stacked = measure(&source)?;
         let StackedShape { inputs, outputs, each } = &stacked;
-        let chips = (backend.num_shards(source.role), column_multiple(source.role));
+        let chips = (backend.chips_of(&source), column_multiple(source.role));
         let parts = each.len();
         let output_sharding =
             Sharding::of_outputs(source.parallelism, parts, outputs / parts.max(1), chips);

@@ -1,7 +1,7 @@
 //! Mesh backend: a network over 1, 2 or 8 Wormhole chips, through the safe crate `tt_metal`.
 //!
 //! The language model is tensor parallel: heads and MLP columns are sharded over the chips, partial
-//! sums are all-reduced. Towers and projector are replicated unless the precision policy shards
+//! sums are all-reduced, where that pays ([`Division`]). Towers and projector are replicated unless the precision policy shards
 //! them. Fidelity, float32 accumulation and epsilon are passed with every call; TT-NN's defaults
 //! are not used.
 //!
@@ -11,6 +11,7 @@
 mod attention;
 mod block_cache;
 mod cache;
+mod division;
 mod eager;
 mod image;
 mod kv_cache;
@@ -27,16 +28,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tt_metal::{Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, Mesh, Tensor};
 
 use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
-use super::{Activation, BackendError, LinearSource, WeightRole};
+use super::{Activation, BackendError, LinearSource};
 use crate::tensor::HostTensor;
 pub use cache::TtCache;
+pub use division::{Chips, Division, head_shards, local_queries};
 pub use image::TtImage;
 pub use linear::{TtLinear, TtNorm};
 pub use open::{
     MeshKind, OpenError, Provider, ProviderLibrary, flow_trace_region_bytes, load_library, open,
     open_with,
 };
-pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims, head_shards};
+pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims};
 use sharding::{Sharding, TILE};
 pub use token_buffer::TtTokenBuffer;
 pub use weight_cache::{CacheCounts, WeightCache};
@@ -50,6 +52,7 @@ pub struct TtBackend {
     mesh: Mesh,
     target: String,
     policy: PrecisionPolicy,
+    division: Division,
     formats: Formats,
     /// Matrices resharded through the host.
     reshardings: AtomicU64,
@@ -186,6 +189,7 @@ impl TtBackend {
         };
         Self {
             shapes_only: mesh.provider_name().ends_with(tt_metal::RECORDING),
+            division: Division::of(mesh.info().board, &policy),
             mesh,
             target,
             policy,
@@ -203,6 +207,12 @@ impl TtBackend {
     #[must_use]
     pub fn with_folded_rows(self, fold_rows: bool) -> Self {
         Self { fold_rows, ..self }
+    }
+
+    /// Divides other layers over the chips than [`Division::of`] does: for tests and measurements.
+    #[must_use]
+    pub fn with_division(self, division: Division) -> Self {
+        Self { division, ..self }
     }
 
     /// Keeps packed weights in a folder.
@@ -270,12 +280,9 @@ impl TtBackend {
         self.reshardings.load(Ordering::Relaxed)
     }
 
-    /// Number of chips over which weights of a role are sharded.
-    fn num_shards(&self, role: WeightRole) -> usize {
-        match role {
-            WeightRole::Vision | WeightRole::Projector if !self.policy.split_vision => 1,
-            _ => self.mesh.chips(),
-        }
+    /// Chips over which a layer is divided.
+    fn chips_of(&self, source: &LinearSource) -> Chips {
+        self.division.over((source.role, source.few_rows), &self.policy, self.mesh.chips())
     }
 
     fn compute(&self, passes: MathFidelity) -> Compute {

@@ -3,7 +3,8 @@
 //! A physical tensor may have more columns than the logical matrix: shards are padded to whole
 //! tiles, heads to whole tiles or tile pairs. Padding columns hold zeros.
 
-use super::super::{HeadShape, TensorParallel, WeightRole};
+use super::division::{Chips, head_shards, one_key_head};
+use crate::backend::{HeadShape, TensorParallel, WeightRole};
 
 /// Marks a physical column without a logical column.
 pub(super) const PADDING: u32 = u32::MAX;
@@ -27,7 +28,7 @@ pub(super) enum Sharding {
     /// `parts` physical tensors of `part_width` logical columns each. Of each, chip i holds columns
     /// `i * shard_width .. (i + 1) * shard_width`; the last ones are padding.
     Columns { parts: usize, part_width: usize, num_shards: usize, shard_width: usize },
-    /// `q | k | v` of the chip's own heads.
+    /// `q | k | v` of the chip's own heads; one key head is on every chip.
     QkvHeads { shape: HeadShape, num_shards: usize },
     /// The attention output of the chip's own heads.
     OutputHeads { shape: HeadShape, num_shards: usize },
@@ -42,13 +43,6 @@ pub(super) struct LocalHeads {
     pub groups: usize,
     /// Physical columns of a head.
     pub width: usize,
-}
-
-/// Number of chips over which heads are sharded: all if they divide the key/value heads, or if each
-/// query has its own key (heads of zeros fill up); otherwise 1, and every chip computes all heads.
-#[must_use]
-pub fn head_shards(shape: HeadShape, chips: usize) -> usize {
-    if shape.kv_heads.is_multiple_of(chips) || shape.heads == shape.kv_heads { chips } else { 1 }
 }
 
 /// Heads of one of `num_shards` chips.
@@ -80,10 +74,10 @@ impl Sharding {
         parallelism: TensorParallel,
         parts: usize,
         part_width: usize,
-        (chips, multiple): (usize, usize),
+        (chips, multiple): (Chips, usize),
     ) -> Self {
         match parallelism {
-            TensorParallel::Column => Self::columns(parts, part_width, chips, multiple),
+            TensorParallel::Column => Self::columns(parts, part_width, chips.count, multiple),
             TensorParallel::ColumnByHead(shape) => {
                 Self::QkvHeads { shape, num_shards: head_shards(shape, chips) }
             }
@@ -97,10 +91,10 @@ impl Sharding {
     pub fn of_inputs(
         parallelism: TensorParallel,
         inputs: usize,
-        (chips, multiple): (usize, usize),
+        (chips, multiple): (Chips, usize),
     ) -> Self {
         match parallelism {
-            TensorParallel::Row => Self::columns(1, inputs, chips, multiple),
+            TensorParallel::Row => Self::columns(1, inputs, chips.count, multiple),
             TensorParallel::RowByHead(shape) => {
                 Self::OutputHeads { shape, num_shards: head_shards(shape, chips) }
             }
@@ -176,7 +170,10 @@ impl Sharding {
                         (shape.heads + shape.kv_heads, shape.kv_heads, local.groups),
                     ];
                     for (first, count, here) in sections {
-                        let heads = chip * here..(chip + 1) * here;
+                        let heads = match count == 1 && one_key_head(shape) {
+                            true => 0..1,
+                            false => chip * here..(chip + 1) * here,
+                        };
                         push_heads(&mut map, (shape, local.width), first, heads, count);
                     }
                 }
@@ -228,7 +225,7 @@ impl Placement {
         parallelism: TensorParallel,
         parts: usize,
         [outputs, inputs]: [usize; 2],
-        chips: usize,
+        chips: Chips,
         multiple: usize,
     ) -> Self {
         let part_width = outputs / parts.max(1);
@@ -242,6 +239,12 @@ impl Placement {
     }
 }
 
+/// Number of chips over which a cache's heads are sharded; one key head is on every chip, whatever
+/// queries its layers divide.
+pub(super) fn cache_shards(shape: HeadShape, chips: usize) -> usize {
+    head_shards(shape, Chips { count: chips, queries: false })
+}
+
 /// Key/value heads, columns of a head and rows of one layer's KV cache on one chip.
 #[must_use]
 pub fn cache_dims(
@@ -252,7 +255,7 @@ pub fn cache_dims(
     capacity: usize,
 ) -> [usize; 3] {
     let shape = HeadShape { heads, kv_heads, head_dim, rotary: true };
-    let local = local_heads(shape, head_shards(shape, chips));
+    let local = local_heads(shape, cache_shards(shape, chips));
     [local.groups, local.width, super::bucket(capacity.max(1))]
 }
 
@@ -268,7 +271,8 @@ mod tests {
 
     #[test]
     fn every_logical_column_occurs_once() {
-        for chips in [1, 2, 8] {
+        for count in [1, 2, 8] {
+            let chips = Chips { count, queries: false };
             let cases = [
                 (TensorParallel::Column, 2, 344, 688),
                 (TensorParallel::Column, 1, 11_008, 11_008),
@@ -307,7 +311,8 @@ mod tests {
     fn openvla_7b_divides_over_every_mesh() {
         let llama = shape(32, 32, 128, true);
         for chips in [1, 2, 8] {
-            let local = local_heads(llama, head_shards(llama, chips));
+            let shards = head_shards(llama, Chips { count: chips, queries: false });
+            let local = local_heads(llama, shards);
             assert_eq!((local.queries, local.groups, local.width), (32 / chips, 32 / chips, 128));
             // A head of 128 columns needs no padding.
             assert!((0..128).all(|column| column_of_head(llama, 128, column) == Some(column)));
@@ -316,7 +321,7 @@ mod tests {
             TensorParallel::Column,
             2,
             11_008,
-            (chips, column_multiple(WeightRole::Mlp)),
+            (Chips { count: chips, queries: false }, column_multiple(WeightRole::Mlp)),
         ) {
             Sharding::Columns { shard_width, .. } => shard_width,
             _ => 0,
@@ -333,10 +338,27 @@ mod tests {
     }
 
     #[test]
-    fn indivisible_heads_are_replicated() {
-        assert_eq!(head_shards(shape(4, 2, 16, true), 8), 1);
-        assert_eq!(head_shards(shape(4, 2, 16, true), 2), 2);
-        // Each query with its own key: filled up with heads of zeros.
-        assert_eq!(head_shards(shape(4, 4, 32, true), 8), 8);
+    fn queries_are_divided_and_their_key_is_on_every_chip() {
+        let gemma = shape(8, 1, 64, true);
+        for (count, queries) in [(1, 8), (2, 4), (4, 2), (8, 1)] {
+            let chips = (Chips { count, queries: true }, TILE);
+            let fused = Sharding::of_outputs(TensorParallel::ColumnByHead(gemma), 3, 0, chips);
+            let [map] = fused.column_maps(640).try_into().unwrap();
+            let heads =
+                |map: &[u32]| -> Vec<u32> { map.chunks(64).map(|head| head[0] / 64).collect() };
+            let joined = Sharding::of_inputs(TensorParallel::RowByHead(gemma), 512, chips);
+            let [rows] = joined.column_maps(512).try_into().unwrap();
+            for chip in 0..count {
+                let own = (chip * queries) as u32..((chip + 1) * queries) as u32;
+                let own: Vec<u32> = own.collect();
+                let width = fused.shard_width(640);
+                // Key and value are heads 8 and 9 of the stacked weight.
+                let wanted = [own.as_slice(), &[8, 9]].concat();
+                assert_eq!(heads(&map[chip * width..(chip + 1) * width]), wanted);
+                let width = joined.shard_width(512);
+                assert_eq!(heads(&rows[chip * width..(chip + 1) * width]), own);
+            }
+        }
+        assert_eq!(cache_dims(8, 1, 64, 8, 32), [1, 64, 32]);
     }
 }

@@ -5,7 +5,7 @@
 //! pi0 the time's half of `action_time_mlp_in`, into whose other half `action_in_proj` is folded;
 //! in pi0.5 the modulation of the norms.
 
-use super::gemma::{Layer, load_norm};
+use super::gemma::{Layer, Stack, load_norm};
 use super::modulation::{Modulation, ModulationTable, TimeNetwork};
 use super::time::{TimeEmbedding, times};
 use crate::backend::{Activation, Backend, BackendError, LinearSource, TensorParallel, WeightRole};
@@ -73,10 +73,12 @@ impl<B: Backend> Expert<B> {
         let weights = root.at("paligemma_with_expert.gemma_expert.model");
         let adaptive = config.kind == Pi0Kind::Pi05;
         let (width, action) = (config.expert.width, config.max_action_dim);
+        // An Euler step has the rows of one chunk.
+        let stack = Stack { adaptive, few_rows: true };
         let layers = (0..config.expert.depth)
             .map(|index| {
                 let layer = weights.at("layers").at(index);
-                Layer::load(backend, &layer, &config.expert, (adaptive, true))
+                Layer::load(backend, &layer, &config.expert, (stack, true))
             })
             .collect::<Result<_, _>>()?;
         let role = (WeightRole::Head, TensorParallel::Replicated);
@@ -261,6 +263,7 @@ impl FoldedInput {
             bias: Some(HostTensor::from_f32(&[bias.len()], bias)?),
             output_scale: None,
             parallelism: TensorParallel::Replicated,
+            few_rows: false,
         })
     }
 }

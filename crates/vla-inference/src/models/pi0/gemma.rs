@@ -5,7 +5,8 @@
 
 use super::modulation::LayerModulation;
 use crate::backend::{
-    Activation, Backend, BackendError, HeadShape, Mask, NormSource, TensorParallel, WeightRole,
+    Activation, Backend, BackendError, HeadShape, LinearSource, Mask, NormSource, TensorParallel,
+    WeightRole,
 };
 use crate::checkpoint::pi0::GemmaConfig;
 use crate::models::{ModelError, Probe, Weights};
@@ -21,6 +22,15 @@ pub(super) struct Layer<B: Backend> {
     input_layernorm: B::Norm,
     qkv: B::Linear,
     rest: Option<AfterAttention<B>>,
+}
+
+/// What the layers of a stack have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Stack {
+    /// Whether scale and shift of the norms come from the time: they have no weight of their own.
+    pub adaptive: bool,
+    /// Whether every pass has a few tiles of rows only.
+    pub few_rows: bool,
 }
 
 struct AfterAttention<B: Backend> {
@@ -48,35 +58,33 @@ pub(super) fn load_norm<B: Backend>(
 }
 
 impl<B: Backend> Layer<B> {
-    /// Loads a layer; `adaptive` norms have no weight of their own, and a layer that is not `whole`
-    /// gives keys and values only.
+    /// Loads a layer of a stack; one that is not `whole` gives keys and values only.
     pub(super) fn load(
         backend: &B,
         weights: &Weights<'_>,
         config: &GemmaConfig,
-        (adaptive, whole): (bool, bool),
+        (Stack { adaptive, few_rows }, whole): (Stack, bool),
     ) -> Result<Self, ModelError> {
         let GemmaConfig { width, mlp_dim, num_heads, num_kv_heads, head_dim, .. } = *config;
         let (queries, keys) = (num_heads * head_dim, num_kv_heads * head_dim);
         let shape = HeadShape { heads: num_heads, kv_heads: num_kv_heads, head_dim, rotary: true };
         let (attention, mlp) = (weights.at("self_attn"), weights.at("mlp"));
         let norm = |name| load_norm(backend, weights, name, (width, adaptive));
+        let load = |weights: &Weights<'_>, role, parts: &[_], inputs| {
+            let source = weights.stacked_source(role, parts, inputs)?;
+            weights.load_linear(backend, LinearSource { few_rows, ..source })
+        };
         let column = (WeightRole::Attention, TensorParallel::ColumnByHead(shape));
         let qkv = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)];
         let rest = || -> Result<AfterAttention<B>, ModelError> {
             let row = (WeightRole::Attention, TensorParallel::RowByHead(shape));
             let gate_up = [("gate_proj", mlp_dim), ("up_proj", mlp_dim)];
             Ok(AfterAttention {
-                o_proj: attention.stacked(backend, row, &[("o_proj", width)], queries)?,
+                o_proj: load(&attention, row, &[("o_proj", width)], queries)?,
                 post_attention_layernorm: norm("post_attention_layernorm")?,
-                gate_up: mlp.stacked(
-                    backend,
-                    (WeightRole::Mlp, TensorParallel::Column),
-                    &gate_up,
-                    width,
-                )?,
-                down_proj: mlp.stacked(
-                    backend,
+                gate_up: load(&mlp, (WeightRole::Mlp, TensorParallel::Column), &gate_up, width)?,
+                down_proj: load(
+                    &mlp,
                     (WeightRole::Mlp, TensorParallel::Row),
                     &[("down_proj", width)],
                     mlp_dim,
@@ -85,7 +93,7 @@ impl<B: Backend> Layer<B> {
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            qkv: attention.stacked(backend, column, &qkv, width)?,
+            qkv: load(&attention, column, &qkv, width)?,
             rest: whole.then(rest).transpose()?,
         })
     }
@@ -156,10 +164,11 @@ impl<B: Backend> LanguageModel<B> {
         weights: &Weights<'_>,
         config: &GemmaConfig,
     ) -> Result<Self, ModelError> {
+        let stack = Stack { adaptive: false, few_rows: false };
         let layers = (0..config.depth)
             .map(|index| {
                 let whole = index + 1 < config.depth;
-                Layer::load(backend, &weights.at("layers").at(index), config, (false, whole))
+                Layer::load(backend, &weights.at("layers").at(index), config, (stack, whole))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { layers })

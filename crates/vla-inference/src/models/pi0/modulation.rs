@@ -83,6 +83,7 @@ impl TimeNetwork {
                 bias: Some(layer.tensor("bias", &[outputs])?),
                 output_scale: None,
                 parallelism: TensorParallel::Replicated,
+                few_rows: false,
             };
             Ok::<_, ModelError>(host.load_linear(source)?)
         };

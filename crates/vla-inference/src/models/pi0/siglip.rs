@@ -54,6 +54,7 @@ impl<B: Backend> SiglipTower<B> {
             bias: Some(convolution.tensor("bias", &[width])?),
             output_scale: None,
             parallelism: TensorParallel::Replicated,
+            few_rows: false,
         })?;
         let stored = embeddings.tensor("position_embedding.weight", &[positions, width])?;
         let layers = (0..config.num_hidden_layers)
