@@ -82,6 +82,7 @@ fn main() {
                 bias: None,
                 output_scale: None,
                 parallelism: TensorParallel::Replicated,
+                few_rows: false,
             };
             let layers: Vec<_> =
                 (0..copies).map(|_| backend.load_linear(source()).unwrap()).collect();
