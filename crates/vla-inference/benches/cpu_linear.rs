@@ -4,8 +4,8 @@
 //!     cargo bench -p vla-inference --bench cpu_linear [-- WORD...]   lines that have all words
 //!
 //! Layers of many rows are bound by arithmetic: the share is of the instruction's rate. One row is
-//! bound by memory: the share is of the read bandwidth. Layers follow each other as in a network, so
-//! that weights and activations come from where they come from there.
+//! bound by memory: the share is of the read bandwidth. Layers follow each other as in a network,
+//! so that weights and activations come from where they come from there.
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;

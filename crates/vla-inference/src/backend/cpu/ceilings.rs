@@ -100,8 +100,8 @@ fn narrow_multiply_adds() -> f64 {
     sums::<8, 8>()
 }
 
-/// Of a register each, or two of NEON's: eight hide the latency of two units, and AVX2 has registers
-/// left for the factors.
+/// Of a register each, or two of NEON's: eight hide the latency of two units, and AVX2 has
+/// registers left for the factors.
 #[inline(always)]
 fn sums<const LANES: usize, const SUMS: usize>() -> f64 {
     let (a, b) = (black_box([0.5f32; LANES]), black_box([0.25f32; LANES]));

@@ -2,8 +2,8 @@
 //!
 //! The language model is tensor parallel: heads and MLP columns are sharded over the chips, partial
 //! sums are all-reduced, where that pays ([`Division`]). Towers and projector are replicated unless
-//! the precision policy shards them. Fidelity, float32 accumulation and epsilon are passed with every call; TT-NN's defaults
-//! are not used.
+//! the precision policy shards them. Fidelity, float32 accumulation and epsilon are passed with
+//! every call; TT-NN's defaults are not used.
 //!
 //! Every host array is rounded to the stored format on upload. Number formats come from the
 //! [`PrecisionPolicy`].

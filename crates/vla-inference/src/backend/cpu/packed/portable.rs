@@ -5,7 +5,8 @@ use multiversion::multiversion;
 
 use super::layout::{LANES, Line, PANEL, widened};
 
-/// Rows that are done together: their sums of one line fit the registers of AVX2 (12 of 16) and NEON.
+/// Rows that are done together: their sums of one line fit the registers of AVX2 (12 of 16) and
+/// of NEON.
 const ROWS: usize = 6;
 /// Steps of int8 products whose float32 sum is exact: 128 * 4 * 255 * 127 is below 2^24.
 const EXACT_STEPS: usize = 128;
