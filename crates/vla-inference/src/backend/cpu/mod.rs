@@ -1,9 +1,8 @@
 //! CPU backend: the reference of all tests and the default device.
 //!
-//! By default float32 arithmetic; weights stay in bf16 as stored (a mapped file is not copied) and
-//! are widened block by block in the GEMM. The loops in `loops.rs` are compiled for AVX2, AVX-512
-//! and NEON and selected at run time. A [`CpuPrecision`] gives the linear layers of a role packed
-//! bf16 or int8 weights (`packed/`); everything else stays float32.
+//! Linear layers multiply with weights that are packed at load (`packed/`), in the number format that
+//! a [`CpuPrecision`] gives their role, float32 by default; everything else is float32. The loops in
+//! `loops.rs` are compiled for AVX2, AVX-512 and NEON and selected at run time.
 
 mod attention;
 mod buffer;

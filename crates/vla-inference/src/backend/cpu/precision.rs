@@ -15,7 +15,7 @@ const INT8: &str = include_str!("../../../../../config/precision/cpu_int8.yaml")
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuFormat {
-    /// float32 arithmetic over the weights as stored.
+    /// float32 arithmetic; weights keep their exact values.
     #[default]
     F32,
     /// bf16 weights, activations rounded to bf16, float32 sums.
