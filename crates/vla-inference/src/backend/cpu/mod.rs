@@ -1,8 +1,8 @@
 //! CPU backend: the reference of all tests and the default device.
 //!
-//! Linear layers multiply with weights that are packed at load (`packed/`), in the number format that
-//! a [`CpuPrecision`] gives their role, float32 by default; everything else is float32. The loops in
-//! `loops.rs` are compiled for AVX2, AVX-512 and NEON and selected at run time.
+//! Linear layers multiply with weights that are packed at load (`packed/`), in the number format
+//! that a [`CpuPrecision`] gives their role, float32 by default; everything else is float32. The
+//! loops in `loops.rs` are compiled for AVX2, AVX-512 and NEON and selected at run time.
 
 mod attention;
 mod buffer;
