@@ -51,8 +51,10 @@ fn rounded(value: f32) -> f64 {
     f64::from(half::bf16::from_f32(value).to_f32())
 }
 
-/// Formats with float32 sums: the weights' stored type, and what becomes of an activation.
-const FLOATS: [(CpuFormat, DType, fn(f32) -> f64); 4] = [
+/// A format with float32 sums: the weights' stored type, and what becomes of an activation.
+type Sums = (CpuFormat, DType, fn(f32) -> f64);
+
+const FLOATS: [Sums; 4] = [
     (CpuFormat::Bf16, DType::Bf16, rounded),
     (CpuFormat::Bf16, DType::F32, rounded),
     (CpuFormat::F32, DType::Bf16, f64::from),
