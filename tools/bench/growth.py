@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 
-from inference import IMAGE, ROOT, TARGET, processor, run
+from inference import IMAGE, TARGET, build, processor, run
 
 LAYERS = [2, 4, 8]
 # Words added to the instruction; each is one token or a few.
@@ -81,9 +81,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", default="f32,bf16,int8", help="with commas")
     arguments = parser.parse_args()
-    build = ["cargo", "build", "--release", "--quiet", "-p", "openvla_tt", "-p", "vla-inference"]
-    build += ["--bin", "openvla", "--example", "make_checkpoint"]
-    subprocess.run(build, check=True, cwd=ROOT)
+    build()
     cores = len(os.sched_getaffinity(0))
     print(f"{processor()}, {cores} cores, medians of {arguments.rounds} rounds")
     for precision in arguments.precision.split(","):

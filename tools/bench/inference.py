@@ -63,11 +63,16 @@ def options():
     return parser.parse_args()
 
 
+def build():
+    """Builds the programs."""
+    command = ["cargo", "build", "--release", "--quiet", "-p", "openvla_tt", "-p", "vla-inference"]
+    command += ["--bin", "openvla", "--example", "make_checkpoint"]
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
 def prepare(checkpoint):
     """Builds the programs, and generates the checkpoint where it is missing."""
-    build = ["cargo", "build", "--release", "--quiet", "-p", "openvla_tt", "-p", "vla-inference"]
-    build += ["--bin", "openvla", "--example", "make_checkpoint"]
-    subprocess.run(build, check=True, cwd=ROOT)
+    build()
     if not (checkpoint / "config.json").exists():
         print(f"generating {checkpoint} (2.6 GB)", flush=True)
         program = TARGET / "release/examples/make_checkpoint"
