@@ -403,3 +403,25 @@ fn lives_are_worth_their_name() {
         "{running} {runs} {outside} {commands}"
     );
 }
+
+/// A life that once broke a rule: of the check, since the joint turns on its way to rest and was
+/// sampled in the moment in which its velocity is exactly zero.
+#[test]
+fn counterexamples_stay_fixed() {
+    let joint = RawJoint {
+        min: Some(-2.384_114_194_181_062_6),
+        max: Some(1.692_989_860_560_988),
+        velocity: 3.976_496_990_877_908,
+        acceleration: 3.313_747_492_398_257,
+        jerk: 1893.518_081_413_431_4,
+        margin: 0.0,
+        tracking_error: 0.5,
+    };
+    let mut raw =
+        with_sources(joint_config(JointAction::Position, JointOutput::Position, &[joint]));
+    raw.command_rate_hz = 52.183_978_807_382_935;
+    raw.pause_s = 1.0;
+    raw.joints.as_mut().unwrap().look_ahead = false;
+    (raw.execute_steps, raw.grippers) = (0, 2);
+    play(raw, 12_244_641_989_524_655_916, 60).unwrap();
+}

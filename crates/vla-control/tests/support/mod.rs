@@ -170,9 +170,18 @@ impl Judge {
         if command.grippers().iter().flatten().any(|g| !legal(*g)) {
             return Err(format!("grippers {:?}", command.grippers()));
         }
-        let still = command.joints().map_or(twist.is_zero(), |joints| {
-            joints.velocities().iter().all(|velocity| *velocity == 0.0)
-        });
+        // A joint that turns on its way to rest has the velocity zero once, so that rest is more
+        // than that.
+        let still = match command.joints() {
+            None => twist.is_zero(),
+            Some(joints) => {
+                let zero = joints.velocities().iter().all(|velocity| *velocity == 0.0);
+                if output.at_rest && !zero {
+                    return Err(format!("moves at rest: {:?}", command.motion()));
+                }
+                output.at_rest
+            }
+        };
         if let Some(last) = self.last_published.filter(|last| now < last + self.period_ns / 2) {
             return Err(format!("two commands within {} ns", now - last));
         }
