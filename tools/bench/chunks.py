@@ -5,7 +5,9 @@ Random weights of real widths: pi0 and pi0.5 with 3 layers and 4 of vision (`--f
 6.5 GB, needs 16 GB of memory in PyTorch's float32), OpenVLA-OFT with its vision towers and a Llama
 of 2048 x 8. Two cameras with one picture of 224 x 224 pixels. All programs read the same folder;
 the chunks must be equal within a tolerance by precision. PyTorch is searched in
-OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed.
+OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed. With `--full`
+LeRobot's own code is a further program, if OPENVLA_BENCH_LEROBOT names a Python that has it (pip
+install 'lerobot[pi]==0.6.1').
 
     tools/bench/chunks.py pi0|pi05|oft [--full] [--rounds 3] [--repeats 1] [--precision f32,bf16]
 
@@ -13,6 +15,7 @@ OPENVLA_BENCH_PYTHON, then in python3; without it only our own times are printed
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -68,6 +71,19 @@ def build(binaries):
     return TARGET / "release"
 
 
+def references(model, full, python):
+    """The programs that ours are compared with: pairs of Python and script."""
+    found = []
+    scripts = ROOT / "tools/bench"
+    if python:
+        found.append((python, scripts / f"{'oft' if model == 'oft' else 'pi0'}_reference.py"))
+    lerobot = os.environ.get("OPENVLA_BENCH_LEROBOT")
+    # The sizes of its variants are fixed.
+    if lerobot and full:
+        found.append((lerobot, scripts / "pi0_lerobot.py"))
+    return found
+
+
 def checkpoint(model, full, python, examples):
     """The folder, made if it is not there."""
     name = {"oft": "oft_cut"}.get(model, f"{model}_{'full' if full else 'cut'}")
@@ -101,7 +117,7 @@ def show(name, result, rounds, pi, reference):
         stage: statistics.median(number(one["milliseconds"][stage]) for one in rounds)
         for stage in rounds[0]["milliseconds"]
     }
-    line = f"{name:<24} {milliseconds['total'] / 1e3:>8.2f} s"
+    line = f"{name:<38} {milliseconds['total'] / 1e3:>8.2f} s"
     line += f"  {milliseconds['vision'] / 2:>8.0f} ms a camera"
     if pi:
         line += f"  {milliseconds['prefix']:>8.0f} ms prefix"
@@ -143,10 +159,11 @@ def main():
         policy.flush()
         ours = [binaries / "openvla", "bench", *common, "--json"]
         ours += ["--steps", STEPS, "--seed", 7] if pi else ["--policy-file", policy.name]
-        return compare(arguments, (ours, common), python, pi)
+        others = references(arguments.model, arguments.full, python)
+        return compare(arguments, (ours, common), others, pi)
 
 
-def compare(arguments, commands, python, pi):
+def compare(arguments, commands, others, pi):
     """Rounds alternate between the programs, so that a temporary load affects all."""
     ours, common = commands
     precisions = arguments.precision.split(",")
@@ -162,17 +179,17 @@ def compare(arguments, commands, python, pi):
             prompt = prompt or result
         if prompt is None:
             sys.exit(f"chunks.py: {left_out}")
-        for precision in precisions if python else []:
-            script = ROOT / "tools/bench" / f"{'pi0' if pi else 'oft'}_reference.py"
-            ids = ",".join(map(str, prompt["input_ids"]))
-            theirs = [python, script, *common, "--ids", ids, "--dtype", DTYPES[precision]]
+        ids = ",".join(map(str, prompt["input_ids"]))
+        for precision, (interpreter, script) in itertools.product(precisions, others):
+            theirs = [interpreter, script, *common, "--ids", ids, "--dtype", DTYPES[precision]]
             theirs += ["--seed", prompt["seed"], "--steps", STEPS] if pi else []
             result, error = run(theirs)
             if error:
-                left_out[f"torch {precision}"] = error
+                left_out[f"{script.stem} {precision}"] = error
                 continue
-            name = f"torch {result['torch'].split('+')[0]} {result['dtype']}"
-            rounds.setdefault(name, []).append(result)
+            torch = f"torch {result['torch'].split('+')[0]}"
+            lerobot = f"lerobot {result['lerobot']}, " if "lerobot" in result else ""
+            rounds.setdefault(f"{lerobot}{torch} {result['dtype']}", []).append(result)
     size = "full size" if arguments.full else "cut"
     print(f"{arguments.model}, {size}, 2 cameras, medians of {arguments.rounds} rounds")
     plain = next((name for name in rounds if name.endswith(" float32")), None)
@@ -185,12 +202,13 @@ def compare(arguments, commands, python, pi):
             wrong.append(name)
     for name, error in left_out.items():
         print(f"{name}: {error}")
-    own, other = (
-        min((totals[name] for name in totals if name.startswith(start)), default=None)
-        for start in ("openvla_tt", "torch")
+    fastest = lambda start: min(
+        (totals[name] for name in totals if name.startswith(start)), default=None
     )
-    if other:
-        print(f"our fastest / PyTorch's fastest: {own / other:.2f}")
+    for start, label in (("torch", "PyTorch"), ("lerobot", "LeRobot")):
+        if fastest(start):
+            ratio = fastest("openvla_tt") / fastest(start)
+            print(f"our fastest / {label}'s fastest: {ratio:.2f}")
     if wrong:
         sys.exit(f"chunks.py: other actions than PyTorch in float32: {', '.join(wrong)}")
     return None

@@ -221,8 +221,9 @@ def normalized_zero_state(folder, config):
     return state
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments_of(text):
+    """The arguments, checked, of a program with the documentation `text`; sets the threads."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--ids", required=True, help="token ids of the prompt: 2,5,7")
@@ -236,6 +237,11 @@ def main():
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def main():
+    arguments = arguments_of(__doc__)
     torch.set_grad_enabled(False)
     model = Model(arguments.checkpoint, getattr(torch, arguments.dtype))
     state = normalized_zero_state(arguments.checkpoint, model.config)
