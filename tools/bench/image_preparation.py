@@ -147,6 +147,8 @@ def others(name, width, height):
         "lanczos3": {"pillow": lambda: pillow(Image.Resampling.LANCZOS)},
         "area": {"opencv": lambda: cv2.resize(array, size, interpolation=cv2.INTER_AREA)},
         "torch_bilinear_pad": {"opencv": lambda: opencv_float_pad(array)},
+        "bgr8": {"opencv": opencv_camera(array, (height, width, 3), cv2.COLOR_BGR2RGB)},
+        "bgra8": {"opencv": opencv_camera(array, (height, width, 4), cv2.COLOR_BGRA2RGB)},
         "yuyv": {"opencv": opencv_camera(array, (height, width, 2), cv2.COLOR_YUV2RGB_YUY2)},
         "nv12": {"opencv": opencv_camera(array, (height * 3 // 2, width), cv2.COLOR_YUV2RGB_NV12)},
         "bayer_rggb8": {"opencv": opencv_camera(array, (height, width), cv2.COLOR_BayerBG2RGB)},

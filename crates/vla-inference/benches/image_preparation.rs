@@ -113,6 +113,8 @@ fn pipelines(lines: &mut Vec<Line>, (width, height): (usize, usize)) {
 
 fn cameras(lines: &mut Vec<Line>, (width, height): (usize, usize)) {
     for (encoding, step, rows) in [
+        ("bgr8", 3 * width, height),
+        ("bgra8", 4 * width, height),
         ("yuyv", 2 * width, height),
         ("nv12", width, height * 3 / 2),
         ("bayer_rggb8", width, height),

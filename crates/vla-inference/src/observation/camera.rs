@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::interleave::{choose, interleave};
 use super::yuv::YuvLayout;
 use super::{ImageError, RgbImage, bayer, check_side};
 
@@ -41,10 +42,40 @@ pub enum Encoding {
 
 /// How the bytes of an encoding are read.
 enum Form {
-    /// Bytes of a pixel, and the offsets of red, green and blue in it.
-    Channels(usize, [usize; 3]),
+    Channels(Order),
     Yuv(YuvLayout),
     Bayer(bayer::Pattern),
+}
+
+/// The bytes of a pixel.
+#[derive(Clone, Copy)]
+enum Order {
+    Rgb,
+    Bgr,
+    Rgba,
+    Bgra,
+    Grey,
+}
+
+impl Order {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Rgb | Self::Bgr => 3,
+            Self::Rgba | Self::Bgra => 4,
+            Self::Grey => 1,
+        }
+    }
+
+    /// A row of these as red, green and blue.
+    fn to_rgb(self, row: &[u8], out: &mut [u8]) {
+        match self {
+            Self::Rgb => out.copy_from_slice(row),
+            Self::Bgr => choose::<3, 2, 0>(row, out),
+            Self::Rgba => choose::<4, 0, 2>(row, out),
+            Self::Bgra => choose::<4, 2, 0>(row, out),
+            Self::Grey => interleave(row, row, row, out),
+        }
+    }
 }
 
 /// Every accepted name.
@@ -88,11 +119,11 @@ impl Encoding {
 
     fn form(self) -> Form {
         match self {
-            Self::Rgb8 => Form::Channels(3, [0, 1, 2]),
-            Self::Bgr8 => Form::Channels(3, [2, 1, 0]),
-            Self::Rgba8 => Form::Channels(4, [0, 1, 2]),
-            Self::Bgra8 => Form::Channels(4, [2, 1, 0]),
-            Self::Mono8 => Form::Channels(1, [0, 0, 0]),
+            Self::Rgb8 => Form::Channels(Order::Rgb),
+            Self::Bgr8 => Form::Channels(Order::Bgr),
+            Self::Rgba8 => Form::Channels(Order::Rgba),
+            Self::Bgra8 => Form::Channels(Order::Bgra),
+            Self::Mono8 => Form::Channels(Order::Grey),
             Self::Uyvy => Form::Yuv(YuvLayout::Uyvy),
             Self::Yuyv => Form::Yuv(YuvLayout::Yuyv),
             Self::Nv12 => Form::Yuv(YuvLayout::Nv12),
@@ -172,7 +203,7 @@ fn to_rgb(
     check_side(width, height)?;
     let form = encoding.form();
     let (row_bytes, rows) = match &form {
-        Form::Channels(bytes, _) => (width * bytes, height),
+        Form::Channels(order) => (width * order.bytes(), height),
         Form::Yuv(layout) => (layout.row_bytes(width), layout.rows(height)),
         Form::Bayer(_) => (width, height),
     };
@@ -189,33 +220,26 @@ fn to_rgb(
         }
     }
     match form {
-        Form::Channels(3, [0, 1, 2]) if step == row_bytes => {
+        Form::Channels(Order::Rgb) if step == row_bytes => {
             RgbImage::shared(width, height, data.clone())
         }
-        Form::Channels(bytes, channels) => {
+        Form::Channels(order) => {
             let mut pixels = Vec::with_capacity(width * height * 3);
+            let mut line = vec![0; width * 3];
             for row in data.chunks(step).take(height) {
-                let row = &row[..row_bytes];
-                if encoding == Encoding::Rgb8 {
-                    pixels.extend_from_slice(row);
-                } else {
-                    let chosen = |pixel: &[u8]| channels.map(|channel| pixel[channel]);
-                    pixels.extend(row.chunks_exact(bytes).flat_map(chosen));
-                }
+                order.to_rgb(&row[..row_bytes], &mut line);
+                pixels.extend_from_slice(&line);
             }
             RgbImage::new(width, height, pixels)
         }
         Form::Yuv(layout) => {
-            let mut pixels = vec![0; width * height * 3];
-            layout.to_rgb((width, height), step, data, &mut pixels);
-            RgbImage::new(width, height, pixels)
+            RgbImage::new(width, height, layout.to_rgb((width, height), step, data))
         }
         Form::Bayer(pattern) => {
             if width.min(height) < bayer::MIN_SIDE {
                 return Err(ImageError::BayerSide { width, height });
             }
-            let mut pixels = vec![0; width * height * 3];
-            bayer::to_rgb(pattern, (width, height), step, data, &mut pixels);
+            let pixels = bayer::to_rgb(pattern, (width, height), step, data);
             RgbImage::new(width, height, pixels)
         }
     }

@@ -12,6 +12,7 @@ mod format_field;
 mod found;
 mod image_error;
 mod instruction;
+mod interleave;
 mod jpeg;
 mod jpeg_file;
 mod lanczos;

@@ -105,6 +105,104 @@ fn bayer_patterns_give_flat_colours_back() {
     }
 }
 
+/// A pixel by itself, from the definitions; coordinates are those of the image's interior for Bayer
+/// patterns.
+fn pixel_alone(
+    form: &Form,
+    data: &[u8],
+    step: usize,
+    height: usize,
+    at: (usize, usize),
+) -> [u8; 3] {
+    let (x, y) = at;
+    let byte = |y: usize, x: usize| data[y * step + x];
+    let yuv = |luma: u8, u: u8, v: u8| {
+        let [u, v] = [u, v].map(|x| i32::from(x) - 128);
+        [1_673_527 * v, -852_492 * v - 409_993 * u, 2_116_026 * u].map(|chroma| {
+            let luma = 1_220_542 * (i32::from(luma) - 16).max(0);
+            ((luma + chroma + (1 << 19)) >> 20).clamp(0, 255) as u8
+        })
+    };
+    let pair = x / 2 * 2;
+    match form {
+        Form::Channels(order) => {
+            let places = match order {
+                Order::Rgb | Order::Rgba => [0, 1, 2],
+                Order::Bgr | Order::Bgra => [2, 1, 0],
+                Order::Grey => [0, 0, 0],
+            };
+            places.map(|place| byte(y, x * order.bytes() + place))
+        }
+        Form::Yuv(YuvLayout::Uyvy) => {
+            yuv(byte(y, 2 * x + 1), byte(y, 2 * pair), byte(y, 2 * pair + 2))
+        }
+        Form::Yuv(YuvLayout::Yuyv) => {
+            yuv(byte(y, 2 * x), byte(y, 2 * pair + 1), byte(y, 2 * pair + 3))
+        }
+        Form::Yuv(YuvLayout::Nv12) => {
+            yuv(byte(y, x), byte(height + y / 2, pair), byte(height + y / 2, pair + 1))
+        }
+        Form::Yuv(YuvLayout::Nv21) => {
+            yuv(byte(y, x), byte(height + y / 2, pair + 1), byte(height + y / 2, pair))
+        }
+        Form::Yuv(YuvLayout::Nv24) => {
+            let chroma = (height + 2 * y) * step + 2 * x;
+            yuv(byte(y, x), data[chroma], data[chroma + 1])
+        }
+        Form::Bayer(pattern) => {
+            // The mean of the nearest samples of each colour: the own one, beside, above, diagonal.
+            let mut out = [0; 3];
+            for (colour, out) in out.iter_mut().enumerate() {
+                let near = |(dy, dx): (usize, usize)| {
+                    let (y, x) = (y + dy - 1, x + dx - 1);
+                    (pattern[y % 2][x % 2] == colour).then(|| u32::from(byte(y, x)))
+                };
+                let rings: [&[(usize, usize)]; 3] = [
+                    &[(1, 1)],
+                    &[(0, 1), (1, 0), (1, 2), (2, 1)],
+                    &[(0, 0), (0, 2), (2, 0), (2, 2)],
+                ];
+                let found = rings
+                    .iter()
+                    .map(|ring| ring.iter().filter_map(|at| near(*at)).collect::<Vec<_>>())
+                    .find(|samples| !samples.is_empty())
+                    .unwrap();
+                let count = found.len() as u32;
+                *out = ((found.iter().sum::<u32>() + count / 2) / count) as u8;
+            }
+            out
+        }
+    }
+}
+
+/// Images wide enough for whole vector registers, and a rest.
+#[test]
+fn wide_images_are_converted_pixel_by_pixel() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    for (name, encoding) in NAMES {
+        for (width, height) in [(257, 5), (130, 4), (67, 6)] {
+            let form = encoding.form();
+            let (row, rows) = match &form {
+                Form::Channels(order) => (width * order.bytes(), height),
+                Form::Yuv(yuv) => (yuv.row_bytes(width), yuv.rows(height)),
+                Form::Bayer(_) => (width, height),
+            };
+            let step = row + 3;
+            let data: Vec<u8> = (0..step * rows).map(|_| rng.u8(..)).collect();
+            let image = sized(width as u32, height as u32, name, step as u32, &data);
+            let decoded = image.decode().unwrap();
+            for (i, pixel) in decoded.pixels().as_chunks::<3>().0.iter().enumerate() {
+                let (mut x, mut y) = (i % width, i / width);
+                if matches!(form, Form::Bayer(_)) {
+                    (x, y) = (x.clamp(1, width - 2), y.clamp(1, height - 2));
+                }
+                let alone = pixel_alone(&form, &data, step, height, (x, y));
+                assert_eq!(*pixel, alone, "{name} {width} x {height}: {x}, {y}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn small_images_of_every_encoding_do_not_panic(
@@ -116,7 +214,7 @@ proptest! {
     ) {
         let (name, encoding) = NAMES[which];
         let (row, rows) = match encoding.form() {
-            Form::Channels(bytes, _) => (width as usize * bytes, height as usize),
+            Form::Channels(order) => (width as usize * order.bytes(), height as usize),
             Form::Yuv(yuv) => (yuv.row_bytes(width as usize), yuv.rows(height as usize)),
             Form::Bayer(_) => (width as usize, height as usize),
         };
