@@ -11,6 +11,7 @@ use pi0_support::{KITS, kit};
 use vla_inference::backend::cpu::CpuBackend;
 use vla_inference::checkpoint::pi0::{ActionMapping, Resize, StateTokens};
 use vla_inference::golden::pi0::Pi0Kit;
+use vla_inference::models::pi0::{TimeSteps, times};
 use vla_inference::observation::{CameraFrame, Observation, Playback};
 use vla_inference::policy::{Decision, FlowOptions, Instruction, Pi0Policy, Policy, PolicyOptions};
 
@@ -59,11 +60,14 @@ fn largest(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
 fn both_forms_give_the_same_chunks() {
     for name in KITS {
         let kit = kit(name);
-        let lerobot =
-            act(&kit, &mut policy(&kit.checkpoint(), FlowOptions::default()), "pick up the block");
+        let mut own = policy(&kit.checkpoint(), FlowOptions::default());
+        let lerobot = act(&kit, &mut own, "pick up the block");
         let copy = converted(name);
         let folder = copy.path().join("ckpt");
         let mut openpi = policy(&folder, answers());
+        for (policy, form) in [(&own, TimeSteps::Rounded), (&openpi, TimeSteps::Accumulated)] {
+            assert_eq!(policy.schedule(10).unwrap().times, times(10, form), "{name}");
+        }
         let theirs = act(&kit, &mut openpi, "pick up the block");
         assert_eq!(theirs.prompt, lerobot.prompt, "{name}");
         assert_eq!(theirs.input_ids, lerobot.input_ids, "{name}");
