@@ -58,9 +58,10 @@ impl Robot {
             let at = 1_700_000_000_000_000_000 + at as i64 * 200_000_000;
             let names: Vec<&str> = joints.iter().map(String::as_str).collect();
             writer.joints("/joint_states", at - 3, &names, state);
-            for (camera, image) in cameras.iter().zip(images).rev() {
+            // The first camera decides when there is an observation.
+            for (index, (camera, image)) in cameras.iter().zip(images).enumerate().rev() {
                 let bytes = std::fs::read(image).unwrap();
-                writer.compressed(&format!("/{camera}"), at - 1, "png", bytes);
+                writer.compressed(&format!("/{camera}"), at - index as i64, "png", bytes);
             }
             writer.array("/actions", at + 5_000_000, &[0.0; 7]);
         }

@@ -392,8 +392,8 @@ impl Plain {
             let positions: Vec<usize> = (first..first + suffix.len()).collect();
             // The state does not see the actions; everything sees the visible prefix.
             let sees = |row: usize, at: usize| {
-                let own = row >= offset || simplified.state_sees_actions || at - before <= row;
-                if at < before { mask[at] } else { own }
+                let everything = row >= offset || simplified.state_sees_actions;
+                if at < before { mask[at] } else { everything || at - before <= row }
             };
             let (out, _) = self.expert(suffix, cond.as_ref(), (&cache, &positions), &sees);
             let v = self.linear("action_out_proj", &out[offset..].to_vec());
