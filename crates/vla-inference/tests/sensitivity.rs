@@ -106,7 +106,8 @@ fn an_ignored_input_is_found() {
                     seen.images[0].image = seen.images[1].image.clone();
                     seen.images[1].image = first;
                 },
-                cameras[..2].to_vec(),
+                // One image model serves both, so that one of the two may still be alike.
+                Vec::new(),
             ),
             ("state all zero", |seen| seen.state.fill(0.0), vec!["state".into()]),
             (
@@ -127,6 +128,7 @@ fn an_ignored_input_is_found() {
                 eprintln!("{name:<18} {what}: {reaction:?}");
             }
             let found = unlike(&reactions);
+            assert!(!found.is_empty(), "{name}, {what}");
             assert!(wanted.iter().all(|input| found.contains(input)), "{name}, {what}: {found:?}");
             policy = defective.0;
         }
