@@ -128,6 +128,29 @@ fn plan_knows_pi0() {
 }
 
 #[test]
+fn sensitivity_reads_kits_with_chunks() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let sensitivity = |kit: &str, more: &[&'static str]| {
+        let kit = data.join(kit).display().to_string();
+        let on = ["sensitivity", "--golden", &kit, "--device", "cpu", "--inputs", "2"];
+        command(&[&on[..], more].concat(), None)
+    };
+    let (status, out, error) = sensitivity("pi0_lerobot_tiny", &["--precision", "bf16", "--json"]);
+    assert_eq!(status, Some(0), "{error}");
+    let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let row = &answer["rows"][0];
+    assert_eq!((&row["precision"], &row["like_reference"]), (&"bf16".into(), &true.into()));
+    let inputs: Vec<_> = row["reactions"].as_array().unwrap().iter().map(|r| &r["input"]).collect();
+    let wanted = ["image base_0_rgb", "image left_wrist_0_rgb", "instruction", "state"];
+    assert_eq!(inputs, wanted, "{out}");
+    // By random weights, the state moves the chunk as much as the rounding of int8 does.
+    let (status, out, error) = sensitivity("oft_tiny", &["--precision", "int8"]);
+    assert_eq!((status, error.lines().count()), (Some(1), 1), "{out}{error}");
+    assert!(error.contains("cpu int8 (state)"), "{error}");
+    assert!(out.lines().any(|line| line.starts_with("cpu int8: MISSED")), "{out}");
+}
+
+#[test]
 fn plan_prints_and_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");

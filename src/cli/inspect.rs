@@ -174,7 +174,7 @@ fn summary<'a>(
 fn show(checkpoint: &Checkpoint, inventory: &Inventory) -> Result<(), CliError> {
     let config = &checkpoint.config;
     show_architecture(&config.towers, &config.llama)?;
-    show_weights(inventory)?;
+    show_weights(inventory, "last blocks, final norms, attention pool")?;
     print(&format!(
         "actions    {} bins, token ids {}..={}",
         config.action_bins,
@@ -218,7 +218,8 @@ fn show_architecture(towers: &[TowerConfig], llama: &LlamaConfig) -> Result<(), 
     ))
 }
 
-fn show_weights(inventory: &Inventory) -> Result<(), CliError> {
+/// `parts` says which parts of the model the unused tensors are.
+fn show_weights(inventory: &Inventory, parts: &str) -> Result<(), CliError> {
     print(&format!(
         "weights    {} tensors, {} parameters, {} bytes",
         inventory.tensors, inventory.parameters, inventory.bytes
@@ -230,7 +231,7 @@ fn show_weights(inventory: &Inventory) -> Result<(), CliError> {
         ))?;
     }
     print(&format!(
-        "unused     {} tensors, {} parameters (last blocks, final norms, attention pool)",
+        "unused     {} tensors, {} parameters ({parts})",
         inventory.unused.len(),
         inventory.unused_parameters
     ))?;

@@ -37,7 +37,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// One action from one image and one instruction
+    /// One action, or one chunk of actions, from images and an instruction
     Predict(predict::Predict),
     /// Contents of a checkpoint folder, and whether it is complete
     Inspect(inspect::Inspect),
@@ -47,7 +47,7 @@ enum Command {
     Bench(bench::Bench),
     /// Predict a model's memory and speed on a mesh, from its config.json alone
     Plan(plan::Plan),
-    /// Measure how much actions depend on the image and on the instruction, by device and precision
+    /// Measure how much actions depend on images, instruction and state, by device and precision
     Sensitivity(sensitivity::Sensitivity),
     /// Check this machine, its Tenstorrent devices, the ROS environment and the topics of a robot
     Doctor(doctor::Doctor),
@@ -93,10 +93,15 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Pi0Check(#[from] vla_inference::golden::pi0::Pi0CheckError),
     #[error(
-        "actions depend less on image or instruction than those of the float32 reference: {0}; \
-        use a more precise format"
+        "actions depend on the inputs otherwise than those of the float32 reference: {0}; use a \
+        more precise format"
     )]
     Insensitive(String),
+    #[error(
+        "{}: not a golden kit of a model; give one of OpenVLA, OpenVLA-OFT, pi0 or pi0.5",
+        .0.display()
+    )]
+    NoSensitivity(PathBuf),
     #[error("selfcheck: {0}")]
     Bounds(String),
     #[error("{}: {reason}; give the path of a checkpoint's config.json", path.display())]

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{CliError, print, print_json};
 use vla_inference::backend::precision::PrecisionPolicy;
-use vla_inference::checkpoint::OpenVlaConfig;
 use vla_inference::checkpoint::pi0::{Pi0Config, Pi0Kind};
+use vla_inference::checkpoint::{OpenVlaConfig, sign_of_oft};
 use vla_inference::plan::rates::Span;
 use vla_inference::plan::{
     ACTION_ROWS, Assumptions, Flow, GIB, OnePass, PUBLISHED, Plan as Planned,
@@ -76,6 +76,15 @@ impl Plan {
         if self.chunk.is_none() {
             let what = ("OpenVLA with one image", "give --chunk for OpenVLA-OFT");
             self.refuse(&[("images", self.images)], what)?;
+            // Its config.json is OpenVLA's: only what lies beside it tells.
+            let folder = self.config.parent().and_then(|folder| sign_of_oft(folder).ok());
+            if let Some(sign) = folder.flatten() {
+                eprintln!(
+                    "openvla plan: {} is of OpenVLA-OFT, by {sign}, and this is the plan of \
+                    OpenVLA's answer token by token: give --chunk, --images and --state-dim",
+                    self.config.display()
+                );
+            }
         }
         let config = OpenVlaConfig::from_json(&self.config, bytes)?;
         let mut assumptions = match self.chunk {

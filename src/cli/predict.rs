@@ -11,7 +11,8 @@ use super::{CliError, instruction, print, print_json};
 use vla_inference::observation::{self, CameraFrame, Playback, RgbImage};
 use vla_inference::policy::{Decision, Instruction, Observation, PolicyInfo};
 
-/// One action from one image and one instruction.
+/// One action, or one chunk of actions, from the images of the cameras, an instruction and, where
+/// the policy has one, the robot's state.
 #[derive(Args)]
 pub(super) struct Predict {
     #[command(flatten)]
@@ -121,9 +122,49 @@ fn opened(file: &Path) -> Result<RgbImage, CliError> {
     Ok(image)
 }
 
+/// Names of an end effector's step, for action tokens without names.
+const NAMES: [&str; 7] = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
+
 fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {
-    let names = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"];
     print(&format!("{} on {}, unnorm_key {}", instruction.text(), info.device, info.unnorm_key))?;
+    if decision.token_ids.is_empty() {
+        show_chunk(decision, info)?;
+    } else {
+        show_tokens(decision, info)?;
+    }
+    let stages: Vec<String> = decision
+        .stages
+        .iter()
+        .map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds))
+        .collect();
+    print(&format!("ms: {}, total {:.1}", stages.join(", "), decision.total_ms()))
+}
+
+/// One line for each step, actions in the data set's units.
+fn show_chunk(decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {
+    let seed = decision.seed.map(|seed| format!(", from noise of --seed {seed}"));
+    print(&format!(
+        "chunk of {} steps, un-normalised{}",
+        decision.actions.len(),
+        seed.unwrap_or_default()
+    ))?;
+    let name = |at: usize| info.action_names.get(at).cloned().unwrap_or_else(|| at.to_string());
+    let names: Vec<String> = (0..info.action_dim).map(name).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default().max(10);
+    let line = |first: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!(" {cell:>width$}")).collect();
+        print(&format!("{first:>4}{cells}"))
+    };
+    line("step", names)?;
+    for (step, actions) in decision.actions.iter().enumerate() {
+        let cells = actions.iter().map(|value| format!("{value:.6}")).collect();
+        line(&step.to_string(), cells)?;
+    }
+    Ok(())
+}
+
+/// One line for each number, with its token.
+fn show_tokens(decision: &Decision, info: &PolicyInfo) -> Result<(), CliError> {
     for (step, (actions, normalized)) in
         decision.actions.iter().zip(&decision.normalized).enumerate()
     {
@@ -135,11 +176,12 @@ fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Re
             // Unnamed dimensions of other numbers have no common names.
             let name = match info.action_names.get(index) {
                 Some(name) => name.clone(),
-                None if info.action_dim == names.len() => names[index].to_owned(),
+                None if info.action_dim == NAMES.len() => NAMES[index].to_owned(),
                 None => index.to_string(),
             };
-            let token = decision.token_ids.get(index).map(u32::to_string);
-            let margin = decision.logit_margins.get(index).map(|margin| format!("{margin:.3}"));
+            let at = step * info.action_dim + index;
+            let token = decision.token_ids.get(at).map(u32::to_string);
+            let margin = decision.logit_margins.get(at).map(|margin| format!("{margin:.3}"));
             print(&format!(
                 "{name:<9} {:>7} {normalized:>12.6} {action:>11.6} {:>8}",
                 token.as_deref().unwrap_or("-"),
@@ -147,10 +189,5 @@ fn show(instruction: &Instruction, decision: &Decision, info: &PolicyInfo) -> Re
             ))?;
         }
     }
-    let stages: Vec<String> = decision
-        .stages
-        .iter()
-        .map(|stage| format!("{} {:.1}", stage.name, stage.milliseconds))
-        .collect();
-    print(&format!("ms: {}, total {:.1}", stages.join(", "), decision.total_ms()))
+    Ok(())
 }

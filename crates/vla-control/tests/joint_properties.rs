@@ -409,7 +409,7 @@ fn lives_are_worth_their_name() {
 #[test]
 fn counterexamples_stay_fixed() {
     let joint = RawJoint {
-        min: Some(-2.384_114_194_181_062_6),
+        min: Some(-2.384_114_194_181_062_5),
         max: Some(1.692_989_860_560_988),
         velocity: 3.976_496_990_877_908,
         acceleration: 3.313_747_492_398_257,

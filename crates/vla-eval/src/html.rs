@@ -142,8 +142,18 @@ fn latency(report: &Report) -> Markup {
 
 /// Stages in the order in which they run, their sum last.
 fn stages(report: &Report) -> Vec<(&String, &Percentiles)> {
-    const ORDER: [&str; 7] =
-        ["preprocess", "network", "server", "vision", "projector", "prefill", "decode"];
+    const ORDER: [&str; 10] = [
+        "preprocess",
+        "network",
+        "server",
+        "vision",
+        "projector",
+        "prefill",
+        "prefix",
+        "decode",
+        "head",
+        "denoise",
+    ];
     let place = |name: &str| {
         ORDER
             .iter()

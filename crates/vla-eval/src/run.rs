@@ -21,7 +21,7 @@ use rosbag2_reader::align::ActionMatch;
 use vla_inference::observation::{
     CameraFrame, EncodedImage, Observation, Place, Playback, RgbImage,
 };
-use vla_inference::policy::{Policy, PolicyError, RemoteError, RemoteFault};
+use vla_inference::policy::{FlowError, OftError, Policy, PolicyError, RemoteError, RemoteFault};
 
 /// Reason by which frames without an answer are counted. They are not in the journal, so that the
 /// next run evaluates them.
@@ -382,6 +382,11 @@ impl Run<'_> {
         size: (usize, usize),
     ) -> Result<Evaluation, EvalError> {
         let observation = self.observation(&frame, images);
+        // From the same noise for every frame: a frame's answer must not depend on which frames
+        // this run, its shard or an interrupted one before it had evaluated.
+        if self.policy.next_seed().is_some() {
+            self.policy.restart();
+        }
         let outcome = match self.policy.act(&observation) {
             // Of a chunk, the step that belongs to this frame is the first.
             Ok(decision) => Outcome::Action(Prediction {
@@ -467,7 +472,9 @@ fn concerns_one_frame(error: &PolicyError) -> bool {
         | PolicyError::EndedEarly { .. }
         | PolicyError::Image(_)
         | PolicyError::Observation(_)
-        | PolicyError::Instruction(_) => true,
+        | PolicyError::Instruction(_)
+        | PolicyError::Flow(FlowError::PromptTooLong { .. })
+        | PolicyError::Oft(OftError::NotFinite { .. }) => true,
         other => other.is_not_finite(),
     }
 }

@@ -68,7 +68,8 @@ pub struct PolicySettings {
     /// Steps of the policy file's image preparation, or `own` for the checkpoint's processor.
     #[serde(default)]
     pub image_preparation: String,
-    /// `full` or `actions`: the tokens over which it decodes.
+    /// `full` or `actions`: the tokens over which it decodes; of pi0 and pi0.5 the Euler steps and
+    /// the seed of every frame's noise.
     pub decode: String,
 }
 

@@ -6,6 +6,7 @@ mod pi0_support;
 
 use std::path::Path;
 
+use pi0_support::openpi::converted;
 use pi0_support::{KITS, copied, edit, folder, read_tensors, step, write_tensors};
 use serde_json::{Value, json};
 use vla_inference::checkpoint::CheckpointKind;
@@ -280,38 +281,6 @@ fn tokenizers_are_found_inside_beside_and_where_given() {
         step(p, "tokenizer_processor")["config"]["tokenizer_name"] = json!("saved");
     });
     Pi0Checkpoint::open(&source(&folder)).unwrap();
-}
-
-/// The converted form of openpi: other keys, no name prefix, no embedding table, no flag.
-fn converted(name: &str) -> tempfile::TempDir {
-    let copy = copied(name);
-    let folder = copy.path().join("ckpt");
-    let mut tensors = read_tensors(&folder.join("model.safetensors"));
-    tensors.retain(|tensor| !tensor.0.ends_with("embed_tokens.weight"));
-    for tensor in &mut tensors {
-        tensor.0 = tensor.0.strip_prefix("model.").unwrap().to_owned();
-    }
-    write_tensors(&folder.join("model.safetensors"), &tensors);
-    config(&folder, |c| {
-        *c = json!({
-            "action_dim": 32, "action_horizon": 10, "paligemma_variant": "gemma_2b",
-            "action_expert_variant": "gemma_300m", "precision": "float32",
-            "tiny_overrides": c["tiny_overrides"],
-        });
-    });
-    for name in ["policy_preprocessor.json", "policy_postprocessor.json"] {
-        std::fs::remove_file(folder.join(name)).unwrap();
-    }
-    let assets = folder.join("assets/physical-intelligence/libero");
-    std::fs::create_dir_all(&assets).unwrap();
-    let list = |value: f64, width: usize| vec![value; width];
-    let stats = |width| {
-        json!({"mean": list(0.0, width), "std": list(1.0, width), "q01": list(-1.0, width),
-            "q99": list(1.0, width)})
-    };
-    let stats = json!({"norm_stats": {"state": stats(8), "actions": stats(7)}});
-    std::fs::write(assets.join("norm_stats.json"), stats.to_string()).unwrap();
-    copy
 }
 
 #[test]

@@ -40,6 +40,7 @@ struct Defect {
     image: Option<fn(&Pi0Kit, &str, RgbImage) -> RgbImage>,
     prepared: Option<fn(&mut Prepared)>,
     noise: Option<fn(&mut [f32], usize)>,
+    time: Option<fn(f32) -> f32>,
 }
 
 impl Bench<'_> {
@@ -90,7 +91,11 @@ impl Bench<'_> {
         if let Some(change) = defect.noise {
             change(&mut noise, policy.model().config().max_action_dim);
         }
-        let schedule = policy.schedule(self.case.num_steps).unwrap();
+        let mut schedule = policy.schedule(self.case.num_steps).unwrap();
+        if let Some(change) = defect.time {
+            let times = schedule.times.iter().map(|&time| change(time)).collect();
+            schedule = policy.model().schedule_at(policy.backend(), times).unwrap();
+        }
         let chunk = policy
             .sample(&prepared, &schedule, noise, &Default::default(), &mut NoProbe, |_| {})
             .unwrap();
@@ -184,6 +189,10 @@ fn common(head_dim: usize, width: f32, norms: usize) -> Vec<(&'static str, Defec
                     exchange_halves(values, shape[1], 0, shape[1]);
                 }
             }),
+        ),
+        (
+            "time rounded to bfloat16",
+            Defect { time: Some(|time| half::bf16::from_f32(time).to_f32()), ..Default::default() },
         ),
         (
             "RoPE interleaved instead of halves",
@@ -331,8 +340,34 @@ fn dense(change: fn(&mut [f32], bool)) -> Defect {
     })
 }
 
-fn of_pi05() -> Vec<(&'static str, Defect)> {
+/// pi0.5 without the second SiLU of the time's network, by weights alone: far above zero SiLU
+/// changes nothing, so that its input is raised, and what `dense` makes of the rise taken off.
+fn without_last_silu(kit: &Pi0Kit) -> Defect {
+    const RISE: f32 = 64.0;
+    let files = SafetensorsFile::open(&kit.checkpoint().join("model.safetensors")).unwrap();
+    let rows: BTreeMap<String, Vec<f32>> = files
+        .names()
+        .filter(|name| name.ends_with(".dense.weight"))
+        .map(|name| {
+            let tensor = files.tensor(name).unwrap();
+            let values = tensor.to_f32_vec().unwrap();
+            let sums = values.chunks_exact(tensor.shape()[1]).map(|row| row.iter().sum());
+            (name.replace(".weight", ".bias"), sums.collect())
+        })
+        .collect();
+    weights(move |name, values, _| {
+        if name.ends_with("time_mlp_out.bias") {
+            values.iter_mut().for_each(|v| *v += RISE);
+        }
+        if let Some(sums) = rows.get(name) {
+            values.iter_mut().zip(sums).for_each(|(v, sum)| *v -= RISE * sum);
+        }
+    })
+}
+
+fn of_pi05(kit: &Pi0Kit) -> Vec<(&'static str, Defect)> {
     vec![
+        ("last SiLU of the time MLP missing", without_last_silu(kit)),
         (
             "scale instead of 1 + scale",
             dense(|values, bias| {
@@ -395,7 +430,7 @@ fn the_bound_on_x_separates_every_defect() {
         let mut defects = common(config.vlm.head_dim, config.vlm.width as f32, norms);
         defects.extend(match config.kind {
             Pi0Kind::Pi0 => of_pi0(),
-            Pi0Kind::Pi05 => of_pi05(),
+            Pi0Kind::Pi05 => of_pi05(&kit),
         });
         for (what, defect) in &defects {
             let error = bench.error(defect);

@@ -7,6 +7,7 @@ mod pi0_support;
 use pi0_support::plain::{Plain, Rows, Simplified};
 use pi0_support::{KITS, kit, policy};
 use vla_inference::checkpoint::SafetensorsFile;
+use vla_inference::checkpoint::pi0::Pi0Kind;
 use vla_inference::tensor::HostTensor;
 
 fn rows(tensor: &HostTensor) -> Rows {
@@ -86,5 +87,11 @@ fn simplifications_do_not_change_the_result() {
             .collect();
         let error = largest(&ours, &plain);
         assert!(error < 2e-5, "{name}, our own: {error:e}");
+        // Which it could not have if the state saw the actions.
+        let (_, wrong) = run(Simplified { state_sees_actions: true, ..none });
+        let error = largest(&ours, &wrong);
+        eprintln!("{name}: {error:.1e} from a state row that sees the actions");
+        let has_state = policy.model().config().kind == Pi0Kind::Pi0;
+        assert!(error > 8e-5 || !has_state, "{name}: a state that sees the actions, {error:e}");
     }
 }

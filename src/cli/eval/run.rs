@@ -20,10 +20,13 @@ use vla_eval::{
     EvalError, Evaluated, ObservationRules, PolicySettings, Report, RunOptions, ServerSettings,
     Settings, Shard, evaluate_from, is_complete, write_all,
 };
-use vla_inference::policy::{DecodeMode, Policy, PolicyInfo};
+use vla_inference::policy::{ContinuationMode, DecodeMode, Policy, PolicyInfo};
 
 /// Environment variable with the checkpoint's folder.
 const CHECKPOINT_VARIABLE: &str = "OPENVLA_WEIGHTS";
+
+/// Seed of every frame's noise unless another is given.
+const SEED: u64 = 0;
 
 /// Rate of a policy unless another is given, hertz.
 pub(crate) const POLICY_HZ: f64 = 5.0;
@@ -122,6 +125,12 @@ impl Run {
         }
         let (mut policy, from) = self.policy(file.as_ref())?;
         let mut settings = self.settings(from, policy.info(), preparation.to_string());
+        if let Some(seed) = policy.next_seed() {
+            let stated = file.as_ref().and_then(|file| file.flow.euler_steps);
+            let steps = self.decode.flow.steps.map(|steps| steps as u64).or(stated.map(u64::from));
+            let steps = steps.map_or("the checkpoint's".to_owned(), |steps| steps.to_string());
+            settings.policy.decode = format!("flow, {steps} Euler steps, seed {seed}");
+        }
         self.dataset.apply(&mut settings, policy.info(), self.frames.policy_hz)?;
         let stop = stop_on_interrupt();
         let options = RunOptions { overwrite: self.overwrite, quiet: self.quiet };
@@ -166,7 +175,14 @@ impl Run {
         }
         let folder =
             self.checkpoint.folder().map_err(|error| EvalError::Usage(error.to_string()))?;
-        let policy = self.device.load_with(&folder, self.decode.clone(), file)?;
+        let mut decode = self.decode.clone();
+        if decode.flow.rtc != ContinuationMode::None {
+            let line = "--rtc continues the chunk that a robot is executing; an evaluation asks \
+                        for every frame alone: leave it out";
+            return Err(EvalError::Usage(line.to_owned()));
+        }
+        decode.flow.seed.get_or_insert(SEED);
+        let policy = self.device.load_with(&folder, decode, file)?;
         Ok((policy, PolicyOrigin::Checkpoint(folder)))
     }
 

@@ -63,7 +63,7 @@ pub(super) fn run(source: &Pi0Source, json: bool) -> Result<(), CliError> {
         })?;
     } else {
         show(&checkpoint, (&prompt, count))?;
-        show_weights(&inventory)?;
+        show_weights(&inventory, "language heads, last VLM layer after its keys, VLM norm")?;
     }
     // After the output: an incomplete checkpoint is a failure.
     Pi0Checkpoint::open(source).map(drop).map_err(CliError::from)

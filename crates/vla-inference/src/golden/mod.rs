@@ -7,12 +7,16 @@ mod check;
 pub mod image_preparation;
 mod kind;
 mod kit;
+mod kit_policy;
 mod oft;
 pub mod pi0;
+mod reaction;
 mod sensitivity;
 
 pub use check::{Bounds, CaseResult, CheckError, Report, StageResult, check};
 pub use kind::KitKind;
 pub use kit::{Case, EosCase, Kit, KitError, TokenizerCase, TrailingSpaceCase};
+pub use kit_policy::oft_kit_policy;
 pub use oft::{OftBounds, OftCaseResult, OftKit, OftReport, OftStage, check_oft, check_oft_with};
+pub use reaction::{Answers, Change, Inputs, Reaction};
 pub use sensitivity::{Sensitivity, Spread, sensitivity};

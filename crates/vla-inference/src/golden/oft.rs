@@ -4,7 +4,7 @@
 //! `tensors/caseNN.safetensors`; see `tests/data/oft_tiny/README.md`. Images, joints, chunk, layers
 //! and statistics are the kit's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::check::CheckError;
 use super::image_preparation::pipeline;
 use super::kit::{KitError, image, json, read_tensors};
+use super::reaction::Inputs;
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{BoundsKind, OftCheckpoint};
 use crate::models::oft::OftLayout;
@@ -177,6 +178,38 @@ impl OftKit {
     #[must_use]
     pub fn checkpoint(&self) -> PathBuf {
         self.folder.join("ckpt")
+    }
+
+    /// Options of a policy of the kit's own checkpoint, as its first case was recorded.
+    ///
+    /// # Errors
+    /// When the kit is unfit.
+    pub fn options(&self) -> Result<PolicyOptions, KitError> {
+        let variants = self.variants()?;
+        let contract = variants.first().map(|variant| self.contract(variant)).transpose()?;
+        Ok(PolicyOptions {
+            unnorm_key: self.cases.first().map(|case| case.unnorm_key.clone()),
+            // Where the folder has them, the checkpoint was trained with them.
+            oft: contract.map(|contract| OftContract { film: true, ..contract }),
+            ..PolicyOptions::default()
+        })
+    }
+
+    /// Up to `count` values of each input of a policy.
+    ///
+    /// # Errors
+    /// When an image cannot be read or an instruction cannot be given.
+    pub fn inputs(&self, count: usize) -> Result<Inputs, KitError> {
+        let files: BTreeSet<&PathBuf> = self
+            .cases
+            .iter()
+            .flat_map(|case| case.images.iter().map(|image| &image.file))
+            .collect();
+        let images = files.into_iter().take(count).map(|file| image(&self.folder, file));
+        let instructions = self.cases.iter().map(|case| case.instruction.as_str()).collect();
+        let states = self.cases.iter().filter_map(|case| case.proprio.as_ref());
+        let states = states.map(|state| state.raw.clone()).collect();
+        Inputs::of_kit(&self.folder, images.collect::<Result<_, _>>()?, instructions, states, count)
     }
 
     /// The ways to run the checkpoint that the kit has results for.

@@ -131,7 +131,11 @@ impl Observation {
 
 /// Names of images in words.
 fn listed(given: &[String]) -> String {
-    if given.is_empty() { "none".to_owned() } else { format!("only '{}'", given.join("', '")) }
+    match given {
+        [] => "none".to_owned(),
+        [name] if name.is_empty() => "only one without a name".to_owned(),
+        names => format!("only '{}'", names.join("', '")),
+    }
 }
 
 /// An observation that does not fit the policy.
@@ -150,7 +154,10 @@ pub enum ObservationError {
         given: Vec<String>,
     },
     /// Another number of values than the policy's state has.
-    #[error("the policy's state has {wanted} values but the observation {given}")]
+    #[error(
+        "the policy's state has {wanted} values but the observation {given}; give all of them in \
+        the policy's order (`openvla inspect` shows it)"
+    )]
     StateLength {
         /// Values of the policy's state.
         wanted: usize,

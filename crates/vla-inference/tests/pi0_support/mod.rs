@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses some of it
 
 pub mod defective;
+pub mod openpi;
 pub mod plain;
 
 use std::path::PathBuf;

@@ -22,6 +22,9 @@ pub struct Simplified {
     pub tabulated: bool,
     /// Of the last prefix layer only keys and values are computed.
     pub keys_only: bool,
+    /// No simplification but a defect: pi0's state row sees the actions, so that it changes from
+    /// step to step.
+    pub state_sees_actions: bool,
 }
 
 pub struct Plain {
@@ -389,7 +392,8 @@ impl Plain {
             let positions: Vec<usize> = (first..first + suffix.len()).collect();
             // The state does not see the actions; everything sees the visible prefix.
             let sees = |row: usize, at: usize| {
-                if at < before { mask[at] } else { row >= offset || at - before <= row }
+                let everything = row >= offset || simplified.state_sees_actions;
+                if at < before { mask[at] } else { everything || at - before <= row }
             };
             let (out, _) = self.expert(suffix, cond.as_ref(), (&cache, &positions), &sees);
             let v = self.linear("action_out_proj", &out[offset..].to_vec());

@@ -1,11 +1,12 @@
 //! Reading a kit of LeRobot's pi0 or pi0.5.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::golden::kit::{KitError, json, read_tensors};
+use crate::golden::reaction::Inputs;
 use crate::observation::{self, RgbImage};
 use crate::tensor::HostTensor;
 
@@ -283,6 +284,19 @@ impl Pi0Kit {
         let path = self.folder.join(file);
         observation::open(&path)
             .map_err(|error| KitError { path: path.clone(), reason: error.to_string() })
+    }
+
+    /// Up to `count` values of each input of a policy.
+    ///
+    /// # Errors
+    /// When an image cannot be read or an instruction cannot be given.
+    pub fn inputs(&self, count: usize) -> Result<Inputs, KitError> {
+        let files: BTreeSet<&PathBuf> =
+            self.cases.iter().flat_map(|case| case.present.values()).collect();
+        let images = files.into_iter().take(count).map(|file| self.image(file));
+        let instructions = self.cases.iter().map(|case| case.instruction.as_str()).collect();
+        let states = self.cases.iter().map(|case| case.state.clone()).collect();
+        Inputs::of_kit(&self.folder, images.collect::<Result<_, _>>()?, instructions, states, count)
     }
 
     /// Tensors of a file of the kit; none when it has no such file.

@@ -5,6 +5,7 @@ use super::kit::RtcCase;
 use super::{CaseReport, Pi0CheckError, Run, failed, flat, narrow};
 use crate::backend::Backend;
 use crate::models::NoProbe;
+use crate::models::pi0::{TimeSteps, times};
 use crate::policy::PolicyError;
 use crate::policy::pi0::{
     Continuation, ContinuationError, Prepared, Schedule, guidance_weight, prefix_weights,
@@ -65,7 +66,8 @@ impl<B: Backend> Run<'_, B> {
         let end = case.horizon().min(rows.len());
         let ours = prefix_weights(schedule, case.inference_delay, end, self.shape()[0]);
         report.compare("weights", &ours, &weights, (self.bounds, Some(1e-6)));
-        let ours: Vec<f32> = crate::models::pi0::times(case.num_steps)
+        // Of the kit's guided steps, which LeRobot made, whatever wrote the folder.
+        let ours: Vec<f32> = times(case.num_steps, TimeSteps::Rounded)
             .into_iter()
             .map(|time| guidance_weight(time, case.max_guidance_weight))
             .collect();

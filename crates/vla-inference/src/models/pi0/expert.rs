@@ -7,7 +7,7 @@
 
 use super::gemma::{Layer, Stack, load_norm};
 use super::modulation::{Modulation, ModulationTable, TimeNetwork};
-use super::time::{TimeEmbedding, times};
+use super::time::{TimeEmbedding, TimeSteps, times};
 use crate::backend::{Activation, Backend, BackendError, LinearSource, TensorParallel, WeightRole};
 use crate::checkpoint::pi0::{Pi0Config, Pi0Kind};
 use crate::models::{ModelError, Probe, Weights};
@@ -19,6 +19,7 @@ pub(super) struct Expert<B: Backend> {
     norm: B::Norm,
     action_out_proj: B::Linear,
     embedding: TimeEmbedding,
+    time_steps: TimeSteps,
     form: Form<B>,
 }
 
@@ -68,7 +69,7 @@ impl<B: Backend> Expert<B> {
     pub(super) fn load(
         backend: &B,
         root: &Weights<'_>,
-        config: &Pi0Config,
+        (config, time_steps): (&Pi0Config, TimeSteps),
     ) -> Result<Self, ModelError> {
         let weights = root.at("paligemma_with_expert.gemma_expert.model");
         let adaptive = config.kind == Pi0Kind::Pi05;
@@ -99,12 +100,20 @@ impl<B: Backend> Expert<B> {
             norm: load_norm(backend, &weights, "norm", (width, adaptive))?,
             action_out_proj: linear("action_out_proj", [action, width])?,
             embedding: TimeEmbedding::new(width, config.min_period, config.max_period),
+            time_steps,
             form,
         })
     }
 
     pub(super) fn schedule(&self, backend: &B, steps: usize) -> Result<Schedule<B>, BackendError> {
-        let times = times(steps);
+        self.schedule_at(backend, times(steps, self.time_steps))
+    }
+
+    pub(super) fn schedule_at(
+        &self,
+        backend: &B,
+        times: Vec<f32>,
+    ) -> Result<Schedule<B>, BackendError> {
         let steps = match &self.form {
             Form::Pi0 { action_time_mlp_in, .. } => {
                 let load = |time: &f32| {

@@ -23,7 +23,7 @@ pub use expert::Schedule;
 pub use gemma::LanguageModel;
 pub use position::interpolated;
 pub use siglip::{SiglipTower, patches_of};
-pub use time::times;
+pub use time::{TimeSteps, times};
 pub use trace::{ChunkInput, TracedChunk, TracedChunks};
 
 use expert::Expert;
@@ -83,6 +83,10 @@ impl<B: Backend> Pi0<B> {
         let root = if checkpoint.prefix.is_empty() { root } else { root.at(checkpoint.prefix) };
         let model = root.at("paligemma_with_expert.paligemma.model");
         let (embed_tokens, rows) = checkpoint.embedding;
+        let time_steps = match checkpoint.lerobot {
+            true => TimeSteps::Rounded,
+            false => TimeSteps::Accumulated,
+        };
         Ok(Self {
             vision_tower: SiglipTower::load(
                 backend,
@@ -99,7 +103,7 @@ impl<B: Backend> Pi0<B> {
             )?,
             embed_tokens: root.tensor(embed_tokens, &[rows, config.vlm.width])?,
             language_model: LanguageModel::load(backend, &model.at("language_model"), &config.vlm)?,
-            expert: Expert::load(backend, &root, &config)?,
+            expert: Expert::load(backend, &root, (&config, time_steps))?,
             config,
         })
     }
@@ -233,6 +237,14 @@ impl<B: Backend> Pi0<B> {
     /// When the device fails.
     pub fn schedule(&self, backend: &B, steps: usize) -> Result<Schedule<B>, BackendError> {
         self.expert.schedule(backend, steps)
+    }
+
+    /// [`Pi0::schedule`] at other times, one for each step.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn schedule_at(&self, backend: &B, times: Vec<f32>) -> Result<Schedule<B>, BackendError> {
+        self.expert.schedule_at(backend, times)
     }
 
     /// Velocity `[chunk, action_dim]` of the noisy actions `x` at `step`. The first `frozen` rows
