@@ -413,7 +413,7 @@ fn counterexamples_stay_fixed() {
         max: Some(1.692_989_860_560_988),
         velocity: 3.976_496_990_877_908,
         acceleration: 3.313_747_492_398_257,
-        jerk: 1893.518_081_413_431_4,
+        jerk: 1_893.518_081_413_431_4,
         margin: 0.0,
         tracking_error: 0.5,
     };
