@@ -67,8 +67,8 @@ pub struct ScanLogits<'a> {
     pub candidates: &'a Tensor,
 }
 
-/// Columns and rows of cores that [`scan_logits`] runs on, and the largest share of `tiles` tiles of
-/// one of them: as many rows as there are places for the cores' candidates, and tiles.
+/// Columns and rows of cores that [`scan_logits`] runs on, and the largest share of `tiles` tiles
+/// of one of them: as many rows as there are places for the cores' candidates, and tiles.
 #[must_use]
 pub fn scan_cores((columns, rows): (u32, u32), tiles: u32) -> ((u32, u32), u32) {
     let columns = columns.clamp(1, PLACES as u32);
