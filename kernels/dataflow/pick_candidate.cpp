@@ -1,8 +1,8 @@
 // The token of the largest logit among the candidates of every chip, and its embedding: the second
 // half of an argmax over a head that is sharded over the chips.
 //
-// In:  candidates, F32 tiles [1, 1, 32, 32 * chips], of scan_logits.cpp, in the order of the logits;
-//      centres and table as for pick_action.cpp.
+// In:  candidates, F32 tiles [1, 1, 32, 32 * chips], of scan_logits.cpp, in the order of the
+//      logits; centres and table as for pick_action.cpp.
 // Out: row and result as for pick_action.cpp.
 // Buffers: 0 candidates, 1 centres, 2 embedding row, 3 result; one page each, scratch.
 // Compile: 0 chips, 1 bins, 2 first id, 3 end of the vocabulary, 4 width, then the accessors in the

@@ -1,12 +1,13 @@
-// The two largest logits of each core's share of a chip's logits: the first half of an argmax over a
-// head that is sharded over the chips.
+// The two largest logits of each core's share of a chip's logits: the first half of an argmax over
+// a head that is sharded over the chips.
 //
 // In:  logits, F32 tiles [1, 1, 1, 32 * n] (row 0 only); shard, U32 [1, 1, 1, 8] row-major, which
 //      differs from chip to chip: 0 index of the chip's first logit, 1 number of its logits, behind
 //      which there is padding.
 // Out: candidates, one F32 tile [1, 1, 32, 32]: 128 places of 8 words, four in a row: 0 largest
 //      logit, 1 second largest, 2 index of the largest (the lowest wins ties), 3 number of NaN
-//      logits, both as in token.hpp; places are in the order of the logits, and those behind them empty.
+//      logits, both as in token.hpp; places are in the order of the logits, and those behind them
+//      are empty.
 // Buffers: 0 logits of the core, 1 shard, 2 a candidate and an empty place; one page each, scratch.
 // Compile: the accessors in the order logits, shard, candidates.
 // Runtime: the three addresses in that order, first tile, tiles, place, distance to the next place.

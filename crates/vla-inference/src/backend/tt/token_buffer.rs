@@ -58,8 +58,8 @@ struct Scan {
     candidates: Tensor,
 }
 
-/// Values that one core after the other compares for an argmax over a head of `outputs` rows, divided
-/// over the chips or whole on each, and whether every chip scans its own logits.
+/// Values that one core after the other compares for an argmax over a head of `outputs` rows,
+/// divided over the chips or whole on each, and whether every chip scans its own logits.
 #[must_use]
 pub fn scanned_logits(mesh: MeshKind, outputs: usize, divided: bool) -> (usize, bool) {
     let chips = mesh.chips();
