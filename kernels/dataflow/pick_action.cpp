@@ -17,15 +17,7 @@
 #include "api/dataflow/dataflow_api.h"
 
 #include "../include/l1.hpp"
-
-// Maps float32 bit patterns to integers in the order of their values; both zeros are equal. The
-// core has no floating-point unit.
-inline uint32_t sortable(uint32_t bits) {
-    if (bits == 0x80000000u) {
-        bits = 0;
-    }
-    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
+#include "../include/token.hpp"
 
 void kernel_main() {
     const uint32_t tiles = get_compile_time_arg_val(0);
@@ -58,58 +50,9 @@ void kernel_main() {
     noc_async_read_barrier();
 
     const L1<uint32_t> values(logits_l1);
-    uint32_t best = 0;
-    uint32_t second = 0;
-    uint32_t nans = 0;
-    uint32_t second_key = 0;
-    uint32_t best_key = 0;
+    TopTwo top;
     for (uint32_t i = 0; i < 32 * tiles; ++i) {
-        const uint32_t bits = values.load(i);
-        if ((bits & 0x7fffffffu) > 0x7f800000u) {
-            ++nans;
-            continue;
-        }
-        const uint32_t key = sortable(bits);
-        if (key > best_key) {
-            second = best;
-            second_key = best_key;
-            best = i;
-            best_key = key;
-        } else if (key > second_key) {
-            second = i;
-            second_key = key;
-        }
+        top.add(i, values.load(i));
     }
-    if (nans != 0) {
-        best = 0;
-        second = 0;
-    }
-    const uint32_t id = first_id + best;
-    // Ids past the end stand for no action; as in the official code they map to bin 0.
-    const uint32_t from_top = id < end_id ? end_id - id - 1 : 0;
-    const uint32_t bin = from_top < bins ? from_top : bins - 1;
-
-    cb_reserve_back(2, 1);
-    const uint32_t row_l1 = get_write_ptr(2);
-    noc_async_read_page(id, table, row_l1);
-    noc_async_read_barrier();
-    // 32 elements a tile, 16 in each of the two upper faces.
-    for (uint32_t tile = 0; tile < width / 32; ++tile) {
-        noc_async_write(row_l1 + 64 * tile, row.get_noc_addr(tile), 32);
-        noc_async_write(row_l1 + 64 * tile + 32, row.get_noc_addr(tile, 512), 32);
-    }
-
-    cb_reserve_back(3, 1);
-    const L1<uint32_t> out(get_write_ptr(3));
-    const L1<uint32_t> centre(centres_l1);
-    out.store(0, best);
-    out.store(1, id);
-    out.store(2, bin);
-    out.store(3, centre.load(bin));
-    out.store(4, values.load(best));
-    out.store(5, values.load(second));
-    out.store(6, nans);
-    out.store(7, 0);
-    noc_async_write_page(0, result, get_write_ptr(3));
-    noc_async_write_barrier();
+    write_token(top, centres_l1, bins, first_id, end_id, width, table, row, result);
 }

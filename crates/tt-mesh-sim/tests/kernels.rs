@@ -5,8 +5,9 @@
 mod common;
 use common::*;
 use tt_metal::kernels::{
-    PickAction, image_patches, image_patches_on, image_patches_program, narrow_matmul,
-    narrow_matmul_program, pick_action, pick_action_program,
+    CANDIDATES, PickAction, PickCandidate, ScanLogits, image_patches, image_patches_on,
+    image_patches_program, narrow_matmul, narrow_matmul_program, pick_action, pick_action_program,
+    pick_candidate, pick_candidate_program, scan_logits, scan_logits_program,
 };
 use tt_metal::{
     Board, Compute, Distribution, Error, Fidelity, Format, HostArray, Kind, Layout, LinearOptions,
@@ -257,18 +258,20 @@ impl Head {
             .unwrap()
         };
         let edges = |i: usize| -1.0 + 2.0 * i as f32 / 255.0;
+        let rows = logits.len() + 144;
         let centres: Vec<f32> = (0..255).map(|i| (edges(i) + edges(i + 1)) / 2.0).collect();
         Self {
             logits: upload(mesh, logits, [1, 1, 1, logits.len()], Format::F32),
             centres: row_major(&centres, [1, 1, 1, 255], Format::F32),
-            table: row_major(&gaussian(400 * 96, seed), [1, 1, 400, 96], Format::Bf16),
+            table: row_major(&gaussian(rows * 96, seed), [1, 1, rows, 96], Format::Bf16),
             row: mesh.empty([1, 1, 1, 96], Format::Bf16, Layout::Tile).unwrap(),
             result: mesh.empty([1, 1, 1, 8], Format::U32, Layout::RowMajor).unwrap(),
         }
     }
 
-    /// Action ids 100..356 of a vocabulary that ends there, with 400 embeddings.
+    /// Ids from 100 on of a vocabulary that ends with the last logit, with some embeddings more.
     fn pick(&self) -> PickAction<'_> {
+        let [.., count] = self.logits.dims();
         PickAction {
             logits: &self.logits,
             centres: &self.centres,
@@ -276,7 +279,7 @@ impl Head {
             row: &self.row,
             result: &self.result,
             first_id: 100,
-            end_id: 356,
+            end_id: 100 + count as u32,
         }
     }
 
@@ -289,7 +292,7 @@ impl Head {
             .filter(|i| *i != best)
             .reduce(|best, i| if logits[i] > logits[best] { i } else { best })
             .unwrap();
-        let bin = (356 - (100 + best) - 1).min(254);
+        let bin = (logits.len() - best - 1).min(254);
         let result = self.result.read_u32(0).unwrap();
         assert_eq!(result[..3], [best as u32, 100 + best as u32, bin as u32]);
         assert_eq!(f32::from_bits(result[3]), self.centres.read_f32(0).unwrap()[bin]);
@@ -332,6 +335,96 @@ fn pick_action_gives_bin_and_embedding() {
     }
 }
 
+/// Logits that lie over the chips in shards of whole tiles, and what is found among them.
+struct Divided {
+    head: Head,
+    logits: Tensor,
+    shard: Tensor,
+    candidates: Tensor,
+}
+
+impl Divided {
+    fn new(mesh: &Mesh, logits: &[f32], seed: u64) -> Self {
+        let chips = mesh.chips();
+        let width = logits.len().div_ceil(chips).next_multiple_of(32);
+        let mut padded = logits.to_vec();
+        padded.resize(chips * width, 0.0);
+        let words: Vec<u32> = (0..chips)
+            .flat_map(|chip| {
+                let own = logits.len().saturating_sub(chip * width).min(width);
+                [(chip * width) as u32, own as u32, 0, 0, 0, 0, 0, 0]
+            })
+            .collect();
+        let over = |dim| match chips {
+            1 => Distribution::Replicate,
+            _ => Distribution::Shard(dim),
+        };
+        let array = HostArray::f32(&padded, [1, 1, 1, chips * width]);
+        let shard = HostArray::u32(&words, [1, chips, 1, 8]);
+        Self {
+            head: Head::new(mesh, logits, seed),
+            logits: mesh.upload(array, over(3), Format::F32, Layout::Tile).unwrap(),
+            shard: mesh.upload(shard, over(1), Format::U32, Layout::RowMajor).unwrap(),
+            candidates: mesh.empty(CANDIDATES, Format::F32, Layout::Tile).unwrap(),
+        }
+    }
+
+    fn scan(&self) -> ScanLogits<'_> {
+        let Self { logits, shard, candidates, .. } = self;
+        ScanLogits { logits, shard, candidates }
+    }
+
+    /// Candidates of every chip.
+    fn gathered(&self, mesh: &Mesh) -> Tensor {
+        match mesh.chips() {
+            1 => self.candidates.clone(),
+            _ => self.candidates.all_gather(3).unwrap(),
+        }
+    }
+
+    fn pick<'a>(&'a self, candidates: &'a Tensor) -> PickCandidate<'a> {
+        let PickAction { logits, centres, table, row, result, first_id, end_id } = self.head.pick();
+        let [.., count] = logits.dims();
+        PickCandidate { candidates, count, centres, table, row, result, first_id, end_id }
+    }
+}
+
+/// Of logits over all chips the same token, bin, values and embedding as of the same logits on one.
+#[test]
+fn candidates_of_every_chip_give_the_token_of_all_logits() {
+    for &board in BOARDS {
+        let mesh = mesh(board);
+        let mut cases: Vec<Vec<f32>> =
+            [300, 1088, 4008].into_iter().map(|count| gaussian(count, count as u64)).collect();
+        // Negative ones: zeros of the padding are not among them. On eight chips the last one has
+        // none at all.
+        cases.push(gaussian(1000, 3).into_iter().map(|logit| -1.0 - logit.abs()).collect());
+        cases.push(vec![-1.0; 1088]);
+        cases.push(vec![f32::NEG_INFINITY; 520]);
+        cases.push((0..1088).map(|i| if i % 2 == 0 { -0.0 } else { 0.0 }).collect());
+        // The largest of several shares and chips; the second largest beside the first and far.
+        for places in [[31, 32], [0, 1087], [543, 544], [136, 1000], [1086, 1087]] {
+            let mut ties = gaussian(1088, 11);
+            places.iter().for_each(|&at| ties[at] = 40.0);
+            cases.push(ties.clone());
+            ties[places[0]] = 41.0;
+            cases.push(ties);
+        }
+        for logits in cases {
+            let divided = Divided::new(&mesh, &logits, 20);
+            scan_logits(&mesh, divided.scan()).unwrap();
+            pick_candidate(&mesh, divided.pick(&divided.gathered(&mesh))).unwrap();
+            divided.head.check(&logits);
+        }
+        let mut logits = gaussian(1088, 9);
+        (logits[3], logits[200], logits[1087]) = (f32::NAN, -f32::NAN, f32::NAN);
+        let divided = Divided::new(&mesh, &logits, 20);
+        scan_logits(&mesh, divided.scan()).unwrap();
+        pick_candidate(&mesh, divided.pick(&divided.gathered(&mesh))).unwrap();
+        assert_eq!(divided.head.result.read_u32(0).unwrap()[6], 3);
+    }
+}
+
 #[test]
 fn kernels_execute_in_a_trace() {
     let mesh = mesh(Board::N300);
@@ -363,11 +456,68 @@ fn broken(mut program: Program, name: &str, from: &str, to: &str) -> Program {
     program
 }
 
+/// Logits over two chips, among which each fault of their kernels makes a difference. All but the
+/// last are negative: zeros of padding and of empty places would win.
+fn logits_that_show_faults() -> Vec<Vec<f32>> {
+    let negative = |largest: &[(usize, f32)]| {
+        let mut logits: Vec<f32> = gaussian(400, 4).into_iter().map(|x| -2.0 - x.abs()).collect();
+        largest.iter().for_each(|&(at, logit)| logits[at] = logit);
+        logits
+    };
+    vec![
+        // Equal ones of one core, on the second chip.
+        negative(&[(333, -1.0), (350, -1.0), (7, -1.5)]),
+        // Equal ones of several cores and chips.
+        negative(&[(100, -1.0), (180, -1.0), (390, -1.0)]),
+        // The second largest before the largest.
+        negative(&[(40, -1.25), (41, -1.0)]),
+        (0..400).map(|i| if i % 2 == 0 { -0.0 } else { 0.0 }).collect(),
+    ]
+}
+
+/// Whether a fault in one of the two kernels leaves the token of these logits as it must be.
+fn broken_over_chips(
+    mesh: &Mesh,
+    (name, from, to): (&str, &str, &str),
+    logits: &[f32],
+) -> Result<bool, Error> {
+    let divided = Divided::new(mesh, logits, 3);
+    let in_scan = name.contains("scan_logits");
+    let mut scan = scan_logits_program(mesh, divided.scan())?;
+    if in_scan {
+        scan = broken(scan, name, from, to);
+    }
+    mesh.run_program(&[&divided.logits, &divided.shard, &divided.candidates], &scan)?;
+    let found = divided.candidates.all_gather(3)?;
+    let mut pick = pick_candidate_program(divided.pick(&found))?;
+    if !in_scan {
+        pick = broken(pick, name, from, to);
+    }
+    let Head { centres, table, row, result, .. } = &divided.head;
+    mesh.run_program(&[&found, centres, table, row, result], &pick)?;
+    let check = std::panic::AssertUnwindSafe(|| divided.head.check(logits));
+    Ok(std::panic::catch_unwind(check).is_ok())
+}
+
 #[test]
 #[cfg_attr(not(debug_assertions), ignore = "broken kernels are compiled into debug builds only")]
 fn every_fault_is_caught() {
-    let mesh = mesh(Board::N150);
-    for (name, from, to, words) in FAULTS {
+    let (two, mesh) = (mesh(Board::N300), mesh(Board::N150));
+    let cases = logits_that_show_faults();
+    let none = ("dataflow/scan_logits.cpp", "kernel_main", "kernel_main");
+    assert!(cases.iter().all(|logits| matches!(broken_over_chips(&two, none, logits), Ok(true))));
+    for &(name, from, to, words) in FAULTS {
+        if name.contains("scan_logits") || name.contains("pick_candidate") {
+            let mut results =
+                cases.iter().map(|logits| broken_over_chips(&two, (name, from, to), logits));
+            if words.is_empty() {
+                let caught = results.any(|result| !matches!(result, Ok(true)));
+                assert!(caught, "{name}: \"{to}\" for \"{from}\" was not caught");
+            } else {
+                refused(results.next().unwrap().map(drop), Kind::Device, words);
+            }
+            continue;
+        }
         let bytes = random_bytes(3 * 224 * 224, 1);
         let logits = gaussian(256, 2);
         let (x, w) = (
@@ -377,7 +527,7 @@ fn every_fault_is_caught() {
         let (image, head) = (image(&mesh, 224, &bytes), Head::new(&mesh, &logits, 3));
         let matrix = mesh.empty([1, 1, 256, 588], Format::Bf16, Layout::Tile).unwrap();
         let product = mesh.empty([1, 1, 1, 64], Format::F32, Layout::Tile).unwrap();
-        let (program, tensors): (Program, Vec<&Tensor>) = match *name {
+        let (program, tensors): (Program, Vec<&Tensor>) = match name {
             "dataflow/image_patches.cpp" | "dataflow/write_tiles.cpp" => {
                 (image_patches_program(&mesh, &image, &matrix, 14).unwrap(), vec![&image, &matrix])
             }
@@ -394,7 +544,7 @@ fn every_fault_is_caught() {
         if words.is_empty() {
             // Legal moves to the wrong place: a refusal, an output with holes, or a wrong result.
             let right = result.is_ok()
-                && match *name {
+                && match name {
                     "dataflow/write_tiles.cpp" => {
                         matrix.read_f32(0).is_ok_and(|found| found == patches(&bytes, 224, 14))
                     }

@@ -1,27 +1,43 @@
 //! The custom kernels (`kernels/`) as operations: cores, circular buffers and arguments.
 
+mod token;
+
+pub use token::{
+    CANDIDATES, PickAction, PickCandidate, ScanLogits, pick_action, pick_action_program,
+    pick_candidate, pick_candidate_program, scan_cores, scan_logits, scan_logits_program,
+};
+
 use crate::{
     CircularBuffer, Compute, CoreRange, Error, Format, Kernel, Layout, Mesh, Program, Result, Role,
     Tensor,
 };
 
 /// File name under `kernels/` and source of every kernel.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 7] = [
     ("dataflow/image_patches.cpp", include_str!("../../../kernels/dataflow/image_patches.cpp")),
     ("dataflow/write_tiles.cpp", include_str!("../../../kernels/dataflow/write_tiles.cpp")),
     ("dataflow/read_columns.cpp", include_str!("../../../kernels/dataflow/read_columns.cpp")),
     ("compute/column_matmul.cpp", include_str!("../../../kernels/compute/column_matmul.cpp")),
     ("dataflow/pick_action.cpp", include_str!("../../../kernels/dataflow/pick_action.cpp")),
+    ("dataflow/scan_logits.cpp", include_str!("../../../kernels/dataflow/scan_logits.cpp")),
+    ("dataflow/pick_candidate.cpp", include_str!("../../../kernels/dataflow/pick_candidate.cpp")),
 ];
 
-/// File name and source of every kernel, with `include/l1.hpp` inlined: TT-NN compiles the source
-/// outside this repository's folders.
+/// Line that includes a header, and the header.
+const HEADERS: [(&str, &str); 2] = [
+    ("#include \"../include/l1.hpp\"\n", include_str!("../../../kernels/include/l1.hpp")),
+    ("#include \"../include/token.hpp\"\n", include_str!("../../../kernels/include/token.hpp")),
+];
+
+/// File name and source of every kernel, with the headers of `include/` inlined: TT-NN compiles the
+/// source outside this repository's folders.
 pub fn sources() -> Vec<(&'static str, String)> {
-    let header = include_str!("../../../kernels/include/l1.hpp").replace("#pragma once\n", "");
-    FILES
-        .iter()
-        .map(|(name, text)| (*name, text.replace("#include \"../include/l1.hpp\"\n", &header)))
-        .collect()
+    let inlined = |text: &str| {
+        HEADERS.iter().fold(text.to_owned(), |text, (line, header)| {
+            text.replace(line, &header.replace("#pragma once\n", ""))
+        })
+    };
+    FILES.iter().map(|(name, text)| (*name, inlined(text))).collect()
 }
 
 fn source(name: &str) -> Result<String> {
@@ -271,99 +287,6 @@ pub fn narrow_matmul_program(
                 cores,
             },
             CircularBuffer { index: 16, format: Format::F32, page_bytes: 4096, pages: 1, cores },
-        ],
-        semaphores: Vec::new(),
-    })
-}
-
-/// Inputs and outputs of [`pick_action`].
-#[derive(Debug, Clone, Copy)]
-pub struct PickAction<'a> {
-    /// F32 tiles `[1, 1, 1, N]`: logits of the action ids, lowest id first.
-    pub logits: &'a Tensor,
-    /// F32 `[1, 1, 1, bins]` row-major: bin centres.
-    pub centres: &'a Tensor,
-    /// BF16 `[1, 1, vocabulary, width]` row-major: token embeddings.
-    pub table: &'a Tensor,
-    /// BF16 tiles `[1, 1, 1, width]`: the selected token's embedding (output).
-    pub row: &'a Tensor,
-    /// U32 `[1, 1, 1, 8]` row-major: index, token id, bin, centre, largest and second
-    /// largest logit (float32 bits), number of NaN logits, zero (output).
-    pub result: &'a Tensor,
-    /// Token id of the first logit: 31744.
-    pub first_id: u32,
-    /// One past the last token id of the original vocabulary: 32000. The id below it is bin 0; ids
-    /// from it on stand for no action.
-    pub end_id: u32,
-}
-
-/// Argmax of the action logits, its bin and the next embedding row, on every chip. The host must
-/// refuse a result whose NaN count is not zero.
-pub fn pick_action(mesh: &Mesh, pick: PickAction<'_>) -> Result<()> {
-    let tensors = [pick.logits, pick.centres, pick.table, pick.row, pick.result];
-    mesh.run_program(&tensors, &pick_action_program(pick)?)
-}
-
-/// The program of [`pick_action`].
-pub fn pick_action_program(pick: PickAction<'_>) -> Result<Program> {
-    let PickAction { logits, centres, table, row, result, first_id, end_id } = pick;
-    let ([a, b, c, count], [.., bins]) = (logits.dims(), centres.dims());
-    let [.., vocabulary, width] = table.dims();
-    let is = |tensor: &Tensor, dims: [usize; 4], format: Format, layout: Layout| {
-        tensor.dims() == dims && tensor.format() == format && tensor.spec().layout == layout
-    };
-    require(
-        [a, b, c] == [1; 3]
-            && count % 32 == 0
-            && logits.format() == Format::F32
-            && logits.spec().layout == Layout::Tile,
-        || format!("pick_action: logits must be F32 [1, 1, 1, 32 n] in tiles, not {logits:?}"),
-    )?;
-    require(is(centres, [1, 1, 1, bins], Format::F32, Layout::RowMajor), || {
-        format!("pick_action: centres must be F32 [1, 1, 1, bins] row-major, not {centres:?}")
-    })?;
-    require(
-        is(table, [1, 1, vocabulary, width], Format::Bf16, Layout::RowMajor) && width % 32 == 0,
-        || format!("pick_action: table must be BF16 [1, 1, V, 32 n] row-major, not {table:?}"),
-    )?;
-    require(is(row, [1, 1, 1, width], Format::Bf16, Layout::Tile), || {
-        format!("pick_action: row must be BF16 [1, 1, 1, {width}] in tiles, not {row:?}")
-    })?;
-    require(is(result, [1, 1, 1, 8], Format::U32, Layout::RowMajor), || {
-        format!("pick_action: result must be U32 [1, 1, 1, 8] row-major, not {result:?}")
-    })?;
-    let last = u64::from(first_id) + count as u64;
-    require(last <= vocabulary as u64, || {
-        format!("pick_action: {count} logits from id {first_id} leave the {vocabulary} embeddings")
-    })?;
-    let one = (1, 1);
-    let cores = rectangle(one);
-    let addresses = [logits, centres, table, row, result]
-        .iter()
-        .map(|tensor| tensor.address())
-        .collect::<Result<Vec<u32>>>()?;
-    let page = |index: u32, format: Format, bytes: usize| CircularBuffer {
-        index,
-        format,
-        page_bytes: bytes.next_multiple_of(32) as u32,
-        pages: 1,
-        cores,
-    };
-    let compile = vec![(count / 32) as u32, bins as u32, first_id, end_id, width as u32];
-    Ok(Program {
-        kernels: vec![kernel(
-            "dataflow/pick_action.cpp",
-            Role::Reader,
-            one,
-            compile,
-            vec![0, 1, 2, 3, 4],
-            vec![addresses],
-        )?],
-        buffers: vec![
-            page(0, Format::F32, 4 * count),
-            page(1, Format::F32, 4 * bins),
-            page(2, Format::Bf16, 2 * width),
-            page(3, Format::U32, 32),
         ],
         semaphores: Vec::new(),
     })

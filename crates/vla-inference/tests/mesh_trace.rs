@@ -162,6 +162,9 @@ fn traced_tokens_equal_eager_tokens() {
     }
     traces_equal_eager(13, MeshKind::N300, "bf16", Custom, Full);
     traces_equal_eager(4, MeshKind::P300, "mixed", Custom, Actions);
+    // The whole vocabulary: every chip scans its shard, and some shards are padded.
+    traces_equal_eager(2, MeshKind::N150, "bf16", Custom, Full);
+    traces_equal_eager(2, MeshKind::T3k, "mixed", Custom, Full);
     traces_equal_eager(4, MeshKind::QuietBox, "bf16", Custom, Full);
     traces_equal_eager(3, MeshKind::T3k, "mixed", Ttnn, Full);
     traces_equal_eager(3, MeshKind::N150, "bf16", Ttnn, Actions);
@@ -282,10 +285,16 @@ fn custom_kernels_equal_ttnn_bit_for_bit() {
     let kit = kit();
     let case = &kit.cases[7];
     let instruction = Instruction::new(&case.instruction).unwrap();
-    for precision in ["bf16", "bfp8"] {
+    for (mesh, precision, decode) in [
+        (MeshKind::N300, "bf16", DecodeMode::Actions),
+        (MeshKind::N300, "bfp8", DecodeMode::Actions),
+        (MeshKind::N150, "mixed", DecodeMode::Full),
+        (MeshKind::N300, "bf16", DecodeMode::Full),
+        (MeshKind::T3k, "bf16", DecodeMode::Full),
+        (MeshKind::P300, "bfp8", DecodeMode::Full),
+    ] {
         let decisions = [Kernels::Custom, Kernels::Ttnn].map(|kernels| {
-            let mut policy =
-                policy(&kit, backend(MeshKind::N300, precision, kernels), DecodeMode::Actions);
+            let mut policy = policy(&kit, backend(mesh, precision, kernels), decode);
             let image = kit.image(&case.image).unwrap();
             let rgb = policy.prepare(&image).unwrap().pixels().to_vec();
             // Eager: patches from the kernel or from the host; logit margins compare the logits'
@@ -298,8 +307,9 @@ fn custom_kernels_equal_ttnn_bit_for_bit() {
             )
         });
         let [(tokens, margins, acted), plain] = decisions;
-        assert_eq!((&tokens, &margins, &acted), (&plain.0, &plain.1, &plain.2), "{precision}");
-        assert_eq!(tokens, acted);
+        let what = format!("{mesh:?} {precision} {decode:?}");
+        assert_eq!((&tokens, &margins, &acted), (&plain.0, &plain.1, &plain.2), "{what}");
+        assert_eq!(tokens, acted, "{what}");
     }
 }
 
@@ -348,21 +358,23 @@ fn traced_nan_and_early_end_are_errors() {
     }
     policy.set_end_of_sequence(end);
     assert_eq!(policy.act(&Observation::single(&image, &instruction)).unwrap().token_ids, tokens);
-    let (checkpoint, backend) =
-        (policy.checkpoint().clone(), backend(MeshKind::N300, "bf16", Kernels::Custom));
+    let checkpoint = policy.checkpoint().clone();
     drop(policy);
-    let weights = checkpoint.weights.clone();
-    let mut policy = OpenVlaPolicy::from_checkpoint(
-        backend,
-        checkpoint,
-        &Broken(&weights),
-        &options(DecodeMode::Actions),
-    )
-    .unwrap()
-    .with_traces();
-    for _ in 0..2 {
-        let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
-        assert!(error.is_not_finite(), "{error}");
+    // With the whole vocabulary the NaN is on one of the chips.
+    for decode in [DecodeMode::Actions, DecodeMode::Full] {
+        let weights = checkpoint.weights.clone();
+        let mut policy = OpenVlaPolicy::from_checkpoint(
+            backend(MeshKind::N300, "bf16", Kernels::Custom),
+            checkpoint.clone(),
+            &Broken(&weights),
+            &options(decode),
+        )
+        .unwrap()
+        .with_traces();
+        for _ in 0..2 {
+            let error = policy.act(&Observation::single(&image, &instruction)).unwrap_err();
+            assert!(error.is_not_finite(), "{decode:?}: {error}");
+        }
     }
 }
 

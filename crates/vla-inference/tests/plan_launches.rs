@@ -78,9 +78,11 @@ fn stated_operations_are_those_that_the_backend_captures() {
         (MeshKind::N150, "bf16", Actions, [3, 128]),
         (MeshKind::N150, "bf16", Full, [1, 128]),
         (MeshKind::N300, "bfp8", Actions, [1, 128]),
+        (MeshKind::N300, "bf16", Full, [1, 128]),
         (MeshKind::P300, "bf16", Actions, [2, 128]),
         (MeshKind::T3k, "mixed", Full, [1, 128]),
         (MeshKind::QuietBox, "mixed", Actions, [2, 128]),
+        (MeshKind::LoudBox, "bfp8", Full, [1, 128]),
     ] {
         let [captured, planned] = captured_and_planned(mesh, precision, decode, size, false);
         assert_eq!(captured, planned, "{mesh:?} {precision} {decode:?} {size:?}");

@@ -7,7 +7,10 @@
 //! are not compared: the output shows what TT-NN accepts. Exit status 1 when an operation is
 //! refused or differs.
 
-use tt_metal::kernels::{PickAction, image_patches, narrow_matmul, pick_action};
+use tt_metal::kernels::{
+    CANDIDATES, PickAction, PickCandidate, ScanLogits, image_patches, narrow_matmul, pick_action,
+    pick_candidate, scan_logits,
+};
 use tt_metal::{
     Activation, Combine, Compute, Distribution, Error, Format, HostArray, Layout, LinearOptions,
     Mesh, MeshOptions, Provider, Result, RopeOrder, Target, Tensor, find_provider,
@@ -336,6 +339,43 @@ const CHECKS: &[Check] = &[
                 result: &result,
                 first_id,
                 end_id,
+            },
+        )?;
+        Ok(row)
+    }),
+    ("kernel: scan_logits, pick_candidate", |m| {
+        let rows = |data: &[f32], dims, format| {
+            m.upload(HostArray::f32(data, dims), Distribution::Replicate, format, Layout::RowMajor)
+        };
+        // The same logits on every chip, as those of one shard after the other.
+        let logits = random(m, [1, 1, 1, 4032], Format::F32, 40)?;
+        let places: Vec<u32> =
+            (0..m.chips() as u32).flat_map(|chip| [4032 * chip, 4008, 0, 0, 0, 0, 0, 0]).collect();
+        let shard = m.upload(
+            HostArray::u32(&places, [1, m.chips(), 1, 8]),
+            Distribution::Shard(1),
+            Format::U32,
+            Layout::RowMajor,
+        )?;
+        let own = m.empty(CANDIDATES, Format::F32, Layout::Tile)?;
+        scan_logits(m, ScanLogits { logits: &logits, shard: &shard, candidates: &own })?;
+        let candidates = own.all_gather(3)?;
+        let count = 4032 * m.chips();
+        let centres = rows(&noise(255, 38), [1, 1, 1, 255], Format::F32)?;
+        let table = rows(&noise(count * 32, 39), [1, 1, count, 32], Format::Bf16)?;
+        let row = m.empty([1, 1, 1, 32], Format::Bf16, Layout::Tile)?;
+        let result = m.empty([1, 1, 1, 8], Format::U32, Layout::RowMajor)?;
+        pick_candidate(
+            m,
+            PickCandidate {
+                candidates: &candidates,
+                count,
+                centres: &centres,
+                table: &table,
+                row: &row,
+                result: &result,
+                first_id: 0,
+                end_id: count as u32,
             },
         )?;
         Ok(row)

@@ -8,6 +8,7 @@ use super::layers::PlannedLayer;
 use super::rates::Operations;
 use super::{Assumptions, HEAD_BLOCKS, MeshKind, OnePass, TILE_SIDE};
 use crate::backend::precision::{NumberFormat, PrecisionPolicy};
+use crate::backend::tt::scanned_logits;
 use crate::checkpoint::OpenVlaConfig;
 
 /// A decoder layer over a prompt: two norms, the products of attention (2) and MLP (3), heads split
@@ -148,15 +149,11 @@ impl Launched<'_> {
 
     /// Head, argmax and the token's place in the buffer, by the custom kernels.
     fn answer(&self) -> Operations {
-        let sharded = self.assumptions.head_rows > super::WIDE_HEAD && self.mesh.chips() > 1;
-        // Logits of a sharded head are gathered, and cut where the shards are padded.
-        let chips = self.mesh.chips();
-        let shard = self.assumptions.head_rows.div_ceil(chips).next_multiple_of(TILE_SIDE);
-        let padded = sharded && shard * chips > self.assumptions.head_rows;
-        Operations {
-            launches: 2 + usize::from(sharded) + usize::from(padded) + TOKENS_SHIFTED,
-            scanned: self.assumptions.head_rows,
-            ..Operations::default()
-        }
+        let outputs = self.assumptions.head_rows;
+        let divided = outputs > super::WIDE_HEAD;
+        let (scanned, by_chip) = scanned_logits(self.mesh, outputs, divided);
+        // A scan on every chip, whose candidates are gathered.
+        let scans = usize::from(by_chip) * (1 + usize::from(self.mesh.chips() > 1));
+        Operations { launches: 2 + scans + TOKENS_SHIFTED, scanned, ..Operations::default() }
     }
 }

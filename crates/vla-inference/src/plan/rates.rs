@@ -298,7 +298,7 @@ pub struct OneCore {
     pub update: Figure,
     /// One row reshaped to whole tiles, or back.
     pub fold: Figure,
-    /// One logit of an argmax.
+    /// One value of an argmax.
     pub scanned_id: Figure,
     /// The patches of one image.
     pub patches: Figure,
@@ -317,7 +317,7 @@ pub struct Operations {
     pub updates: usize,
     /// Of those: single rows reshaped to whole tiles, or back.
     pub folds: usize,
-    /// Logits of argmaxes over one core.
+    /// Values of argmaxes that one core after the other compares.
     pub scanned: usize,
     /// Images cut into patches.
     pub images: usize,

@@ -705,6 +705,40 @@ fn token_buffer<B: TraceBackend>(backend: &B, numbers: &mut Numbers) {
     }
 }
 
+/// Of equal logits the lowest id is the token, on whichever chips they are; logits below zero are
+/// not less than padding.
+fn equal_logits<B: TraceBackend>(backend: &B) {
+    let (outputs, width) = (1088, 32);
+    let table = vec![0.5; outputs * width];
+    let table = HostTensor::from_f32(&[outputs, width], table).unwrap();
+    let table = backend.load_table(table).unwrap();
+    let x = backend.upload(&HostTensor::from_f32(&[1, width], vec![1.0; width]).unwrap()).unwrap();
+    for largest in [vec![0, 1087], vec![500, 501], vec![31, 32, 700], vec![1086, 1087], vec![960]] {
+        let mut weight = vec![0.0; outputs * width];
+        for (id, row) in weight.chunks_exact_mut(width).enumerate() {
+            row[0] = if largest.contains(&id) { -1.0 } else { -2.0 - (id % 7) as f32 };
+        }
+        let head = LinearSource {
+            role: WeightRole::Head,
+            weights: vec![HostTensor::from_f32(&[outputs, width], weight).unwrap()],
+            bias: None,
+            output_scale: None,
+            parallelism: TensorParallel::Column,
+            few_rows: false,
+        };
+        let head = backend.load_linear(head).unwrap();
+        let (ids, end_id) = (0..outputs as u32, outputs as u32);
+        let centres = vec![0.0; outputs - 1];
+        let spec = TokenBufferSpec { tokens: 1, ids, end_id, centres };
+        let mut buffer = backend.new_token_buffer(spec, &table).unwrap();
+        backend.argmax_append(&x, &head, &table, &mut buffer).unwrap();
+        let token = backend.read_tokens(&buffer).unwrap()[0];
+        assert_eq!(token.id as usize, largest[0], "{largest:?}");
+        let margin = if largest.len() > 1 { 0.0 } else { 1.0 };
+        assert!(token.logit_margin.is_none_or(|found| found == margin), "{largest:?} {token:?}");
+    }
+}
+
 fn moving<B: Backend>(backend: &B, numbers: &mut Numbers, tolerance: Tolerance) {
     let (a, b) = (numbers.matrix(3, 64), numbers.matrix(5, 64));
     let up = |m: &Matrix| backend.upload(&host(m)).unwrap();
@@ -964,6 +998,7 @@ pub fn trace_suite<B: TraceBackend>(backend: &B, tolerance: Tolerance) {
         position_counter(backend, &mut numbers);
         rows_and_positions_from_the_device(backend, &mut numbers);
         token_buffer(backend, &mut numbers);
+        equal_logits(backend);
     }
     trace_refusals(backend);
 }

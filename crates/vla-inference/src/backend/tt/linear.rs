@@ -10,7 +10,7 @@ use super::{Activation, BackendError, LinearSource, TtBackend, TtTensor, device,
 use crate::backend::{NormSource, TensorParallel, WeightRole};
 
 /// Outputs that one row of 8 cores computes, a column of tiles each.
-const NARROW: usize = 8 * TILE;
+pub(super) const NARROW: usize = 8 * TILE;
 
 /// A linear layer on the mesh.
 pub struct TtLinear {

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tt_metal::{Combine, Compute, Distribution, Fidelity, Format, HostArray, Layout, Mesh, Tensor};
 
 use super::precision::{MathFidelity, NumberFormat, PrecisionPolicy};
-use super::{Activation, BackendError, LinearSource};
+use super::{Activation, BackendError, LinearSource, TensorParallel, WeightRole};
 use crate::tensor::HostTensor;
 pub use cache::TtCache;
 pub use division::{Chips, Division, head_shards, local_queries};
@@ -40,7 +40,7 @@ pub use open::{
 };
 pub use sharding::{MLP_COLUMN_MULTIPLE, Placement, TILE as TILE_SIDE, cache_dims};
 use sharding::{Sharding, TILE};
-pub use token_buffer::TtTokenBuffer;
+pub use token_buffer::{TtTokenBuffer, scanned_logits};
 pub use weight_cache::{CacheCounts, WeightCache};
 
 /// Row counts for which prompt programs are compiled: 256 patches and up to 32 or 64 further
@@ -283,6 +283,13 @@ impl TtBackend {
     /// Chips over which a layer is divided.
     fn chips_of(&self, source: &LinearSource) -> Chips {
         self.division.over((source.role, source.few_rows), &self.policy, self.mesh.chips())
+    }
+
+    /// Sharding of the logits of a column-parallel head.
+    fn head_sharding(&self, outputs: usize) -> Sharding {
+        let chips = self.division.over((WeightRole::Head, false), &self.policy, self.chips());
+        let placed = (chips, sharding::column_multiple(WeightRole::Head));
+        Sharding::of_outputs(TensorParallel::Column, 1, outputs, placed)
     }
 
     fn compute(&self, passes: MathFidelity) -> Compute {

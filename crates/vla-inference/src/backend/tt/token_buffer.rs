@@ -1,16 +1,20 @@
 //! Token buffer on the mesh: argmax over the head's logits, and the embedding of the selected token
 //! as input of the next decode step, without the host.
 
-use tt_metal::kernels::{PickAction, narrow_matmul, pick_action};
+use tt_metal::kernels::{
+    CANDIDATES, PickAction, PickCandidate, ScanLogits, narrow_matmul, pick_action, pick_candidate,
+    scan_cores, scan_logits,
+};
 use tt_metal::{Distribution, Format, HostArray, Layout, Tensor};
 
+use super::linear::NARROW;
 use super::sharding::{Sharding, TILE};
 use super::{
-    BackendError, TtBackend, TtLinear, TtTable, TtTensor, TtTokenIds, device, shape_error,
+    BackendError, MeshKind, TtBackend, TtLinear, TtTable, TtTensor, TtTokenIds, device, shape_error,
 };
 use crate::backend::{Activation, GreedyToken, TokenBufferSpec};
 
-/// U32 words that `pick_action.cpp` writes per token.
+/// U32 words that the kernels write per token.
 const WORDS: usize = 8;
 
 /// Tokens selected on the mesh, oldest first: a shift register.
@@ -25,8 +29,7 @@ pub struct TtTokenBuffer {
 
 /// Implementation of the argmax.
 enum Argmax {
-    /// Kernels `column_matmul.cpp` and `pick_action.cpp`: id, bin centre, both largest logits and a
-    /// count of NaN.
+    /// The kernels of `kernels/`: id, bin centre, both largest logits and a count of NaN.
     Kernels {
         /// F32 tiles `[1, 1, 1, ids]`, output of the head.
         logits: Tensor,
@@ -34,12 +37,39 @@ enum Argmax {
         centres: Tensor,
         /// U32 `[1, 1, 1, WORDS]`.
         result: Tensor,
+        /// For a head of more outputs than one row of cores computes.
+        scan: Option<Scan>,
     },
     /// TT-NN's argmax: the index only.
     Ttnn {
         /// Embeddings of the ids of the head's outputs.
         rows: Tensor,
     },
+}
+
+/// An argmax chip by chip: each scans its own shard of the logits, and only what its cores found is
+/// sent.
+struct Scan {
+    /// Sharding of the logits.
+    sharding: Sharding,
+    /// U32 `[1, 1, 1, 8]` on each chip: index of its first logit, number of its logits.
+    shard: Tensor,
+    /// Two largest logits of each core.
+    candidates: Tensor,
+}
+
+/// Values that one core after the other compares for an argmax over a head of `outputs` rows,
+/// divided over the chips or whole on each, and whether every chip scans its own logits.
+#[must_use]
+pub fn scanned_logits(mesh: MeshKind, outputs: usize, divided: bool) -> (usize, bool) {
+    let chips = mesh.chips();
+    if outputs <= NARROW || !divided && chips > 1 {
+        return (outputs, false);
+    }
+    let (_, share) = scan_cores(mesh.facts().grid, outputs.div_ceil(TILE * chips) as u32);
+    let candidates = CANDIDATES.iter().product::<usize>() / WORDS;
+    // Of each candidate both logits.
+    (share as usize * TILE + 2 * candidates * chips, true)
 }
 
 impl TtTokenBuffer {
@@ -128,7 +158,7 @@ impl TtTokenBuffer {
     ) -> Result<Tensor, BackendError> {
         const OPERATION: &str = "argmax_append";
         let failed = device(OPERATION);
-        let Argmax::Kernels { logits, centres, result } = &self.argmax else {
+        let Argmax::Kernels { logits, centres, result, scan } = &self.argmax else {
             return Err(shape_error(OPERATION, "the buffer was made for TT-NN's argmax".into()));
         };
         let computed;
@@ -142,6 +172,21 @@ impl TtTokenBuffer {
             }
             None => {
                 let y = head.apply(backend, x, Activation::Identity)?;
+                if let Some(scan) = scan.as_ref().filter(|scan| scan.sharding == y.sharding) {
+                    let candidates = scan.candidates(backend, y.one(OPERATION)?).map_err(failed)?;
+                    let pick = PickCandidate {
+                        candidates: &candidates,
+                        count: y.columns,
+                        centres,
+                        table: &table.table,
+                        row: &self.embedding,
+                        result,
+                        first_id: self.spec.ids.start,
+                        end_id: self.spec.end_id,
+                    };
+                    pick_candidate(&backend.mesh, pick).map_err(failed)?;
+                    return Ok(result.clone());
+                }
                 computed = backend.reshard(&y, Sharding::Replicated)?;
                 computed.one(OPERATION)?
             }
@@ -220,6 +265,42 @@ impl Argmax {
             logits: mesh.empty([1, 1, 1, spec.ids.len()], Format::F32, Layout::Tile)?,
             centres,
             result: mesh.empty([1, 1, 1, WORDS], Format::U32, Layout::RowMajor)?,
+            scan: (spec.ids.len() > NARROW)
+                .then(|| Scan::new(backend, spec.ids.len()))
+                .transpose()?,
         })
+    }
+}
+
+impl Scan {
+    fn new(backend: &TtBackend, count: usize) -> tt_metal::Result<Self> {
+        let (mesh, sharding) = (&backend.mesh, backend.head_sharding(count));
+        let shards = sharding.num_shards();
+        let width = sharding.shard_width(count);
+        let mut words = Vec::with_capacity(shards * 8);
+        for shard in 0..shards {
+            // A vocabulary fits 32 bits; columns behind it are padding.
+            let first = shard * width;
+            let own = count.saturating_sub(first).min(width);
+            words.extend([first as u32, own as u32, 0, 0, 0, 0, 0, 0]);
+        }
+        let distribution =
+            if shards == 1 { Distribution::Replicate } else { Distribution::Shard(1) };
+        let array = HostArray::u32(&words, [1, shards, 1, 8]);
+        Ok(Self {
+            sharding,
+            shard: mesh.upload(array, distribution, Format::U32, Layout::RowMajor)?,
+            candidates: mesh.empty(CANDIDATES, Format::F32, Layout::Tile)?,
+        })
+    }
+
+    /// Candidates of every chip, in the order of their logits.
+    fn candidates(&self, backend: &TtBackend, logits: &Tensor) -> tt_metal::Result<Tensor> {
+        let Self { sharding, shard, candidates } = self;
+        scan_logits(&backend.mesh, ScanLogits { logits, shard, candidates })?;
+        match sharding.num_shards() {
+            1 => Ok(candidates.clone()),
+            _ => candidates.all_gather(3),
+        }
     }
 }
