@@ -27,8 +27,13 @@ use vla_inference::observation::EncodedImage;
 
 /// The node that is stood in for.
 const NODE: &str = "/vla";
+/// Its own name.
+const DOCTOR: &str = "openvla_doctor";
 /// Longest wait for messages in one turn.
 const TURN: Duration = Duration::from_millis(5);
+/// Longest wait for another node before topics are observed. Fast DDS repeats the announcement of a
+/// participant every 3 s, so that after a lost first one nothing is known for as long.
+const DISCOVERY: Duration = Duration::from_secs(4);
 /// A stamp so far in the future is another clock's, not jitter, seconds.
 const FUTURE_S: f64 = 0.1;
 
@@ -108,11 +113,16 @@ struct Survey {
 pub fn survey(arguments: &[String], period: Duration) -> Result<Vec<Finding>, NodeError> {
     let (config, remarks) = ResolvedConfig::read(arguments, NODE)?;
     let context = super::arguments::context().map_err(NodeError::Arguments)?;
-    let mut ros = r2r::Node::create(context, "openvla_doctor", "")
+    let mut ros = r2r::Node::create(context, DOCTOR, "")
         .map_err(|error| NodeError::Ros { what: "the node", error })?;
     let names = Names::new(NODE, arguments.iter().cloned());
     let mut survey = Survey::create(&mut ros, config, &names)?;
-    while survey.started.elapsed() < period {
+    while survey.started.elapsed() < DISCOVERY && is_alone(&ros) {
+        ros.spin_once(TURN);
+        survey.take();
+    }
+    let end = Instant::now() + period;
+    while Instant::now() < end {
         ros.spin_once(TURN);
         survey.take();
     }
@@ -122,6 +132,16 @@ pub fn survey(arguments: &[String], period: Duration) -> Result<Vec<Finding>, No
     findings.extend(survey.joints());
     findings.extend(survey.commands(&ros, &names));
     Ok(findings)
+}
+
+/// Whether no other node publishes anything yet that is known here.
+fn is_alone(node: &r2r::Node) -> bool {
+    let by_another = |topic: &str| {
+        let publishers = node.get_publishers_info_by_topic(topic, false).unwrap_or_default();
+        publishers.iter().any(|publisher| publisher.node_name != DOCTOR)
+    };
+    let topics = node.get_topic_names_and_types().unwrap_or_default();
+    !topics.keys().any(|topic| by_another(topic))
 }
 
 /// A warning about the configuration.

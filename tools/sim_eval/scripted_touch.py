@@ -27,8 +27,8 @@ OUTPUTS = {
 }
 # Ratios of commands to limits that are judged, and the largest one that is none too large. Arrays
 # have no stamps and the node's trajectories a stamp of zero, so that they have a time of sending,
-# with which only the lowest derivatives are exact (sim/joint_referee.py). With --output joint_state,
-# which has stamps, acceleration and jerk of joint positions are judged too.
+# with which only the lowest derivatives are exact (sim/joint_referee.py). With --output
+# joint_state, which has stamps, acceleration and jerk of joint positions are judged too.
 JUDGED = {
     "twist": dict.fromkeys(("linear_velocity", "angular_velocity"), 1.0001)
     | dict.fromkeys(("linear_acceleration", "angular_acceleration"), 1.001),

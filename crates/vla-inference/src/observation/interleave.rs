@@ -1,5 +1,5 @@
-//! Samples in another order: loops over bytes alone, which the compiler turns into shuffles of whole
-//! registers.
+//! Samples in another order: loops over bytes alone, which the compiler turns into shuffles of
+//! whole registers.
 
 /// The samples of three planes one after the other, for as many as `out` has pixels.
 #[multiversion::multiversion(targets(
