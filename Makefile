@@ -67,8 +67,9 @@ sanitize: cargo ## simulated mesh and C ABI under AddressSanitizer; x86_64 Linux
 	    cargo test --target x86_64-unknown-linux-gnu --target-dir "$(TARGET_DIR)/sanitize" \
 	    -p tt-metal-sys -p tt-metal -p tt-mesh-sim --no-fail-fast
 
-# Without a device: symbols, and the models' calls in TT-NN's mock mode. ARGS=--full: all layers.
-silicon-check: cargo ## the provider for silicon against TT-NN's own wheel (34 MB), a minute or two
+# Without a device: symbols, kernels on wolfpine, and the models' calls in TT-NN's mock mode.
+# ARGS=--full: all layers.
+silicon-check: cargo ## the provider for silicon against TT-NN's own wheel (54 MB), a minute or two
 	@tools/silicon/check $(ARGS)
 
 bench: cargo ## benchmarks
