@@ -254,7 +254,7 @@ def read_columns(arch):
         chip = Chip(arch)
         left, right = source.randbytes(2048 * depth), source.randbytes(1088 * depth * columns)
         tensors = [Tensor(chip, 2048, depth, left), Tensor(chip, 1088, depth * columns, right)]
-        # Nobody takes tiles out: there is room for all of them.
+        # No tile is taken out: there is room for all of them.
         buffers = {0: chip.buffer(2048, depth), 1: chip.buffer(1088, depth)}
         chip.load(program, [tensors[0].address, tensors[1].address, column], buffers)
         chip.run()

@@ -1,7 +1,7 @@
 """Runs two of our programs by TT-NN itself, with wolfpine's Wormhole as its device.
 
 TT-NN of the wheel allocates, writes the descriptors' programs to a core and starts it, as on
-silicon (without its dispatch cores: TT_METAL_SLOW_DISPATCH_MODE). The compiler that it asks for,
+silicon (without its dispatch cores: TT_METAL_SLOW_DISPATCH_MODE). The compiler that it wants,
 SFPI, is in no registry: Debian's stands in for it (core/g++), which compiles tt-metal's firmware,
 the data-movement kernels and the compute kernel. This one needs of SFPI only how an instruction of
 Tensix is written; what uses the SFPU cannot be compiled so.

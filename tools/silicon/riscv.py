@@ -22,7 +22,7 @@ from framework.sim import simulator_dir
 HERE = pathlib.Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "kernels"
 PREFIX = "riscv64-unknown-elf-"
-# What the shim asks for: TT-NN's reader is NCRISC on NoC 0, its writer BRISC on NoC 1.
+# As the shim has it: TT-NN's reader is NCRISC on NoC 0, its writer BRISC on NoC 1.
 READER, WRITER = ("ncrisc", 0), ("brisc", 1)
 INTERLEAVED = 2  # the word of an accessor of a tensor in DRAM
 FILL = b"\xee"  # what is in tensors that are written
