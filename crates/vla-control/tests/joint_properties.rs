@@ -404,10 +404,14 @@ fn lives_are_worth_their_name() {
     );
 }
 
-/// A life that once broke a rule: of the check, since the joint turns on its way to rest and was
-/// sampled in the moment in which its velocity is exactly zero.
+/// Lives that once broke a rule of the check, which was wrong.
 #[test]
 fn counterexamples_stay_fixed() {
+    // An enable request comes in the very step in which the window of a hold is over.
+    let three =
+        with_sources(joint_config(JointAction::Position, JointOutput::Position, &[JOINT; 3]));
+    play(three, 1_974_833_308_279_296_354, 60).unwrap();
+    // The joint turns on its way to rest and is sampled when its velocity is exactly zero.
     let joint = RawJoint {
         min: Some(-2.384_114_194_181_062_5),
         max: Some(1.692_989_860_560_988),

@@ -262,7 +262,8 @@ impl Judge {
             self.held_since = Some(now);
         }
         if output.state == State::Running {
-            if let Some(since) = self.held_since.take().filter(|_| !newly) {
+            // An accepted request starts motion by itself, in whatever step it comes.
+            if let Some(since) = self.held_since.take().filter(|_| !accepted) {
                 self.resumed += 1;
                 if self.rearm_window_ns < now - since {
                     return Err(format!("resumes {} ms after a hold began", (now - since) / MS));
