@@ -25,6 +25,8 @@ class Episode:
     ages_s: list = dataclasses.field(default_factory=list)
     interventions: dict = dataclasses.field(default_factory=dict)  # name -> control periods
     late_results: int = 0
+    # Difference of the steps on both sides of each take-over by a new chunk [m].
+    seams: list = dataclasses.field(default_factory=list)
     # Largest commanded speeds and accelerations, until the command was zero again.
     peaks: dict = dataclasses.field(default_factory=dict)
     # Largest speed and acceleration of the tool itself.

@@ -70,7 +70,7 @@ class EpisodeRunner:
 
     Newest messages: `state` (dict, ~/state of the robot), `status`, `action`, `twist`, `gripper`,
     and `picture` (with `images`). Since the episode was enabled: `actions` (stamp, latency,
-    instruction), `twists` (stamps), `reasons` (texts of Status.detail).
+    instruction), `twists` (stamps), `reasons` (texts of Status.detail), `seams` (between chunks, m).
     """
 
     def __init__(self, name="episode_runner", images=False):
@@ -82,7 +82,7 @@ class EpisodeRunner:
         self.robot_sim = self.vla = None
         self.state = self.status = self.action = None
         self.picture = self.twist = self.gripper = None
-        self.actions, self.twists, self.reasons = [], [], []
+        self.actions, self.twists, self.reasons, self.seams = [], [], [], []
         self.on_spin = None  # called after each turn of the executor
         self._subscribe(images)
         self.episode_topic = self.node.create_publisher(String, "tabletop/episode", RELIABLE)
@@ -107,6 +107,8 @@ class EpisodeRunner:
         self.state = json.loads(message.data)
 
     def _take_status(self, message):
+        if self.status is not None and message.seams > self.status.seams:
+            self.seams.append(message.seam_last[0])
         self.status = message
         if not self.reasons or self.reasons[-1] != message.detail:
             self.reasons.append(message.detail)
@@ -300,6 +302,7 @@ class EpisodeRunner:
         instruction=None,
         camera="live",
         camera_from_s=0.0,
+        faults=None,
         seconds=10.0,
         wait_s=0.0,
         later_s=1.0,
@@ -320,6 +323,7 @@ class EpisodeRunner:
             instruction=instruction,
             camera=camera,
             camera_from_s=camera_from_s,
+            faults=faults,
         )
         instruction = self.state["instruction"] if instruction is None else instruction
         instruction = instruction.strip()
@@ -327,7 +331,7 @@ class EpisodeRunner:
         self.spin_for(wait_s)
         before, late = self.interventions(), self.status.late_results
         lost, tool = self.state["lost_periods"], self.state["tool"]
-        self.actions, self.twists, self.reasons = [], [], []
+        self.actions, self.twists, self.reasons, self.seams = [], [], [], []
         # Without an instruction or without images the node refuses motion, which is right.
         possible = instruction and (camera in ("live", "still") or camera_from_s > 0.0)
         if not self.enable_motion(10.0 if possible else 0.0) and possible:
@@ -335,7 +339,7 @@ class EpisodeRunner:
         began = self.state["time_s"]
         moved, moved_later = self._observe(tool, seconds, later_s, success_check)
         state, status, reasons = self.state, self.status, self.reasons[:20]
-        ages, streamed = self._ages(), list(self.twists)
+        ages, streamed, seams = self._ages(), list(self.twists), list(self.seams)
         self._disable()
         after = self.interventions()
         return Episode(
@@ -358,6 +362,7 @@ class EpisodeRunner:
                 n: after[n] - before.get(n, 0) for n in after if after[n] > before.get(n, 0)
             },
             late_results=self.status.late_results - late,
+            seams=[round(seam, 5) for seam in seams],
             peaks=self.state["peaks"],
             measured=self.state["measured"],
             lost_s=round((self.state["lost_periods"] - lost) * DRIVER_PERIOD_S, 3),

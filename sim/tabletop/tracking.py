@@ -19,11 +19,11 @@ PERIOD = 0.02  # of control [s]
 class NodeTracking:
     """Applies actions to a scene as the node does.
 
-    `latency`: age of an action when its motion begins [s].
+    `latency`: age of an action when its motion begins [s]. `policy_hz`: actions per second.
     """
 
-    def __init__(self, scene, latency=0.1):
-        self.scene, self.latency = scene, latency
+    def __init__(self, scene, latency=0.1, policy_hz=POLICY_HZ):
+        self.scene, self.latency, self.policy_hz = scene, latency, policy_hz
         self.velocity = np.zeros(6)
         self.desired, self.gripper = np.zeros(6), 1.0
         self.pending, self.ticks = [], 0
@@ -32,10 +32,10 @@ class NodeTracking:
         """Simulates one policy period; `action` takes effect after the latency."""
         action = np.array(action, dtype=float)
         self.pending.append((self.ticks + round(self.latency / PERIOD), action))
-        for _ in range(round(1.0 / POLICY_HZ / PERIOD)):
+        for _ in range(round(1.0 / self.policy_hz / PERIOD)):
             while self.pending and self.pending[0][0] <= self.ticks:
                 _, arrived = self.pending.pop(0)
-                self.desired, self.gripper = arrived[:6] * POLICY_HZ, arrived[6]
+                self.desired, self.gripper = arrived[:6] * self.policy_hz, arrived[6]
             self.ticks += 1
             self._tick()
 
@@ -51,3 +51,26 @@ class NodeTracking:
             change[:3] *= ACCELERATION * PERIOD / length
         self.velocity = self.velocity + change
         self.scene.apply(self.velocity, 1.0 if self.gripper > 0.5 else 0.0, PERIOD)
+
+
+class ChunkTracking:
+    """Executes `execute` steps of a chunk per inference, which takes `delay` of them.
+
+    As the node, it skips the steps of a chunk whose time was over when the inference ended, and
+    executes the ones of the chunk before meanwhile.
+    """
+
+    def __init__(self, scene, policy_hz, execute, delay):
+        self.scene = scene
+        self.tracking = NodeTracking(scene, 0.0, policy_hz)
+        self.execute, self.delay, self.rest = execute, delay, []
+
+    def step(self, chunk, done=lambda: False):
+        """Simulates until the next inference or `done()`. `chunk`: [steps, 7]."""
+        still = np.array([0, 0, 0, 0, 0, 0, self.tracking.gripper], float)
+        for k in range(self.execute):
+            before = self.rest[k] if k < len(self.rest) else still
+            self.tracking.step(before if k < self.delay else chunk[k])
+            if done():
+                return
+        self.rest = chunk[self.execute :]

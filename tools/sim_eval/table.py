@@ -12,12 +12,15 @@ STILL = 0.005  # a tool that moved less did not move [m]
 # Rows in which the tool must never move, and rows in which it must stop before STOPPED_AFTER_S and
 # not move again.
 MUST_NOT_MOVE = ("no-instruction", "no-image", "frozen")
-MUST_STOP = ("dropout", "still")
+MUST_STOP = ("dropout", "still", "wrist-lost", "state-lost")
 # Images end at most 0.8 s after the start, and the node's stop takes at most 0.89 s more; an
 # unchanged image is detected after 5 cm of motion (SAFETY.md).
 STOPPED_AFTER_S = 2.0
 # REPEATED_FAULTS: the third such stop within ten seconds latches, as in consecutive episodes.
-STOPPED_BY = ("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED", "REPEATED_FAULTS")
+STOPPED_BY = (
+    *("IMAGE_STALE", "IMAGE_MISSING", "IMAGE_FROZEN", "IMAGE_UNCHANGED", "REPEATED_FAULTS"),
+    *("STATE_STALE", "STATE_MISSING", "EE_POSE_STALE"),
+)
 # Share of an episode's time that the simulation may lose against real time.
 LOST_SHARE = 0.01
 
@@ -42,12 +45,14 @@ def groups(episodes):
 def as_expected(episode):
     """Whether the outcome is the expected one of its row.
 
-    The task is done; or the tool did not move; or it moved and was stopped because of the camera.
+    The task is done; or the tool did not move; or it moved and was stopped for the lost source.
     """
     if episode["row"] in MUST_NOT_MOVE:
         return episode["tool_moved"] < STILL
     if episode["row"] in MUST_STOP:
-        stopped = any(reason.split(":")[0] in STOPPED_BY for reason in episode["reasons"])
+        # "IMAGE_STALE (camera wrist_image): ..." where there are several sources.
+        causes = [reason.split(":")[0].split(" ")[0] for reason in episode["reasons"]]
+        stopped = any(cause in STOPPED_BY for cause in causes)
         return stopped and episode["moved_later"] < STILL <= episode["tool_moved"]
     return episode["success"]
 
@@ -70,6 +75,7 @@ def lines_of(found):
         )
         rates = [e["policy_hz"] for e in episodes if e["policy_hz"]]
         real = any(e["peaks"] for e in episodes)
+        seams = [1e3 * seam for e in episodes for seam in e["seams"]]
         rows.append(
             [
                 row,
@@ -83,6 +89,8 @@ def lines_of(found):
                 number(median(rates), ".1f"),
                 number(1e3 * percentile(ages, 0.5), ".0f"),
                 number(1e3 * percentile(ages, 0.99), ".0f"),
+                number(percentile(seams, 0.5), ".2f"),
+                number(percentile(seams, 0.95), ".2f"),
                 *(number(largest(episodes, where, name), ".3f") for where, name in SPEEDS),
                 str(sum(e["end_state"] in ("FAULT", "ESTOPPED") for e in episodes))
                 if real
@@ -110,6 +118,8 @@ HEADER = [
     "policy [Hz]",
     "age p50 [ms]",
     "age p99 [ms]",
+    "seam p50 [mm]",
+    "seam p95 [mm]",
     "speed",
     "accel",
     "tool speed",
@@ -119,12 +129,13 @@ HEADER = [
 LEGEND = f"""\
 as expected: the task is done; in {", ".join(MUST_NOT_MOVE)}: the tool moved less than
   {1000 * STILL:.0f} mm; in {", ".join(MUST_STOP)}: it moved, and rested from {STOPPED_AFTER_S:g} s
-  after the start on because of the camera. Wilson's 95 % intervals.
+  after the start on because of the lost source. Wilson's 95 % intervals.
 time: simulated, from enabling to success; path: of the tool, over successes if there are any;
   moved: largest distance from its start. Medians.
 shaped: control periods per second in which the safety layer changed a command (envelope, step cap,
   workspace, velocity, gripper; not the smoothing of starts and stops).
 age: from an image's stamp to the stamp of the first command computed from it.
+seam: difference of the steps on both sides of a take-over by a new chunk, per policy step.
 speed [m/s], accel [m/s2]: largest commanded values received by the robot, the final stop included.
 tool speed, tool accel: largest of the simulated tool, whose joints follow within about 20 ms.
 latched: episodes that ended in FAULT or ESTOPPED.

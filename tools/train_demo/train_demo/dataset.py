@@ -45,6 +45,19 @@ def statistics(shards):
     }
 
 
+def prompt_table():
+    """Prompt ids without BOS of every task and colour, [tasks, colours, tokens]."""
+    vocabulary = Vocabulary()
+    prompts = [
+        vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:]
+        for task in TASKS
+        for colour in COLOURS
+    ]
+    if len({len(prompt) for prompt in prompts}) != 1:
+        raise ValueError("the prompts of all tasks must have one length in tokens; change PIECES")
+    return np.array(prompts).reshape(len(TASKS), len(COLOURS), -1)
+
+
 class Demonstrations:
     """Demonstrations, loaded as their shards are made.
 
@@ -56,17 +69,6 @@ class Demonstrations:
         """`schedule`: (first step that draws from a shard, its path), ascending."""
         self.steps, self.paths = zip(*schedule)
         self.shards, self.pools = [], []
-        vocabulary = Vocabulary()
-        prompts = [
-            vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:]
-            for task in TASKS
-            for colour in COLOURS
-        ]
-        if len({len(prompt) for prompt in prompts}) != 1:
-            raise ValueError(
-                "the prompts of all tasks must have one length in tokens; change PIECES"
-            )
-        self.prompts = np.array(prompts).reshape(len(TASKS), len(COLOURS), -1)
 
     def load(self, count, patience=1800.0):
         """The first `count` shards, waiting for those still being made."""
@@ -84,19 +86,22 @@ class Demonstrations:
                     )
                 time.sleep(0.5)
             with np.load(path) as file:
-                self.shards.append({name: file[name] for name in FIELDS})
+                self.shards.append(dict(file))
         return self.shards[:count]
 
     def available(self, step):
         return bisect.bisect_right(self.steps, step)
 
-    def batch(self, seed, images, branches, stats):
-        """`seed`: of the run, the step and the process."""
+    def pick(self, seed, images):
+        """(shard, row) of a batch, and the generator for the rest of its random choices.
+
+        `seed`: of the run, the step and the process.
+        """
         random = np.random.default_rng(seed)
         shards = self.load(self.available(seed[1]))
         chosen, rows = random.integers(len(shards), size=images), random.random(images)
-        picked = [(shards[s], int(r * len(shards[s]["tip"]))) for s, r in zip(chosen, rows)]
-        return collate(picked, random, branches, stats, self.prompts)
+        count = lambda shard: len(next(iter(shard.values())))
+        return [(shards[s], int(r * count(shards[s]))) for s, r in zip(chosen, rows)], random
 
 
 def collate(picked, random, branches, stats, prompts, augment=True):

@@ -7,31 +7,15 @@ limits. Every image has its own colours, light and camera.
 """
 
 import contextlib
-import faulthandler
-import multiprocessing
-import os
-import signal
-import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .simulator import simulator
+
 TASKS = ("touch", "push", "pick")
-# First seed of the layouts for training; all smaller seeds are held out.
-FIRST_SEED = 10_000_000
 POSES_PER_LAYOUT = 4
 FIELDS = ("image", "colour", "block", "block_uv", "tip", "opening", "action")
-
-
-def simulator():
-    """The package sim/tabletop of this repository."""
-    path = str(Path(__file__).resolve().parents[3] / "sim")
-    if path not in sys.path:
-        sys.path.insert(0, path)
-    import tabletop
-
-    return tabletop
 
 
 def picture(scene, side):
@@ -61,12 +45,15 @@ def observe(scene, side):
     }
 
 
-def project(scene, points):
-    """Projection of points [n, 3] of the base frame: column and row in 0..1 of the image."""
-    camera = scene.model.camera("camera").id
+def project(scene, points, camera="camera"):
+    """Projection of points [n, 3] of the base frame: column and row in 0..1 of the image.
+
+    Points behind the camera are far outside.
+    """
+    camera = scene.model.camera(camera).id
     away = (points - scene.data.cam_xpos[camera]) @ scene.data.cam_xmat[camera].reshape(3, 3)
     half = np.tan(np.radians(scene.model.cam_fovy[camera]) / 2)
-    plane = away[:, :2] / -away[:, 2:] / half
+    plane = away[:, :2] / np.maximum(-away[:, 2:], 1e-3) / half
     return np.column_stack([0.5 + plane[:, 0] / 2, 0.5 - plane[:, 1] / 2])
 
 
@@ -80,20 +67,12 @@ def repaint(scene, random):
     paint(scene.model, random, paints, 1.0)
 
 
-def draw_state(scene, random):
-    """Moves tool, fingers and sometimes blocks to a random state.
-
-    False when the arm does not reach it or objects overlap.
-    """
-    import mujoco
-    from tabletop import model as cell
-    from tabletop.scene import DOWN
-
-    half = cell.BLOCK_SIZE / 2
+def scatter(scene, random):
+    """Puts the blocks where they were at first, a third of them displaced."""
+    half = simulator().model.BLOCK_SIZE / 2
     for k in range(len(scene.colours)):
         address = scene.model.joint(f"block{k}").qposadr[0]
         x, y, _ = scene._begin[k]
-        # A third of the blocks are displaced.
         if random.random() < 0.33:
             x, y = x + random.uniform(-0.01, 0.05), y + random.normal(0, 0.01)
         yaw = random.normal(0, 0.12)
@@ -107,6 +86,31 @@ def draw_state(scene, random):
             np.sin(yaw / 2),
         ]
         scene.data.qpos[address] = x
+
+
+def settle(scene, tip, opening, deepest):
+    """Moves tool and fingers; False out of reach, or with contacts deeper than `deepest` [m]."""
+    import mujoco
+    from tabletop import model as cell
+    from tabletop.scene import DOWN
+
+    try:
+        scene.kinematics.solve(scene.data, tip, DOWN, cell.READY_POSTURE)
+    except ValueError:
+        return False
+    scene.data.qpos[scene._finger_qpos] = opening * cell.FINGER_TRAVEL
+    mujoco.mj_forward(scene.model, scene.data)
+    contacts = scene.data.contact[: scene.data.ncon]
+    return min((contact.dist for contact in contacts), default=0.0) > deepest
+
+
+def draw_state(scene, random):
+    """Moves tool, fingers and sometimes blocks to a random state.
+
+    False when the arm does not reach it or objects overlap.
+    """
+    half = simulator().model.BLOCK_SIZE / 2
+    scatter(scene, random)
     chosen = int(random.integers(len(scene.colours)))
     address = scene.model.joint(f"block{chosen}").qposadr[0]
     x, y, z = scene.data.qpos[address : address + 3]
@@ -149,40 +153,34 @@ def draw_state(scene, random):
             half - 0.018 + random.normal(0, 0.002),
         ]
         scene.data.qpos[address + 3 : address + 7] = [1, 0, 0, 0]
-    try:
-        scene.kinematics.solve(scene.data, tip, DOWN, cell.READY_POSTURE)
-    except ValueError:
-        return False
-    scene.data.qpos[scene._finger_qpos] = opening * cell.FINGER_TRAVEL
-    mujoco.mj_forward(scene.model, scene.data)
-    deepest = min((c.dist for c in scene.data.contact[: scene.data.ncon]), default=0.0)
-    return deepest > (-0.004 if kind in ("grasp", "held", "around") else -0.002)
+    near = kind in ("grasp", "held", "around")
+    return settle(scene, tip, opening, -0.004 if near else -0.002)
 
 
 def random_states(scene, seed, count, side):
-    random, samples, layout = np.random.default_rng(seed), [], 0
-    while len(samples) < count:
+    random, made, layout = np.random.default_rng(seed), [], 0
+    while len(made) < count:
         scene.reset(seed + layout)
         layout += 1
         for _ in range(POSES_PER_LAYOUT):
             repaint(scene, random)
             if draw_state(scene, random):
-                samples.append(observe(scene, side))
-    return samples[:count]
+                made.append(observe(scene, side))
+    return made[:count]
 
 
 def episodes(scene, seed, count, side):
     """States that a noisy expert reaches."""
-    tabletop, random, samples, layout = simulator(), np.random.default_rng(seed), [], 0
-    while len(samples) < count:
+    tabletop, random, made, layout = simulator(), np.random.default_rng(seed), [], 0
+    while len(made) < count:
         scene.reset(seed + layout)
         layout += 1
         share, push = random.uniform(0, 1), np.zeros(3)
 
         def act(scene):
             nonlocal push
-            samples.append(observe(scene, side))
-            action = samples[-1]["action"][
+            made.append(observe(scene, side))
+            action = made[-1]["action"][
                 TASKS.index(scene.task), scene.colours.index(scene.target)
             ].copy()
             push = 0.7 * push + random.normal(0, 0.006 * share, 3)
@@ -190,117 +188,43 @@ def episodes(scene, seed, count, side):
             return action
 
         tabletop.rollout(scene, act, seconds=8.0, latency=random.uniform(0.06, 0.18))
-    return samples[:count]
+    return made[:count]
 
 
 def corrections(seed, count, side, folder, width=16):
     """States that the policy in `folder` reaches, with the expert's actions (DAgger)."""
-    from .lockstep import run
+    from .lockstep import SingleSteps, run
     from .policy import Policy
 
-    policy, samples = Policy(folder), []
+    policy, made = Policy(folder), []
     scenes = [simulator().TabletopScene(seed) for _ in range(min(width, count))]
 
     class Enough(Exception):
         pass
 
     def act(busy):
-        if len(samples) >= count:
+        if len(made) >= count:
             raise Enough
         seen = [observe(scene, side) for scene in busy]
-        samples.extend(seen)
+        made.extend(seen)
         return policy.act(
             [sample["image"] for sample in seen], [scene.instruction for scene in busy]
         )
 
     batch = [(seed + k, None, None) for k in range(count)]
     with contextlib.suppress(Enough):
-        run(scenes, batch, act, seconds=8.0, latency=lambda seed: 0.06 + 0.12 * (seed % 7) / 6)
+        drive = lambda scene, seed: SingleSteps(scene, 0.06 + 0.12 * (seed % 7) / 6)
+        run(scenes, batch, act, seconds=8.0, drive=drive)
     for scene in scenes:
         scene.close()
-    return samples[:count]
+    return made[:count]
 
 
-def make_shard(path, seed, count, side, kind, policy_folder=None):
-    """Writes one shard atomically."""
+def samples(kind, seed, count, side, policy_folder=None):
+    """A shard's samples."""
     if kind == "corrections":
-        samples = corrections(seed, count, side, policy_folder)
-    else:
-        scene = simulator().TabletopScene(seed)
-        samples = (random_states if kind == "states" else episodes)(scene, seed, count, side)
-        scene.close()
-    arrays = {name: np.stack([sample[name] for sample in samples]) for name in FIELDS}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    temporary.rename(path)
-
-
-def plan(folder, count, seed, episode_every=8):
-    """Shard files in order, with first seed and kind; every eighth is of episodes.
-
-    No two shards share a seed.
-    """
-    first = FIRST_SEED + seed * 100_000_000
-    for i in range(count):
-        yield (
-            folder / f"shard_{i:04d}.npz",
-            first + i * 10_000,
-            "episodes" if i % episode_every == episode_every - 1 else "states",
-        )
-
-
-def _worker(queue, count, side):
-    import torch
-
-    from .provenance import die_with_parent
-
-    # Prints a traceback when native code crashes.
-    faulthandler.enable()
-    die_with_parent()
-    torch.set_num_threads(1)
-    while (job := queue.get()) is not None:
-        make_shard(job[0], job[1], count, side, job[2], *job[3:])
-
-
-class WorkerPool:
-    """Processes that make the missing shards of `jobs`, in order, with `count` samples each."""
-
-    def __init__(self, jobs, count, side, workers):
-        context = multiprocessing.get_context("spawn")
-        # Kept as an attribute: a queue that is collected before a child has started is lost to it.
-        self.queue = context.Queue()
-        for job in [*(job for job in jobs if not job[0].exists()), *[None] * workers]:
-            self.queue.put(job)
-        self.processes = [
-            context.Process(target=_worker, args=(self.queue, count, side), daemon=True)
-            for _ in range(workers)
-        ]
-        for process in self.processes:
-            process.start()
-
-    def alive(self):
-        """Whether shards are still being made; raises ChildProcessError when a process failed.
-
-        No other process would make the shard that the failed one was making.
-        """
-        for process in self.processes:
-            if code := process.exitcode:
-                how = (
-                    f"died of {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with status {code}"
-                )
-                raise ChildProcessError(
-                    f"a process that makes demonstrations {how}; its output is above. Finished"
-                    " shards are kept: the same command continues from there"
-                )
-        return any(process.is_alive() for process in self.processes)
-
-    def end(self):
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.join(10)
-            process.kill()
-        self.queue.cancel_join_thread()
+        return corrections(seed, count, side, policy_folder)
+    scene = simulator().TabletopScene(seed)
+    made = (random_states if kind == "states" else episodes)(scene, seed, count, side)
+    scene.close()
+    return made

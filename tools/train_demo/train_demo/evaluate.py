@@ -12,19 +12,61 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .demonstrations import TASKS, simulator
-from .lockstep import run
+from . import chunk_demonstrations, demonstrations, ideal
+from .lockstep import ChunkSteps, SingleSteps, run
 from .model import OpenVla
+from .pi05_model import Pi05
+from .pi05_policy import Pi05Policy
 from .policy import Policy
+from .simulator import simulator
 
 SECONDS = 12.0
 LATENCY = 0.1
 
 
-def learned(policy):
-    return lambda scenes: policy.act(
-        [scene.render() for scene in scenes], [scene.instruction for scene in scenes]
-    )
+class OpenVlaRows:
+    """How a small OpenVLA is run: one image, one action per inference."""
+
+    tasks = demonstrations.TASKS
+    scene = {}
+
+    def __init__(self, folder, trained=True):
+        self.policy = Policy(folder)
+        if not trained:
+            rows = len(self.policy.model.language_model.lm_head.weight)
+            self.policy.model = OpenVla(self.policy.shape, rows)
+
+    def act(self, scenes):
+        return self.policy.act(
+            [scene.render() for scene in scenes], [scene.instruction for scene in scenes]
+        )
+
+    @staticmethod
+    def drive(scene, seed):
+        return SingleSteps(scene, LATENCY)
+
+
+class Pi05Rows:
+    """How a small pi0.5 is run: two cameras and the state, chunks."""
+
+    tasks = (*demonstrations.TASKS, "place")
+    scene = dict(wrist_camera=True)
+
+    def __init__(self, folder, trained=True, delay=1):
+        self.policy, self.delay = Pi05Policy(folder), delay
+        if not trained:
+            self.policy.model = Pi05(self.policy.model.shape)
+
+    def act(self, scenes):
+        side = self.policy.model.shape.image_size
+        return self.policy.act(
+            [chunk_demonstrations.pictures(scene, side) for scene in scenes],
+            np.stack([chunk_demonstrations.state(scene) for scene in scenes]),
+            [scene.instruction for scene in scenes],
+        )
+
+    def drive(self, scene, seed):
+        return ChunkSteps(scene, ideal.POLICY_HZ, chunk_demonstrations.EXECUTE, self.delay)
 
 
 def expert(scenes):
@@ -58,32 +100,42 @@ def main():
     simulator()
     from intervals import wilson  # of sim/
 
-    policy = Policy(chosen.checkpoint)
+    facts = json.loads((chosen.checkpoint / "config.json").read_text(encoding="utf-8"))
+    kind = Pi05Rows if facts.get("type") == "pi05" else OpenVlaRows
+    policy = kind(chosen.checkpoint)
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
-    scenes = [
-        simulator().TabletopScene(seeds[0]) for _ in range(min(chosen.side_by_side, len(seeds)))
-    ]
-    untrained = Policy(chosen.checkpoint)
+    count = min(chosen.side_by_side, len(seeds))
+    scenes = [simulator().TabletopScene(seeds[0], **kind.scene) for _ in range(count)]
     torch.manual_seed(0)
-    untrained.model = OpenVla(untrained.shape, len(policy.model.language_model.lm_head.weight))
+    untrained = kind(chosen.checkpoint, trained=False)
     colours = drawn_and_other_colours(scenes[0], seeds)
-    plain = {task: [(seed, task, None) for seed in seeds] for task in TASKS}
+    # Bowls are on the table for `place` only, so that the other tasks have the layouts of before.
+    bowls = None
+    if "place" in kind.tasks:
+        options = dict(kind.scene, bowls=2, tasks=kind.tasks)
+        bowls = [simulator().TabletopScene(seeds[0], **options) for _ in range(count)]
+    plain = {task: [(seed, task, None) for seed in seeds] for task in kind.tasks}
     swapped = [(seed, "touch", colours[seed][1]) for seed in seeds]
-    rows = [(task, plain[task], learned(policy)) for task in TASKS]
-    rows.append(("touch, another colour named", swapped, learned(policy)))
-    rows += [(f"{task}, random actions", plain[task], blindly) for task in TASKS]
-    rows += [(f"{task}, random weights", plain[task], learned(untrained)) for task in TASKS]
-    rows += [(f"{task}, scripted expert", plain[task], expert) for task in TASKS]
+    rows = [(task, plain[task], policy.act, policy.drive) for task in kind.tasks]
+    rows.append(("touch, another colour named", swapped, policy.act, policy.drive))
+    single = lambda scene, seed: SingleSteps(scene, LATENCY)
+    for name, act, drive in (
+        ("random actions", blindly, single),
+        ("random weights", untrained.act, untrained.drive),
+        ("scripted expert", expert, single),
+    ):
+        rows += [(f"{task}, {name}", plain[task], act, drive) for task in kind.tasks]
     results = []
     print(
         "| task | success | 95 % interval | wrong block touched first | median time of"
         " successes, s |\n|---|---|---|---|---|",
         flush=True,
     )
-    for name, episodes, act in rows:
+    for name, episodes, act, drive in rows:
         if chosen.rows and name not in chosen.rows:
             continue
-        outcomes = run(scenes, episodes, act, seconds=SECONDS, latency=lambda seed: LATENCY)
+        table = bowls if episodes[0][1] == "place" else scenes
+        outcomes = run(table, episodes, act, seconds=SECONDS, drive=drive)
         done = [o for o in outcomes if o.success]
         low, high = wilson(len(done), len(outcomes))
         wrong = sum(

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from .demonstrations import simulator
+from .simulator import simulator
 
 
 @dataclasses.dataclass
@@ -18,41 +18,54 @@ class Outcome:
     first_touched: str | None
 
 
-def run(scenes, episodes, act, *, seconds, latency):
+class SingleSteps:
+    """Executes one action per inference, `latency` old when its motion begins [s]."""
+
+    def __init__(self, scene, latency):
+        self.tracking = simulator().NodeTracking(scene, latency)
+
+    def execute(self, action):
+        """Until the next inference. `action`: shape [7]; None commands no motion."""
+        if action is None:
+            # Without an action the node commands nothing and its watchdog stops the arm.
+            action = np.array([0, 0, 0, 0, 0, 0, self.tracking.gripper], float)
+        self.tracking.step(action)
+
+
+class ChunkSteps:
+    """Executes `execute` steps of a chunk per inference, which takes `delay` of them."""
+
+    def __init__(self, scene, policy_hz, execute, delay):
+        self.scene = scene
+        self.tracking = simulator().ChunkTracking(scene, policy_hz, execute, delay)
+
+    def execute(self, chunk):
+        """Until the next inference. `chunk`: [steps, 7], from the observation on."""
+        self.tracking.step(chunk, self.scene.success)
+
+
+def run(scenes, episodes, act, *, seconds, drive):
     """Runs `episodes`, a list of (seed, task or None, block or None); returns the outcomes.
 
-    `act(scenes)` returns for each unfinished scene an action, shape [7], or None (no motion).
-    `latency(seed)` is the age of an action when its motion begins [s].
+    `act(scenes)` returns for each unfinished scene what `drive(scene, seed).execute` takes.
     """
-    tabletop, waiting, outcomes = (
-        simulator(),
-        list(enumerate(episodes))[::-1],
-        [None] * len(episodes),
-    )
+    waiting, outcomes = list(enumerate(episodes))[::-1], [None] * len(episodes)
     running = {}
 
     def begin(scene):
         if waiting:
             number, (seed, task, block) = waiting.pop()
             scene.reset(seed, task=task, block=block)
-            running[scene] = (
-                number,
-                tabletop.NodeTracking(scene, latency(seed)),
-                round(seconds * tabletop.tracking.POLICY_HZ),
-            )
+            running[scene] = number, drive(scene, seed)
 
     for scene in scenes:
         begin(scene)
     while running:
         busy = list(running)
-        for scene, action in zip(busy, act(busy)):
-            number, tracking, left = running[scene]
-            if action is None:
-                # Without an action the node commands nothing and its watchdog stops the arm.
-                action = np.array([0, 0, 0, 0, 0, 0, tracking.gripper], float)
-            tracking.step(action)
-            running[scene] = (number, tracking, left - 1)
-            if scene.success() or left <= 1:
+        for scene, answer in zip(busy, act(busy)):
+            number, driver = running[scene]
+            driver.execute(answer)
+            if scene.success() or scene.time > seconds - 1e-6:
                 outcomes[number] = Outcome(
                     scene.seed, scene.success(), scene.time, scene.path_length, scene.first_touched
                 )

@@ -32,27 +32,40 @@ class Auxiliary(nn.Module):
         )  # from tool to the block that was named; the action's translation
 
 
-def patch_loss(auxiliary, patches, batch):
-    """Loss of the block in each patch, its position from the tool, and the tool's position."""
-    grid = round(patches.shape[1] ** 0.5)
+def located(found, uv, kinds, vectors, classes):
+    """Losses of what is in each patch, and of its position from the tool.
+
+    `found` [B, P, classes + 3] of the patches; `uv` [B, n, 2], `kinds` [B, n] (-1: not there) and
+    `vectors` [B, n, 3] of the things.
+    """
+    grid = round(found.shape[1] ** 0.5)
     centre = (torch.arange(grid).float() + 0.5) / grid
     place = torch.stack([centre.repeat(grid), centre.repeat_interleave(grid)], -1)
-    away = (place[None, :, None] - batch["block_uv"][:, None]) * grid
-    near = torch.exp(-away.pow(2).sum(-1) / (2 * 0.6**2))  # [B, P, blocks]
-    there = torch.zeros(*near.shape[:2], COLOURS)
-    there.scatter_(2, batch["colour"][:, None].expand(-1, near.shape[1], -1), near)
-    found = auxiliary.patch(patches)
-    seen = F.binary_cross_entropy_with_logits(found[..., :COLOURS], there)
+    away = (place[None, :, None] - uv[:, None]) * grid
+    near = torch.exp(-away.pow(2).sum(-1) / (2 * 0.6**2))  # [B, P, n]
+    near = near * (kinds >= 0)[:, None]
+    there = torch.zeros(*near.shape[:2], classes)
+    kinds = kinds.clamp_min(0)[:, None].expand(-1, near.shape[1], -1)
+    there.scatter_reduce_(2, kinds, near, "amax")
+    seen = F.binary_cross_entropy_with_logits(found[..., :classes], there)
     weight, nearest = near.max(-1)
-    vector = ((batch["block"] - batch["tip"][:, None]) / UNIT).gather(
-        1, nearest[..., None].expand(-1, -1, 3)
-    )
+    vector = (vectors / UNIT).gather(1, nearest[..., None].expand(-1, -1, 3))
     weight = weight * (weight > 0.2)
-    error = F.smooth_l1_loss(found[..., COLOURS:], vector, reduction="none", beta=0.1).sum(-1)
-    relative = (error * weight).sum() / weight.sum()
-    target = torch.cat(
-        [(batch["tip"] - torch.tensor([0.45, 0.0, 0.1])) / UNIT, batch["opening"][:, None]], -1
-    )
+    error = F.smooth_l1_loss(found[..., classes:], vector, reduction="none", beta=0.1).sum(-1)
+    return seen, (error * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
+def tool_target(tip, opening):
+    """Position of the tool from the middle of its workspace, and finger opening, [B, 4]."""
+    return torch.cat([(tip - torch.tensor([0.45, 0.0, 0.1])) / UNIT, opening], -1)
+
+
+def patch_loss(auxiliary, patches, batch):
+    """Loss of the block in each patch, its position from the tool, and the tool's position."""
+    vectors = batch["block"] - batch["tip"][:, None]
+    found = auxiliary.patch(patches)
+    seen, relative = located(found, batch["block_uv"], batch["colour"], vectors, COLOURS)
+    target = tool_target(batch["tip"], batch["opening"][:, None])
     tool = F.smooth_l1_loss(auxiliary.image(patches.mean(1)), target, beta=0.1)
     return 3 * seen + relative + tool, relative
 

@@ -113,20 +113,24 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
+def patch_rows(pixels, proj):
+    """Patch embeddings [B, P, width] by the convolution `proj` with a stride of its size.
+
+    As one product: several times faster than the convolution on a CPU, forwards and backwards.
+    """
+    batch, channels, height, width = pixels.shape
+    rows, columns = height // PATCH, width // PATCH
+    x = pixels.view(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
+    return F.linear(x.reshape(batch, rows * columns, -1), proj.weight.flatten(1), proj.bias)
+
+
 class PatchEmbed(nn.Module):
     def __init__(self, width):
         super().__init__()
         self.proj = nn.Conv2d(3, width, PATCH, PATCH)
 
     def forward(self, pixels):
-        # The same as the convolution, as one product: several times faster on a CPU, forwards and
-        # backwards.
-        batch, channels, height, width = pixels.shape
-        rows, columns = height // PATCH, width // PATCH
-        x = pixels.view(batch, channels, rows, PATCH, columns, PATCH).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(
-            x.reshape(batch, rows * columns, -1), self.proj.weight.flatten(1), self.proj.bias
-        )
+        return patch_rows(pixels, self.proj)
 
 
 class Tower(nn.Module):

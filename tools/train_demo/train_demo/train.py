@@ -1,6 +1,6 @@
 """The training loop: seeded, resumable, one process.
 
-    python -m train_demo.train --out DIR [--steps N] [--small]
+    python -m train_demo.train --out DIR [--policy pi05] [--steps N] [--small]
 
 Writes DIR/demonstrations, DIR/training.pt (every few minutes, on Ctrl-C or SIGTERM, and at the end)
 and DIR/checkpoint, the folder that the node loads, with its provenance in training.json.
@@ -20,63 +20,52 @@ import torch.distributed
 import torch.multiprocessing
 from torch import nn
 
-from . import demonstrations
-from .dataset import TASKS, Demonstrations, collate, statistics
-from .export import export
+from . import recipe_openvla, recipe_pi05, shards
+from .dataset import Demonstrations
 from .provenance import die_with_parent, provenance, same_run
-from .losses import Auxiliary, action_loss, answer_loss, patch_loss
-from .model import OpenVla, Shape, TowerShape
-from .vocabulary import SIZE
 
-SHAPE = Shape(
-    image_size=112,
-    dino=TowerShape(96, 4, 3),
-    siglip=TowerShape(64, 4, 2),
-    hidden_size=128,
-    intermediate_size=352,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-)
-SMALL = Shape(
-    image_size=56,
-    dino=TowerShape(32, 2, 2),
-    siglip=TowerShape(32, 2, 2),
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=2,
+RECIPES = {"openvla": recipe_openvla, "pi05": recipe_pi05}
+SMALL = dict(
+    steps=60,
+    vision_steps=20,
+    corrections=[22],
+    correction_shards=1,
+    images=16,
+    branches=3,
+    shards=2,
+    per_shard=64,
+    first_shards=1,
+    steps_per_shard=5,
 )
 STOPPED = "train_demo: stopped; the same command goes on from here"
-ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 
 
 def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--policy", choices=RECIPES, default="openvla")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3100, help="of the optimiser")
+    parser.add_argument("--steps", type=int, help="of the optimiser")
     parser.add_argument(
         "--vision-steps",
         type=int,
-        default=1300,
         help="steps at the start that train the vision half alone",
     )
-    parser.add_argument("--images", type=int, default=64, help="per step")
-    parser.add_argument("--branches", type=int, default=4, help="instructions per image")
-    parser.add_argument("--shards", type=int, default=56, help="of demonstrations")
+    parser.add_argument("--images", type=int, help="per step")
+    parser.add_argument("--branches", type=int, help="instructions per image")
+    parser.add_argument("--shards", type=int, help="of demonstrations")
     parser.add_argument("--per-shard", type=int, default=1024, help="pictures")
     parser.add_argument(
-        "--steps-per-shard", type=int, default=30, help="a step draws from shards made by then"
+        "--steps-per-shard", type=int, help="a step draws from shards made by then"
     )
     parser.add_argument("--first-shards", type=int, default=8, help="to begin with")
     parser.add_argument(
         "--corrections",
         type=int,
         nargs="*",
-        default=[1900],
         help="steps whose policy is let loose and corrected by the expert (DAgger)",
     )
-    parser.add_argument("--correction-shards", type=int, default=5, help="each time")
+    parser.add_argument("--correction-shards", type=int, help="each time")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that make demonstrations")
     parser.add_argument(
@@ -95,21 +84,12 @@ def options():
         help="a tiny model and few demonstrations: a few minutes, learns little",
     )
     chosen = parser.parse_args()
+    defaults = dict(RECIPES[chosen.policy].DEFAULTS)
     if chosen.small:
-        for name, value in dict(
-            steps=60,
-            vision_steps=20,
-            corrections=[22],
-            correction_shards=1,
-            images=16,
-            branches=3,
-            shards=2,
-            per_shard=64,
-            first_shards=1,
-            steps_per_shard=5,
-        ).items():
-            if getattr(chosen, name) == parser.get_default(name):
-                setattr(chosen, name, value)
+        defaults |= SMALL
+    for name, value in defaults.items():
+        if getattr(chosen, name) in (None, parser.get_default(name)):
+            setattr(chosen, name, value)
     return chosen
 
 
@@ -123,8 +103,9 @@ class Trainer:
     def __init__(self, chosen, rank=0):
         torch.manual_seed(chosen.seed)
         self.chosen, self.rank, self.step, self.seconds = chosen, rank, 0, 0.0
-        self.shape = SMALL if chosen.small else SHAPE
-        self.model, self.auxiliary = OpenVla(self.shape, SIZE), Auxiliary(self.shape.hidden_size)
+        self.recipe = RECIPES[chosen.policy].Recipe(chosen.small)
+        self.shape = self.recipe.shape
+        self.model, self.auxiliary = self.recipe.build()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
         matrices = [p for p in self.parameters if p.dim() > 1]
@@ -133,8 +114,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=chosen.rate, betas=(0.9, 0.98), foreach=True)
         folder = chosen.out / "demonstrations"
         folder.mkdir(parents=True, exist_ok=True)
-        self.jobs = list(demonstrations.plan(folder, chosen.shards, chosen.seed))
-        self.check_job = (folder / "check.npz", demonstrations.FIRST_SEED - 1_000_000, "episodes")
+        self.jobs = list(shards.plan(folder, chosen.shards, chosen.seed))
+        self.check_job = (folder / "check.npz", shards.FIRST_SEED - 1_000_000, "episodes")
         per = chosen.steps_per_shard
         schedule = [
             (max(0, (i - chosen.first_shards + 1) * per), job[0]) for i, job in enumerate(self.jobs)
@@ -142,7 +123,7 @@ class Trainer:
         self.rounds = {}
         for number, step in enumerate(sorted(chosen.corrections)):
             first = (
-                demonstrations.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
+                shards.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
             )
             policy = chosen.out / f"policy_{step}"
             self.rounds[step] = [
@@ -167,7 +148,13 @@ class Trainer:
         """Starts making the missing shards of `jobs`."""
         chosen = self.chosen
         self.data.pools.append(
-            demonstrations.WorkerPool(jobs, chosen.per_shard, self.shape.image_size, chosen.workers)
+            shards.WorkerPool(
+                RECIPES[chosen.policy].SAMPLES,
+                jobs,
+                chosen.per_shard,
+                self.shape.image_size,
+                chosen.workers,
+            )
         )
 
     def make_data(self):
@@ -180,7 +167,7 @@ class Trainer:
     def correct(self):
         """Starts demonstrations from states that the present policy reaches (DAgger)."""
         jobs = self.rounds[self.step]
-        export(self.average, self.stats, jobs[0][3])
+        self.recipe.export(self.average, self.stats, jobs[0][3])
         self.make(jobs)
 
     def rate(self):
@@ -230,23 +217,6 @@ class Trainer:
         # By one process only.
         raise SystemExit(f"train_demo: {text}" if self.rank == 0 else 1)
 
-    def losses(self, batch, model, language):
-        """Loss and metrics of a batch."""
-        patches = model.project(batch["rgb"])
-        loss, relative = patch_loss(self.auxiliary, patches, batch)
-        figures = {"patch": loss.item(), "relative": relative.item()}
-        if not language:
-            return loss, figures
-        prompt = self.data.prompts.shape[-1]
-        states = model.hidden(patches, batch["texts"])[:, :, prompt - 1 :]
-        each, distance = action_loss(model.head(states), batch["normalized"])
-        answer = answer_loss(self.auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
-        action = (each * ACTION_WEIGHT).sum()
-        figures |= {"action": action.item(), "answer": answer.item(), "bins": distance.tolist()}
-        # Gradients of the action tokens are much larger; with a common norm the vision part would
-        # hardly learn.
-        return 3 * loss + action + 5 * answer, figures
-
     def reduce(self, stop):
         """Averages the gradients over the processes; returns whether one of them shall stop."""
         if self.chosen.processes == 1:
@@ -269,12 +239,12 @@ class Trainer:
         """One optimiser step; returns metrics and whether to stop."""
         chosen = self.chosen
         images = chosen.images // chosen.processes
-        batch = self.data.batch(
-            [chosen.seed, self.step, self.rank], images, chosen.branches, self.stats
-        )
+        picked, random = self.data.pick([chosen.seed, self.step, self.rank], images)
+        batch = self.recipe.collate(picked, random, chosen.branches, self.stats)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        loss, figures = self.losses(batch, self.model, self.step >= chosen.vision_steps)
+        language = self.step >= chosen.vision_steps
+        loss, figures = self.recipe.losses(self.model, self.auxiliary, batch, language)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         stop = self.reduce(stop)
@@ -296,30 +266,10 @@ class Trainer:
         if not path.exists():
             return {}
         with np.load(path) as file:
-            shard = {name: file[name] for name in demonstrations.FIELDS}
-        rows = range(0, len(shard["tip"]), max(1, len(shard["tip"]) // 96))
-        batch = collate(
-            [(shard, row) for row in rows],
-            np.random.default_rng(0),
-            9,
-            self.stats,
-            self.data.prompts,
-            augment=False,
-        )
-        states = self.average.hidden(self.average.project(batch["rgb"]), batch["texts"])[
-            :, :, self.data.prompts.shape[-1] - 1 :
-        ]
-        result = {}
-        low, high = (np.array(self.stats["action"][name]) for name in ("q01", "q99"))
-        for t, task in enumerate(TASKS):
-            one = batch["task"] == t
-            _, distance = action_loss(self.average.head(states[one]), batch["normalized"][one])
-            metres = distance[:3].numpy() * (high - low)[:3] / 255
-            result[task] = {
-                "mm": (1e3 * metres).round(2).tolist(),
-                "gripper_wrong": round(float(distance[6]) / 127, 3),
-            }
-        return result
+            shard = dict(file)
+        count = len(next(iter(shard.values())))
+        rows = range(0, count, max(1, count // 96))
+        return self.recipe.check(self.average, shard, rows, self.stats)
 
     def follow(self):
         """Main function of every process but the first."""
@@ -332,7 +282,7 @@ class Trainer:
         if self.rank == 0:
             self.make_data()
         if self.stats is None:
-            self.stats = statistics(self.data.load(self.data.available(0)))
+            self.stats = self.recipe.statistics(self.data.load(self.data.available(0)))
 
     def run(self):
         chosen = self.chosen
@@ -414,7 +364,7 @@ def main():
     finally:
         rendezvous.unlink(missing_ok=True)
     folder = chosen.out / "checkpoint"
-    export(
+    trainer.recipe.export(
         trainer.average,
         trainer.stats,
         folder,

@@ -1,0 +1,111 @@
+"""Chunks of actions: what the scripted expert would do next, without simulating contacts.
+
+A chunk policy learns the expert's next CHUNK actions from one observation. `IdealScene` moves the
+tool exactly as commanded, closes the fingers as the simulated ones do, and carries or pushes a
+block; so the chunks of all instructions for one image take milliseconds. Where this differs from
+the simulator, the next observation shows it.
+"""
+
+import numpy as np
+
+from .simulator import simulator
+
+CHUNK = 16
+POLICY_HZ = 10.0
+# Of the remaining way of a finger in one step; measured on the simulated gripper (0.2 s).
+FINGER_GAIN = 0.4
+HELD = 0.45  # opening of fingers around a block
+GRIP = np.array([0.016, 0.016, 0.016])  # a block this close is between the fingers [m]
+PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m]
+PLATE = 0.024  # height of a block's centre in a bowl [m]
+
+
+class IdealScene:
+    """What `sim/tabletop/expert.py` reads of a scene, with ideal motion."""
+
+    def __init__(self, scene):
+        self.tip = scene.ee_pose()[0].copy()
+        self.opening = scene.gripper_opening()
+        self.blocks = scene.targets()
+        self.bowls = scene.bowl_places()
+        self.task, self.target, self.bowl = scene.task, scene.target, scene.bowl
+        self.held = None
+        for colour, block in self.blocks.items():
+            if self.opening < 0.6 and (np.abs(block - self.tip) < GRIP).all():
+                self.held = colour
+
+    def ee_pose(self):
+        return self.tip, None
+
+    def targets(self):
+        return self.blocks
+
+    def bowl_places(self):
+        return self.bowls
+
+    def gripper_opening(self):
+        return self.opening
+
+    def step(self, move, gripper):
+        """Moves the tool by `move` [m]; the fingers approach `gripper`, 1 open, 0 closed."""
+        self.tip = self.tip + move
+        self.tip[2] = max(self.tip[2], 0.004)
+        between = next(
+            (c for c, b in self.blocks.items() if (np.abs(b - self.tip) < GRIP).all()), None
+        )
+        self.opening += FINGER_GAIN * (gripper - self.opening)
+        if gripper < 0.5 and (self.held or between):
+            self.opening = max(self.opening, HELD)
+            if self.held is None and self.opening < 0.6:
+                self.held = between
+        elif self.held and self.opening > 0.6:
+            self._drop()
+        if self.held:
+            self.blocks[self.held] = self.blocks[self.held] + move
+            return
+        for colour, block in self.blocks.items():
+            away = block - self.tip
+            if self.opening < 0.3 and abs(away[1]) < 0.025 and self.tip[2] < 0.04:
+                if 0 < away[0] < PUSHED:
+                    self.blocks[colour] = block + [PUSHED - away[0], 0, 0]
+
+    def _drop(self):
+        block, self.held = self.blocks[self.held].copy(), None
+        inside = any(
+            np.hypot(*(block[:2] - bowl[:2])) < 0.04 and block[2] < 0.12
+            for bowl in self.bowls.values()
+        )
+        block[2] = PLATE if inside else 0.02
+        for colour, place in self.blocks.items():
+            if np.hypot(*(place[:2] - block[:2])) < 1e-6:
+                self.blocks[colour] = block
+
+
+def chunk(scene):
+    """The expert's next CHUNK actions for `scene`'s task, [CHUNK, 7], per step of POLICY_HZ."""
+    expert, ideal = simulator().expert, IdealScene(scene)
+    share = simulator().tracking.POLICY_HZ / POLICY_HZ
+    actions = np.empty((CHUNK, 7), np.float32)
+    for k in range(CHUNK):
+        action = expert(ideal)
+        action[:6] *= share
+        actions[k] = action
+        ideal.step(action[:3], action[6])
+    return actions
+
+
+def combinations(scene):
+    """Every (task, block, bowl) of the scene: three tasks, and `place` for each bowl."""
+    plain = [(t, c, None) for t in ("touch", "push", "pick") for c in scene.colours]
+    return plain + [("place", c, b) for c in scene.colours for b in scene.bowl_colours]
+
+
+def chunks(scene):
+    """The chunks of `combinations(scene)`, [combinations, CHUNK, 7]; the scene's task is kept."""
+    kept, answers = (scene.task, scene.target, scene.bowl), []
+    for task, block, bowl in combinations(scene):
+        # Any bowl is allowed for the other tasks, which do not use it.
+        scene.set_task(task, block, bowl)
+        answers.append(chunk(scene))
+    scene.set_task(*kept)
+    return np.stack(answers)

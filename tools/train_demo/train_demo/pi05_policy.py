@@ -1,0 +1,49 @@
+"""An exported small pi0.5 as a policy in PyTorch, for demonstrations and evaluation without ROS."""
+
+import numpy as np
+import torch
+
+from . import pi05_export
+from .chunk_demonstrations import half
+from .pi05_vocabulary import Vocabulary, state_bins
+
+
+def normalize(values, family):
+    """By quantiles as LeRobot: q01 to q99 become -1 to 1; nothing is clipped."""
+    low, high = family["q01"], family["q99"]
+    return 2 * (values - low) / (high - low) - 1
+
+
+def unnormalize(values, family):
+    low, high = family["q01"], family["q99"]
+    return (values + 1) / 2 * (high - low) + low
+
+
+class Pi05Policy:
+    def __init__(self, folder):
+        self.model, self.statistics = pi05_export.load(folder)
+        text = (folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
+        self.vocabulary = Vocabulary(text)
+        self.noise = torch.Generator().manual_seed(0)
+
+    def sampled(self, pictures, states, instructions, noise=None):
+        """Normalised chunks [n, K, A].
+
+        `pictures`: n times the cameras' images, uint8, of the model's size or twice that.
+        `states` [n, 4]: tool [m] and opening. All prompts must have the same number of tokens.
+        """
+        shape = self.model.shape
+        side = shape.image_size
+        small = [[p if len(p) == side else half(p, side) for p in cameras] for cameras in pictures]
+        rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in small]))
+        rgb = rgb.permute(0, 1, 4, 2, 3).float() / 255
+        bins = state_bins(normalize(states, self.statistics["observation.state"]))
+        ids = [self.vocabulary.prompt_ids(*pair) for pair in zip(instructions, bins)]
+        if noise is None:
+            noise = torch.randn(len(ids), shape.chunk, shape.action, generator=self.noise)
+        return self.model.sample(rgb, torch.tensor(ids), noise).numpy()
+
+    def act(self, pictures, states, instructions):
+        """Chunks of actions [K, 7] in m and rad per step, and the gripper."""
+        sampled = self.sampled(pictures, states, instructions)
+        return list(unnormalize(sampled, self.statistics["action"]))
