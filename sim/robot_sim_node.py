@@ -40,7 +40,7 @@ import warnings
 
 try:
     # First: it sets MUJOCO_GL, which MuJoCo reads when it is imported.
-    from tabletop import TASKS, TabletopScene
+    from tabletop import TabletopScene
     from tabletop.model import ARM_JOINTS
 
     import rclpy
@@ -453,7 +453,7 @@ class RobotSimNode:
 
     def publish_state(self):
         scene = self.scene
-        tasks = [task for task in TASKS if task != "place" or scene.bowl_colours]
+        tasks = scene.possible_tasks()
 
         def rounded(values):
             return [round(float(x), 4) for x in values]

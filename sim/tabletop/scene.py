@@ -390,6 +390,10 @@ class TabletopScene:
             for k, colour in enumerate(self.bowl_colours)
         }
 
+    def possible_tasks(self):
+        """Tasks of this table: all, without bowls all but `place`."""
+        return [task for task in TASKS if task != "place" or self.bowl_colours]
+
     def success(self, task=None, block=None, bowl=None):
         """Whether the episode's task, or the given task, block and bowl, is done."""
         task, block, bowl = task or self.task, block or self.target, bowl or self.bowl

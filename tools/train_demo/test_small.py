@@ -6,8 +6,9 @@
 COMMAND starts the program, by default target/release/openvla (`make build`); one built with ROS
 needs its libraries: tools/ros/run target/debug/openvla.
 
-Trains 60 steps with an interruption half-way, and again without: the weights are bit-identical.
-Then compares greedy tokens on images of the simulator with those of PyTorch.
+Trains 60 steps of the OpenVLA with an interruption half-way, and again without: the weights are
+bit-identical. Then compares greedy tokens on images of the simulator with those of PyTorch. Trains
+60 steps of the pi0.5 and compares its chunks.
 """
 
 import json
@@ -25,8 +26,30 @@ PROGRAM = sys.argv[1:] or [str(HERE.parents[1] / "target" / "release" / "openvla
 INSTRUCTIONS = ("touch the red block", "push the blue block", "pick up the green block", "dance")
 
 
-def command(out):
-    return [str(HERE / "run"), "--out", str(out), "--small"]
+POLICY_FILES = HERE.parents[1] / "config" / "policies"
+
+
+def command(out, *more):
+    return [str(HERE / "run"), "--out", str(out), "--small", *more]
+
+
+def package():
+    """Makes `train_demo` importable."""
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+
+
+def run_program(*arguments):
+    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+
+
+def saved(folder, **pictures):
+    """Options of the program for pictures, which are saved in `folder`."""
+    from PIL import Image
+
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+        yield from ("--image", f"{name}={folder / name}.png")
 
 
 class Small(unittest.TestCase):
@@ -85,11 +108,11 @@ class Small(unittest.TestCase):
 
     def test_died_worker_is_an_error(self):
         sys.path.insert(0, str(HERE))
-        from train_demo.demonstrations import WorkerPool
+        from train_demo.shards import WorkerPool
 
         # One of two dies; otherwise this would show only when the training waits for its shard.
         jobs = [(self.out / f"never_{k}.npz", 1, "states") for k in range(2)]
-        pool = WorkerPool(jobs, 100_000, 32, 2)
+        pool = WorkerPool("train_demo.demonstrations", jobs, 100_000, 32, 2)
         try:
             self.assertTrue(pool.alive())
             os.kill(pool.processes[0].pid, signal.SIGABRT)
@@ -113,22 +136,17 @@ class Small(unittest.TestCase):
 
     def test_the_program_answers_with_the_same_tokens(self):
         import numpy as np
-        from PIL import Image
 
-        sys.path.insert(0, str(HERE))
-        from train_demo.demonstrations import simulator
+        package()
         from train_demo.policy import Policy
+        from train_demo.simulator import simulator
 
         checkpoint = self.out / "checkpoint"
         self.assertTrue(
             Path(PROGRAM[-1]).is_file(),
             f"no program at {PROGRAM[-1]}; run `make build` or name one",
         )
-        inspected = subprocess.run(
-            [*PROGRAM, "inspect", "--json", "--checkpoint", checkpoint],
-            capture_output=True,
-            text=True,
-        )
+        inspected = run_program("inspect", "--json", "--checkpoint", checkpoint)
         self.assertEqual(inspected.returncode, 0, inspected.stderr)
         facts = json.loads(inspected.stdout)
         self.assertEqual(facts["missing"], [], facts)
@@ -137,23 +155,11 @@ class Small(unittest.TestCase):
             scene = simulator().TabletopScene(seed)
             picture = scene.render().copy()
             scene.close()
-            file = self.out / "picture.png"
-            Image.fromarray(picture).save(file)
+            image = list(saved(self.out, image=picture))
             for instruction in INSTRUCTIONS:
-                answer = subprocess.run(
-                    [
-                        *PROGRAM,
-                        "predict",
-                        "--json",
-                        "--checkpoint",
-                        checkpoint,
-                        "--image",
-                        file,
-                        "--instruction",
-                        instruction,
-                    ],
-                    capture_output=True,
-                    text=True,
+                answer = run_program(
+                    *("predict", "--json", "--checkpoint", checkpoint, *image),
+                    *("--instruction", instruction),
                 )
                 (ids,) = policy.tokens([picture], [instruction])
                 (action,) = policy.act([picture], [instruction])
@@ -168,6 +174,75 @@ class Small(unittest.TestCase):
         self.assertGreaterEqual(
             compared, 6, "most answers must be actions, or nothing was compared"
         )
+
+
+class SmallPi05(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.out = Path(cls.folder.name)
+        done = subprocess.run(
+            command(cls.out, "--policy", "pi05"), capture_output=True, text=True, timeout=900
+        )
+        cls.status, cls.log = done.returncode, done.stdout + done.stderr
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def test_the_loss_falls(self):
+        self.assertEqual(self.status, 0, self.log)
+        shown = [
+            float(line.split("flow ")[1].split()[0])
+            for line in self.log.splitlines()
+            if "flow " in line
+        ]
+        self.assertLess(shown[-1], 6.0, f"from about 8 at the start\n{self.log}")
+
+    def test_the_program_answers_with_the_same_chunks(self):
+        import numpy as np
+        import torch
+
+        package()
+        from train_demo.chunk_demonstrations import state
+        from train_demo.pi05_policy import Pi05Policy
+        from train_demo.simulator import simulator
+
+        self.assertEqual(self.status, 0, self.log)
+        policy = Pi05Policy(self.out / "checkpoint")
+        for seed, instruction in (
+            (1, "touch the red block"),
+            (2, "put the blue block in the white bowl"),
+        ):
+            scene = simulator().TabletopScene(seed, bowls=2, wrist_camera=True)
+            pictures = [scene.render().copy(), scene.render("wrist_camera").copy()]
+            numbers = state(scene)
+            scene.close()
+            answer = run_program(
+                *("predict", "--json", "--checkpoint", self.out / "checkpoint", "--seed", 7),
+                *("--policy-file", POLICY_FILES / "tabletop_pi05.yaml"),
+                *saved(self.out, image=pictures[0], wrist_image=pictures[1]),
+                f"--state={','.join(str(float(x)) for x in numbers)}",
+                *("--instruction", instruction),
+            )
+            self.assertEqual(answer.returncode, 0, answer.stderr)
+            shape = policy.model.shape
+            noise = torch.from_numpy(program_noise(7, shape.chunk * shape.action))
+            (chunk,) = policy.act(
+                [pictures], numbers[None], [instruction], noise.view(1, shape.chunk, shape.action)
+            )
+            # The training rounds the pictures to bytes after the resize; here neither does.
+            np.testing.assert_allclose(json.loads(answer.stdout)["actions"], chunk, atol=2e-6)
+
+
+def program_noise(seed, count):
+    """The program's noise, from the independent implementation in tools/bench."""
+    bench = str(HERE.parent / "bench")
+    if bench not in sys.path:
+        sys.path.insert(0, bench)
+    import pi0_reference
+
+    return pi0_reference.noise(seed, count)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,8 @@ class Pi05Rows:
             self.policy.model = Pi05(self.policy.model.shape)
 
     def act(self, scenes):
-        side = self.policy.model.shape.image_size
         return self.policy.act(
-            [chunk_demonstrations.pictures(scene, side) for scene in scenes],
+            [(scene.render().copy(), scene.render("wrist_camera").copy()) for scene in scenes],
             np.stack([chunk_demonstrations.state(scene) for scene in scenes]),
             [scene.instruction for scene in scenes],
         )

@@ -180,5 +180,5 @@ def load(folder):
     statistics = {}
     for name, tensor in load_file(file).items():
         feature, family = name.rsplit(".", 1)
-        statistics.setdefault(feature, {})[family] = np.float64(tensor.numpy())
+        statistics.setdefault(feature, {})[family] = tensor.numpy().astype(np.float64)
     return model, statistics

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from . import pi05_export
-from .chunk_demonstrations import half
 from .pi05_vocabulary import Vocabulary, state_bins
 
 
@@ -17,6 +17,15 @@ def normalize(values, family):
 def unnormalize(values, family):
     low, high = family["q01"], family["q99"]
     return (values + 1) / 2 * (high - low) + low
+
+
+def resized(rgb, side):
+    """Images [B, C, 3, 2 * side, 2 * side] at half size, as LeRobot's bilinear resize does it."""
+    if rgb.shape[-1] == side:
+        return rgb
+    if rgb.shape[-2:] != (2 * side, 2 * side):
+        raise ValueError(f"pictures: {tuple(rgb.shape[-2:])} is not twice {side} pixels")
+    return F.avg_pool2d(rgb.flatten(0, 1), 2).unflatten(0, rgb.shape[:2])
 
 
 class Pi05Policy:
@@ -33,17 +42,15 @@ class Pi05Policy:
         `states` [n, 4]: tool [m] and opening. All prompts must have the same number of tokens.
         """
         shape = self.model.shape
-        side = shape.image_size
-        small = [[p if len(p) == side else half(p, side) for p in cameras] for cameras in pictures]
-        rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in small]))
-        rgb = rgb.permute(0, 1, 4, 2, 3).float() / 255
+        rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))
+        rgb = resized(rgb.permute(0, 1, 4, 2, 3).float() / 255, shape.image_size)
         bins = state_bins(normalize(states, self.statistics["observation.state"]))
         ids = [self.vocabulary.prompt_ids(*pair) for pair in zip(instructions, bins)]
         if noise is None:
             noise = torch.randn(len(ids), shape.chunk, shape.action, generator=self.noise)
         return self.model.sample(rgb, torch.tensor(ids), noise).numpy()
 
-    def act(self, pictures, states, instructions):
+    def act(self, pictures, states, instructions, noise=None):
         """Chunks of actions [K, 7] in m and rad per step, and the gripper."""
-        sampled = self.sampled(pictures, states, instructions)
+        sampled = self.sampled(pictures, states, instructions, noise)
         return list(unnormalize(sampled, self.statistics["action"]))

@@ -24,14 +24,14 @@ SMALL = Pi05Shape(
     expert=GemmaShape(64, 2, 96, 2, 1, 32),
 )
 DEFAULTS = dict(
-    steps=6000,
+    steps=3600,
     vision_steps=700,
     images=32,
     branches=2,
     shards=56,
     steps_per_shard=45,
-    corrections=[2800, 4200],
-    correction_shards=4,
+    corrections=[1600, 2400],
+    correction_shards=3,
 )
 TASK_WEIGHT = {"touch": 0.25, "push": 0.2, "pick": 0.25, "place": 0.3}
 COMBINATIONS = [(task, k, 0) for task in TASKS[:3] for k in range(3)]
