@@ -3,6 +3,7 @@
 Used by the demo, the evaluation and the tests. Node and robot are processes of their own.
 """
 
+import functools
 import json
 import math
 import sys
@@ -69,7 +70,7 @@ class EpisodeRunner:
     """An rclpy node and the programs that it has started; `close` stops them all.
 
     Newest messages: `state` (dict, ~/state of the robot), `status`, `action`, `twist`, `gripper`,
-    and `picture` (with `images`). Since the episode was enabled: `actions` (stamp, latency,
+    and `picture` and `wrist` (with `images`). Since the episode was enabled: `actions` (stamp, latency,
     instruction), `twists` (stamps), `reasons` (texts of Status.detail), `seams` (between chunks, m).
     """
 
@@ -81,7 +82,7 @@ class EpisodeRunner:
         self.programs = []
         self.robot_sim = self.vla = None
         self.state = self.status = self.action = None
-        self.picture = self.twist = self.gripper = None
+        self.picture = self.wrist = self.twist = self.gripper = None
         self.actions, self.twists, self.reasons, self.seams = [], [], [], []
         self.on_spin = None  # called after each turn of the executor
         self._subscribe(images)
@@ -99,9 +100,9 @@ class EpisodeRunner:
             Float64, "vla/command/gripper", lambda m: setattr(self, "gripper", m.data), RELIABLE
         )
         if images:
-            subscribe(
-                Image, "image", lambda m: setattr(self, "picture", m), qos_profile_sensor_data
-            )
+            for topic, name in (("image", "picture"), ("wrist_image", "wrist")):
+                take = functools.partial(setattr, self, name)
+                subscribe(Image, topic, take, qos_profile_sensor_data)
 
     def _take_state(self, message):
         self.state = json.loads(message.data)

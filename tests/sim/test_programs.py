@@ -255,6 +255,11 @@ class Evaluation(Marked):
                 "sim-eval: /dev/null/results: Not a directory",
             ),
             (["--first-seed", "1000000"], "0..999999"),
+            (["--tasks", "juggle"], "task: 'juggle'"),
+            (["--latency", "0.3", "-1"], "latency: -1 must be in 0..5"),
+            (["--real-time-chunking", "guided"], "the policy file has no `flow`"),
+            (["--rows", "wrist-lost"], "row: 'wrist-lost' needs wrist_image"),
+            (["--policy-file", "/none.yaml"], "policy-file: /none.yaml: FileNotFoundError"),
             (["--checkpoint", "/none", "--rows", "policy"], "no checkpoint at /none"),
         ):
             status, _, err = self.evaluate(*arguments)
@@ -332,6 +337,9 @@ class Statistics(unittest.TestCase):
                 row,
             )
             self.assertFalse(good(row, False, 0.1, 0.0, ["", "WAITING_FOR_ACTION: enabled"]))
+            # With several cameras the reason names the one.
+            named = ["IMAGE_STALE (camera wrist_image): the newest camera image is too old"]
+            self.assertTrue(good(row, False, 0.1, 0.0, named))
 
     def test_problems_are_limits_and_lost_time(self):
         allowed = table.limits(ROOT / "config/robots/tabletop.yaml")

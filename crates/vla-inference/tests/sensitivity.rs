@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use vla_inference::golden::pi0::Pi0Kit;
-use vla_inference::golden::{Inputs, OftKit, Reaction, oft_kit_policy};
+use vla_inference::golden::{Inputs, OftKit, Reaction};
 use vla_inference::observation::Observation;
 use vla_inference::policy::{
     Decision, Device, FlowOptions, Instruction, Mesh, MeshChoices, Policy, PolicyError, PolicyInfo,
-    PolicyOptions, PolicySource, Precision, load_policy,
+    PolicyOptions, PolicySource, Precision, load_oft_kit_policy, load_policy,
 };
 
 /// Inputs of a kit, and how a policy of its checkpoint is loaded.
@@ -50,7 +50,7 @@ impl Kit {
             options: self.options.clone(),
         };
         match self.options.oft {
-            Some(_) => oft_kit_policy(source).unwrap(),
+            Some(_) => load_oft_kit_policy(source).unwrap(),
             None => load_policy(source).unwrap(),
         }
     }

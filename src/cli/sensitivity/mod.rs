@@ -12,9 +12,10 @@ use super::options::{CheckpointArgs, FlowArgs, LoadError, PolicyFileArgs};
 use crate::preparation;
 use vla_inference::backend::precision::PrecisionPolicy;
 use vla_inference::checkpoint::CheckpointKind;
-use vla_inference::golden::{KitKind, OftKit, oft_kit_policy, pi0::Pi0Kit};
+use vla_inference::golden::{KitKind, OftKit, pi0::Pi0Kit};
 use vla_inference::policy::{
-    Device, Mesh, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_policy,
+    Device, Mesh, MeshChoices, Policy, PolicyOptions, PolicySource, Precision, load_oft_kit_policy,
+    load_policy,
 };
 
 /// Measure how much actions depend on the images, the instruction and the state, by device and
@@ -104,7 +105,7 @@ impl Sensitivity {
             options,
         };
         Ok(match (self.policy_file.load()?, &given.oft) {
-            (None, Some(_)) => oft_kit_policy(source(given))?,
+            (None, Some(_)) => load_oft_kit_policy(source(given))?,
             (file, _) => {
                 let options =
                     preparation::options(file.as_ref(), given).map_err(LoadError::from)?;

@@ -1,22 +1,15 @@
-//! Device and precision of a policy, by their names on the command line, and loading of a policy
-//! on them.
+//! Device and precision of a policy, by their names on the command line, and work on their backend.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{
-    OftContract, OftError, OftPolicy, OpenVlaPolicy, Pi0Policy, Policy, PolicyError, PolicyOptions,
-    ScriptedPolicy,
-};
+use super::{PolicyError, PolicyOptions};
 use crate::backend::cpu::{CpuBackend, CpuPrecision};
 use crate::backend::precision::{PrecisionError, PrecisionPolicy};
 pub use crate::backend::tt::MeshKind as Mesh;
-use crate::backend::tt::{
-    Kernels, OpenError, Provider, WeightCache, flow_trace_region_bytes, open_with,
-};
+use crate::backend::tt::{Kernels, OpenError, Provider, WeightCache, open_with};
 use crate::backend::{Backend, TraceBackend};
-use crate::checkpoint::{CheckpointKind, locate};
 
 /// Default precision policy of a mesh.
 const MESH_DEFAULT: &str = "mixed";
@@ -118,7 +111,7 @@ pub struct MeshChoices {
     pub weight_cache: Option<PathBuf>,
 }
 
-/// Parameters of [`load_policy`].
+/// Parameters of [`load_policy`](super::load_policy).
 #[derive(Clone, Debug)]
 pub struct PolicySource<'a> {
     /// Checkpoint folder.
@@ -235,120 +228,4 @@ pub enum PolicyLoadError {
     /// Invalid checkpoint, or the model could not be loaded.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-}
-
-/// Loads a policy: eager on the CPU, traced on a mesh unless
-/// [`PolicyOptions::eager`] is set.
-///
-/// # Errors
-/// When the device is not available or the checkpoint is invalid.
-pub fn load_policy(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
-    let folder = locate(source.checkpoint).map_err(PolicyError::from)?;
-    let source = PolicySource { checkpoint: &folder, ..source };
-    match CheckpointKind::of(source.checkpoint).map_err(PolicyError::from)? {
-        CheckpointKind::OpenVla => {}
-        CheckpointKind::Scripted => return Ok(Box::new(ScriptedPolicy::open(source.checkpoint)?)),
-        CheckpointKind::Pi0 | CheckpointKind::Pi05 => return load_pi0(source),
-        CheckpointKind::OpenVlaOft => return load_oft(source),
-    }
-    struct Load<'a>(&'a Path, PolicyOptions);
-    impl WithBackend for Load<'_> {
-        type Output = Box<dyn Policy>;
-        fn run<B: Backend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
-            Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?))
-        }
-
-        fn run_traced<B: TraceBackend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            if self.1.eager {
-                return self.run(backend, precision);
-            }
-            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
-            Ok(Box::new(OpenVlaPolicy::open(backend, self.0, &options)?.with_traces()))
-        }
-    }
-    let work = Load(source.checkpoint, source.options);
-    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
-}
-
-fn load_pi0(source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
-    struct Load<'a>(&'a Path, PolicyOptions);
-    impl WithBackend for Load<'_> {
-        type Output = Box<dyn Policy>;
-        fn trace_region_bytes(&self, mesh: Mesh) -> u64 {
-            flow_trace_region_bytes(mesh)
-        }
-
-        fn run<B: Backend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
-            Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?))
-        }
-
-        fn run_traced<B: TraceBackend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            if self.1.eager {
-                return self.run(backend, precision);
-            }
-            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
-            Ok(Box::new(Pi0Policy::open(backend, self.0, &options)?.with_traces()))
-        }
-    }
-    let work = Load(source.checkpoint, source.options);
-    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
-}
-
-fn load_oft(mut source: PolicySource<'_>) -> Result<Box<dyn Policy>, PolicyLoadError> {
-    struct Load<'a>(&'a Path, PolicyOptions, OftContract);
-    impl Load<'_> {
-        fn open<B: Backend>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<OftPolicy<B>, PolicyLoadError> {
-            let options = PolicyOptions { precision: precision.to_owned(), ..self.1 };
-            Ok(OftPolicy::open(backend, self.0, &options, self.2)?)
-        }
-    }
-    impl WithBackend for Load<'_> {
-        type Output = Box<dyn Policy>;
-        fn run<B: Backend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            Ok(Box::new(self.open(backend, precision)?))
-        }
-
-        fn run_traced<B: TraceBackend + 'static>(
-            self,
-            backend: B,
-            precision: &str,
-        ) -> Result<Self::Output, PolicyLoadError> {
-            if self.1.eager {
-                return self.run(backend, precision);
-            }
-            Ok(Box::new(self.open(backend, precision)?.with_traces()))
-        }
-    }
-    let Some(contract) = source.options.oft.take() else {
-        let folder = source.checkpoint.display().to_string();
-        return Err(PolicyError::Oft(OftError::NoContract(folder)).into());
-    };
-    let work = Load(source.checkpoint, source.options, contract);
-    with_backend(source.device, source.precision, source.threads, &source.mesh, work)
 }

@@ -2,6 +2,7 @@
 
 mod action_codec;
 mod device;
+mod load;
 mod oft;
 mod openvla;
 pub mod pi0;
@@ -13,8 +14,9 @@ mod scripted;
 pub use action_codec::{ActionCodec, CodecError, bin_edge};
 pub use device::{
     Device, DeviceError, Mesh, MeshChoices, PolicyLoadError, PolicySource, Precision, WithBackend,
-    load_policy, with_backend,
+    with_backend,
 };
+pub use load::{load_oft_kit_policy, load_policy};
 pub use oft::{MAX_CAMERAS, MAX_CHUNK, OftContract, OftError, OftGeneration, OftPolicy};
 pub use openvla::{DecodeMode, DraftCounts, Generation, OpenVlaPolicy, PolicyOptions};
 pub use pi0::{ContinuationMode, FlowError, FlowOptions, Pi0Policy};
