@@ -26,10 +26,13 @@ def initial(name, shape, random):
 
 
 def make(source, folder, seed=0):
-    """Copies the folder `source` to `folder` and replaces the values in its safetensors files."""
+    """Copies the folder `source` to `folder` and replaces the values of its weights.
+
+    Files of statistics beside them, as LeRobot's, stay.
+    """
     random = np.random.default_rng(seed)
     shutil.copytree(source, folder, dirs_exist_ok=True)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("model*.safetensors")):
         content = bytearray(path.read_bytes())
         first = 8 + int.from_bytes(content[:8], "little")
         for name, entry in sorted(json.loads(content[8:first]).items()):

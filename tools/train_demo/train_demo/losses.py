@@ -32,18 +32,25 @@ class Auxiliary(nn.Module):
         )  # from tool to the block that was named; the action's translation
 
 
+def nearness(patches, uv, kinds):
+    """How near each thing is to the middle of each patch, 1 there, [B, patches, n].
+
+    `uv` [B, n, 2] in 0..1 of the image, `kinds` [B, n] (-1: not there).
+    """
+    grid = round(patches**0.5)
+    centre = (torch.arange(grid).float() + 0.5) / grid
+    place = torch.stack([centre.repeat(grid), centre.repeat_interleave(grid)], -1)
+    away = (place[None, :, None] - uv[:, None]) * grid
+    return torch.exp(-away.pow(2).sum(-1) / (2 * 0.6**2)) * (kinds >= 0)[:, None]
+
+
 def located(found, uv, kinds, vectors, classes):
     """Losses of what is in each patch, and of its position from the tool.
 
     `found` [B, P, classes + 3] of the patches; `uv` [B, n, 2], `kinds` [B, n] (-1: not there) and
     `vectors` [B, n, 3] of the things.
     """
-    grid = round(found.shape[1] ** 0.5)
-    centre = (torch.arange(grid).float() + 0.5) / grid
-    place = torch.stack([centre.repeat(grid), centre.repeat_interleave(grid)], -1)
-    away = (place[None, :, None] - uv[:, None]) * grid
-    near = torch.exp(-away.pow(2).sum(-1) / (2 * 0.6**2))  # [B, P, n]
-    near = near * (kinds >= 0)[:, None]
+    near = nearness(found.shape[1], uv, kinds)
     there = torch.zeros(*near.shape[:2], classes)
     kinds = kinds.clamp_min(0)[:, None].expand(-1, near.shape[1], -1)
     there.scatter_reduce_(2, kinds, near, "amax")

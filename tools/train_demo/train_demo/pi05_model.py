@@ -23,7 +23,7 @@ PERIODS = 0.004, 4.0  # shortest and longest of the time embedding, LeRobot's de
 @dataclass(frozen=True)
 class GemmaShape:
     width: int = 128
-    depth: int = 4
+    depth: int = 3
     mlp_dim: int = 352
     num_heads: int = 4
     num_kv_heads: int = 1
@@ -253,7 +253,7 @@ class Pi05(nn.Module):
         return self.paligemma.multi_modal_projector.linear(features).unflatten(0, rgb.shape[:2])
 
     def prefix(self, seen, texts):
-        """Keys and values of each layer, and the input of the last one at the last token.
+        """Keys and values of each layer, and the input of the last one, [N, tokens, width].
 
         `seen` [N, C, P, width], `texts` [N, T]: ids with BOS. Every token attends to all others.
         """
@@ -265,7 +265,7 @@ class Pi05(nn.Module):
             x, stored = layer(x, table)
             cache.append(stored)
         cache.append(model.layers[-1].keys(x, table)[2])
-        return cache, x[:, -1]
+        return cache, x
 
     def velocity(self, cache, x, time):
         """Velocity [N * D, K, A] of `x` at `time` [N * D, K]; `cache` is of N prefixes."""

@@ -1,0 +1,66 @@
+"""The chunks that chunk policies learn: executed in the simulator they do every task."""
+
+import pathlib
+import sys
+import unittest
+
+import numpy as np
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "sim"), str(ROOT / "tools/train_demo")]
+
+from tabletop import TASKS, ChunkTracking, TabletopScene  # noqa: E402
+from train_demo.ideal import CHUNK, POLICY_HZ, chunk, chunks, combinations  # noqa: E402
+
+EXECUTE, DELAY = 5, 2  # as in config/policies/tabletop_pi05.yaml; 0.2 s of latency
+
+
+class IdealChunks(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scene = TabletopScene(0, bowls=2, tasks=TASKS)
+
+    def test_every_task_is_done_by_replanned_chunks(self):
+        robot = yaml.safe_load((ROOT / "config/robots/tabletop.yaml").read_text())
+        failed, fastest = [], 0.0
+        for task in TASKS:
+            for seed in range(5):
+                self.scene.reset(seed, task=task)
+                drive = ChunkTracking(self.scene, POLICY_HZ, EXECUTE, DELAY)
+                while not self.scene.success() and self.scene.time < 12.0:
+                    actions = chunk(self.scene)
+                    speeds = np.linalg.norm(actions[:, :3], axis=1) * POLICY_HZ
+                    fastest = max(fastest, float(speeds.max()))
+                    drive.step(actions, self.scene.success)
+                if not self.scene.success():
+                    failed.append((task, seed))
+        self.assertEqual(failed, [])
+        # Nothing is learnt that the node's limits would change.
+        self.assertLess(fastest, robot["limits"]["linear"]["velocity"])
+        self.assertGreater(fastest, 0.1)
+
+    def test_chunks_are_those_of_each_instruction_and_change_no_scene(self):
+        self.scene.reset(3, task="push")
+        before = self.scene.task, self.scene.target, self.scene.bowl, self.scene.targets()
+        made, named = chunks(self.scene), combinations(self.scene)
+        self.assertEqual(made.shape, (3 * 3 + 3 * 2, CHUNK, 7))
+        self.assertEqual(len(named), len(made))
+        after = self.scene.task, self.scene.target, self.scene.bowl, self.scene.targets()
+        self.assertEqual(before[:3], after[:3])
+        for colour, place in before[3].items():
+            np.testing.assert_array_equal(place, after[3][colour])
+        for number, (task, block, bowl) in enumerate(named):
+            self.scene.set_task(task, block, bowl)
+            np.testing.assert_array_equal(chunk(self.scene), made[number])
+
+    def test_a_touch_ends_above_the_block(self):
+        self.scene.reset(5, task="touch")
+        actions = chunk(self.scene)
+        block, (tip, _) = self.scene.targets()[self.scene.target], self.scene.ee_pose()
+        begin, end = (np.linalg.norm((p - block)[:2]) for p in (tip, tip + actions[:, :3].sum(0)))
+        self.assertLess(end, 0.3 * begin)
+
+
+if __name__ == "__main__":
+    unittest.main()
