@@ -11,55 +11,52 @@ from programs import Marked, has_node
 
 from processes import ROOT
 
-MODEL = ROOT / "models/tabletop"
+MODELS = [ROOT / "models/tabletop", ROOT / "models/tabletop_pi05"]
 
 
 class Card(unittest.TestCase):
     def test_weights_match_the_card(self):
-        card, weights = (
-            (MODEL / "README.md").read_text(),
-            (MODEL / "model.safetensors").read_bytes(),
-        )
-        self.assertEqual(
-            re.findall(r"sha256 of `model.safetensors` `([0-9a-f]{64})`", card),
-            [hashlib.sha256(weights).hexdigest()],
-        )
-        self.assertIn(f"{len(weights):,} bytes", card)
-        self.assertLess(sum(path.stat().st_size for path in MODEL.iterdir()), 10_000_000)
+        for model in MODELS:
+            with self.subTest(model=model.name):
+                card = (model / "README.md").read_text()
+                weights = (model / "model.safetensors").read_bytes()
+                self.assertEqual(
+                    re.findall(r"sha256 of `model.safetensors` `([0-9a-f]{64})`", card),
+                    [hashlib.sha256(weights).hexdigest()],
+                )
+                self.assertIn(f"{len(weights):,} bytes", card)
+                size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+                self.assertLess(size, 10_000_000)
 
     def test_published_results_are_of_these_weights(self):
-        digest = hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest()
-        self.assertIn(f"sha256 `{digest[:16]}...`", (ROOT / "sim/README.md").read_text())
+        for model in MODELS:
+            digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+            text = (ROOT / "sim/README.md").read_text()
+            self.assertIn(f"sha256 `{digest[:16]}...`", text, model.name)
 
 
 @unittest.skipUnless(has_node(), "the node is not built")
 class Behaviour(Marked):
-    """Three layouts outside the training data; in lockstep, independent of the machine's speed."""
+    """Layouts outside the training data; in lockstep, independent of the machine's speed."""
 
-    def test_touches_the_named_block_and_needs_the_image(self):
+    def evaluate(self, rows, tasks, seeds, seconds, *more):
+        """The episodes, and the output."""
         with tempfile.TemporaryDirectory() as folder:
-            rows = "policy,swapped,first-image"
             status, out, err = self.finish(
                 self.start(
                     ROOT / "tools/sim_eval/run",
-                    "--lockstep",
-                    "--rows",
-                    rows,
-                    "--tasks",
-                    "touch",
-                    "--seeds",
-                    "3",
-                    "--seconds",
-                    "5",
-                    "--out",
-                    folder,
+                    *("--lockstep", "--rows", rows, "--tasks", tasks, "--seeds", str(seeds)),
+                    *("--seconds", str(seconds), "--out", folder, *more),
                 ),
                 300,
             )
             self.assertEqual(status, 0, err + out)
-            episodes = list(
-                map(json.loads, (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines())
-            )
+            lines = (pathlib.Path(folder) / "episodes.jsonl").read_text().splitlines()
+            return list(map(json.loads, lines)), out
+
+    def test_touches_the_named_block_and_needs_the_image(self):
+        rows = "policy,swapped,first-image"
+        episodes, out = self.evaluate(rows, "touch", 3, 5)
         done = {
             row: sum(e["success"] for e in episodes if e["row"] == row) for row in rows.split(",")
         }
@@ -73,6 +70,17 @@ class Behaviour(Marked):
         for episode in episodes:
             if episode["row"] == "swapped":
                 self.assertNotIn("touch", episode["done"][episode["drawn"]])
+
+    def test_chunks_of_two_cameras_and_a_state_do_the_tasks(self):
+        pi05 = (
+            *("--checkpoint", str(ROOT / "models/tabletop_pi05")),
+            *("--policy-file", str(ROOT / "config/policies/tabletop_pi05.yaml")),
+        )
+        episodes, out = self.evaluate("policy,first-image", "touch,place", 2, 8, *pi05)
+        done = [e["success"] for e in episodes if e["row"] == "policy"]
+        self.assertGreaterEqual(sum(done), 3, out)
+        blind = [e["success"] for e in episodes if e["row"] == "first-image"]
+        self.assertLessEqual(sum(blind), 2, out)
 
 
 if __name__ == "__main__":
