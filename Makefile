@@ -6,8 +6,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 NODE := $(abspath $(TARGET_DIR)/release/vla_node)
-# Checkpoint of `make demo` and `make sim-eval`, and further arguments of these programs.
-DEMO_CHECKPOINT ?= models/tabletop
+# Another checkpoint for `make demo` and `make sim-eval`, and further arguments of these programs.
+DEMO_CHECKPOINT ?=
+CHECKPOINT := $(if $(DEMO_CHECKPOINT),--checkpoint "$(DEMO_CHECKPOINT)")
 ARGS ?=
 # Runs a program in the environment of ROS 2 (and of the simulated robot), in a ROS domain of its own.
 IN_ROS := tools/ros/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
@@ -19,13 +20,8 @@ IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node provider serving ## a trained policy drives a simulated robot by instructions, about 40 s
-	@if [ -f "$(DEMO_CHECKPOINT)/config.json" ]; then \
-	    $(IN_SIM) tools/demo/tabletop --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS); \
-	else \
-	    echo "no trained policy at $(DEMO_CHECKPOINT): showing the node alone (make demo-golden)"; \
-	    $(MAKE) --no-print-directory demo-golden; \
-	fi
+demo: node provider serving ## a trained policy drives a simulated robot by instructions, about a minute
+	@$(IN_SIM) tools/demo/tabletop $(CHECKPOINT) $(ARGS)
 
 operate: cargo ## the same robot with the operator page: type an instruction in a browser
 	@tools/ros/build --release --features ros --bin vla_node --bin openvla
@@ -35,7 +31,7 @@ demo-golden: node ## the node alone with random weights: images and instructions
 	@$(IN_ROS) tools/demo/run
 
 sim-eval: node provider ## success rates in simulation; ARGS="--seeds 20 --on cpu --on sim:n300/bf16"
-	@$(IN_SIM) tools/sim_eval/run --checkpoint "$(DEMO_CHECKPOINT)" $(ARGS)
+	@$(IN_SIM) tools/sim_eval/run $(CHECKPOINT) $(ARGS)
 
 # The simulated mesh, when ARGS name one.
 provider: cargo
@@ -45,7 +41,7 @@ provider: cargo
 serving: cargo
 	@case "$(ARGS)" in *--remote\ openpi*|*--remote\ act*) cargo build --release --bin openvla ;; esac
 
-train: ## train the tabletop policy in target/train, or continue; about an hour on two cores
+train: ## train the tabletop policy in target/train, or continue; about an hour. ARGS="--policy pi05"
 	@tools/train_demo/run --out target/train $(ARGS)
 
 sim: ## set up the simulated robot (nothing to do the second time)
