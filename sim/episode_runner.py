@@ -70,8 +70,9 @@ class EpisodeRunner:
     """An rclpy node and the programs that it has started; `close` stops them all.
 
     Newest messages: `state` (dict, ~/state of the robot), `status`, `action`, `twist`, `gripper`,
-    and `picture` and `wrist` (with `images`). Since the episode was enabled: `actions` (stamp, latency,
-    instruction), `twists` (stamps), `reasons` (texts of Status.detail), `seams` (between chunks, m).
+    and, with `images`, `picture` and `wrist`. Since the episode was enabled: `actions` (stamp,
+    latency, instruction), `twists` (stamps), `reasons` (texts of Status.detail), `seams` (between
+    chunks, m).
     """
 
     def __init__(self, name="episode_runner", images=False):

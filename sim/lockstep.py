@@ -142,8 +142,7 @@ class Lockstep:
             tool_moved=round(farthest, 4),
             first_touched=scene.first_touched,
             done={
-                c: [t for t in scene.possible_tasks() if scene.success(t, c)]
-                for c in scene.colours
+                c: [t for t in scene.possible_tasks() if scene.success(t, c)] for c in scene.colours
             },
             policy_hz=round(steps / elapsed, 2),
         )

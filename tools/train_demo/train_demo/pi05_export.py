@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from .model import PATCH
 from .pi05_model import PERIODS, GemmaShape, Pi05, Pi05Shape, SiglipShape
-from .pi05_vocabulary import SIZE, tokenizer_json
+from .pi05_vocabulary import BELOW, FIRST_BIN, SIZE, tokenizer_json
 
 IMAGE = "observation.images."
 RENDERED = 224  # side of the cameras' images in the data [pixels]
@@ -39,6 +39,9 @@ def tensors(model):
         "model." + name: tensor.detach().to(torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    # Training feeds the lowest bin for values below the range, of which a prompt says -1.
+    table = state["model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"]
+    table[BELOW] = table[FIRST_BIN]
     for name, size in unused_tensors(model):
         state["model." + name] = torch.zeros(size, dtype=torch.bfloat16)
     return state

@@ -30,6 +30,7 @@ PIECES = [
 ]
 BINS = 256
 FIRST_BIN = len(SPECIAL) + len(PIECES)
+BELOW = len(SPECIAL) + PIECES.index("▁-1")  # a value below the range of the bins
 SIZE = 320
 assert FIRST_BIN + BINS <= SIZE
 

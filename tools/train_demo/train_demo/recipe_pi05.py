@@ -122,8 +122,9 @@ class Recipe:
         rgb = [photometric(arrays[name], source) for name in ("image", "wrist")]
         away = np.linalg.norm((arrays["block"] - tip)[..., :2], axis=-1)
         nearest = np.array([k for _, k, _ in COMBINATIONS]) == away.argmin(1)[:, None]
-        weight = np.array([TASK_WEIGHT[t] / sum(u == t for u, *_ in COMBINATIONS)
-                           for t, *_ in COMBINATIONS]) * (1.0 + 2.0 * nearest)
+        weight = np.array(
+            [TASK_WEIGHT[t] / sum(u == t for u, *_ in COMBINATIONS) for t, *_ in COMBINATIONS]
+        ) * (1.0 + 2.0 * nearest)
         there = np.abs(arrays["chunk"]).sum((2, 3)) > 0
         keys = np.log(np.where(there, weight, 1e-30)) + random.gumbel(size=weight.shape)
         chosen = np.argsort(-keys, 1)[:, :branches]

@@ -55,9 +55,7 @@ def options():
     parser.add_argument("--branches", type=int, help="instructions per image")
     parser.add_argument("--shards", type=int, help="of demonstrations")
     parser.add_argument("--per-shard", type=int, default=1024, help="pictures")
-    parser.add_argument(
-        "--steps-per-shard", type=int, help="a step draws from shards made by then"
-    )
+    parser.add_argument("--steps-per-shard", type=int, help="a step draws from shards made by then")
     parser.add_argument("--first-shards", type=int, default=8, help="to begin with")
     parser.add_argument(
         "--corrections",
@@ -122,9 +120,7 @@ class Trainer:
         ]
         self.rounds = {}
         for number, step in enumerate(sorted(chosen.corrections)):
-            first = (
-                shards.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
-            )
+            first = shards.FIRST_SEED + chosen.seed * 100_000_000 + (number + 1) * 10_000_000
             policy = chosen.out / f"policy_{step}"
             self.rounds[step] = [
                 (
