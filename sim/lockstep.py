@@ -28,15 +28,12 @@ class Lockstep:
 
     def __init__(self, runner, topics=("image",)):
         self.runner, create = runner, runner.node.create_publisher
-        kinds = {"ee_pose": (PoseStamped, "gripper_state")}
+        kinds = {"ee_pose": PoseStamped, "gripper_state": Float64}
+        state = ["gripper_state"] if "ee_pose" in topics else []
         self.publishers = {
-            name: create(kinds.get(name, (Image,))[0], name, qos_profile_sensor_data)
-            for name in topics
+            name: create(kinds.get(name, Image), name, qos_profile_sensor_data)
+            for name in [*topics, *state]
         }
-        if "ee_pose" in topics:
-            self.publishers["gripper_state"] = create(
-                Float64, "gripper_state", qos_profile_sensor_data
-            )
         self.instruction = create(String, "instruction", LATCHED)
 
     def send_instruction(self, text):
