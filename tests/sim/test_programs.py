@@ -54,7 +54,7 @@ class Demo(Marked):
             self.assertIn("everything came to rest and ended", out)
             with Image.open(gif) as film:
                 self.assertGreater(film.n_frames, 3)
-                self.assertEqual(film.size, (224, 252))
+                self.assertEqual(film.size, (672, 478))
 
     def test_interrupt_brings_the_robot_to_rest(self):
         with tempfile.TemporaryDirectory() as folder:
