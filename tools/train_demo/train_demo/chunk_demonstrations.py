@@ -4,12 +4,11 @@ As `demonstrations.py`, with bowls on half of the tables and the task `place`. E
 chunks of all instructions (see `ideal.py`).
 """
 
-import contextlib
-
 import numpy as np
 
 from .demonstrations import POSES_PER_LAYOUT, draw_state, project, repaint, scatter, settle
 from .ideal import PLATE, POLICY_HZ, chunk, chunks, combinations
+from .lockstep import ChunkSteps, observed
 from .pi05_vocabulary import BOWLS, COLOURS
 from .simulator import simulator
 
@@ -101,27 +100,11 @@ def random_states(scene, seed, count, side):
     return made[:count]
 
 
-def followed(seed, count, side, scenes, act, seconds):
+def followed(seed, count, side, scenes, act):
     """Observations of episodes in which `act(scenes, observations)` gives the chunks."""
-    from .lockstep import ChunkSteps, run
-
-    made = []
-
-    class Enough(Exception):
-        pass
-
-    def observed(busy):
-        if len(made) >= count:
-            raise Enough
-        seen = [observe(scene, side) for scene in busy]
-        made.extend(seen)
-        return act(busy, seen)
-
-    batch = [(seed + k, None, None) for k in range(count)]
     drive = lambda scene, seed: ChunkSteps(scene, POLICY_HZ, EXECUTE, seed % (LATEST + 1))
-    with contextlib.suppress(Enough):
-        run(scenes, batch, observed, seconds=seconds, drive=drive)
-    return made[:count]
+    see = lambda scene: observe(scene, side)
+    return observed(scenes, seed, count, see, act, seconds=10.0, drive=drive)
 
 
 def episodes(seed, count, side, scenes):
@@ -137,7 +120,7 @@ def episodes(seed, count, side, scenes):
             answers.append(actions)
         return answers
 
-    return followed(seed, count, side, scenes, act, 10.0)
+    return followed(seed, count, side, scenes, act)
 
 
 def corrections(seed, count, side, folder, scenes):
@@ -153,7 +136,7 @@ def corrections(seed, count, side, folder, scenes):
             [scene.instruction for scene in busy],
         )
 
-    return followed(seed, count, side, scenes, act, 10.0)
+    return followed(seed, count, side, scenes, act)
 
 
 def samples(kind, seed, count, side, policy_folder=None):

@@ -6,11 +6,10 @@ reached by a noisy expert or by the policy under training (DAgger), with the nod
 limits. Every image has its own colours, light and camera.
 """
 
-import contextlib
-
 import numpy as np
 from PIL import Image
 
+from .lockstep import SingleSteps, observed
 from .simulator import simulator
 
 TASKS = ("touch", "push", "pick")
@@ -193,31 +192,22 @@ def episodes(scene, seed, count, side):
 
 def corrections(seed, count, side, folder, width=16):
     """States that the policy in `folder` reaches, with the expert's actions (DAgger)."""
-    from .lockstep import SingleSteps, run
     from .policy import Policy
 
-    policy, made = Policy(folder), []
+    policy = Policy(folder)
     scenes = [simulator().TabletopScene(seed) for _ in range(min(width, count))]
 
-    class Enough(Exception):
-        pass
-
-    def act(busy):
-        if len(made) >= count:
-            raise Enough
-        seen = [observe(scene, side) for scene in busy]
-        made.extend(seen)
+    def act(busy, seen):
         return policy.act(
             [sample["image"] for sample in seen], [scene.instruction for scene in busy]
         )
 
-    batch = [(seed + k, None, None) for k in range(count)]
-    with contextlib.suppress(Enough):
-        drive = lambda scene, seed: SingleSteps(scene, 0.06 + 0.12 * (seed % 7) / 6)
-        run(scenes, batch, act, seconds=8.0, drive=drive)
+    drive = lambda scene, seed: SingleSteps(scene, 0.06 + 0.12 * (seed % 7) / 6)
+    see = lambda scene: observe(scene, side)
+    made = observed(scenes, seed, count, see, act, seconds=8.0, drive=drive)
     for scene in scenes:
         scene.close()
-    return made[:count]
+    return made
 
 
 def samples(kind, seed, count, side, policy_folder=None):

@@ -1,5 +1,6 @@
 """Many episodes in parallel with batched inference, without ROS, with latency and limits."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -72,3 +73,26 @@ def run(scenes, episodes, act, *, seconds, drive):
                 del running[scene]
                 begin(scene)
     return outcomes
+
+
+def observed(scenes, seed, count, observe, act, *, seconds, drive):
+    """`count` observations of episodes with seeds from `seed` on.
+
+    `observe(scene)` gives one; `act(scenes, observations)` what `run` takes.
+    """
+    made = []
+
+    class Enough(Exception):
+        pass
+
+    def answer(busy):
+        if len(made) >= count:
+            raise Enough
+        seen = [observe(scene) for scene in busy]
+        made.extend(seen)
+        return act(busy, seen)
+
+    batch = [(seed + k, None, None) for k in range(count)]
+    with contextlib.suppress(Enough):
+        run(scenes, batch, answer, seconds=seconds, drive=drive)
+    return made[:count]

@@ -55,8 +55,8 @@ class Recipe:
     def collate(self, picked, random, branches, stats, augment=True):
         return collate(picked, random, branches, stats, self.prompts, augment)
 
-    def states(self, model, batch):
-        patches = model.project(batch["rgb"])
+    def states(self, model, patches, batch):
+        """Hidden states that give the action tokens."""
         return model.hidden(patches, batch["texts"])[:, :, self.prompts.shape[-1] - 1 :]
 
     def losses(self, model, auxiliary, batch, language):
@@ -66,8 +66,7 @@ class Recipe:
         figures = {"patch": loss.item(), "relative": relative.item()}
         if not language:
             return loss, figures
-        prompt = self.prompts.shape[-1]
-        states = model.hidden(patches, batch["texts"])[:, :, prompt - 1 :]
+        states = self.states(model, patches, batch)
         each, distance = action_loss(model.head(states), batch["normalized"])
         answer = answer_loss(auxiliary, states[:, :, 0], batch["vector"], batch["normalized"])
         action = (each * ACTION_WEIGHT).sum()
@@ -80,7 +79,7 @@ class Recipe:
         """Metrics on held-out layouts, for all instructions."""
         picked = [(shard, row) for row in rows]
         batch = self.collate(picked, np.random.default_rng(0), 9, stats, augment=False)
-        states = self.states(model, batch)
+        states = self.states(model, model.project(batch["rgb"]), batch)
         result = {}
         low, high = (np.array(stats["action"][name]) for name in ("q01", "q99"))
         for t, task in enumerate(TASKS):

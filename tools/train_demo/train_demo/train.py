@@ -54,9 +54,9 @@ def options():
     parser.add_argument("--images", type=int, help="per step")
     parser.add_argument("--branches", type=int, help="instructions per image")
     parser.add_argument("--shards", type=int, help="of demonstrations")
-    parser.add_argument("--per-shard", type=int, default=1024, help="pictures")
+    parser.add_argument("--per-shard", type=int, help="pictures (default: 1024)")
     parser.add_argument("--steps-per-shard", type=int, help="a step draws from shards made by then")
-    parser.add_argument("--first-shards", type=int, default=8, help="to begin with")
+    parser.add_argument("--first-shards", type=int, help="to begin with (default: 8)")
     parser.add_argument(
         "--corrections",
         type=int,
@@ -69,7 +69,6 @@ def options():
     parser.add_argument(
         "--decay",
         type=float,
-        default=0.45,
         help="share of the steps at the end over which the learning rate falls to zero",
     )
     parser.add_argument(
@@ -82,11 +81,12 @@ def options():
         help="a tiny model and few demonstrations: a few minutes, learns little",
     )
     chosen = parser.parse_args()
-    defaults = dict(RECIPES[chosen.policy].DEFAULTS)
+    defaults = dict(per_shard=1024, first_shards=8, decay=0.45)
+    defaults |= RECIPES[chosen.policy].DEFAULTS
     if chosen.small:
         defaults |= SMALL
     for name, value in defaults.items():
-        if getattr(chosen, name) in (None, parser.get_default(name)):
+        if getattr(chosen, name) is None:
             setattr(chosen, name, value)
     return chosen
 
