@@ -20,7 +20,7 @@ IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node provider serving ## a trained policy drives a simulated robot by instructions, about a minute
+demo: node provider serving ## a trained policy drives a simulated robot by instructions, a minute
 	@$(IN_SIM) tools/demo/tabletop $(CHECKPOINT) $(ARGS)
 
 operate: cargo ## the same robot with the operator page: type an instruction in a browser
@@ -41,7 +41,7 @@ provider: cargo
 serving: cargo
 	@case "$(ARGS)" in *--remote\ openpi*|*--remote\ act*) cargo build --release --bin openvla ;; esac
 
-train: ## train the tabletop policy in target/train, or continue; about an hour. ARGS="--policy pi05"
+train: ## train a tabletop policy in target/train, or continue; ARGS="--policy pi05"
 	@tools/train_demo/run --out target/train $(ARGS)
 
 sim: ## set up the simulated robot (nothing to do the second time)
