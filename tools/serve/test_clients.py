@@ -186,7 +186,8 @@ class Many(unittest.TestCase):
             self.assertEqual(sum(pool.map(lambda client: act(server, client), range(8))), 0)
             wait_for(lambda: connections(server) == 1)
             self.assertLess(server.resident() - memory, 8 << 20)
-            self.assertLessEqual(server.descriptors(), descriptors)
+            # The connection of the question above is closed a moment after its answer.
+            wait_for(lambda: server.descriptors() <= descriptors)
             text = requests.get(f"{server.url}/metrics").text
             for protocol, count in (("act", 1008), ("openpi", 992)):
                 line = f'openvla_requests_total{{protocol="{protocol}",outcome="ok"}} {count}'
