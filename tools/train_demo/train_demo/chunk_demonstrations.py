@@ -101,8 +101,12 @@ def random_states(scene, seed, count, side):
 
 
 def followed(seed, count, side, scenes, act):
-    """Observations of episodes in which `act(scenes, observations)` gives the chunks."""
-    drive = lambda scene, seed: ChunkSteps(scene, POLICY_HZ, EXECUTE, seed % (LATEST + 1))
+    """Observations of episodes in which `act(drivers, observations)` gives the chunks."""
+
+    def drive(scene, seed):
+        late, given = seed % (LATEST + 1), seed // (LATEST + 1) % 2 == 1
+        return ChunkSteps(scene, POLICY_HZ, EXECUTE, late, given)
+
     see = lambda scene: observe(scene, side)
     return observed(scenes, seed, count, see, act, seconds=10.0, drive=drive)
 
@@ -113,7 +117,8 @@ def episodes(seed, count, side, scenes):
 
     def act(busy, seen):
         answers = []
-        for scene, sample in zip(busy, seen):
+        for driver, sample in zip(busy, seen):
+            scene = driver.scene
             wanted = (scene.task, scene.target, scene.bowl if scene.task == "place" else None)
             actions = sample["chunk"][combinations(scene).index(wanted)].copy()
             actions[:, :3] += random.normal(0, 0.004 * random.random(), 3)
@@ -125,16 +130,14 @@ def episodes(seed, count, side, scenes):
 
 def corrections(seed, count, side, folder, scenes):
     """States that the policy in `folder` reaches, with the expert's chunks (DAgger)."""
-    from .pi05_policy import Pi05Policy
+    from . import chunk_policy
 
-    policy = Pi05Policy(folder)
+    policy = chunk_policy.load(folder)
 
     def act(busy, seen):
-        return policy.act(
-            [(sample["image"], sample["wrist"]) for sample in seen],
-            np.stack([sample["state"] for sample in seen]),
-            [scene.instruction for scene in busy],
-        )
+        pictures = [(sample["image"], sample["wrist"]) for sample in seen]
+        states = np.stack([sample["state"] for sample in seen])
+        return chunk_policy.act(policy, busy, pictures, states)
 
     return followed(seed, count, side, scenes, act)
 

@@ -199,7 +199,7 @@ def corrections(seed, count, side, folder, width=16):
 
     def act(busy, seen):
         return policy.act(
-            [sample["image"] for sample in seen], [scene.instruction for scene in busy]
+            [sample["image"] for sample in seen], [driver.scene.instruction for driver in busy]
         )
 
     drive = lambda scene, seed: SingleSteps(scene, 0.06 + 0.12 * (seed % 7) / 6)

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import chunk_demonstrations, demonstrations, ideal
+from . import chunk_demonstrations, chunk_policy, demonstrations, ideal
 from .lockstep import ChunkSteps, SingleSteps, run
 from .model import OpenVla
-from .pi05_model import Pi05
-from .pi05_policy import Pi05Policy
 from .policy import Policy
 from .simulator import simulator
+from .vocabulary import SIZE
 
 SECONDS = 12.0
 LATENCY = 0.1
@@ -36,7 +35,8 @@ class OpenVlaRows:
             rows = len(self.policy.model.language_model.lm_head.weight)
             self.policy.model = OpenVla(self.policy.shape, rows)
 
-    def act(self, scenes):
+    def act(self, drivers):
+        scenes = [driver.scene for driver in drivers]
         return self.policy.act(
             [scene.render() for scene in scenes], [scene.instruction for scene in scenes]
         )
@@ -46,34 +46,37 @@ class OpenVlaRows:
         return SingleSteps(scene, LATENCY)
 
 
-class Pi05Rows:
-    """How a small pi0.5 is run: two cameras and the state, chunks."""
+class ChunkRows:
+    """How a chunk policy is run: two cameras and the state, several actions per inference."""
 
     tasks = (*demonstrations.TASKS, "place")
     scene = dict(wrist_camera=True)
 
-    def __init__(self, folder, trained=True, delay=1):
-        self.policy, self.delay = Pi05Policy(folder), delay
+    def __init__(self, folder, trained=True, delay=1, given=False):
+        self.policy, self.delay, self.given = chunk_policy.load(folder), delay, given
         if not trained:
-            self.policy.model = Pi05(self.policy.model.shape)
+            model = self.policy.model
+            vocabulary = [SIZE] if isinstance(model, OpenVla) else []
+            self.policy.model = type(model)(model.shape, *vocabulary)
 
-    def act(self, scenes):
-        return self.policy.act(
-            [(scene.render().copy(), scene.render("wrist_camera").copy()) for scene in scenes],
-            np.stack([chunk_demonstrations.state(scene) for scene in scenes]),
-            [scene.instruction for scene in scenes],
-        )
+    def act(self, drivers):
+        scenes = [driver.scene for driver in drivers]
+        # A scene draws every camera into the same memory.
+        pictures = [(s.render().copy(), s.render("wrist_camera").copy()) for s in scenes]
+        states = np.stack([chunk_demonstrations.state(scene) for scene in scenes])
+        return chunk_policy.act(self.policy, drivers, pictures, states)
 
     def drive(self, scene, seed):
-        return ChunkSteps(scene, ideal.POLICY_HZ, chunk_demonstrations.EXECUTE, self.delay)
+        execute = chunk_demonstrations.EXECUTE
+        return ChunkSteps(scene, ideal.POLICY_HZ, execute, self.delay, self.given)
 
 
-def expert(scenes):
-    return [simulator().expert(scene) for scene in scenes]
+def expert(drivers):
+    return [simulator().expert(driver.scene) for driver in drivers]
 
 
-def blindly(scenes):
-    return [simulator().random_policy(scene) for scene in scenes]
+def blindly(drivers):
+    return [simulator().random_policy(driver.scene) for driver in drivers]
 
 
 def drawn_and_other_colours(scene, seeds):
@@ -92,6 +95,12 @@ def main():
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--side-by-side", type=int, default=20, help="episodes at once")
     parser.add_argument("--rows", nargs="*", help="names of rows (default: all)")
+    parser.add_argument("--delay", type=int, help="of a chunk policy: steps (default: 1)")
+    parser.add_argument(
+        "--real-time-chunking",
+        action="store_true",
+        help="chunks are made for the steps that are executed meanwhile",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -99,14 +108,21 @@ def main():
     simulator()
     from intervals import wilson  # of sim/
 
-    facts = json.loads((chosen.checkpoint / "config.json").read_text(encoding="utf-8"))
-    kind = Pi05Rows if facts.get("type") == "pi05" else OpenVlaRows
-    policy = kind(chosen.checkpoint)
+    kind, how = OpenVlaRows, {}
+    if chunk_policy.load(chosen.checkpoint):
+        kind, how = ChunkRows, dict(given=chosen.real_time_chunking)
+        if chosen.delay is not None:
+            how["delay"] = chosen.delay
+    elif chosen.delay is not None or chosen.real_time_chunking:
+        parser.error("--delay and --real-time-chunking are of chunk policies")
+    policy = kind(chosen.checkpoint, **how)
+    if how.get("given") and not policy.policy.real_time_chunking:
+        parser.error("--real-time-chunking: this policy was not trained for it")
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     count = min(chosen.side_by_side, len(seeds))
     scenes = [simulator().TabletopScene(seeds[0], **kind.scene) for _ in range(count)]
     torch.manual_seed(0)
-    untrained = kind(chosen.checkpoint, trained=False)
+    untrained = kind(chosen.checkpoint, trained=False, **how)
     colours = drawn_and_other_colours(scenes[0], seeds)
     # Bowls are on the table for `place` only, so that the other tasks have the layouts of before.
     bowls = None

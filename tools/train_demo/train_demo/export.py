@@ -62,6 +62,7 @@ def tensors(model):
     state = {
         name: tensor.detach().to(torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
+        if name.split(".")[0] in ("vision_backbone", "projector", "language_model")
     }
     for name, size in unused_tensors(model.shape):
         if name in state:
@@ -143,10 +144,10 @@ def preprocessor(side):
     }
 
 
-def export(model, statistics, folder, provenance=None):
+def export(model, statistics, folder, provenance=None, more=lambda new: None):
     """Writes the folder atomically and replaces an older one.
 
-    `provenance` is written to training.json, which no program reads.
+    `provenance` is written to training.json, which no program reads; `more(new)` adds files.
     """
     state, statistics = tensors(model), {KEY: statistics}
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<PAD>"}
@@ -186,5 +187,6 @@ def export(model, statistics, folder, provenance=None):
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     save_file(state, new / "model.safetensors", metadata={"format": "pt"})
+    more(new)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

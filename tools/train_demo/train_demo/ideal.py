@@ -6,6 +6,8 @@ block; so the chunks of all instructions for one image take milliseconds. Where 
 the simulator, the next observation shows it.
 """
 
+import copy
+
 import numpy as np
 
 from .simulator import simulator
@@ -17,22 +19,39 @@ FINGER_GAIN = 0.4
 HELD = 0.45  # opening of fingers around a block
 GRIP = np.array([0.016, 0.016, 0.016])  # a block this close is between the fingers [m]
 PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m]
+MISTAKE = 0.001, 0.04  # standard deviation of a mistaken plan's places, log-uniform [m]
+OTHER_TASK = 0.15  # share of mistaken plans that do something else
+NOISE = 0.003  # of a mistaken plan's steps, largest standard deviation [m]
 PLATE = 0.024  # height of a block's centre in a bowl [m]
 
 
 class IdealScene:
     """What `sim/tabletop/expert.py` reads of a scene, with ideal motion."""
 
-    def __init__(self, scene):
-        self.tip = scene.ee_pose()[0].copy()
-        self.opening = scene.gripper_opening()
-        self.blocks = scene.targets()
-        self.bowls = scene.bowl_places()
-        self.task, self.target, self.bowl = scene.task, scene.target, scene.bowl
+    def __init__(self, tip, opening, blocks, bowls, task, target, bowl):
+        """`blocks`, `bowls`: {name: position [m]}; `target` and `bowl` are names."""
+        self.tip, self.opening = tip, opening
+        self.blocks, self.bowls = blocks, bowls
+        self.task, self.target, self.bowl = task, target, bowl
         self.held = None
         for colour, block in self.blocks.items():
             if self.opening < 0.6 and (np.abs(block - self.tip) < GRIP).all():
                 self.held = colour
+
+    @classmethod
+    def of(cls, scene):
+        return cls(
+            scene.ee_pose()[0].copy(),
+            scene.gripper_opening(),
+            scene.targets(),
+            scene.bowl_places(),
+            *(scene.task, scene.target, scene.bowl),
+        )
+
+    def copy(self):
+        other = copy.copy(self)
+        other.blocks, other.bowls = dict(self.blocks), dict(self.bowls)
+        return other
 
     def ee_pose(self):
         return self.tip, None
@@ -81,16 +100,44 @@ class IdealScene:
                 self.blocks[colour] = block
 
 
+def act(ideal):
+    """The expert's action [7] for one step of POLICY_HZ."""
+    action = simulator().expert(ideal)
+    action[:6] *= simulator().tracking.POLICY_HZ / POLICY_HZ
+    return action
+
+
 def chunk(scene):
     """The expert's next CHUNK actions for `scene`'s task, [CHUNK, 7], per step of POLICY_HZ."""
-    expert, ideal = simulator().expert, IdealScene(scene)
-    share = simulator().tracking.POLICY_HZ / POLICY_HZ
+    return planned(IdealScene.of(scene))
+
+
+def planned(ideal, given=()):
+    """A chunk [CHUNK, 7] that begins with the actions `given`, the rest the expert's after them."""
     actions = np.empty((CHUNK, 7), np.float32)
     for k in range(CHUNK):
-        action = expert(ideal)
-        action[:6] *= share
-        actions[k] = action
-        ideal.step(action[:3], action[6])
+        actions[k] = given[k] if k < len(given) else act(ideal)
+        ideal.step(actions[k, :3], actions[k, 6])
+    return actions
+
+
+def mistaken(ideal, steps, random):
+    """The first `steps` actions of a plan with another idea of where things are, or of the task.
+
+    As those of the chunk before, which a model made of an older observation, with its errors.
+    """
+    other = ideal.copy()
+    error = random.normal(0, np.exp(random.uniform(*np.log(MISTAKE))), 3) * [1.0, 1.0, 0.5]
+    other.blocks = {c: b if c == other.held else b + error for c, b in other.blocks.items()}
+    other.bowls = {c: b + error for c, b in other.bowls.items()}
+    if random.random() < OTHER_TASK:
+        other.task = random.choice(["touch", "push", "pick"])
+        other.target = random.choice(list(other.blocks))
+    actions = np.empty((steps, 7), np.float32)
+    for k in range(steps):
+        actions[k] = act(other)
+        other.step(actions[k, :3], actions[k, 6])
+    actions[:, :3] += random.normal(0, NOISE * random.random(), (steps, 3))
     return actions
 
 

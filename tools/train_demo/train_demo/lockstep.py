@@ -23,6 +23,7 @@ class SingleSteps:
     """Executes one action per inference, `latency` old when its motion begins [s]."""
 
     def __init__(self, scene, latency):
+        self.scene = scene
         self.tracking = simulator().NodeTracking(scene, latency)
 
     def execute(self, action):
@@ -34,11 +35,19 @@ class SingleSteps:
 
 
 class ChunkSteps:
-    """Executes `execute` steps of a chunk per inference, which takes `delay` of them."""
+    """Executes `execute` steps of a chunk per inference, which takes `delay` of them.
 
-    def __init__(self, scene, policy_hz, execute, delay):
-        self.scene = scene
-        self.tracking = simulator().ChunkTracking(scene, policy_hz, execute, delay)
+    At least `delay`: the next inference begins when the one before has ended. `given`: whether a
+    chunk is made for the steps that are executed meanwhile (real-time chunking).
+    """
+
+    def __init__(self, scene, policy_hz, execute, delay, given=False):
+        self.scene, self.given = scene, given
+        self.tracking = simulator().ChunkTracking(scene, policy_hz, max(execute, delay), delay)
+
+    def meanwhile(self):
+        """The steps [at most delay, 7] that are given to the next inference."""
+        return self.tracking.rest[: self.tracking.delay if self.given else 0]
 
     def execute(self, chunk):
         """Until the next inference. `chunk`: [steps, 7], from the observation on."""
@@ -48,7 +57,8 @@ class ChunkSteps:
 def run(scenes, episodes, act, *, seconds, drive):
     """Runs `episodes`, a list of (seed, task or None, block or None); returns the outcomes.
 
-    `act(scenes)` returns for each unfinished scene what `drive(scene, seed).execute` takes.
+    `drive(scene, seed)` makes the driver of an episode; `act(drivers)` returns for each unfinished
+    one what its `execute` takes.
     """
     waiting, outcomes = list(enumerate(episodes))[::-1], [None] * len(episodes)
     running = {}
@@ -62,9 +72,9 @@ def run(scenes, episodes, act, *, seconds, drive):
     for scene in scenes:
         begin(scene)
     while running:
-        busy = list(running)
-        for scene, answer in zip(busy, act(busy)):
-            number, driver = running[scene]
+        busy = list(running.items())
+        answers = act([driver for _, (_, driver) in busy])
+        for (scene, (number, driver)), answer in zip(busy, answers):
             driver.execute(answer)
             if scene.success() or scene.time > seconds - 1e-6:
                 outcomes[number] = Outcome(
@@ -78,7 +88,7 @@ def run(scenes, episodes, act, *, seconds, drive):
 def observed(scenes, seed, count, observe, act, *, seconds, drive):
     """`count` observations of episodes with seeds from `seed` on.
 
-    `observe(scene)` gives one; `act(scenes, observations)` what `run` takes.
+    `observe(scene)` gives one; `act(drivers, observations)` what `run` takes.
     """
     made = []
 
@@ -88,7 +98,7 @@ def observed(scenes, seed, count, observe, act, *, seconds, drive):
     def answer(busy):
         if len(made) >= count:
             raise Enough
-        seen = [observe(scene) for scene in busy]
+        seen = [observe(driver.scene) for driver in busy]
         made.extend(seen)
         return act(busy, seen)
 

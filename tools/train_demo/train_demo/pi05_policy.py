@@ -29,17 +29,20 @@ def resized(rgb, side):
 
 
 class Pi05Policy:
+    real_time_chunking = True
+
     def __init__(self, folder):
         self.model, self.statistics = pi05_export.load(folder)
         text = (folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
         self.vocabulary = Vocabulary(text)
         self.noise = torch.Generator().manual_seed(0)
 
-    def sampled(self, pictures, states, instructions, noise=None):
+    def sampled(self, pictures, states, instructions, noise=None, given=None):
         """Normalised chunks [n, K, A].
 
         `pictures`: n times the cameras' images, uint8, of the model's size or twice that.
         `states` [n, 4]: tool [m] and opening. All prompts must have the same number of tokens.
+        `given`: the first steps of each chunk [its delay, 7] as `act` returns them.
         """
         shape = self.model.shape
         rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))
@@ -48,9 +51,15 @@ class Pi05Policy:
         ids = [self.vocabulary.prompt_ids(*pair) for pair in zip(instructions, bins)]
         if noise is None:
             noise = torch.randn(len(ids), shape.chunk, shape.action, generator=self.noise)
-        return self.model.sample(rgb, torch.tensor(ids), noise).numpy()
+        clean, delay = noise.clone(), torch.zeros(len(ids), dtype=torch.int64)
+        for row, steps in enumerate(given or []):
+            delay[row] = len(steps)
+            if len(steps):
+                steps = normalize(steps, self.statistics["action"])
+                clean[row, : len(steps)] = torch.from_numpy(steps).float()
+        return self.model.sample(rgb, torch.tensor(ids), noise, clean, delay).numpy()
 
-    def act(self, pictures, states, instructions, noise=None):
+    def act(self, pictures, states, instructions, noise=None, given=None):
         """Chunks of actions [K, 7] in m and rad per step, and the gripper."""
-        sampled = self.sampled(pictures, states, instructions, noise)
+        sampled = self.sampled(pictures, states, instructions, noise, given)
         return list(unnormalize(sampled, self.statistics["action"]))

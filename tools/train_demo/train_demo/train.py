@@ -20,11 +20,11 @@ import torch.distributed
 import torch.multiprocessing
 from torch import nn
 
-from . import recipe_openvla, recipe_pi05, shards
+from . import recipe_oft, recipe_openvla, recipe_pi05, shards
 from .dataset import Demonstrations
 from .provenance import die_with_parent, provenance, same_run
 
-RECIPES = {"openvla": recipe_openvla, "pi05": recipe_pi05}
+RECIPES = {"openvla": recipe_openvla, "pi05": recipe_pi05, "oft": recipe_oft}
 SMALL = dict(
     steps=60,
     vision_steps=20,

@@ -31,6 +31,8 @@ PIECES = [
     *"▁on ▁a ▁and".split(),
     *"▁red ▁green ▁blue ▁yellow ▁white ▁black ▁block ▁bowl ▁gripper ▁move ▁go ▁stop".split(),
     *". , ? ! \n Out:".split(" "),
+    # So that all instructions of one policy have the same number of tokens.
+    *(f"▁block▁in▁the▁{bowl}▁bowl" for bowl in ("white", "black")),
 ]
 
 

@@ -1,0 +1,68 @@
+"""Exports a small OpenVLA-OFT as the official training writes it: two `.pt` files beside OpenVLA's."""
+
+import torch
+
+from . import export as openvla_export
+from .export import KEY
+from .oft_model import Oft, OftShape
+from .policy import read_shape
+from .vocabulary import SIZE
+
+PARTS = ("action_head", "proprio_projector")
+
+
+def file_of(folder, part):
+    """The official name has the training step, which here is not known: always 0."""
+    return folder / f"{part}--0_checkpoint.pt"
+
+
+def entry(statistics):
+    """`dataset_statistics.json`'s entry for statistics by feature."""
+    action, state = statistics["action"], statistics["observation.state"]
+    keys = ("mean", "std", "min", "max", "q01", "q99")
+    width = len(action["mean"])
+    return {
+        # The gripper is not normalised, as in LIBERO's.
+        "action": {key: action[key] for key in keys} | {"mask": [True] * (width - 1) + [False]},
+        "proprio": {key: state[key] for key in keys},
+        "num_transitions": int(action["count"][0]),
+        "num_trajectories": int(state["count"][0]),
+    }
+
+
+def export(model, statistics, folder, provenance=None):
+    """Writes the folder, as `export.export`."""
+    parts = {name: getattr(model, name).state_dict() for name in PARTS}
+
+    def more(new):
+        for name, state in parts.items():
+            # DistributedDataParallel's prefix, and bfloat16, as in the published files.
+            values = {f"module.{n}": t.detach().to(torch.bfloat16) for n, t in state.items()}
+            torch.save(values, file_of(new, name))
+
+    openvla_export.export(model, entry(statistics), folder, provenance, more)
+
+
+def load(folder):
+    """The model and the statistics {"action", "proprio"} of an exported folder."""
+    import json
+
+    from safetensors.torch import load_file
+
+    statistics = json.loads((folder / "dataset_statistics.json").read_text(encoding="utf-8"))[KEY]
+    parts = {name: torch.load(file_of(folder, name), map_location="cpu") for name in PARTS}
+    state = load_file(folder / "model.safetensors")
+    for part, values in parts.items():
+        for name, tensor in values.items():
+            state[f"{part}.{name.removeprefix('module.')}"] = tensor
+    base = read_shape(folder).as_dict()
+    action, numbers = (len(statistics[name]["mean"]) for name in ("action", "proprio"))
+    model = Oft(
+        OftShape.from_dict(
+            {**base, "cameras": OftShape.cameras, "action": action, "state": numbers}
+        ),
+        SIZE,
+    )
+    wanted = model.state_dict()
+    model.load_state_dict({name: state[name].float() for name in wanted})
+    return model.requires_grad_(False), statistics

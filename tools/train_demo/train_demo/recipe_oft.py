@@ -1,0 +1,137 @@
+"""What is trained as a small OpenVLA-OFT: two cameras and the state, chunks by L1 regression."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import chunk_demonstrations, oft_export
+from .chunk_recipe import (
+    ACTION_WEIGHT,
+    Auxiliary,
+    Observations,
+    answer_loss,
+    errors,
+    image_loss,
+    named_loss,
+    statistics,
+)
+from .model import TowerShape
+from .oft_model import Oft, OftShape
+from .oft_policy import normalize_action, normalize_state, unnormalize_action
+from .pi05_vocabulary import BOWLS, COLOURS, INSTRUCTIONS, TASKS
+from .vocabulary import SIZE, Vocabulary
+
+SAMPLES = chunk_demonstrations.__name__
+SHAPE = OftShape(
+    image_size=112,
+    dino=TowerShape(96, 4, 3),
+    siglip=TowerShape(64, 4, 2),
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+)
+SMALL = OftShape(
+    image_size=112,
+    dino=TowerShape(32, 2, 2),
+    siglip=TowerShape(32, 2, 2),
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+)
+DEFAULTS = dict(
+    steps=4600,
+    vision_steps=2000,
+    images=32,
+    branches=2,
+    shards=56,
+    steps_per_shard=36,
+    corrections=[3000, 3700],
+    correction_shards=3,
+    decay=0.3,
+)
+
+
+def prompt_table():
+    """Prompt ids without BOS [tasks, block colours, bowls + 1, T]; row 0 of bowls: without one."""
+    vocabulary, table = Vocabulary(), None
+    for t, task in enumerate(TASKS):
+        for c, colour in enumerate(COLOURS):
+            for b, bowl in enumerate((None, *BOWLS)):
+                if (task == "place") != (bowl is not None):
+                    continue
+                ids = vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour, bowl))[1:]
+                if table is None:
+                    shape = len(TASKS), len(COLOURS), len(BOWLS) + 1, len(ids)
+                    table = np.zeros(shape, np.int64)
+                if len(ids) != table.shape[-1]:
+                    raise ValueError(f"'{task}': {len(ids)} tokens {ids}; change PIECES")
+                table[t, c, b] = ids
+    return table
+
+
+class Recipe:
+    def __init__(self, small):
+        self.shape = SMALL if small else SHAPE
+        self.words = prompt_table()
+
+    def build(self):
+        return Oft(self.shape, SIZE), Auxiliary(self.shape.hidden_size)
+
+    statistics = staticmethod(statistics)
+
+    def collate(self, picked, random, branches, stats, augment=True):
+        """Tensors of a batch."""
+        seen, stats = Observations(picked, random, branches), oft_export.entry(stats)
+        batch = seen.batch(random if augment else None)
+        state = seen.arrays["state"]
+        if augment:
+            # As by a state that is some ms older or newer than the image.
+            old = random.random((len(picked), 1)) < 0.5
+            state = state + random.normal(0, [0.002, 0.002, 0.002, 0.006], state.shape) * old
+        chunk = normalize_action(seen.chunk[:, :, : self.shape.chunk], stats["action"])
+        return batch | {
+            "texts": torch.from_numpy(self.words[(seen.task, *seen.names())]),
+            "numbers": torch.from_numpy(normalize_state(state, stats["proprio"])).float(),
+            "first": torch.from_numpy(chunk[:, :, 0, [0, 1, 2, 6]]).float(),
+            "chunk": torch.from_numpy(chunk).float(),
+        }
+
+    def answers(self, model, batch, seen):
+        """Normalised chunks of every instruction, and their states."""
+        branches = batch["texts"].shape[1]
+        seen, numbers = (t.repeat_interleave(branches, 0) for t in (seen, batch["numbers"]))
+        return model.answer(seen, batch["texts"].flatten(0, 1), numbers)
+
+    def losses(self, model, auxiliary, batch, language):
+        """Loss and metrics of a batch."""
+        seen = model.see(batch["rgb"])
+        patch, relative = image_loss(auxiliary, seen, batch)
+        figures = {"patch": patch.item(), "relative": relative}
+        if not language:
+            return patch, figures
+        chunks, states = self.answers(model, batch, seen)
+        patches = model.shape.patches
+        pointed = named_loss(auxiliary.named(states[:, 1:]), batch, patches)
+        # The last row of the text is the first that is read for the actions.
+        first = 1 + len(model.shape.cameras) * patches + batch["texts"].shape[2]
+        answer = answer_loss(auxiliary, states[:, first], batch)
+        each = F.l1_loss(chunks, batch["chunk"].flatten(0, 1), reduction="none").mean((0, 1))
+        figures |= {"l1": each.sum().item(), "answer": answer.item(), "named": pointed.item()}
+        return patch + 8 * (each * ACTION_WEIGHT).sum() + 5 * answer + 20 * pointed, figures
+
+    @torch.no_grad()
+    def check(self, model, shard, rows, stats):
+        """Errors of chunks on held-out layouts: of the first five steps together, in mm."""
+        picked, random = [(shard, row) for row in rows], np.random.default_rng(0)
+        batch = self.collate(picked, random, 4, stats, augment=False)
+        chunks, _ = self.answers(model, batch, model.see(batch["rgb"]))
+        family, wanted = oft_export.entry(stats)["action"], batch["chunk"].flatten(0, 1)
+        made, wanted = (unnormalize_action(t.numpy(), family) for t in (chunks, wanted))
+        error = made - wanted
+        tasks = batch["task"].flatten().numpy()
+        return errors(error[:, :5], tasks, {"": np.ones(len(error), bool)})
+
+    def export(self, model, stats, folder, provenance=None):
+        oft_export.export(model, stats, folder, provenance)
