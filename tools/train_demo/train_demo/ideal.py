@@ -138,6 +138,7 @@ def mistaken(ideal, steps, random):
         actions[k] = act(other)
         other.step(actions[k, :3], actions[k, 6])
     actions[:, :3] += random.normal(0, NOISE * random.random(), (steps, 3))
+    actions[:, 6] += random.normal(0, 0.05, steps)  # as a model's gripper, never exactly 0 or 1
     return actions
 
 

@@ -46,7 +46,7 @@ DEFAULTS = dict(
     correction_shards=3,
     decay=0.3,
 )
-NOISES = 2  # noise samples per instruction
+NOISES = 3  # noise samples per instruction
 
 
 class Recipe:
