@@ -33,6 +33,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("openpi-droid.yaml", include_str!("../config/policies/openpi-droid.yaml")),
     ("pi0-droid.yaml", include_str!("../config/policies/pi0-droid.yaml")),
     ("tabletop.yaml", include_str!("../config/policies/tabletop.yaml")),
+    ("tabletop_oft.yaml", include_str!("../config/policies/tabletop_oft.yaml")),
     ("tabletop_pi05.yaml", include_str!("../config/policies/tabletop_pi05.yaml")),
     ("tabletop_remote.yaml", include_str!("../config/policies/tabletop_remote.yaml")),
     (

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 
@@ -28,7 +29,8 @@ def initial(name, shape, random):
 def make(source, folder, seed=0):
     """Copies the folder `source` to `folder` and replaces the values of its weights.
 
-    Files of statistics beside them, as LeRobot's, stay.
+    Files of statistics beside them, as LeRobot's, stay. In `.pt` files, whose shapes are not read,
+    the values of each tensor are put in a random order.
     """
     random = np.random.default_rng(seed)
     shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -45,4 +47,13 @@ def make(source, folder, seed=0):
                 initial(name, entry["shape"], random)
             ).tobytes()
         path.write_bytes(content)
+    for path in sorted(folder.glob("*.pt")):
+        with zipfile.ZipFile(path) as file:
+            entries = [(entry, file.read(entry)) for entry in file.infolist()]
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+            for entry, content in entries:
+                if "/data/" in entry.filename:
+                    values = np.frombuffer(content, "<u2")  # bfloat16
+                    content = random.permutation(values).tobytes()
+                file.writestr(entry, content)
     return folder

@@ -8,7 +8,7 @@ needs its libraries: tools/ros/run target/debug/openvla.
 
 Trains 60 steps of the OpenVLA with an interruption half-way, and again without: the weights are
 bit-identical. Then compares greedy tokens on images of the simulator with those of PyTorch. Trains
-60 steps of the pi0.5 and compares its chunks.
+60 steps of the pi0.5 and some of the OpenVLA-OFT, and compares their chunks.
 """
 
 import json
@@ -30,7 +30,7 @@ POLICY_FILES = HERE.parents[1] / "config" / "policies"
 
 
 def command(out, *more):
-    return [str(HERE / "run"), "--out", str(out), "--small", *more]
+    return [str(HERE / "run"), "--out", str(out), "--small", *map(str, more)]
 
 
 def package():
@@ -176,13 +176,22 @@ class Small(unittest.TestCase):
         )
 
 
-class SmallPi05(unittest.TestCase):
+class SmallChunks(unittest.TestCase):
+    """Small trainings of chunk policies; the subclasses name them."""
+
+    policy, options = None, ()
+
     @classmethod
     def setUpClass(cls):
+        if cls.policy is None:
+            raise unittest.SkipTest("of the subclasses")
         cls.folder = tempfile.TemporaryDirectory()
         cls.out = Path(cls.folder.name)
         done = subprocess.run(
-            command(cls.out, "--policy", "pi05"), capture_output=True, text=True, timeout=900
+            command(cls.out, "--policy", cls.policy, *cls.options),
+            capture_output=True,
+            text=True,
+            timeout=900,
         )
         cls.status, cls.log = done.returncode, done.stdout + done.stderr
 
@@ -190,26 +199,26 @@ class SmallPi05(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
-    def test_the_loss_falls(self):
+    def falls(self, figure, below):
         self.assertEqual(self.status, 0, self.log)
         shown = [
-            float(line.split("flow ")[1].split()[0])
+            float(line.split(f" {figure} ")[1].split()[0])
             for line in self.log.splitlines()
-            if "flow " in line
+            if f" {figure} " in line
         ]
-        self.assertLess(shown[-1], 6.0, f"from about 8 at the start\n{self.log}")
+        self.assertLess(shown[-1], below, self.log)
 
-    def test_the_program_answers_with_the_same_chunks(self):
+    def same_chunks(self, act, tolerance, *more):
+        """The program's chunks are those of `act(policy, pictures, numbers, instruction)`."""
         import numpy as np
-        import torch
 
         package()
+        from train_demo import chunk_policy
         from train_demo.chunk_demonstrations import state
-        from train_demo.pi05_policy import Pi05Policy
         from train_demo.simulator import simulator
 
         self.assertEqual(self.status, 0, self.log)
-        policy = Pi05Policy(self.out / "checkpoint")
+        policy = chunk_policy.load(self.out / "checkpoint")
         for seed, instruction in (
             (1, "touch the red block"),
             (2, "put the blue block in the white bowl"),
@@ -219,20 +228,49 @@ class SmallPi05(unittest.TestCase):
             numbers = state(scene)
             scene.close()
             answer = run_program(
-                *("predict", "--json", "--checkpoint", self.out / "checkpoint", "--seed", 7),
-                *("--policy-file", POLICY_FILES / "tabletop_pi05.yaml"),
+                *("predict", "--json", "--checkpoint", self.out / "checkpoint", *more),
+                *("--policy-file", POLICY_FILES / f"tabletop_{self.policy}.yaml"),
                 *saved(self.out, image=pictures[0], wrist_image=pictures[1]),
                 f"--state={','.join(str(float(x)) for x in numbers)}",
                 *("--instruction", instruction),
             )
             self.assertEqual(answer.returncode, 0, answer.stderr)
+            chunk = act(policy, pictures, numbers[None], instruction)
+            np.testing.assert_allclose(json.loads(answer.stdout)["actions"], chunk, atol=tolerance)
+
+
+class SmallPi05(SmallChunks):
+    policy = "pi05"
+
+    def test_the_loss_falls(self):
+        self.falls("flow", 6.0)  # from about 8 at the start
+
+    def test_the_program_answers_with_the_same_chunks(self):
+        import torch
+
+        def act(policy, pictures, numbers, instruction):
             shape = policy.model.shape
             noise = torch.from_numpy(program_noise(7, shape.chunk * shape.action))
-            (chunk,) = policy.act(
-                [pictures], numbers[None], [instruction], noise.view(1, shape.chunk, shape.action)
-            )
-            # The training rounds the pictures to bytes after the resize; here neither does.
-            np.testing.assert_allclose(json.loads(answer.stdout)["actions"], chunk, atol=2e-6)
+            noise = noise.view(1, shape.chunk, shape.action)
+            return policy.act([pictures], numbers, [instruction], noise)[0]
+
+        # The training rounds the pictures to bytes after the resize; here neither does.
+        self.same_chunks(act, 2e-6, "--seed", 7)
+
+
+class SmallOft(SmallChunks):
+    policy = "oft"
+    options = ("--steps", 24, "--vision-steps", 8, "--corrections")
+
+    def test_the_program_answers_with_the_same_chunks(self):
+        package()
+        from train_demo.chunk_demonstrations import half
+
+        def act(policy, pictures, numbers, instruction):
+            side = policy.model.shape.image_size
+            return policy.act([[half(p, side) for p in pictures]], numbers, [instruction])[0]
+
+        self.same_chunks(act, 2e-6)
 
 
 def program_noise(seed, count):

@@ -9,6 +9,8 @@ import json
 import numpy as np
 from tokenizers import Tokenizer
 
+from . import unigram
+
 PAD, EOS, BOS, UNKNOWN = range(4)
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]
 COLOURS = ("red", "green", "blue", "yellow")
@@ -36,47 +38,10 @@ assert FIRST_BIN + BINS <= SIZE
 
 
 def tokenizer_json():
-    """Content of tokenizer.json: a unigram model in which the fewest pieces win."""
-    special = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
+    """Content of tokenizer.json."""
     pieces = PIECES + [f"▁{number}" for number in range(BINS)]
     assert len(set(pieces)) == len(pieces)
-    bos, text = (
-        {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    )
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": t, **special} for i, t in enumerate(SPECIAL)],
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [bos, text],
-            "pair": [bos, text, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "Fuse"},
-            ],
-        },
-        "model": {
-            "type": "Unigram",
-            "unk_id": UNKNOWN,
-            "vocab": [[t, 0.0] for t in SPECIAL] + [[piece, -1.0] for piece in pieces],
-            "byte_fallback": False,
-        },
-    }
+    return unigram.tokenizer(SPECIAL, pieces, bos=BOS, unknown=UNKNOWN, prepend=False)
 
 
 def state_bins(normalized):

@@ -8,12 +8,14 @@ import json
 import numpy as np
 from tokenizers import Tokenizer
 
+from . import unigram
+
 WORD_SLOTS = 64
 BINS = 256
 PADDING = 64
 ACTION_END = WORD_SLOTS + BINS
 SIZE = ACTION_END + PADDING
-BOS, EMPTY_WORD = 1, "▁"
+BOS, EMPTY_WORD = 1, unigram.SPACE
 # Action values that hold no information for this robot (rotations) still need a range that zero
 # lies in the middle of.
 EDGES = np.linspace(-1.0, 1.0, BINS)
@@ -41,56 +43,10 @@ def prompt(instruction):
 
 
 def tokenizer_json():
-    """Content of tokenizer.json: a unigram model with equal costs, Llama's normaliser and BOS.
-
-    With equal costs the segmentation with the fewest pieces wins.
-    """
-    special = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-    added = [{"id": i, "content": token, **special} for i, token in enumerate(SPECIAL)]
-    added.append({"id": ACTION_END, "content": "<PAD>", **special})
-    bos, text = (
-        {"SpecialToken": {"id": "<s>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    )
-    vocabulary = [[token, 0.0] for token in SPECIAL] + [[piece, -1.0] for piece in PIECES]
-    assert len(vocabulary) <= WORD_SLOTS and len({piece for piece, _ in vocabulary}) == len(
-        vocabulary
-    )
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [bos, text],
-            "pair": [bos, text, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [BOS], "tokens": ["<s>"]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": False},
-    }
+    """Content of tokenizer.json, with Llama's normaliser and BOS."""
+    assert len(SPECIAL) + len(PIECES) <= WORD_SLOTS and len(set(PIECES)) == len(PIECES)
+    added = [(ACTION_END, "<PAD>")]
+    return unigram.tokenizer(SPECIAL, PIECES, bos=BOS, unknown=0, prepend=True, added=added)
 
 
 class Vocabulary:
