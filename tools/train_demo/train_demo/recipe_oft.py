@@ -1,8 +1,15 @@
-"""What is trained as a small OpenVLA-OFT: two cameras and the state, chunks by L1 regression."""
+"""What is trained as a small OpenVLA-OFT: two cameras and the state, chunks by L1 regression.
+
+As the published ones are fine-tuned from OpenVLA, this one is from the small OpenVLA of this
+repository, which knows one camera and single steps.
+"""
+
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from . import chunk_demonstrations, oft_export
 from .chunk_recipe import (
@@ -21,6 +28,7 @@ from .oft_policy import normalize_action, normalize_state, unnormalize_action
 from .pi05_vocabulary import BOWLS, COLOURS, INSTRUCTIONS, TASKS
 from .vocabulary import SIZE, Vocabulary
 
+BASE = Path(__file__).resolve().parents[3] / "models" / "tabletop" / "model.safetensors"
 SAMPLES = chunk_demonstrations.__name__
 SHAPE = OftShape(
     image_size=112,
@@ -41,15 +49,15 @@ SMALL = OftShape(
     num_attention_heads=2,
 )
 DEFAULTS = dict(
-    steps=4600,
-    vision_steps=2000,
-    images=32,
+    steps=2600,
+    vision_steps=500,
+    images=24,
     branches=2,
     shards=56,
-    steps_per_shard=36,
-    corrections=[3000, 3700],
-    correction_shards=3,
-    decay=0.3,
+    steps_per_shard=15,
+    corrections=[1300, 1800],
+    correction_shards=2,
+    decay=0.35,
 )
 
 
@@ -74,10 +82,15 @@ def prompt_table():
 class Recipe:
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
-        self.words = prompt_table()
+        self.words, self.base = prompt_table(), None if small else BASE
 
     def build(self):
-        return Oft(self.shape, SIZE), Auxiliary(self.shape.hidden_size)
+        model = Oft(self.shape, SIZE)
+        if self.base:
+            stored, own = load_file(self.base), model.state_dict()
+            known = {name: stored[name].float() for name in own if name in stored}
+            model.load_state_dict({**own, **known})
+        return model, Auxiliary(self.shape.hidden_size)
 
     statistics = staticmethod(statistics)
 
