@@ -11,7 +11,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "sim"), str(ROOT / "tools/train_demo")]
 
 from tabletop import TASKS, ChunkTracking, TabletopScene  # noqa: E402
-from train_demo.ideal import CHUNK, POLICY_HZ, chunk, chunks, combinations  # noqa: E402
+from train_demo.ideal import (  # noqa: E402
+    CHUNK,
+    POLICY_HZ,
+    IdealScene,
+    chunk,
+    chunks,
+    combinations,
+    mistaken,
+    planned,
+)
 
 EXECUTE, DELAY = 5, 2  # as in config/policies/tabletop_pi05.yaml; 0.2 s of latency
 
@@ -39,6 +48,34 @@ class IdealChunks(unittest.TestCase):
         # Nothing is learnt that the node's limits would change.
         self.assertLess(fastest, robot["limits"]["linear"]["velocity"])
         self.assertGreater(fastest, 0.1)
+
+    def test_every_task_is_done_by_chunks_for_steps_that_are_executed_meanwhile(self):
+        failed, delay = [], 4
+        for task in TASKS:
+            for seed in range(3):
+                self.scene.reset(seed, task=task)
+                drive = ChunkTracking(self.scene, POLICY_HZ, EXECUTE, delay)
+                while not self.scene.success() and self.scene.time < 12.0:
+                    given = drive.rest[:delay]
+                    drive.step(planned(IdealScene.of(self.scene), given), self.scene.success)
+                if not self.scene.success():
+                    failed.append((task, seed))
+        self.assertEqual(failed, [])
+
+    def test_a_mistaken_plan_is_corrected_after_its_steps(self):
+        random, worse, corrected = np.random.default_rng(0), [], []
+        self.scene.reset(5, task="touch")
+        for _ in range(20):
+            begin = IdealScene.of(self.scene)
+            block = begin.blocks[begin.target]
+            given = mistaken(begin, 8, random)
+            actions = planned(begin.copy(), given)
+            np.testing.assert_array_equal(actions[:8], given)
+            way = begin.tip + np.cumsum(actions[:, :3], 0)
+            worse.append(np.linalg.norm((way[7] - block)[:2]))
+            corrected.append(np.linalg.norm((way[-1] - block)[:2]))
+        self.assertGreater(max(worse), 0.03)
+        self.assertLess(max(corrected), 0.6 * max(worse))
 
     def test_chunks_are_those_of_each_instruction_and_change_no_scene(self):
         self.scene.reset(3, task="push")

@@ -257,6 +257,25 @@ class SmallPi05(SmallChunks):
         # The training rounds the pictures to bytes after the resize; here neither does.
         self.same_chunks(act, 2e-6, "--seed", 7)
 
+    def test_given_steps_are_kept_and_change_the_rest(self):
+        import numpy as np
+        import torch
+
+        package()
+        from train_demo import chunk_policy
+
+        policy, random = chunk_policy.load(self.out / "checkpoint"), np.random.default_rng(0)
+        pictures = [random.integers(0, 256, (2, 112, 112, 3)).astype(np.uint8)] * 3
+        states, texts = np.tile([0.45, 0.0, 0.15, 1.0], (3, 1)), ["touch the red block"] * 3
+        noise = torch.zeros(3, policy.model.shape.chunk, policy.model.shape.action)
+        given = [np.zeros((0, 7)), np.full((3, 7), 0.002), np.full((5, 7), -0.001)]
+        plain, three, five = policy.act(pictures, states, texts, noise, given)
+        (alone,) = policy.act(pictures[:1], states[:1], texts[:1], noise[:1])
+        np.testing.assert_allclose(plain, alone, atol=1e-6)
+        np.testing.assert_allclose(three[:3], given[1], atol=1e-6)
+        np.testing.assert_allclose(five[:5], given[2], atol=1e-6)
+        self.assertGreater(np.abs(three[5:] - plain[5:]).max(), 1e-6)
+
 
 class SmallOft(SmallChunks):
     policy = "oft"
