@@ -20,7 +20,7 @@ IN_SIM := tools/sim/run tools/ros/isolated.py env VLA_NODE="$(NODE)"
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: node provider serving ## a trained policy drives a simulated robot by instructions, a minute
+demo: node provider serving ## a trained policy drives a simulated robot by instructions
 	@$(IN_SIM) tools/demo/tabletop $(CHECKPOINT) $(ARGS)
 
 operate: cargo ## the same robot with the operator page: type an instruction in a browser
