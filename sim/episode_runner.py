@@ -309,8 +309,9 @@ class EpisodeRunner:
         wait_s=0.0,
         later_s=1.0,
         success_check=None,
+        **more,
     ):
-        """Runs one episode in real time and returns its Episode.
+        """Runs one episode in real time and returns its Episode. `more`: keys of ~/episode.
 
         A new scene, `wait_s` of nothing, then motion is enabled until `success_check(state)` (by
         default: the task is done) or for `seconds`; then it is disabled until the command is zero.
@@ -326,6 +327,7 @@ class EpisodeRunner:
             camera=camera,
             camera_from_s=camera_from_s,
             faults=faults,
+            **more,
         )
         instruction = self.state["instruction"] if instruction is None else instruction
         instruction = instruction.strip()

@@ -103,16 +103,17 @@ class Lockstep:
         latency=0.1,
         first_image_only=False,
         execute=1,
+        **more,
     ):
         """Runs one episode on `scene` and returns its Episode, as EpisodeRunner.run does.
 
         `instruction` replaces the scene's. The episode ends with `success_check(scene)` (by
         default: the task is done) or after `seconds` of simulated time. With `first_image_only`
-        the policy sees the first image throughout. `execute`: steps of a chunk per inference, 1
+        the policy sees the first image throughout. `more`: of the scene's reset. `execute`: steps of a chunk per inference, 1
         for a policy of single steps.
         """
         success_check = success_check or (lambda scene: scene.success())
-        scene.reset(seed, task=task)
+        scene.reset(seed, task=task, **more)
         instruction = scene.instruction if instruction is None else instruction
         self.send_instruction(instruction)
         done = lambda: success_check(scene)

@@ -33,7 +33,6 @@ def scene(policy, tasks):
     return wrist | (dict(bowls=2, tasks=TASKS) if "place" in tasks else {})
 
 
-def robot(policy, tasks):
-    """The same as parameters of sim/robot_sim_node.py."""
-    wanted = scene(policy, tasks)
-    return wanted | ({"tasks": ",".join(wanted["tasks"])} if "tasks" in wanted else {})
+def robot(scene):
+    """Arguments of TabletopScene as parameters of sim/robot_sim_node.py."""
+    return scene | ({"tasks": ",".join(scene["tasks"])} if "tasks" in scene else {})

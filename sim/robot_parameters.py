@@ -23,6 +23,7 @@ PARAMETERS = {
     ),
     "blocks": (3, 1, 4, "Blocks on the table."),
     "bowls": (0, 0, 2, "Bowls on the table."),
+    "distractors": (0, 0, 2, "Things on the table that no instruction names."),
     "randomize": (True, None, None, "Colours, light and camera differ by seed."),
     "image_hz": (10.0, 0.5, 50.0, "Camera images per second."),
     "image_size": (

@@ -91,6 +91,8 @@ EPISODE_KEYS = (
     "camera",
     "camera_from_s",
     "faults",
+    "distractors",
+    "displaced_at_s",
 )
 
 
@@ -126,6 +128,7 @@ class RobotSimNode:
             height=size,
             tasks=tasks,
             wrist_camera=s["wrist_camera"],
+            distractors=s["distractors"],
         )
         if s["viewer"]:
             check_display()
@@ -247,6 +250,8 @@ class RobotSimNode:
                 task=wanted.get("task") or None,
                 block=wanted.get("block") or None,
                 bowl=wanted.get("bowl") or None,
+                distractors=wanted.get("distractors"),
+                displaced_at_s=wanted.get("displaced_at_s"),
             )
         except ValueError as error:
             raise Refused(str(error)) from None
@@ -293,6 +298,11 @@ class RobotSimNode:
         begin = wanted.get("camera_from_s", 0.0)
         if not is_number(begin, 0, 3600):
             raise Refused(f"camera_from_s: {begin!r} is not a number from 0 to 3600")
+        late, count = wanted.get("displaced_at_s"), wanted.get("distractors")
+        if late is not None and not is_number(late, 0, 3600):
+            raise Refused(f"displaced_at_s: {late!r} is not a number from 0 to 3600")
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
+            raise Refused(f"distractors: {count!r} is not an integer")
         faults = read_faults(wanted.get("faults", []), self.streams)
         return wanted | dict(seed=seed, camera=camera, camera_from_s=begin, faults=faults)
 
@@ -469,6 +479,7 @@ class RobotSimNode:
             success=self.succeeded_at is not None,
             success_s=self.succeeded_at,
             first_touched=scene.first_touched,
+            displaced=scene.displaced,
             time_s=round(scene.time, 3),
             done={
                 colour: [task for task in tasks if scene.success(task, colour)]

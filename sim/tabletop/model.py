@@ -76,6 +76,24 @@ def _bowl(index, walls=10):
     return f'<body name="bowl{index}" pos="0.45 {0.2 * index} 0">' + "".join(parts) + "</body>"
 
 
+# Things that no instruction names and no policy was trained with: geometry, height of its centre
+# [m], colour.
+DISTRACTORS = (
+    ('type="cylinder" size="0.022 0.025"', 0.025, "0.55 0.15 0.70 1"),
+    ('type="sphere" size="0.024"', 0.024, "0.95 0.50 0.10 1"),
+)
+AWAY = -1.5  # height of a distractor that is not on the table: below the floor [m]
+
+
+def _distractor(index):
+    """Fixed to the table where the scene puts it."""
+    shape, _, colour = DISTRACTORS[index]
+    return (
+        f'<body name="distractor{index}" pos="0 0 {AWAY}"><geom name="distractor{index}" {shape}'
+        f' rgba="{colour}"/></body>'
+    )
+
+
 def _finger(name, side):
     # Fingers open along y of the tool; `side` is +1 or -1.
     return f"""
@@ -87,8 +105,8 @@ def _finger(name, side):
       </body>"""
 
 
-def mjcf(blocks, bowls, width, height, wrist_camera=False):
-    """The model with that many blocks and bowls and that image size [pixels], as XML text."""
+def mjcf(blocks, bowls, width, height, wrist_camera=False, distractors=0):
+    """The model with that many things on the table and that image size [pixels], as XML text."""
     actuators = "".join(
         f'<position name="{name}" joint="{name}" kp="{kp}" dampratio="1"'
         f' ctrlrange="{limits[0]} {limits[1]}"/>'
@@ -168,6 +186,7 @@ def mjcf(blocks, bowls, width, height, wrist_camera=False):
     </body>
     {"".join(_block(k) for k in range(blocks))}
     {"".join(_bowl(k) for k in range(bowls))}
+    {"".join(_distractor(k) for k in range(distractors))}
   </worldbody>
   <actuator>{actuators}</actuator>
 </mujoco>"""

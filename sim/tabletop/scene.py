@@ -36,6 +36,11 @@ BOWL_FROM_BLOCK = 0.12  # distance of centres [m]: room for the open fingers
 # push is free.
 BOWL_BESIDE, BOWL_BEHIND = 0.09, 0.135
 BOWL_FROM_BOWL = 0.13
+DISTRACTOR_FROM_BLOCK = 0.085  # distance of centres [m], and at least as a bowl to the side
+DISTRACTOR_FROM_BOWL = 0.10
+# Of a block that is displaced in mid-episode [m]: how far, and from the tool unless that is high.
+DISPLACED = 0.06, 0.11
+DISPLACED_FROM_TOOL, HIGH = 0.07, 0.10
 START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
 DOWN = np.diag([1.0, -1.0, -1.0])
 CONTROL_PERIOD = 0.02  # between two evaluations of the inverse kinematics [s]
@@ -52,6 +57,7 @@ class TabletopScene:
 
     Layout and looks do not depend on the task. `width`, `height`: of an image [pixels]. `tasks`:
     those that a seed draws from. `wrist_camera`: the hand has a camera, which changes nothing else.
+    `distractors`: things on the table that no instruction names.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class TabletopScene:
         height=224,
         tasks=("touch", "push", "pick"),
         wrist_camera=False,
+        distractors=0,
     ):
         if not 1 <= blocks <= len(BLOCK_COLOURS):
             raise ValueError(
@@ -74,6 +81,10 @@ class TabletopScene:
             raise ValueError(
                 f"bowls: {bowls} is not between 0 and {len(BOWL_COLOURS)}, the number of colours"
             )
+        if not 0 <= distractors <= len(cell.DISTRACTORS):
+            raise ValueError(
+                f"distractors: {distractors} is not between 0 and {len(cell.DISTRACTORS)}"
+            )
         unknown = [task for task in tasks if task not in TASKS or (task == "place" and not bowls)]
         if unknown or not tasks:
             raise ValueError(
@@ -82,13 +93,14 @@ class TabletopScene:
         self.width, self.height, self.tasks = width, height, tuple(tasks)
         self.randomize = randomize
         self.model = mujoco.MjModel.from_xml_string(
-            cell.mjcf(blocks, bowls, width, height, wrist_camera)
+            cell.mjcf(blocks, bowls, width, height, wrist_camera, distractors)
         )
         self.data, self._scratch = mujoco.MjData(self.model), mujoco.MjData(self.model)
         self.kinematics = ToolKinematics(self.model, cell.ARM_JOINTS)
         self._renderer = None
         self._blocks = [self.model.body(f"block{k}").id for k in range(blocks)]
         self._bowls = [self.model.body(f"bowl{k}").id for k in range(bowls)]
+        self._distractors = [self.model.body(f"distractor{k}").id for k in range(distractors)]
         self._block_of_geom = {self.model.geom(f"block{k}").id: k for k in range(blocks)}
         self._fingers = {self.model.geom(f"{name}_pad").id for name in cell.FINGER_JOINTS}
         self._finger_qpos = np.array(
@@ -98,10 +110,14 @@ class TabletopScene:
 
     # -- Episodes
 
-    def reset(self, seed, *, task=None, block=None, bowl=None):
+    def reset(
+        self, seed, *, task=None, block=None, bowl=None, distractors=None, displaced_at_s=None
+    ):
         """Starts an episode.
 
         `task`, `block` and `bowl` (colour names) replace the seed's choice and change nothing else.
+        `distractors`: how many are on the table (default: all), which changes nothing else.
+        `displaced_at_s`: when the task's block is put to another place [s].
         """
         # Independent streams: a seed has the same layout and look for every task.
         layout, looks, choice, beside = (
@@ -117,6 +133,12 @@ class TabletopScene:
         chosen = task or drawn[0], block or drawn[1], bowl or drawn[2]
         # First, so that a refused reset leaves the scene unchanged.
         self._check(*chosen, colours, bowl_colours)
+        shown = len(self._distractors) if distractors is None else distractors
+        if not 0 <= shown <= len(self._distractors):
+            raise ValueError(
+                f"distractors: {shown} is not between 0 and {len(self._distractors)}, those of the"
+                " scene"
+            )
         places, bowls = self._layout(layout, beside)
         yaws = [layout.uniform(-0.15, 0.15) for _ in places]
         posture = self.kinematics.solve(
@@ -128,6 +150,7 @@ class TabletopScene:
         paint(self.model, looks, paints, 1.0 if self.randomize else 0.0)
         mujoco.mj_resetData(self.model, self.data)
         self._put(places, yaws, bowls)
+        self._put_distractors(np.random.default_rng([int(seed), 4]), shown, places, bowls)
         self.data.qpos[self.kinematics.qpos] = posture
         self.data.ctrl[: len(posture)] = posture
         self.data.qpos[self._finger_qpos] = cell.FINGER_TRAVEL
@@ -140,6 +163,7 @@ class TabletopScene:
         mujoco.mj_forward(self.model, self.data)
         self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
         self.first_touched, self.path_length = None, 0.0
+        self.displaced, self._displaced_at = False, displaced_at_s
         self.set_task(*chosen)
 
     def set_task(self, task, block, bowl=None):
@@ -198,11 +222,8 @@ class TabletopScene:
         if not self._bowls:
             return []
         places = random.uniform(*BOWL_REGION.T, size=(300, 2))
-        away = np.abs(places[:, None] - blocks)
-        free = (np.hypot(away[..., 0], away[..., 1]) > BOWL_FROM_BLOCK) & (
-            (away[..., 1] > BOWL_BESIDE) | (away[..., 0] > BOWL_BEHIND)
-        )
-        choices = itertools.combinations(places[free.all(axis=1)], len(self._bowls))
+        free = self._clear(places, blocks, BOWL_FROM_BLOCK)
+        choices = itertools.combinations(places[free], len(self._bowls))
         return next(
             (
                 chosen
@@ -229,6 +250,58 @@ class TabletopScene:
             ]
         for k, (x, y) in enumerate(bowls):
             self.model.body(f"bowl{k}").pos[:] = [x, y, 0]
+
+    def _put_distractors(self, random, shown, blocks, bowls):
+        """Puts the first `shown` where they are in no path; one without room stays away."""
+        taken = []
+        for k, body in enumerate(self._distractors):
+            places = random.uniform(*BOWL_REGION.T, size=(300, 2))
+            free = self._clear(places, blocks, DISTRACTOR_FROM_BLOCK)
+            for other in [*bowls, *taken]:
+                free &= np.linalg.norm(places - other, axis=1) > DISTRACTOR_FROM_BOWL
+            self.model.body_pos[body] = [0, 0, cell.AWAY]
+            if k < shown and free.any():
+                taken.append(places[free][0])
+                self.model.body_pos[body] = [*taken[-1], cell.DISTRACTORS[k][1]]
+
+    @staticmethod
+    def _clear(places, blocks, distance):
+        """Which of the places are in no path to a block, or of its push, as for bowls."""
+        away = np.abs(places[:, None] - blocks)
+        free = (np.hypot(away[..., 0], away[..., 1]) > distance) & (
+            (away[..., 1] > BOWL_BESIDE) | (away[..., 0] > BOWL_BEHIND)
+        )
+        return free.all(axis=1)
+
+    def _displace(self):
+        """Puts the task's block to another free place, if it lies on the table and there is one."""
+        self._displaced_at, index = None, self.colours.index(self.target)
+        block, tip = self.block_position(index).copy(), self.ee_pose()[0]
+        if block[2] > 0.75 * cell.BLOCK_SIZE:
+            return
+        random = np.random.default_rng([self.seed, 5])
+        places = random.uniform(*BLOCK_REGION.T, size=(500, 2))
+        way = np.linalg.norm(places - block[:2], axis=1)
+        free = (way > DISPLACED[0]) & (way < DISPLACED[1])
+        others = [self.block_position(k)[:2] for k in range(len(self._blocks)) if k != index]
+        free &= [all(self._apart(place - other) for other in others) for place in places]
+        for bowl in self.bowl_places().values():
+            free &= self._clear(places, np.array([bowl[:2]]), BOWL_FROM_BLOCK)
+        for body in self._distractors:
+            place = self.model.body_pos[body, :2]
+            free &= self._clear(places, np.array([place]), DISTRACTOR_FROM_BLOCK)
+        if tip[2] < HIGH:
+            free &= np.linalg.norm(places - tip[:2], axis=1) > DISPLACED_FROM_TOOL
+        if not free.any():
+            return
+        joint = self.model.joint(f"block{index}")
+        address, speed = joint.qposadr[0], joint.dofadr[0]
+        self.data.qpos[address : address + 3] = [*places[free][0], cell.BLOCK_SIZE / 2]
+        self.data.qvel[speed : speed + 6] = 0
+        mujoco.mj_forward(self.model, self.data)
+        # What the task is judged by.
+        self._begin[index] = self.block_position(index)
+        self.displaced = True
 
     # -- Commands
 
@@ -308,6 +381,8 @@ class TabletopScene:
             goals += change
             mujoco.mj_step(self.model, self.data)
             self._watch_touches()
+            if self._displaced_at is not None and self.data.time >= self._displaced_at:
+                self._displace()
         self.path_length += float(
             np.linalg.norm(self.data.site_xpos[self.kinematics.site] - before)
         )

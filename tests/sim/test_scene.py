@@ -204,6 +204,61 @@ class Bowls(unittest.TestCase):
                 self.assertGreater(inside[:-1].mean(), 0.7, (seed, place))
 
 
+class Changes(unittest.TestCase):
+    """What makes an episode harder than those of the training."""
+
+    def test_distractors_change_nothing_else(self):
+        plain = TabletopScene(0, bowls=2, tasks=("place",))
+        scene = TabletopScene(0, bowls=2, tasks=("place",), distractors=2)
+        shown = 0
+        for seed in range(10):
+            plain.reset(seed)
+            image = plain.render().copy()
+            scene.reset(seed, distractors=0)
+            np.testing.assert_array_equal(image, scene.render())
+            scene.reset(seed)
+            self.assertEqual(plain.instruction, scene.instruction)
+            for colour, place in plain.targets().items():
+                np.testing.assert_allclose(place, scene.targets()[colour], atol=1e-9)
+            places = [scene.model.body(f"distractor{k}").pos for k in range(2)]
+            on_table = [place for place in places if place[2] > 0]
+            shown += len(on_table)
+            for place in on_table:
+                for other in [*scene.targets().values(), *scene.bowl_places().values()]:
+                    self.assertGreater(np.hypot(*(place - other)[:2]), 0.08)
+            changed = np.abs(scene.render().astype(int) - image).max(axis=2) > 30
+            self.assertEqual(changed.sum() > 40, bool(on_table), f"seed {seed}")
+        self.assertGreater(shown, 9)
+        for count in (-1, 3):
+            with self.assertRaisesRegex(ValueError, f"distractors: {count}"):
+                scene.reset(0, distractors=count)
+            with self.assertRaisesRegex(ValueError, f"distractors: {count}"):
+                TabletopScene(0, distractors=count)
+
+    def test_a_displaced_block_is_somewhere_else_and_the_expert_follows(self):
+        scene, displaced = TabletopScene(0), 0
+        for seed in range(6):
+            for task in ("touch", "push", "pick"):
+                scene.reset(seed, task=task, displaced_at_s=0.7)
+                before = scene.targets()
+                rest = {c: p for c, p in before.items() if c != scene.target}
+                while scene.time < 0.67:
+                    scene.apply(np.zeros(6), 1.0, 0.02)
+                self.assertFalse(scene.displaced)
+                scene.apply(np.zeros(6), 1.0, 0.04)
+                after = scene.targets()
+                displaced += scene.displaced
+                moved = np.hypot(*(after[scene.target] - before[scene.target])[:2])
+                self.assertEqual(moved > 0.055, scene.displaced)
+                self.assertLess(moved, 0.115)
+                for colour, place in rest.items():
+                    np.testing.assert_allclose(after[colour], place, atol=1e-4)
+                self.assertFalse(any(scene.success(t) for t in ("touch", "push", "pick")))
+                scene.reset(seed, task=task, displaced_at_s=0.7)
+                self.assertTrue(rollout(scene, expert, seconds=10.0).success, f"{task} {seed}")
+        self.assertGreaterEqual(displaced, 15)
+
+
 class Commands(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
