@@ -33,6 +33,7 @@ class OftPolicy:
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         self.vocabulary = Vocabulary(text)
 
+    @torch.no_grad()
     def act(self, pictures, states, instructions):
         """Chunks of actions [K, 7] in m and rad per step, and the gripper.
 
