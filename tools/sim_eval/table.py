@@ -141,6 +141,8 @@ tool speed, tool accel: largest of the simulated tool, whose joints follow withi
 latched: episodes that ended in FAULT or ESTOPPED.
 lockstep: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is the rate
   that the machine reached.
+displaced: the task's block is put to another place 0.7 s after the start. distractors: things
+  on the table that no instruction names.
 first-image: the policy sees the first image throughout: its success without seeing.
 expert, random-actions: without ROS, on the same scenes; a random direction at the expert's speed
   and a random gripper every second. random-weights: the policy before training."""
