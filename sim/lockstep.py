@@ -109,8 +109,8 @@ class Lockstep:
 
         `instruction` replaces the scene's. The episode ends with `success_check(scene)` (by
         default: the task is done) or after `seconds` of simulated time. With `first_image_only`
-        the policy sees the first image throughout. `more`: of the scene's reset. `execute`: steps of a chunk per inference, 1
-        for a policy of single steps.
+        the policy sees the first image throughout. `execute`: steps of a chunk per inference, 1
+        for a policy of single steps. `more`: of the scene's reset.
         """
         success_check = success_check or (lambda scene: scene.success())
         scene.reset(seed, task=task, **more)

@@ -92,7 +92,7 @@ EPISODE_KEYS = (
     "camera_from_s",
     "faults",
     "distractors",
-    "displaced_at_s",
+    "displaced_after_m",
 )
 
 
@@ -251,7 +251,7 @@ class RobotSimNode:
                 block=wanted.get("block") or None,
                 bowl=wanted.get("bowl") or None,
                 distractors=wanted.get("distractors"),
-                displaced_at_s=wanted.get("displaced_at_s"),
+                displaced_after_m=wanted.get("displaced_after_m"),
             )
         except ValueError as error:
             raise Refused(str(error)) from None
@@ -298,9 +298,9 @@ class RobotSimNode:
         begin = wanted.get("camera_from_s", 0.0)
         if not is_number(begin, 0, 3600):
             raise Refused(f"camera_from_s: {begin!r} is not a number from 0 to 3600")
-        late, count = wanted.get("displaced_at_s"), wanted.get("distractors")
-        if late is not None and not is_number(late, 0, 3600):
-            raise Refused(f"displaced_at_s: {late!r} is not a number from 0 to 3600")
+        path, count = wanted.get("displaced_after_m"), wanted.get("distractors")
+        if path is not None and not is_number(path, 0, 100):
+            raise Refused(f"displaced_after_m: {path!r} is not a number from 0 to 100")
         if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
             raise Refused(f"distractors: {count!r} is not an integer")
         faults = read_faults(wanted.get("faults", []), self.streams)
@@ -480,6 +480,7 @@ class RobotSimNode:
             success_s=self.succeeded_at,
             first_touched=scene.first_touched,
             displaced=scene.displaced,
+            distractors=scene.distractors(),
             time_s=round(scene.time, 3),
             done={
                 colour: [task for task in tasks if scene.success(task, colour)]

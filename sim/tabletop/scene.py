@@ -37,9 +37,9 @@ BOWL_FROM_BLOCK = 0.12  # distance of centres [m]: room for the open fingers
 BOWL_BESIDE, BOWL_BEHIND = 0.09, 0.135
 BOWL_FROM_BOWL = 0.13
 DISTRACTOR_FROM_BLOCK = 0.085  # distance of centres [m], and at least as a bowl to the side
-DISTRACTOR_FROM_BOWL = 0.10
+DISTRACTOR_FROM_BOWL = 0.085
 # Of a block that is displaced in mid-episode [m]: how far, and from the tool unless that is high.
-DISPLACED = 0.06, 0.11
+DISPLACED = 0.05, 0.15
 DISPLACED_FROM_TOOL, HIGH = 0.07, 0.10
 START_REGION = np.array([[0.38, 0.52], [-0.11, 0.11], [0.13, 0.20]])
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -111,13 +111,13 @@ class TabletopScene:
     # -- Episodes
 
     def reset(
-        self, seed, *, task=None, block=None, bowl=None, distractors=None, displaced_at_s=None
+        self, seed, *, task=None, block=None, bowl=None, distractors=None, displaced_after_m=None
     ):
         """Starts an episode.
 
         `task`, `block` and `bowl` (colour names) replace the seed's choice and change nothing else.
         `distractors`: how many are on the table (default: all), which changes nothing else.
-        `displaced_at_s`: when the task's block is put to another place [s].
+        `displaced_after_m`: path of the tool after which the task's block is put to another place.
         """
         # Independent streams: a seed has the same layout and look for every task.
         layout, looks, choice, beside = (
@@ -163,7 +163,7 @@ class TabletopScene:
         mujoco.mj_forward(self.model, self.data)
         self._begin = np.array([self.block_position(k) for k in range(len(self._blocks))])
         self.first_touched, self.path_length = None, 0.0
-        self.displaced, self._displaced_at = False, displaced_at_s
+        self.displaced, self._displaced_after = False, displaced_after_m
         self.set_task(*chosen)
 
     def set_task(self, task, block, bowl=None):
@@ -214,8 +214,9 @@ class TabletopScene:
 
     @staticmethod
     def _apart(way):
-        away = np.abs(way)
-        return np.hypot(*away) > 0.10 and (away[1] > 0.075 or away[0] > 0.14)
+        """Whether ways [.., 2] between two blocks leave room for a push and an approach."""
+        x, y = np.moveaxis(np.abs(way), -1, 0)
+        return (np.hypot(x, y) > 0.10) & ((y > 0.075) | (x > 0.14))
 
     def _bowl_places(self, random, blocks):
         """Random positions clear of the blocks; None where the blocks leave no room."""
@@ -255,7 +256,7 @@ class TabletopScene:
         """Puts the first `shown` where they are in no path; one without room stays away."""
         taken = []
         for k, body in enumerate(self._distractors):
-            places = random.uniform(*BOWL_REGION.T, size=(300, 2))
+            places = random.uniform(*BOWL_REGION.T, size=(3000, 2))
             free = self._clear(places, blocks, DISTRACTOR_FROM_BLOCK)
             for other in [*bowls, *taken]:
                 free &= np.linalg.norm(places - other, axis=1) > DISTRACTOR_FROM_BOWL
@@ -275,16 +276,17 @@ class TabletopScene:
 
     def _displace(self):
         """Puts the task's block to another free place, if it lies on the table and there is one."""
-        self._displaced_at, index = None, self.colours.index(self.target)
+        self._displaced_after, index = None, self.colours.index(self.target)
         block, tip = self.block_position(index).copy(), self.ee_pose()[0]
         if block[2] > 0.75 * cell.BLOCK_SIZE:
             return
         random = np.random.default_rng([self.seed, 5])
-        places = random.uniform(*BLOCK_REGION.T, size=(500, 2))
+        places = random.uniform(*BLOCK_REGION.T, size=(3000, 2))
         way = np.linalg.norm(places - block[:2], axis=1)
         free = (way > DISPLACED[0]) & (way < DISPLACED[1])
         others = [self.block_position(k)[:2] for k in range(len(self._blocks)) if k != index]
-        free &= [all(self._apart(place - other) for other in others) for place in places]
+        for other in others:
+            free &= self._apart(places - other)
         for bowl in self.bowl_places().values():
             free &= self._clear(places, np.array([bowl[:2]]), BOWL_FROM_BLOCK)
         for body in self._distractors:
@@ -381,11 +383,11 @@ class TabletopScene:
             goals += change
             mujoco.mj_step(self.model, self.data)
             self._watch_touches()
-            if self._displaced_at is not None and self.data.time >= self._displaced_at:
-                self._displace()
         self.path_length += float(
             np.linalg.norm(self.data.site_xpos[self.kinematics.site] - before)
         )
+        if self._displaced_after is not None and self.path_length >= self._displaced_after:
+            self._displace()
 
     def _watch_touches(self):
         if self.first_touched is not None:
@@ -464,6 +466,10 @@ class TabletopScene:
             colour: self.model.body_pos[self._bowls[k]].copy()
             for k, colour in enumerate(self.bowl_colours)
         }
+
+    def distractors(self):
+        """How many are on the table; without room, fewer than were wanted."""
+        return int((self.model.body_pos[self._distractors, 2] > 0).sum())
 
     def possible_tasks(self):
         """Tasks of this table: all, without bowls all but `place`."""

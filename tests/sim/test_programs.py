@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -388,6 +389,28 @@ class RandomWeights(unittest.TestCase):
                 same = path.read_bytes() == (made / path.name).read_bytes()
                 self.assertEqual(same, path.suffix != ".safetensors", path.name)
                 self.assertEqual(path.stat().st_size, (made / path.name).stat().st_size)
+
+    def test_the_values_of_torch_files_change_places(self):
+        source, kinds = ROOT / "tests/data/oft_tiny/ckpt", {}
+        with tempfile.TemporaryDirectory() as folder:
+            made = random_weights.make(source, pathlib.Path(folder) / "checkpoint", seed=3)
+            for path in sorted(source.glob("*.pt")):
+                with zipfile.ZipFile(path) as before, zipfile.ZipFile(made / path.name) as after:
+                    self.assertEqual(before.namelist(), after.namelist())
+                    pickle = next(n for n in before.namelist() if n.endswith("data.pkl"))
+                    kind = "<f4" if b"torch\nFloatStorage" in before.read(pickle) else "<u2"
+                    kinds[path.name.split("--")[0]] = kind
+                    changed = 0
+                    for name in before.namelist():
+                        one, other = before.read(name), after.read(name)
+                        if "/data/" not in name:
+                            self.assertEqual(one, other, name)
+                            continue
+                        one, other = np.frombuffer(one, kind), np.frombuffer(other, kind)
+                        np.testing.assert_array_equal(np.sort(one), np.sort(other))
+                        changed += int((one != other).any())
+                    self.assertGreater(changed, 2)
+        self.assertEqual(kinds, {"action_head": "<u2", "proprio_projector": "<f4"})
 
     def test_bfloat16_rounds_ties_to_even(self):
         # 1 + 1/256 is half-way between two values; so is 1 + 3/256, whose even one is above.

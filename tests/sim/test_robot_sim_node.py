@@ -300,7 +300,7 @@ class Robot(unittest.TestCase):
             ({"camera": "lost"}, "camera: 'lost'"),
             ({"camera_from_s": -1}, "camera_from_s: -1"),
             ({"camera_from_s": True}, "camera_from_s: True"),
-            ({"displaced_at_s": "1"}, "displaced_at_s: '1'"),
+            ({"displaced_after_m": "1"}, "displaced_after_m: '1'"),
             ({"distractors": True}, "distractors: True"),
             ({"distractors": 1}, "distractors: 1 is not between 0 and 0"),
             ({"task": 7}, "task: 7"),

@@ -226,9 +226,10 @@ class Changes(unittest.TestCase):
             for place in on_table:
                 for other in [*scene.targets().values(), *scene.bowl_places().values()]:
                     self.assertGreater(np.hypot(*(place - other)[:2]), 0.08)
+            self.assertEqual(scene.distractors(), len(on_table))
             changed = np.abs(scene.render().astype(int) - image).max(axis=2) > 30
             self.assertEqual(changed.sum() > 40, bool(on_table), f"seed {seed}")
-        self.assertGreater(shown, 9)
+        self.assertGreater(shown, 15)
         for count in (-1, 3):
             with self.assertRaisesRegex(ValueError, f"distractors: {count}"):
                 scene.reset(0, distractors=count)
@@ -236,27 +237,32 @@ class Changes(unittest.TestCase):
                 TabletopScene(0, distractors=count)
 
     def test_a_displaced_block_is_somewhere_else_and_the_expert_follows(self):
-        scene, displaced = TabletopScene(0), 0
-        for seed in range(6):
-            for task in ("touch", "push", "pick"):
-                scene.reset(seed, task=task, displaced_at_s=0.7)
+        tasks = ("touch", "push", "pick", "place")
+        scene, displaced = TabletopScene(0, bowls=2, tasks=tasks), 0
+        for seed in range(5):
+            for task in tasks:
+                scene.reset(seed, task=task, displaced_after_m=0.06)
                 before = scene.targets()
                 rest = {c: p for c, p in before.items() if c != scene.target}
-                while scene.time < 0.67:
-                    scene.apply(np.zeros(6), 1.0, 0.02)
+                while scene.path_length < 0.05:
+                    scene.apply([0, 0, 0.1, 0, 0, 0], 1.0, 0.02)
                 self.assertFalse(scene.displaced)
-                scene.apply(np.zeros(6), 1.0, 0.04)
+                scene.apply([0, 0, 0.1, 0, 0, 0], 1.0, 0.2)
                 after = scene.targets()
                 displaced += scene.displaced
                 moved = np.hypot(*(after[scene.target] - before[scene.target])[:2])
-                self.assertEqual(moved > 0.055, scene.displaced)
-                self.assertLess(moved, 0.115)
+                self.assertEqual(moved > 0.045, scene.displaced)
+                self.assertLess(moved, 0.155)
                 for colour, place in rest.items():
                     np.testing.assert_allclose(after[colour], place, atol=1e-4)
-                self.assertFalse(any(scene.success(t) for t in ("touch", "push", "pick")))
-                scene.reset(seed, task=task, displaced_at_s=0.7)
-                self.assertTrue(rollout(scene, expert, seconds=10.0).success, f"{task} {seed}")
-        self.assertGreaterEqual(displaced, 15)
+                self.assertFalse(any(scene.success(t) for t in tasks[:3]))
+                # The next episode is not changed.
+                scene.reset(seed, task=task)
+                scene.apply([0, 0, 0.1, 0, 0, 0], 1.0, 0.8)
+                self.assertFalse(scene.displaced)
+                scene.reset(seed, task=task, displaced_after_m=0.06)
+                self.assertTrue(rollout(scene, expert).success, f"{task} {seed}")
+        self.assertGreaterEqual(displaced, 16)
 
 
 class Commands(unittest.TestCase):

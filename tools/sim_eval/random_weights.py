@@ -7,6 +7,9 @@ import zipfile
 import numpy as np
 
 
+STORAGES = {b"BFloat16Storage": "<u2", b"FloatStorage": "<u4"}
+
+
 def as_bfloat16(values):
     """float32 to bfloat16 as 16 bits, rounded to nearest, ties to even."""
     bits = values.astype(np.float32).view(np.uint32)
@@ -26,6 +29,15 @@ def initial(name, shape, random):
     return random.normal(0, np.prod(shape[1:]) ** -0.5, shape)
 
 
+def word_of(path, entries):
+    """The type of all values of a `.pt` file, as unsigned integers of that size."""
+    pickle = next(content for entry, content in entries if entry.filename.endswith("/data.pkl"))
+    found = [kind for kind in STORAGES if b"torch\n" + kind + b"\n" in pickle]
+    if len(found) != 1 or pickle.count(b"Storage\n") != 1:
+        raise ValueError(f"{path}: its tensors are not all float32 or all bfloat16")
+    return STORAGES[found[0]]
+
+
 def make(source, folder, seed=0):
     """Copies the folder `source` to `folder` and replaces the values of its weights.
 
@@ -33,7 +45,8 @@ def make(source, folder, seed=0):
     the values of each tensor are put in a random order.
     """
     random = np.random.default_rng(seed)
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
     for path in sorted(folder.glob("model*.safetensors")):
         content = bytearray(path.read_bytes())
         first = 8 + int.from_bytes(content[:8], "little")
@@ -50,10 +63,10 @@ def make(source, folder, seed=0):
     for path in sorted(folder.glob("*.pt")):
         with zipfile.ZipFile(path) as file:
             entries = [(entry, file.read(entry)) for entry in file.infolist()]
+        word = word_of(path, entries)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
             for entry, content in entries:
                 if "/data/" in entry.filename:
-                    values = np.frombuffer(content, "<u2")  # bfloat16
-                    content = random.permutation(values).tobytes()
+                    content = random.permutation(np.frombuffer(content, word)).tobytes()
                 file.writestr(entry, content)
     return folder

@@ -38,6 +38,8 @@ def groups(episodes):
     """Episodes by (row, variant, task), in order of first appearance."""
     found = {}
     for episode in episodes:
+        if episode.get("unchanged"):  # no room for what the row changes
+            continue
         found.setdefault((episode["row"], episode["variant"], episode["task"]), []).append(episode)
     return found
 
@@ -141,8 +143,8 @@ tool speed, tool accel: largest of the simulated tool, whose joints follow withi
 latched: episodes that ended in FAULT or ESTOPPED.
 lockstep: simulated time waits for the policy, every action is 0.1 s old; policy [Hz] is the rate
   that the machine reached.
-displaced: the task's block is put to another place 0.7 s after the start. distractors: things
-  on the table that no instruction names.
+displaced: the task's block is put to another place when the tool has moved 6 cm. distractors: two
+  things on the table that no instruction names. Layouts without room for that are left out.
 first-image: the policy sees the first image throughout: its success without seeing.
 expert, random-actions: without ROS, on the same scenes; a random direction at the expert's speed
   and a random gripper every second. random-weights: the policy before training."""

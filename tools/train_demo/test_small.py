@@ -183,8 +183,6 @@ class SmallChunks(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        if cls.policy is None:
-            raise unittest.SkipTest("of the subclasses")
         cls.folder = tempfile.TemporaryDirectory()
         cls.out = Path(cls.folder.name)
         done = subprocess.run(
@@ -257,7 +255,7 @@ class SmallPi05(SmallChunks):
         # The training rounds the pictures to bytes after the resize; here neither does.
         self.same_chunks(act, 2e-6, "--seed", 7)
 
-    def test_given_steps_are_kept_and_change_the_rest(self):
+    def test_an_action_prefix_is_kept_and_changes_the_rest(self):
         import numpy as np
         import torch
 
@@ -274,12 +272,15 @@ class SmallPi05(SmallChunks):
         np.testing.assert_allclose(plain, alone, atol=1e-6)
         np.testing.assert_allclose(three[:3], given[1], atol=1e-6)
         np.testing.assert_allclose(five[:5], given[2], atol=1e-6)
-        self.assertGreater(np.abs(three[5:] - plain[5:]).max(), 1e-6)
+        self.assertGreater(np.abs(three[5:] - plain[5:]).max(), 1e-4)
 
 
 class SmallOft(SmallChunks):
     policy = "oft"
-    options = ("--steps", 24, "--vision-steps", 8, "--corrections")
+    options = ("--steps", 40, "--vision-steps", 12, "--corrections", 14)
+
+    def test_the_loss_falls(self):
+        self.falls("l1", 2.6)  # from about 3.2 at the start
 
     def test_the_program_answers_with_the_same_chunks(self):
         package()

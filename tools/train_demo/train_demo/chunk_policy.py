@@ -11,12 +11,18 @@ def load(folder):
     """The policy in `folder`; None when it is of single actions.
 
     Its `act(pictures, states, instructions)` gives chunks; with `real_time_chunking` it takes
-    `given`, the first steps of each.
+    `given`, the action prefix of each.
     """
+    kind = kind_of(folder)
+    return kind and kind(folder)
+
+
+def kind_of(folder):
+    """The class of the policy in `folder`; None when it is of single actions."""
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if facts.get("type") == "pi05":
-        return Pi05Policy(folder)
-    return OftPolicy(folder) if file_of(folder, PARTS[0]).exists() else None
+        return Pi05Policy
+    return OftPolicy if file_of(folder, PARTS[0]).exists() else None
 
 
 def act(policy, drivers, pictures, states):

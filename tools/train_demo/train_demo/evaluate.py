@@ -95,11 +95,11 @@ def main():
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--side-by-side", type=int, default=20, help="episodes at once")
     parser.add_argument("--rows", nargs="*", help="names of rows (default: all)")
-    parser.add_argument("--delay", type=int, help="of a chunk policy: steps (default: 1)")
+    parser.add_argument("--delay", type=int, help="of a chunk policy [steps] (default: 1)")
     parser.add_argument(
         "--real-time-chunking",
         action="store_true",
-        help="chunks are made for the steps that are executed meanwhile",
+        help="the steps executed meanwhile are the action prefix of the next chunk",
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -108,16 +108,27 @@ def main():
     simulator()
     from intervals import wilson  # of sim/
 
-    kind, how = OpenVlaRows, {}
-    if chunk_policy.load(chosen.checkpoint):
-        kind, how = ChunkRows, dict(given=chosen.real_time_chunking)
-        if chosen.delay is not None:
-            how["delay"] = chosen.delay
-    elif chosen.delay is not None or chosen.real_time_chunking:
+    try:
+        chunks = chunk_policy.kind_of(chosen.checkpoint)
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}; name a folder of tools/train_demo")
+    kind, how = (ChunkRows, {}) if chunks else (OpenVlaRows, {})
+    if (chosen.delay is not None or chosen.real_time_chunking) and not chunks:
         parser.error("--delay and --real-time-chunking are of chunk policies")
+    if chosen.real_time_chunking and not chunks.real_time_chunking:
+        parser.error("--real-time-chunking: only pi0.5 has it")
+    if chunks:
+        how = dict(given=chosen.real_time_chunking)
+        how["delay"] = 1 if chosen.delay is None else chosen.delay
     policy = kind(chosen.checkpoint, **how)
-    if how.get("given") and not policy.policy.real_time_chunking:
-        parser.error("--real-time-chunking: this policy was not trained for it")
+    if chunks:
+        shape = policy.policy.model.shape
+        # Steps that are left of a chunk when the next one is computed.
+        most = shape.chunk // 2
+        if chosen.real_time_chunking:
+            most = min(most, shape.max_delay)
+        if not 0 <= how["delay"] <= most:
+            parser.error(f"--delay: {how['delay']} must be in 0..{most}")
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     count = min(chosen.side_by_side, len(seeds))
     scenes = [simulator().TabletopScene(seeds[0], **kind.scene) for _ in range(count)]

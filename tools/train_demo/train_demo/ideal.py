@@ -19,9 +19,11 @@ FINGER_GAIN = 0.4
 HELD = 0.45  # opening of fingers around a block
 GRIP = np.array([0.016, 0.016, 0.016])  # a block this close is between the fingers [m]
 PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m]
-MISTAKE = 0.001, 0.04  # standard deviation of a mistaken plan's places, log-uniform [m]
-OTHER_TASK = 0.15  # share of mistaken plans that do something else
-NOISE = 0.003  # of a mistaken plan's steps, largest standard deviation [m]
+# Of perturbed action prefixes: standard deviation of the displacement, log-uniform [m]; share of
+# other tasks; largest standard deviation of a step [m].
+DISPLACEMENT = 0.001, 0.04
+OTHER_TASK = 0.15
+NOISE = 0.003
 PLATE = 0.024  # height of a block's centre in a bowl [m]
 
 
@@ -113,7 +115,10 @@ def chunk(scene):
 
 
 def planned(ideal, given=()):
-    """A chunk [CHUNK, 7] that begins with the actions `given`, the rest the expert's after them."""
+    """A chunk [CHUNK, 7] with the action prefix `given`, the rest the expert's after it.
+
+    Moves `ideal` on by the chunk.
+    """
     actions = np.empty((CHUNK, 7), np.float32)
     for k in range(CHUNK):
         actions[k] = given[k] if k < len(given) else act(ideal)
@@ -121,15 +126,15 @@ def planned(ideal, given=()):
     return actions
 
 
-def mistaken(ideal, steps, random):
-    """The first `steps` actions of a plan with another idea of where things are, or of the task.
+def perturbed_prefix(ideal, steps, random):
+    """An action prefix [steps, 7]: the expert's for displaced things, or for another task.
 
-    As those of the chunk before, which a model made of an older observation, with its errors.
+    As of the chunk before, which a model computed from an older observation, with its errors.
     """
     other = ideal.copy()
-    error = random.normal(0, np.exp(random.uniform(*np.log(MISTAKE))), 3) * [1.0, 1.0, 0.5]
-    other.blocks = {c: b if c == other.held else b + error for c, b in other.blocks.items()}
-    other.bowls = {c: b + error for c, b in other.bowls.items()}
+    away = random.normal(0, np.exp(random.uniform(*np.log(DISPLACEMENT))), 3) * [1.0, 1.0, 0.5]
+    other.blocks = {c: b if c == other.held else b + away for c, b in other.blocks.items()}
+    other.bowls = {c: b + away for c, b in other.bowls.items()}
     if random.random() < OTHER_TASK:
         other.task = random.choice(["touch", "push", "pick"])
         other.target = random.choice(list(other.blocks))

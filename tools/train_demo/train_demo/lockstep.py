@@ -37,8 +37,8 @@ class SingleSteps:
 class ChunkSteps:
     """Executes `execute` steps of a chunk per inference, which takes `delay` of them.
 
-    At least `delay`: the next inference begins when the one before has ended. `given`: whether a
-    chunk is made for the steps that are executed meanwhile (real-time chunking).
+    At least `delay`: the next inference begins when the one before has ended. `given`: whether these
+    are the action prefix of the new chunk (real-time chunking).
     """
 
     def __init__(self, scene, policy_hz, execute, delay, given=False):
@@ -46,7 +46,7 @@ class ChunkSteps:
         self.tracking = simulator().ChunkTracking(scene, policy_hz, max(execute, delay), delay)
 
     def meanwhile(self):
-        """The steps [at most delay, 7] that are given to the next inference."""
+        """The action prefix [at most delay, 7] of the next chunk."""
         return self.tracking.rest[: self.tracking.delay if self.given else 0]
 
     def execute(self, chunk):

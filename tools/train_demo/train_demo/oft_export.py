@@ -1,6 +1,9 @@
-"""Exports a small OpenVLA-OFT as the official training writes it: two `.pt` files beside OpenVLA's."""
+"""Exports a small OpenVLA-OFT as the official training does: two `.pt` files beside OpenVLA's."""
+
+import json
 
 import torch
+from safetensors.torch import load_file
 
 from . import export as openvla_export
 from .export import KEY
@@ -12,7 +15,7 @@ PARTS = ("action_head", "proprio_projector")
 
 
 def file_of(folder, part):
-    """The official name has the training step, which here is not known: always 0."""
+    """The official name has the training step; here it is always 0."""
     return folder / f"{part}--0_checkpoint.pt"
 
 
@@ -36,7 +39,7 @@ def export(model, statistics, folder, provenance=None):
 
     def more(new):
         for name, state in parts.items():
-            # DistributedDataParallel's prefix, and bfloat16, as in the published files.
+            # With DistributedDataParallel's prefix; the published projector is float32.
             values = {f"module.{n}": t.detach().to(torch.bfloat16) for n, t in state.items()}
             torch.save(values, file_of(new, name))
 
@@ -45,12 +48,8 @@ def export(model, statistics, folder, provenance=None):
 
 def load(folder):
     """The model and the statistics {"action", "proprio"} of an exported folder."""
-    import json
-
-    from safetensors.torch import load_file
-
     statistics = json.loads((folder / "dataset_statistics.json").read_text(encoding="utf-8"))[KEY]
-    parts = {name: torch.load(file_of(folder, name), map_location="cpu") for name in PARTS}
+    parts = {name: torch.load(file_of(folder, name), weights_only=True) for name in PARTS}
     state = load_file(folder / "model.safetensors")
     for part, values in parts.items():
         for name, tensor in values.items():

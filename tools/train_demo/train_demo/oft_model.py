@@ -8,7 +8,7 @@ Shapes: B observations, C cameras, P patches per camera, R instructions per obse
 tokens after BOS, K steps of a chunk, A columns of an action.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +32,6 @@ class OftShape(Shape):
     def from_dict(cls, values):
         towers = {name: TowerShape(**values[name]) for name in ("dino", "siglip")}
         return cls(**{**values, **towers, "cameras": tuple(values["cameras"])})
-
-    def as_dict(self):
-        return asdict(self)
 
 
 class ResidualBlock(nn.Module):

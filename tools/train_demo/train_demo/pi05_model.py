@@ -287,16 +287,14 @@ class Pi05(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], -1).float()
 
     @torch.no_grad()
-    def sample(self, rgb, texts, noise, clean=None, delay=None, steps=10):
+    def sample(self, rgb, texts, noise, clean, delay, steps=10):
         """Normalised chunks [N, K, A] by Euler steps from `noise` at time 1 to 0.
 
-        Of chunk n the first `delay[n]` steps are those of `clean` [N, K, A], at time 0.
+        The action prefix of chunk n, `delay[n]` steps, is that of `clean` [N, K, A], at time 0.
         """
         cache, _ = self.prefix(self.see(rgb), texts)
-        x, given = noise, torch.zeros(noise.shape[:2], dtype=torch.bool)
-        if delay is not None:
-            given = torch.arange(noise.shape[1]) < delay[:, None]
-            x = torch.where(given[..., None], clean, x)
+        given = torch.arange(noise.shape[1]) < delay[:, None]
+        x = torch.where(given[..., None], clean, noise)
         for step in range(steps):
             time = torch.full(x.shape[:2], 1.0 - step / steps) * ~given
             velocity = self.velocity(cache, x, time) * ~given[..., None]

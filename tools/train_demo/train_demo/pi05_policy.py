@@ -42,7 +42,7 @@ class Pi05Policy:
 
         `pictures`: n times the cameras' images, uint8, of the model's size or twice that.
         `states` [n, 4]: tool [m] and opening. All prompts must have the same number of tokens.
-        `given`: the first steps of each chunk [its delay, 7] as `act` returns them.
+        `given`: the action prefix of each chunk [its delay, 7], as `act` returns actions.
         """
         shape = self.model.shape
         rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))

@@ -1,5 +1,6 @@
 """Provenance of a checkpoint: kept through every resume, written next to the weights."""
 
+import hashlib
 import platform
 import signal
 import subprocess
@@ -12,8 +13,15 @@ WITHOUT_EFFECT = ("out", "save_seconds", "workers")
 PACKAGES = ("torch", "numpy", "mujoco", "pillow")
 
 
-def provenance(chosen):
-    """Options, the commit of this repository, versions and processor of a run that begins now."""
+def provenance(chosen, base=None):
+    """Options, the commit of this repository, versions and processor of a run that begins now.
+
+    `base`: file of the weights that it begins with.
+    """
+    begin = {}
+    if base:
+        digest = hashlib.sha256(base.read_bytes()).hexdigest()
+        begin = {"base": {"checkpoint": base.parent.name, "sha256": digest}}
     options = {name: value for name, value in vars(chosen).items() if name not in WITHOUT_EFFECT}
     return {
         "command": "tools/train_demo/run "
@@ -22,6 +30,7 @@ def provenance(chosen):
             for name, value in options.items()
             if value is not False
         ),
+        **begin,
         "commit": commit(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},

@@ -25,8 +25,8 @@ from .chunk_recipe import (
 from .model import TowerShape
 from .oft_model import Oft, OftShape
 from .oft_policy import normalize_action, normalize_state, unnormalize_action
-from .pi05_vocabulary import BOWLS, COLOURS, INSTRUCTIONS, TASKS
-from .vocabulary import SIZE, Vocabulary
+from .pi05_vocabulary import prompt_table
+from .vocabulary import SIZE, UNKNOWN, Vocabulary
 
 BASE = Path(__file__).resolve().parents[3] / "models" / "tabletop" / "model.safetensors"
 SAMPLES = chunk_demonstrations.__name__
@@ -61,35 +61,21 @@ DEFAULTS = dict(
 )
 
 
-def prompt_table():
-    """Prompt ids without BOS [tasks, block colours, bowls + 1, T]; row 0 of bowls: without one."""
-    vocabulary, table = Vocabulary(), None
-    for t, task in enumerate(TASKS):
-        for c, colour in enumerate(COLOURS):
-            for b, bowl in enumerate((None, *BOWLS)):
-                if (task == "place") != (bowl is not None):
-                    continue
-                ids = vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour, bowl))[1:]
-                if table is None:
-                    shape = len(TASKS), len(COLOURS), len(BOWLS) + 1, len(ids)
-                    table = np.zeros(shape, np.int64)
-                if len(ids) != table.shape[-1]:
-                    raise ValueError(f"'{task}': {len(ids)} tokens {ids}; change PIECES")
-                table[t, c, b] = ids
-    return table
-
-
 class Recipe:
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
-        self.words, self.base = prompt_table(), None if small else BASE
+        self.words = prompt_table(lambda text: Vocabulary().prompt_ids(text)[1:], UNKNOWN)
+        self.base = None if small else BASE
 
     def build(self):
         model = Oft(self.shape, SIZE)
         if self.base:
             stored, own = load_file(self.base), model.state_dict()
-            known = {name: stored[name].float() for name in own if name in stored}
-            model.load_state_dict({**own, **known})
+            # Of its own are only the parts that OpenVLA does not have.
+            for name in own:
+                if name.split(".")[0] not in oft_export.PARTS:
+                    own[name] = stored[name].float()
+            model.load_state_dict(own)
         return model, Auxiliary(self.shape.hidden_size)
 
     statistics = staticmethod(statistics)

@@ -43,6 +43,8 @@ ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 
 
 class Recipe:
+    base = None  # file of the weights that the training begins with
+
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
         self.prompts = prompt_table()

@@ -1,10 +1,9 @@
 """What is trained as a small pi0.5: two cameras and the state, chunks of actions by flow matching.
 
 Training for real-time chunking (arXiv 2512.05964): of half of the chunks the first steps, up to
-`max_delay`, are given without noise at time 0 and have no loss. Unlike there they are not the
-label's own, but of a mistaken plan, and the label is what the expert does after them. With a
-label's own first steps a model learns to go on with whatever is given instead of looking, and its
-mistakes stay.
+`max_delay`, are an action prefix: without noise, at time 0, without loss. Unlike there it is not the
+label's own but perturbed, and the label is what the expert does after it. With the label's own
+prefix a model learns to extrapolate the prefix, and does not correct its errors from the images.
 """
 
 import numpy as np
@@ -22,7 +21,7 @@ from .chunk_recipe import (
     named_loss,
     statistics,
 )
-from .ideal import mistaken, planned
+from .ideal import perturbed_prefix, planned
 from .pi05_model import GemmaShape, Pi05, Pi05Shape, SiglipShape
 from .pi05_policy import normalize, unnormalize
 from .pi05_vocabulary import FIRST_BIN, Vocabulary, state_bins
@@ -50,6 +49,8 @@ NOISES = 3  # noise samples per instruction
 
 
 class Recipe:
+    base = None  # file of the weights that the training begins with
+
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
         self.words = Vocabulary().table(self.shape.state)
@@ -76,11 +77,11 @@ class Recipe:
             state = state + random.normal(0, 0.012, state.shape) * old
         wide = (*seen.chosen.shape, NOISES)
         delay = random.integers(1, self.shape.max_delay + 1, wide) * (random.random(wide) < 0.5)
-        # A chunk for each noise, as the given steps differ.
+        # A chunk for each noise, as the action prefixes differ.
         chunk = seen.chunk[:, :, None].repeat(NOISES, 2)
         for b, r, d in np.argwhere(delay > 0):
             if scene := seen.scene(b, r):
-                chunk[b, r, d] = planned(scene, mistaken(scene, delay[b, r, d], random))
+                chunk[b, r, d] = planned(scene, perturbed_prefix(scene, delay[b, r, d], random))
         family = families(stats, "action")
         first = normalize(seen.chunk[:, :, 0], family)[..., [0, 1, 2, 6]]
         noise = random.standard_normal(chunk.shape, dtype=np.float32)
@@ -117,7 +118,7 @@ class Recipe:
     def check(self, model, shard, rows, stats):
         """Errors of sampled chunks on held-out layouts, in mm: of five steps together.
 
-        The first five, and those after the given ones of chunks that have some.
+        The first five, and of chunks with an action prefix those after it.
         """
         picked, random = [(shard, row) for row in rows], np.random.default_rng(0)
         batch = self.collate(picked, random, 4, stats, augment=False)
@@ -128,7 +129,7 @@ class Recipe:
         family = families(stats, "action")
         error = unnormalize(chunks, family) - unnormalize(clean.numpy(), family)
         error = np.stack([row[d : d + 5] for row, d in zip(error, delay)])
-        groups = {"": (delay == 0).numpy(), " after given": (delay > 0).numpy()}
+        groups = {"": (delay == 0).numpy(), " after a prefix": (delay > 0).numpy()}
         return errors(error, batch["task"].flatten().numpy(), groups)
 
     def export(self, model, stats, folder, provenance=None):

@@ -1,6 +1,6 @@
 """The training loop: seeded, resumable, one process.
 
-    python -m train_demo.train --out DIR [--policy pi05] [--steps N] [--small]
+    python -m train_demo.train --out DIR [--policy pi05 | oft] [--steps N] [--small]
 
 Writes DIR/demonstrations, DIR/training.pt (every few minutes, on Ctrl-C or SIGTERM, and at the end)
 and DIR/checkpoint, the folder that the node loads, with its provenance in training.json.
@@ -138,7 +138,7 @@ class Trainer:
         self.data = Demonstrations(sorted(schedule, key=lambda entry: entry[0]))
         self.file = chosen.out / "training.pt"
         self.stats = None
-        self.provenance = provenance(chosen)
+        self.provenance = provenance(chosen, self.recipe.base)
 
     def make(self, jobs):
         """Starts making the missing shards of `jobs`."""
@@ -199,6 +199,11 @@ class Trainer:
             self.refuse(
                 f"{self.file} was begun with {other}; give the same options, another --out, or"
                 " delete it"
+            )
+        if self.rank == 0 and state["provenance"]["commit"] != self.provenance["commit"]:
+            print(
+                f"begun at commit {state['provenance']['commit']}, goes on at"
+                f" {self.provenance['commit']}: a run of one commit alone may give other weights"
             )
         self.provenance = state["provenance"]
         self.model.load_state_dict(state["model"])

@@ -1,4 +1,4 @@
-"""tokenizer.json of a unigram model with equal costs: the segmentation with the fewest pieces wins."""
+"""tokenizer.json of a unigram model with equal costs: the fewest pieces win."""
 
 SPACE = "▁"
 

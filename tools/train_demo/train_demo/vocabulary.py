@@ -15,7 +15,7 @@ BINS = 256
 PADDING = 64
 ACTION_END = WORD_SLOTS + BINS
 SIZE = ACTION_END + PADDING
-BOS, EMPTY_WORD = 1, unigram.SPACE
+UNKNOWN, BOS, EMPTY_WORD = 0, 1, unigram.SPACE
 # Action values that hold no information for this robot (rotations) still need a range that zero
 # lies in the middle of.
 EDGES = np.linspace(-1.0, 1.0, BINS)
@@ -46,7 +46,7 @@ def tokenizer_json():
     """Content of tokenizer.json, with Llama's normaliser and BOS."""
     assert len(SPECIAL) + len(PIECES) <= WORD_SLOTS and len(set(PIECES)) == len(PIECES)
     added = [(ACTION_END, "<PAD>")]
-    return unigram.tokenizer(SPECIAL, PIECES, bos=BOS, unknown=0, prepend=True, added=added)
+    return unigram.tokenizer(SPECIAL, PIECES, bos=BOS, unknown=UNKNOWN, prepend=True, added=added)
 
 
 class Vocabulary:
