@@ -20,9 +20,11 @@ HELD = 0.45  # opening of fingers around a block
 GRIP = np.array([0.016, 0.016, 0.016])  # a block this close is between the fingers [m]
 PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m]
 # Of perturbed action prefixes: standard deviation of the displacement, log-uniform [m]; share of
-# other tasks; largest standard deviation of a step [m].
+# other tasks, and of steps that are too early; how many at most; largest standard deviation of a
+# step [m].
 DISPLACEMENT = 0.001, 0.04
-OTHER_TASK = 0.15
+OTHER_TASK = 0.1
+EARLY, EARLIEST = 0.5, 8
 NOISE = 0.003
 PLATE = 0.024  # height of a block's centre in a bowl [m]
 
@@ -127,9 +129,11 @@ def planned(ideal, given=()):
 
 
 def perturbed_prefix(ideal, steps, random):
-    """An action prefix [steps, 7]: the expert's for displaced things, or for another task.
+    """An action prefix [steps, 7]: the expert's for displaced things, for another task, or early.
 
-    As of the chunk before, which a model computed from an older observation, with its errors.
+    As of the chunk before, which a model computed from an older observation, with its errors; a
+    tool that has fallen behind its plan gets steps that are too early, such as closing the fingers
+    above the block.
     """
     other = ideal.copy()
     away = random.normal(0, np.exp(random.uniform(*np.log(DISPLACEMENT))), 3) * [1.0, 1.0, 0.5]
@@ -138,6 +142,10 @@ def perturbed_prefix(ideal, steps, random):
     if random.random() < OTHER_TASK:
         other.task = random.choice(["touch", "push", "pick"])
         other.target = random.choice(list(other.blocks))
+    early = random.integers(1, EARLIEST + 1) if random.random() < EARLY else 0
+    for _ in range(early):
+        action = act(other)
+        other.step(action[:3], action[6])
     actions = np.empty((steps, 7), np.float32)
     for k in range(steps):
         actions[k] = act(other)
