@@ -92,14 +92,21 @@ class Demonstrations:
     def available(self, step):
         return bisect.bisect_right(self.steps, step)
 
-    def pick(self, seed, images):
+    def pick(self, seed, images, corrected=None):
         """(shard, row) of a batch, and the generator for the rest of its random choices.
 
-        `seed`: of the run, the step and the process.
+        `seed`: of the run, the step and the process. `corrected`: share of corrections (DAgger), by
+        default that of their shards.
         """
         random = np.random.default_rng(seed)
         shards = self.load(self.available(seed[1]))
         chosen, rows = random.integers(len(shards), size=images), random.random(images)
+        if corrected is not None:
+            theirs = [k for k in range(len(shards)) if "corrections" in self.paths[k].name]
+            if theirs:
+                chosen = np.where(
+                    random.random(images) < corrected, random.choice(theirs, images), chosen
+                )
         count = lambda shard: len(next(iter(shard.values())))
         return [(shards[s], int(r * count(shards[s]))) for s, r in zip(chosen, rows)], random
 

@@ -103,12 +103,12 @@ class Recipe:
         seen, numbers = (t.repeat_interleave(branches, 0) for t in (seen, batch["numbers"]))
         return model.answer(seen, batch["texts"].flatten(0, 1), numbers)
 
-    def losses(self, model, auxiliary, batch, language):
+    def losses(self, model, auxiliary, batch, stage):
         """Loss and metrics of a batch."""
         seen = model.see(batch["rgb"])
         patch, relative = image_loss(auxiliary, seen, batch)
         figures = {"patch": patch.item(), "relative": relative}
-        if not language:
+        if stage == "vision":
             return patch, figures
         chunks, states = self.answers(model, batch, seen)
         patches = model.shape.patches

@@ -61,12 +61,12 @@ class Recipe:
         """Hidden states that give the action tokens."""
         return model.hidden(patches, batch["texts"])[:, :, self.prompts.shape[-1] - 1 :]
 
-    def losses(self, model, auxiliary, batch, language):
+    def losses(self, model, auxiliary, batch, stage):
         """Loss and metrics of a batch."""
         patches = model.project(batch["rgb"])
         loss, relative = patch_loss(auxiliary, patches, batch)
         figures = {"patch": loss.item(), "relative": relative.item()}
-        if not language:
+        if stage == "vision":
             return loss, figures
         states = self.states(model, patches, batch)
         each, distance = action_loss(model.head(states), batch["normalized"])

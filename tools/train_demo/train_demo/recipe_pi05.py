@@ -37,6 +37,7 @@ SMALL = Pi05Shape(
 DEFAULTS = dict(
     steps=5000,
     vision_steps=2200,
+    action_steps=500,
     images=32,
     branches=2,
     shards=56,
@@ -95,17 +96,26 @@ class Recipe:
             "delay": torch.from_numpy(delay),
         }
 
-    def losses(self, model, auxiliary, batch, language):
+    def freeze(self, model, auxiliary):
+        """Leaves the parameters that the stage "actions" trains."""
+        auxiliary.requires_grad_(False)
+        model.paligemma.vision_tower.requires_grad_(False)
+
+    def losses(self, model, auxiliary, batch, stage):
         """Loss and metrics of a batch."""
-        seen = model.see(batch["rgb"])
-        patch, relative = image_loss(auxiliary, seen, batch)
-        figures = {"patch": patch.item(), "relative": relative}
-        if not language:
-            return patch, figures
         branches = batch["texts"].shape[1]
-        cache, states = model.prefix(
+        prefix = lambda seen: model.prefix(
             seen.repeat_interleave(branches, 0), batch["texts"].flatten(0, 1)
         )
+        seen = model.see(batch["rgb"])
+        if stage == "actions":
+            flow = flow_loss(model, prefix(seen)[0], batch)
+            return (flow * ACTION_WEIGHT).mean(0).sum(), {"flow": flow.mean(0).sum().item()}
+        patch, relative = image_loss(auxiliary, seen, batch)
+        figures = {"patch": patch.item(), "relative": relative}
+        if stage == "vision":
+            return patch, figures
+        cache, states = prefix(seen)
         pointed = named_loss(auxiliary.named(states), batch, model.patches)
         answer = answer_loss(auxiliary, states[:, -1], batch)
         flow = flow_loss(model, cache, batch)

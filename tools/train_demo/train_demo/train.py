@@ -37,6 +37,7 @@ SMALL = dict(
     first_shards=1,
     steps_per_shard=5,
 )
+CORRECTED = 0.2  # share of corrections (DAgger) in the steps for the actions alone
 STOPPED = "train_demo: stopped; the same command goes on from here"
 
 
@@ -50,6 +51,9 @@ def options():
         "--vision-steps",
         type=int,
         help="steps at the start that train the vision half alone",
+    )
+    parser.add_argument(
+        "--action-steps", type=int, help="steps at the end for the actions alone, vision unchanged"
     )
     parser.add_argument("--images", type=int, help="per step")
     parser.add_argument("--branches", type=int, help="instructions per image")
@@ -81,10 +85,10 @@ def options():
         help="a tiny model and few demonstrations: a few minutes, learns little",
     )
     chosen = parser.parse_args()
-    defaults = dict(per_shard=1024, first_shards=8, decay=0.45)
+    defaults = dict(per_shard=1024, first_shards=8, decay=0.45, action_steps=0)
     defaults |= RECIPES[chosen.policy].DEFAULTS
     if chosen.small:
-        defaults |= SMALL
+        defaults |= SMALL | dict(action_steps=min(6, defaults["action_steps"]))
     for name, value in defaults.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, value)
@@ -101,6 +105,7 @@ class Trainer:
     def __init__(self, chosen, rank=0):
         torch.manual_seed(chosen.seed)
         self.chosen, self.rank, self.step, self.seconds = chosen, rank, 0, 0.0
+        self.steps = chosen.steps + chosen.action_steps
         self.recipe = RECIPES[chosen.policy].Recipe(chosen.small)
         self.shape = self.recipe.shape
         self.model, self.auxiliary = self.recipe.build()
@@ -166,9 +171,22 @@ class Trainer:
         self.recipe.export(self.average, self.stats, jobs[0][3])
         self.make(jobs)
 
+    def stage(self):
+        """What the present step trains: "vision", "all" or "actions"."""
+        if self.step < self.chosen.vision_steps:
+            return "vision"
+        return "all" if self.step < self.chosen.steps else "actions"
+
     def rate(self):
-        """Learning rate: warm-up over 200 steps, constant, linear decay to zero."""
+        """Learning rate: warm-up over 200 steps, constant, linear decay to zero.
+
+        Then of the actions alone: likewise, over 50 steps and lower.
+        """
         chosen = self.chosen
+        if self.stage() == "actions":
+            warm = min(1.0, (self.step - chosen.steps + 1) / 50)
+            left = (self.steps - self.step) / (0.4 * chosen.action_steps)
+            return 0.4 * chosen.rate * warm * min(1.0, left)
         warm = min(1.0, (self.step + 1) / min(200, chosen.steps / 10))
         left = (chosen.steps - self.step) / (chosen.decay * chosen.steps)
         return chosen.rate * warm * min(1.0, left)
@@ -212,7 +230,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.stats = state["step"], state["seconds"], state["stats"]
         if self.rank == 0:
-            print(f"goes on at step {self.step} of {self.chosen.steps}")
+            print(f"goes on at step {self.step} of {self.steps}")
 
     def refuse(self, text):
         # By one process only.
@@ -222,37 +240,39 @@ class Trainer:
         """Averages the gradients over the processes; returns whether one of them shall stop."""
         if self.chosen.processes == 1:
             return stop
-        for parameter in self.parameters:
+        parameters = [p for p in self.parameters if p.requires_grad]
+        for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         flat = torch.cat(
-            [parameter.grad.flatten() for parameter in self.parameters]
-            + [torch.tensor([float(stop)])]
+            [parameter.grad.flatten() for parameter in parameters] + [torch.tensor([float(stop)])]
         )
         torch.distributed.all_reduce(flat)
         flat /= self.chosen.processes
-        *gradients, stop = flat.split([parameter.numel() for parameter in self.parameters] + [1])
-        for parameter, gradient in zip(self.parameters, gradients):
+        *gradients, stop = flat.split([parameter.numel() for parameter in parameters] + [1])
+        for parameter, gradient in zip(parameters, gradients):
             parameter.grad.copy_(gradient.view_as(parameter))
         return bool(stop > 0)
 
     def one_step(self, stop=False):
         """One optimiser step; returns metrics and whether to stop."""
         chosen = self.chosen
-        images = chosen.images // chosen.processes
-        picked, random = self.data.pick([chosen.seed, self.step, self.rank], images)
+        images, stage = chosen.images // chosen.processes, self.stage()
+        if stage == "actions":
+            self.recipe.freeze(self.model, self.auxiliary)
+        corrected = CORRECTED if stage == "actions" else None
+        picked, random = self.data.pick([chosen.seed, self.step, self.rank], images, corrected)
         batch = self.recipe.collate(picked, random, chosen.branches, self.stats)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
-        language = self.step >= chosen.vision_steps
-        loss, figures = self.recipe.losses(self.model, self.auxiliary, batch, language)
+        loss, figures = self.recipe.losses(self.model, self.auxiliary, batch, stage)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         stop = self.reduce(stop)
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
         # The decay of the average grows during the training.
-        keep = min(0.998, (1 + self.step) / (10 + self.step))
+        keep = 0.98 if stage == "actions" else min(0.998, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.model.parameters()), 1 - keep
@@ -275,7 +295,7 @@ class Trainer:
     def follow(self):
         """Main function of every process but the first."""
         stop = False
-        while self.step < self.chosen.steps and not stop:
+        while self.step < self.steps and not stop:
             _, stop = self.one_step()
 
     def begin(self):
@@ -297,7 +317,7 @@ class Trainer:
             signal.signal(number, ask_to_stop)
         begin, before = time.monotonic(), self.seconds
         saved, shown, first = begin, begin, self.step
-        while self.step < chosen.steps and not stop:
+        while self.step < self.steps and not stop:
             if self.step in self.rounds:
                 self.correct()
             figures, stop = self.one_step(signalled)
@@ -309,20 +329,20 @@ class Trainer:
                 raise SystemExit(
                     f"train_demo: step {self.step}: a loss is not finite ({figures}); lower --rate"
                 )
-            if now - shown > 15 or self.step == chosen.steps:
+            if now - shown > 15 or self.step == self.steps:
                 speed = (self.step - first) / (now - begin)
-                left = (chosen.steps - self.step) / speed
+                left = (self.steps - self.step) / speed
                 text = " ".join(
                     f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {np.round(v, 1).tolist()}"
                     for k, v in figures.items()
                 )
                 print(
-                    f"step {self.step}/{chosen.steps}  {speed:.2f}/s  {left / 60:.0f} min left"
+                    f"step {self.step}/{self.steps}  {speed:.2f}/s  {left / 60:.0f} min left"
                     f"  shards {len(self.data.shards)}  {text}",
                     flush=True,
                 )
                 shown = now
-            if now - saved > chosen.save_seconds or self.step == chosen.steps or stop:
+            if now - saved > chosen.save_seconds or self.step == self.steps or stop:
                 self.save()
                 if self.step > chosen.vision_steps:
                     print("check", json.dumps(self.check()), flush=True)
