@@ -37,8 +37,8 @@ class SingleSteps:
 class ChunkSteps:
     """Executes `execute` steps of a chunk per inference, which takes `delay` of them.
 
-    At least `delay`: the next inference begins when the one before has ended. `given`: whether these
-    are the action prefix of the new chunk (real-time chunking).
+    At least `delay`: the next inference begins when the one before has ended. `given`: whether
+    these are the action prefix of the new chunk (real-time chunking).
     """
 
     def __init__(self, scene, policy_hz, execute, delay, given=False):

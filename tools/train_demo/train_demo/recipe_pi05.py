@@ -1,8 +1,8 @@
 """What is trained as a small pi0.5: two cameras and the state, chunks of actions by flow matching.
 
 Training for real-time chunking (arXiv 2512.05964): of half of the chunks the first steps, up to
-`max_delay`, are an action prefix: without noise, at time 0, without loss. Unlike there it is not the
-label's own but perturbed, and the label is what the expert does after it. With the label's own
+`max_delay`, are an action prefix: without noise, at time 0, without loss. Unlike there it is not
+the label's own but perturbed, and the label is what the expert does after it. With the label's own
 prefix a model learns to extrapolate the prefix, and does not correct its errors from the images.
 """
 
