@@ -19,6 +19,7 @@ mod mailbox;
 mod observation;
 mod os;
 mod shared_state;
+mod takeover;
 mod transform;
 mod worker;
 

@@ -17,6 +17,7 @@ use super::{
     observation::{Collector, Job, Undecodable},
     os,
     shared_state::SharedState,
+    takeover::least_delay,
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
@@ -517,12 +518,8 @@ impl Installed {
         // The count includes an observation's wait for the inference, the time the step that begins
         // just before its end. Saturates; a delay beyond the chunk is the policy's to handle.
         let inference = (self.last_inference_s * self.policy_hz).ceil() as usize;
-        // Control executes `execute` steps of the chunk before, even when the new one is there
-        // sooner; of that chunk, too, it may still have to execute the predecessor's.
-        let waiting = taken_over_at < self.last_decided;
-        let switch = taken_over_at + self.execute as u64 * (1 + u64::from(waiting));
-        let wait = usize::try_from(switch.saturating_sub(steps_begun)).unwrap_or(usize::MAX);
-        Playback { executed, delay: inference.max(self.last_delay).max(wait) }
+        let least = least_delay(steps_begun, taken_over_at, self.last_decided, self.execute as u64);
+        Playback { executed, delay: inference.max(self.last_delay).max(least) }
     }
 }
 
