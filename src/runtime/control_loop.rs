@@ -261,7 +261,6 @@ impl ControlLoop {
 
     /// Sends the events, then the snapshot: a reader of the snapshot finds its events queued.
     fn report(&mut self, now: Instant, inputs: u64, ticket: Option<u64>, output: &Output) {
-        self.shared.taken_over_at.store(output.taken_over_at, Ordering::Release);
         self.shared.steps_begun.store(output.steps_begun, Ordering::Release);
         let Cause { reason, withdrawn_by, source, .. } = output.cause;
         let status = (output.state, reason, withdrawn_by, source);

@@ -19,7 +19,6 @@ mod mailbox;
 mod observation;
 mod os;
 mod shared_state;
-mod takeover;
 mod transform;
 mod worker;
 

@@ -90,8 +90,6 @@ pub(super) struct SharedState {
     pub states_to_free: Mailbox<ControlState>,
     /// Control -> executor: policy steps begun so far.
     pub steps_begun: AtomicU64,
-    /// Control -> inference: steps begun when the newest executed chunk took over.
-    pub taken_over_at: AtomicU64,
     /// Ends the control loop.
     pub stop: AtomicBool,
 }

@@ -17,7 +17,6 @@ use super::{
     observation::{Collector, Job, Undecodable},
     os,
     shared_state::SharedState,
-    takeover::least_delay,
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
@@ -151,8 +150,6 @@ struct Installed {
     last_inference_s: f64,
     /// Steps that began between the observation of the last chunk and its end.
     last_delay: usize,
-    /// Steps begun when the last chunk was passed to control.
-    last_decided: u64,
     /// Generation of the instruction that the policy is prepared for.
     prepared: Option<u64>,
 }
@@ -305,7 +302,6 @@ impl Worker {
             last_begun: 0,
             last_inference_s: loaded.inference_s,
             last_delay: 0,
-            last_decided: 0,
             prepared: None,
         });
         self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
@@ -365,8 +361,7 @@ impl Worker {
         let started = self.clock.steady();
         self.generation += 1;
         self.shared.set_inference(Inference::Busy { since: started });
-        let taken_over_at = self.shared.taken_over_at.load(Ordering::Acquire);
-        let playback = installed.playback(job.image.steps_begun, taken_over_at);
+        let playback = installed.playback(job.image.steps_begun);
         let (shared, clock) = (&self.shared, &self.clock);
         let result = catch_unwind(AssertUnwindSafe(|| {
             // Cleared before the policy runs, whose duration does not matter here.
@@ -437,7 +432,6 @@ impl Worker {
                 let chunk = chunk.with_stages(StageTimes::new(stages));
                 let begun = origin.steps_begun_at_observation;
                 let present = self.shared.steps_begun.load(Ordering::Acquire);
-                installed.last_decided = present;
                 installed.last_delay =
                     usize::try_from(present.saturating_sub(begun)).unwrap_or(usize::MAX);
                 installed.previous = Some((begun, origin.inference_started));
@@ -508,7 +502,7 @@ impl Installed {
     /// How far the previous chunk has been executed. Where no step began since the last observation
     /// nothing is being executed: control holds, and a chunk that continues the old one would keep
     /// a plan alive that is not executed.
-    fn playback(&mut self, steps_begun: u64, taken_over_at: u64) -> Playback {
+    fn playback(&mut self, steps_begun: u64) -> Playback {
         let moving = self.last_begun != steps_begun;
         self.last_begun = steps_begun;
         let executed = self
@@ -517,9 +511,8 @@ impl Installed {
             .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
         // The count includes an observation's wait for the inference, the time the step that begins
         // just before its end. Saturates; a delay beyond the chunk is the policy's to handle.
-        let inference = (self.last_inference_s * self.policy_hz).ceil() as usize;
-        let least = least_delay(steps_begun, taken_over_at, self.last_decided, self.execute as u64);
-        Playback { executed, delay: inference.max(self.last_delay).max(least) }
+        let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
+        Playback { executed, delay: delay.max(self.last_delay) }
     }
 }
 

@@ -176,11 +176,6 @@ impl ChunkPlayer {
         self.steps_begun
     }
 
-    /// Count of steps when the newest chunk took over.
-    pub(super) const fn taken_over_at(&self) -> u64 {
-        self.started_at
-    }
-
     pub(super) const fn is_active(&self) -> bool {
         self.index.is_some()
     }

@@ -312,10 +312,6 @@ pub struct Output {
     /// Number of policy steps begun since the state was made. Copied into
     /// `ChunkOrigin::steps_begun_at_observation`.
     pub steps_begun: u64,
-    /// Value of `steps_begun` when the newest executed chunk took over. A newer one takes over when
-    /// [`ControlConfig::execute_steps`](crate::ControlConfig::execute_steps) more have begun, at the
-    /// earliest.
-    pub taken_over_at: u64,
     /// Whether the command is exactly zero and stays so until a new chunk is accepted. Deactivation
     /// waits for it.
     pub at_rest: bool,

@@ -192,7 +192,6 @@ pub fn step(now: Instant, state: &mut ControlState, inputs: &Inputs<'_>) -> Outp
         resumes_in_s: decision.resumes_in_s,
         enable_withdrawn_in_s: decision.enable_withdrawn_in_s,
         steps_begun: state.player.steps_begun(),
-        taken_over_at: state.player.taken_over_at(),
         at_rest,
         image_age_s: state.watchdogs.image_age_s(now, &state.config),
     }
