@@ -254,16 +254,16 @@ class TabletopScene:
 
     def _put_distractors(self, random, shown, blocks, bowls):
         """Puts the first `shown` where they are in no path; one without room stays away."""
-        taken = []
-        for k, body in enumerate(self._distractors):
+        taken = list(bowls)
+        self.model.body_pos[self._distractors] = [0, 0, cell.AWAY]
+        for body, (_, height, _) in zip(self._distractors[:shown], cell.DISTRACTORS):
             places = random.uniform(*BOWL_REGION.T, size=(3000, 2))
             free = self._clear(places, blocks, DISTRACTOR_FROM_BLOCK)
-            for other in [*bowls, *taken]:
+            for other in taken:
                 free &= np.linalg.norm(places - other, axis=1) > DISTRACTOR_FROM_BOWL
-            self.model.body_pos[body] = [0, 0, cell.AWAY]
-            if k < shown and free.any():
+            if free.any():
                 taken.append(places[free][0])
-                self.model.body_pos[body] = [*taken[-1], cell.DISTRACTORS[k][1]]
+                self.model.body_pos[body] = [*taken[-1], height]
 
     @staticmethod
     def _clear(places, blocks, distance):
@@ -284,14 +284,14 @@ class TabletopScene:
         places = random.uniform(*BLOCK_REGION.T, size=(3000, 2))
         way = np.linalg.norm(places - block[:2], axis=1)
         free = (way > DISPLACED[0]) & (way < DISPLACED[1])
-        others = [self.block_position(k)[:2] for k in range(len(self._blocks)) if k != index]
-        for other in others:
-            free &= self._apart(places - other)
-        for bowl in self.bowl_places().values():
-            free &= self._clear(places, np.array([bowl[:2]]), BOWL_FROM_BLOCK)
-        for body in self._distractors:
-            place = self.model.body_pos[body, :2]
-            free &= self._clear(places, np.array([place]), DISTRACTOR_FROM_BLOCK)
+        for k in range(len(self._blocks)):
+            if k != index:
+                free &= self._apart(places - self.block_position(k)[:2])
+        for bodies, distance in (
+            (self._bowls, BOWL_FROM_BLOCK),
+            (self._distractors, DISTRACTOR_FROM_BLOCK),
+        ):
+            free &= self._clear(places, self.model.body_pos[bodies, :2], distance)
         if tip[2] < HIGH:
             free &= np.linalg.norm(places - tip[:2], axis=1) > DISPLACED_FROM_TOOL
         if not free.any():

@@ -8,8 +8,8 @@ import numpy as np
 
 from .demonstrations import POSES_PER_LAYOUT, draw_state, project, repaint, scatter, settle
 from .ideal import PLATE, POLICY_HZ, chunk, chunks, combinations
+from .instructions import BOWLS, COLOURS
 from .lockstep import ChunkSteps, observed
-from .pi05_vocabulary import BOWLS, COLOURS
 from .simulator import simulator
 
 BOWLS_AT_MOST = 2

@@ -7,14 +7,13 @@ from torch import nn
 
 from .dataset import photometric
 from .ideal import IdealScene
+from .instructions import BOWLS, COLOURS, TASKS
 from .losses import UNIT, located, nearness, tool_target
-from .pi05_vocabulary import BOWLS, COLOURS, TASKS
 
 TASK_WEIGHT = {"touch": 0.25, "push": 0.2, "pick": 0.25, "place": 0.3}
 COMBINATIONS = [(task, k, 0) for task in TASKS[:3] for k in range(3)]
 COMBINATIONS += [("place", k, b + 1) for k in range(3) for b in range(len(BOWLS))]
 NUMBERED = [(TASKS.index(task), block, bowl) for task, block, bowl in COMBINATIONS]
-ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 THINGS = len(COLOURS) + len(BOWLS)
 # The tool never rotates: a narrow range around zero.
 STILL = 0.005
@@ -67,6 +66,12 @@ def statistics(shards):
 
 def families(stats, name):
     return {key: np.asarray(values) for key, values in stats[name].items()}
+
+
+def at_another_time(state, spread, random):
+    """Half of the states [B, n] as some ms older or newer than the image."""
+    changed = random.random((len(state), 1)) < 0.5
+    return state + random.normal(0, spread, state.shape) * changed
 
 
 class Observations:

@@ -7,16 +7,11 @@ import numpy as np
 import torch
 
 from .demonstrations import FIELDS, TASKS
+from .instructions import prompt_table
 from .losses import jitter
-from .vocabulary import Vocabulary, action_ids, normalize
+from .vocabulary import UNKNOWN, Vocabulary, action_ids, normalize
 
 TASK_WEIGHT = {"touch": 0.36, "push": 0.32, "pick": 0.32}
-INSTRUCTIONS = {
-    "touch": "touch the {} block",
-    "push": "push the {} block",
-    "pick": "pick up the {} block",
-}
-COLOURS = ("red", "green", "blue", "yellow")
 
 
 def statistics(shards):
@@ -45,17 +40,11 @@ def statistics(shards):
     }
 
 
-def prompt_table():
+def prompts():
     """Prompt ids without BOS of every task and colour, [tasks, colours, tokens]."""
     vocabulary = Vocabulary()
-    prompts = [
-        vocabulary.prompt_ids(INSTRUCTIONS[task].format(colour))[1:]
-        for task in TASKS
-        for colour in COLOURS
-    ]
-    if len({len(prompt) for prompt in prompts}) != 1:
-        raise ValueError("the prompts of all tasks must have one length in tokens; change PIECES")
-    return np.array(prompts).reshape(len(TASKS), len(COLOURS), -1)
+    table = prompt_table(lambda text: vocabulary.prompt_ids(text)[1:], UNKNOWN)
+    return table[: len(TASKS), :, 0]
 
 
 class Demonstrations:

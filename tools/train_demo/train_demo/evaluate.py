@@ -59,6 +59,12 @@ class ChunkRows:
             vocabulary = [SIZE] if isinstance(model, OpenVla) else []
             self.policy.model = type(model)(model.shape, *vocabulary)
 
+    def most(self):
+        """The longest delay: the steps that are left of a chunk, and that the policy is for."""
+        shape = self.policy.model.shape
+        left = shape.chunk // 2
+        return min(left, shape.max_delay) if self.given else left
+
     def act(self, drivers):
         scenes = [driver.scene for driver in drivers]
         # A scene draws every camera into the same memory.
@@ -112,23 +118,16 @@ def main():
         chunks = chunk_policy.kind_of(chosen.checkpoint)
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}; name a folder of tools/train_demo")
-    kind, how = (ChunkRows, {}) if chunks else (OpenVlaRows, {})
+    kind, how = (ChunkRows, dict(given=chosen.real_time_chunking)) if chunks else (OpenVlaRows, {})
     if (chosen.delay is not None or chosen.real_time_chunking) and not chunks:
         parser.error("--delay and --real-time-chunking are of chunk policies")
     if chosen.real_time_chunking and not chunks.real_time_chunking:
         parser.error("--real-time-chunking: only pi0.5 has it")
-    if chunks:
-        how = dict(given=chosen.real_time_chunking)
-        how["delay"] = 1 if chosen.delay is None else chosen.delay
+    if chosen.delay is not None:
+        how["delay"] = chosen.delay
     policy = kind(chosen.checkpoint, **how)
-    if chunks:
-        shape = policy.policy.model.shape
-        # Steps that are left of a chunk when the next one is computed.
-        most = shape.chunk // 2
-        if chosen.real_time_chunking:
-            most = min(most, shape.max_delay)
-        if not 0 <= how["delay"] <= most:
-            parser.error(f"--delay: {how['delay']} must be in 0..{most}")
+    if chunks and not 0 <= policy.delay <= policy.most():
+        parser.error(f"--delay: {policy.delay} must be in 0..{policy.most()}")
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
     count = min(chosen.side_by_side, len(seeds))
     scenes = [simulator().TabletopScene(seeds[0], **kind.scene) for _ in range(count)]

@@ -15,6 +15,8 @@ from .vocabulary import ACTION_END, BINS, WORD_SLOTS
 COLOURS = 4
 # Unit of length in the auxiliary targets [m], so that values are about one.
 UNIT = 0.1
+# Of each column of an action in its loss.
+ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 # Width of the soft target around the right bin per action dimension, in bins: neighbouring bins are
 # almost correct.
 SPREAD = torch.tensor([2.5, 2.5, 2.5, 0.4, 0.4, 0.4, 0.4])

@@ -56,11 +56,6 @@ class Shape:
     def as_dict(self):
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values):
-        towers = {name: TowerShape(**values[name]) for name in ("dino", "siglip")}
-        return cls(**{**values, **towers})
-
 
 class Attention(nn.Module):
     def __init__(self, width, heads):

@@ -54,14 +54,9 @@ def load(folder):
     for part, values in parts.items():
         for name, tensor in values.items():
             state[f"{part}.{name.removeprefix('module.')}"] = tensor
-    base = read_shape(folder).as_dict()
     action, numbers = (len(statistics[name]["mean"]) for name in ("action", "proprio"))
-    model = Oft(
-        OftShape.from_dict(
-            {**base, "cameras": OftShape.cameras, "action": action, "state": numbers}
-        ),
-        SIZE,
-    )
+    shape = OftShape(**vars(read_shape(folder)), action=action, state=numbers)
+    model = Oft(shape, SIZE)
     wanted = model.state_dict()
     model.load_state_dict({name: state[name].float() for name in wanted})
     return model.requires_grad_(False), statistics

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .model import OpenVla, Shape, TowerShape, rotate
+from .model import OpenVla, Shape, rotate
 
 STOP = 2  # id of </s>, the last row
 
@@ -27,11 +27,6 @@ class OftShape(Shape):
     chunk: int = 8
     action: int = 7
     state: int = 4
-
-    @classmethod
-    def from_dict(cls, values):
-        towers = {name: TowerShape(**values[name]) for name in ("dino", "siglip")}
-        return cls(**{**values, **towers, "cameras": tuple(values["cameras"])})
 
 
 class ResidualBlock(nn.Module):

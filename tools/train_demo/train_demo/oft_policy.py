@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from . import oft_export
-from .pi05_policy import resized
+from .pi05_policy import rgb_of
 from .vocabulary import Vocabulary
 
 
@@ -39,8 +39,7 @@ class OftPolicy:
 
         Arguments as `Pi05Policy.sampled`.
         """
-        rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))
-        rgb = resized(rgb.permute(0, 1, 4, 2, 3).float() / 255, self.model.shape.image_size)
+        rgb = rgb_of(pictures, self.model.shape.image_size)
         state = normalize_state(states, self.statistics["proprio"])
         ids = torch.tensor([self.vocabulary.prompt_ids(text)[1:] for text in instructions])
         chunks, _ = self.model.answer(self.model.see(rgb), ids, torch.from_numpy(state).float())

@@ -19,8 +19,13 @@ def unnormalize(values, family):
     return (values + 1) / 2 * (high - low) + low
 
 
-def resized(rgb, side):
-    """Images [B, C, 3, 2 * side, 2 * side] at half size, as LeRobot's bilinear resize does it."""
+def rgb_of(pictures, side):
+    """Images [B, C, 3, side, side] in 0..1 of uint8 ones, of that size or twice it.
+
+    At half size as LeRobot's bilinear resize does it. `pictures`: B times those of the cameras.
+    """
+    rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))
+    rgb = rgb.permute(0, 1, 4, 2, 3).float() / 255
     if rgb.shape[-1] == side:
         return rgb
     if rgb.shape[-2:] != (2 * side, 2 * side):
@@ -45,8 +50,7 @@ class Pi05Policy:
         `given`: the action prefix of each chunk [its delay, 7], as `act` returns actions.
         """
         shape = self.model.shape
-        rgb = torch.from_numpy(np.stack([np.stack(cameras) for cameras in pictures]))
-        rgb = resized(rgb.permute(0, 1, 4, 2, 3).float() / 255, shape.image_size)
+        rgb = rgb_of(pictures, shape.image_size)
         bins = state_bins(normalize(states, self.statistics["observation.state"]))
         ids = [self.vocabulary.prompt_ids(*pair) for pair in zip(instructions, bins)]
         if noise is None:

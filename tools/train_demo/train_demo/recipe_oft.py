@@ -11,43 +11,28 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from . import chunk_demonstrations, oft_export
+from . import chunk_demonstrations, oft_export, recipe_openvla
 from .chunk_recipe import (
-    ACTION_WEIGHT,
     Auxiliary,
     Observations,
     answer_loss,
+    at_another_time,
     errors,
     image_loss,
     named_loss,
     statistics,
 )
-from .model import TowerShape
+from .instructions import prompt_table
+from .losses import ACTION_WEIGHT
 from .oft_model import Oft, OftShape
 from .oft_policy import normalize_action, normalize_state, unnormalize_action
-from .pi05_vocabulary import prompt_table
 from .vocabulary import SIZE, UNKNOWN, Vocabulary
 
 BASE = Path(__file__).resolve().parents[3] / "models" / "tabletop" / "model.safetensors"
 SAMPLES = chunk_demonstrations.__name__
-SHAPE = OftShape(
-    image_size=112,
-    dino=TowerShape(96, 4, 3),
-    siglip=TowerShape(64, 4, 2),
-    hidden_size=128,
-    intermediate_size=352,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-)
-SMALL = OftShape(
-    image_size=112,
-    dino=TowerShape(32, 2, 2),
-    siglip=TowerShape(32, 2, 2),
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-)
+SHAPE = OftShape(**vars(recipe_openvla.SHAPE))
+# The demonstrations' pictures are half of the scene's.
+SMALL = OftShape(**vars(recipe_openvla.SMALL) | {"image_size": SHAPE.image_size})
 DEFAULTS = dict(
     steps=2600,
     vision_steps=500,
@@ -64,7 +49,8 @@ DEFAULTS = dict(
 class Recipe:
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
-        self.words = prompt_table(lambda text: Vocabulary().prompt_ids(text)[1:], UNKNOWN)
+        vocabulary = Vocabulary()
+        self.words = prompt_table(lambda text: vocabulary.prompt_ids(text)[1:], UNKNOWN)
         self.base = None if small else BASE
 
     def build(self):
@@ -86,9 +72,7 @@ class Recipe:
         batch = seen.batch(random if augment else None)
         state = seen.arrays["state"]
         if augment:
-            # As by a state that is some ms older or newer than the image.
-            old = random.random((len(picked), 1)) < 0.5
-            state = state + random.normal(0, [0.002, 0.002, 0.002, 0.006], state.shape) * old
+            state = at_another_time(state, [0.002, 0.002, 0.002, 0.006], random)
         chunk = normalize_action(seen.chunk[:, :, : self.shape.chunk], stats["action"])
         return batch | {
             "texts": torch.from_numpy(self.words[(seen.task, *seen.names())]),

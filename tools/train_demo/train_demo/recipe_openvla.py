@@ -1,12 +1,11 @@
 """What is trained as a small OpenVLA: one image, one step of seven action tokens."""
 
 import numpy as np
-import torch
 
 from . import demonstrations
-from .dataset import TASKS, collate, prompt_table, statistics
+from .dataset import TASKS, collate, prompts, statistics
 from .export import export
-from .losses import Auxiliary, action_loss, answer_loss, patch_loss
+from .losses import ACTION_WEIGHT, Auxiliary, action_loss, answer_loss, patch_loss
 from .model import OpenVla, Shape, TowerShape
 from .vocabulary import SIZE
 
@@ -39,7 +38,6 @@ DEFAULTS = dict(
     corrections=[1900],
     correction_shards=5,
 )
-ACTION_WEIGHT = torch.tensor([1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.7])
 
 
 class Recipe:
@@ -47,7 +45,7 @@ class Recipe:
 
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
-        self.prompts = prompt_table()
+        self.prompts = prompts()
 
     def build(self):
         return OpenVla(self.shape, SIZE), Auxiliary(self.shape.hidden_size)

@@ -11,10 +11,10 @@ import torch
 
 from . import chunk_demonstrations, pi05_export
 from .chunk_recipe import (
-    ACTION_WEIGHT,
     Auxiliary,
     Observations,
     answer_loss,
+    at_another_time,
     errors,
     families,
     image_loss,
@@ -22,6 +22,7 @@ from .chunk_recipe import (
     statistics,
 )
 from .ideal import perturbed_prefix, planned
+from .losses import ACTION_WEIGHT
 from .pi05_model import GemmaShape, Pi05, Pi05Shape, SiglipShape
 from .pi05_policy import normalize, unnormalize
 from .pi05_vocabulary import FIRST_BIN, Vocabulary, state_bins
@@ -73,9 +74,7 @@ class Recipe:
         batch = seen.batch(random if augment else None)
         state = normalize(seen.arrays["state"], families(stats, "observation.state"))
         if augment:
-            # As by a state that is some ms older or newer than the image.
-            old = random.random((len(picked), 1)) < 0.5
-            state = state + random.normal(0, 0.012, state.shape) * old
+            state = at_another_time(state, 0.012, random)
         wide = (*seen.chosen.shape, NOISES)
         delay = random.integers(1, self.shape.max_delay + 1, wide) * (random.random(wide) < 0.5)
         # A chunk for each noise, as the action prefixes differ.

@@ -92,6 +92,8 @@ def options():
     for name, value in defaults.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, value)
+    if chosen.action_steps and not hasattr(RECIPES[chosen.policy].Recipe, "freeze"):
+        parser.error(f"--action-steps: {chosen.policy} has no such stage")
     return chosen
 
 
