@@ -15,7 +15,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
-from tabletop import ChunkTracking, NodeTracking
+from tabletop import NODE_LOOP, ChunkTracking, NodeTracking
 
 RESEND_S = 20.0  # an image may be lost: without an action it is sent again, with a new stamp
 
@@ -151,5 +151,6 @@ class Lockstep:
             tracking = NodeTracking(scene, latency)
             return lambda action: tracking.step(action[0])
         policy_hz = self.runner.action.policy_hz
-        tracking = ChunkTracking(scene, policy_hz, execute, round(latency * policy_hz))
+        delay = round(latency * policy_hz)
+        tracking = ChunkTracking(scene, policy_hz, execute, delay, NODE_LOOP)
         return lambda chunk: tracking.step(chunk, done)

@@ -17,12 +17,14 @@ from .expert import expert  # noqa: E402
 from .random_policy import random_policy  # noqa: E402
 from .rollout import Rollout, rollout  # noqa: E402
 from .scene import BLOCK_COLOURS, BOWL_COLOURS, TASKS, TabletopScene  # noqa: E402
-from .tracking import ChunkTracking, NodeTracking  # noqa: E402
+from .tracking import NODE_LOOP, ChunkTracking, Loop, NodeTracking  # noqa: E402
 
 __all__ = [
     "BLOCK_COLOURS",
     "BOWL_COLOURS",
     "ChunkTracking",
+    "Loop",
+    "NODE_LOOP",
     "NodeTracking",
     "Rollout",
     "TASKS",

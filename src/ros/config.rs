@@ -237,6 +237,15 @@ impl ResolvedConfig {
         vla_config::parameter(name).map_or(Value::NotSet, |row| row.get(&self.resolved.values))
     }
 
+    /// Time from the begin of a chunk's step to that of the robot's motion: the limiter's, and the
+    /// robot's as its file gives it.
+    #[must_use]
+    pub fn motion_delay(&self) -> Duration {
+        let robot = self.resolved.files.robot.as_ref();
+        let latency_s = robot.map_or(0.0, |robot| robot.command.latency_s);
+        Duration::from_secs_f64(self.control.motion_delay_s() + latency_s)
+    }
+
     /// The configuration with changed parameters.
     ///
     /// # Errors

@@ -232,6 +232,7 @@ impl LifecycleManager {
             transform: parameters.transform(),
             policy_hz: parameters.policy_hz,
             execute: parameters.execute,
+            motion_delay: parameters.motion_delay(),
             rate_limit_hz: parameters.inference_rate_hz,
             cameras: cameras.map(|camera| Arc::clone(&camera.name)).collect(),
             needs_state: !(parameters.state.is_empty() && parameters.joints.is_empty()),

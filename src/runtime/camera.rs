@@ -11,8 +11,6 @@ use vla_inference::observation::EncodedImage;
 pub struct CameraImage {
     /// Arrival times and header stamp.
     pub seen: ImageSeen,
-    /// `Output::steps_begun` of control at its arrival.
-    pub steps_begun: u64,
     /// The unchecked image data. Shared with [`RepeatDetector`], which compares the next image with
     /// it.
     pub bytes: Arc<EncodedImage>,

@@ -261,7 +261,7 @@ impl ControlLoop {
 
     /// Sends the events, then the snapshot: a reader of the snapshot finds its events queued.
     fn report(&mut self, now: Instant, inputs: u64, ticket: Option<u64>, output: &Output) {
-        self.shared.steps_begun.store(output.steps_begun, Ordering::Release);
+        self.shared.steps.note(output.steps_begun, now);
         let Cause { reason, withdrawn_by, source, .. } = output.cause;
         let status = (output.state, reason, withdrawn_by, source);
         if self.reported.replace(status) != Some(status) {

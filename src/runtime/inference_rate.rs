@@ -7,20 +7,27 @@ use std::{
 
 use vla_control::time::Instant;
 
-/// Arrival time of the newest image, and its interval to the one before. Written by the executor
-/// thread, read by the worker without a lock. A read between the two writes is harmless: it only
-/// decides whether the worker waits a little.
+/// Arrival time of the newest image, its interval to the one before, and when it was taken. Written
+/// by the executor thread, read by the worker without a lock. A read between the writes is harmless:
+/// it only decides whether the worker waits a little.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     newest: AtomicU64,
     interval: AtomicU64,
+    taken: AtomicU64,
 }
 
 impl Arrivals {
-    /// Records the arrival of an image.
-    pub fn note(&self, now: Instant) {
+    /// Records the arrival of an image that was taken at another time.
+    pub fn note(&self, now: Instant, taken: Instant) {
+        self.taken.store(taken.nanoseconds(), Ordering::Release);
         let before = self.newest.swap(now.nanoseconds(), Ordering::AcqRel);
         self.interval.store(now.nanoseconds().saturating_sub(before), Ordering::Release);
+    }
+
+    /// When the newest image was taken.
+    pub fn taken(&self) -> Instant {
+        Instant::from_nanoseconds(self.taken.load(Ordering::Acquire))
     }
 
     /// Whether the next image, expected one camera interval after the newest, is due before
@@ -128,7 +135,7 @@ mod tests {
         let (mut starts, mut now, mut newest) = (Vec::new(), 0, None);
         loop {
             while let Some(arrived) = coming.next_if(|&arrives| arrives <= now) {
-                arrivals.note(at(arrived));
+                arrivals.note(at(arrived), at(arrived));
                 newest = Some(arrived);
             }
             let wait = microseconds(rate_limiter.wait(at(now), &arrivals));

@@ -19,6 +19,7 @@ mod mailbox;
 mod observation;
 mod os;
 mod shared_state;
+mod step_times;
 mod transform;
 mod worker;
 
@@ -194,10 +195,9 @@ impl Runtime {
         let bytes = Arc::new(bytes);
         let unchanged_since = self.repeats[camera].since(received, &bytes);
         let seen = ImageSeen { received, stamp, ros_received, unchanged_since };
-        let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
-        self.shared.images[camera].put(CameraImage { seen, steps_begun, bytes });
+        self.shared.images[camera].put(CameraImage { seen, bytes });
         if camera == 0 {
-            self.shared.arrivals.note(received);
+            self.shared.arrivals.note(received, seen.taken());
         }
         self.inputs.images[camera] = Some(seen);
         self.publish_inputs();

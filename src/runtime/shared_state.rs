@@ -7,6 +7,7 @@ use std::sync::{
 
 use super::{
     camera::CameraImage, inference_rate::Arrivals, mailbox::Mailbox, observation::StateSample,
+    step_times::StepTimes,
 };
 use vla_control::action_chunk::ActionChunk;
 use vla_control::time::Instant;
@@ -88,8 +89,8 @@ pub(super) struct SharedState {
     pub new_state: Mailbox<ControlState>,
     /// Control -> executor: replaced states for the executor to drop.
     pub states_to_free: Mailbox<ControlState>,
-    /// Control -> executor: policy steps begun so far.
-    pub steps_begun: AtomicU64,
+    /// Control -> worker: policy steps begun so far.
+    pub steps: StepTimes,
     /// Ends the control loop.
     pub stop: AtomicBool,
 }

@@ -17,6 +17,7 @@ use super::{
     observation::{Collector, Job, Undecodable},
     os,
     shared_state::SharedState,
+    step_times::StepTimes,
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
@@ -46,6 +47,8 @@ pub struct LoadRequest {
     pub policy_hz: f64,
     /// Steps of a chunk that begin before the next observation is taken; 1 for single actions.
     pub execute: usize,
+    /// Time from the begin of a step to that of the robot's motion.
+    pub motion_delay: Duration,
     /// Limit of the inference rate, Hz; 0 for none. When the limit decides the start of an
     /// inference, not the policy, the worker may wait for the next image: an eighth of the limit's
     /// interval and at most 50 ms.
@@ -140,12 +143,12 @@ struct Installed {
     transform: ActionTransform,
     policy_hz: f64,
     execute: usize,
+    motion_delay: Duration,
     collector: Collector,
-    /// Steps begun when the observation of the previous chunk arrived, and the start of its
-    /// inference.
+    /// Steps begun at the observation of the previous chunk, and the start of its inference.
     previous: Option<(u64, Instant)>,
-    /// Steps begun when the last observation arrived.
-    last_begun: u64,
+    /// Steps begun when the last inference started.
+    last_count: u64,
     /// Duration of the last inference, seconds.
     last_inference_s: f64,
     /// Steps that began between the observation of the last chunk and its end.
@@ -264,8 +267,8 @@ impl Worker {
             return None;
         }
         let installed = self.installed.as_mut()?;
-        let steps_begun = self.shared.steps_begun.load(Ordering::Acquire);
-        if installed.executes(steps_begun, self.clock.steady()) {
+        let (steps, newest) = (&self.shared.steps, self.shared.arrivals.taken());
+        if installed.executes(steps, newest, self.clock.steady()) {
             return None;
         }
         installed.collector.take(&self.shared)
@@ -278,6 +281,7 @@ impl Worker {
             transform,
             policy_hz,
             execute,
+            motion_delay,
             rate_limit_hz,
             cameras,
             needs_state,
@@ -297,9 +301,10 @@ impl Worker {
             transform,
             policy_hz,
             execute,
+            motion_delay,
             collector: Collector::new(cameras, needs_state),
             previous: None,
-            last_begun: 0,
+            last_count: 0,
             last_inference_s: loaded.inference_s,
             last_delay: 0,
             prepared: None,
@@ -361,7 +366,8 @@ impl Worker {
         let started = self.clock.steady();
         self.generation += 1;
         self.shared.set_inference(Inference::Busy { since: started });
-        let playback = installed.playback(job.image.steps_begun);
+        let steps_begun = installed.begun_at(&self.shared.steps, job.image.seen.taken());
+        let playback = installed.playback(&self.shared.steps, steps_begun);
         let (shared, clock) = (&self.shared, &self.clock);
         let result = catch_unwind(AssertUnwindSafe(|| {
             // Cleared before the policy runs, whose duration does not matter here.
@@ -383,7 +389,7 @@ impl Worker {
             image_stamp: job.image.seen.stamp,
             image_taken: taken,
             inference_started: started,
-            steps_begun_at_observation: job.image.steps_begun,
+            steps_begun_at_observation: steps_begun,
             observation_spread,
         };
         let report = match result {
@@ -431,7 +437,7 @@ impl Worker {
             Ok(chunk) => {
                 let chunk = chunk.with_stages(StageTimes::new(stages));
                 let begun = origin.steps_begun_at_observation;
-                let present = self.shared.steps_begun.load(Ordering::Acquire);
+                let present = self.shared.steps.count();
                 installed.last_delay =
                     usize::try_from(present.saturating_sub(begun)).unwrap_or(usize::MAX);
                 installed.previous = Some((begun, origin.inference_started));
@@ -490,28 +496,38 @@ impl Installed {
     /// observation is taken for a step, not for a time: of a chunk from an observation of before,
     /// the steps begun in between would be left out, and with them a part of the way. Where no step
     /// begins any more, as on a hold, the time of half as many steps more ends the wait.
-    fn executes(&self, steps_begun: u64, now: Instant) -> bool {
+    fn executes(&self, steps: &StepTimes, newest: Instant, now: Instant) -> bool {
         let Some((previous, started)) = self.previous.filter(|_| self.execute > 1) else {
             return false;
         };
         let longest = Duration::from_secs_f64(1.5 * self.execute as f64 / self.policy_hz);
-        let begun = steps_begun.saturating_sub(previous);
-        (1..self.execute as u64).contains(&begun) && now.since(started).get() < longest
+        let begun = self.begun_at(steps, newest).saturating_sub(previous);
+        let runs = previous < steps.count() && now.since(started).get() < longest;
+        runs && begun < self.execute as u64
+    }
+
+    /// Steps begun before the one that the robot began to follow when an observation was taken.
+    fn begun_at(&self, steps: &StepTimes, taken: Instant) -> u64 {
+        steps.begun_at(taken, self.motion_delay, Duration::from_secs_f64(self.policy_hz.recip()))
     }
 
     /// How far the previous chunk has been executed. Where no step began since the last observation
     /// nothing is being executed: control holds, and a chunk that continues the old one would keep
     /// a plan alive that is not executed.
-    fn playback(&mut self, steps_begun: u64) -> Playback {
-        let moving = self.last_begun != steps_begun;
-        self.last_begun = steps_begun;
+    fn playback(&mut self, steps: &StepTimes, steps_begun: u64) -> Playback {
+        let count = steps.count();
+        let moving = self.last_count != count;
+        self.last_count = count;
         let executed = self
             .previous
             .filter(|_| moving)
             .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
-        // The count includes an observation's wait for the inference, the time the step that begins
-        // just before its end. Saturates; a delay beyond the chunk is the policy's to handle.
-        let delay = (self.last_inference_s * self.policy_hz).ceil() as usize;
+        // Those begun since the observation, and those that begin during the inference. The last
+        // delay includes the step that begins just before its end. Saturates; a delay beyond the
+        // chunk is the policy's to handle.
+        let since = usize::try_from(count.saturating_sub(steps_begun)).unwrap_or(usize::MAX);
+        let during = (self.last_inference_s * self.policy_hz).ceil() as usize;
+        let delay = since.saturating_add(during);
         Playback { executed, delay: delay.max(self.last_delay) }
     }
 }

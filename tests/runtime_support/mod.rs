@@ -81,6 +81,7 @@ pub fn request(loader: Loader, rate_limit_hz: f64) -> LoadRequest {
         transform: ActionTransform::identity(),
         policy_hz: 5.0,
         execute: 1,
+        motion_delay: Duration::ZERO,
         rate_limit_hz,
         cameras: vec!["image".into()],
         needs_state: false,

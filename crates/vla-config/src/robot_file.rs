@@ -43,6 +43,8 @@ pub struct RobotCommand {
     pub rate_hz: f64,
     /// After how much silence the arm stops by itself, seconds. Bounds `overrun_s`.
     pub timeout_s: f64,
+    /// Time from the publication of a command to the arm's motion, seconds.
+    pub latency_s: f64,
 }
 
 /// The box, and the frame it is in.
@@ -118,6 +120,7 @@ struct RawCommand {
     gripper_topics: Option<Vec<String>>,
     rate_hz: Option<f64>,
     timeout_s: Option<f64>,
+    latency_s: Option<f64>,
     #[serde(flatten)]
     unknown: Unknown,
 }
@@ -269,12 +272,14 @@ fn check_command(p: &mut ConfigErrors, raw: RawCommand) -> Option<RobotCommand> 
             format!("at {rate_hz} Hz one late command exceeds the arm's timeout of {timeout_s} s"),
         );
     }
+    let latency_s = number(p, "command.latency_s", raw.latency_s.or(Some(0.0)), 0.0, 1.0, "s");
     Some(RobotCommand {
         output: output?,
         topic: topic?,
         gripper_topics: gripper_topics?,
         rate_hz: rate_hz?,
         timeout_s: timeout_s?,
+        latency_s: latency_s?,
     })
 }
 

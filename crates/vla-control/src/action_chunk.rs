@@ -91,8 +91,8 @@ pub struct ChunkOrigin {
     pub image_taken: Instant,
     /// Start of the inference, on the steady clock.
     pub inference_started: Instant,
-    /// [`Output::steps_begun`](crate::Output::steps_begun) when the source image was captured: the
-    /// offset of this chunk's step 0.
+    /// [`Output::steps_begun`](crate::Output::steps_begun) before the step that the robot began to
+    /// follow when the source image was captured: the offset of this chunk's step 0.
     pub steps_begun_at_observation: u64,
     /// Largest distance between the capture times of the observation's sources (images, states);
     /// zero for a single source. A result from sources further apart than

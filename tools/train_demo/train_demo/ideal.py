@@ -22,8 +22,8 @@ PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m
 # Of perturbed action prefixes: standard deviation of the displacement, log-uniform [m]; share of
 # other tasks, and of steps that are too early; how many at most; largest standard deviation of a
 # step [m].
-DISPLACEMENT = 0.001, 0.04
-OTHER_TASK = 0.1
+DISPLACEMENT = 0.004, 0.05
+OTHER_TASK = 0.2
 EARLY, EARLIEST = 0.5, 8
 NOISE = 0.003
 PLATE = 0.024  # height of a block's centre in a bowl [m]

@@ -38,16 +38,21 @@ class ChunkSteps:
     """Executes `execute` steps of a chunk per inference, which takes `delay` of them.
 
     At least `delay`: the next inference begins when the one before has ended. `given`: whether
-    these are the action prefix of the new chunk (real-time chunking).
+    these are the action prefix of the new chunk (real-time chunking). `loop`: a tabletop.Loop.
     """
 
-    def __init__(self, scene, policy_hz, execute, delay, given=False):
+    def __init__(self, scene, policy_hz, execute, delay, given=False, loop=None):
         self.scene, self.given = scene, given
-        self.tracking = simulator().ChunkTracking(scene, policy_hz, max(execute, delay), delay)
+        self.tracking = simulator().ChunkTracking(
+            scene, policy_hz, max(execute, delay), delay, loop or simulator().NODE_LOOP
+        )
 
     def meanwhile(self):
-        """The action prefix [at most delay, 7] of the next chunk."""
-        return self.tracking.rest[: self.tracking.delay if self.given else 0]
+        """The action prefix [steps, 7] of the next chunk."""
+        if not self.given:
+            return np.empty((0, 7))
+        flying, rest = self.tracking.flying(), self.tracking.rest[: self.tracking.delay]
+        return np.array([*flying, *rest]).reshape(-1, 7)
 
     def execute(self, chunk):
         """Until the next inference. `chunk`: [steps, 7], from the observation on."""

@@ -47,6 +47,8 @@ DEFAULTS = dict(
 
 
 class Recipe:
+    base_statistics = None
+
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
         vocabulary = Vocabulary()

@@ -42,6 +42,7 @@ DEFAULTS = dict(
 
 class Recipe:
     base = None  # file of the weights that the training begins with
+    base_statistics = None
 
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE

@@ -47,18 +47,33 @@ DEFAULTS = dict(
     correction_shards=3,
     decay=0.3,
 )
+WEIGHTS = "model.safetensors"
 NOISES = 3  # noise samples per instruction
 
 
 class Recipe:
     base = None  # file of the weights that the training begins with
+    base_statistics = None
 
     def __init__(self, small):
         self.shape = SMALL if small else SHAPE
         self.words = Vocabulary().table(self.shape.state)
 
+    def begin_with(self, folder):
+        """Begins with the weights and statistics of an exported checkpoint, of any size."""
+        model, statistics = pi05_export.load(folder)
+        self.base, self.shape, self.weights = folder / WEIGHTS, model.shape, model.state_dict()
+        self.words = Vocabulary().table(self.shape.state)
+        self.base_statistics = {
+            feature: {name: values.tolist() for name, values in family.items()}
+            for feature, family in statistics.items()
+        }
+
     def build(self):
-        return Pi05(self.shape), Auxiliary(self.shape.vlm.width)
+        model = Pi05(self.shape)
+        if self.base:
+            model.load_state_dict(self.weights)
+        return model, Auxiliary(self.shape.vlm.width)
 
     statistics = staticmethod(statistics)
 

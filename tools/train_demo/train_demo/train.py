@@ -37,7 +37,7 @@ SMALL = dict(
     first_shards=1,
     steps_per_shard=5,
 )
-CORRECTED = 0.2  # share of corrections (DAgger) in the steps for the actions alone
+CORRECTED = 0.4  # share of corrections (DAgger) in the steps for the actions alone
 STOPPED = "train_demo: stopped; the same command goes on from here"
 
 
@@ -76,6 +76,11 @@ def options():
         help="share of the steps at the end over which the learning rate falls to zero",
     )
     parser.add_argument(
+        "--base",
+        type=Path,
+        help="checkpoint whose weights and statistics the training begins with (pi05)",
+    )
+    parser.add_argument(
         "--processes", type=int, default=2, help="that share each step's images, one thread each"
     )
     parser.add_argument("--save-seconds", type=float, default=180.0)
@@ -92,6 +97,8 @@ def options():
     for name, value in defaults.items():
         if getattr(chosen, name) is None:
             setattr(chosen, name, value)
+    if chosen.base and not hasattr(RECIPES[chosen.policy].Recipe, "begin_with"):
+        parser.error(f"--base: {chosen.policy} begins with its own weights")
     if chosen.action_steps and not hasattr(RECIPES[chosen.policy].Recipe, "freeze"):
         parser.error(f"--action-steps: {chosen.policy} has no such stage")
     return chosen
@@ -109,6 +116,8 @@ class Trainer:
         self.chosen, self.rank, self.step, self.seconds = chosen, rank, 0, 0.0
         self.steps = chosen.steps + chosen.action_steps
         self.recipe = RECIPES[chosen.policy].Recipe(chosen.small)
+        if chosen.base:
+            self.recipe.begin_with(chosen.base)
         self.shape = self.recipe.shape
         self.model, self.auxiliary = self.recipe.build()
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -305,7 +314,8 @@ class Trainer:
         if self.rank == 0:
             self.make_data()
         if self.stats is None:
-            self.stats = self.recipe.statistics(self.data.load(self.data.available(0)))
+            shards = self.data.load(self.data.available(0))
+            self.stats = self.recipe.base_statistics or self.recipe.statistics(shards)
 
     def run(self):
         chosen = self.chosen
