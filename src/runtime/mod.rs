@@ -12,6 +12,7 @@
 
 mod added_latency;
 mod camera;
+mod chunk_progress;
 mod control_loop;
 mod flight;
 mod inference_rate;

@@ -13,17 +13,17 @@ use std::{
 };
 
 use super::{
+    chunk_progress::ChunkProgress,
     inference_rate::InferenceRateLimiter,
     observation::{Collector, Job, Undecodable},
     os,
     shared_state::SharedState,
-    step_times::StepTimes,
     transform::ActionTransform,
 };
 use vla_control::action_chunk::ChunkOrigin;
-use vla_control::time::{Clock, Instant};
+use vla_control::time::Clock;
 use vla_control::{Inference, PolicyFailure, StageTimes};
-use vla_inference::observation::{Observation, Place, Playback, RgbImage};
+use vla_inference::observation::{Observation, Place, RgbImage};
 use vla_inference::policy::{
     Decision, DraftCounts, Instruction, Policy, PolicyError, PolicyInfo, RemoteError, RemoteFault,
     Restored, ScriptError, Stage,
@@ -142,17 +142,8 @@ struct Installed {
     info: Arc<PolicyInfo>,
     transform: ActionTransform,
     policy_hz: f64,
-    execute: usize,
-    motion_delay: Duration,
     collector: Collector,
-    /// Steps begun at the observation of the previous chunk, and the start of its inference.
-    previous: Option<(u64, Instant)>,
-    /// Steps begun when the last inference started.
-    last_count: u64,
-    /// Duration of the last inference, seconds.
-    last_inference_s: f64,
-    /// Steps that began between the observation of the last chunk and its end.
-    last_delay: usize,
+    progress: ChunkProgress,
     /// Generation of the instruction that the policy is prepared for.
     prepared: Option<u64>,
 }
@@ -268,7 +259,7 @@ impl Worker {
         }
         let installed = self.installed.as_mut()?;
         let (steps, newest) = (&self.shared.steps, self.shared.arrivals.taken());
-        if installed.executes(steps, newest, self.clock.steady()) {
+        if installed.progress.executes(steps, newest, self.clock.steady()) {
             return None;
         }
         installed.collector.take(&self.shared)
@@ -300,13 +291,8 @@ impl Worker {
             info: Arc::new(loaded.info.clone()),
             transform,
             policy_hz,
-            execute,
-            motion_delay,
             collector: Collector::new(cameras, needs_state),
-            previous: None,
-            last_count: 0,
-            last_inference_s: loaded.inference_s,
-            last_delay: 0,
+            progress: ChunkProgress::new(policy_hz, execute, motion_delay, loaded.inference_s),
             prepared: None,
         });
         self.rate_limiter = InferenceRateLimiter::new(rate_limit_hz);
@@ -366,8 +352,8 @@ impl Worker {
         let started = self.clock.steady();
         self.generation += 1;
         self.shared.set_inference(Inference::Busy { since: started });
-        let steps_begun = installed.begun_at(&self.shared.steps, job.image.seen.taken());
-        let playback = installed.playback(&self.shared.steps, steps_begun);
+        let steps_begun = installed.progress.begun_at(&self.shared.steps, job.image.seen.taken());
+        let playback = installed.progress.playback(&self.shared.steps, steps_begun);
         let (shared, clock) = (&self.shared, &self.clock);
         let result = catch_unwind(AssertUnwindSafe(|| {
             // Cleared before the policy runs, whose duration does not matter here.
@@ -380,7 +366,7 @@ impl Worker {
             let decision = installed.policy.act(&observation).map_err(Failure::Policy)?;
             Ok::<_, Failure>((decoded, decision))
         }));
-        installed.last_inference_s = self.clock.steady().since(started).seconds();
+        installed.progress.inferred(self.clock.steady().since(started).seconds());
         let (instruction_generation, instruction) = &job.instruction;
         let (taken, observation_spread) = installed.collector.taken(job);
         let origin = ChunkOrigin {
@@ -401,8 +387,7 @@ impl Worker {
             Ok(Err(Failure::Image(undecodable))) => Some(self.undecodable(undecodable)),
             Ok(Err(Failure::Policy(error))) => {
                 if matches!(error, PolicyError::Remote(_)) {
-                    // Nothing is executed any more that the next observation has to wait for.
-                    installed.previous = None;
+                    installed.progress.forget();
                 }
                 self.refused(error);
                 None
@@ -436,11 +421,7 @@ impl Worker {
         match installed.transform.chunk(origin, hz, &decision.actions, joints) {
             Ok(chunk) => {
                 let chunk = chunk.with_stages(StageTimes::new(stages));
-                let begun = origin.steps_begun_at_observation;
-                let present = self.shared.steps.count();
-                installed.last_delay =
-                    usize::try_from(present.saturating_sub(begun)).unwrap_or(usize::MAX);
-                installed.previous = Some((begun, origin.inference_started));
+                installed.progress.decided(&self.shared.steps, &origin);
                 drop(self.shared.chunks_to_free.take());
                 self.shared.chunks.put(chunk);
                 self.shared.set_unable(false);
@@ -488,47 +469,6 @@ impl Worker {
             None if error.is_not_finite() => self.shared.fail(PolicyFailure::NotFinite),
             None => self.shared.fail(PolicyFailure::Refused),
         }
-    }
-}
-
-impl Installed {
-    /// Whether steps of the present chunk are still to begin before the next observation. An
-    /// observation is taken for a step, not for a time: of a chunk from an observation of before,
-    /// the steps begun in between would be left out, and with them a part of the way. Where no step
-    /// begins any more, as on a hold, the time of half as many steps more ends the wait.
-    fn executes(&self, steps: &StepTimes, newest: Instant, now: Instant) -> bool {
-        let Some((previous, started)) = self.previous.filter(|_| self.execute > 1) else {
-            return false;
-        };
-        let longest = Duration::from_secs_f64(1.5 * self.execute as f64 / self.policy_hz);
-        let begun = self.begun_at(steps, newest).saturating_sub(previous);
-        let runs = previous < steps.count() && now.since(started).get() < longest;
-        runs && begun < self.execute as u64
-    }
-
-    /// Steps begun before the one that the robot began to follow when an observation was taken.
-    fn begun_at(&self, steps: &StepTimes, taken: Instant) -> u64 {
-        steps.begun_at(taken, self.motion_delay, Duration::from_secs_f64(self.policy_hz.recip()))
-    }
-
-    /// How far the previous chunk has been executed. Where no step began since the last observation
-    /// nothing is being executed: control holds, and a chunk that continues the old one would keep
-    /// a plan alive that is not executed.
-    fn playback(&mut self, steps: &StepTimes, steps_begun: u64) -> Playback {
-        let count = steps.count();
-        let moving = self.last_count != count;
-        self.last_count = count;
-        let executed = self
-            .previous
-            .filter(|_| moving)
-            .and_then(|(begun, _)| usize::try_from(steps_begun.saturating_sub(begun)).ok());
-        // Those begun since the observation, and those that begin during the inference. The last
-        // delay includes the step that begins just before its end. Saturates; a delay beyond the
-        // chunk is the policy's to handle.
-        let since = usize::try_from(count.saturating_sub(steps_begun)).unwrap_or(usize::MAX);
-        let during = (self.last_inference_s * self.policy_hz).ceil() as usize;
-        let delay = since.saturating_add(during);
-        Playback { executed, delay: delay.max(self.last_delay) }
     }
 }
 

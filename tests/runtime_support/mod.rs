@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use openvla_tt::runtime::{ActionTransform, CommandSink, LoadRequest, Loader, monotonic_now};
 use vla_control::Command;

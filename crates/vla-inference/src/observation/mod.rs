@@ -58,7 +58,7 @@ pub struct Playback {
     /// Steps begun between the previous chunk's observation and this one; `None` when no previous
     /// chunk is being executed.
     pub executed: Option<usize>,
-    /// Steps expected to begin while this inference runs.
+    /// Steps expected to begin between this observation and the end of its inference.
     pub delay: usize,
 }
 
