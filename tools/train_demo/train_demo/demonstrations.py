@@ -15,7 +15,6 @@ from .simulator import simulator
 TASKS = ("touch", "push", "pick")
 POSES_PER_LAYOUT = 4
 FIELDS = ("image", "colour", "block", "block_uv", "tip", "opening", "action")
-AGES = (0.02, 0.18)  # of an image when the motion of its action begins [s]
 
 
 def picture(scene, side):
@@ -187,7 +186,7 @@ def episodes(scene, seed, count, side):
             action[:3] += push
             return action
 
-        tabletop.rollout(scene, act, seconds=8.0, latency=random.uniform(*AGES))
+        tabletop.rollout(scene, act, seconds=8.0, latency=random.uniform(0.06, 0.18))
     return made[:count]
 
 
@@ -203,7 +202,7 @@ def corrections(seed, count, side, folder, width=16):
             [sample["image"] for sample in seen], [driver.scene.instruction for driver in busy]
         )
 
-    drive = lambda scene, seed: SingleSteps(scene, np.interp(seed % 9, [0, 8], AGES))
+    drive = lambda scene, seed: SingleSteps(scene, 0.06 + 0.12 * (seed % 7) / 6)
     see = lambda scene: observe(scene, side)
     made = observed(scenes, seed, count, see, act, seconds=8.0, drive=drive)
     for scene in scenes:

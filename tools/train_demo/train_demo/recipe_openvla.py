@@ -35,7 +35,7 @@ DEFAULTS = dict(
     branches=4,
     shards=56,
     steps_per_shard=30,
-    corrections=[1600, 2100],
+    corrections=[1900],
     correction_shards=5,
 )
 
