@@ -70,7 +70,7 @@ class Loop:
     ahead: int = 0
     lag: int = 0
     dwell: int = 0
-    known: int = 0
+    known: float = 0.0
 
     def in_flight(self, steps):
         """How many steps are not followed yet at an observation; `steps`: periods in a step."""
@@ -78,7 +78,7 @@ class Loop:
 
 
 # As of the simulated robot and the node's limiter (measured), an observation between two steps.
-NODE_LOOP = Loop(ahead=2, lag=4, dwell=20, known=6)
+NODE_LOOP = Loop(ahead=2, lag=4, dwell=20, known=2.5)
 
 
 class ChunkTracking:
