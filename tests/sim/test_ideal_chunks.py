@@ -1,5 +1,6 @@
 """The chunks that chunk policies learn: executed in the simulator they do every task."""
 
+import itertools
 import pathlib
 import sys
 import unittest
@@ -10,7 +11,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "sim"), str(ROOT / "tools/train_demo")]
 
-from tabletop import TASKS, ChunkTracking, TabletopScene  # noqa: E402
+from tabletop import NODE_LOOP, TASKS, ChunkTracking, Loop, TabletopScene  # noqa: E402
 from train_demo.ideal import (  # noqa: E402
     CHUNK,
     POLICY_HZ,
@@ -51,18 +52,17 @@ class IdealChunks(unittest.TestCase):
 
     def test_every_task_is_done_by_chunks_for_steps_that_are_executed_meanwhile(self):
         failed, delay, continued = [], 4, 0.0
-        for task in TASKS:
-            for seed in range(3):
-                self.scene.reset(seed, task=task)
-                drive = ChunkTracking(self.scene, POLICY_HZ, EXECUTE, delay)
-                while not self.scene.success() and self.scene.time < 12.0:
-                    given = drive.rest[:delay]
-                    actions = planned(IdealScene.of(self.scene), given)
-                    np.testing.assert_array_equal(actions[: len(given)], np.reshape(given, (-1, 7)))
-                    continued = max(continued, np.abs(actions - chunk(self.scene)).max())
-                    drive.step(actions, self.scene.success)
-                if not self.scene.success():
-                    failed.append((task, seed))
+        for loop, task, seed in itertools.product((Loop(), NODE_LOOP), TASKS, range(3)):
+            self.scene.reset(seed, task=task)
+            drive = ChunkTracking(self.scene, POLICY_HZ, EXECUTE, delay, loop)
+            while not self.scene.success() and self.scene.time < 12.0:
+                given = [*drive.flying(), *drive.rest[:delay]]
+                actions = planned(IdealScene.of(self.scene), given)
+                np.testing.assert_array_equal(actions[: len(given)], np.reshape(given, (-1, 7)))
+                continued = max(continued, np.abs(actions - chunk(self.scene)).max())
+                drive.step(actions, self.scene.success)
+            if not self.scene.success():
+                failed.append((loop, task, seed))
         self.assertEqual(failed, [])
         # A prefix is not what would be planned now.
         self.assertGreater(continued, 0.01)
@@ -82,6 +82,50 @@ class IdealChunks(unittest.TestCase):
             corrected.append(np.linalg.norm((way[-1] - block)[:2]))
         self.assertGreater(max(worse), 3 * plain)
         self.assertLess(max(corrected), 0.5 * max(worse))
+
+    def test_a_grip_of_a_prefix_is_taken_to_work_and_an_observed_one_is_not(self):
+        self.scene.reset(5, task="pick")
+        beside = IdealScene.of(self.scene)
+        beside.tip = beside.blocks[beside.target] + [0.02, 0.0, 0.0]
+        beside.opening = 1.0
+        close = [np.zeros(7)] * 4
+        after = planned(beside.copy(), close)[4:]
+        self.assertTrue((after[:, 6] == 0).all())
+        self.assertTrue((after[:, 2] > 0).all())
+        beside.opening = 0.3
+        now = planned(beside.copy())
+        self.assertEqual(now[0, 6], 1)
+
+    def test_steps_in_flight_are_those_nearest_to_the_observation(self):
+        steps = 5  # periods in a step
+        for loop, expected in (
+            (Loop(), 0),
+            (Loop(ahead=2), 0),
+            (Loop(ahead=3), 1),
+            (Loop(known=2), 0),
+            (Loop(known=3), 1),
+            (Loop(ahead=4, known=6), 2),
+        ):
+            self.assertEqual(loop.in_flight(steps), expected, loop)
+            drive = ChunkTracking(self.scene, POLICY_HZ, EXECUTE, DELAY, loop)
+            self.assertEqual(len(drive.flying()), 0)
+        self.scene.reset(1)
+        drive.step(chunk(self.scene))
+        self.assertEqual(len(drive.flying()), 2)
+        np.testing.assert_array_equal(drive.flying()[-1], drive.begun[-1])
+
+    def test_a_gripper_keeps_its_dwell_and_motion_its_lag(self):
+        self.scene.reset(1)
+        drive = ChunkTracking(self.scene, POLICY_HZ, 1, 0, Loop(lag=10, dwell=10))
+        openings, tips = [], []
+        for gripper in (1, 0, 1, 1, 1, 1):
+            drive.step(np.array([[0.01, 0, 0, 0, 0, 0, gripper]]))
+            openings.append(drive.tracking.gripper)
+            tips.append(self.scene.ee_pose()[0][0])
+        # Closed for two steps of five periods; the motion begins after two steps.
+        self.assertEqual(openings, [1, 0, 0, 1, 1, 1])
+        self.assertLess(abs(tips[1] - tips[0]), 1e-4)
+        self.assertGreater(tips[3] - tips[1], 0.005)
 
     def test_chunks_are_those_of_each_instruction_and_change_no_scene(self):
         self.scene.reset(3, task="push")
