@@ -275,6 +275,28 @@ class SmallPi05(SmallChunks):
         self.assertGreater(np.abs(three[5:] - plain[5:]).max(), 1e-4)
 
 
+    def test_a_base_gives_weights_and_statistics(self):
+        base, out = self.out / "checkpoint", self.out / "continued"
+        out.mkdir()
+        (out / "demonstrations").symlink_to(self.out / "demonstrations")
+        steps = ("--steps", 0, "--vision-steps", 0, "--action-steps")
+        for count, same in ((0, True), (2, False)):
+            (out / "training.pt").unlink(missing_ok=True)
+            begin = command(out, "--policy", "pi05", "--base", base, "--corrections", *steps, count)
+            done = subprocess.run(begin, capture_output=True, text=True, timeout=300)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            made = out / "checkpoint"
+            equal = lambda name: (made / name).read_bytes() == (base / name).read_bytes()
+            self.assertEqual(equal("model.safetensors"), same)
+            for file in base.glob("policy_*.safetensors"):
+                self.assertTrue(equal(file.name), file.name)
+            facts = json.loads((made / "training.json").read_text())
+            self.assertEqual(facts["base"]["checkpoint"], "checkpoint")
+        refused = command(out, "--policy", "oft", "--base", base)
+        done = subprocess.run(refused, capture_output=True, text=True, timeout=300)
+        self.assertIn("--base: oft begins with its own weights", done.stderr)
+
+
 class SmallOft(SmallChunks):
     policy = "oft"
     options = ("--steps", 40, "--vision-steps", 12, "--corrections", 14)
