@@ -8,8 +8,8 @@ use std::{
 use vla_control::time::Instant;
 
 /// Arrival time of the newest image, its interval to the one before, and when it was taken. Written
-/// by the executor thread, read by the worker without a lock. A read between the writes is harmless:
-/// it only decides whether the worker waits a little.
+/// by the executor thread, read by the worker without a lock. A read between the writes is
+/// harmless: it only decides whether the worker waits a little.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
     newest: AtomicU64,

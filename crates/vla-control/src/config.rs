@@ -365,9 +365,9 @@ pub(super) const WINDOW_MAX: usize = 512;
 pub(super) const TICKS_PER_PERIOD: f64 = 4.0;
 
 impl ControlConfig {
-    /// Delay of the motion behind the steps of a chunk, seconds: half of the window of the limiter's
-    /// moving average; none for joints that look ahead by it. A change that the acceleration limit
-    /// stretches takes longer.
+    /// Delay of the motion behind the steps of a chunk, seconds: half of the window of the
+    /// limiter's moving average; none for joints that look ahead by it. A change that the
+    /// acceleration limit stretches takes longer.
     #[must_use]
     pub fn motion_delay_s(&self) -> f64 {
         match &self.joints {
