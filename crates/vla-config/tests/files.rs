@@ -470,6 +470,11 @@ fn each_rule_of_a_robot_has_a_bad_file() {
             "command.rate_hz: at 15 Hz one late command exceeds the arm's timeout of 0.1 s",
         ),
         ("timeout_s: 0.1", "timeout_s: 0", "command.timeout_s: 0 s is outside"),
+        (
+            "timeout_s: 0.1",
+            "timeout_s: 0.1\n  latency_s: 1.5",
+            "command.latency_s: 1.5 s is outside",
+        ),
         ("  timeout_s: 0.1", "  #", "command.timeout_s: missing"),
         ("  twist_topic: /servo_node/delta_twist_cmds\n", "", "command.twist_topic: missing"),
         ("  rate_hz: 50.0", "  #", "command.rate_hz: missing"),
