@@ -83,19 +83,6 @@ class IdealChunks(unittest.TestCase):
         self.assertGreater(max(worse), 3 * plain)
         self.assertLess(max(corrected), 0.5 * max(worse))
 
-    def test_a_grip_of_a_prefix_is_taken_to_work_and_an_observed_one_is_not(self):
-        self.scene.reset(5, task="pick")
-        beside = IdealScene.of(self.scene)
-        beside.tip = beside.blocks[beside.target] + [0.02, 0.0, 0.0]
-        beside.opening = 1.0
-        close = [np.zeros(7)] * 4
-        after = planned(beside.copy(), close)[4:]
-        self.assertTrue((after[:, 6] == 0).all())
-        self.assertTrue((after[:, 2] > 0).all())
-        beside.opening = 0.3
-        now = planned(beside.copy())
-        self.assertEqual(now[0, 6], 1)
-
     def test_steps_in_flight_are_those_nearest_to_the_observation(self):
         steps = 5  # periods in a step
         for loop, expected in (

@@ -4,8 +4,6 @@ As `demonstrations.py`, with bowls on half of the tables and the task `place`. E
 chunks of all instructions (see `ideal.py`).
 """
 
-import dataclasses
-
 import numpy as np
 
 from .demonstrations import POSES_PER_LAYOUT, draw_state, project, repaint, scatter, settle
@@ -17,7 +15,7 @@ from .simulator import simulator
 BOWLS_AT_MOST = 2
 COMBINATIONS = 3 * 3 + 3 * BOWLS_AT_MOST
 EXECUTE = 5  # steps of a chunk before the next inference, as in the policy file
-LATEST = 6  # an inference takes at most so many steps
+LATEST = 3  # observations are 0 to 0.3 s old when the motion of their chunk begins
 
 
 def half(picture, side):
@@ -107,11 +105,7 @@ def followed(seed, count, side, scenes, act):
 
     def drive(scene, seed):
         late, given = seed % (LATEST + 1), seed // (LATEST + 1) % 2 == 1
-        random, usual = np.random.default_rng(seed), simulator().NODE_LOOP
-        loop = dataclasses.replace(
-            usual, ahead=int(random.integers(5)), lag=int(random.integers(2, usual.lag + 3))
-        )
-        return ChunkSteps(scene, POLICY_HZ, EXECUTE, late, given, loop)
+        return ChunkSteps(scene, POLICY_HZ, EXECUTE, late, given, simulator().Loop())
 
     see = lambda scene: observe(scene, side)
     return observed(scenes, seed, count, see, act, seconds=10.0, drive=drive)

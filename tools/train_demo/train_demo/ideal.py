@@ -18,16 +18,12 @@ POLICY_HZ = 10.0
 FINGER_GAIN = 0.4
 HELD = 0.45  # opening of fingers around a block
 GRIP = np.array([0.016, 0.016, 0.016])  # a block this close is between the fingers [m]
-# In an action prefix, whose result is an estimate: a plan to grip or to place is taken to work, or
-# the next plan undoes what the observation after it shows to have worked.
-LIKELY_GRIP = np.array([0.025, 0.025, 0.025])
-IN_BOWL, LIKELY_IN_BOWL = 0.04, 0.06  # from a bowl's centre [m]
 PUSHED = 0.032  # from the fingertips to the centre of a block that they push [m]
 # Of perturbed action prefixes: standard deviation of the displacement, log-uniform [m]; share of
 # other tasks, and of steps that are too early; how many at most; largest standard deviation of a
 # step [m].
-DISPLACEMENT = 0.004, 0.05
-OTHER_TASK = 0.2
+DISPLACEMENT = 0.001, 0.04
+OTHER_TASK = 0.1
 EARLY, EARLIEST = 0.5, 8
 NOISE = 0.003
 PLATE = 0.024  # height of a block's centre in a bowl [m]
@@ -73,26 +69,20 @@ class IdealScene:
     def gripper_opening(self):
         return self.opening
 
-    def step(self, move, gripper, given=False):
-        """Moves the tool by `move` [m]; the fingers approach `gripper`, 1 open, 0 closed.
-
-        `given`: a step of an action prefix.
-        """
-        grip = LIKELY_GRIP if given else GRIP
+    def step(self, move, gripper):
+        """Moves the tool by `move` [m]; the fingers approach `gripper`, 1 open, 0 closed."""
         self.tip = self.tip + move
         self.tip[2] = max(self.tip[2], 0.004)
         between = next(
-            (c for c, b in self.blocks.items() if (np.abs(b - self.tip) < grip).all()), None
+            (c for c, b in self.blocks.items() if (np.abs(b - self.tip) < GRIP).all()), None
         )
         self.opening += FINGER_GAIN * (gripper - self.opening)
         if gripper < 0.5 and (self.held or between):
             self.opening = max(self.opening, HELD)
             if self.held is None and self.opening < 0.6:
                 self.held = between
-                if between and given:
-                    self.blocks[between] = self.tip - move
         elif self.held and self.opening > 0.6:
-            self._drop(LIKELY_IN_BOWL if given else IN_BOWL)
+            self._drop()
         if self.held:
             self.blocks[self.held] = self.blocks[self.held] + move
             return
@@ -102,21 +92,16 @@ class IdealScene:
                 if 0 < away[0] < PUSHED:
                     self.blocks[colour] = block + [PUSHED - away[0], 0, 0]
 
-    def _drop(self, radius):
-        held, self.held = self.held, None
-        block = self.blocks[held].copy()
-        bowl = next(
-            (
-                bowl
-                for bowl in self.bowls.values()
-                if np.hypot(*(block[:2] - bowl[:2])) < radius and block[2] < 0.12
-            ),
-            None,
+    def _drop(self):
+        block, self.held = self.blocks[self.held].copy(), None
+        inside = any(
+            np.hypot(*(block[:2] - bowl[:2])) < 0.04 and block[2] < 0.12
+            for bowl in self.bowls.values()
         )
-        block[2] = 0.02 if bowl is None else PLATE
-        if bowl is not None and IN_BOWL < radius:
-            block[:2] = bowl[:2]
-        self.blocks[held] = block
+        block[2] = PLATE if inside else 0.02
+        for colour, place in self.blocks.items():
+            if np.hypot(*(place[:2] - block[:2])) < 1e-6:
+                self.blocks[colour] = block
 
 
 def act(ideal):
@@ -139,7 +124,7 @@ def planned(ideal, given=()):
     actions = np.empty((CHUNK, 7), np.float32)
     for k in range(CHUNK):
         actions[k] = given[k] if k < len(given) else act(ideal)
-        ideal.step(actions[k, :3], actions[k, 6], k < len(given))
+        ideal.step(actions[k, :3], actions[k, 6])
     return actions
 
 

@@ -37,7 +37,7 @@ SMALL = dict(
     first_shards=1,
     steps_per_shard=5,
 )
-CORRECTED = 0.4  # share of corrections (DAgger) in the steps for the actions alone
+CORRECTED = 0.2  # share of corrections (DAgger) in the steps for the actions alone
 STOPPED = "train_demo: stopped; the same command goes on from here"
 
 
