@@ -241,7 +241,9 @@ def scenario(executable, logs):
         assert set(stages) == {
             f"{part} {share} [ms]" for part in ("network", "server") for share in ("p50", "p99")
         }
-        assert stages["server p50 [ms]"] < stages["server p99 [ms]"], stages
+        # The server's time rounds to zero; equal shares of it are no error.
+        assert 0.0 <= stages["server p50 [ms]"] <= stages["server p99 [ms]"], stages
+        assert 0.0 < stages["network p50 [ms]"] <= stages["network p99 [ms]"], stages
         lifecycle(graph, proxy, address)
         assert node.stop(signal.SIGINT) == 0
     finally:
